@@ -1,0 +1,3 @@
+from seq2chat.cli import main
+
+main()

@@ -1,0 +1,40 @@
+"""The command line: one file a command. It parses and prints; nothing is computed here, and `--help` loads no torch."""
+
+import os
+import sys
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from seq2chat import __version__
+from seq2chat.config import UserError
+
+app = App(
+    name="seq2chat",
+    version=__version__,
+    help="Train, sample and measure your own language model, from text to chat.\n\n"
+    "Begin with `seq2chat demo`, or with your own text: `seq2chat train my.txt --budget 10m`.",
+)
+app.command("seq2chat.cli.demo:demo", help="Train a small GPT on built-in text and sample from it, in minutes.")
+app.command("seq2chat.cli.train:train", help="Train a GPT on your text, or by a recipe.")
+app.command("seq2chat.cli.generate:generate", help="Continue a prompt.")
+app.command("seq2chat.cli.eval:evaluate", name="eval", help="Measure a model on a text.")
+app.command("seq2chat.cli.plot:plot", help="Draw loss curves.")
+app.command("seq2chat.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer; encode and decode.")
+app.command("seq2chat.cli.runs:app", name="runs", help="List, show and compare runs.")
+
+
+def main() -> None:
+    """Run the command in `sys.argv`. A user's mistake prints one sentence and exits with 2."""
+    errors = Console(stderr=True)
+    try:
+        app(print_error=True, exit_on_error=True)
+    except UserError as error:
+        errors.print(f"[bold red]error:[/] {error}", markup=True, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`): nothing to say, and nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

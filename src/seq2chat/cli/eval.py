@@ -1,0 +1,43 @@
+"""`seq2chat eval`: loss, perplexity and bits per byte of a model on any text."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+
+def evaluate(
+    run: Annotated[Path, Parameter(help="run, checkpoint, or any GPT-2, GPT-Neo or Qwen3 model folder")],
+    *,
+    data: Annotated[str, Parameter(help="text file, folder, or corpus; default: the run's validation split")] = "",
+    batch_size: Annotated[int, Parameter(help="sequences in one forward pass")] = 16,
+    context: Annotated[int | None, Parameter(help="tokens seen at once (the model's context)")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object")] = False,
+) -> None:
+    """Measure a model on a text: every token of it is scored once, in windows of the model's context."""
+    from seq2chat.training.metrics import evaluate_text
+
+    console = Console(stderr=True, highlight=False)
+    result = evaluate_text(
+        run, data, batch_size, context, lambda batches, n: track(batches, "evaluating", n, console=console, transient=True)
+    )
+    values = {
+        "loss": result.loss,
+        "perplexity": result.perplexity,
+        "bits_per_byte": result.bits_per_byte,
+        "loss_per_character": result.loss_per_character,
+        "tokens": result.tokens,
+        "bytes": result.bytes,
+        "characters": result.characters,
+    }
+    if as_json:
+        print(json.dumps(values))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in values.items():
+        table.add_row(name.replace("_", " "), f"{value:,.4f}" if isinstance(value, float) else f"{value:,}")
+    Console().print(table)

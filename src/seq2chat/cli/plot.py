@@ -1,0 +1,22 @@
+"""`seq2chat plot`: loss curves of one or several runs as a picture."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from seq2chat.config import check
+
+
+def plot(
+    *runs: Annotated[Path, Parameter(help="run folders")],
+    out: Annotated[Path | None, Parameter(help=".png, .svg or .pdf (loss.png in the first run)")] = None,
+    x: Annotated[Literal["step", "tokens", "elapsed_seconds"], Parameter(help="what the curves run along")] = "tokens",
+) -> None:
+    """Draw training and validation loss of runs into one picture."""
+    from seq2chat.training.runlog import open_run, plot_runs
+
+    check(len(runs) > 0, "Which runs? Write `seq2chat plot runs/NAME [runs/OTHER ...]`.")
+    file = out or runs[0] / "loss.png"
+    plot_runs([open_run(run) for run in runs], file, x)
+    print(file)

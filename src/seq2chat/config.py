@@ -1,0 +1,315 @@
+"""Every option of a run as frozen dataclasses, and their strict exchange with TOML.
+
+A run is described by one `Recipe`. It is read from a recipe that ships with the package, from a `config.toml` of an
+earlier run, or from flags; unknown keys and wrong types are errors that name the key and the nearest valid one.
+This module loads no torch, so that the command line can print every option at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+
+class UserError(ValueError):
+    """A mistake of the user's: what is wrong, where, and what to write instead. The CLI prints it and exits with 2."""
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    corpus: Annotated[str, "named corpus, .txt, .jsonl[.gz], folder, or hf:NAME"] = "pydocs"
+    val_fraction: Annotated[float, "share of the text held out for validation"] = 0.1
+    document_mask: Annotated[bool, "keep attention inside each packed document"] = False
+
+    def __post_init__(self) -> None:
+        check(0 < self.val_fraction < 1, f"data.val_fraction is {self.val_fraction}; write a number between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    vocab_size: Annotated[int, "bytes, merges and control tokens together; 260 is the plain byte tokenizer"] = 4096
+    path: Annotated[str, "use the tokenizer.json in this folder instead of training one"] = ""
+
+    def __post_init__(self) -> None:
+        check(
+            self.path != "" or self.vocab_size >= 260,
+            f"tokenizer.vocab_size is {self.vocab_size}; 260 is the least (256 bytes and 4 control tokens).",
+        )
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Shape of a GPT. A zero stands for "derive it", and is replaced when the object is made."""
+
+    layout: Annotated[Literal["gpt2", "modern"], "gpt2: GPT-2's and GPT-3's blocks; modern: Qwen3's"] = "modern"
+    vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
+    context: Annotated[int, "positions seen at once"] = 256
+    n_layer: Annotated[int, "number of blocks"] = 6
+    n_head: Annotated[int, "number of attention heads"] = 6
+    n_kv_head: Annotated[int, "heads of keys and values; 0 is n_head"] = 0
+    d_model: Annotated[int, "width of the residual stream"] = 384
+    d_head: Annotated[int, "width of a head; 0 is d_model / n_head"] = 0
+    d_ff: Annotated[int, "width inside the feed-forward; 0 is 4 (gpt2) or 8/3 (modern) times d_model"] = 0
+    dropout: Annotated[float, "dropout on embeddings and on what each block adds"] = 0.0
+    tie_embeddings: Annotated[bool, "share the embedding with the output head (always so in gpt2)"] = False
+    window: Annotated[int, "gpt2 only: every second layer sees this many last positions; 0 is dense"] = 0
+    rope_theta: Annotated[float, "modern only: base of the rotary angles"] = 10000.0
+    norm_eps: Annotated[float, "epsilon of the norms; 0 is 1e-5 (gpt2) or 1e-6 (modern)"] = 0.0
+
+    def __post_init__(self) -> None:
+        gpt2 = self.layout == "gpt2"
+        for name in ("context", "n_layer", "n_head", "d_model"):
+            check(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; write a positive number.")
+        check(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; write a number in [0, 1).")
+        check(
+            self.d_head > 0 or self.d_model % self.n_head == 0,
+            f"model.d_model {self.d_model} is not a multiple of model.n_head {self.n_head}; change one or give d_head.",
+        )
+        self._derive("d_head", self.d_model // self.n_head)
+        self._derive("n_kv_head", self.n_head)
+        self._derive("d_ff", 4 * self.d_model if gpt2 else -(-8 * self.d_model // 3 // 64) * 64)
+        self._derive("norm_eps", 1e-5 if gpt2 else 1e-6)
+        check(
+            self.n_head % self.n_kv_head == 0,
+            f"model.n_head {self.n_head} is not a multiple of model.n_kv_head {self.n_kv_head}.",
+        )
+        if gpt2:
+            object.__setattr__(self, "tie_embeddings", True)
+            check(
+                self.n_kv_head == self.n_head and self.d_head * self.n_head == self.d_model,
+                "model.n_kv_head and model.d_head belong to the modern layout; leave them out for gpt2.",
+            )
+        else:
+            check(self.window == 0, 'model.window belongs to the gpt2 layout; write model.layout = "gpt2" with it.')
+            check(self.d_head % 2 == 0, f"model.d_head is {self.d_head}; rotary positions need an even number.")
+
+    def _derive(self, name: str, value: Any) -> None:
+        if not getattr(self, name):
+            object.__setattr__(self, name, value)
+
+
+def _gpt3(n_layer: int, d_model: int, n_head: int) -> GPTConfig:
+    return GPTConfig("gpt2", vocab_size=50257, context=2048, n_layer=n_layer, n_head=n_head, d_model=d_model)
+
+
+# Brown et al. 2020, table 2.1. Two of its rows contradict themselves (24 heads of 128 are not 2048; width 5140 is not
+# 40 heads of 128): the preset keeps the head size of 128 and takes 16 heads for XL and width 5120 for 13B.
+GPT3 = {
+    "gpt3-small": _gpt3(12, 768, 12),
+    "gpt3-medium": _gpt3(24, 1024, 16),
+    "gpt3-large": _gpt3(24, 1536, 16),
+    "gpt3-xl": _gpt3(24, 2048, 16),
+    "gpt3-2.7b": _gpt3(32, 2560, 32),
+    "gpt3-6.7b": _gpt3(32, 4096, 32),
+    "gpt3-13b": _gpt3(40, 5120, 40),
+    "gpt3-175b": _gpt3(96, 12288, 96),
+}
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    matrices: Annotated[Literal["muon", "adamw"], "optimizer of the blocks' matrices"] = "muon"
+    matrix_lr: Annotated[float, "peak learning rate of the matrices"] = 0.02
+    embedding_lr: Annotated[float, "peak learning rate of embeddings and positions"] = 0.02
+    head_lr: Annotated[float, "peak learning rate of an untied output head"] = 0.004
+    vector_lr: Annotated[float, "peak learning rate of norms and biases"] = 0.004
+    momentum: Annotated[float, "Muon's momentum"] = 0.95
+    beta1: Annotated[float, "AdamW's decay of the first moment"] = 0.9
+    beta2: Annotated[float, "AdamW's decay of the second moment"] = 0.95
+    epsilon: Annotated[float, "AdamW's epsilon"] = 1e-8
+    weight_decay: Annotated[float, "decoupled weight decay of the matrices"] = 0.1
+    clip: Annotated[float, "clip the global gradient norm to this; 0 does not clip"] = 1.0
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            if f.name != "matrices":
+                check(getattr(self, f.name) >= 0, f"optim.{f.name} is {getattr(self, f.name)}; write 0 or more.")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    shape: Annotated[Literal["wsd", "cosine"], "warmup-stable-decay (linear decay), or cosine"] = "wsd"
+    warmup: Annotated[float, "share of the run spent rising to the peak"] = 0.02
+    decay: Annotated[float, "share of the run spent falling (wsd only)"] = 0.6
+    floor: Annotated[float, "learning rate at the end, as a share of the peak"] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "decay", "floor"):
+            value = getattr(self, name)
+            check(0 <= value <= 1, f"schedule.{name} is {value}; write a share between 0 and 1.")
+        check(
+            self.shape == "cosine" or self.warmup + self.decay <= 1,
+            f"schedule.warmup {self.warmup} and schedule.decay {self.decay} exceed the whole run; make their sum 1 or less.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    budget: Annotated[str, 'length of the run: "10m", "90s", "2h", "500 steps", "3 epochs", "20M tokens"'] = "10m"
+    batch_size: Annotated[int, "sequences in one forward pass, over all ranks"] = 16
+    accumulation: Annotated[int, "forward passes in one optimizer step"] = 1
+    seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
+    precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where a short probe says it is faster"] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], "auto: torch.compile where it pays within the budget"] = "auto"
+    evals: Annotated[int, "validations in the run, the last one at its end"] = 10
+    eval_tokens: Annotated[int, "validation tokens of the ones before the last; 0 takes all"] = 100_000
+    checkpoints: Annotated[int, "checkpoints in the run, the last one at its end"] = 5
+    keep: Annotated[int, "newest checkpoints kept on disk"] = 2
+    samples: Annotated[int, "texts sampled in the run"] = 5
+    prompt: Annotated[str, "start of the sampled texts"] = ""
+
+    def __post_init__(self) -> None:
+        Budget.parse(self.budget)
+        for name in ("batch_size", "accumulation", "evals", "checkpoints", "keep"):
+            check(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}; write a positive number.")
+        for name in ("eval_tokens", "samples"):
+            check(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; write 0 or more.")
+
+
+@dataclass(frozen=True)
+class ExpectConfig:
+    """What a recipe's author measured; `seq2chat train` prints it beside what you get."""
+
+    val_loss_per_character: Annotated[float, "nats per character on the whole validation split; 0 is not stated"] = 0.0
+    machine: Annotated[str, "where it was measured"] = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All there is to say about a training run: `config.toml` of a run folder is one, complete and re-runnable."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: GPTConfig = field(default_factory=GPTConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    expect: ExpectConfig = field(default_factory=ExpectConfig)
+
+    @classmethod
+    def from_tables(cls, *layers: dict[str, dict[str, Any]], source: str = "the recipe") -> Recipe:
+        """Recipe of the merged `layers`, the later ones winning. Raises `UserError` naming an unknown or ill-typed key."""
+        merged: dict[str, dict[str, Any]] = {}
+        for layer in layers:
+            for table, keys in layer.items():
+                if not isinstance(keys, dict):
+                    raise UserError(f"Unknown option {table} in {source}. Options stand in a table such as [train].")
+                merged.setdefault(table, {}).update(keys)
+        sections = {f.name: f.default_factory for f in dataclasses.fields(cls)}
+        for table in merged:
+            if table not in sections:
+                raise UserError(f"Unknown table [{table}] in {source}.{_did_you_mean(table, list(sections))}")
+        model = merged.get("model", {})
+        if "preset" in model:
+            merged["model"] = _preset(model["preset"]) | {k: v for k, v in model.items() if k != "preset"}
+        return cls(**{t: _build(sections[t], t, keys, source) for t, keys in merged.items()})
+
+    @classmethod
+    def load(cls, path: Path, changes: dict[str, dict[str, Any]] | None = None) -> Recipe:
+        """Recipe in the TOML file at `path`, `changes` laid over it.
+
+        Raises `UserError` when the file is missing, is not TOML, or holds an unknown key.
+        """
+        return cls.from_tables(read_toml(path), changes or {}, source=str(path))
+
+    def save(self, path: Path) -> None:
+        path.write_text(to_toml(dataclasses.asdict(self)), encoding="utf-8")
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in GPT3:
+        raise UserError(f"Unknown model.preset {name!r}.{_did_you_mean(name, list(GPT3))} There are {', '.join(GPT3)}.")
+    return dataclasses.asdict(GPT3[name])
+
+
+def _build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
+    hints = get_type_hints(section)
+    for key, value in keys.items():
+        if key not in hints:
+            hint = _did_you_mean(key, list(hints), prefix=f"{table}.") or f" [{table}] knows {', '.join(hints)}."
+            raise UserError(f"Unknown option {table}.{key} in {source}.{hint}")
+        if hints[key] is float and type(value) is int:
+            keys = keys | {key: float(value)}
+        elif get_origin(hints[key]) is Literal:
+            choices = get_args(hints[key])
+            check(value in choices, f"{table}.{key} is {value!r} in {source}; write one of {', '.join(choices)}.")
+        elif type(value) is not hints[key]:
+            raise UserError(f"{table}.{key} is {value!r} in {source}; write a value of type {hints[key].__name__}.")
+    return section(**keys)
+
+
+def _did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {prefix}{near[0]}?" if near else ""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Tables of the TOML file at `path`. Raises `UserError` when it can't be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from error
+
+
+def to_toml(tables: dict[str, dict[str, Any]]) -> str:
+    """TOML text of two levels: tables of strings, numbers and booleans."""
+    lines = []
+    for table, keys in tables.items():
+        lines += [f"[{table}]", *(f"{key} = {_toml_value(value)}" for key, value in keys.items()), ""]
+    return "\n".join(lines)
+
+
+def _toml_value(value: str | bool | int | float) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # a JSON string is a TOML basic string
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("seq2chat") / "recipes"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def recipe_tables(name: str) -> dict[str, Any]:
+    """Tables of the shipped recipe `name`."""
+    return tomllib.loads((resources.files("seq2chat") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length of a run: an amount of seconds, steps, tokens or epochs."""
+
+    amount: float
+    unit: Literal["seconds", "steps", "tokens", "epochs"]
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Budget written as "10m", "90s", "2h", "500 steps", "3 epochs" or "20M tokens". Raises `UserError` otherwise."""
+        match = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kMGB]?)\s*([a-z]+)\s*", text)
+        if match and float(match[1].replace("_", "")) > 0:
+            amount = float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]]
+            for seconds, names in ((1, "s sec second"), (60, "m min minute"), (3600, "h hour")):
+                if match[3].removesuffix("s") in names.split() or match[3] in names.split():
+                    return cls(amount * seconds, "seconds")
+            for unit in ("steps", "tokens", "epochs"):
+                if match[3] in (unit, unit[:-1]):
+                    return cls(amount, unit)
+        raise UserError(f'The budget {text!r} is not a length; write "10m", "2h", "500 steps", "3 epochs" or "20M tokens".')

@@ -1,0 +1,1 @@
+"""Generation: tokens in, tokens out. Written once over `start`, `step` and `reorder`; knows no text."""

@@ -1,0 +1,122 @@
+"""From logits to a token: pure functions, each with its formula, and the options that combine them."""
+
+import math
+import random
+import secrets
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seq2chat.config import check
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is drawn. The defaults draw from the model's own distribution."""
+
+    max_tokens: Annotated[int, "most tokens to generate"] = 256
+    temperature: Annotated[float, "divides the logits; below 1 is bolder in its favourites, 0 is greedy"] = 1.0
+    top_k: Annotated[int, "keep the k likeliest tokens; 0 keeps all"] = 0
+    top_p: Annotated[float, "keep the likeliest tokens that together have this probability; 1 keeps all"] = 1.0
+    min_p: Annotated[float, "keep tokens with at least this share of the likeliest one's probability; 0 keeps all"] = (
+        0.0
+    )
+    repetition_penalty: Annotated[float, "above 1, tokens seen before are made less likely; 1 is off"] = 1.0
+    seed: Annotated[int | None, "the same seed draws the same tokens; none draws a new one"] = None
+
+    def __post_init__(self) -> None:
+        check(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; write a positive number.")
+        check(
+            0 <= self.temperature < math.inf,
+            f"temperature is {self.temperature}; write 0 (greedy) or a positive number.",
+        )
+        check(self.top_k >= 0, f"top_k is {self.top_k}; write 0 (off) or a positive number.")
+        check(0 < self.top_p <= 1, f"top_p is {self.top_p}; write a number above 0 and at most 1 (off).")
+        check(0 <= self.min_p <= 1, f"min_p is {self.min_p}; write a number between 0 (off) and 1.")
+        check(
+            0 < self.repetition_penalty < math.inf,
+            f"repetition_penalty is {self.repetition_penalty}; write a positive number, 1 is off.",
+        )
+
+
+def penalise_repetition(
+    logits: Float[Tensor, "batch vocab"], seen: Bool[Tensor, "batch vocab"], penalty: float
+) -> Float[Tensor, "batch vocab"]:
+    """Divide the positive logits of seen tokens by `penalty` and multiply the negative ones (Keskar et al. 2019, CTRL,
+    section 4.1, in the form that treats both signs alike)."""
+    penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen, penalised, logits)
+
+
+def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
+    """Set all but the `k` largest logits to -inf; ties with the k-th stay (Fan et al. 2018, section 5.2)."""
+    if k >= logits.shape[-1]:
+        return logits
+    least = logits.topk(k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < least, -math.inf)
+
+
+def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
+    """Set to -inf all but the nucleus: the fewest likeliest tokens whose probabilities sum to at least `p`
+    (Holtzman et al. 2020, section 3.1)."""
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.double().softmax(dim=-1)
+    mass_before = probabilities.cumsum(dim=-1) - probabilities
+    outside = torch.zeros_like(mass_before, dtype=torch.bool).scatter(-1, order, mass_before >= p)
+    return logits.masked_fill(outside, -math.inf)
+
+
+def keep_min_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
+    """Set to -inf the tokens less probable than `p` times the likeliest (Nguyen et al. 2024, min-p, section 3)."""
+    least = logits.max(dim=-1, keepdim=True).values + math.log(p)
+    return logits.masked_fill(logits < least, -math.inf)
+
+
+def next_token_logits(
+    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, seen: Bool[Tensor, "batch vocab"] | None = None
+) -> Float[Tensor, "batch vocab"]:
+    """Return the logits of the distribution that `config` draws from: penalty, temperature, top-k, top-p, min-p.
+
+    `seen` marks the tokens already in each row, for the repetition penalty. Temperature 0 leaves the logits undivided
+    and everything but the penalty out: the largest is taken.
+    """
+    if config.repetition_penalty != 1 and seen is not None:
+        logits = penalise_repetition(logits, seen, config.repetition_penalty)
+    if config.temperature == 0:
+        return logits
+    logits = logits / config.temperature
+    if config.top_k > 0:
+        logits = keep_top_k(logits, config.top_k)
+    if config.top_p < 1:
+        logits = keep_top_p(logits, config.top_p)
+    if config.min_p > 0:
+        logits = keep_min_p(logits, config.min_p)
+    return logits
+
+
+def sample(
+    logits: Float[Tensor, "batch vocab"],
+    config: SamplingConfig,
+    generators: list[random.Random],
+    seen: Bool[Tensor, "batch vocab"] | None = None,
+) -> Int[Tensor, " batch"]:
+    """Return one token per row, drawn by inverting the cumulative distribution at one uniform number of the row's own
+    generator, so that a row's draw does not depend on its neighbours. At temperature 0, the likeliest token."""
+    logits = next_token_logits(logits, config, seen)
+    if config.temperature == 0:
+        return logits.argmax(dim=-1)
+    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    uniform = torch.tensor([[generator.random()] for generator in generators], dtype=torch.float64).to(logits.device)
+    # Rounding must not carry the draw to the very end, where tokens of probability zero may lie.
+    point = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, point, right=True)[:, 0]
+
+
+def row_generators(seed: int | None, n_rows: int) -> list[random.Random]:
+    """Return one independent generator per row, a function of (seed, row) alone; seed None draws a fresh seed."""
+    seed = secrets.randbits(64) if seed is None else seed
+    return [random.Random(f"{seed}/{row}") for row in range(n_rows)]

@@ -1,0 +1,1 @@
+"""Models: one architecture, one file. They share contracts, not parents."""

@@ -1,0 +1,250 @@
+"""GPT: a decoder-only Transformer in two layouts. Reads top-down: GPT → Block → Attention, then sizes and weights.
+
+`gpt2` is GPT-2's and GPT-3's layout (Radford et al. 2019; Brown et al. 2020): learned positions, LayerNorm before each
+branch, GELU, biases, and the embedding as output head. With `window`, every second layer is locally banded as in GPT-3,
+and the layout is GPT-Neo's: no biases on q, k and v, and no 1/√d_head, which the weights of q absorb.
+`modern` is Qwen3's (Yang et al. 2025): rotary positions, RMSNorm, also on each head's q and k, SwiGLU, no biases.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from seq2chat.config import GPTConfig, check
+from seq2chat.nn.attention import DotProductHeads
+from seq2chat.nn.block import GELUFeedForward, RMSNorm, SwiGLU
+from seq2chat.nn.cache import KVCache, LayerCache
+from seq2chat.nn.mask import banded_mask, causal_mask, document_mask, document_starts, padding_mask
+from seq2chat.nn.position import rotary_angles, rotate
+
+
+class GPT(nn.Module):
+    """A language model: the logits of each position depend on that position and those before it."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        check(config.vocab_size > 0, "model.vocab_size is 0; write the size of the tokenizer's vocabulary.")
+        self.config = config
+        gpt2 = config.layout == "gpt2"
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_positions = nn.Embedding(config.context, config.d_model) if gpt2 else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
+        self.norm = norm(config, config.d_model)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        init_weights(self)
+
+    @property
+    def context(self) -> int:
+        """The most positions a row may have."""
+        return self.config.context
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocab d_model"]:
+        """The matrix that turns `hidden` into logits: the head's own, or the embedding when they are tied."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def forward(
+        self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
+    ) -> Float[Tensor, "batch seq vocab"]:
+        """Return the logits of the token that follows each position.
+
+        `segments` numbers the documents packed in each row: attention then stays inside a document and positions
+        restart with it, so that its logits are those it has alone. Raises UserError beyond `config.context`.
+        """
+        return F.linear(self.hidden(tokens, segments), self.head_weight)
+
+    def hidden(
+        self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Return what the head reads: the residual stream after the last norm. Arguments as in `forward`."""
+        seq = tokens.shape[1]
+        self._check_context(seq)
+        index = torch.arange(seq, device=tokens.device)[None]
+        if segments is None:
+            return self._blocks(tokens, index, self._masks(seq, seq, None, tokens.device), None)
+        starts = document_starts(segments)
+        return self._blocks(tokens, index - starts, self._masks(seq, seq, document_mask(starts), tokens.device), None)
+
+    def start(self, padding: Int[Tensor, " batch"] | None = None) -> KVCache:
+        """Return an empty decoding state; `padding` counts the meaningless tokens in front of each row."""
+        return KVCache(self.config.n_layer, padding)
+
+    def step(
+        self, tokens: Int[Tensor, "batch n_new"], state: KVCache
+    ) -> tuple[Float[Tensor, "batch n_new vocab"], KVCache]:
+        """Return the logits that follow the next `n_new` tokens of each row, and the state grown by them.
+
+        Feeding a text in any portions gives the logits of `forward` on the whole. The state is updated in place.
+        Raises UserError when a row would outgrow `config.context`.
+        """
+        n_new, n_key = tokens.shape[1], state.length + tokens.shape[1]
+        self._check_context(state.longest + n_new)
+        allowed = None if state.padding is None else padding_mask(state.padding, n_new, n_key)
+        positions = state.positions(n_new, tokens.device)
+        hidden = self._blocks(tokens, positions, self._masks(n_new, n_key, allowed, tokens.device), state)
+        return F.linear(hidden, self.head_weight), state
+
+    def _blocks(
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        positions: Int[Tensor, "rows seq"],
+        masks: tuple[Tensor | None, Tensor | None],
+        state: KVCache | None,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        x, angles = self.embed_tokens(tokens), None
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(positions)
+        else:
+            angles = rotary_angles(positions, self.config.d_head, self.config.rope_theta)
+        x = self.dropout(x)
+        dense, local = masks
+        for index, layer in enumerate(self.layers):
+            mask = local if is_local(self.config, index) else dense
+            x = layer(x, angles, mask, None if state is None else state.layers[index])
+        return self.norm(x)
+
+    def _masks(
+        self, n_query: int, n_key: int, allowed: Bool[Tensor, "batch 1 query key"] | None, device: torch.device
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the masks of the dense and of the local layers, broadcastable to (batch, n_head, n_query, n_key).
+
+        None stands for plain causal attention, which the fused kernel does without a mask.
+        """
+
+        def both(mask: Bool[Tensor, "query key"]) -> Bool[Tensor, "#batch 1 query key"]:
+            return mask[None, None] if allowed is None else mask & allowed
+
+        plain = allowed is None and n_query in (1, n_key)
+        dense = None if plain else both(causal_mask(n_query, n_key, device))
+        if self.config.window == 0:
+            return dense, None
+        return dense, both(banded_mask(n_query, n_key, self.config.window, device))
+
+    def _check_context(self, seq: int) -> None:
+        check(seq <= self.config.context, f"{seq} tokens do not fit the model's context of {self.config.context}.")
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)): the pre-norm residual block."""
+
+    def __init__(self, config: GPTConfig, index: int):
+        super().__init__()
+        feed_forward = GELUFeedForward if config.layout == "gpt2" else SwiGLU
+        self.input_layernorm = norm(config, config.d_model)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = norm(config, config.d_model)
+        self.mlp = feed_forward(config.d_model, config.d_ff)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        angles: Float[Tensor, "rows 1 seq d_half"] | None,
+        mask: Bool[Tensor, "#batch 1 seq n_key"] | None,
+        cache: LayerCache | None,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), angles, mask, cache))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+class Attention(nn.Module):
+    """Causal self-attention of many heads. `heads` receives q and k after norm and rotation."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        gpt2, banded = config.layout == "gpt2", config.window > 0
+        width, kv_width, bias = config.n_head * config.d_head, config.n_kv_head * config.d_head, gpt2 and not banded
+        self.d_head = config.d_head
+        self.q_proj = nn.Linear(config.d_model, width, bias=bias)
+        self.k_proj = nn.Linear(config.d_model, kv_width, bias=bias)
+        self.v_proj = nn.Linear(config.d_model, kv_width, bias=bias)
+        self.o_proj = nn.Linear(width, config.d_model, bias=gpt2)
+        self.q_norm = nn.Identity() if gpt2 else norm(config, config.d_head)
+        self.k_norm = nn.Identity() if gpt2 else norm(config, config.d_head)
+        self.heads = DotProductHeads(scale=1.0 if banded else config.d_head**-0.5)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        angles: Float[Tensor, "rows 1 seq d_half"] | None,
+        mask: Bool[Tensor, "#batch 1 seq n_key"] | None,
+        cache: LayerCache | None,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        q = self.q_norm(self._split(self.q_proj(x))).transpose(1, 2)
+        k = self.k_norm(self._split(self.k_proj(x))).transpose(1, 2)
+        v = self._split(self.v_proj(x)).transpose(1, 2)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return self.o_proj(self.heads(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def _split(self, x: Float[Tensor, "batch seq width"]) -> Float[Tensor, "batch seq heads d_head"]:
+        return x.unflatten(-1, (-1, self.d_head))
+
+
+def norm(config: GPTConfig, width: int) -> nn.LayerNorm | RMSNorm:
+    """Return the layout's norm over the last `width` numbers."""
+    return (nn.LayerNorm if config.layout == "gpt2" else RMSNorm)(width, eps=config.norm_eps)
+
+
+def is_local(config: GPTConfig, index: int) -> bool:
+    """Whether layer `index` is locally banded: with a window, every second one, the first being dense."""
+    return config.window > 0 and index % 2 == 1
+
+
+@torch.no_grad()
+def init_weights(model: GPT) -> None:
+    """Draw fresh weights from torch's global generator.
+
+    gpt2: normal(0.02), what is added to the residual stream divided by √(2 n_layer) (Radford et al. 2019, section 2.3);
+    a banded model's q also by √d_head, the factor its attention leaves out. modern: every branch starts as zero, the
+    other matrices keep the size of what they multiply, normal(1/√d_in); an untied embedding is normal(1), its head
+    nearly zero, so that the first loss is ln(vocab_size).
+    """
+    config = model.config
+    gpt2 = config.layout == "gpt2"
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.normal_(std=0.02 / math.sqrt(2 * config.n_layer)) if gpt2 else parameter.zero_()
+        elif config.window > 0 and name.endswith("q_proj.weight"):
+            parameter.normal_(std=0.02 / math.sqrt(config.d_head))
+        elif gpt2 or (config.tie_embeddings and name == "embed_tokens.weight"):
+            parameter.normal_(std=0.02)
+        elif name == "embed_tokens.weight":
+            parameter.normal_(std=1.0)
+        elif name == "lm_head.weight":
+            parameter.normal_(std=0.001)
+        else:
+            parameter.normal_(std=parameter.shape[1] ** -0.5)
+
+
+def n_parameters(config: GPTConfig) -> int:
+    """Return the exact number of parameters, counted without allocating them; a tied head counts once."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in GPT(config).parameters())
+
+
+def flops_per_token(config: GPTConfig) -> int:
+    """Return the floating point operations that training spends on one token of a full context, forward and backward.
+
+    6 N + 12 n_layer n_head d_head n_key (Chowdhery et al. 2022, PaLM, appendix B): N counts the weights of matrix
+    products, the head's included and the embeddings' not; n_key is the context, or the window of a local layer.
+    By convention the half of the scores that causality hides is counted, and norms, biases and softmax are not.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+    n_matmul = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, nn.Linear))
+    n_matmul += model.head_weight.numel()
+    keys = (config.window if is_local(config, index) else config.context for index in range(config.n_layer))
+    return 6 * n_matmul + 12 * config.n_head * config.d_head * sum(min(n_key, config.context) for n_key in keys)

@@ -1,0 +1,257 @@
+"""GPT checkpoints as Hugging Face model folders, in both directions and without `transformers`.
+
+layout gpt2 ⇄ GPT2LMHeadModel · gpt2 with a window ⇄ GPTNeoForCausalLM · modern ⇄ Qwen3ForCausalLM
+
+What our model cannot reproduce exactly (rotary scaling, sliding windows, other activations) is refused by name. Dropout
+inside the attention weights, which only training would notice, is not ours and is not read.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seq2chat.config import GPTConfig, UserError, check
+from seq2chat.models.gpt import GPT, is_local
+
+# Our parameter names, layer index aside, and theirs. Modern names are Qwen3's own and need no table.
+_GPT_NEO = {
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "self_attn.q_proj": "attn.attention.q_proj",
+    "self_attn.k_proj": "attn.attention.k_proj",
+    "self_attn.v_proj": "attn.attention.v_proj",
+    "self_attn.o_proj": "attn.attention.out_proj",
+    "mlp.up_proj": "mlp.c_fc",
+    "mlp.down_proj": "mlp.c_proj",
+}
+_GPT2 = _GPT_NEO | {f"self_attn.{x}_proj": "attn.c_attn" for x in "qkv"} | {"self_attn.o_proj": "attn.c_proj"}
+_OUTER = {"embed_tokens": "wte", "embed_positions": "wpe", "norm": "ln_f"}
+
+
+def save_model(
+    model: GPT,
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    *,
+    bos_token_id: int | None = None,
+    eos_token_id: int | list[int] | None = None,
+    pad_token_id: int | None = None,
+) -> None:
+    """Write `config.json` and `model.safetensors`, which `AutoModelForCausalLM` opens, into `folder`.
+
+    Weights are stored as `dtype`, or as they are. The token ids are recorded for whoever generates from the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    dtype = dtype or model.embed_tokens.weight.dtype
+    tensors: dict[str, Tensor] = {}
+    for theirs, ours in _tensor_names(model).items():
+        # Conv1D of GPT-2 keeps q, k and v in one matrix, and every matrix transposed.
+        tensor = torch.cat([state[name] for name in ours])
+        tensors[theirs] = (tensor.T if _is_conv1d(model.config, theirs) else tensor).to("cpu", dtype).contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    fields = _to_hf(model.config) | {
+        "dtype": str(dtype).removeprefix("torch."),
+        "bos_token_id": bos_token_id,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": pad_token_id,
+    }
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
+    """Return the GPT of a Hugging Face folder, on the CPU, in evaluation mode, its weights as `dtype`.
+
+    Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError for a folder that is
+    no such model, a damaged file, an unsupported feature, or a tensor that is missing, unknown or of the wrong shape.
+    """
+    folder = Path(folder)
+    config = load_config(folder)
+    with torch.device("meta"):
+        model = GPT(config)
+    names = _tensor_names(model)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    state: dict[str, Tensor] = {}
+    for file, stored, tensor in _stored_tensors(folder):
+        theirs = _canonical(config, stored)
+        if theirs is None:
+            continue
+        check(theirs in names, f"{file}: tensor {stored} is not part of a {config.layout} model of this config.json.")
+        tensor = tensor.T if _is_conv1d(config, theirs) and tensor.ndim == 2 else tensor
+        rows = [shapes[name][0] for name in names[theirs]]
+        expected = torch.Size([sum(rows), *shapes[names[theirs][0]][1:]])
+        check(
+            tensor.shape == expected,
+            f"{file}: tensor {stored} has the wrong shape for config.json, which makes it {tuple(expected)} "
+            f"where the file has {tuple(tensor.shape)}" + (" (transposed)." if _is_conv1d(config, theirs) else "."),
+        )
+        for name, part in zip(names[theirs], tensor.split(rows), strict=True):
+            state[name] = part.to(dtype, copy=True).contiguous()
+    missing = [theirs for theirs, ours in names.items() if ours[0] not in state]
+    check(not missing, f"{folder}: {len(missing)} tensors of the model are missing, the first is {missing[:1]}.")
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def load_config(folder: str | Path) -> GPTConfig:
+    """Return the GPTConfig that a Hugging Face `config.json` describes. Raises UserError for what we do not build."""
+    path = Path(folder) / "config.json"
+    check(path.is_file(), f"{path} does not exist; give a folder with config.json and model.safetensors.")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        kind = fields.get("model_type")
+        readers = {"gpt2": _from_gpt2, "gpt_neo": _from_gpt_neo, "qwen3": _from_qwen3}
+        check(kind in readers, f"{path}: model_type {kind!r} is not supported; {', '.join(readers)} are.")
+        return readers[kind](fields, str(path))
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise UserError(f"{path} is not a JSON object: {error}.") from error
+    except KeyError as error:
+        raise UserError(f"{path} lacks the key {error}.") from error
+    except TypeError as error:
+        raise UserError(f"{path} has a value of the wrong type: {error}.") from error
+
+
+def _to_hf(c: GPTConfig) -> dict[str, Any]:
+    """Return the config.json of a GPTConfig, apart from dtype and token ids."""
+    shared = {"vocab_size": c.vocab_size, "tie_word_embeddings": c.tie_embeddings, "use_cache": True}
+    if c.layout == "modern":
+        return shared | {
+            "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu",
+            "hidden_size": c.d_model, "intermediate_size": c.d_ff, "num_hidden_layers": c.n_layer,
+            "num_attention_heads": c.n_head, "num_key_value_heads": c.n_kv_head, "head_dim": c.d_head,
+            "max_position_embeddings": c.context, "rms_norm_eps": c.norm_eps, "attention_bias": False,
+            "attention_dropout": 0.0, "use_sliding_window": False, "sliding_window": None,
+            # The first is read by transformers 5, the second by version 4 and by llama.cpp.
+            "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta}, "rope_theta": c.rope_theta,
+            "seq2chat": {"dropout": c.dropout},
+        }  # fmt: skip
+    shared |= {"activation_function": "gelu_new", "layer_norm_epsilon": c.norm_eps}
+    if c.window == 0:
+        return shared | {
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": c.d_model, "n_layer": c.n_layer,
+            "n_head": c.n_head, "n_inner": c.d_ff, "n_positions": c.context,
+            "embd_pdrop": c.dropout, "resid_pdrop": c.dropout, "attn_pdrop": 0.0,
+        }  # fmt: skip
+    types = [[["global", "local"], c.n_layer // 2]] + [[["global"], 1]] * (c.n_layer % 2)
+    return shared | {
+        "architectures": ["GPTNeoForCausalLM"], "model_type": "gpt_neo", "hidden_size": c.d_model,
+        "num_layers": c.n_layer, "num_heads": c.n_head, "intermediate_size": c.d_ff,
+        "max_position_embeddings": c.context, "window_size": c.window, "attention_types": types,
+        "attention_layers": ["local" if is_local(c, index) else "global" for index in range(c.n_layer)],
+        "embed_dropout": c.dropout, "resid_dropout": c.dropout, "attention_dropout": 0.0,
+    }  # fmt: skip
+
+
+def _from_gpt2(f: dict[str, Any], path: str) -> GPTConfig:
+    _refuse_unless(f, path, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    return GPTConfig(
+        "gpt2", vocab_size=f["vocab_size"], context=f["n_positions"], n_layer=f["n_layer"], n_head=f["n_head"],
+        d_model=f["n_embd"], d_ff=f.get("n_inner") or 0, dropout=f.get("resid_pdrop", 0.1),
+        norm_eps=f.get("layer_norm_epsilon", 1e-5), **_gelu_and_tied(f, path),
+    )  # fmt: skip
+
+
+def _from_gpt_neo(f: dict[str, Any], path: str) -> GPTConfig:
+    kinds = [kind for pattern, repeats in f["attention_types"] for _ in range(repeats) for kind in pattern]
+    alternating = ["local" if index % 2 else "global" for index in range(f["num_layers"])]
+    check(kinds == alternating, f"{path}: attention_types must alternate global and local, as in every GPT-Neo.")
+    return GPTConfig(
+        "gpt2", vocab_size=f["vocab_size"], context=f["max_position_embeddings"], n_layer=f["num_layers"],
+        n_head=f["num_heads"], d_model=f["hidden_size"], d_ff=f.get("intermediate_size") or 0,
+        dropout=f.get("resid_dropout", 0.0), window=f.get("window_size", 256),
+        norm_eps=f.get("layer_norm_epsilon", 1e-5), **_gelu_and_tied(f, path),
+    )  # fmt: skip
+
+
+def _from_qwen3(f: dict[str, Any], path: str) -> GPTConfig:
+    _refuse_unless(f, path, hidden_act="silu", attention_bias=False, use_sliding_window=False)
+    layer_types = set(f.get("layer_types") or ["full_attention"])
+    check(layer_types == {"full_attention"}, f"{path}: layer_types with sliding attention are not supported.")
+    rope = f.get("rope_parameters") or f.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    check(
+        kind == "default", f"{path}: rope scaling of type {kind!r} is not supported; only plain rotary positions are."
+    )
+    return GPTConfig(
+        "modern", vocab_size=f["vocab_size"], context=f["max_position_embeddings"], n_layer=f["num_hidden_layers"],
+        n_head=f["num_attention_heads"], n_kv_head=f.get("num_key_value_heads") or 0, d_model=f["hidden_size"],
+        d_head=f.get("head_dim") or 0, d_ff=f["intermediate_size"], norm_eps=f.get("rms_norm_eps", 1e-6),
+        tie_embeddings=f.get("tie_word_embeddings", False), dropout=f.get("seq2chat", {}).get("dropout", 0.0),
+        rope_theta=float(rope.get("rope_theta") or f.get("rope_theta") or 10000.0),
+    )  # fmt: skip
+
+
+def _gelu_and_tied(f: dict[str, Any], path: str) -> dict[str, bool]:
+    activation = f.get("activation_function", "gelu_new")
+    tanh = ("gelu_new", "gelu_pytorch_tanh")
+    check(activation in tanh, f"{path}: activation_function {activation!r} is not supported; {' and '.join(tanh)} are.")
+    _refuse_unless(f, path, tie_word_embeddings=True)
+    return {"tie_embeddings": True}
+
+
+def _refuse_unless(fields: dict[str, Any], path: str, **supported: Any) -> None:
+    for key, value in supported.items():
+        found = fields.get(key, value)
+        check(found == value, f"{path}: {key} {found!r} is not supported; only {value!r} is.")
+
+
+def _tensor_names(model: GPT) -> dict[str, list[str]]:
+    """Return their tensor names, each with the names of the parameters of ours that it holds, stacked by rows."""
+    names: dict[str, list[str]] = {}
+    for ours, _ in model.named_parameters():
+        names.setdefault(_their_name(model.config, ours), []).append(ours)
+    return names
+
+
+def _their_name(config: GPTConfig, ours: str) -> str:
+    if config.layout == "modern":
+        return ours if ours.startswith("lm_head") else f"model.{ours}"
+    module, _, kind = ours.rpartition(".")
+    if not module.startswith("layers."):
+        return f"transformer.{_OUTER[module]}.{kind}"
+    _, index, inner = module.split(".", 2)
+    return f"transformer.h.{index}.{(_GPT_NEO if config.window else _GPT2)[inner]}.{kind}"
+
+
+def _is_conv1d(config: GPTConfig, theirs: str) -> bool:
+    return config.layout == "gpt2" and config.window == 0 and ".c_" in theirs and theirs.endswith(".weight")
+
+
+def _canonical(config: GPTConfig, stored: str) -> str | None:
+    """Return the full name of a stored tensor, or None for buffers and tied copies that older files carry along."""
+    if stored == "lm_head.weight":
+        return None if config.tie_embeddings else stored
+    if stored.endswith((".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")):
+        return None
+    prefix = "model." if config.layout == "modern" else "transformer."
+    return stored if stored.startswith(prefix) else prefix + stored
+
+
+def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """Yield (file, name, tensor) for everything stored in the folder's weight files."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    check(single.is_file() or index.is_file(), f"{folder} has no model.safetensors; other weight files are not read.")
+    for file in [single] if single.is_file() else _shards(index):
+        check(file.is_file(), f"{file} is named by {index.name} but does not exist.")
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (safe_open is not iterable)
+                    yield file, name, tensors.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged or not a safetensors file: {error}.") from error
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        return [
+            index.parent / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged: it has no weight_map of tensor names to files.") from error

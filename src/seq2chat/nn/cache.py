@@ -1,0 +1,83 @@
+"""Keys and values kept between decoding steps, so that each step computes only the new positions."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class LayerCache:
+    """Keys and values of one layer. Room is doubled when it runs out, so appending costs amortised O(1) copies."""
+
+    def __init__(self):
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(
+        self,
+        k: Float[Tensor, "batch n_kv_head n_new d_head"],
+        v: Float[Tensor, "batch n_kv_head n_new d_head"],
+    ) -> tuple[Float[Tensor, "batch n_kv_head n_key d_head"], Float[Tensor, "batch n_kv_head n_key d_head"]]:
+        """Store the new keys and values behind the old, and return all of them (views, not copies)."""
+        end = self.length + k.shape[2]
+        self._keys, self._values = _with_room(self._keys, k, end), _with_room(self._values, v, end)
+        self._keys[:, :, self.length : end] = k
+        self._values[:, :, self.length : end] = v
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        if self._keys is not None and self._values is not None:
+            self._keys, self._values = self._keys[rows], self._values[rows]
+
+
+class KVCache:
+    """The decoding state of a Transformer: one `LayerCache` a layer, and the left padding of each row.
+
+    `padding` (batch,) counts the meaningless tokens in front of each row, so that prompts of different lengths end
+    together; None when there are none.
+    """
+
+    def __init__(self, n_layer: int, padding: Int[Tensor, " batch"] | None = None):
+        self.layers = [LayerCache() for _ in range(n_layer)]
+        self.padding = padding
+        self._least_padding = 0 if padding is None else int(padding.min())
+
+    @property
+    def length(self) -> int:
+        """Positions stored so far, padding included."""
+        return self.layers[0].length
+
+    @property
+    def longest(self) -> int:
+        """Positions stored so far in the row with the least padding, without that padding."""
+        return self.length - self._least_padding
+
+    def positions(self, n_new: int, device: torch.device) -> Int[Tensor, "rows {n_new}"]:
+        """Return (1 or batch, n_new): the positions of the next tokens, counted from each row's first real one."""
+        index = torch.arange(self.length, self.length + n_new, device=device)
+        return index[None] if self.padding is None else (index - self.padding[:, None]).clamp(min=0)
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may shrink or grow."""
+        for layer in self.layers:
+            layer.reorder(rows)
+        if self.padding is not None:
+            self.padding = self.padding[rows]
+            self._least_padding = int(self.padding.min())
+
+
+def _with_room(
+    stored: Float[Tensor, "batch n_kv_head room d_head"] | None,
+    new: Float[Tensor, "batch n_kv_head n_new d_head"],
+    length: int,
+) -> Float[Tensor, "batch n_kv_head more_room d_head"]:
+    """Return `stored`, moved into a larger tensor if it has no room for `length` positions."""
+    if stored is not None and stored.shape[2] >= length:
+        return stored
+    room = length if stored is None else max(length, 2 * stored.shape[2])
+    batch, n_kv_head, _, d_head = new.shape
+    larger = new.new_empty(batch, n_kv_head, room, d_head)
+    if stored is not None:
+        larger[:, :, : stored.shape[2]] = stored
+    return larger

@@ -1,0 +1,1 @@
+"""Strings become tensors: corpora are read, tokenized, written as shards and dealt out as batches."""

@@ -1,0 +1,164 @@
+"""Batches, and the loader that deals them: sample k is a pure function of the data, the seed and k.
+
+The only state of a loader is therefore the number of samples consumed, and a resumed run sees what the uninterrupted
+one would have seen, at any step and with any number of processes.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from seq2chat.config import check
+from seq2chat.text.shards import Shards
+
+IGNORED = -100
+FEISTEL_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model is given, row by row.
+
+    `labels[b, t]` is what position t of row b should predict, -100 where nothing is asked. Masks are True where a token
+    may be attended to; None means everywhere. `segments` numbers the document of each position, for a mask that keeps
+    attention inside documents; None means one document a row.
+    """
+
+    target: Int64[Tensor, "batch seq"]
+    labels: Int64[Tensor, "batch seq"]
+    source: Int64[Tensor, "batch source_seq"] | None = None
+    source_mask: Bool[Tensor, "batch source_seq"] | None = None
+    target_mask: Bool[Tensor, "batch seq"] | None = None
+    segments: Int64[Tensor, "batch seq"] | None = None
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the same batch on `device`."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items() if tensor is not None}
+        return Batch(**moved)
+
+
+class Loader:
+    """Deals training samples of `context` tokens.
+
+    Each epoch closes the stream of tokens into a circle, cuts it into windows from a random place on, and deals them in
+    random order. A stream of N tokens has N - 1 transitions from a token to the next, and each is a label exactly once
+    an epoch: the places of the last window that go round again are labelled -100. With `document_mask`, batches carry
+    `segments`.
+    """
+
+    def __init__(self, shards: Shards, context: int, seed: int, document_mask: bool = False) -> None:
+        self.shards, self.context, self.seed, self.document_mask = shards, context, seed, document_mask
+        self.n_transitions = shards.n_tokens - 1
+        check(
+            self.n_transitions >= context,
+            f"The {shards.name} text has {shards.n_tokens} tokens, but model.context is {context}; "
+            f"use a longer text or a context of at most {self.n_transitions}.",
+        )
+        self.n_windows = -(-self.n_transitions // context)
+
+    def sample(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return `target`, `labels` and `segments` of sample k, int64 of shape `(context,)` each."""
+        epoch, i = divmod(k, self.n_windows)
+        key = epoch_key(self.shards.fingerprint, self.seed, epoch)
+        offset = int.from_bytes(key[:8], "big") % self.n_transitions
+        start = permute(i, self.n_windows, key) * self.context
+        circle = offset + start + np.arange(self.context)
+        first = int(circle[0]) % self.n_transitions
+        n_before_wrap = self.n_transitions - first
+        head = self.shards.read(first, min(self.context, n_before_wrap) + 1).astype(np.int64)
+        tail = self.shards.read(0, max(self.context - n_before_wrap, 0) + 1).astype(np.int64)
+        target = np.concatenate([head[:-1], tail[:-1]])
+        labels = np.concatenate([head[1:], tail[1:]])
+        labels[start + np.arange(self.context) >= self.n_transitions] = IGNORED
+        return target, labels, self._segments(circle)
+
+    def batch(self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Return this rank's rows of the global batch of samples first_sample .. first_sample + batch_size - 1.
+
+        Rank r takes samples r, r + world_size, ... of these, so that the ranks together have the same global batch
+        whatever their number.
+        """
+        samples = range(first_sample + rank, first_sample + batch_size, world_size)
+        target, labels, segments = (np.stack(rows) for rows in zip(*map(self.sample, samples), strict=True))
+        return _batch(target, labels, segments if self.document_mask else None)
+
+    def _segments(self, circle: np.ndarray) -> np.ndarray:
+        turn, position = np.divmod(circle, self.n_transitions)
+        return _documents(self.shards, position) + turn * self.shards.n_documents
+
+
+def evaluation_batches(shards: Shards, context: int, batch_size: int, document_mask: bool = False) -> Iterator[Batch]:
+    """Yield the whole stream once, in order, in windows of `context` that do not overlap.
+
+    Every token of text is a label exactly once. The end-of-text tokens between documents are not (-100), so that the
+    sum of the losses is that of the text alone and can be divided by its bytes. The last row is padded on the right,
+    where causal attention does not look; the last batch may have fewer rows.
+    """
+    n_transitions = shards.n_tokens - 1
+    for first in range(0, n_transitions, batch_size * context):
+        last = min(first + batch_size * context, n_transitions)
+        tokens = shards.read(first, last - first + 1).astype(np.int64)
+        rows = -(-(last - first) // context)
+        target = np.full(rows * context, shards.eos_id, dtype=np.int64)
+        labels = np.full(rows * context, IGNORED, dtype=np.int64)
+        segments = _documents(shards, first + np.arange(rows * context))
+        target[: last - first] = tokens[:-1]
+        labels[: last - first] = np.where(tokens[1:] == shards.eos_id, IGNORED, tokens[1:])
+        target, labels, segments = (a.reshape(rows, context) for a in (target, labels, segments))
+        yield _batch(target, labels, segments if document_mask else None)
+
+
+def epoch_key(fingerprint: str, seed: int, epoch: int) -> bytes:
+    """Return 32 bytes that stand for one epoch of one run over one text."""
+    return hashlib.sha256(f"{fingerprint} {seed} {epoch}".encode()).digest()
+
+
+def permute(i: int, n: int, key: bytes) -> int:
+    """Return the place of `i` in a pseudo-random permutation of range(n), computed without a table.
+
+    A Feistel network permutes the next larger power of four, whatever its round function, and a result outside
+    range(n) is sent through again until it falls inside: cycle walking (Black and Rogaway 2002, section 3).
+    """
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    rounds = round_keys(key)
+    while True:
+        left, right = i >> half, i & mask
+        for round_key in rounds:
+            left, right = right, left ^ (_mix(right ^ round_key) & mask)
+        i = left << half | right
+        if i < n:
+            return i
+
+
+@lru_cache(maxsize=8)
+def round_keys(key: bytes) -> list[int]:
+    """Return one 64-bit number for each round of the Feistel network."""
+    digest = hashlib.shake_256(key).digest(8 * FEISTEL_ROUNDS)
+    return [int.from_bytes(digest[8 * r : 8 * r + 8], "big") for r in range(FEISTEL_ROUNDS)]
+
+
+def _mix(x: int) -> int:
+    """The finalizer of splitmix64 (Steele, Lea and Flood 2014), which spreads every bit of x over all 64."""
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return x ^ x >> 31
+
+
+def _documents(shards: Shards, positions: np.ndarray) -> np.ndarray:
+    return np.searchsorted(shards.starts, positions.astype(np.uint64), side="right") - 1
+
+
+def _batch(target: np.ndarray, labels: np.ndarray, segments: np.ndarray | None) -> Batch:
+    return Batch(
+        target=torch.from_numpy(target),
+        labels=torch.from_numpy(labels),
+        segments=None if segments is None else torch.from_numpy(segments),
+    )

@@ -1,0 +1,340 @@
+"""Where text comes from: named corpora fetched by hash, files and folders, a Hugging Face data set, Python's docs."""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from seq2chat.config import UserError, check
+
+SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+Progress = Callable[[int, int], None]
+Reader = Callable[[Path], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Named text. `documents()` starts over each time it is called and holds one document at a time in memory."""
+
+    name: str
+    read: Callable[[], Iterable[str]] = field(repr=False)
+    digest: Callable[[], str] = field(repr=False)
+
+    def documents(self) -> Iterator[str]:
+        """Yield each document that is not blank.
+
+        Raises UserError at the first mistake in the files, or if all documents are blank.
+        """
+        empty = True
+        for text in self.read():
+            if text.strip():
+                empty = False
+                yield text
+        check(not empty, f"{self.name} is empty; give a text to learn from.")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the contents."""
+        return self.digest()
+
+
+@dataclass(frozen=True)
+class NamedCorpus:
+    """One pinned file. Without a URL nobody publishes it in this form, and the user puts it in place."""
+
+    path: str
+    sha256: str
+    read: Reader
+    url: str = ""
+
+
+def load_corpus(name: str, field: str = "text", progress: Progress | None = None) -> Corpus:
+    """Return the corpus called `name`: one of `NAMED`, `pydocs`, `hf:NAME[:CONFIG]`, or the path of a file or folder.
+
+    A file is one document; a `.jsonl` file is one a line, under the key `field`. A folder is all its `.txt` and
+    `.jsonl` files, gzipped or not, in order of their paths. `progress(bytes_done, bytes_total)` is called during a
+    download, with a total of 0 where the server gives none.
+    Raises UserError if there is no such corpus or file.
+    """
+    if name == "pydocs":
+        return Corpus(name, _pydocs, partial(_hash_texts, _pydocs))
+    if name in NAMED:
+        file = _find(name, NAMED[name], progress)
+        return Corpus(name, partial(NAMED[name].read, file), partial(_hash_files, [file], name))
+    if name.startswith("hf:"):
+        read = _hugging_face(name, field)
+        return Corpus(name, read, partial(_hash_texts, read))
+    path = Path(name)
+    if not path.exists():
+        raise UserError(f"There is no corpus or file {name}.{_did_you_mean(path)}")
+    files = _files_in(path) if path.is_dir() else [path]
+    reader = partial(_read_file, field=field)
+    return Corpus(name, lambda: (text for file in files for text in reader(file)), partial(_hash_files, files, field))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES)]
+    files = sorted(file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts))
+    check(bool(files), f"The folder {folder} holds no text; put {', '.join(SUFFIXES)} files in it.")
+    return files
+
+
+def _did_you_mean(path: Path) -> str:
+    siblings = [str(file) for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(str(path), [*NAMED, "pydocs", *siblings], n=1)
+    return f" Did you mean {near[0]}?" if near else f" Give the path of a text or one of: pydocs, {', '.join(NAMED)}."
+
+
+# Reading one file
+
+
+def _read_file(file: Path, field: str) -> Iterator[str]:
+    check(file.suffix != ".json", f"{file} is a .json file; write one JSON object a line and call it .jsonl.")
+    if file.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _read_jsonl(file, lambda row: row[field])
+    else:
+        yield _read_text(file)
+
+
+def _read_text(file: Path) -> str:
+    with _open(file) as stream:
+        return _decode(stream.read(), file, 0).removeprefix("\ufeff")
+
+
+def _read_lines(file: Path) -> Iterator[str]:
+    return (line for line, _ in _numbered_lines(file))
+
+
+def _read_jsonl(file: Path, text_of: Callable[[dict[str, Any]], str]) -> Iterator[str]:
+    for line, number in _numbered_lines(file):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"Line {number} of {file} is not valid JSON ({error.msg}); write one object a line."
+            ) from None
+        check(isinstance(row, dict), f'Line {number} of {file} is not a JSON object; write {{"text": "..."}}.')
+        try:
+            text = text_of(row)
+        except KeyError as error:
+            keys = ", ".join(row) or "none"
+            raise UserError(f"Line {number} of {file} has no field {error}; its fields are: {keys}.") from None
+        check(isinstance(text, str), f"Line {number} of {file} holds a {type(text).__name__} where text should be.")
+        # JSON can spell half of a surrogate pair, which no UTF-8 can hold.
+        yield text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
+    offset = 0
+    with _open(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            text = _decode(line, file, offset).removeprefix("\ufeff").rstrip("\r\n")
+            offset += len(line)
+            if text.strip():
+                yield text, number
+
+
+class _open:
+    """Opens a file, gzipped or not, and turns damage met inside the `with` block into a UserError."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> BinaryIO | gzip.GzipFile:
+        try:
+            self.stream = gzip.open(self.file) if self.file.suffix == ".gz" else self.file.open("rb")
+        except OSError as error:
+            raise UserError(f"{self.file} cannot be read: {error.strerror}.") from None
+        return self.stream
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.stream.close()
+        if isinstance(error, (gzip.BadGzipFile, EOFError, zlib.error)):
+            raise UserError(f"{self.file} is not a complete gzip file; fetch or compress it again.") from None
+
+
+def _decode(data: bytes, file: Path, offset: int) -> str:
+    check(
+        not data.startswith((b"\xff\xfe", b"\xfe\xff")),
+        f"{file} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {file} > new.txt",
+    )
+    check(b"\0" not in data, f"{file} is a binary file (it has NUL bytes); give a text file.")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} is not UTF-8 at byte {offset + error.start}; "
+            f"convert it, for example: iconv -f LATIN1 -t UTF-8 {file} > new.txt"
+        ) from None
+
+
+# Named corpora
+
+
+def _gsm8k(file: Path) -> Iterator[str]:
+    return _read_jsonl(file, lambda row: row["question"] + "\n" + row["answer"])
+
+
+def _hh_rlhf(file: Path) -> Iterator[str]:
+    return _read_jsonl(file, lambda row: row["chosen"].strip())
+
+
+def _whole(file: Path) -> Iterator[str]:
+    yield _read_text(file)
+
+
+_GITHUB = "https://raw.githubusercontent.com/"
+_MULTI30K = _GITHUB + "multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw/train."
+
+NAMED = {
+    "tinyshakespeare": NamedCorpus(
+        "tinyshakespeare.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        _whole,
+        _GITHUB + "karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+    ),
+    "wikitext-2": NamedCorpus(
+        "wikitext-2/valid.txt",
+        "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+        _whole,
+        _GITHUB
+        + "pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2/valid.txt",
+    ),
+    "multi30k-en": NamedCorpus(
+        "multi30k/train.en.gz",
+        "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
+        _read_lines,
+        _MULTI30K + "en.gz",
+    ),
+    "multi30k-de": NamedCorpus(
+        "multi30k/train.de.gz",
+        "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
+        _read_lines,
+        _MULTI30K + "de.gz",
+    ),
+    "multi30k-fr": NamedCorpus(
+        "multi30k/train.fr.gz",
+        "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c",
+        _read_lines,
+        _MULTI30K + "fr.gz",
+    ),
+    "gsm8k": NamedCorpus(
+        "gsm8k/train.jsonl.gz",
+        "047ae96fb3025b18b8cfa89c4f9e9c7cd5120906864d58c3f93c91c495da6449",
+        _gsm8k,
+    ),
+    "hh-rlhf": NamedCorpus(
+        "hh-rlhf/harmless-base.part.jsonl.gz",
+        "75e40115ead02cc5c7aec7d9443d8fd2a470024e25d5391b5d94d7ba8a69703b",
+        _hh_rlhf,
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads and tokenized text: `$XDG_CACHE_HOME/seq2chat`, else `~/.cache/seq2chat`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seq2chat"
+
+
+def _find(name: str, corpus: NamedCorpus, progress: Progress | None) -> Path:
+    given = os.environ.get("SEQ2CHAT_DATA")
+    cached = cache_folder() / "data" / corpus.path
+    for file in [Path(given) / corpus.path, cached] if given else [cached]:
+        if file.is_file():
+            found = _hash_file(file)
+            check(
+                found == corpus.sha256,
+                f"{file} is not the pinned {name}: its sha256 is {found}, not {corpus.sha256}; remove or replace it.",
+            )
+            return file
+    if not corpus.url:
+        where = (
+            f"{given}/{corpus.path}" if given else f"{corpus.path} in a folder and name that folder in SEQ2CHAT_DATA"
+        )
+        raise UserError(f"{name} cannot be downloaded in this form; put it at {where} (sha256 {corpus.sha256}).")
+    download(corpus.url, corpus.sha256, cached, progress)
+    return cached
+
+
+def download(url: str, sha256: str, file: Path, progress: Progress | None = None) -> None:
+    """Fetch `url` to `file`, which appears only when it is complete and its sha256 is right.
+
+    Raises UserError if it cannot be fetched, or is not the pinned file.
+    """
+    part: Path | None = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=file.name + ".", dir=file.parent)
+        part = Path(name)
+        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=30) as response:
+            total, done, digest = int(response.headers.get("Content-Length") or 0), 0, hashlib.sha256()
+            while block := response.read(1 << 16):
+                out.write(block)
+                digest.update(block)
+                done += len(block)
+                if progress:
+                    progress(done, total)
+        check(digest.hexdigest() == sha256, f"{url} has changed: its sha256 is {digest.hexdigest()}, not {sha256}.")
+        part.replace(file)
+    except OSError as error:
+        raise UserError(f"{url} could not be downloaded ({error}); fetch it by hand and put it at {file}.") from None
+    finally:
+        if part:
+            part.unlink(missing_ok=True)
+
+
+# Text that is no file
+
+
+def _pydocs() -> Iterator[str]:
+    """Yield the documentation topics that ship inside CPython (what `help("for")` prints), in order of their names."""
+    topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    return (topics[name] for name in sorted(topics))
+
+
+def _hugging_face(name: str, field: str) -> Callable[[], Iterator[str]]:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError:
+        raise UserError(f'{name} needs the datasets package; run: pip install "seq2chat[hub]"') from None
+    _, path, *config = name.split(":")
+    try:
+        rows = datasets.load_dataset(path, *config, split="train")
+    except Exception as error:
+        raise UserError(f"{name} could not be loaded: {error}") from error
+    columns = ", ".join(rows.column_names)
+    check(field in rows.column_names, f"{name} has no field {field!r}; its fields are: {columns}.")
+    return lambda: (row[field] for row in rows)
+
+
+# Fingerprints
+
+
+def _hash_file(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _hash_files(files: list[Path], how: str) -> str:
+    """Hash contents, in order, and how they are read; not names, so that a moved file keeps its fingerprint."""
+    return hashlib.sha256("\n".join([how, *(_hash_file(file) for file in files)]).encode()).hexdigest()
+
+
+def _hash_texts(read: Callable[[], Iterable[str]]) -> str:
+    digest = hashlib.sha256()
+    for text in read():
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

@@ -1,0 +1,367 @@
+"""Tokenized text on disk: memory-mapped shards with a manifest that names the hash of every file.
+
+A split is one stream of tokens, `<|endoftext|> document <|endoftext|> document ... <|endoftext|>`, cut into files
+`train-00000.bin`, `train-00001.bin`, ... of 16-bit tokens (32-bit for vocabularies above 65,536), beside
+`train.index`, the 64-bit position at which each document starts.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from seq2chat.config import UserError, check
+from seq2chat.text.corpus import Corpus, cache_folder
+from seq2chat.text.tokenizer import Tokenizer
+
+FORMAT = 1
+SPLITS = ("train", "val")
+SHARD_TOKENS = 100_000_000
+FEW_DOCUMENTS = 100
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Progress = Callable[[int], None]
+
+
+# Splitting
+
+
+def split_documents(corpus: Corpus, val_fraction: float) -> Iterator[tuple[str, str]]:
+    """Yield `(split, text)` for the whole corpus in order, split being "train" or "val".
+
+    With fewer than 100 documents the end of each is held out: of n characters, the first int(n * (1 - val_fraction))
+    are for training (one document gives nanoGPT's split of tinyshakespeare). Otherwise whole documents are held out by
+    the hash of their text, so that copies of one document are on the same side.
+    """
+    documents = corpus.documents()
+    first = list(islice(documents, FEW_DOCUMENTS))
+    if len(first) < FEW_DOCUMENTS:
+        for text in first:
+            cut = int(len(text) * (1 - val_fraction))
+            yield from ((split, part) for split, part in (("train", text[:cut]), ("val", text[cut:])) if part)
+    else:
+        for text in chain(first, documents):
+            share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+            yield ("val" if share < val_fraction else "train"), text
+
+
+def split_texts(corpus: Corpus, val_fraction: float, split: str) -> Iterator[str]:
+    """Yield the texts of one split, "train" or "val"; a tokenizer is trained on the first before any shard exists."""
+    return (text for name, text in split_documents(corpus, val_fraction) if name == split)
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class Shards:
+    """One split as a stream of `n_tokens` tokens.
+
+    `starts` is the position of each document's leading `<|endoftext|>`, uint64 of shape `(n_documents,)`. `n_bytes` and
+    `n_characters` measure the text without control tokens. `fingerprint` stands for the tokens and their tokenizer,
+    however they are spread over files.
+    """
+
+    name: str
+    fingerprint: str
+    tokenizer: str
+    eos_id: int
+    n_tokens: int
+    n_documents: int
+    n_bytes: int
+    n_characters: int
+    parts: list[np.ndarray] = field(repr=False)
+    starts: np.ndarray = field(repr=False)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Return tokens start .. start + count - 1, shape `(count,)`, across files."""
+        assert start >= 0
+        assert start + count <= self.n_tokens
+        pieces = []
+        for part in self.parts:
+            if start < len(part) and count > 0:
+                pieces.append(part[start : start + count])
+                count -= len(pieces[-1])
+                start = 0
+            else:
+                start -= len(part)
+        return np.concatenate(pieces) if pieces else np.empty(0, self.parts[0].dtype)
+
+
+def open_shards(folder: str | Path, split: str, verify: bool = True) -> Shards:
+    """Return one split of a folder made by `write_shards`, memory-mapped.
+
+    Raises UserError naming the file that is missing, of the wrong size or, with `verify`, of the wrong hash.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    about = manifest["splits"][split]
+    for entry in [*about["files"], about["index"]]:
+        _check_file(folder / entry["name"], entry, verify)
+    dtype = np.dtype(manifest["dtype"])
+    return Shards(
+        name=split,
+        fingerprint=_fingerprint(about["sha256"], manifest["dtype"], manifest["tokenizer"]),
+        tokenizer=manifest["tokenizer"],
+        eos_id=manifest["eos_id"],
+        n_tokens=about["tokens"],
+        n_documents=about["documents"],
+        n_bytes=about["bytes"],
+        n_characters=about["characters"],
+        parts=[np.memmap(folder / entry["name"], dtype, mode="r") for entry in about["files"]],
+        starts=np.memmap(folder / about["index"]["name"], np.uint64, mode="r"),
+    )
+
+
+def shards_in_memory(texts: Iterable[str], tokenizer: Tokenizer, name: str = "text") -> Shards:
+    """Return the stream of `texts` without writing it, for evaluating on a file."""
+    eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
+    texts = list(texts)
+    documents = [np.concatenate([[eos_id], ids]).astype(dtype) for ids in tokenizer.encode_documents(texts)]
+    tokens = np.concatenate([*documents, np.array([eos_id], dtype)])
+    return Shards(
+        name=name,
+        fingerprint=_fingerprint(hashlib.sha256(tokens.tobytes()).hexdigest(), dtype.name, tokenizer.fingerprint),
+        tokenizer=tokenizer.fingerprint,
+        eos_id=eos_id,
+        n_tokens=len(tokens),
+        n_documents=len(texts),
+        n_bytes=sum(len(text.encode()) for text in texts),
+        n_characters=sum(map(len, texts)),
+        parts=[tokens],
+        starts=np.cumsum([0, *map(len, documents)][: len(documents)], dtype=np.uint64),
+    )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    check(file.is_file(), f"There are no finished shards in {folder} (no manifest.json); tokenize the text again.")
+    try:
+        manifest = json.loads(file.read_bytes())
+    except ValueError:
+        manifest = {}
+    check(
+        manifest.get("format") == FORMAT,
+        f"{file} is damaged or of another version; delete {folder} and tokenize the text again.",
+    )
+    return manifest
+
+
+def _check_file(file: Path, entry: dict[str, Any], verify: bool) -> None:
+    again = f"delete {file.parent} and tokenize the text again."
+    check(file.is_file(), f"{file} is missing; {again}")
+    size = file.stat().st_size
+    check(size == entry["size"], f"{file} is damaged: it has {size} bytes instead of {entry['size']}; {again}")
+    if verify:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        check(found == entry["sha256"], f"{file} is damaged: its sha256 is not the manifest's; {again}")
+
+
+# Writing
+
+
+def cached_shards(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Return a folder with the shards of this corpus, tokenizer and split, writing them only if they are not there yet.
+
+    The folder is under `cache`, by default the user's cache folder.
+    """
+    key = [FORMAT, corpus.fingerprint, tokenizer.fingerprint, val_fraction]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    slug = re.sub(r"[^\w.-]+", "-", Path(corpus.name).name)[:40]
+    folder = Path(cache or cache_folder() / "shards") / f"{slug}-{digest}"
+    if not (folder / "manifest.json").is_file():
+        write_shards(corpus, tokenizer, folder, val_fraction, progress=progress)
+    return folder
+
+
+def write_shards(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    val_fraction: float,
+    shard_tokens: int = SHARD_TOKENS,
+    progress: Progress | None = None,
+) -> None:
+    """Tokenize the corpus into `folder`, which appears complete or not at all; older shards in it are replaced.
+
+    `progress(characters_done)` is called after each document. Raises UserError if a split is empty, the disk is full,
+    or the folder holds something else.
+    """
+    folder = Path(folder)
+    others = folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file()
+    check(not others, f"{folder} holds files that are not shards; name another folder.")
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        _write_into(temporary, corpus, tokenizer, val_fraction, shard_tokens, progress)
+        _move(temporary, folder)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise UserError(f"The disk is full: there is no room for the shards in {folder.parent}.") from None
+        raise UserError(f"The shards cannot be written to {folder}: {error.strerror}.") from None
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_into(
+    folder: Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    shard_tokens: int,
+    progress: Progress | None,
+) -> None:
+    eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
+    writers = {split: _SplitWriter(folder, split, dtype, shard_tokens) for split in SPLITS}
+    waiting: deque[tuple[str, str]] = deque()
+
+    def texts() -> Iterator[str]:
+        for split, text in split_documents(corpus, val_fraction):
+            waiting.append((split, text))
+            yield text
+
+    done = 0
+    try:
+        for ids in tokenizer.encode_documents(texts()):
+            split, text = waiting.popleft()
+            writers[split].add(text, np.concatenate([[eos_id], ids]).astype(dtype))
+            done += len(text)
+            if progress:
+                progress(done)
+        for split, writer in writers.items():
+            advice = "use a longer text" if split == "train" else "use a longer text or a larger data.val_fraction"
+            check(writer.n_documents > 0, f"{corpus.name} leaves no text in the {split} split; {advice}.")
+            writer.finish(np.array([eos_id], dtype))
+    finally:
+        for writer in writers.values():
+            writer.close()
+    manifest = {
+        "format": FORMAT,
+        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "tokenizer": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": eos_id,
+        "dtype": dtype.name,
+        "val_fraction": val_fraction,
+        "splits": {split: writer.manifest() for split, writer in writers.items()},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+class _SplitWriter:
+    """Writes the stream of one split, opening a new file whenever one holds `shard_tokens`."""
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int) -> None:
+        self.folder, self.split, self.dtype, self.shard_tokens = folder, split, dtype, shard_tokens
+        self.n_tokens = self.n_documents = self.n_bytes = self.n_characters = 0
+        self.starts = array("Q")
+        self.stream_hash, self.file_hash = hashlib.sha256(), hashlib.sha256()
+        self.files: list[dict[str, Any]] = []
+        self.index: dict[str, Any] = {}
+        self.out: BinaryIO | None = None
+
+    def add(self, text: str, tokens: np.ndarray) -> None:
+        self.starts.append(self.n_tokens)
+        self.n_documents += 1
+        self.n_characters += len(text)
+        self.n_bytes += len(text.encode())
+        self._write(tokens)
+
+    def finish(self, last: np.ndarray) -> None:
+        self._write(last)
+        self._end_file()
+        data = np.array(self.starts, dtype=np.uint64).tobytes()
+        name = f"{self.split}.index"
+        (self.folder / name).write_bytes(data)
+        self.index = {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def close(self) -> None:
+        if self.out:
+            self.out.close()
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "tokens": self.n_tokens,
+            "documents": self.n_documents,
+            "bytes": self.n_bytes,
+            "characters": self.n_characters,
+            "sha256": self.stream_hash.hexdigest(),
+            "files": self.files,
+            "index": self.index,
+        }
+
+    def _write(self, tokens: np.ndarray) -> None:
+        while len(tokens):
+            room = self.shard_tokens - self.n_tokens % self.shard_tokens
+            if self.out is None:
+                self.out = (self.folder / self._name()).open("wb")
+                self.file_hash = hashlib.sha256()
+            data = tokens[:room].tobytes()
+            self.out.write(data)
+            self.file_hash.update(data)
+            self.stream_hash.update(data)
+            self.n_tokens += min(room, len(tokens))
+            if len(tokens) >= room:
+                self._end_file()
+            tokens = tokens[room:]
+
+    def _name(self) -> str:
+        return f"{self.split}-{len(self.files):05d}.bin"
+
+    def _end_file(self) -> None:
+        if self.out:
+            size = self.out.tell()
+            self.out.close()
+            self.out = None
+            self.files.append({"name": self._name(), "size": size, "sha256": self.file_hash.hexdigest()})
+
+
+def _move(temporary: Path, folder: Path) -> None:
+    """Put a finished folder in its place, out of which an older one is moved first."""
+    temporary.chmod(0o755)
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        folder.replace(old)
+        shutil.rmtree(old)
+    try:
+        temporary.replace(folder)
+    except OSError as error:
+        # Another process finished the same folder first; a manifest is written last, so it is complete.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (folder / "manifest.json").is_file():
+            raise
+
+
+def _eos(tokenizer: Tokenizer) -> int:
+    if tokenizer.eos_id is None:
+        raise UserError("The tokenizer has no <|endoftext|> or other end-of-text token to put between documents.")
+    return tokenizer.eos_id
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+
+
+def _fingerprint(stream_sha256: str, dtype: str, tokenizer: str) -> str:
+    return hashlib.sha256(f"{stream_sha256} {dtype} {tokenizer}".encode()).hexdigest()

@@ -1,0 +1,316 @@
+"""Byte-level BPE: trained with `tokenizers`, encoded with `tiktoken`, stored as one `tokenizer.json`.
+
+`tokenizers` owns the file format that the ecosystem reads; `tiktoken` encodes several times faster, and tests hold
+their ids equal. `bpe.py` is the same algorithm written to be read.
+
+Text is always encoded as ordinary text. Control tokens such as `<|im_start|>` have ids, but no string encodes to them:
+code that needs one takes its id from `Tokenizer.control` and puts it there itself.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tiktoken
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+
+from seq2chat.config import UserError, check
+from seq2chat.text.bpe import byte_alphabet
+
+CONTROL = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
+
+# Qwen2's pattern. The contractions name both cases, because case-insensitive matching follows each regex engine's own
+# Unicode tables.
+PATTERN = (
+    r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# In these patterns a single line break between two visible characters always ends a piece, whatever stands around it,
+# so a long text may be cut there and encoded in parallel.
+CUTTABLE = {PATTERN, GPT2_PATTERN, QWEN2_PATTERN}
+CUT = re.compile(r"(?<=\S\n)(?=\S)")
+CUT_EVERY = 1 << 20
+
+# tiktoken's regex engine gives up on a longer run of blanks; such text goes through `tokenizers`, which is slower.
+LONGEST_BLANK = 100_000
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Tokenizer:
+    """A byte-level BPE. Make one with `Tokenizer.train` or `Tokenizer.load`.
+
+    `control` maps the text of each control token to its id. `eos_id` is the token that separates documents; `pad_id`
+    never equals it. Either is None where a tokenizer of others has no such token.
+    """
+
+    def __init__(self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json") -> None:
+        self._json, self._config = tokenizer_json, tokenizer_config
+        spec = _read_json(tokenizer_json, where)
+        pattern, merges, vocabulary = _byte_level_bpe(spec, where)
+        self._slow = tokenizers.Tokenizer.from_str(tokenizer_json)
+        self._slow.encode_special_tokens = True
+        self._cuttable = pattern in CUTTABLE
+
+        self.control: dict[str, int] = {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
+        ranks, to_id = _ranks(merges, vocabulary, where)
+        self._fast = tiktoken.Encoding("seq2chat", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        self._to_id = None if np.array_equal(to_id, np.arange(len(to_id))) else to_id
+
+        self._bytes = {int(token_id): token for token_id, token in zip(to_id, ranks, strict=True)}
+        self._bytes |= {token_id: text.encode() for text, token_id in self.control.items()}
+        self.vocab_size = max(max(self._bytes), max(vocabulary.values())) + 1
+
+        names = _read_json(tokenizer_config, "tokenizer_config.json")
+        self.eos_id = self._control_id("<|endoftext|>", names.get("eos_token"))
+        pad_id = self._control_id("<|pad|>", names.get("pad_token"))
+        self.pad_id = None if pad_id == self.eos_id else pad_id
+
+        canonical = json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Return a tokenizer with at most `vocab_size` tokens: 256 bytes, merges, and the 4 control tokens last.
+
+        260 has no merges and is the plain byte tokenizer. It is smaller than asked for where `texts` have too few
+        pairs that occur twice.
+        """
+        least = 256 + len(CONTROL)
+        check(vocab_size >= least, f"tokenizer.vocab_size is {vocab_size}; {least} is the least.")
+        model = tokenizers.Tokenizer(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(PATTERN), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        model.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - len(CONTROL),
+            min_frequency=2,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        model.train_from_iterator(texts, trainer)
+        model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+        # This class makes transformers take tokenizer.json as it stands, whatever the model's own tokenizer is.
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|pad|>",
+            "clean_up_tokenization_spaces": False,
+        }
+        return cls(model.to_str(pretty=True), json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Return the tokenizer in a `tokenizer.json`, or in the folder that holds one: ours, GPT-2's, Qwen's, ...
+
+        Raises UserError if there is none or it is not byte-level BPE.
+        """
+        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        check(file.is_file(), f"There is no tokenizer at {file}; give a tokenizer.json or a folder that holds one.")
+        config = file.with_name("tokenizer_config.json")
+        return cls(_read(file), _read(config) if config.is_file() else "{}\n", where=str(file))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_bytes(self._json.encode())
+        (folder / "tokenizer_config.json").write_bytes(self._config.encode())
+
+    def split(self, text: str) -> list[str]:
+        """Return the pieces that BPE works in: merges never cross from one to the next."""
+        pieces = self._slow.pre_tokenizer.pre_tokenize_str(self._normalize(text))
+        to_byte = {character: byte for byte, character in byte_alphabet().items()}
+        return [bytes(to_byte[character] for character in piece).decode() for piece, _ in pieces]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text` as ordinary text: never a control token, even where its name is written."""
+        return self._ids(text).tolist()
+
+    def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all cores."""
+        parts: list[np.ndarray] = []
+        for encoded in _map_in_order(self._encode_task, _tasks(texts, self._cut)):
+            for ids, ends_document in encoded:
+                parts.append(ids)
+                if ends_document:
+                    yield np.concatenate(parts)
+                    parts = []
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`; control tokens by name, bytes that are no UTF-8 as U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Return the bytes of `ids`, joined."""
+        return b"".join(self.token_bytes(token_id) for token_id in ids)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token. Raises UserError if `token_id` is not below `vocab_size`."""
+        last = self.vocab_size - 1
+        check(0 <= token_id <= last, f"There is no token {token_id}; this tokenizer has ids from 0 to {last}.")
+        return self._bytes.get(int(token_id), b"")
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder for ids that arrive one at a time."""
+        return StreamDecoder(self)
+
+    def _control_id(self, ours: str, theirs: str | dict[str, Any] | None) -> int | None:
+        name = theirs["content"] if isinstance(theirs, dict) else theirs
+        return self.control.get(ours, self.control.get(name or ours))
+
+    def _normalize(self, text: str) -> str:
+        # A JSON file can spell half of a surrogate pair, which no UTF-8 can hold.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if not _is_utf8(text) else text
+        return text if self._slow.normalizer is None else self._slow.normalizer.normalize_str(text)
+
+    def _ids(self, text: str) -> np.ndarray:
+        text = self._normalize(text)
+        if any(text[i : i + LONGEST_BLANK].isspace() for i in range(0, len(text) - LONGEST_BLANK + 1, LONGEST_BLANK)):
+            return np.array(self._slow.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        ids = self._fast.encode_to_numpy(text, disallowed_special=())
+        return ids if self._to_id is None else self._to_id[ids]
+
+    def _cut(self, text: str) -> Iterator[str]:
+        start = 0
+        while self._cuttable and (cut := CUT.search(text, start + CUT_EVERY)):
+            yield text[start : cut.start()]
+            start = cut.start()
+        yield text[start:]
+
+    def _encode_task(self, task: list[tuple[str, bool]]) -> list[tuple[np.ndarray, bool]]:
+        return [(self._ids(text), ends_document) for text, ends_document in task]
+
+
+class StreamDecoder:
+    """Turns ids into text as they arrive, holding back the bytes of a character until it is complete."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token_id: int) -> str:
+        """Return the text that `token_id` completes, which may be empty."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def flush(self) -> str:
+        """Return what is left at the end: U+FFFD for a character that was never completed, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _map_in_order(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Like `map`, on all cores, reading only a little ahead so that memory stays bounded."""
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[B]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _tasks(texts: Iterable[str], cut: Callable[[str], Iterator[str]]) -> Iterator[list[tuple[str, bool]]]:
+    """Group parts of texts into tasks of about `CUT_EVERY` characters; each part says whether it ends its text."""
+    task: list[tuple[str, bool]] = []
+    size = 0
+    for text in texts:
+        parts = list(cut(text))
+        for i, part in enumerate(parts):
+            task.append((part, i == len(parts) - 1))
+            size += len(part)
+            if size >= CUT_EVERY:
+                yield task
+                task, size = [], 0
+    if task:
+        yield task
+
+
+def _byte_level_bpe(spec: Any, where: str) -> tuple[str, list[list[str]], dict[str, int]]:
+    """Return split pattern, merges and vocabulary of a parsed `tokenizer.json`.
+
+    Raises UserError if it is of another kind, or prepares text in a way that tiktoken cannot follow.
+    """
+    wrong = f"{where} is not a byte-level BPE tokenizer (%s); use one like GPT-2's or Qwen's, or train one."
+    model = spec.get("model") or {} if isinstance(spec, dict) else {}
+    check(model.get("type") == "BPE", wrong % "its model.type is not BPE")
+    affixes = [
+        model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback")
+    ]
+    check(not any(affixes), wrong % "it has affixes, dropout or byte_fallback")
+    normalizer = (spec.get("normalizer") or {"type": None})["type"]
+    check(normalizer in (None, "NFC"), wrong % f"its normalizer is {normalizer}")
+    steps = spec.get("pre_tokenizer") or {}
+    steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
+    check(steps[-1].get("type") == "ByteLevel", wrong % "its pre_tokenizer does not end in ByteLevel")
+    check(not steps[-1].get("add_prefix_space"), wrong % "it adds a space in front of the text")
+    if len(steps) == 1 and steps[0].get("use_regex", True):
+        pattern = GPT2_PATTERN
+    else:
+        regex = steps[0].get("pattern", {}).get("Regex")
+        isolated = steps[0].get("behavior") == "Isolated" and not steps[0].get("invert")
+        fits = len(steps) == 2 and regex and isolated and not steps[1].get("use_regex", True)
+        check(bool(fits), wrong % "its pre_tokenizer is not one regex followed by ByteLevel")
+        pattern = regex
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return str(pattern), merges, model["vocab"]
+
+
+def _ranks(merges: list[list[str]], vocabulary: dict[str, int], where: str) -> tuple[dict[bytes, int], np.ndarray]:
+    """Return tiktoken's ranks and the id of each rank.
+
+    A rank is the position at which a token is learned: bytes first, then merges in their order. Ids need not follow it.
+    """
+    to_byte = {character: byte for byte, character in byte_alphabet().items()}
+    missing = [byte for character, byte in to_byte.items() if character not in vocabulary]
+    check(not missing, f"{where} is not a byte-level BPE tokenizer: it has no token for byte {missing[:1]}.")
+    tokens = dict.fromkeys([*to_byte, *(left + right for left, right in merges)])
+    check(all(token in vocabulary for token in tokens), f"{where} is damaged: a merge makes a token that has no id.")
+    ranks = {bytes(to_byte[character] for character in token): rank for rank, token in enumerate(tokens)}
+    return ranks, np.array([vocabulary[token] for token in tokens], dtype=np.uint32)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text, so it is no tokenizer.") from None
+
+
+def _read_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not valid JSON: {error}.") from None

@@ -1,0 +1,172 @@
+"""Checkpoints: a Hugging Face model folder plus `trainer/`, whole or not there at all.
+
+A checkpoint is written to a temporary folder, its manifest last, and renamed. What has no valid manifest is never read.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from seq2chat.config import UserError, check
+from seq2chat.models.huggingface import load_model, save_model
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.training.runlog import RunLog
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all there is to the state of the data loader, the schedule and the clock."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(
+    log: RunLog,
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    optimizers: list[torch.optim.Optimizer],
+    progress: Progress,
+    keep: int,
+) -> Path:
+    """Write `checkpoints/step-000500` of the run `log` and delete all but the `keep` newest. Returns its path.
+
+    Raises `UserError` when the disk is full; the older checkpoints are then untouched.
+    """
+    folder = log.checkpoints
+    final = folder / f"step-{progress.step:06d}"
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        (temporary / "trainer").mkdir(parents=True)
+        save_model(model, temporary, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+        tokenizer.save(temporary)
+        save_file(_optimizer_tensors(model, optimizers), temporary / "trainer" / "optimizer.safetensors")
+        save_file(_rng_states(), temporary / "trainer" / "rng.safetensors")
+        (temporary / "trainer" / "progress.json").write_text(json.dumps(asdict(progress), indent=1) + "\n")
+        hashes = {str(f.relative_to(temporary)): _sha256(f) for f in sorted(temporary.rglob("*")) if f.is_file()}
+        (temporary / "manifest.json").write_text(json.dumps({"sha256": hashes}, indent=1) + "\n")
+        for file in [*temporary.rglob("*"), temporary]:
+            _sync(file)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise UserError(
+                f"The disk of {folder} is full, so step {progress.step} was not saved; the checkpoints already there are "
+                "whole. Free some space and continue with --resume."
+            ) from error
+        raise
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    _sync(folder)
+    for old in log.list_checkpoints()[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Model folder meant by `path`: itself if it holds a model, else the newest checkpoint of the run at `path`.
+
+    Raises `UserError` when there is neither.
+    """
+    if (path / "config.json").exists():
+        return path
+    check(path.exists(), f"There is no run or model folder {path}; `seq2chat runs list` shows the runs there are.")
+    checkpoints = RunLog(path).list_checkpoints()
+    check(bool(checkpoints), f"{path} holds no checkpoint yet, nor a model (config.json); train it first.")
+    return checkpoints[-1]
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Raises `UserError` naming the first file in `folder` that is missing or differs from the manifest's hash."""
+    try:
+        hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}/manifest.json is missing or damaged; use an older checkpoint.") from error
+    for name, expected in hashes.items():
+        file = folder / name
+        check(file.exists(), f"{file} is missing; use an older checkpoint.")
+        check(
+            _sha256(file) == expected,
+            f"{file} is damaged: its sha256 is not the {expected[:12]}… of manifest.json; use an older checkpoint.",
+        )
+
+
+def load_checkpoint(path: Path) -> tuple[nn.Module, Tokenizer]:
+    """Model in evaluation mode and tokenizer of a run, a checkpoint, or any model folder of a known layout.
+
+    Raises `UserError` when the folder is damaged or its tokenizer is of another model.
+    """
+    folder = find_checkpoint(path)
+    if (folder / "manifest.json").exists():
+        verify_checkpoint(folder)
+    model, tokenizer = load_model(folder).eval(), Tokenizer.load(folder)
+    check(
+        tokenizer.vocab_size <= model.config.vocab_size,
+        f"The tokenizer in {folder} has {tokenizer.vocab_size} tokens but its model only {model.config.vocab_size}: "
+        "it belongs to another checkpoint. Put back the tokenizer.json the model was trained with.",
+    )
+    return model, tokenizer
+
+
+def resume_checkpoint(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
+    """Put weights, optimizer state and random state of the checkpoint `folder` into what is given; where it stood."""
+    verify_checkpoint(folder)
+    model.load_state_dict(load_model(folder).state_dict())
+    with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as file:
+        saved = {key: file.get_tensor(key) for key in file.keys()}
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer, parameter in _parameters(optimizers):
+        prefix = f"{names[parameter]}:"
+        state = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+        # A step counter stays where the optimizer keeps it; moments live beside their parameter.
+        optimizer.state[parameter] = {k: v if v.ndim == 0 else v.to(parameter.device) for k, v in state.items()}
+    with safe_open(folder / "trainer" / "rng.safetensors", "pt") as file:
+        torch.set_rng_state(file.get_tensor("cpu"))
+        if "cuda" in file.keys() and torch.cuda.is_available():
+            torch.cuda.set_rng_state(file.get_tensor("cuda"))
+    return Progress(**json.loads((folder / "trainer" / "progress.json").read_text()))
+
+
+def _parameters(optimizers: list[torch.optim.Optimizer]) -> Iterable[tuple[torch.optim.Optimizer, nn.Parameter]]:
+    return ((o, p) for o in optimizers for group in o.param_groups for p in group["params"])
+
+
+def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[p]}:{key}": value.contiguous() for o, p in _parameters(optimizers) for key, value in o.state[p].items()
+    }
+
+
+def _rng_states() -> dict[str, Any]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,140 @@
+"""From a recipe, or from a run folder, to a job that the loop can train."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seq2chat.config import Budget, Recipe, check
+from seq2chat.device import pick_device, pick_precision, seed_everything
+from seq2chat.models.gpt import GPT, n_parameters
+from seq2chat.text.batch import Loader
+from seq2chat.text.corpus import load_corpus
+from seq2chat.text.shards import cached_shards, open_shards, train_documents
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.training.checkpoint import Progress, resume_checkpoint
+from seq2chat.training.loop import Job
+from seq2chat.training.objective import causal_lm
+from seq2chat.training.optim import make_optimizers
+from seq2chat.training.runlog import RunLog, open_run
+
+Say = Callable[[str], None]
+
+TOKENIZER_CHARACTERS = 100_000_000  # a BPE learns no other merges from more
+COMPILE_SECONDS = 60  # the shortest timed run in which compiling pays; see docs/log.md
+
+
+def start_job(recipe: Recipe, folder: Path, say: Say, began: float | None = None) -> Job:
+    """Job for a new run in `folder`, whose complete `config.toml` is written.
+
+    `say` gets one line for each choice made. The clock of a timed run counts from `began` (`time.monotonic()`).
+    Raises `UserError` when the folder holds a run already, or the data can't be used.
+    """
+    began = time.monotonic() if began is None else began
+    log = RunLog(folder)
+    check(
+        not (folder / "config.toml").exists(),
+        f"{folder} holds a run already; add --resume to continue it, or choose another folder with --out.",
+    )
+    tokenizer = _make_tokenizer(recipe, say)
+    vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
+    check(
+        vocab_size >= tokenizer.vocab_size,
+        f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; write 0 to follow it.",
+    )
+    device = pick_device()
+    precision = pick_precision(recipe.train.precision, device)
+    name = {torch.bfloat16: "bf16", torch.float32: "fp32"}[precision.dtype]
+    say(f"precision {name}: {precision.reason}")
+    model = dataclasses.replace(recipe.model, vocab_size=vocab_size)
+    recipe = dataclasses.replace(recipe, model=model, train=dataclasses.replace(recipe.train, precision=name))
+    say(f"model {model.layout}: {n_parameters(model) / 1e6:.1f}M parameters, {model.n_layer} layers of {model.d_model}")
+    job = _make_job(recipe, log, tokenizer, device, say)
+    log.create()
+    tokenizer.save(folder / "tokenizer")
+    job.recipe.save(folder / "config.toml")
+    job.progress.seconds = time.monotonic() - began
+    return job
+
+
+def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say) -> Job:
+    """Job that continues the run in `folder` from its newest checkpoint, exactly; from its start if it has none.
+
+    Of its options only the budget may be changed. Raises `UserError` for other changes, a damaged checkpoint, or data
+    that is no longer the same.
+    """
+    log = open_run(folder)
+    recipe = Recipe.load(folder / "config.toml", changes)
+    same = Recipe.load(folder / "config.toml", {"train": {"budget": recipe.train.budget}})
+    check(recipe == same, f"{folder} continues with the options it began with; only --budget can be changed.")
+    job = _make_job(recipe, log, Tokenizer.load(folder / "tokenizer"), pick_device(), say)
+    checkpoints = log.list_checkpoints()
+    if checkpoints:
+        job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers)
+    log.forget_after(job.progress.step)
+    log.note(f"resumed at step {job.progress.step}")
+    say(f"resumed {folder} at step {job.progress.step}")
+    return job
+
+
+def _make_tokenizer(recipe: Recipe, say: Say) -> Tokenizer:
+    if recipe.tokenizer.path:
+        return Tokenizer.load(Path(recipe.tokenizer.path))
+    corpus = load_corpus(recipe.data.corpus)
+    texts = train_documents(corpus, recipe.data.val_fraction)
+    tokenizer = Tokenizer.train(_up_to(TOKENIZER_CHARACTERS, texts), recipe.tokenizer.vocab_size)
+    say(f"tokenizer: {tokenizer.vocab_size} tokens, trained on the training split of {corpus.name}")
+    return tokenizer
+
+
+def _up_to(characters: int, texts: Iterator[str]) -> Iterator[str]:
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            return
+
+
+def _make_job(recipe: Recipe, log: RunLog, tokenizer: Tokenizer, device: torch.device, say: Say) -> Job:
+    shards = cached_shards(load_corpus(recipe.data.corpus), tokenizer, recipe.data.val_fraction)
+    loader = Loader(open_shards(shards, "train"), recipe.model.context, recipe.train.seed, recipe.data.document_mask)
+    seed_everything(recipe.train.seed)
+    with device:
+        model = GPT(recipe.model)
+    precision = pick_precision(recipe.train.precision, device)
+    optimizers = make_optimizers(model, recipe.optim, precision.dtype)
+    job = Job(
+        log, recipe, model, tokenizer, causal_lm, loader, open_shards(shards, "val"), optimizers, precision, device,
+        Progress(),
+    )  # fmt: skip
+    compiled = _compile(job, say)
+    job.recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, compile="on" if compiled else "off"))
+    return job
+
+
+def _compile(job: Job, say: Say) -> bool:
+    """Compile the blocks of the job's model if that is asked for or pays; whether they are. A failure falls back."""
+    choice, budget = job.recipe.train.compile, Budget.parse(job.recipe.train.budget)
+    if choice == "off" or (choice == "auto" and budget.unit == "seconds" and budget.amount < COMPILE_SECONDS):
+        return False
+    began = time.perf_counter()
+    for block in job.model.layers:
+        block.compile()
+    try:
+        batch = job.loader.batch(0, job.recipe.train.batch_size).to(job.device)
+        with job.precision.autocast(job.device):
+            loss, _ = job.objective(job.model, batch)
+        loss.backward()
+    except Exception as error:
+        for block in job.model.layers:
+            block._compiled_call_impl = None
+        say(f"torch.compile failed here ({type(error).__name__}), so training is not compiled.")
+        return False
+    finally:
+        job.model.zero_grad(set_to_none=True)
+        seed_everything(job.recipe.train.seed)
+    say(f"torch.compile: ready after {time.perf_counter() - began:.0f} s")
+    return True

@@ -1,0 +1,262 @@
+"""The training loop, in the open: one for every objective."""
+
+import itertools
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from seq2chat.config import Budget, Recipe, UserError
+from seq2chat.device import Precision
+from seq2chat.generation.decode import generate
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.models.gpt import flops_per_token
+from seq2chat.text.batch import Batch, Loader, evaluation_batches
+from seq2chat.text.shards import Shards
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.training.checkpoint import Progress, save_checkpoint
+from seq2chat.training.metrics import Evaluation, evaluate, token_lengths
+from seq2chat.training.objective import Loss
+from seq2chat.training.runlog import RunLog
+from seq2chat.training.schedule import rate
+
+
+@dataclass
+class Job:
+    """All that a run needs in memory; `seq2chat.training.job` makes it."""
+
+    log: RunLog
+    recipe: Recipe
+    model: nn.Module
+    tokenizer: Tokenizer
+    objective: Callable[[nn.Module, Batch], Loss]
+    loader: Loader
+    validation: Shards
+    optimizers: list[torch.optim.Optimizer]
+    precision: Precision
+    device: torch.device
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step; `share` of the run is done after it."""
+
+    step: int
+    tokens: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens_per_second: float
+    peak_share: float
+    elapsed_seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    step: int
+    evaluation: Evaluation
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Sampled:
+    step: int
+    text: str
+
+
+Event = Step | Validated | Saved | Sampled
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; a second one acts as it would have without us."""
+    stop = threading.Event()
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for s in before:
+        signal.signal(s, on_signal)
+    try:
+        yield stop
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def train(job: Job, stop: threading.Event) -> Iterator[Event]:
+    """Train `job` from where it stands to the end of its budget, or until `stop` is set; yields what happens.
+
+    Every milestone saves before it evaluates. Raises `UserError` when the loss is no longer a number; the weights on
+    disk are those of the last checkpoint.
+    """
+    config, progress = job.recipe.train, job.progress
+    clock = _Clock(job)
+    job.model.train()
+    while not clock.over() and not stop.is_set():
+        before = clock.share()
+        began = time.perf_counter()
+        for optimizer in job.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate(job.recipe.schedule, clock.middle_of_step())
+        loss, grad_norm, n_tokens = train_step(job)
+        progress.step += 1
+        progress.samples += config.batch_size * config.accumulation
+        progress.tokens += n_tokens
+        seconds = time.perf_counter() - began
+        after = clock.tick(seconds)
+        step = Step(
+            progress.step, progress.tokens, loss, max(g["lr"] for g in job.optimizers[0].param_groups), grad_norm,
+            n_tokens / seconds, n_tokens / seconds * flops_per_token(job.model.config) / job.precision.peak_flops,
+            progress.seconds, min(1.0, after),
+        )  # fmt: skip
+        job.log.record({k: v for k, v in vars(step).items() if k != "share"})
+        yield step
+        if clock.over():
+            break
+        yield from _milestones(job, clock, before, after)
+    yield _save(job)
+    if clock.over():
+        yield _validate(job, clock, whole=True)
+        if config.samples:
+            yield _sample(job)
+
+
+def train_step(job: Job) -> tuple[float, float, int]:
+    """One optimizer step over `accumulation` forward passes. Returns mean loss in nats, gradient norm, label count.
+
+    Summed gradients are divided by the number of labels of the whole step, so accumulation never changes the loss.
+    """
+    config = job.recipe.train
+    loss_sum, n_tokens = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
+    for i in range(config.accumulation):
+        batch = job.loader.batch(job.progress.samples + i * config.batch_size, config.batch_size).to(job.device)
+        with job.precision.autocast(job.device):
+            loss, n = job.objective(job.model, batch)
+        loss.backward()
+        loss_sum, n_tokens = loss_sum + loss.detach(), n_tokens + n
+    grads = [p.grad for p in job.model.parameters() if p.grad is not None]
+    torch._foreach_div_(grads, n_tokens)
+    norm = nn.utils.get_total_norm(grads)
+    mean = (loss_sum / n_tokens).item()
+    if not (math.isfinite(mean) and math.isfinite(norm.item())):
+        raise UserError(
+            f"The loss is {mean} with gradient norm {norm.item()} at step {job.progress.step + 1}, so training stopped; "
+            f"the last good checkpoint is kept in {job.log.checkpoints}. Lower optim.matrix_lr and optim.embedding_lr."
+        )
+    if job.recipe.optim.clip:
+        nn.utils.clip_grads_with_norm_(job.model.parameters(), job.recipe.optim.clip, norm)
+    for optimizer in job.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return mean, norm.item(), int(n_tokens)
+
+
+class _Clock:
+    """Share of the budget that is used, whatever its unit, counted over all the sessions of a run."""
+
+    def __init__(self, job: Job) -> None:
+        self.progress = job.progress
+        self.budget = Budget.parse(job.recipe.train.budget)
+        self.began = time.monotonic() - job.progress.seconds
+        self.step_seconds = 0.0
+        self.reserve = 0.0  # seconds the last validation and checkpoint will take
+        train = job.recipe.train
+        samples = train.batch_size * train.accumulation
+        per_step = {"steps": 1, "epochs": samples / job.loader.n_windows, "tokens": samples * job.loader.context}
+        self.steps = 0 if self.budget.unit == "seconds" else math.ceil(self.budget.amount / per_step[self.budget.unit])
+
+    def tick(self, step_seconds: float) -> float:
+        self.step_seconds = min(step_seconds, 2 * self.step_seconds or step_seconds)
+        return self.share()
+
+    def share(self, steps: float = 0.0) -> float:
+        """Share used, `steps` steps from now."""
+        self.progress.seconds = time.monotonic() - self.began
+        if self.steps:
+            return (self.progress.step + steps) / self.steps
+        return (self.progress.seconds + steps * self.step_seconds) / max(1e-9, self.budget.amount - self.reserve)
+
+    def middle_of_step(self) -> float:
+        return min(1.0, self.share(0.5))
+
+    def over(self) -> bool:
+        # A timed run ends with the step that would cross its end.
+        return self.share() >= 1 if self.steps else self.share(1.0) >= 1
+
+
+def _milestones(job: Job, clock: _Clock, before: float, after: float) -> Iterator[Event]:
+    def crossed(parts: int) -> bool:
+        return int(after * parts) > int(before * parts)
+
+    config = job.recipe.train
+    if crossed(config.checkpoints):
+        yield _save(job)
+    if crossed(config.evals):
+        yield _validate(job, clock, whole=False)
+    if config.samples and crossed(config.samples):
+        yield _sample(job)
+
+
+def _save(job: Job) -> Saved:
+    folder = save_checkpoint(
+        job.log, job.model, job.tokenizer, job.optimizers, job.progress, job.recipe.train.keep
+    )
+    return Saved(job.progress.step, folder)
+
+
+def _validate(job: Job, clock: _Clock, whole: bool) -> Validated:
+    began = time.perf_counter()
+    evaluation = validate(job, 0 if whole else job.recipe.train.eval_tokens)
+    seconds = time.perf_counter() - began
+    clock.reserve = seconds * job.validation.n_tokens / max(1, evaluation.tokens) + clock.step_seconds
+    job.log.record(
+        {
+            "step": job.progress.step,
+            "tokens": job.progress.tokens,
+            "val_loss": evaluation.loss,
+            "val_bpb": evaluation.bits_per_byte,
+            "val_loss_per_character": evaluation.loss_per_character,
+            "val_tokens": evaluation.tokens,
+            "elapsed_seconds": time.monotonic() - clock.began,
+        }
+    )
+    return Validated(job.progress.step, evaluation, whole)
+
+
+def validate(job: Job, limit: int) -> Evaluation:
+    """Loss on the validation split, or on about its first `limit` tokens where that is not 0."""
+    batch_size, context = job.recipe.train.batch_size, job.loader.context
+    batches = evaluation_batches(job.validation, context, batch_size)
+    if limit:
+        batches = itertools.islice(batches, max(1, limit // (batch_size * context)))
+    return evaluate(job.model, job.objective, batches, token_lengths(job.tokenizer), job.precision)
+
+
+@torch.compiler.set_stance("force_eager")
+def _sample(job: Job) -> Sampled:
+    config, tokenizer = job.recipe.train, job.tokenizer
+    sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=config.seed)
+    [[completion]] = generate(
+        job.model, [[tokenizer.eos_id, *tokenizer.encode(config.prompt)]], sampling, [tokenizer.eos_id]
+    )
+    text = config.prompt + tokenizer.decode(t for t in completion.tokens if t != tokenizer.eos_id)
+    job.log.sample(job.progress.step, text)
+    return Sampled(job.progress.step, text)

@@ -1,0 +1,123 @@
+"""The run folder: configuration, one JSON object a step, samples, a log, and the loss curve as a picture."""
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from seq2chat.config import Recipe, UserError, check
+
+
+class RunLog:
+    """Files of the run in `folder`: `config.toml`, `metrics.jsonl`, `samples/`, `checkpoints/`, `log.txt`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.metrics_file = folder / "metrics.jsonl"
+
+    def create(self) -> None:
+        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def note(self, text: str) -> None:
+        """Append a line with the time of day to `log.txt`."""
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def record(self, values: dict[str, Any]) -> None:
+        """Append one object to `metrics.jsonl`."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def sample(self, step: int, text: str) -> None:
+        (self.folder / "samples" / f"step-{step:06d}.txt").write_text(text, encoding="utf-8")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps after `step`: a killed run wrote them, the resumed one writes them again."""
+        kept = [m for m in self.metrics() if m["step"] <= step]
+        temporary = self.metrics_file.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
+        temporary.replace(self.metrics_file)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Objects of `metrics.jsonl` in order; a last line cut short by a kill is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def recipe(self) -> Recipe:
+        return Recipe.load(self.folder / "config.toml")
+
+    def list_checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first; what has no manifest was cut short and is not one."""
+        found = self.checkpoints.glob("step-*/manifest.json")
+        return sorted((manifest.parent for manifest in found), key=lambda p: int(p.name.removeprefix("step-")))
+
+    def newest_sample(self) -> str:
+        """The text sampled last, or nothing."""
+        files = sorted((self.folder / "samples").glob("step-*.txt"))
+        return files[-1].read_text(encoding="utf-8") if files else ""
+
+    def summary(self) -> dict[str, Any]:
+        """Where the run stands, in one row."""
+        last: dict[str, Any] = {}
+        for values in self.metrics():
+            last |= values
+        keys = ("step", "tokens", "loss", "val_loss", "val_loss_per_character", "val_bpb", "elapsed_seconds")
+        return {"run": str(self.folder), **{key: last.get(key) for key in keys}}
+
+
+def open_run(folder: Path) -> RunLog:
+    """The run in `folder`. Raises `UserError` when there is none."""
+    check((folder / "config.toml").exists(), f"{folder} is not a run folder; `seq2chat runs list` shows those there are.")
+    return RunLog(folder)
+
+
+def list_runs(root: Path) -> list[RunLog]:
+    """Runs below `root`, by name."""
+    return [RunLog(config.parent) for config in sorted(root.glob("*/config.toml"))]
+
+
+def plot_runs(runs: Iterable[RunLog], file: Path, x: str = "tokens") -> None:
+    """Draw training loss (smoothed) and validation loss of `runs` against `x` into `file` (.png, .svg or .pdf).
+
+    Raises `UserError` when no run has anything to draw, or the file's ending is unknown.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    check(file.suffix in (".png", ".svg", ".pdf"), f"Can't draw {file}; end its name in .png, .svg or .pdf.")
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    drawn = False
+    for run in runs:
+        metrics = run.metrics()
+        train = [(m[x], m["loss"]) for m in metrics if "loss" in m]
+        val = [(m[x], m["val_loss"]) for m in metrics if "val_loss" in m]
+        if train:
+            (line,) = axes.plot(*zip(*_smooth(train), strict=True), alpha=0.6, label=f"{run.folder.name} train")
+            drawn = True
+            if val:
+                axes.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{run.folder.name} validation")
+    if not drawn:
+        pyplot.close(figure)
+        raise UserError("There is nothing to draw: no step has been recorded yet.")
+    axes.set(xlabel=x.replace("_", " "), ylabel="loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
+
+
+def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Bias-corrected exponential average over about a hundredth of the curve."""
+    decay = 1 - 1 / max(1, len(points) / 100)
+    average, weight, smoothed = 0.0, 0.0, []
+    for x, y in points:
+        average, weight = decay * average + (1 - decay) * y, decay * weight + (1 - decay)
+        smoothed.append((x, average / weight))
+    return smoothed
