@@ -200,7 +200,7 @@ class Recipe:
     expect: ExpectConfig = field(default_factory=ExpectConfig)
 
     @classmethod
-    def from_tables(cls, *layers: dict[str, dict[str, Any]], source: str = "the recipe") -> Recipe:
+    def from_tables(cls, *layers: dict[str, Any], source: str = "the recipe") -> Recipe:
         """Recipe of the merged `layers`, the later ones winning. Raises `UserError` naming an unknown or ill-typed key."""
         merged: dict[str, dict[str, Any]] = {}
         for layer in layers:

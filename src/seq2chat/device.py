@@ -1,7 +1,6 @@
 """Which device, which number format, which seed: what the machine under a run can do, measured rather than assumed."""
 
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -50,10 +49,6 @@ class Precision:
     dtype: torch.dtype
     peak_flops: float
     reason: str
-
-    def autocast(self, device: torch.device) -> AbstractContextManager:
-        """Context in which matrix products are computed in `dtype`; weights and reductions stay as they are."""
-        return torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: torch.device) -> Precision:

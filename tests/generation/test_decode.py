@@ -79,16 +79,14 @@ def test_a_row_is_the_same_alone_and_in_company(config):
 
 @each_config
 def test_rows_that_end_early_leave_the_others_as_they_were(config):
-    model, sampling = random_gpt(config), SamplingConfig(max_tokens=15, seed=1)
+    model, sampling = random_gpt(config), SamplingConfig(max_tokens=15, seed=1, temperature=3.0, repetition_penalty=1.5)
     free = generate(model, PROMPTS, sampling, n=3)
-    ended = generate(model, PROMPTS, sampling, end_tokens=[4, 11, 17, 20], n=3)
-    cut = 0
+    ended = generate(model, PROMPTS, sampling, end_tokens=[4, 11], n=3)
     for one, other in zip(chain(*free), chain(*ended), strict=True):
-        stops = [i for i, token in enumerate(one.tokens) if token in (4, 11, 17, 20)]
+        stops = [i for i, token in enumerate(one.tokens) if token in (4, 11)]
         assert other.tokens == (one.tokens[: stops[0] + 1] if stops else one.tokens)
         assert other.finish == ("stop" if stops else "length")
-        cut += bool(stops) and stops[0] + 1 < len(one.tokens)
-    assert 2 <= cut < 9
+    assert len({len(completion.tokens) for completion in chain(*ended)}) > 3
 
 
 def test_a_seed_repeats_and_samples_differ():
@@ -142,11 +140,11 @@ def test_each_row_may_fill_the_context_by_itself(config):
 def test_ends_are_told_apart():
     prompts, sampling = [[1], [5, 6], [2, 3]], SamplingConfig(max_tokens=4)
     (one,), (two,), (three,) = generate(
-        Counter(), prompts, sampling, end_tokens=[8], stop=lambda ids: ids[-2:] == [4, 5]
+        Counter(), prompts, sampling, end_tokens=[8], stop=lambda token: token.id == 5 and token.prompt == 0
     )
     assert (one.tokens, one.finish) == ([2, 3, 4, 5], "stop")
     assert (two.tokens, two.finish) == ([7, 8], "stop")
-    assert (three.tokens, three.finish) == ([4, 5], "stop")
+    assert (three.tokens, three.finish) == ([4, 5, 6, 7], "length")
     ((plain,),) = generate(Counter(), [[1]], sampling)
     assert (plain.tokens, plain.finish) == ([2, 3, 4, 5], "length")
 

@@ -207,16 +207,20 @@ def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient(config):
 
 
 @each_config
-def test_autocast_and_bfloat16_weights_stay_near(config):
+def test_every_way_to_bfloat16_stays_near(config):
     model, x = random_gpt(config).float(), tokens()
     for parameter in model.parameters():
         parameter.data.mul_(0.5)
     exact = model(x)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = model(x).float()
-    low = model.bfloat16()(x).float()
-    for approximate in (mixed, low):
-        assert (approximate - exact).norm() / exact.norm() < 0.05
+        mixed = model(x)
+    model.compute_dtype = torch.bfloat16
+    rounded = model(x)
+    model.compute_dtype = None
+    low = model.bfloat16()(x)
+    for approximate in (mixed, rounded, low):
+        assert approximate.dtype == torch.bfloat16
+        assert (approximate.float() - exact).norm() / exact.norm() < 0.05
 
 
 COMPILED = """

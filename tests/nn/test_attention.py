@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from seq2chat.nn import attention
 from seq2chat.nn.attention import DotProductHeads, scaled_dot_product, scaled_dot_product_plain
 
 
@@ -22,6 +23,20 @@ def test_fused_attention_equals_its_plain_twin(kind, scale, n_kv_head):
     options = {"mask": mask, "is_causal": kind == "causal", "scale": scale}
     context, _ = scaled_dot_product_plain(q, k, v, **options)
     torch.testing.assert_close(scaled_dot_product(q, k, v, **options), context, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_kv_head", [4, 2])
+@pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
+def test_training_takes_the_same_gradients_whichever_path_it_takes(masked, n_kv_head, monkeypatch):
+    mask = (torch.rand(2, 1, 7, 7) < 0.5) | torch.eye(7, dtype=torch.bool) if masked else None
+    results = []
+    for short in (0, 7):
+        monkeypatch.setattr(attention, "SHORT", short)
+        q, k, v = (x.requires_grad_() for x in qkv(n_kv_head=n_kv_head))
+        context = scaled_dot_product(q, k, v, mask, is_causal=not masked)
+        context.square().sum().backward()
+        results.append((context.detach(), q.grad, k.grad, v.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
 
 
 def test_plain_attention_is_the_formula_of_the_paper_one_query_at_a_time():

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from seq2chat.nn.block import GELUFeedForward, RMSNorm, SwiGLU
+from seq2chat.nn.block import GELUFeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
 
 
 def test_gelu_feed_forward_is_gpt2s_formula():
@@ -28,3 +28,18 @@ def test_rms_norm_divides_by_the_root_mean_square_and_keeps_the_inputs_precision
     low = norm(x.bfloat16())
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_linear_and_layer_norm_are_torchs_and_keep_the_inputs_precision():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6)
+    for ours, theirs in [(Linear(6, 3), torch.nn.Linear(6, 3)), (LayerNorm(6), torch.nn.LayerNorm(6))]:
+        for parameter in ours.parameters():
+            torch.nn.init.normal_(parameter)
+        theirs.load_state_dict(ours.state_dict())
+        assert torch.equal(ours(x), theirs(x))
+        low = ours(x.bfloat16())
+        assert low.dtype == torch.bfloat16
+        assert torch.equal(low, theirs.bfloat16()(x.bfloat16()))
+        low.sum().backward()
+        assert {parameter.grad.dtype for parameter in ours.parameters()} == {torch.float32}

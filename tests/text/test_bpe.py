@@ -1,6 +1,7 @@
 """The plain byte pair encoding, on examples that can be checked by hand, and against the trainer of `tokenizers`."""
 
 import json
+from pydoc_data.topics import topics
 
 from tokenizers import pre_tokenizers
 
@@ -8,7 +9,7 @@ from seq2chat.text import bpe
 from seq2chat.text.tokenizer import Tokenizer
 
 TEXT = "low low low low low lower lower newest newest newest newest newest newest widest widest widest. " * 3
-TEXT += "Füße, 北京市北京市, 🙂🙂 ...\n\n\tif x == 42: return 'don''t'\r\n   aaaaaaa aaaa aa\n"
+TEXT += "Füße, 北京市北京市, 🙂🙂 ...\n\n\tif x == 42: return 'don''t'\r\n   aaaaaaa aaaa aa\n" + topics["assert"]
 
 
 def token(text: str) -> int:
@@ -46,7 +47,7 @@ def test_trainer_learns_the_same_merges_in_the_same_order(tmp_path):
     model = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     learned = [(model["vocab"][left], model["vocab"][right]) for left, right in model["merges"]]
     merges = bpe.train(fast.split(TEXT), 400 - 260)
-    assert len(merges) > 50
+    assert len(merges) == 140
     assert merges == learned
     assert bpe.encode(fast.split(TEXT), merges) == fast.encode(TEXT)
     assert bpe.decode(fast.encode(TEXT), merges).decode() == TEXT

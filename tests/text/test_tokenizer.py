@@ -1,12 +1,13 @@
 """Ids equal those of `tokenizers`, `transformers` and the plain twin; user text never becomes a control token."""
 
 import json
+from functools import cache
+from pydoc_data.topics import topics
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydoc_data.topics import topics
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from seq2chat.config import UserError
@@ -14,8 +15,12 @@ from seq2chat.text import bpe
 from seq2chat.text import tokenizer as module
 from seq2chat.text.tokenizer import CONTROL, GPT2_PATTERN, QWEN2_PATTERN, Tokenizer
 
-TRAINING_TEXT = "\n".join(topics[name] for name in sorted(topics)[:25]) + " Füße, déjà vu, Приве́т мир, 北京市 北京市, 🙂🙂"
-WORDS = st.sampled_from([*CONTROL, " ", "\n", "\r\n", "\t", "  ", "'S", "'ſ", "don't", "I'LL", "123", " the", "́", "ﬁ", "İ", "𐐀"])
+TRAINING_TEXT = (
+    "\n".join(topics[name] for name in sorted(topics)[:25]) + " Füße, déjà vu, Приве́т мир, 北京市 北京市, 🙂🙂"
+)
+WORDS = st.sampled_from(
+    [*CONTROL, " ", "\n", "\r\n", "\t", "  ", "'S", "'ſ", "don't", "I'LL", "123", " the", "\u0301", "ﬁ", "İ", "𐐀"]
+)
 STRINGS = st.lists(st.text(max_size=8) | WORDS, max_size=8).map("".join)
 
 
@@ -70,6 +75,20 @@ def theirs(folder) -> tokenizers.Tokenizer:
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     theirs.encode_special_tokens = True
     return theirs
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """Both sides of a tokenizer that somebody else made: `foreign(make)` is theirs and, loaded from its file, ours."""
+
+    @cache
+    def pair(make) -> tuple[tokenizers.Tokenizer, Tokenizer]:
+        theirs = make()
+        file = tmp_path_factory.mktemp("theirs") / "tokenizer.json"
+        file.write_text(theirs.to_str(), encoding="utf-8")
+        return theirs, Tokenizer.load(file)
+
+    return pair
 
 
 @pytest.fixture(scope="module")
@@ -143,23 +162,37 @@ def test_documents_are_encoded_in_order_and_long_ones_in_parts(trained, theirs, 
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(alphabet="ab1'.- \n\r\t\x1c\x85 ", max_size=40))
-@pytest.mark.parametrize("make", [gpt2_like, qwen_like, None])
-def test_cutting_a_long_text_changes_no_id(trained, folder, make, text, tmp_path_factory):
-    tokenizer = trained if make is None else loaded(make(), tmp_path_factory)
+@pytest.mark.parametrize("make", [gpt2_like, qwen_like, None], ids=["gpt2", "qwen", "ours"])
+def test_cutting_a_long_text_changes_no_id(trained, make, text, foreign):
+    tokenizer = trained if make is None else foreign(make)[1]
     parts = module.CUT.split(text)
-    assert [i for part in parts for i in tokenizer.encode(part)] == tokenizer.encode(text)
+    assert [piece for part in parts for piece in tokenizer.split(part)] == tokenizer.split(text)
 
 
-LOADED: dict[str, Tokenizer] = {}
-
-
-def loaded(model: tokenizers.Tokenizer, tmp_path_factory) -> Tokenizer:
-    key = model.to_str()
-    if key not in LOADED:
-        file = tmp_path_factory.mktemp("theirs") / "tokenizer.json"
-        file.write_text(key, encoding="utf-8")
-        LOADED[key] = Tokenizer.load(file)
-    return LOADED[key]
+def test_pieces_are_words_with_their_space_single_digits_and_line_ends(trained):
+    text = "I'LL pay (we'd) 2026!\r\n\n  é 'x' "
+    pieces = [
+        "I",
+        "'LL",
+        " pay",
+        " (",
+        "we",
+        "'d",
+        ")",
+        " ",
+        "2",
+        "0",
+        "2",
+        "6",
+        "!\r\n\n",
+        " ",
+        " é",
+        " '",
+        "x",
+        "'",
+        " ",
+    ]
+    assert trained.split(text) == pieces
 
 
 def test_blanks_too_long_for_tiktoken(trained, theirs):
@@ -187,7 +220,8 @@ def test_transformers_reads_the_folder(trained, folder, tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert auto(TRAINING_TEXT).input_ids == trained.encode(TRAINING_TEXT)
-    assert auto("I'LL pay 1234567 €, o.k.?\r\n\n  Ja\u0308!").input_ids == trained.encode("I'LL pay 1234567 €, o.k.?\r\n\n  Ja\u0308!")
+    for text in ("I'LL pay 1234567 €, o.k.?\r\n\n  Ja\u0308!", "", " ", "<|im_start"):
+        assert auto(text).input_ids == trained.encode(text)
     assert auto.decode(trained.encode("Hello , world . I 'm")) == "Hello , world . I 'm"
     assert (auto.eos_token_id, auto.pad_token_id, len(auto)) == (trained.eos_id, trained.pad_id, trained.vocab_size)
     assert auto.convert_tokens_to_ids(list(CONTROL)) == list(trained.control.values())
@@ -201,19 +235,6 @@ def test_tokenizers_of_others(make, text, foreign):
     assert ours.encode(text) == theirs.encode(text).ids
     assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text).ids)
     assert (ours.eos_id, ours.pad_id, ours.vocab_size) == (600, None, 601)
-
-
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory):
-    made = {}
-
-    def get(make):
-        if make not in made:
-            model = make()
-            made[make] = model, loaded(model, tmp_path_factory)
-        return made[make]
-
-    return get
 
 
 def test_a_tokenizer_of_others_is_saved_as_it_was(tmp_path):
@@ -260,6 +281,7 @@ def broken(**changes) -> str:
         (broken(pre_tokenizer__add_prefix_space=True), "adds a space"),
         (broken(pre_tokenizer__use_regex=False), "not one regex"),
         (broken(model__vocab={"a": 0}), "no token for byte"),
+        (broken(version="9"), "is damaged"),
     ],
 )
 def test_what_is_not_byte_level_bpe_is_refused(tmp_path, text, message):
@@ -283,5 +305,3 @@ def test_gpt2_pattern_is_the_one_inside_tokenizers(trained):
     builtin = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     for text in [TRAINING_TEXT, "  a\n\n b'LL we'll\t\t x 123abc "]:
         assert explicit.pre_tokenize_str(text) == builtin.pre_tokenize_str(text)
-
-

@@ -26,7 +26,7 @@ def generate(
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object a text")] = False,
 ) -> None:
     """Continue a text with a trained model."""
-    from seq2chat.generation.decode import stream
+    from seq2chat.generation.decode import Token, stream
     from seq2chat.generation.sampling import SamplingConfig
     from seq2chat.text.stream import TextStream
     from seq2chat.training.checkpoint import load_checkpoint
@@ -45,11 +45,11 @@ def generate(
     finishes = ["length"] * n
     end_tokens = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
 
-    def hit_stop(row: int, token: int) -> bool:
-        shown = "" if token in end_tokens else texts[row].feed(token)
+    def hit_stop(token: Token) -> bool:
+        shown = texts[token.sample].feed(token.id)
         if live:
             print(shown, end="", flush=True)
-        return texts[row].stopped
+        return texts[token.sample].stopped
 
     for tokens in stream(model, [ids], sampling, end_tokens, n, hit_stop):
         for token in tokens:

@@ -1,7 +1,7 @@
 """Decoding many prompts at once: prefill, then one token a step for every row that has not finished."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -58,7 +58,7 @@ class _Row:
     prompt: int
     sample: int
     room: int
-    tokens: list[int] = field(default_factory=list)
+    n_tokens: int = 0
 
 
 def generate(
@@ -67,7 +67,7 @@ def generate(
     sampling: SamplingConfig,
     end_tokens: Sequence[int] = (),
     n: int = 1,
-    stop: Callable[[list[int]], bool] | None = None,
+    stop: Callable[[Token], bool] | None = None,
 ) -> list[list[Completion]]:
     """Return `n` completions of each prompt; arguments and errors as in `stream`."""
     completions = [[Completion() for _ in range(n)] for _ in prompts]
@@ -86,12 +86,12 @@ def stream(
     sampling: SamplingConfig,
     end_tokens: Sequence[int] = (),
     n: int = 1,
-    stop: Callable[[list[int]], bool] | None = None,
+    stop: Callable[[Token], bool] | None = None,
 ) -> Iterator[list[Token]]:
     """Yield, step by step, one Token for every row that is still running: `n` rows for each prompt.
 
     Prompts of different lengths are padded on the left and run together, each computed once for its `n` samples. A row
-    ends with a token of `end_tokens`, when `stop(ids generated so far)` is true, after `sampling.max_tokens`, or when
+    ends with a token of `end_tokens`, when `stop(token)`, asked of each new Token, is true, after `sampling.max_tokens`, or when
     prompt and completion fill the model's context. Row r draws from its own generator, a function of
     (`sampling.seed`, r). The model is in evaluation mode meanwhile. Raises UserError for a prompt that is empty or
     leaves no room in the context.
@@ -152,15 +152,13 @@ def _prefill(model: Decoder, prompts: Sequence[Sequence[int]], n: int) -> tuple[
 
 
 def _advance(
-    row: _Row, token: int, logprob: float, end_tokens: Sequence[int], stop: Callable[[list[int]], bool] | None
+    row: _Row, token: int, logprob: float, end_tokens: Sequence[int], stop: Callable[[Token], bool] | None
 ) -> Token:
-    row.tokens.append(token)
-    finish: Literal["stop", "length"] | None = None
-    if token in end_tokens or (stop is not None and stop(row.tokens)):
-        finish = "stop"
-    elif len(row.tokens) >= row.room:
-        finish = "length"
-    return Token(row.prompt, row.sample, token, logprob, finish)
+    row.n_tokens += 1
+    new = Token(row.prompt, row.sample, token, logprob, None)
+    if token in end_tokens or (stop is not None and stop(new)):
+        return replace(new, finish="stop")
+    return replace(new, finish="length") if row.n_tokens >= row.room else new
 
 
 def _seen(prompts: Sequence[Sequence[int]], n: int, logits: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from seq2chat.config import GPTConfig, check
 from seq2chat.nn.attention import DotProductHeads
-from seq2chat.nn.block import GELUFeedForward, RMSNorm, SwiGLU
+from seq2chat.nn.block import GELUFeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
 from seq2chat.nn.cache import KVCache, LayerCache
 from seq2chat.nn.mask import banded_mask, causal_mask, document_mask, document_starts, padding_mask
-from seq2chat.nn.position import rotary_angles, rotate
+from seq2chat.nn.position import Rotation, rotary, rotate
 
 
 class GPT(nn.Module):
@@ -28,13 +28,15 @@ class GPT(nn.Module):
         super().__init__()
         check(config.vocab_size > 0, "model.vocab_size is 0; write the size of the tokenizer's vocabulary.")
         self.config = config
+        # Number format of the activations; None is the weights' own. Weights, norms and softmax sums stay as they are.
+        self.compute_dtype: torch.dtype | None = None
         gpt2 = config.layout == "gpt2"
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.embed_positions = nn.Embedding(config.context, config.d_model) if gpt2 else None
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
         self.norm = norm(config, config.d_model)
-        self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
         init_weights(self)
 
     @property
@@ -59,7 +61,11 @@ class GPT(nn.Module):
         `segments` numbers the documents packed in each row: attention then stays inside a document and positions
         restart with it, so that its logits are those it has alone. Raises UserError beyond `config.context`.
         """
-        return F.linear(self.hidden(tokens, segments), self.head_weight)
+        return self.logits(self.hidden(tokens, segments))
+
+    def logits(self, hidden: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq vocab"]:
+        """Return what the output head makes of `hidden`."""
+        return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
     def hidden(
         self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
@@ -90,7 +96,7 @@ class GPT(nn.Module):
         allowed = None if state.padding is None else padding_mask(state.padding, n_new, n_key)
         positions = state.positions(n_new, tokens.device)
         hidden = self._blocks(tokens, positions, self._masks(n_new, n_key, allowed, tokens.device), state)
-        return F.linear(hidden, self.head_weight), state
+        return self.logits(hidden), state
 
     def _blocks(
         self,
@@ -99,16 +105,16 @@ class GPT(nn.Module):
         masks: tuple[Tensor | None, Tensor | None],
         state: KVCache | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        x, angles = self.embed_tokens(tokens), None
+        x, rotation = self.embed_tokens(tokens), None
         if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
-        else:
-            angles = rotary_angles(positions, self.config.d_head, self.config.rope_theta)
-        x = self.dropout(x)
+        x = self.dropout(x if self.compute_dtype is None else x.to(self.compute_dtype))
+        if self.embed_positions is None:
+            rotation = rotary(positions, self.config.d_head, self.config.rope_theta, x.dtype)
         dense, local = masks
         for index, layer in enumerate(self.layers):
             mask = local if is_local(self.config, index) else dense
-            x = layer(x, angles, mask, None if state is None else state.layers[index])
+            x = layer(x, rotation, mask, None if state is None else state.layers[index])
         return self.norm(x)
 
     def _masks(
@@ -147,11 +153,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch seq d_model"],
-        angles: Float[Tensor, "rows 1 seq d_half"] | None,
+        rotation: Rotation | None,
         mask: Bool[Tensor, "#batch 1 seq n_key"] | None,
         cache: LayerCache | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), angles, mask, cache))
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, mask, cache))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -163,10 +169,10 @@ class Attention(nn.Module):
         gpt2, banded = config.layout == "gpt2", config.window > 0
         width, kv_width, bias = config.n_head * config.d_head, config.n_kv_head * config.d_head, gpt2 and not banded
         self.d_head = config.d_head
-        self.q_proj = nn.Linear(config.d_model, width, bias=bias)
-        self.k_proj = nn.Linear(config.d_model, kv_width, bias=bias)
-        self.v_proj = nn.Linear(config.d_model, kv_width, bias=bias)
-        self.o_proj = nn.Linear(width, config.d_model, bias=gpt2)
+        self.q_proj = Linear(config.d_model, width, bias=bias)
+        self.k_proj = Linear(config.d_model, kv_width, bias=bias)
+        self.v_proj = Linear(config.d_model, kv_width, bias=bias)
+        self.o_proj = Linear(width, config.d_model, bias=gpt2)
         self.q_norm = nn.Identity() if gpt2 else norm(config, config.d_head)
         self.k_norm = nn.Identity() if gpt2 else norm(config, config.d_head)
         self.heads = DotProductHeads(scale=1.0 if banded else config.d_head**-0.5)
@@ -174,15 +180,15 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch seq d_model"],
-        angles: Float[Tensor, "rows 1 seq d_half"] | None,
+        rotation: Rotation | None,
         mask: Bool[Tensor, "#batch 1 seq n_key"] | None,
         cache: LayerCache | None,
     ) -> Float[Tensor, "batch seq d_model"]:
         q = self.q_norm(self._split(self.q_proj(x))).transpose(1, 2)
         k = self.k_norm(self._split(self.k_proj(x))).transpose(1, 2)
         v = self._split(self.v_proj(x)).transpose(1, 2)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
         if cache is not None:
             k, v = cache.append(k, v)
         return self.o_proj(self.heads(q, k, v, mask).transpose(1, 2).flatten(2))
@@ -191,9 +197,9 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.d_head))
 
 
-def norm(config: GPTConfig, width: int) -> nn.LayerNorm | RMSNorm:
+def norm(config: GPTConfig, width: int) -> LayerNorm | RMSNorm:
     """Return the layout's norm over the last `width` numbers."""
-    return (nn.LayerNorm if config.layout == "gpt2" else RMSNorm)(width, eps=config.norm_eps)
+    return (LayerNorm if config.layout == "gpt2" else RMSNorm)(width, eps=config.norm_eps)
 
 
 def is_local(config: GPTConfig, index: int) -> bool:

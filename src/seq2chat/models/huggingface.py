@@ -108,10 +108,12 @@ def load_config(folder: str | Path) -> GPTConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
         kind = fields.get("model_type")
         readers = {"gpt2": _from_gpt2, "gpt_neo": _from_gpt_neo, "qwen3": _from_qwen3}
-        check(kind in readers, f"{path}: model_type {kind!r} is not supported; {', '.join(readers)} are.")
-        return readers[kind](fields, str(path))
+        check(kind in readers, f"model_type {kind!r} is not supported; {', '.join(readers)} are.")
+        return readers[kind](fields)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise UserError(f"{path} is not a JSON object: {error}.") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}.") from error
     except TypeError as error:
@@ -149,36 +151,34 @@ def _to_hf(c: GPTConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _from_gpt2(f: dict[str, Any], path: str) -> GPTConfig:
-    _refuse_unless(f, path, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+def _from_gpt2(f: dict[str, Any]) -> GPTConfig:
+    _refuse_unless(f, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     return GPTConfig(
         "gpt2", vocab_size=f["vocab_size"], context=f["n_positions"], n_layer=f["n_layer"], n_head=f["n_head"],
         d_model=f["n_embd"], d_ff=f.get("n_inner") or 0, dropout=f.get("resid_pdrop", 0.1),
-        norm_eps=f.get("layer_norm_epsilon", 1e-5), **_gelu_and_tied(f, path),
+        norm_eps=f.get("layer_norm_epsilon", 1e-5), **_gelu_and_tied(f),
     )  # fmt: skip
 
 
-def _from_gpt_neo(f: dict[str, Any], path: str) -> GPTConfig:
+def _from_gpt_neo(f: dict[str, Any]) -> GPTConfig:
     kinds = [kind for pattern, repeats in f["attention_types"] for _ in range(repeats) for kind in pattern]
     alternating = ["local" if index % 2 else "global" for index in range(f["num_layers"])]
-    check(kinds == alternating, f"{path}: attention_types must alternate global and local, as in every GPT-Neo.")
+    check(kinds == alternating, "attention_types must alternate global and local, as in every GPT-Neo.")
     return GPTConfig(
         "gpt2", vocab_size=f["vocab_size"], context=f["max_position_embeddings"], n_layer=f["num_layers"],
         n_head=f["num_heads"], d_model=f["hidden_size"], d_ff=f.get("intermediate_size") or 0,
         dropout=f.get("resid_dropout", 0.0), window=f.get("window_size", 256),
-        norm_eps=f.get("layer_norm_epsilon", 1e-5), **_gelu_and_tied(f, path),
+        norm_eps=f.get("layer_norm_epsilon", 1e-5), **_gelu_and_tied(f),
     )  # fmt: skip
 
 
-def _from_qwen3(f: dict[str, Any], path: str) -> GPTConfig:
-    _refuse_unless(f, path, hidden_act="silu", attention_bias=False, use_sliding_window=False)
+def _from_qwen3(f: dict[str, Any]) -> GPTConfig:
+    _refuse_unless(f, hidden_act="silu", attention_bias=False, use_sliding_window=False)
     layer_types = set(f.get("layer_types") or ["full_attention"])
-    check(layer_types == {"full_attention"}, f"{path}: layer_types with sliding attention are not supported.")
+    check(layer_types == {"full_attention"}, "layer_types with sliding attention are not supported.")
     rope = f.get("rope_parameters") or f.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    check(
-        kind == "default", f"{path}: rope scaling of type {kind!r} is not supported; only plain rotary positions are."
-    )
+    check(kind == "default", f"rope scaling of type {kind!r} is not supported; only plain rotary positions are.")
     return GPTConfig(
         "modern", vocab_size=f["vocab_size"], context=f["max_position_embeddings"], n_layer=f["num_hidden_layers"],
         n_head=f["num_attention_heads"], n_kv_head=f.get("num_key_value_heads") or 0, d_model=f["hidden_size"],
@@ -188,18 +188,18 @@ def _from_qwen3(f: dict[str, Any], path: str) -> GPTConfig:
     )  # fmt: skip
 
 
-def _gelu_and_tied(f: dict[str, Any], path: str) -> dict[str, bool]:
+def _gelu_and_tied(f: dict[str, Any]) -> dict[str, bool]:
     activation = f.get("activation_function", "gelu_new")
     tanh = ("gelu_new", "gelu_pytorch_tanh")
-    check(activation in tanh, f"{path}: activation_function {activation!r} is not supported; {' and '.join(tanh)} are.")
-    _refuse_unless(f, path, tie_word_embeddings=True)
+    check(activation in tanh, f"activation_function {activation!r} is not supported; {' and '.join(tanh)} are.")
+    _refuse_unless(f, tie_word_embeddings=True)
     return {"tie_embeddings": True}
 
 
-def _refuse_unless(fields: dict[str, Any], path: str, **supported: Any) -> None:
+def _refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
     for key, value in supported.items():
         found = fields.get(key, value)
-        check(found == value, f"{path}: {key} {found!r} is not supported; only {value!r} is.")
+        check(found == value, f"{key} {found!r} is not supported; only {value!r} is.")
 
 
 def _tensor_names(model: GPT) -> dict[str, list[str]]:

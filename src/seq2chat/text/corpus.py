@@ -9,13 +9,16 @@ import importlib
 import json
 import os
 import tempfile
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from seq2chat.config import UserError, check
 
@@ -146,23 +149,16 @@ def _numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
                 yield text, number
 
 
-class _open:
-    """Opens a file, gzipped or not, and turns damage met inside the `with` block into a UserError."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> BinaryIO | gzip.GzipFile:
-        try:
-            self.stream = gzip.open(self.file) if self.file.suffix == ".gz" else self.file.open("rb")
-        except OSError as error:
-            raise UserError(f"{self.file} cannot be read: {error.strerror}.") from None
-        return self.stream
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.stream.close()
-        if isinstance(error, (gzip.BadGzipFile, EOFError, zlib.error)):
-            raise UserError(f"{self.file} is not a complete gzip file; fetch or compress it again.") from None
+@contextmanager
+def _open(file: Path) -> Iterator[BufferedIOBase]:
+    """Open a file, gzipped or not; damage met inside the `with` block becomes a UserError."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            yield stream
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise UserError(f"{file} is not a complete gzip file; fetch or compress it again.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _decode(data: bytes, file: Path, offset: int) -> str:
@@ -289,6 +285,8 @@ def download(url: str, sha256: str, file: Path, progress: Progress | None = None
         check(digest.hexdigest() == sha256, f"{url} has changed: its sha256 is {digest.hexdigest()}, not {sha256}.")
         part.replace(file)
     except OSError as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise UserError(f"{url} could not be downloaded ({error}); fetch it by hand and put it at {file}.") from None
     finally:
         if part:

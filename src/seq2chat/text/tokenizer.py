@@ -67,12 +67,15 @@ class Tokenizer:
         self._json, self._config = tokenizer_json, tokenizer_config
         spec = _read_json(tokenizer_json, where)
         pattern, merges, vocabulary = _byte_level_bpe(spec, where)
-        self._slow = tokenizers.Tokenizer.from_str(tokenizer_json)
+        ranks, to_id = _ranks(merges, vocabulary, where)
+        try:
+            self._slow = tokenizers.Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the class that tokenizers raises
+            raise UserError(f"{where} is damaged: {error}.") from None
         self._slow.encode_special_tokens = True
         self._cuttable = pattern in CUTTABLE
 
         self.control: dict[str, int] = {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
-        ranks, to_id = _ranks(merges, vocabulary, where)
         self._fast = tiktoken.Encoding("seq2chat", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         self._to_id = None if np.array_equal(to_id, np.arange(len(to_id))) else to_id
 

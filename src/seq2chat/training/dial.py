@@ -9,7 +9,7 @@ import torch
 from seq2chat.config import Budget, TrainConfig
 from seq2chat.device import describe_machine, pick_device, pick_precision
 from seq2chat.text.corpus import load_corpus
-from seq2chat.text.shards import train_documents
+from seq2chat.text.shards import split_texts
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
 UTILISATION = 0.45  # share of the measured peak that training reaches; benchmarks/train_step.py
@@ -18,7 +18,7 @@ USEFUL_EPOCHS = 16  # Muennighoff et al. 2023, section 5: what is repeated more 
 
 def choose_tables(source: str, changes: dict[str, dict[str, Any]], say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """Tables of a recipe that fit the text `source`, this machine and the budget in `changes`; `say` explains them."""
-    characters = sum(map(len, train_documents(load_corpus(source), 0.1)))
+    characters = sum(map(len, split_texts(load_corpus(source), 0.1, "train")))
     budget = changes.get("train", {}).get("budget", TrainConfig.budget)
     parsed = Budget.parse(budget)
     seconds = parsed.amount if parsed.unit == "seconds" else 600.0

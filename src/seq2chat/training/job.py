@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from seq2chat.device import pick_device, pick_precision, seed_everything
 from seq2chat.models.gpt import GPT, n_parameters
 from seq2chat.text.batch import Loader
 from seq2chat.text.corpus import load_corpus
-from seq2chat.text.shards import cached_shards, open_shards, train_documents
+from seq2chat.text.shards import cached_shards, open_shards, split_texts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import Progress, resume_checkpoint
 from seq2chat.training.loop import Job
-from seq2chat.training.objective import causal_lm
+from seq2chat.training.objective import causal_lm, nll_sum
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.runlog import RunLog, open_run
 
@@ -84,7 +85,7 @@ def _make_tokenizer(recipe: Recipe, say: Say) -> Tokenizer:
     if recipe.tokenizer.path:
         return Tokenizer.load(Path(recipe.tokenizer.path))
     corpus = load_corpus(recipe.data.corpus)
-    texts = train_documents(corpus, recipe.data.val_fraction)
+    texts = split_texts(corpus, recipe.data.val_fraction, "train")
     tokenizer = Tokenizer.train(_up_to(TOKENIZER_CHARACTERS, texts), recipe.tokenizer.vocab_size)
     say(f"tokenizer: {tokenizer.vocab_size} tokens, trained on the training split of {corpus.name}")
     return tokenizer
@@ -105,6 +106,7 @@ def _make_job(recipe: Recipe, log: RunLog, tokenizer: Tokenizer, device: torch.d
     with device:
         model = GPT(recipe.model)
     precision = pick_precision(recipe.train.precision, device)
+    model.compute_dtype = precision.dtype
     optimizers = make_optimizers(model, recipe.optim, precision.dtype)
     job = Job(
         log, recipe, model, tokenizer, causal_lm, loader, open_shards(shards, "val"), optimizers, precision, device,
@@ -121,16 +123,18 @@ def _compile(job: Job, say: Say) -> bool:
     if choice == "off" or (choice == "auto" and budget.unit == "seconds" and budget.amount < COMPILE_SECONDS):
         return False
     began = time.perf_counter()
+    plain = job.objective
+    # The blocks share one compiled function, so this takes a fraction of compiling the model whole (docs/log.md).
     for block in job.model.layers:
-        block.compile()
+        block.compile(dynamic=False)
+    job.objective = partial(causal_lm, nll=torch.compile(nll_sum, dynamic=False))
     try:
-        batch = job.loader.batch(0, job.recipe.train.batch_size).to(job.device)
-        with job.precision.autocast(job.device):
-            loss, _ = job.objective(job.model, batch)
+        loss, _ = job.objective(job.model, job.loader.batch(0, job.recipe.train.batch_size).to(job.device))
         loss.backward()
     except Exception as error:
         for block in job.model.layers:
             block._compiled_call_impl = None
+        job.objective = plain
         say(f"torch.compile failed here ({type(error).__name__}), so training is not compiled.")
         return False
     finally:

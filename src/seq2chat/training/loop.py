@@ -148,8 +148,7 @@ def train_step(job: Job) -> tuple[float, float, int]:
     loss_sum, n_tokens = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
     for i in range(config.accumulation):
         batch = job.loader.batch(job.progress.samples + i * config.batch_size, config.batch_size).to(job.device)
-        with job.precision.autocast(job.device):
-            loss, n = job.objective(job.model, batch)
+        loss, n = job.objective(job.model, batch)
         loss.backward()
         loss_sum, n_tokens = loss_sum + loss.detach(), n_tokens + n
     grads = [p.grad for p in job.model.parameters() if p.grad is not None]
@@ -247,7 +246,7 @@ def validate(job: Job, limit: int) -> Evaluation:
     batches = evaluation_batches(job.validation, context, batch_size)
     if limit:
         batches = itertools.islice(batches, max(1, limit // (batch_size * context)))
-    return evaluate(job.model, job.objective, batches, token_lengths(job.tokenizer), job.precision)
+    return evaluate(job.model, job.objective, batches, token_lengths(job.tokenizer))
 
 
 @torch.compiler.set_stance("force_eager")

@@ -10,10 +10,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from seq2chat.config import check
-from seq2chat.device import Precision, pick_device, pick_precision
+from seq2chat.device import pick_device, pick_precision
 from seq2chat.text.batch import IGNORED, Batch, evaluation_batches
 from seq2chat.text.corpus import load_corpus
-from seq2chat.text.shards import shards_in_memory, split_documents
+from seq2chat.text.shards import shards_in_memory, split_texts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.objective import Loss, causal_lm
@@ -66,7 +66,6 @@ def evaluate(
     objective: Callable[[nn.Module, Batch], Loss],
     batches: Iterable[Batch],
     lengths: Int[Tensor, "vocab 2"],
-    precision: Precision,
 ) -> Evaluation:
     """Loss of `model` over `batches`, with dropout off; leaves the model in the mode it was in."""
     was_training = model.training
@@ -74,8 +73,7 @@ def evaluate(
     device = next(model.parameters()).device
     loss_sum, n_tokens, size = 0.0, 0, torch.zeros(2, dtype=torch.int64)
     for batch in batches:
-        with precision.autocast(device):
-            loss, n = objective(model, batch.to(device))
+        loss, n = objective(model, batch.to(device))
         loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + int(n)
         size += lengths[batch.labels[batch.labels != IGNORED]].sum(0)
     model.train(was_training)
@@ -96,8 +94,7 @@ def evaluate_text(
         texts = load_corpus(data).documents()
     else:
         recipe = open_run(path).recipe()
-        documents = split_documents(load_corpus(recipe.data.corpus), recipe.data.val_fraction)
-        texts = (text for split, text in documents if split == "val")
+        texts = split_texts(load_corpus(recipe.data.corpus), recipe.data.val_fraction, "val")
     context = context or model.config.context
     check(
         0 < context <= model.config.context,
@@ -105,4 +102,5 @@ def evaluate_text(
     )
     shards = shards_in_memory(texts, tokenizer)
     batches = watch(evaluation_batches(shards, context, batch_size), -(-(shards.n_tokens - 1) // (batch_size * context)))
-    return evaluate(model.to(device), causal_lm, batches, token_lengths(tokenizer), pick_precision("auto", device))
+    model.to(device).compute_dtype = pick_precision("auto", device).dtype
+    return evaluate(model, causal_lm, batches, token_lengths(tokenizer))

@@ -1,0 +1,53 @@
+"""A small text, a small recipe, and a cache of its own for every test session."""
+
+import random
+
+import pytest
+
+from seq2chat.config import Recipe
+
+WORDS = "the cat dog bird sees hears a red green house tree and sun moon río straße over under runs sleeps".split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep shards and downloads out of the user's cache, and the user's data out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("SEQ2CHAT_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """About 6,000 characters of made-up sentences, with letters outside ASCII."""
+    chance = random.Random(0)
+    sentences = [" ".join(chance.choices(WORDS, k=chance.randint(3, 8))).capitalize() + "." for _ in range(180)]
+    file = tmp_path_factory.mktemp("text") / "sentences.txt"
+    file.write_text("\n".join(sentences), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_tables(text_file):
+    """Tables of a recipe that trains 30 steps in about a second."""
+    return {
+        "data": {"corpus": str(text_file)},
+        "tokenizer": {"vocab_size": 260},
+        "model": {"context": 32, "n_layer": 2, "n_head": 2, "d_model": 32, "dropout": 0.1},
+        "train": {
+            "budget": "30 steps",
+            "batch_size": 4,
+            "seed": 1,
+            "precision": "fp32",
+            "compile": "off",
+            "evals": 3,
+            "checkpoints": 3,
+            "samples": 1,
+        },
+    }
+
+
+@pytest.fixture
+def tiny_recipe(tiny_tables):
+    return Recipe.from_tables(tiny_tables)

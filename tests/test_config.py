@@ -1,0 +1,95 @@
+"""Recipes: strict reading, exact writing."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seq2chat.config import GPT3, Budget, GPTConfig, Recipe, UserError, recipe_names, recipe_tables, to_toml
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(prompt=text, corpus=text, lr=st.floats(0, allow_nan=False, allow_infinity=False), mask=st.booleans())
+def test_a_saved_recipe_is_read_back_equal(tmp_path_factory, prompt, corpus, lr, mask):
+    tables = {
+        "train": {"prompt": prompt},
+        "data": {"corpus": corpus, "document_mask": mask},
+        "optim": {"matrix_lr": lr},
+    }
+    recipe = Recipe.from_tables(tables)
+    file = tmp_path_factory.mktemp("recipe") / "config.toml"
+    recipe.save(file)
+    assert Recipe.load(file) == recipe
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"optim": {"momentun": 1.0}}, ["optim.momentun", "Did you mean optim.momentum?"]),
+        ({"optim": {"zzz": 1.0}}, ["optim.zzz", "[optim] knows matrices"]),
+        ({"optin": {}}, ["[optin]", "Did you mean optim?"]),
+        ({"train": {"sed": 3}}, ["train.sed", "Did you mean train.seed?"]),
+        ({"train": {"seed": "one"}}, ["train.seed is 'one'", "int"]),
+        ({"train": {"seed": True}}, ["train.seed is True", "int"]),
+        ({"model": {"layout": "gpt5"}}, ["model.layout is 'gpt5'", "gpt2, modern"]),
+        ({"model": {"preset": "gpt3-smal"}}, ["gpt3-smal", "Did you mean gpt3-small?"]),
+        ({"model": {"d_model": 100, "n_head": 6}}, ["model.d_model 100", "model.n_head 6"]),
+        ({"model": {"window": 8}}, ["model.window", "gpt2"]),
+        ({"model": {"dropout": 1.0}}, ["model.dropout is 1.0"]),
+        ({"schedule": {"warmup": 0.7, "decay": 0.6}}, ["schedule.warmup 0.7", "schedule.decay 0.6"]),
+        ({"train": {"budget": "ten minutes"}}, ["'ten minutes'", '"10m"']),
+        ({"train": {"batch_size": 0}}, ["train.batch_size is 0"]),
+        ({"tokenizer": {"vocab_size": 100}}, ["tokenizer.vocab_size is 100", "260"]),
+        ({"data": {"val_fraction": 1.0}}, ["data.val_fraction is 1.0"]),
+    ],
+)
+def test_a_mistake_is_named_with_what_to_write_instead(tables, words):
+    with pytest.raises(UserError) as error:
+        Recipe.from_tables(tables)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_later_layers_win_and_whole_numbers_become_floats():
+    recipe = Recipe.from_tables({"optim": {"clip": 1, "momentum": 0.5}}, {"optim": {"clip": 2}})
+    assert (recipe.optim.clip, recipe.optim.momentum) == (2.0, 0.5)
+    assert type(recipe.optim.clip) is float
+
+
+def test_a_preset_is_laid_under_the_other_keys():
+    model = Recipe.from_tables({"model": {"preset": "gpt3-xl", "context": 64}}).model
+    assert model == dataclasses.replace(GPT3["gpt3-xl"], context=64)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("90s", 90, "seconds"), ("10m", 600, "seconds"), ("1.5h", 5400, "seconds"), ("2 hours", 7200, "seconds"),
+        ("1 min", 60, "seconds"), ("500 steps", 500, "steps"), ("1 epoch", 1, "epochs"), ("0.5 epochs", 0.5, "epochs"),
+        ("20M tokens", 20e6, "tokens"), ("1_000tokens", 1000, "tokens"), ("3Btokens", 3e9, "tokens"),
+    ],
+)  # fmt: skip
+def test_budgets(text, amount, unit):
+    assert Budget.parse(text) == Budget(float(amount), unit)
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "-5m", "0m", "10 apples", "10mm"])
+def test_what_is_no_budget(text):
+    with pytest.raises(UserError, match="not a length"):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_are_valid(name):
+    Recipe.from_tables(recipe_tables(name))
+
+
+def test_derived_sizes():
+    assert GPTConfig("gpt2", d_model=768, n_head=12).d_ff == 3072
+    assert GPTConfig("modern", d_model=384, n_head=6).d_ff == 1024
+    assert GPTConfig("modern", d_model=384, n_head=6).n_kv_head == 6
+
+
+def test_toml_escapes_what_toml_forbids():
+    assert to_toml({"t": {"k": 'a"b\\c\n\x7f'}}) == '[t]\nk = "a\\"b\\\\c\\n\\u007f"\n'

@@ -1,0 +1,206 @@
+"""What is written is what is read, nothing half-written is ever read, and the split is the documented one."""
+
+import hashlib
+import resource
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seq2chat.config import UserError
+from seq2chat.text.corpus import Corpus, load_corpus
+from seq2chat.text.shards import (
+    cached_shards,
+    open_shards,
+    shards_in_memory,
+    split_documents,
+    split_texts,
+    write_shards,
+)
+from seq2chat.text.tokenizer import Tokenizer
+
+
+def corpus_of(texts: list[str]) -> Corpus:
+    return Corpus("toy", lambda: texts, lambda: hashlib.sha256(repr(texts).encode()).hexdigest())
+
+
+FEW = corpus_of(["Füße " * 20, "x", "The quick brown fox. " * 30])
+MANY = corpus_of([f"Document number {i}, {'é' * (i % 7)}." for i in range(150)] * 2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(MANY.documents(), 300)
+
+
+def test_one_document_is_split_as_nanogpt_does():
+    text = "".join(chr(65 + i % 26) for i in range(1_001))
+    halves = dict(split_documents(corpus_of([text]), 0.1))
+    assert halves == {"train": text[: int(len(text) * 0.9)], "val": text[int(len(text) * 0.9) :]}
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts=st.lists(st.text("ab", min_size=1), min_size=1, max_size=5), share=st.floats(0.01, 0.99))
+def test_of_few_documents_each_gives_its_end(texts, share):
+    parts = list(split_documents(corpus_of(texts), share))
+    assert "".join(text for _, text in parts) == "".join(texts)
+    assert sum(len(text) for split, text in parts if split == "train") == sum(int(len(t) * (1 - share)) for t in texts)
+
+
+def test_of_many_documents_some_are_held_out_whole_and_copies_stay_together():
+    parts = list(split_documents(MANY, 0.2))
+    assert [text for _, text in parts] == list(MANY.documents())
+    train, val = (set(split_texts(MANY, 0.2, split)) for split in ("train", "val"))
+    assert not train & val
+    assert 0.1 < len(val) / 150 < 0.3
+    more = set(split_texts(MANY, 0.4, "val"))
+    assert val < more, "a larger share holds out the same documents and others"
+
+
+@pytest.mark.parametrize("corpus", [FEW, MANY], ids=["few", "many"])
+@pytest.mark.parametrize("shard_tokens", [7, 64, 10**6])
+def test_shards_hold_the_stream(tmp_path, tokenizer, corpus, shard_tokens):
+    done: list[int] = []
+    write_shards(corpus, tokenizer, tmp_path / "s", 0.2, shard_tokens, done.append)
+    assert done[-1] == sum(map(len, corpus.documents()))
+    for split in ("train", "val"):
+        texts = list(split_texts(corpus, 0.2, split))
+        stream: list[int] = []
+        starts = []
+        for text in texts:
+            starts.append(len(stream))
+            stream += [tokenizer.eos_id, *tokenizer.encode(text)]
+        stream.append(tokenizer.eos_id)
+        shards = open_shards(tmp_path / "s", split)
+        assert shards.read(0, shards.n_tokens).tolist() == stream
+        assert shards.starts.tolist() == starts
+        assert (shards.n_tokens, shards.n_documents) == (len(stream), len(texts))
+        assert shards.n_characters == sum(map(len, texts))
+        assert shards.n_bytes == sum(len(text.encode()) for text in texts)
+        assert all(len(part) == shard_tokens for part in shards.parts[:-1])
+        for start, count in [(0, 1), (5, 9), (13, 30), (len(stream) - 1, 1), (3, 0)]:
+            assert shards.read(start, count).tolist() == stream[start : start + count]
+        in_memory = shards_in_memory(texts, tokenizer, split)
+        assert in_memory.read(0, len(stream)).tolist() == stream
+        assert in_memory.starts.tolist() == starts
+        for name in ("fingerprint", "n_tokens", "n_documents", "n_bytes", "n_characters", "tokenizer", "eos_id"):
+            assert getattr(in_memory, name) == getattr(shards, name)
+
+
+def test_fingerprint_is_of_tokens_and_tokenizer(tmp_path, tokenizer):
+    write_shards(FEW, tokenizer, tmp_path / "a", 0.2, 7)
+    write_shards(FEW, tokenizer, tmp_path / "b", 0.2)
+    write_shards(FEW, tokenizer, tmp_path / "c", 0.3)
+    a, b, c = (open_shards(tmp_path / name, "train") for name in "abc")
+    assert a.fingerprint == b.fingerprint != c.fingerprint
+    assert a.fingerprint != open_shards(tmp_path / "a", "val").fingerprint
+    # Trained on text with nothing to merge, this one has other ids for <|endoftext|> only.
+    other = Tokenizer.train(["ab ab"], 261)
+    assert shards_in_memory(["z"], other).fingerprint != shards_in_memory(["z"], tokenizer).fingerprint
+
+
+def test_16_bits_where_they_are_enough(tmp_path, tokenizer, monkeypatch):
+    write_shards(FEW, tokenizer, tmp_path / "small", 0.2)
+    assert open_shards(tmp_path / "small", "train").parts[0].dtype == np.uint16
+    monkeypatch.setattr(tokenizer, "vocab_size", 65_537)
+    write_shards(FEW, tokenizer, tmp_path / "large", 0.2)
+    small, large = (open_shards(tmp_path / name, "train") for name in ("small", "large"))
+    assert large.parts[0].dtype == np.uint32
+    assert np.array_equal(small.read(0, small.n_tokens), large.read(0, large.n_tokens))
+
+
+def damage(file) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["train-00000.bin", "train-00002.bin", "train.index"])
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (damage, "is damaged: its sha256 is not the manifest's"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-2]), r"is damaged: it has \d+ bytes instead of \d+"),
+        (lambda file: file.unlink(), "is missing"),
+    ],
+    ids=["bit", "cut", "gone"],
+)
+def test_a_damaged_file_is_named(tmp_path, tokenizer, name, harm, message):
+    write_shards(FEW, tokenizer, tmp_path / "s", 0.2, 50)
+    harm(tmp_path / "s" / name)
+    with pytest.raises(UserError, match=message) as error:
+        open_shards(tmp_path / "s", "train")
+    assert name in str(error.value)
+    open_shards(tmp_path / "s", "val")
+
+
+def test_without_a_manifest_there_are_no_shards(tmp_path, tokenizer):
+    write_shards(FEW, tokenizer, tmp_path / "s", 0.2)
+    (tmp_path / "s/manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        open_shards(tmp_path / "s", "train")
+    (tmp_path / "s/manifest.json").unlink()
+    with pytest.raises(UserError, match="no finished shards"):
+        open_shards(tmp_path / "s", "train")
+
+
+def test_shards_are_reused_until_something_changes(tmp_path, tokenizer):
+    first = cached_shards(FEW, tokenizer, 0.2, tmp_path)
+    written = (first / "manifest.json").stat().st_mtime_ns
+    assert cached_shards(FEW, tokenizer, 0.2, tmp_path) == first
+    assert (first / "manifest.json").stat().st_mtime_ns == written
+    other = Tokenizer.train(FEW.documents(), 290)
+    changed = [(MANY, tokenizer, 0.2), (FEW, other, 0.2), (FEW, tokenizer, 0.3)]
+    assert len({first, *(cached_shards(*key, tmp_path) for key in changed)}) == 4
+    shutil.rmtree(first)
+    assert cached_shards(FEW, tokenizer, 0.2, tmp_path) == first
+    open_shards(first, "train")
+
+
+def test_a_mistake_in_the_corpus_leaves_nothing_behind(tmp_path, tokenizer):
+    text = tmp_path / "in" / "a.jsonl"
+    text.parent.mkdir()
+    text.write_text('{"text": "fine"}\n' * 200 + "{oops", encoding="utf-8")
+    with pytest.raises(UserError, match="Line 201"):
+        write_shards(load_corpus(str(text)), tokenizer, tmp_path / "out/s", 0.2)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_empty_split_is_an_error(tmp_path, tokenizer):
+    with pytest.raises(UserError, match="toy leaves no text in the train split; use a longer text"):
+        write_shards(corpus_of(["x"]), tokenizer, tmp_path / "s", 0.5)
+    with pytest.raises(UserError, match=r"no text in the val split; .*larger data\.val_fraction"):
+        write_shards(corpus_of(["same text"] * 200), tokenizer, tmp_path / "s", 0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_older_shards_are_replaced_but_other_files_are_not(tmp_path, tokenizer):
+    write_shards(FEW, tokenizer, tmp_path / "s", 0.2, 7)
+    write_shards(FEW, tokenizer, tmp_path / "s", 0.3)
+    assert len(list((tmp_path / "s").glob("train-*.bin"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(UserError, match="holds files that are not shards"):
+        write_shards(FEW, tokenizer, tmp_path / "mine", 0.2)
+    assert (tmp_path / "mine/thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, tokenizer):
+    long = corpus_of(["many words " * 20_000])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(UserError, match="The disk is full: there is no room for the shards in"):
+            write_shards(long, tokenizer, tmp_path / "s", 0.2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_without_an_end_of_text(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "eos_id", None)
+    with pytest.raises(UserError, match="no <\\|endoftext\\|>"):
+        shards_in_memory(["text"], tokenizer)

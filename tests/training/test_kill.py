@@ -1,0 +1,99 @@
+"""`kill -9`, SIGTERM and SIGINT on the real command, then resumption to the losses of the uninterrupted run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from seq2chat.config import Recipe, to_toml
+
+COMMAND = [sys.executable, "-m", "seq2chat", "train"]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+
+def finish(*arguments: str) -> str:
+    done = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def begin(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen([*COMMAND, *arguments], env=environment(), stderr=subprocess.PIPE, text=True)
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [(m["step"], m["loss"]) for m in map(json.loads, lines) if "loss" in m]
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, f"it ended before it could be killed: {process.stderr.read()}"
+        assert time.monotonic() < end
+        time.sleep(0.0005)
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_tables, tmp_path_factory):
+    """120 steps over several epochs; wide enough for a checkpoint to take a while to write."""
+    changes = {
+        "model": {"d_model": 256, "n_layer": 2, "n_head": 4},
+        "train": {"budget": "120 steps", "checkpoints": 24, "evals": 1, "samples": 0},
+    }
+    tables = {k: v for k, v in vars(Recipe.from_tables(tiny_tables, changes)).items() if k != "expect"}
+    file = tmp_path_factory.mktemp("recipe") / "recipe.toml"
+    file.write_text(to_toml({name: vars(table) for name, table in tables.items()}))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    finish(recipe, "--out", str(folder))
+    return losses(folder)
+
+
+def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(recipe, uninterrupted, tmp_path):
+    folder = tmp_path / "run"
+    at = random.SystemRandom().randint(10, 50)
+    print(f"killed at step {at}")  # shown if the test fails
+    process = begin(recipe, "--out", str(folder))
+    wait_for(lambda: len(losses(folder)) >= at, process)
+    process.kill()
+    process.wait()
+
+    process = begin(str(folder), "--resume")
+    step = max(losses(folder))[0]
+    wait_for(lambda: any(folder.glob("checkpoints/.step-*.tmp")) and max(losses(folder))[0] > step, process)
+    process.kill()
+    process.wait()
+
+    finish(str(folder), "--resume")
+    assert losses(folder) == uninterrupted
+    assert not list(folder.glob("checkpoints/.step-*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_cleanly(recipe, uninterrupted, tmp_path, number):
+    folder = tmp_path / "run"
+    process = begin(recipe, "--out", str(folder))
+    wait_for(lambda: len(losses(folder)) >= 7, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "--resume" in said
+    stopped = losses(folder)
+    assert [p.name for p in sorted(folder.glob("checkpoints/*"))][-1] == f"step-{len(stopped):06d}"
+    assert 7 <= len(stopped) < 120
+    assert stopped == uninterrupted[: len(stopped)]

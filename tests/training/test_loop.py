@@ -1,0 +1,203 @@
+"""The loop: losses that a seed fixes, exact resumption, milestones, and what stops it."""
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seq2chat.config import UserError
+from seq2chat.training import loop
+from seq2chat.training.job import resume_job, start_job
+from seq2chat.training.loop import Sampled, Saved, Step, Validated, train, train_step
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def quiet(line: str) -> None: ...
+
+
+def with_train(recipe, **changes):
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes))
+
+
+def run(job, stop_after: int | None = None) -> list:
+    stop, events = threading.Event(), []
+    for event in train(job, stop):
+        events.append(event)
+        if isinstance(event, Step) and event.step == stop_after:
+            stop.set()
+    return events
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(m["step"], m["loss"]) for m in map(json.loads, lines) if "loss" in m]
+
+
+@pytest.mark.parametrize("layout", ["gpt2", "modern"])
+def test_golden_curve(layout, tiny_recipe, tmp_path):
+    """The losses of a seeded run are those of the commit that wrote tests/golden; after a change that means to alter
+    them, delete the file, run this test twice, and say so in the changelog."""
+    recipe = dataclasses.replace(tiny_recipe, model=dataclasses.replace(tiny_recipe.model, layout=layout))
+    run(start_job(recipe, tmp_path / "run", quiet))
+    curve = losses(tmp_path / "run")
+    file = GOLDEN / f"tiny-{layout}.json"
+    if not file.exists():
+        file.write_text(json.dumps([round(loss, 6) for _, loss in curve]) + "\n")
+        pytest.fail(f"{file} was missing and is written now; look at it and run the test again")
+    expected = json.loads(file.read_text())
+    torch.testing.assert_close([loss for _, loss in curve], expected, atol=2e-4, rtol=0)
+    assert expected[-1] < expected[0] - 1
+
+
+def test_accumulation_never_changes_the_loss_or_the_step(tiny_recipe, tmp_path):
+    """Rows with unequal numbers of labels: a mean of means would differ."""
+    whole = start_job(with_train(tiny_recipe, batch_size=8), tmp_path / "whole", quiet)
+    parts = start_job(with_train(tiny_recipe, batch_size=2, accumulation=4), tmp_path / "parts", quiet)
+    for job in (whole, parts):
+        job.model.double().eval()  # no dropout, whose draws depend on the shape
+        last = job.loader.n_windows - 4
+        job.progress.samples = last  # the epoch's last window, with ignored labels, lies somewhere in these
+        assert any((job.loader.batch(last, 8).labels == -100).flatten()) or job.loader.n_windows % 4
+    a, b = train_step(whole), train_step(parts)
+    assert a == pytest.approx(b, rel=1e-12)
+    for p, q in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+
+
+def test_the_loss_is_the_mean_cross_entropy(tiny_recipe, tmp_path):
+    job = start_job(tiny_recipe, tmp_path / "run", quiet)
+    job.model.eval()
+    batch = job.loader.batch(0, tiny_recipe.train.batch_size)
+    expected = F.cross_entropy(job.model(batch.target).flatten(0, 1), batch.labels.flatten())
+    loss, _, n_tokens = train_step(job)
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    assert n_tokens == (batch.labels != -100).sum()
+
+
+def test_resuming_twice_and_across_an_epoch_gives_the_uninterrupted_losses(tiny_recipe, tmp_path):
+    # 30 steps of 8 samples pass the end of the epoch after step 21.
+    recipe = with_train(tiny_recipe, accumulation=2)
+    job = start_job(recipe, tmp_path / "whole", quiet)
+    assert 10 < job.loader.n_windows / 8 < 29
+    run(job)
+    run(start_job(recipe, tmp_path / "parts", quiet), stop_after=7)
+    run(resume_job(tmp_path / "parts", {}, quiet), stop_after=19)
+    run(resume_job(tmp_path / "parts", {}, quiet))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    a, b = (torch.load if False else _weights)(tmp_path / "whole"), _weights(tmp_path / "parts")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _weights(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "checkpoints" / "step-000030" / "model.safetensors")
+
+
+def test_milestones_save_before_they_evaluate(tiny_recipe, tmp_path):
+    events = run(start_job(tiny_recipe, tmp_path / "run", quiet))
+    kinds = [(type(e), e.step) for e in events if not isinstance(e, Step)]
+    assert kinds == [
+        (Saved, 10), (Validated, 10), (Saved, 20), (Validated, 20), (Saved, 30), (Validated, 30), (Sampled, 30),
+    ]  # fmt: skip
+    assert events[-2].whole
+    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000020", "step-000030"]
+
+
+def test_sampling_and_validating_do_not_change_training(tiny_recipe, tmp_path):
+    run(start_job(with_train(tiny_recipe, evals=1, samples=0), tmp_path / "few", quiet))
+    run(start_job(with_train(tiny_recipe, evals=15, samples=15, checkpoints=15), tmp_path / "many", quiet))
+    assert losses(tmp_path / "few") == losses(tmp_path / "many")
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tiny_recipe, tmp_path):
+    job = start_job(tiny_recipe, tmp_path / "run", quiet)
+    with pytest.raises(UserError, match=r"step 13.*last good checkpoint"):
+        for event in train(job, threading.Event()):
+            if isinstance(event, Step) and event.step == 12:
+                with torch.no_grad():
+                    job.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    resumed = resume_job(tmp_path / "run", {}, quiet)
+    assert resumed.progress.step == 10
+    assert all(p.isfinite().all() for p in resumed.model.parameters())
+
+
+def test_a_timed_run_ends_on_time_and_its_schedule_with_it(tiny_recipe, tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    recipe = with_train(tiny_recipe, budget="100s", evals=4)
+    job = start_job(recipe, tmp_path / "run", quiet, began=now)
+    step, check = loop.train_step, loop.evaluate
+
+    def slow_step(job):
+        nonlocal now
+        now += 1.0
+        return step(job)
+
+    def slow_evaluation(*args):
+        nonlocal now
+        now += 5.0
+        return check(*args)
+
+    monkeypatch.setattr(loop, "train_step", slow_step)
+    monkeypatch.setattr(loop, "evaluate", slow_evaluation)
+    steps = [e for e in run(job) if isinstance(e, Step)]
+    assert 98 <= now - 1000 <= 100
+    assert steps[-1].lr < 0.03 * max(s.lr for s in steps)
+    assert steps[-1].share == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize(("budget", "steps"), [("7 steps", 7), ("900 tokens", 8), ("0.5 epochs", 21)])
+def test_budgets_in_steps_tokens_and_epochs(budget, steps, tiny_recipe, tmp_path):
+    job = start_job(with_train(tiny_recipe, budget=budget), tmp_path / "run", quiet)
+    if "epochs" in budget:
+        steps = -(-job.loader.n_windows // 2 // 4) if job.loader.n_windows % 8 == 0 else -(-job.loader.n_windows // 8)
+    assert max(e.step for e in run(job)) == steps
+
+
+def test_a_finished_run_resumed_with_a_larger_budget_goes_on(tiny_recipe, tmp_path):
+    run(start_job(with_train(tiny_recipe, budget="10 steps"), tmp_path / "run", quiet))
+    run(resume_job(tmp_path / "run", {"train": {"budget": "15 steps"}}, quiet))
+    assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 16))
+
+
+def test_only_the_budget_may_change_on_resume(tiny_recipe, tmp_path):
+    run(start_job(with_train(tiny_recipe, budget="2 steps"), tmp_path / "run", quiet))
+    with pytest.raises(UserError, match="only --budget"):
+        resume_job(tmp_path / "run", {"optim": {"clip": 5.0}}, quiet)
+
+
+def test_a_run_is_never_overwritten(tiny_recipe, tmp_path):
+    run(start_job(with_train(tiny_recipe, budget="1 step"), tmp_path / "run", quiet))
+    with pytest.raises(UserError, match="holds a run already"):
+        start_job(tiny_recipe, tmp_path / "run", quiet)
+
+
+def test_compiled_training_has_the_same_losses(tiny_recipe, tmp_path):
+    recipe = with_train(tiny_recipe, budget="6 steps")
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dropout=0.0))
+    run(start_job(recipe, tmp_path / "eager", quiet))
+    job = start_job(with_train(recipe, compile="on"), tmp_path / "compiled", quiet)
+    assert job.recipe.train.compile == "on"
+    run(job)
+    torch.testing.assert_close(losses(tmp_path / "compiled"), losses(tmp_path / "eager"), atol=2e-4, rtol=0)
+
+
+def test_a_compiler_that_fails_is_done_without(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent/compiler")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nonexistent/compiler",))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch.compiler.reset()
+    lines = []
+    model = dataclasses.replace(tiny_recipe.model, d_model=48)
+    recipe = with_train(dataclasses.replace(tiny_recipe, model=model), compile="on", budget="2 steps")
+    job = start_job(recipe, tmp_path / "run", lines.append)
+    assert job.recipe.train.compile == "off"
+    assert sum("torch.compile failed" in line for line in lines) == 1
+    run(job)
