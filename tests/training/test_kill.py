@@ -71,13 +71,13 @@ def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(recipe
     process = begin(recipe, "--out", str(folder))
     wait_for(lambda: len(losses(folder)) >= at, process)
     process.kill()
-    process.wait()
+    process.communicate()
 
     process = begin(str(folder), "--resume")
     step = max(losses(folder))[0]
     wait_for(lambda: any(folder.glob("checkpoints/.step-*.tmp")) and max(losses(folder))[0] > step, process)
     process.kill()
-    process.wait()
+    process.communicate()
 
     finish(str(folder), "--resume")
     assert losses(folder) == uninterrupted

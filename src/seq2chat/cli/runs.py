@@ -11,7 +11,7 @@ from rich.table import Table
 
 from seq2chat.config import check
 
-app = App(help="List, show and compare runs.")
+app = App(name="runs", help="List, show and compare runs.")
 
 Root = Annotated[Path, Parameter(help="folder that holds the runs")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print JSON")]

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from seq2chat.config import check
 
-app = App(help="Train a tokenizer; encode and decode text.")
+app = App(name="tokenizer", help="Train a tokenizer; encode and decode text.")
 
 Folder = Annotated[Path, Parameter(help="run, checkpoint or folder with a tokenizer.json")]
 

@@ -3,7 +3,6 @@
 A checkpoint is written to a temporary folder, its manifest last, and renamed. What has no valid manifest is never read.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from torch import nn
 
 from seq2chat.config import UserError, check
 from seq2chat.models.huggingface import load_model, save_model
+from seq2chat.text.shards import NO_ROOM
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.runlog import RunLog
 
@@ -63,7 +63,7 @@ def save_checkpoint(
             _sync(file)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        if _is_disk_full(error):
             raise UserError(
                 f"The disk of {folder} is full, so step {progress.step} was not saved; the checkpoints already there are "
                 "whole. Free some space and continue with --resume."
@@ -157,6 +157,11 @@ def _rng_states() -> dict[str, Any]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+def _is_disk_full(error: Exception) -> bool:
+    # safetensors writes in Rust and tells the number of the error only in its text.
+    return getattr(error, "errno", None) in NO_ROOM or any(f"os error {number})" in str(error) for number in NO_ROOM)
 
 
 def _sha256(file: Path) -> str:

@@ -1,6 +1,7 @@
 """From a recipe, or from a run folder, to a job that the loop can train."""
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -76,6 +77,8 @@ def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say) -> Jo
     if checkpoints:
         job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers)
     log.forget_after(job.progress.step)
+    for unfinished in log.checkpoints.glob(".step-*.tmp"):
+        shutil.rmtree(unfinished)
     log.note(f"resumed at step {job.progress.step}")
     say(f"resumed {folder} at step {job.progress.step}")
     return job

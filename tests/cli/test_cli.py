@@ -1,0 +1,216 @@
+"""The command as users type it: what it prints, what it leaves behind, and one sentence for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seq2chat.config import Recipe
+
+
+def seq2chat(*arguments: object, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "seq2chat", *map(str, arguments)],
+        input=stdin, cwd=cwd, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def succeed(*arguments: object, **options) -> str:
+    done = seq2chat(*arguments, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fail(*arguments: object, **options) -> str:
+    """The one message of a mistake, on one line."""
+    done = seq2chat(*arguments, **options)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return " ".join(done.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def run(tiny_tables, tmp_path_factory):
+    """A run made by the command itself."""
+    folder = tmp_path_factory.mktemp("cli")
+    Recipe.from_tables(tiny_tables).save(folder / "recipe.toml")
+    succeed("train", folder / "recipe.toml", "--out", folder / "run", "--budget", "20 steps")
+    return folder / "run"
+
+
+def test_help_loads_no_torch():
+    for arguments in ([], ["train"], ["generate"], ["tokenizer", "encode"], ["runs", "list"]):
+        code = (
+            f"import sys; sys.argv = ['seq2chat', *{arguments}, '--help']\n"
+            "from seq2chat.cli import main\n"
+            "try: main()\n"
+            "except SystemExit as end: assert not end.code, end.code\n"
+            "assert 'torch' not in sys.modules and 'tokenizers' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "Usage: seq2chat" in done.stdout
+
+
+def test_a_run_folder_is_complete(run):
+    assert {p.name for p in run.iterdir()} == {
+        "config.toml", "metrics.jsonl", "samples", "checkpoints", "log.txt", "loss.png", "tokenizer",
+    }  # fmt: skip
+    steps = [m for m in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in m]
+    assert [m["step"] for m in steps] == list(range(1, 21))
+    assert {"tokens", "lr", "grad_norm", "tokens_per_second", "peak_share", "elapsed_seconds"} < set(steps[0])
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_its_configuration_makes_the_same_run_again(run, tmp_path):
+    succeed("train", run / "config.toml", "--out", tmp_path / "again")
+    first, second = (
+        [json.loads(line).get("loss") for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (run, tmp_path / "again")
+    )
+    assert first == second
+
+
+def test_generate_streams_the_prompt_and_its_continuation(run):
+    out = succeed("generate", run, "--prompt", "The río ", "--max-tokens", 15, "--seed", 1)
+    assert out.startswith("The río ")
+    assert out == succeed("generate", run, "--prompt", "The río ", "--max-tokens", 15, "--seed", 1)
+    assert out != succeed("generate", run, "--prompt", "The río ", "--max-tokens", 15, "--seed", 2)
+
+
+def test_generate_reads_a_pipe_and_prints_json(run):
+    lines = succeed("generate", run, "-n", 3, "--max-tokens", 5, "--seed", 1, "--json", stdin="The cat").splitlines()
+    texts = [json.loads(line) for line in lines]
+    assert [t["prompt"] for t in texts] == ["The cat"] * 3
+    assert len({t["text"] for t in texts}) > 1
+    assert {t["finish_reason"] for t in texts} <= {"length", "stop"}
+
+
+def test_generate_stops_before_a_stop_string(run):
+    arguments = ["generate", run, "--prompt", "The cat", "--temperature", 0, "--max-tokens", 15, "--json"]
+    whole = json.loads(succeed(*arguments))["text"]
+    stop = whole[4:6]
+    stopped = json.loads(succeed(*arguments, "--stop", stop))
+    assert stopped == {"prompt": "The cat", "text": whole[: whole.index(stop)], "finish_reason": "stop"}
+
+
+def test_eval_prints_one_object(run, text_file):
+    values = json.loads(succeed("eval", run, "--data", text_file, "--json"))
+    text = text_file.read_text()
+    assert (values["bytes"], values["characters"], values["tokens"]) == (len(text.encode()), len(text), len(text.encode()))
+    assert {"loss", "perplexity", "bits_per_byte"} < set(values)
+
+
+def test_eval_of_the_own_validation_split_is_what_training_measured(run):
+    values = json.loads(succeed("eval", run, "--json"))
+    last = [m for m in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "val_loss" in m][-1]
+    assert values["loss"] == pytest.approx(last["val_loss"], abs=0.01)
+    assert values["tokens"] == last["val_tokens"]
+
+
+def test_runs_list_show_and_compare(run, tmp_path):
+    [row] = json.loads(succeed("runs", "list", run.parent, "--json"))
+    assert (row["run"], row["step"]) == (str(run), 20)
+    shown = json.loads(succeed("runs", "show", run, "--json"))
+    assert shown["config"]["train"]["budget"] == "20 steps"
+    assert shown["checkpoints"][-1].endswith("step-000020")
+    succeed("train", run / "config.toml", "--out", tmp_path / "b", "--optim.clip", 0.5, "--budget", "2 steps")
+    rows = json.loads(succeed("runs", "compare", run, tmp_path / "b", "--json"))
+    assert [r["optim.clip"] for r in rows] == [1.0, 0.5]
+    assert "model.d_model" not in rows[0]
+    assert "optim.clip" in succeed("runs", "compare", run, tmp_path / "b")
+    assert "20" in succeed("runs", "list", run.parent)
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_plot_draws_every_run(run, tmp_path, ending):
+    file = tmp_path / f"curve.{ending}"
+    assert str(file) in succeed("plot", run, run, "--out", file)
+    assert file.stat().st_size > 5000
+
+
+def test_tokenizer_commands(text_file, tmp_path):
+    succeed("tokenizer", "train", text_file, "--out", tmp_path, "--vocab-size", 280)
+    ids = succeed("tokenizer", "encode", tmp_path, "The <|endoftext|> río").strip()
+    assert max(json.loads(ids)) < 276
+    assert succeed("tokenizer", "decode", tmp_path, stdin=ids) == "The <|endoftext|> río\n"
+    assert succeed("tokenizer", "decode", tmp_path, *json.loads(ids)) == "The <|endoftext|> río\n"
+    pieces = succeed("tokenizer", "encode", tmp_path, "The", "--pieces").splitlines()
+    assert all("\t" in line for line in pieces)
+
+
+def test_one_dial_chooses_everything_and_says_why(text_file, tmp_path):
+    done = seq2chat("train", text_file, "--budget", "20s", "--train.samples", 0, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "GFLOP/s" in done.stderr and "training characters" in done.stderr
+    recipe = Recipe.load(tmp_path / "runs" / "sentences" / "config.toml")
+    assert recipe.train.budget == "20s"
+    metrics = [json.loads(line) for line in (tmp_path / "runs" / "sentences" / "metrics.jsonl").read_text().splitlines()]
+    losses = [m["loss"] for m in metrics if "loss" in m]
+    assert losses[-1] < losses[0] - 1
+
+
+def test_a_second_run_of_the_same_text_takes_a_new_folder(text_file, tiny_tables, tmp_path):
+    Recipe.from_tables(tiny_tables).save(tmp_path / "small.toml")
+    for _ in range(2):
+        succeed("train", "small.toml", "--budget", "1 step", cwd=tmp_path)
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["small", "small-2"]
+
+
+def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("Hello there.")
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    binary = tmp_path / "binary.txt"
+    binary.write_bytes(b"ab\x00\x01" * 50)
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("straße ".encode("latin-1") * 50)
+    toml = tmp_path / "bad.toml"
+    toml.write_text("[optim]\nmomentun = 0.9\n")
+    cases = [
+        (["train", tmp_path / "nothing.txt"], ["nothing.txt"]),
+        (["train", empty], ["empty.txt", "empty"]),
+        (["train", binary], ["binary.txt"]),
+        (["train", latin], ["latin.txt", "UTF-8"]),
+        (["train", short, "--budget", "5 steps"], ["context"]),
+        (["train", toml], ["optim.momentun", "Did you mean optim.momentum?", "bad.toml"]),
+        (["train", text_file, "--budget", "soon"], ["'soon'", '"10m"']),
+        (["train", run / "config.toml", "--out", run], ["holds a run already", "--resume"]),
+        (["train", tmp_path / "nowhere", "--resume"], ["is not a run folder"]),
+        (["train", "--resume"], ["Which run"]),
+        (["train", run, "--resume", "--optim.clip", 3], ["only --budget"]),
+        (["generate", tmp_path / "nowhere"], ["There is no run or model folder"]),
+        (["generate", run, "--prompt", "a" * 500], ["tokens", "context"]),
+        (["generate", run, "--temperature", -1], ["temperature is -1"]),
+        (["generate", run, "-n", 0], ["-n is 0"]),
+        (["eval", run, "--data", tmp_path / "nothing.txt"], ["nothing.txt"]),
+        (["eval", run, "--context", 9999], ["--context is 9999"]),
+        (["plot", tmp_path], ["is not a run folder"]),
+        (["plot", run, "--out", "x.bmp"], [".png, .svg or .pdf"]),
+        (["runs", "list", tmp_path], ["There is no run"]),
+        (["tokenizer", "encode", tmp_path, "hi"], ["no tokenizer"]),
+        (["tokenizer", "decode", run, 99999], ["There is no token 99999"]),
+    ]
+    for arguments, words in cases:
+        message = fail(*arguments, stdin="")
+        assert all(word in message for word in words), (arguments, message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--optim.momentun", "1"], ["Did you mean --optim.momentum?"]),
+        (["trian"], ["Did you mean", "train"]),
+        (["train", "--optim.clip", "abc"], ["--optim.clip", "abc"]),
+    ],
+)
+def test_flags_that_do_not_exist(arguments, words):
+    done = seq2chat(*arguments)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr + done.stdout for word in words), done.stderr
