@@ -30,7 +30,9 @@ def machine() -> str:
     """Processor, cores, threads and torch of this machine."""
     import torch
 
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
     name = names[0] if names else platform.processor()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{name}, {torch.get_num_threads()} threads"
     return f"{device}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"

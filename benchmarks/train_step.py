@@ -1,7 +1,7 @@
 """Tokens per second of one training step, optimizer included, beside nanoGPT and nanochat in one run.
 
-6 layers, width 384, 6 heads, context 256, vocabulary 4096, batch 16. Each side runs in processes of its own, in turn, so
-that a drift of the machine meets all of them; the figure is the median over the rounds of each round's median step.
+6 layers, width 384, 6 heads, context 256, vocabulary 4096, batch 16. Each side runs in processes of its own, in turn,
+so that a drift of the machine meets all of them; the figure is the median over the rounds of each round's median step.
 nanoGPT runs as it does on CPUs (float32, not compiled); nanochat at its best there (bfloat16, compiled).
 
     python benchmarks/train_step.py [--nanogpt CLONE] [--nanochat CLONE]

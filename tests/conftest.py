@@ -6,7 +6,28 @@ import pytest
 
 from seq2chat.config import Recipe
 
-WORDS = "the cat dog bird sees hears a red green house tree and sun moon río straße over under runs sleeps".split()
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "bird",
+    "sees",
+    "hears",
+    "a",
+    "red",
+    "green",
+    "house",
+    "tree",
+    "and",
+    "sun",
+    "moon",
+    "río",
+    "straße",
+    "over",
+    "under",
+    "runs",
+    "sleeps",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

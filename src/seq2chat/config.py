@@ -152,7 +152,7 @@ class ScheduleConfig:
             check(0 <= value <= 1, f"schedule.{name} is {value}; write a share between 0 and 1.")
         check(
             self.shape == "cosine" or self.warmup + self.decay <= 1,
-            f"schedule.warmup {self.warmup} and schedule.decay {self.decay} exceed the whole run; make their sum 1 or less.",
+            f"schedule.warmup {self.warmup} and schedule.decay {self.decay} are more than the whole run together.",
         )
 
 
@@ -201,7 +201,7 @@ class Recipe:
 
     @classmethod
     def from_tables(cls, *layers: dict[str, Any], source: str = "the recipe") -> Recipe:
-        """Recipe of the merged `layers`, the later ones winning. Raises `UserError` naming an unknown or ill-typed key."""
+        """Recipe of the merged `layers`, the later ones winning. Raises `UserError` for an unknown or ill-typed key."""
         merged: dict[str, dict[str, Any]] = {}
         for layer in layers:
             for table, keys in layer.items():
@@ -312,4 +312,6 @@ class Budget:
             for unit in ("steps", "tokens", "epochs"):
                 if match[3] in (unit, unit[:-1]):
                     return cls(amount, unit)
-        raise UserError(f'The budget {text!r} is not a length; write "10m", "2h", "500 steps", "3 epochs" or "20M tokens".')
+        raise UserError(
+            f'The budget {text!r} is not a length; write "10m", "500 steps", "3 epochs" or "20M tokens".'
+        )

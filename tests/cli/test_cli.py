@@ -101,7 +101,11 @@ def test_generate_stops_before_a_stop_string(run):
 def test_eval_prints_one_object(run, text_file):
     values = json.loads(succeed("eval", run, "--data", text_file, "--json"))
     text = text_file.read_text()
-    assert (values["bytes"], values["characters"], values["tokens"]) == (len(text.encode()), len(text), len(text.encode()))
+    assert (values["bytes"], values["characters"], values["tokens"]) == (
+        len(text.encode()),
+        len(text),
+        len(text.encode()),
+    )
     assert {"loss", "perplexity", "bits_per_byte"} < set(values)
 
 
@@ -149,7 +153,9 @@ def test_one_dial_chooses_everything_and_says_why(text_file, tmp_path):
     assert "GFLOP/s" in done.stderr and "training characters" in done.stderr
     recipe = Recipe.load(tmp_path / "runs" / "sentences" / "config.toml")
     assert recipe.train.budget == "20s"
-    metrics = [json.loads(line) for line in (tmp_path / "runs" / "sentences" / "metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        json.loads(line) for line in (tmp_path / "runs" / "sentences" / "metrics.jsonl").read_text().splitlines()
+    ]
     losses = [m["loss"] for m in metrics if "loss" in m]
     assert losses[-1] < losses[0] - 1
 

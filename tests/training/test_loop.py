@@ -195,7 +195,17 @@ def test_compiled_training_has_the_losses_of_plain_training(tiny_tables, tmp_pat
     file = tmp_path / "recipe.toml"
     Recipe.from_tables(tiny_tables, changes).save(file)
     for choice in ("off", "on"):
-        command = [sys.executable, "-m", "seq2chat", "train", file, "--out", tmp_path / choice, "--train.compile", choice]
+        command = [
+            sys.executable,
+            "-m",
+            "seq2chat",
+            "train",
+            file,
+            "--out",
+            tmp_path / choice,
+            "--train.compile",
+            choice,
+        ]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     assert Recipe.load(tmp_path / "on" / "config.toml").train.compile == "on", done.stderr

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from cyclopts import App, CycloptsError
+from cyclopts import App
 from rich.console import Console
 
 from seq2chat import __version__

@@ -23,7 +23,11 @@ def evaluate(
 
     console = Console(stderr=True, highlight=False)
     result = evaluate_text(
-        run, data, batch_size, context, lambda batches, n: track(batches, "evaluating", n, console=console, transient=True)
+        run,
+        data,
+        batch_size,
+        context,
+        lambda batches, n: track(batches, "evaluating", n, console=console, transient=True),
     )
     values = {
         "loss": result.loss,

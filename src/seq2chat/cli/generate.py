@@ -37,13 +37,13 @@ def generate(
         prompt = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
     model, tokenizer = load_checkpoint(run)
     # Documents of the training text begin with the end token of the one before.
-    ids = [tokenizer.eos_id] * (tokenizer.eos_id is not None) + tokenizer.encode(prompt)
+    end_tokens = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    ids = end_tokens + tokenizer.encode(prompt)
     texts = [TextStream(tokenizer, stop) for _ in range(n)]
     live = n == 1 and not as_json
     if live:
         print(prompt, end="", flush=True)
     finishes = ["length"] * n
-    end_tokens = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
 
     def hit_stop(token: Token) -> bool:
         shown = texts[token.sample].feed(token.id)

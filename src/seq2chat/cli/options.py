@@ -22,7 +22,7 @@ def _flags(section: type, table: str) -> type:
     return dataclasses.make_dataclass(f"{table.title()}Flags", fields, frozen=True, namespace=_MODULE)
 
 
-_TABLES = {f.name: _flags(f.default_factory, f.name) for f in dataclasses.fields(Recipe) if f.name != "expect"}
+_TABLES = {name: _flags(section, name) for name, section in get_type_hints(Recipe).items() if name != "expect"}
 _PRESET = Annotated[str | None, Parameter(name="--model.preset", group="model", help="shape of a GPT-3: gpt3-small …")]
 
 RecipeFlags = dataclasses.make_dataclass(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from seq2chat.config import check
+from seq2chat.config import UserError
 
 app = App(name="tokenizer", help="Train a tokenizer; encode and decode text.")
 
@@ -53,15 +53,17 @@ def decode(
 ) -> None:
     """Print the text of token ids."""
     tokenizer = _load(folder)
-    numbers = list(ids)
-    if not numbers:
-        try:
-            numbers = json.loads(sys.stdin.read())
-        except json.JSONDecodeError:
-            numbers = None
-        valid = isinstance(numbers, list) and all(type(i) is int for i in numbers)
-        check(valid, "Standard input is not a JSON list of token ids; write for example [72, 105].")
-    print(tokenizer.decode(numbers))
+    print(tokenizer.decode(ids or _read_ids(sys.stdin.read())))
+
+
+def _read_ids(text: str) -> list[int]:
+    try:
+        ids = json.loads(text)
+    except json.JSONDecodeError:
+        ids = None
+    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+        raise UserError("Standard input is not a JSON list of token ids; write for example [72, 105].")
+    return ids
 
 
 def _load(folder: Path):

@@ -1,6 +1,5 @@
 """`seq2chat train`: from a recipe, a corpus or a text to a run folder."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -118,6 +117,4 @@ def watch(job, console: Console) -> None:
 
 
 def _describe(step, loss: float) -> str:
-    return (
-        f"step {step.step} loss {loss:.3f} {step.tokens_per_second:,.0f} tokens/s {step.peak_share:.0%} of peak"
-    )
+    return f"step {step.step} loss {loss:.3f} {step.tokens_per_second:,.0f} tokens/s {step.peak_share:.0%} of peak"

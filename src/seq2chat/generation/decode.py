@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ class Decoder(Protocol):
     def context(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
-    def start(self, padding: Tensor | None = None) -> State: ...
-    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]: ...
+    def start(self, padding: Tensor | None = None) -> Any: ...
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
     def train(self, mode: bool = True) -> object: ...
 
 
@@ -91,8 +91,8 @@ def stream(
     """Yield, step by step, one Token for every row that is still running: `n` rows for each prompt.
 
     Prompts of different lengths are padded on the left and run together, each computed once for its `n` samples. A row
-    ends with a token of `end_tokens`, when `stop(token)`, asked of each new Token, is true, after `sampling.max_tokens`, or when
-    prompt and completion fill the model's context. Row r draws from its own generator, a function of
+    ends with a token of `end_tokens`, when `stop(token)`, asked of each new Token, is true, after `sampling.max_tokens`,
+    or when prompt and completion fill the model's context. Row r draws from its own generator, a function of
     (`sampling.seed`, r). The model is in evaluation mode meanwhile. Raises UserError for a prompt that is empty or
     leaves no room in the context.
     """

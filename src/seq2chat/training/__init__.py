@@ -1,1 +1,1 @@
-"""One training loop for every objective, and what it needs: optimizers, schedules, checkpoints, metrics, run folders."""
+"""One training loop for every objective, with its optimizers, schedules, checkpoints, metrics and run folders."""

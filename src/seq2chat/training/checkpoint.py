@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seq2chat.config import UserError, check
+from seq2chat.models.gpt import GPT
 from seq2chat.models.huggingface import load_model, save_model
 from seq2chat.text.shards import NO_ROOM
 from seq2chat.text.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ class Progress:
 
 def save_checkpoint(
     log: RunLog,
-    model: nn.Module,
+    model: GPT,
     tokenizer: Tokenizer,
     optimizers: list[torch.optim.Optimizer],
     progress: Progress,
@@ -65,7 +66,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         if _is_disk_full(error):
             raise UserError(
-                f"The disk of {folder} is full, so step {progress.step} was not saved; the checkpoints already there are "
+                f"The disk of {folder} is full, so step {progress.step} was not saved; the checkpoints before it are "
                 "whole. Free some space and continue with --resume."
             ) from error
         raise
@@ -105,7 +106,7 @@ def verify_checkpoint(folder: Path) -> None:
         )
 
 
-def load_checkpoint(path: Path) -> tuple[nn.Module, Tokenizer]:
+def load_checkpoint(path: Path) -> tuple[GPT, Tokenizer]:
     """Model in evaluation mode and tokenizer of a run, a checkpoint, or any model folder of a known layout.
 
     Raises `UserError` when the folder is damaged or its tokenizer is of another model.
@@ -122,12 +123,12 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, Tokenizer]:
     return model, tokenizer
 
 
-def resume_checkpoint(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
+def resume_checkpoint(folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> Progress:
     """Put weights, optimizer state and random state of the checkpoint `folder` into what is given; where it stood."""
     verify_checkpoint(folder)
     model.load_state_dict(load_model(folder).state_dict())
     with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as file:
-        saved = {key: file.get_tensor(key) for key in file.keys()}
+        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     names = {parameter: name for name, parameter in model.named_parameters()}
     for optimizer, parameter in _parameters(optimizers):
         prefix = f"{names[parameter]}:"
@@ -136,7 +137,7 @@ def resume_checkpoint(folder: Path, model: nn.Module, optimizers: list[torch.opt
         optimizer.state[parameter] = {k: v if v.ndim == 0 else v.to(parameter.device) for k, v in state.items()}
     with safe_open(folder / "trainer" / "rng.safetensors", "pt") as file:
         torch.set_rng_state(file.get_tensor("cpu"))
-        if "cuda" in file.keys() and torch.cuda.is_available():
+        if torch.cuda.is_available():
             torch.cuda.set_rng_state(file.get_tensor("cuda"))
     return Progress(**json.loads((folder / "trainer" / "progress.json").read_text()))
 
@@ -145,7 +146,7 @@ def _parameters(optimizers: list[torch.optim.Optimizer]) -> Iterable[tuple[torch
     return ((o, p) for o in optimizers for group in o.param_groups for p in group["params"])
 
 
-def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(model: GPT, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[p]}:{key}": value.contiguous() for o, p in _parameters(optimizers) for key, value in o.state[p].items()

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from seq2chat.config import Budget, TrainConfig
 from seq2chat.device import describe_machine, pick_device, pick_precision
 from seq2chat.text.corpus import load_corpus
@@ -16,7 +14,9 @@ UTILISATION = 0.45  # share of the measured peak that training reaches; benchmar
 USEFUL_EPOCHS = 16  # Muennighoff et al. 2023, section 5: what is repeated more often hardly teaches
 
 
-def choose_tables(source: str, changes: dict[str, dict[str, Any]], say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def choose_tables(
+    source: str, changes: dict[str, dict[str, Any]], say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
     """Tables of a recipe that fit the text `source`, this machine and the budget in `changes`; `say` explains them."""
     characters = sum(map(len, split_texts(load_corpus(source), 0.1, "train")))
     budget = changes.get("train", {}).get("budget", TrainConfig.budget)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -49,7 +49,7 @@ def start_job(recipe: Recipe, folder: Path, say: Say, began: float | None = None
     )
     device = pick_device()
     precision = pick_precision(recipe.train.precision, device)
-    name = {torch.bfloat16: "bf16", torch.float32: "fp32"}[precision.dtype]
+    name: Literal["bf16", "fp32"] = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
     say(f"precision {name}: {precision.reason}")
     model = dataclasses.replace(recipe.model, vocab_size=vocab_size)
     recipe = dataclasses.replace(recipe, model=model, train=dataclasses.replace(recipe.train, precision=name))
@@ -116,7 +116,9 @@ def _make_job(recipe: Recipe, log: RunLog, tokenizer: Tokenizer, device: torch.d
         Progress(),
     )  # fmt: skip
     compiled = _compile(job, say)
-    job.recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, compile="on" if compiled else "off"))
+    job.recipe = dataclasses.replace(
+        recipe, train=dataclasses.replace(recipe.train, compile="on" if compiled else "off")
+    )
     return job
 
 

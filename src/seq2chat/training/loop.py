@@ -17,7 +17,7 @@ from seq2chat.config import Budget, Recipe, UserError
 from seq2chat.device import Precision
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
-from seq2chat.models.gpt import flops_per_token
+from seq2chat.models.gpt import GPT, flops_per_token
 from seq2chat.text.batch import Batch, Loader, evaluation_batches
 from seq2chat.text.shards import Shards
 from seq2chat.text.tokenizer import Tokenizer
@@ -34,9 +34,9 @@ class Job:
 
     log: RunLog
     recipe: Recipe
-    model: nn.Module
+    model: GPT
     tokenizer: Tokenizer
-    objective: Callable[[nn.Module, Batch], Loss]
+    objective: Callable[[GPT, Batch], Loss]
     loader: Loader
     validation: Shards
     optimizers: list[torch.optim.Optimizer]
@@ -157,7 +157,7 @@ def train_step(job: Job) -> tuple[float, float, int]:
     mean = (loss_sum / n_tokens).item()
     if not (math.isfinite(mean) and math.isfinite(norm.item())):
         raise UserError(
-            f"The loss is {mean} with gradient norm {norm.item()} at step {job.progress.step + 1}, so training stopped; "
+            f"The loss is {mean} with gradient norm {norm.item()} at step {job.progress.step + 1}, so it stopped; "
             f"the last good checkpoint is kept in {job.log.checkpoints}. Lower optim.matrix_lr and optim.embedding_lr."
         )
     if job.recipe.optim.clip:
@@ -215,9 +215,7 @@ def _milestones(job: Job, clock: _Clock, before: float, after: float) -> Iterato
 
 
 def _save(job: Job) -> Saved:
-    folder = save_checkpoint(
-        job.log, job.model, job.tokenizer, job.optimizers, job.progress, job.recipe.train.keep
-    )
+    folder = save_checkpoint(job.log, job.model, job.tokenizer, job.optimizers, job.progress, job.recipe.train.keep)
     return Saved(job.progress.step, folder)
 
 
@@ -251,11 +249,9 @@ def validate(job: Job, limit: int) -> Evaluation:
 
 @torch.compiler.set_stance("force_eager")
 def _sample(job: Job) -> Sampled:
-    config, tokenizer = job.recipe.train, job.tokenizer
+    config, tokenizer, end = job.recipe.train, job.tokenizer, job.validation.eos_id
     sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=config.seed)
-    [[completion]] = generate(
-        job.model, [[tokenizer.eos_id, *tokenizer.encode(config.prompt)]], sampling, [tokenizer.eos_id]
-    )
-    text = config.prompt + tokenizer.decode(t for t in completion.tokens if t != tokenizer.eos_id)
+    [[completion]] = generate(job.model, [[end, *tokenizer.encode(config.prompt)]], sampling, [end])
+    text = config.prompt + tokenizer.decode(token for token in completion.tokens if token != end)
     job.log.sample(job.progress.step, text)
     return Sampled(job.progress.step, text)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from seq2chat.config import check
 from seq2chat.device import pick_device, pick_precision
+from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch, evaluation_batches
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import shards_in_memory, split_texts
@@ -22,7 +23,7 @@ from seq2chat.training.runlog import open_run
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Cross-entropy on a text: `loss_sum` nats over `tokens` tokens that spell `bytes` bytes, `characters` characters."""
+    """Cross-entropy on a text: `loss_sum` nats over `tokens` tokens, which spell `bytes` bytes and `characters`."""
 
     loss_sum: float
     tokens: int
@@ -62,8 +63,8 @@ def token_lengths(tokenizer: Tokenizer) -> Int[Tensor, "vocab 2"]:
 @torch.compiler.set_stance("force_eager")  # another mode and other shapes than training's: not worth compiling
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
-    objective: Callable[[nn.Module, Batch], Loss],
+    model: GPT,
+    objective: Callable[[GPT, Batch], Loss],
     batches: Iterable[Batch],
     lengths: Int[Tensor, "vocab 2"],
 ) -> Evaluation:
@@ -81,7 +82,11 @@ def evaluate(
 
 
 def evaluate_text(
-    path: Path, data: str, batch_size: int, context: int | None, watch: Callable[[Iterable[Batch], int], Iterable[Batch]]
+    path: Path,
+    data: str,
+    batch_size: int,
+    context: int | None,
+    watch: Callable[[Iterable[Batch], int], Iterable[Batch]],
 ) -> Evaluation:
     """Loss of the run or model folder `path` on the corpus or file `data`; on the run's own validation split if empty.
 
@@ -101,6 +106,8 @@ def evaluate_text(
         f"--context is {context}; write at most {model.config.context}, the model's own.",
     )
     shards = shards_in_memory(texts, tokenizer)
-    batches = watch(evaluation_batches(shards, context, batch_size), -(-(shards.n_tokens - 1) // (batch_size * context)))
+    batches = watch(
+        evaluation_batches(shards, context, batch_size), -(-(shards.n_tokens - 1) // (batch_size * context))
+    )
     model.to(device).compute_dtype = pick_precision("auto", device).dtype
     return evaluate(model, causal_lm, batches, token_lengths(tokenizer))

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch
 
 Loss = tuple[Float[Tensor, ""], Int[Tensor, ""]]
@@ -30,7 +31,7 @@ def nll_sum(
     return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def causal_lm(model: nn.Module, batch: Batch, nll: Nll = nll_sum) -> Loss:
+def causal_lm(model: GPT, batch: Batch, nll: Nll = nll_sum) -> Loss:
     """Next-token cross-entropy in nats (Radford et al. 2018, equation 1), summed, and the number of labels.
 
     `nll` may be a compiled `nll_sum`: head and loss in one kernel, without the logits in between.

@@ -1,6 +1,7 @@
 """AdamW for embeddings, head and vectors; Muon for the matrices inside the blocks."""
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -41,8 +42,8 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
-        assert closure is None
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
         for group in self.param_groups:
             shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for p in group["params"]:
@@ -50,19 +51,20 @@ class Muon(torch.optim.Optimizer):
                     shapes[p.shape].append(p)
             for params in shapes.values():
                 self._step(params, group)
+        return loss
 
     def _step(self, params: list[nn.Parameter], group: dict) -> None:
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        grads = [p.grad for p in params]
-        momenta = [self.state[p]["momentum"] for p in params]
-        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-        nesterov = torch.stack(torch._foreach_lerp(grads, momenta, group["momentum"]))
-        update = orthogonalize(nesterov, self.dtype)
+        grads = torch.stack([p.grad for p in params if p.grad is not None])
+        momentum = torch.stack([self.state[p]["momentum"] for p in params]).lerp_(grads, 1 - group["momentum"])
+        update = orthogonalize(grads.lerp_(momentum, group["momentum"]), self.dtype)
         rows, columns = params[0].shape
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(params, list(update.unbind()), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+        lr = group["lr"] * max(1, rows / columns) ** 0.5
+        for p, m, u in zip(params, momentum, update, strict=True):
+            self.state[p]["momentum"].copy_(m)
+            p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u, alpha=lr)
 
 
 def make_optimizers(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
@@ -80,8 +82,11 @@ def make_optimizers(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -
             groups["head"].append(p)
         else:
             groups["matrix" if p.ndim == 2 else "vector"].append(p)
-    adam = [{"params": groups[name], "lr": getattr(config, f"{name}_lr"), "weight_decay": 0.0}
-            for name in ("embedding", "head", "vector") if groups[name]]
+    adam = [
+        {"params": groups[name], "lr": getattr(config, f"{name}_lr"), "weight_decay": 0.0}
+        for name in ("embedding", "head", "vector")
+        if groups[name]
+    ]
     optimizers: list[torch.optim.Optimizer] = []
     if config.matrices == "muon":
         optimizers.append(Muon(groups["matrix"], config.matrix_lr, config.momentum, config.weight_decay, dtype))

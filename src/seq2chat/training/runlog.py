@@ -72,7 +72,9 @@ class RunLog:
 
 def open_run(folder: Path) -> RunLog:
     """The run in `folder`. Raises `UserError` when there is none."""
-    check((folder / "config.toml").exists(), f"{folder} is not a run folder; `seq2chat runs list` shows those there are.")
+    check(
+        (folder / "config.toml").exists(), f"{folder} is not a run folder; `seq2chat runs list` shows those there are."
+    )
     return RunLog(folder)
 
 
