@@ -302,7 +302,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Budget written as "10m", "90s", "2h", "500 steps", "3 epochs" or "20M tokens". Raises `UserError` otherwise."""
+        """Budget written as "10m", "2h", "500 steps", "3 epochs" or "20M tokens". Raises `UserError` otherwise."""
         match = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kMGB]?)\s*([a-z]+)\s*", text)
         if match and float(match[1].replace("_", "")) > 0:
             amount = float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]]

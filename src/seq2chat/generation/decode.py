@@ -90,11 +90,11 @@ def stream(
 ) -> Iterator[list[Token]]:
     """Yield, step by step, one Token for every row that is still running: `n` rows for each prompt.
 
-    Prompts of different lengths are padded on the left and run together, each computed once for its `n` samples. A row
-    ends with a token of `end_tokens`, when `stop(token)`, asked of each new Token, is true, after `sampling.max_tokens`,
-    or when prompt and completion fill the model's context. Row r draws from its own generator, a function of
-    (`sampling.seed`, r). The model is in evaluation mode meanwhile. Raises UserError for a prompt that is empty or
-    leaves no room in the context.
+    Prompts of different lengths are padded on the left and run together, each computed once for its `n` samples.
+    A row ends with a token of `end_tokens`, when `stop(token)`, asked of each Token, is true, after
+    `sampling.max_tokens`, or when prompt and completion fill the model's context. Row r draws from its own generator,
+    a function of (`sampling.seed`, r). The model is in evaluation mode meanwhile. Raises UserError for a prompt that is
+    empty or leaves no room in the context.
     """
     _check_prompts(prompts, model.context, n)
     rows = [

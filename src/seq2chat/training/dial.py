@@ -10,8 +10,9 @@ from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import split_texts
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
-UTILISATION = 0.45  # share of the measured peak that training reaches; benchmarks/train_step.py
-USEFUL_EPOCHS = 16  # Muennighoff et al. 2023, section 5: what is repeated more often hardly teaches
+USEFUL_EPOCHS = 8  # repeated more often, a text teaches a larger model more than the same model again; docs/log.md
+MOST_PARAMETERS = 20  # for each token of the text
+UTILISATION = 0.4  # share of the measured peak that training reaches; benchmarks/train_step.py
 
 
 def choose_tables(
@@ -36,29 +37,26 @@ def size_run(characters: int, seconds: float, peak_flops: float) -> dict[str, di
     """Vocabulary, shape and dropout for `characters` of training text and `seconds` at `peak_flops`.
 
     The vocabulary grows with the text, since a token must be seen often to be learned. Training N parameters on D
-    tokens takes 6 N D FLOPs, and D = 20 N uses them best; where that would repeat the text more often than is useful,
-    what is left goes into more parameters. Depth follows width at 64 of width a layer.
+    tokens takes 6 N D FLOPs, and D = 20 N uses them best; where that would repeat a small text too often, the FLOPs go
+    into parameters instead, as far as those can be held in check by dropout. Width is 64 times depth.
     """
-    vocab_size = min(8192, max(512, 2 ** round(math.log2(max(1, characters) / 1000))))
-    characters_per_token = 1.2 + 0.28 * math.log2(vocab_size / 256)
-    flops = 0.85 * seconds * UTILISATION * peak_flops
-    tokens = math.sqrt(flops / 6 * TOKENS_PER_PARAMETER)
-    epochs = tokens / (characters / characters_per_token)
-    if epochs > USEFUL_EPOCHS:
-        tokens = math.sqrt(tokens * USEFUL_EPOCHS * characters / characters_per_token)
-    parameters = flops / 6 / tokens
-    n_layer = min(48, max(2, round((parameters / (12 * 64**2)) ** (1 / 3))))
-    width = math.sqrt(parameters / (12 * n_layer))
-    d_model = max(128, 64 * round(width / 64))
-    context = 256 if characters < 100_000_000 else 1024
+    vocab_size = 2 ** min(13, max(9, round(10 + 0.5 * math.log2(max(1, characters) / 1e6))))
+    text_tokens = characters / (0.9 + 0.63 * math.log2(vocab_size / 256))
+    products = 0.85 * seconds * UTILISATION * peak_flops / 6
+    tokens = min(math.sqrt(products * TOKENS_PER_PARAMETER), USEFUL_EPOCHS * text_tokens)
+    parameters = min(products / tokens, MOST_PARAMETERS * text_tokens)
+    epochs = products / parameters / text_tokens
+    d_model = max(128, 64 * round((64 * parameters / 12) ** (1 / 3) / 64))
     return {
         "tokenizer": {"vocab_size": vocab_size},
         "model": {
-            "n_layer": n_layer,
+            "n_layer": max(2, round(parameters / (12 * d_model**2))),
             "n_head": d_model // 64,
             "d_model": d_model,
-            "context": context,
-            "dropout": 0.0 if epochs < 2 else 0.1 if epochs < 8 else 0.2,
+            "context": 256 if characters < 100_000_000 else 1024,
+            "dropout": next(dropout for least, dropout in DROPOUT if epochs >= least),
         },
-        "train": {"batch_size": 16},
     }
+
+
+DROPOUT = ((16, 0.3), (5, 0.2), (2, 0.1), (0, 0.0))  # from so many epochs on; docs/log.md
