@@ -312,6 +312,4 @@ class Budget:
             for unit in ("steps", "tokens", "epochs"):
                 if match[3] in (unit, unit[:-1]):
                     return cls(amount, unit)
-        raise UserError(
-            f'The budget {text!r} is not a length; write "10m", "500 steps", "3 epochs" or "20M tokens".'
-        )
+        raise UserError(f'The budget {text!r} is not a length; write "10m", "500 steps", "3 epochs" or "20M tokens".')

@@ -18,7 +18,7 @@ from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import cached_shards, open_shards, split_texts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import Progress, resume_checkpoint
-from seq2chat.training.loop import Job
+from seq2chat.training.loop import Job, total_steps
 from seq2chat.training.objective import causal_lm, nll_sum
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.runlog import RunLog, open_run
@@ -26,7 +26,7 @@ from seq2chat.training.runlog import RunLog, open_run
 Say = Callable[[str], None]
 
 TOKENIZER_CHARACTERS = 100_000_000  # a BPE learns no other merges from more
-COMPILE_SECONDS = 60  # the shortest timed run in which compiling pays; see docs/log.md
+COMPILE_PAYS = 60  # seconds of the shortest run in which it does; docs/log.md
 
 
 def start_job(recipe: Recipe, folder: Path, say: Say, began: float | None = None) -> Job:
@@ -123,27 +123,36 @@ def _make_job(recipe: Recipe, log: RunLog, tokenizer: Tokenizer, device: torch.d
 
 
 def _compile(job: Job, say: Say) -> bool:
-    """Compile the blocks of the job's model if that is asked for or pays; whether they are. A failure falls back."""
-    choice, budget = job.recipe.train.compile, Budget.parse(job.recipe.train.budget)
-    if choice == "off" or (choice == "auto" and budget.unit == "seconds" and budget.amount < COMPILE_SECONDS):
-        return False
-    began = time.perf_counter()
-    plain = job.objective
-    # The blocks share one compiled function, so this takes a fraction of compiling the model whole (docs/log.md).
-    for block in job.model.layers:
-        block.compile(dynamic=False)
-    job.objective = partial(causal_lm, nll=torch.compile(nll_sum, dynamic=False))
-    try:
-        loss, _ = job.objective(job.model, job.loader.batch(0, job.recipe.train.batch_size).to(job.device))
+    """Compile the blocks and the loss of `job` if that is asked for or pays; whether they are. A failure falls back."""
+    batch = job.loader.batch(0, job.recipe.train.batch_size).to(job.device)
+
+    def seconds_of_a_pass() -> float:
+        began = time.perf_counter()
+        loss, _ = job.objective(job.model, batch)
         loss.backward()
-    except Exception as error:
-        for block in job.model.layers:
-            block._compiled_call_impl = None
-        job.objective = plain
-        say(f"torch.compile failed here ({type(error).__name__}), so training is not compiled.")
-        return False
-    finally:
         job.model.zero_grad(set_to_none=True)
-        seed_everything(job.recipe.train.seed)
-    say(f"torch.compile: ready after {time.perf_counter() - began:.0f} s")
-    return True
+        return time.perf_counter() - began
+
+    choice, budget = job.recipe.train.compile, Budget.parse(job.recipe.train.budget)
+    if choice == "auto":
+        passes = total_steps(job) * job.recipe.train.accumulation
+        seconds = budget.amount if budget.unit == "seconds" else passes * min(seconds_of_a_pass() for _ in range(2))
+        choice = "on" if seconds >= COMPILE_PAYS else "off"
+        if choice == "off":
+            say(f"torch.compile off: the run takes about {seconds:.0f} s, and compiling pays from {COMPILE_PAYS} s on")
+    if choice == "on":
+        plain = job.objective
+        # The blocks share one compiled function, so this takes a fraction of compiling the model whole (docs/log.md).
+        for block in job.model.layers:
+            block.compile(dynamic=False)
+        job.objective = partial(causal_lm, nll=torch.compile(nll_sum, dynamic=False))
+        try:
+            say(f"torch.compile on: ready after {seconds_of_a_pass():.0f} s")
+        except Exception as error:
+            for block in job.model.layers:
+                block._compiled_call_impl = None
+            job.objective, choice = plain, "off"
+            say(f"torch.compile failed here ({type(error).__name__}), so training is not compiled.")
+    job.model.zero_grad(set_to_none=True)
+    seed_everything(job.recipe.train.seed)
+    return choice == "on"

@@ -115,7 +115,7 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         began = time.perf_counter()
         for optimizer in job.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate(job.recipe.schedule, clock.middle_of_step())
+                group["lr"] = group["peak"] * rate(job.recipe.schedule, min(1.0, clock.share(0.5)))
         loss, grad_norm, n_tokens = train_step(job)
         progress.step += 1
         progress.samples += config.batch_size * config.accumulation
@@ -132,8 +132,11 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         if clock.over():
             break
         yield from _milestones(job, clock, before, after)
+    over = clock.over()
+    if over:
+        clock.use_up()
     yield _save(job)
-    if clock.over():
+    if over:
         yield _validate(job, clock, whole=True)
         if config.samples:
             yield _sample(job)
@@ -168,21 +171,32 @@ def train_step(job: Job) -> tuple[float, float, int]:
     return mean, norm.item(), int(n_tokens)
 
 
+def total_steps(job: Job) -> int:
+    """Steps that the budget of `job` allows; 0 if it is a time."""
+    budget, train = Budget.parse(job.recipe.train.budget), job.recipe.train
+    samples = train.batch_size * train.accumulation
+    if budget.unit == "seconds":
+        return 0
+    per_step = {"steps": 1, "epochs": samples / job.loader.n_windows, "tokens": samples * job.loader.context}
+    return math.ceil(budget.amount / per_step[budget.unit])
+
+
 class _Clock:
     """Share of the budget that is used, whatever its unit, counted over all the sessions of a run."""
 
     def __init__(self, job: Job) -> None:
         self.progress = job.progress
-        self.budget = Budget.parse(job.recipe.train.budget)
+        self.steps = total_steps(job)
+        self.seconds = Budget.parse(job.recipe.train.budget).amount
         self.began = time.monotonic() - job.progress.seconds
         self.step_seconds = 0.0
-        self.reserve = 0.0  # seconds the last validation and checkpoint will take
-        train = job.recipe.train
-        samples = train.batch_size * train.accumulation
-        per_step = {"steps": 1, "epochs": samples / job.loader.n_windows, "tokens": samples * job.loader.context}
-        self.steps = 0 if self.budget.unit == "seconds" else math.ceil(self.budget.amount / per_step[self.budget.unit])
+        # Seconds that the last validation and checkpoint will take. Until one was timed: forward passes alone, at half
+        # the price of a step.
+        self.reserve = 0.0
+        self.reserve_steps = job.validation.n_tokens / (2 * job.loader.context * job.recipe.train.batch_size)
 
     def tick(self, step_seconds: float) -> float:
+        """Count a step that took so long; the share used after it."""
         self.step_seconds = min(step_seconds, 2 * self.step_seconds or step_seconds)
         return self.share()
 
@@ -191,14 +205,17 @@ class _Clock:
         self.progress.seconds = time.monotonic() - self.began
         if self.steps:
             return (self.progress.step + steps) / self.steps
-        return (self.progress.seconds + steps * self.step_seconds) / max(1e-9, self.budget.amount - self.reserve)
-
-    def middle_of_step(self) -> float:
-        return min(1.0, self.share(0.5))
+        reserve = self.reserve or self.reserve_steps * self.step_seconds
+        return (self.progress.seconds + steps * self.step_seconds) / max(1e-9, self.seconds - reserve)
 
     def over(self) -> bool:
         # A timed run ends with the step that would cross its end.
         return self.share() >= 1 if self.steps else self.share(1.0) >= 1
+
+    def use_up(self) -> None:
+        """A run that ended has nothing left of its budget, so that resuming it trains no further."""
+        if not self.steps:
+            self.progress.seconds = max(self.progress.seconds, self.seconds)
 
 
 def _milestones(job: Job, clock: _Clock, before: float, after: float) -> Iterator[Event]:
