@@ -9,7 +9,7 @@ demo: $(VENV)/.installed ## train a small GPT on the built-in corpus and sample 
 	$(BIN)/seq2chat demo
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto
 
 check: $(VENV)/.installed-dev ## lint, formatting, types and layers
 	$(BIN)/ruff check .

@@ -1,29 +1,30 @@
-"""How long from the start of the process to a validation loss of 1.88 nats a character on tinyshakespeare?
+"""Seconds from the start of the process to a validation loss of 1.88 nats a character on tinyshakespeare.
 
-    python benchmarks/time_to_loss.py TINYSHAKESPEARE.txt [--nanogpt FOLDER] [--repeats 3]
+Both sides train on the first 90 % of the characters. seq2chat's clock holds all of it: imports, tokenizer training,
+shards, training, checkpoint, and validation on the whole held-out text. nanoGPT runs the CPU recipe of its README; its
+clock holds its training script, its data being prepared before; its checkpoint is then scored on the whole held-out
+text outside its clock, in windows of its context like ours. The sides run in turn; figures are medians over the rounds.
 
-nanoGPT runs the CPU recipe of its README, which is said to reach 1.88; seq2chat trains its own tokenizer and model.
-Both clocks hold everything: imports, training, validation, files, and the tokenizer where there is one. Both train on
-the first 90% of the characters; seq2chat is scored on the whole of the rest (total nats / characters), nanoGPT by its
-own estimate over random windows of it. Runs alternate. Prints one JSON line per run.
+    python benchmarks/time_to_loss.py --corpus tinyshakespeare.txt [--nanogpt CLONE]
 """
 
 import argparse
 import json
 import os
-import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-TARGET = 1.88
+from peers import child, machine
 
-RECIPE = """
+TARGET = 1.88
+OURS = """
 [data]
-corpus = "{corpus}"
+corpus = {corpus}
 [tokenizer]
 vocab_size = 2048
 [model]
@@ -35,64 +36,92 @@ d_model = 128
 weight_decay = 0.0
 [train]
 budget = "80 steps"
-batch_size = 16
-compile = "off"
+seed = {seed}
 evals = 1
 checkpoints = 1
 samples = 0
 """
-
-# Its README, "I only have a macbook", with --compile=False as written there.
-NANOGPT = ["train.py", "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20"]
-NANOGPT += ["--log_interval=1", "--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"]
-NANOGPT += ["--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"]
-
-
-def run_seq2chat(corpus: Path, folder: Path) -> tuple[float, float]:
-    """Seconds and nats a character of one run from nothing, its caches in `folder`."""
-    recipe = folder / "recipe.toml"
-    recipe.write_text(RECIPE.format(corpus=corpus.resolve()))
-    run = folder / "run"
-    command = [sys.executable, "-m", "seq2chat", "train", str(recipe), "--out", str(run)]
-    began = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"XDG_CACHE_HOME": str(folder / "cache")})
-    seconds = time.perf_counter() - began
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return seconds, [r["val_loss_per_character"] for r in records if "val_loss_per_character" in r][-1]
+# Its README, "I only have a macbook".
+NANOGPT = [
+    "train.py", "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20",
+    "--log_interval=1", "--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128",
+    "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
+]  # fmt: skip
 
 
-def run_nanogpt(corpus: Path, checkout: Path, folder: Path) -> tuple[float, float]:
-    """Seconds and the last validation loss it prints; its data is prepared outside the clock."""
-    work = Path(shutil.copytree(checkout, folder / "nanoGPT"))
-    data = work / "data" / "shakespeare_char"
-    shutil.copy(corpus, data / "input.txt")
-    subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, capture_output=True)
-    began = time.perf_counter()
-    result = subprocess.run([sys.executable, *NANOGPT], cwd=work, check=True, capture_output=True, text=True)
-    return time.perf_counter() - began, float(re.findall(r"val loss ([\d.]+)", result.stdout)[-1])
+def ours(corpus: Path, seed: int) -> tuple[float, float]:
+    """Seconds of the whole command, nothing cached, and nats a character."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "recipe.toml").write_text(OURS.format(corpus=json.dumps(str(corpus.resolve())), seed=seed))
+        command = [sys.executable, "-m", "seq2chat", "train", str(folder / "recipe.toml"), "--out", str(folder / "run")]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"XDG_CACHE_HOME": name})
+        seconds = time.perf_counter() - began
+        last = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    return seconds, last["val_loss_per_character"]
+
+
+def nanogpt(corpus: Path, clone: Path) -> tuple[float, float]:
+    """Seconds of its training script, and nats a character of the checkpoint it leaves."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(shutil.copytree(clone, Path(name) / "nanoGPT"))
+        data = work / "data" / "shakespeare_char"
+        shutil.copy(corpus, data / "input.txt")
+        subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, capture_output=True)
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *NANOGPT], cwd=work, check=True, capture_output=True)
+        seconds = time.perf_counter() - began
+        return seconds, child(__file__, "--corpus", str(corpus), "--score", str(work))["loss"]
+
+
+def score_nanogpt(work: Path) -> float:
+    """Mean loss of the checkpoint in `work` over its whole validation file."""
+    sys.path.insert(0, str(work))
+    import numpy as np
+    import torch
+    from model import GPT, GPTConfig
+
+    saved = torch.load(work / "out-shakespeare-char" / "ckpt.pt", map_location="cpu", weights_only=False)
+    model = GPT(GPTConfig(**saved["model_args"]))
+    model.load_state_dict(saved["model"])
+    model.eval()
+    tokens = torch.from_numpy(np.fromfile(work / "data" / "shakespeare_char" / "val.bin", dtype=np.uint16).astype(int))
+    context, total = saved["model_args"]["block_size"], 0.0
+    with torch.inference_mode():
+        for first in range(0, len(tokens) - 1, context):
+            window = tokens[first : first + context + 1][None]
+            _, loss = model(window[:, :-1], window[:, 1:].contiguous())
+            total += loss.item() * (window.shape[1] - 1)
+    return total / (len(tokens) - 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--nanogpt", type=Path, help="checkout of karpathy/nanoGPT")
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    for _ in range(arguments.repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            report("seq2chat", *run_seq2chat(arguments.corpus, Path(folder)))
-        if arguments.nanogpt:
-            with tempfile.TemporaryDirectory() as folder:
-                report("nanoGPT", *run_nanogpt(arguments.corpus, arguments.nanogpt, Path(folder)))
-
-
-def report(name: str, seconds: float, loss: float) -> None:
-    print(
-        json.dumps(
-            {"name": name, "seconds": round(seconds, 1), "nats_per_character": round(loss, 4), "target": TARGET}
-        ),
-        flush=True,
-    )
+    parser.add_argument("--corpus", type=Path, required=True, help="tinyshakespeare as one text file")
+    parser.add_argument("--nanogpt", type=Path, help="folder of a clone of nanoGPT")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.score:
+        print(json.dumps({"loss": score_nanogpt(options.score)}))
+        return
+    results: dict[str, list[tuple[float, float]]] = {"ours": [], "nanogpt": []}
+    for seed in range(options.rounds):
+        results["ours"].append(ours(options.corpus, seed))
+        print("ours", results["ours"][-1], file=sys.stderr)
+        if options.nanogpt:
+            results["nanogpt"].append(nanogpt(options.corpus, options.nanogpt))
+            print("nanogpt", results["nanogpt"][-1], file=sys.stderr)
+    line = {"benchmark": "time_to_loss", "machine": machine(), "target": TARGET}
+    for name, runs in results.items():
+        if runs:
+            line[f"{name}_seconds"] = round(statistics.median(seconds for seconds, _ in runs), 1)
+            line[f"{name}_losses"] = [round(loss, 4) for _, loss in runs]
+            line[f"{name}_reached"] = all(loss <= TARGET for _, loss in runs)
+    if options.nanogpt:
+        line["ratio_nanogpt"] = round(line["nanogpt_seconds"] / line["ours_seconds"], 2)
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-"""A small text, a small recipe, and a cache of its own for every test session."""
+"""A small text, a small recipe, one thread, and a cache of its own for every test session."""
 
+import os
 import random
 
 import pytest
+
+# Read once, when torch is loaded. Tests are small: a second thread costs more than it gains, most of all beside others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from seq2chat.config import Recipe
 

@@ -52,7 +52,8 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Pat
         chosen = choose_tables(source, changes, console.print)
         recipe = Recipe.from_tables(chosen, changes, source="the flags")
     folder = out or _free_folder(Path("runs"), name)
-    job = start_job(recipe, folder, console.print, began)
+    with console.status("preparing tokenizer, data and model"):
+        job = start_job(recipe, folder, console.print, began)
     watch(job, console)
     return folder
 
@@ -62,7 +63,9 @@ def continue_run(folder: Path, changes: dict) -> None:
     from seq2chat.training.job import resume_job
 
     console = Console(stderr=True, highlight=False)
-    watch(resume_job(folder, changes, console.print), console)
+    with console.status("reading the run back"):
+        job = resume_job(folder, changes, console.print)
+    watch(job, console)
 
 
 def _free_folder(root: Path, name: str) -> Path:
