@@ -11,27 +11,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from seq2chat.config import Recipe
 
 WORDS = [
-    "the",
-    "cat",
-    "dog",
-    "bird",
-    "sees",
-    "hears",
-    "a",
-    "red",
-    "green",
-    "house",
-    "tree",
-    "and",
-    "sun",
-    "moon",
-    "río",
-    "straße",
-    "over",
-    "under",
-    "runs",
-    "sleeps",
-]
+    "the", "cat", "dog", "bird", "sees", "hears", "a", "red", "green", "house", "tree", "and", "sun", "moon", "río",
+    "straße", "over", "under", "runs", "sleeps",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)

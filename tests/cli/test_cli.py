@@ -178,6 +178,8 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path):
     latin.write_bytes("straße ".encode("latin-1") * 50)
     toml = tmp_path / "bad.toml"
     toml.write_text("[optim]\nmomentun = 0.9\n")
+    unknown = tmp_path / "unknown.toml"
+    unknown.write_text("[optim]\nzzz = 0.9\n")
     cases = [
         (["train", tmp_path / "nothing.txt"], ["nothing.txt"]),
         (["train", empty], ["empty.txt", "empty"]),
@@ -185,6 +187,8 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path):
         (["train", latin], ["latin.txt", "UTF-8"]),
         (["train", short, "--budget", "5 steps"], ["context"]),
         (["train", toml], ["optim.momentun", "Did you mean optim.momentum?", "bad.toml"]),
+        (["train", unknown], ["optim.zzz", "[optim] knows matrices"]),
+        (["train", text_file, "--out", empty / "run", "--budget", "1 step"], ["Not a directory", "empty.txt"]),
         (["train", text_file, "--budget", "soon"], ["'soon'", '"10m"']),
         (["train", run / "config.toml", "--out", run], ["holds a run already", "--resume"]),
         (["train", tmp_path / "nowhere", "--resume"], ["is not a run folder"]),

@@ -2,9 +2,11 @@
 
 import os
 import sys
+from typing import NoReturn
 
 from cyclopts import App
 from rich.console import Console
+from rich.markup import escape
 
 from seq2chat import __version__
 from seq2chat.config import UserError
@@ -29,15 +31,20 @@ def main() -> None:
     # Threads that wait at a barrier sleep instead of spinning: without it, one other busy program on the machine makes
     # training several times slower. OpenMP reads it once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    errors = Console(stderr=True)
     try:
         app(print_error=True, exit_on_error=True)
     except UserError as error:
-        errors.print(f"[bold red]error:[/] {error}", markup=True, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _fail(str(error))
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): nothing to say, and nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}")
+    sys.exit(2)

@@ -108,24 +108,25 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
     disk are those of the last checkpoint.
     """
     config, progress = job.recipe.train, job.progress
-    clock = _Clock(job)
+    clock, flops = _Clock(job), flops_per_token(job.model.config)
     job.model.train()
     while not clock.over() and not stop.is_set():
         before = clock.share()
         began = time.perf_counter()
+        multiplier = rate(job.recipe.schedule, min(1.0, clock.share(0.5)))
         for optimizer in job.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate(job.recipe.schedule, min(1.0, clock.share(0.5)))
+                group["lr"] = group["peak"] * multiplier
         loss, grad_norm, n_tokens = train_step(job)
         progress.step += 1
         progress.samples += config.batch_size * config.accumulation
         progress.tokens += n_tokens
         seconds = time.perf_counter() - began
         after = clock.tick(seconds)
+        speed = n_tokens / seconds
         step = Step(
-            progress.step, progress.tokens, loss, max(g["lr"] for g in job.optimizers[0].param_groups), grad_norm,
-            n_tokens / seconds, n_tokens / seconds * flops_per_token(job.model.config) / job.precision.peak_flops,
-            progress.seconds, min(1.0, after),
+            progress.step, progress.tokens, loss, job.recipe.optim.matrix_lr * multiplier, grad_norm, speed,
+            speed * flops / job.precision.peak_flops, progress.seconds, min(1.0, after),
         )  # fmt: skip
         job.log.record({k: v for k, v in vars(step).items() if k != "share"})
         yield step
