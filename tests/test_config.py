@@ -37,6 +37,7 @@ def test_a_saved_recipe_is_read_back_equal(tmp_path_factory, prompt, corpus, lr,
         ({"model": {"preset": "gpt3-smal"}}, ["gpt3-smal", "Did you mean gpt3-small?"]),
         ({"model": {"d_model": 100, "n_head": 6}}, ["model.d_model 100", "model.n_head 6"]),
         ({"model": {"window": 8}}, ["model.window", "gpt2"]),
+        ({"model": {"d_ff": -1}}, ["model.d_ff is -1"]),
         ({"model": {"dropout": 1.0}}, ["model.dropout is 1.0"]),
         ({"schedule": {"warmup": 0.7, "decay": 0.6}}, ["schedule.warmup 0.7", "schedule.decay 0.6"]),
         ({"train": {"budget": "ten minutes"}}, ["'ten minutes'", '"10m"']),
@@ -57,9 +58,10 @@ def test_later_layers_win_and_whole_numbers_become_floats():
     assert type(recipe.optim.clip) is float
 
 
-def test_a_preset_is_laid_under_the_other_keys():
-    model = Recipe.from_tables({"model": {"preset": "gpt3-xl", "context": 64}}).model
-    assert model == dataclasses.replace(GPT3["gpt3-xl"], context=64)
+def test_a_preset_wins_over_what_is_below_and_loses_to_what_is_beside_and_above():
+    below, above = {"model": {"n_layer": 3, "n_head": 3, "d_model": 33}}, {"model": {"dropout": 0.5}}
+    model = Recipe.from_tables(below, {"model": {"preset": "gpt3-xl", "context": 64}}, above).model
+    assert model == dataclasses.replace(GPT3["gpt3-xl"], context=64, dropout=0.5, vocab_size=0)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_budgets(text, amount, unit):
     assert Budget.parse(text) == Budget(float(amount), unit)
 
 
-@pytest.mark.parametrize("text", ["", "10", "m", "-5m", "0m", "10 apples", "10mm"])
+@pytest.mark.parametrize("text", ["", "10", "m", "-5m", "0m", "10 apples", "10mm", "10ms", "_s", "5 ss"])
 def test_what_is_no_budget(text):
     with pytest.raises(UserError, match="not a length"):
         Budget.parse(text)

@@ -32,6 +32,7 @@ def check(condition: bool, message: str) -> None:
 class DataConfig:
     corpus: Annotated[str, "named corpus, .txt, .jsonl[.gz], folder, or hf:NAME"] = "pydocs"
     val_fraction: Annotated[float, "share of the text held out for validation"] = 0.1
+    field: Annotated[str, "key of the text in .jsonl files and hf: data"] = "text"
     document_mask: Annotated[bool, "keep attention inside each packed document"] = False
 
     def __post_init__(self) -> None:
@@ -73,6 +74,8 @@ class GPTConfig:
         gpt2 = self.layout == "gpt2"
         for name in ("context", "n_layer", "n_head", "d_model"):
             check(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; write a positive number.")
+        for name in ("vocab_size", "n_kv_head", "d_head", "d_ff", "window", "rope_theta", "norm_eps"):
+            check(getattr(self, name) >= 0, f"model.{name} is {getattr(self, name)}; write 0 or more.")
         check(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; write a number in [0, 1).")
         check(
             self.d_head > 0 or self.d_model % self.n_head == 0,
@@ -122,7 +125,7 @@ GPT3 = {
 @dataclass(frozen=True)
 class OptimConfig:
     matrices: Annotated[Literal["muon", "adamw"], "optimizer of the blocks' matrices"] = "muon"
-    matrix_lr: Annotated[float, "peak learning rate of the matrices"] = 0.02
+    matrix_lr: Annotated[float, "peak learning rate of the matrices; 0 is 0.02 (muon) or 0.002 (adamw)"] = 0.0
     embedding_lr: Annotated[float, "peak learning rate of embeddings and positions"] = 0.02
     head_lr: Annotated[float, "peak learning rate of an untied output head"] = 0.004
     vector_lr: Annotated[float, "peak learning rate of norms and biases"] = 0.004
@@ -137,6 +140,8 @@ class OptimConfig:
         for f in dataclasses.fields(self):
             if f.name != "matrices":
                 check(getattr(self, f.name) >= 0, f"optim.{f.name} is {getattr(self, f.name)}; write 0 or more.")
+        if not self.matrix_lr:
+            object.__setattr__(self, "matrix_lr", 0.02 if self.matrices == "muon" else 0.002)
 
 
 @dataclass(frozen=True)
@@ -207,14 +212,12 @@ class Recipe:
             for table, keys in layer.items():
                 if not isinstance(keys, dict):
                     raise UserError(f"Unknown option {table} in {source}. Options stand in a table such as [train].")
-                merged.setdefault(table, {}).update(keys)
+                preset = _preset(keys["preset"]) if table == "model" and "preset" in keys else {}
+                merged.setdefault(table, {}).update(preset | {k: v for k, v in keys.items() if k != "preset"})
         sections = {f.name: f.default_factory for f in dataclasses.fields(cls)}
         for table in merged:
             if table not in sections:
                 raise UserError(f"Unknown table [{table}] in {source}.{_did_you_mean(table, list(sections))}")
-        model = merged.get("model", {})
-        if "preset" in model:
-            merged["model"] = _preset(model["preset"]) | {k: v for k, v in model.items() if k != "preset"}
         return cls(**{t: _build(sections[t], t, keys, source) for t, keys in merged.items()})
 
     @classmethod
@@ -226,13 +229,16 @@ class Recipe:
         return cls.from_tables(read_toml(path), changes or {}, source=str(path))
 
     def save(self, path: Path) -> None:
-        path.write_text(to_toml(dataclasses.asdict(self)), encoding="utf-8")
+        """Write it to `path`, whole or not at all."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(to_toml(dataclasses.asdict(self)), encoding="utf-8")
+        temporary.replace(path)
 
 
 def _preset(name: str) -> dict[str, Any]:
     if name not in GPT3:
         raise UserError(f"Unknown model.preset {name!r}.{_did_you_mean(name, list(GPT3))} There are {', '.join(GPT3)}.")
-    return dataclasses.asdict(GPT3[name])
+    return dataclasses.asdict(GPT3[name]) | {"vocab_size": 0}  # the vocabulary is the tokenizer's
 
 
 def _build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
@@ -303,13 +309,16 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Budget written as "10m", "2h", "500 steps", "3 epochs" or "20M tokens". Raises `UserError` otherwise."""
-        match = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kMGB]?)\s*([a-z]+)\s*", text)
-        if match and float(match[1].replace("_", "")) > 0:
-            amount = float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]]
-            for seconds, names in ((1, "s sec second"), (60, "m min minute"), (3600, "h hour")):
-                if match[3].removesuffix("s") in names.split() or match[3] in names.split():
-                    return cls(amount * seconds, "seconds")
+        match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kMGB]?)\s*([a-z]+)\s*", text)
+        if match and float(match[1]) > 0:
+            amount, word = float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]], match[3]
+            singular = word.removesuffix("s") if len(word) > 2 else word
+            if singular in _SECONDS:
+                return cls(amount * _SECONDS[singular], "seconds")
             for unit in ("steps", "tokens", "epochs"):
-                if match[3] in (unit, unit[:-1]):
+                if word in (unit, unit[:-1]):
                     return cls(amount, unit)
-        raise UserError(f'The budget {text!r} is not a length; write "10m", "500 steps", "3 epochs" or "20M tokens".')
+        raise UserError(f'The budget {text!r} is not a length; write "10m", "9 steps", "3 epochs" or "20M tokens".')
+
+
+_SECONDS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600}

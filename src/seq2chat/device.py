@@ -6,14 +6,19 @@ from functools import cache
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 PROBE_SECONDS = 0.15
 
 
 def pick_device() -> torch.device:
-    """The accelerator torch sees, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """The CUDA GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done all it was given, so that a clock read next is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def seed_everything(seed: int) -> None:
@@ -28,18 +33,14 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     a @ b
+    synchronize(device)
     end = time.perf_counter() + PROBE_SECONDS
     while time.perf_counter() < end:
         began = time.perf_counter()
-        result = a @ b
-        _wait(result)
+        a @ b
+        synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * n**3 / best
-
-
-def _wait(result: Tensor) -> None:
-    if result.device.type != "cpu":
-        result.flatten()[0].item()
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,18 @@ def test_one_dial_chooses_everything_and_says_why(text_file, tmp_path):
     assert losses[-1] < losses[0] - 1
 
 
+def test_a_preset_replaces_the_shape_that_the_dial_chose(text_file, tmp_path):
+    flags = ["--model.preset", "gpt3-small", "--model.n-layer", 1, "--model.context", 32, "--train.samples", 0]
+    succeed("train", text_file, "--budget", "1 step", "--out", tmp_path / "run", *flags)
+    model = Recipe.load(tmp_path / "run" / "config.toml").model
+    assert (model.layout, model.n_layer, model.d_model, model.n_head, model.d_ff) == ("gpt2", 1, 768, 12, 3072)
+
+
+def test_generation_says_when_the_context_is_full(run):
+    done = seq2chat("generate", run, "--prompt", "The cat", "--max-tokens", 999, "--seed", 1)
+    assert "context of 32 tokens is full" in done.stderr
+
+
 def test_a_second_run_of_the_same_text_takes_a_new_folder(text_file, tiny_tables, tmp_path):
     Recipe.from_tables(tiny_tables).save(tmp_path / "small.toml")
     for _ in range(2):
@@ -193,6 +205,11 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path):
         (["train", run / "config.toml", "--out", run], ["holds a run already", "--resume"]),
         (["train", tmp_path / "nowhere", "--resume"], ["is not a run folder"]),
         (["train", "--resume"], ["Which run"]),
+        (["train", run], ["is a run", "--resume"]),
+        (["train", run, "--out", run, "--resume"], ["once"]),
+        (["train", text_file, "--data.corpus", "pydocs"], ["Name the text once"]),
+        (["eval", run, "--batch-size", 0], ["--batch-size is 0"]),
+        (["eval", run, "--context", 0], ["--context is 0"]),
         (["train", run, "--resume", "--optim.clip", 3], ["only --budget"]),
         (["generate", tmp_path / "nowhere"], ["There is no run or model folder"]),
         (["generate", run, "--prompt", "a" * 500], ["tokens", "context"]),

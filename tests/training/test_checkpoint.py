@@ -64,7 +64,7 @@ def test_one_changed_byte_is_found_and_the_file_named(run, file):
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
-    with pytest.raises(UserError, match=rf"{file} is damaged.*sha256.*older checkpoint"):
+    with pytest.raises(UserError, match=rf"{file} is damaged.*sha256.*checkpoint before it"):
         load_checkpoint(run)
     with pytest.raises(UserError, match=rf"{file} is damaged"):
         resume_job(run, {}, quiet)

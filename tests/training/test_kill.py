@@ -84,6 +84,17 @@ def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(recipe
     assert not list(folder.glob("checkpoints/.step-*.tmp"))
 
 
+def test_compiled_training_with_dropout_resumes_exactly(recipe, tmp_path):
+    compiled = [recipe, "--train.compile", "on", "--budget", "24 steps"]
+    finish(*compiled, "--out", str(tmp_path / "whole"))
+    process = begin(*compiled, "--out", str(tmp_path / "parts"))
+    wait_for(lambda: len(losses(tmp_path / "parts")) >= 5, process)
+    process.kill()
+    process.communicate()
+    assert "torch.compile on" in finish(str(tmp_path / "parts"), "--resume")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_cleanly(recipe, uninterrupted, tmp_path, number):
     folder = tmp_path / "run"

@@ -6,17 +6,21 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from seq2chat.config import Recipe, UserError
+from seq2chat.config import Recipe, ScheduleConfig, UserError
+from seq2chat.text.batch import evaluation_batches
+from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training import loop
 from seq2chat.training.job import resume_job, start_job
 from seq2chat.training.loop import Sampled, Saved, Step, Validated, train, train_step
 
+WSD = ScheduleConfig("wsd", warmup=0.1, decay=0.6)
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -128,30 +132,84 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tiny_
     assert all(p.isfinite().all() for p in resumed.model.parameters())
 
 
-def test_a_timed_run_ends_on_time_and_its_schedule_with_it(tiny_recipe, tmp_path, monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
-    recipe = with_train(tiny_recipe, budget="100s", evals=4)
-    job = start_job(recipe, tmp_path / "run", quiet, began=now)
-    step, check = loop.train_step, loop.evaluate
+@pytest.fixture
+def slow_clock(monkeypatch):
+    """A clock of its own for the loop: a step takes 1 s, a validation 5, a checkpoint 3, and nothing else any time."""
+    clock = SimpleNamespace(now=1000.0)
 
-    def slow_step(job):
-        nonlocal now
-        now += 1.0
-        return step(job)
+    def taking(seconds, function):
+        def slow(*arguments):
+            clock.now += seconds
+            return function(*arguments)
 
-    def slow_evaluation(*args):
-        nonlocal now
-        now += 5.0
-        return check(*args)
+        return slow
 
-    monkeypatch.setattr(loop, "train_step", slow_step)
-    monkeypatch.setattr(loop, "evaluate", slow_evaluation)
-    steps = [e for e in run(job) if isinstance(e, Step)]
-    assert 98 <= now - 1000 <= 100
-    assert steps[-1].lr < 0.03 * max(s.lr for s in steps)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock.now)
+    for name, seconds in (("train_step", 1.0), ("evaluate", 5.0), ("save_checkpoint", 3.0)):
+        monkeypatch.setattr(loop, name, taking(seconds, getattr(loop, name)))
+    return clock
+
+
+def test_a_timed_run_ends_on_time_and_its_schedule_with_it(tiny_recipe, tmp_path, slow_clock):
+    recipe = dataclasses.replace(
+        with_train(tiny_recipe, budget="200s", evals=9, checkpoints=9, eval_tokens=0), schedule=WSD
+    )
+    slow_clock.now += 30  # of the budget are gone before the first step
+    job = start_job(recipe, tmp_path / "run", quiet, began=slow_clock.now - 30)
+    events = run(job)
+    steps = [e for e in events if isinstance(e, Step)]
+    assert 197 <= slow_clock.now - 1000 <= 200
+    rates = [s.lr / recipe.optim.matrix_lr for s in steps]
+    assert rates[0] < 0.1 and max(rates) == pytest.approx(1.0) and rates[-1] < 0.03
     assert steps[-1].share == pytest.approx(1.0, abs=0.03)
+    # 30 s are one ninth and a half: that milestone is never met, every other one exactly once.
+    assert sum(isinstance(e, Saved) for e in events) == 8
+    assert sum(isinstance(e, Validated) for e in events) == 8
+
+
+def test_a_budget_that_is_used_up_before_the_first_step_is_refused(tiny_recipe, tmp_path, slow_clock):
+    with pytest.raises(UserError, match=r"took 30 s, the whole budget of 20s; write at least 120s"):
+        start_job(with_train(tiny_recipe, budget="20s"), tmp_path / "run", quiet, began=slow_clock.now - 30)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_training(tiny_recipe, tmp_path):
+    with pytest.raises(UserError, match=r"train.prompt has 31 tokens.*32"):
+        start_job(with_train(tiny_recipe, prompt="a" * 31), tmp_path / "run", quiet)
+
+
+@pytest.mark.parametrize("change", ["text", "tokenizer"])
+def test_a_run_does_not_go_on_with_another_text_or_tokenizer(tiny_recipe, tmp_path, text_file, change):
+    file = tmp_path / "text.txt"
+    file.write_text(text_file.read_text())
+    recipe = dataclasses.replace(tiny_recipe, data=dataclasses.replace(tiny_recipe.data, corpus=str(file)))
+    run(start_job(recipe, tmp_path / "run", quiet), stop_after=3)
+    if change == "text":
+        file.write_text(text_file.read_text().replace("cat", "cow", 1))
+    else:
+        Tokenizer.train([text_file.read_text()], 280).save(tmp_path / "run" / "tokenizer")
+    with pytest.raises(UserError, match="no longer what"):
+        resume_job(tmp_path / "run", {}, quiet)
+
+
+def test_validation_keeps_to_the_document_mask(tiny_recipe, tmp_path):
+    lines = tmp_path / "lines.jsonl"
+    sentences = [f"the cat sees house number {i}" for i in range(200)]
+    lines.write_text("".join(json.dumps({"text": s}) + "\n" for s in sentences))
+    data = dataclasses.replace(tiny_recipe.data, corpus=str(lines), document_mask=True)
+    job = start_job(dataclasses.replace(tiny_recipe, data=data), tmp_path / "run", quiet)
+    torch.nn.init.normal_(job.model.lm_head.weight, std=0.5)
+    torch.nn.init.normal_(job.model.layers[0].self_attn.o_proj.weight, std=0.5)
+    masked = loop.validate(job, 0).loss
+    job.recipe = dataclasses.replace(job.recipe, data=dataclasses.replace(data, document_mask=False))
+    assert abs(loop.validate(job, 0).loss - masked) > 1e-3
+    # A document that fits its window whole is scored as if it stood alone.
+    batch = next(evaluation_batches(job.validation, 32, 1, document_mask=True))
+    end = int((batch.target[0, 1:] == job.validation.eos_id).nonzero()[0]) + 1
+    alone = job.model.eval()(batch.target[:, :end])
+    packed = job.model(batch.target, batch.segments)
+    torch.testing.assert_close(packed[:, :end], alone)
 
 
 def test_a_finished_timed_run_trains_no_further(tiny_recipe, tmp_path):
@@ -171,7 +229,8 @@ def test_budgets_in_steps_tokens_and_epochs(budget, steps, tiny_recipe, tmp_path
 
 def test_a_finished_run_resumed_with_a_larger_budget_goes_on(tiny_recipe, tmp_path):
     run(start_job(with_train(tiny_recipe, budget="10 steps"), tmp_path / "run", quiet))
-    run(resume_job(tmp_path / "run", {"train": {"budget": "15 steps"}}, quiet))
+    run(resume_job(tmp_path / "run", {"train": {"budget": "15 steps"}}, quiet), stop_after=12)
+    run(resume_job(tmp_path / "run", {}, quiet))  # the new budget is the run's own from now on
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 16))
 
 

@@ -28,9 +28,9 @@ app.command("seq2chat.cli.runs:app", name="runs", help="List, show and compare r
 
 def main() -> None:
     """Run the command in `sys.argv`. A user's mistake prints one sentence and exits with 2."""
-    # Threads that wait at a barrier sleep instead of spinning: without it, one other busy program on the machine makes
-    # training several times slower. OpenMP reads it once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # How long threads spin at a barrier before they sleep. The default makes training many times slower as soon as one
+    # other program is busy (docs/log.md). OpenMP reads it once, when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(print_error=True, exit_on_error=True)
     except UserError as error:

@@ -26,6 +26,7 @@ def generate(
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object a text")] = False,
 ) -> None:
     """Continue a text with a trained model."""
+    from seq2chat.device import pick_device
     from seq2chat.generation.decode import Token, stream
     from seq2chat.generation.sampling import SamplingConfig
     from seq2chat.text.stream import TextStream
@@ -36,6 +37,7 @@ def generate(
     if prompt is None:
         prompt = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
     model, tokenizer = load_checkpoint(run)
+    model.to(pick_device())
     # Documents of the training text begin with the end token of the one before.
     end_tokens = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     ids = end_tokens + tokenizer.encode(prompt)
@@ -43,7 +45,7 @@ def generate(
     live = n == 1 and not as_json
     if live:
         print(prompt, end="", flush=True)
-    finishes = ["length"] * n
+    finishes, n_tokens = ["length"] * n, 0
 
     def hit_stop(token: Token) -> bool:
         shown = texts[token.sample].feed(token.id)
@@ -53,7 +55,10 @@ def generate(
 
     for tokens in stream(model, [ids], sampling, end_tokens, n, hit_stop):
         for token in tokens:
+            n_tokens += 1
             finishes[token.sample] = token.finish or finishes[token.sample]
+    if "length" in finishes and n_tokens < max_tokens:
+        print(f"\n(the model's context of {model.context} tokens is full)", end="", file=sys.stderr)
     for text, finish in zip(texts, finishes, strict=True):
         rest = text.flush()
         if as_json:

@@ -30,32 +30,34 @@ def train(
     if budget is not None:
         changes.setdefault("train", {})["budget"] = budget
     if resume:
-        folder = out or Path(source)
-        check(out is not None or source != "", "Which run shall go on? Write `seq2chat train runs/NAME --resume`.")
-        continue_run(folder, changes)
+        check(not (source and out), f"Name the run to continue once: either {source} or --out {out}.")
+        check(bool(source or out), "Which run shall go on? Write `seq2chat train runs/NAME --resume`.")
+        continue_run(out or Path(source), changes)
     else:
-        start_run(source or "pydocs", out, changes, began)
+        start_run(source, out, changes, began)
 
 
-def start_run(source: str, out: Path | None, changes: dict, began: float) -> Path:
-    """Train what `source` names, into `out` or the first free `runs/NAME`. Returns the run folder."""
+def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
+    """Train what `source` names, into `out` or the first free `runs/NAME`."""
     from seq2chat.training.dial import choose_tables
     from seq2chat.training.job import start_job
 
     console = Console(stderr=True, highlight=False)
-    name = Path(source).stem.split(".")[0] or "run"
+    is_run = source and (Path(source) / "config.toml").exists()
+    check(not is_run, f"{source} is a run: add --resume to continue it, or name {source}/config.toml to repeat it.")
     if source in recipe_names():
         recipe = Recipe.from_tables(recipe_tables(source), changes, source="the flags")
     elif source.endswith(".toml"):
         recipe = Recipe.load(Path(source), changes)
     else:
-        chosen = choose_tables(source, changes, console.print)
-        recipe = Recipe.from_tables(chosen, changes, source="the flags")
-    folder = out or _free_folder(Path("runs"), name)
-    with console.status("preparing tokenizer, data and model"):
-        job = start_job(recipe, folder, console.print, began)
+        given = changes.get("data", {}).get("corpus", "")
+        check(not (source and given), f"Name the text once: either {source} or --data.corpus {given}.")
+        source = source or given or "pydocs"
+        recipe = Recipe.from_tables(choose_tables(source, changes, console.print), changes, source="the flags")
+    folder = out or _free_folder(Path("runs"), Path(source).stem.split(".")[0] or "run")
+    with console.status("making ready") as status:
+        job = start_job(recipe, folder, console.print, status.update, began)
     watch(job, console)
-    return folder
 
 
 def continue_run(folder: Path, changes: dict) -> None:
@@ -63,8 +65,8 @@ def continue_run(folder: Path, changes: dict) -> None:
     from seq2chat.training.job import resume_job
 
     console = Console(stderr=True, highlight=False)
-    with console.status("reading the run back"):
-        job = resume_job(folder, changes, console.print)
+    with console.status("reading the run back") as status:
+        job = resume_job(folder, changes, console.print, status.update)
     watch(job, console)
 
 
@@ -106,7 +108,8 @@ def watch(job, console: Console) -> None:
                     console.print(event.text.strip()[:400], style="italic", markup=False)
                 case loop.Saved():
                     job.log.note(f"saved {event.folder.name}")
-    plot_runs([job.log], job.log.folder / "loss.png")
+    if job.progress.step:
+        plot_runs([job.log], job.log.folder / "loss.png")
     if stop.is_set():
         console.print(f"Stopped and saved. Go on with: seq2chat train {job.log.folder} --resume")
         return

@@ -101,16 +101,16 @@ class Shards:
         return np.concatenate(pieces) if pieces else np.empty(0, self.parts[0].dtype)
 
 
-def open_shards(folder: str | Path, split: str, verify: bool = True) -> Shards:
+def open_shards(folder: str | Path, split: str) -> Shards:
     """Return one split of a folder made by `write_shards`, memory-mapped.
 
-    Raises UserError naming the file that is missing, of the wrong size or, with `verify`, of the wrong hash.
+    Raises UserError naming the file that is missing, of the wrong size or of the wrong hash.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
     about = manifest["splits"][split]
     for entry in [*about["files"], about["index"]]:
-        _check_file(folder / entry["name"], entry, verify)
+        _check_file(folder / entry["name"], entry)
     dtype = np.dtype(manifest["dtype"])
     return Shards(
         name=split,
@@ -130,7 +130,9 @@ def shards_in_memory(texts: Iterable[str], tokenizer: Tokenizer, name: str = "te
     """Return the stream of `texts` without writing it, for evaluating on a file."""
     eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
     texts = list(texts)
-    documents = [np.concatenate([[eos_id], ids]).astype(dtype) for ids in tokenizer.encode_documents(texts)]
+    documents = [
+        np.concatenate([np.array([eos_id], dtype), ids.astype(dtype)]) for ids in tokenizer.encode_documents(texts)
+    ]
     tokens = np.concatenate([*documents, np.array([eos_id], dtype)])
     return Shards(
         name=name,
@@ -160,15 +162,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_file(file: Path, entry: dict[str, Any], verify: bool) -> None:
+def _check_file(file: Path, entry: dict[str, Any]) -> None:
     again = f"delete {file.parent} and tokenize the text again."
     check(file.is_file(), f"{file} is missing; {again}")
     size = file.stat().st_size
     check(size == entry["size"], f"{file} is damaged: it has {size} bytes instead of {entry['size']}; {again}")
-    if verify:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        check(found == entry["sha256"], f"{file} is damaged: its sha256 is not the manifest's; {again}")
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    check(found == entry["sha256"], f"{file} is damaged: its sha256 is not the manifest's; {again}")
 
 
 # Writing
@@ -246,7 +247,7 @@ def _write_into(
     try:
         for ids in tokenizer.encode_documents(texts()):
             split, text = waiting.popleft()
-            writers[split].add(text, np.concatenate([[eos_id], ids]).astype(dtype))
+            writers[split].add(text, np.concatenate([np.array([eos_id], dtype), ids.astype(dtype)]))
             done += len(text)
             if progress:
                 progress(done)

@@ -27,12 +27,17 @@ from seq2chat.training.runlog import RunLog
 
 @dataclass
 class Progress:
-    """Where a run stands: all there is to the state of the data loader, the schedule and the clock."""
+    """Where a run stands: all there is to the state of the data loader, the schedule and the clock.
+
+    `start` is the share of a timed budget that was used before the first step, and `data` the fingerprint of the text.
+    """
 
     step: int = 0
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    start: float = 0.0
+    data: str = ""
 
 
 def save_checkpoint(
@@ -49,6 +54,8 @@ def save_checkpoint(
     """
     folder = log.checkpoints
     final = folder / f"step-{progress.step:06d}"
+    if (final / "manifest.json").exists():
+        return final  # the weights of a step are written once
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -74,7 +81,8 @@ def save_checkpoint(
     temporary.rename(final)
     _sync(folder)
     for old in log.list_checkpoints()[:-keep]:
-        shutil.rmtree(old)
+        # Under a name that is never read, so that a kill in between leaves no half of a checkpoint.
+        shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))
     return final
 
 
@@ -96,13 +104,16 @@ def verify_checkpoint(folder: Path) -> None:
     try:
         hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}/manifest.json is missing or damaged; use an older checkpoint.") from error
+        raise UserError(
+            f"{folder}/manifest.json is missing or damaged; delete that folder to use the one before."
+        ) from error
     for name, expected in hashes.items():
         file = folder / name
-        check(file.exists(), f"{file} is missing; use an older checkpoint.")
+        check(file.exists(), f"{file} is missing; delete that folder to use the checkpoint before it.")
         check(
             _sha256(file) == expected,
-            f"{file} is damaged: its sha256 is not the {expected[:12]}… of manifest.json; use an older checkpoint.",
+            f"{file} is damaged: its sha256 is not the {expected[:12]}… of manifest.json; delete that "
+            "folder to use the checkpoint before it.",
         )
 
 
@@ -125,7 +136,6 @@ def load_checkpoint(path: Path) -> tuple[GPT, Tokenizer]:
 
 def resume_checkpoint(folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> Progress:
     """Put weights, optimizer state and random state of the checkpoint `folder` into what is given; where it stood."""
-    verify_checkpoint(folder)
     model.load_state_dict(load_model(folder).state_dict())
     with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as file:
         saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
@@ -133,11 +143,10 @@ def resume_checkpoint(folder: Path, model: GPT, optimizers: list[torch.optim.Opt
     for optimizer, parameter in _parameters(optimizers):
         prefix = f"{names[parameter]}:"
         state = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
-        # A step counter stays where the optimizer keeps it; moments live beside their parameter.
-        optimizer.state[parameter] = {k: v if v.ndim == 0 else v.to(parameter.device) for k, v in state.items()}
+        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
     with safe_open(folder / "trainer" / "rng.safetensors", "pt") as file:
         torch.set_rng_state(file.get_tensor("cpu"))
-        if torch.cuda.is_available():
+        if "cuda" in list(file.keys()) and torch.cuda.is_available():
             torch.cuda.set_rng_state(file.get_tensor("cuda"))
     return Progress(**json.loads((folder / "trainer" / "progress.json").read_text()))
 

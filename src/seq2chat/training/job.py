@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 
 from seq2chat.config import Budget, Recipe, check
-from seq2chat.device import pick_device, pick_precision, seed_everything
+from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize
 from seq2chat.models.gpt import GPT, n_parameters
 from seq2chat.text.batch import Loader
-from seq2chat.text.corpus import load_corpus
+from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.shards import cached_shards, open_shards, split_texts
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.training.checkpoint import Progress, resume_checkpoint
+from seq2chat.training.checkpoint import Progress, resume_checkpoint, verify_checkpoint
 from seq2chat.training.loop import Job, total_steps
 from seq2chat.training.objective import causal_lm, nll_sum
 from seq2chat.training.optim import make_optimizers
@@ -29,19 +29,27 @@ TOKENIZER_CHARACTERS = 100_000_000  # a BPE learns no other merges from more
 COMPILE_PAYS = 60  # seconds of the shortest run in which it does; docs/log.md
 
 
-def start_job(recipe: Recipe, folder: Path, say: Say, began: float | None = None) -> Job:
+def _nothing(text: str) -> None: ...
+
+
+def start_job(
+    recipe: Recipe, folder: Path, say: Say, doing: Say = lambda text: None, began: float | None = None
+) -> Job:
     """Job for a new run in `folder`, whose complete `config.toml` is written.
 
-    `say` gets one line for each choice made. The clock of a timed run counts from `began` (`time.monotonic()`).
-    Raises `UserError` when the folder holds a run already, or the data can't be used.
+    `say` gets one line for each choice made, `doing` what is being done just now. The clock of a timed run counts from
+    `began` (`time.monotonic()`). Raises `UserError` when the folder holds a run already, the data can't be used, or
+    nothing is left of the budget to train in.
     """
     began = time.monotonic() if began is None else began
     log = RunLog(folder)
+    _check_free(folder)
+    corpus = _load_corpus(recipe, doing)
+    tokenizer = _make_tokenizer(recipe, corpus, say, doing)
+    prompt = len(tokenizer.encode(recipe.train.prompt))
     check(
-        not (folder / "config.toml").exists(),
-        f"{folder} holds a run already; add --resume to continue it, or choose another folder with --out.",
+        prompt + 1 < recipe.model.context, f"train.prompt has {prompt} tokens; model.context is {recipe.model.context}."
     )
-    tokenizer = _make_tokenizer(recipe, say)
     vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
     check(
         vocab_size >= tokenizer.vocab_size,
@@ -54,15 +62,21 @@ def start_job(recipe: Recipe, folder: Path, say: Say, began: float | None = None
     model = dataclasses.replace(recipe.model, vocab_size=vocab_size)
     recipe = dataclasses.replace(recipe, model=model, train=dataclasses.replace(recipe.train, precision=name))
     say(f"model {model.layout}: {n_parameters(model) / 1e6:.1f}M parameters, {model.n_layer} layers of {model.d_model}")
-    job = _make_job(recipe, log, tokenizer, device, say)
+    job = _make_job(recipe, log, corpus, tokenizer, device, say, doing)
+    budget, used = Budget.parse(recipe.train.budget), time.monotonic() - began
+    check(
+        budget.unit != "seconds" or used < budget.amount,
+        f"Making ready took {used:.0f} s, the whole budget of {recipe.train.budget}; write at least {4 * used:.0f}s.",
+    )
+    _check_free(folder)  # two commands may have chosen it at the same moment
     log.create()
-    tokenizer.save(folder / "tokenizer")
     job.recipe.save(folder / "config.toml")
+    tokenizer.save(folder / "tokenizer")
     job.progress.seconds = time.monotonic() - began
     return job
 
 
-def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say) -> Job:
+def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say, doing: Say = _nothing) -> Job:
     """Job that continues the run in `folder` from its newest checkpoint, exactly; from its start if it has none.
 
     Of its options only the budget may be changed. Raises `UserError` for other changes, a damaged checkpoint, or data
@@ -70,12 +84,23 @@ def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say) -> Jo
     """
     log = open_run(folder)
     recipe = Recipe.load(folder / "config.toml", changes)
-    same = Recipe.load(folder / "config.toml", {"train": {"budget": recipe.train.budget}})
+    before = Recipe.load(folder / "config.toml")
+    same = dataclasses.replace(before, train=dataclasses.replace(before.train, budget=recipe.train.budget))
     check(recipe == same, f"{folder} continues with the options it began with; only --budget can be changed.")
-    job = _make_job(recipe, log, Tokenizer.load(folder / "tokenizer"), pick_device(), say)
     checkpoints = log.list_checkpoints()
     if checkpoints:
+        verify_checkpoint(checkpoints[-1])
+    corpus, tokenizer = _load_corpus(recipe, doing), Tokenizer.load(folder / "tokenizer")
+    job = _make_job(recipe, log, corpus, tokenizer, pick_device(), say, doing)
+    if checkpoints:
+        data = job.progress.data
         job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers)
+        check(
+            job.progress.data == data,
+            f"{recipe.data.corpus} or its tokenizer is no longer what {folder} was trained on; put it back, or begin a "
+            "new run.",
+        )
+    job.recipe.save(folder / "config.toml")
     log.forget_after(job.progress.step)
     for unfinished in log.checkpoints.glob(".step-*.tmp"):
         shutil.rmtree(unfinished)
@@ -84,10 +109,22 @@ def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say) -> Jo
     return job
 
 
-def _make_tokenizer(recipe: Recipe, say: Say) -> Tokenizer:
+def _check_free(folder: Path) -> None:
+    check(
+        not (folder / "config.toml").exists(),
+        f"{folder} holds a run already; add --resume to continue it, or choose another folder with --out.",
+    )
+
+
+def _load_corpus(recipe: Recipe, doing: Say) -> Corpus:
+    name = recipe.data.corpus
+    return load_corpus(name, recipe.data.field, lambda done, _: doing(f"downloading {name}: {done / 1e6:.1f} MB"))
+
+
+def _make_tokenizer(recipe: Recipe, corpus: Corpus, say: Say, doing: Say) -> Tokenizer:
     if recipe.tokenizer.path:
         return Tokenizer.load(Path(recipe.tokenizer.path))
-    corpus = load_corpus(recipe.data.corpus)
+    doing("training the tokenizer")
     texts = split_texts(corpus, recipe.data.val_fraction, "train")
     tokenizer = Tokenizer.train(_up_to(TOKENIZER_CHARACTERS, texts), recipe.tokenizer.vocab_size)
     say(f"tokenizer: {tokenizer.vocab_size} tokens, trained on the training split of {corpus.name}")
@@ -102,8 +139,12 @@ def _up_to(characters: int, texts: Iterator[str]) -> Iterator[str]:
             return
 
 
-def _make_job(recipe: Recipe, log: RunLog, tokenizer: Tokenizer, device: torch.device, say: Say) -> Job:
-    shards = cached_shards(load_corpus(recipe.data.corpus), tokenizer, recipe.data.val_fraction)
+def _make_job(
+    recipe: Recipe, log: RunLog, corpus: Corpus, tokenizer: Tokenizer, device: torch.device, say: Say, doing: Say
+) -> Job:
+    shards = cached_shards(
+        corpus, tokenizer, recipe.data.val_fraction, progress=lambda n: doing(f"tokenizing: {n:,} characters")
+    )
     loader = Loader(open_shards(shards, "train"), recipe.model.context, recipe.train.seed, recipe.data.document_mask)
     seed_everything(recipe.train.seed)
     with device:
@@ -113,8 +154,9 @@ def _make_job(recipe: Recipe, log: RunLog, tokenizer: Tokenizer, device: torch.d
     optimizers = make_optimizers(model, recipe.optim, precision.dtype)
     job = Job(
         log, recipe, model, tokenizer, causal_lm, loader, open_shards(shards, "val"), optimizers, precision, device,
-        Progress(),
+        Progress(data=loader.shards.fingerprint),
     )  # fmt: skip
+    doing("compiling")
     compiled = _compile(job, say)
     job.recipe = dataclasses.replace(
         recipe, train=dataclasses.replace(recipe.train, compile="on" if compiled else "off")
@@ -130,6 +172,7 @@ def _compile(job: Job, say: Say) -> bool:
         began = time.perf_counter()
         loss, _ = job.objective(job.model, batch)
         loss.backward()
+        synchronize(job.device)
         job.model.zero_grad(set_to_none=True)
         return time.perf_counter() - began
 

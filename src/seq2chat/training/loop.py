@@ -109,11 +109,11 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
     """
     config, progress = job.recipe.train, job.progress
     clock, flops = _Clock(job), flops_per_token(job.model.config)
+    mark = clock.share()
     job.model.train()
     while not clock.over() and not stop.is_set():
-        before = clock.share()
         began = time.perf_counter()
-        multiplier = rate(job.recipe.schedule, min(1.0, clock.share(0.5)))
+        multiplier = rate(job.recipe.schedule, clock.schedule_progress())
         for optimizer in job.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * multiplier
@@ -132,15 +132,16 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         yield step
         if clock.over():
             break
-        yield from _milestones(job, clock, before, after)
+        yield from _milestones(job, clock, mark, after)
+        mark = max(mark, after)
     over = clock.over()
     if over:
         clock.use_up()
-    yield _save(job)
+    yield _save(job, clock)
     if over:
         yield _validate(job, clock, whole=True)
         if config.samples:
-            yield _sample(job)
+            yield _sample(job, clock)
 
 
 def train_step(job: Job) -> tuple[float, float, int]:
@@ -160,16 +161,19 @@ def train_step(job: Job) -> tuple[float, float, int]:
     norm = nn.utils.get_total_norm(grads)
     mean = (loss_sum / n_tokens).item()
     if not (math.isfinite(mean) and math.isfinite(norm.item())):
-        raise UserError(
-            f"The loss is {mean} with gradient norm {norm.item()} at step {job.progress.step + 1}, so it stopped; "
-            f"the last good checkpoint is kept in {job.log.checkpoints}. Lower optim.matrix_lr and optim.embedding_lr."
-        )
+        raise _diverged(job, f"The loss is {mean} with gradient norm {norm.item()} at step {job.progress.step + 1}")
     if job.recipe.optim.clip:
         nn.utils.clip_grads_with_norm_(job.model.parameters(), job.recipe.optim.clip, norm)
     for optimizer in job.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return mean, norm.item(), int(n_tokens)
+
+
+def _diverged(job: Job, what: str) -> UserError:
+    checkpoints = job.log.list_checkpoints()
+    kept = f"The last good checkpoint is {checkpoints[-1]}" if checkpoints else "There is no checkpoint yet"
+    return UserError(f"{what}, so training stopped. {kept}. Lower optim.matrix_lr and optim.embedding_lr.")
 
 
 def total_steps(job: Job) -> int:
@@ -191,10 +195,10 @@ class _Clock:
         self.seconds = Budget.parse(job.recipe.train.budget).amount
         self.began = time.monotonic() - job.progress.seconds
         self.step_seconds = 0.0
-        # Seconds that the last validation and checkpoint will take. Until one was timed: forward passes alone, at half
-        # the price of a step.
-        self.reserve = 0.0
-        self.reserve_steps = job.validation.n_tokens / (2 * job.loader.context * job.recipe.train.batch_size)
+        # Seconds that each kind of milestone will take at the end. Until a validation was timed: passes over its text
+        # at half the price of a step.
+        self.reserve: dict[str, float] = {}
+        self.validation_steps = job.validation.n_tokens / (2 * job.loader.context * job.recipe.train.batch_size)
 
     def tick(self, step_seconds: float) -> float:
         """Count a step that took so long; the share used after it."""
@@ -206,8 +210,22 @@ class _Clock:
         self.progress.seconds = time.monotonic() - self.began
         if self.steps:
             return (self.progress.step + steps) / self.steps
-        reserve = self.reserve or self.reserve_steps * self.step_seconds
+        reserve = sum(({"validation": self.validation_steps * self.step_seconds} | self.reserve).values())
         return (self.progress.seconds + steps * self.step_seconds) / max(1e-9, self.seconds - reserve)
+
+    def schedule_progress(self) -> float:
+        """Share at the middle of the next step, counted from the first step on, before which nothing was learned."""
+        share = self.share(0.5)
+        if self.progress.step == 0:
+            self.progress.start = 0.0 if self.steps else min(share, 0.5)
+        return min(1.0, max(0.0, (share - self.progress.start) / (1 - self.progress.start)))
+
+    @contextmanager
+    def timed(self, kind: str, times: float = 1.0) -> Iterator[None]:
+        """Measure a milestone, and expect the last one of its kind to take `times` as long."""
+        began = time.perf_counter()
+        yield
+        self.reserve[kind] = (time.perf_counter() - began) * times
 
     def over(self) -> bool:
         # A timed run ends with the step that would cross its end.
@@ -225,23 +243,26 @@ def _milestones(job: Job, clock: _Clock, before: float, after: float) -> Iterato
 
     config = job.recipe.train
     if crossed(config.checkpoints):
-        yield _save(job)
+        yield _save(job, clock)
     if crossed(config.evals):
         yield _validate(job, clock, whole=False)
     if config.samples and crossed(config.samples):
-        yield _sample(job)
+        yield _sample(job, clock)
 
 
-def _save(job: Job) -> Saved:
-    folder = save_checkpoint(job.log, job.model, job.tokenizer, job.optimizers, job.progress, job.recipe.train.keep)
+def _save(job: Job, clock: _Clock) -> Saved:
+    if not all(parameter.isfinite().all() for parameter in job.model.parameters()):
+        raise _diverged(job, f"Weights are no longer numbers after step {job.progress.step}")
+    with clock.timed("checkpoint"):
+        keep = job.recipe.train.keep
+        folder = save_checkpoint(job.log, job.model, job.tokenizer, job.optimizers, job.progress, keep)
     return Saved(job.progress.step, folder)
 
 
 def _validate(job: Job, clock: _Clock, whole: bool) -> Validated:
-    began = time.perf_counter()
-    evaluation = validate(job, 0 if whole else job.recipe.train.eval_tokens)
-    seconds = time.perf_counter() - began
-    clock.reserve = seconds * job.validation.n_tokens / max(1, evaluation.tokens) + clock.step_seconds
+    limit = 0 if whole else job.recipe.train.eval_tokens
+    with clock.timed("validation", times=max(1.0, job.validation.n_tokens / limit) if limit else 1.0):
+        evaluation = validate(job, limit)
     job.log.record(
         {
             "step": job.progress.step,
@@ -259,17 +280,18 @@ def _validate(job: Job, clock: _Clock, whole: bool) -> Validated:
 def validate(job: Job, limit: int) -> Evaluation:
     """Loss on the validation split, or on about its first `limit` tokens where that is not 0."""
     batch_size, context = job.recipe.train.batch_size, job.loader.context
-    batches = evaluation_batches(job.validation, context, batch_size)
+    batches = evaluation_batches(job.validation, context, batch_size, job.recipe.data.document_mask)
     if limit:
         batches = itertools.islice(batches, max(1, limit // (batch_size * context)))
     return evaluate(job.model, job.objective, batches, token_lengths(job.tokenizer))
 
 
 @torch.compiler.set_stance("force_eager")
-def _sample(job: Job) -> Sampled:
+def _sample(job: Job, clock: _Clock) -> Sampled:
     config, tokenizer, end = job.recipe.train, job.tokenizer, job.validation.eos_id
     sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=config.seed)
-    [[completion]] = generate(job.model, [[end, *tokenizer.encode(config.prompt)]], sampling, [end])
+    with clock.timed("sample"):
+        [[completion]] = generate(job.model, [[end, *tokenizer.encode(config.prompt)]], sampling, [end])
     text = config.prompt + tokenizer.decode(token for token in completion.tokens if token != end)
     job.log.sample(job.progress.step, text)
     return Sampled(job.progress.step, text)

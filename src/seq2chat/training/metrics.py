@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from seq2chat.config import check
+from seq2chat.config import Recipe, check
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch, evaluation_batches
@@ -95,19 +95,20 @@ def evaluate_text(
     """
     model, tokenizer = load_checkpoint(path)
     device = pick_device()
+    recipe = open_run(path).recipe() if not data or (path / "config.toml").exists() else Recipe()
     if data:
-        texts = load_corpus(data).documents()
+        texts = load_corpus(data, recipe.data.field).documents()
     else:
-        recipe = open_run(path).recipe()
-        texts = split_texts(load_corpus(recipe.data.corpus), recipe.data.val_fraction, "val")
-    context = context or model.config.context
+        corpus = load_corpus(recipe.data.corpus, recipe.data.field)
+        texts = split_texts(corpus, recipe.data.val_fraction, "val")
+    context = model.config.context if context is None else context
+    check(batch_size > 0, f"--batch-size is {batch_size}; write a positive number.")
     check(
         0 < context <= model.config.context,
         f"--context is {context}; write at most {model.config.context}, the model's own.",
     )
     shards = shards_in_memory(texts, tokenizer)
-    batches = watch(
-        evaluation_batches(shards, context, batch_size), -(-(shards.n_tokens - 1) // (batch_size * context))
-    )
+    batches = evaluation_batches(shards, context, batch_size, recipe.data.document_mask)
+    batches = watch(batches, -(-(shards.n_tokens - 1) // (batch_size * context)))
     model.to(device).compute_dtype = pick_precision("auto", device).dtype
     return evaluate(model, causal_lm, batches, token_lengths(tokenizer))

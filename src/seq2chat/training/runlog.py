@@ -18,6 +18,7 @@ class RunLog:
         self.metrics_file = folder / "metrics.jsonl"
 
     def create(self) -> None:
+        """Make the folders."""
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
 

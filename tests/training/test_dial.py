@@ -1,0 +1,58 @@
+"""The dial against its own rule: FLOPs spent, text repeated, shapes that fit together."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seq2chat.config import Recipe
+from seq2chat.training.dial import MOST_PARAMETERS, UTILISATION, choose_tables, size_run
+
+sizes = st.integers(2_000, 10**10)
+times = st.floats(30.0, 1e6)
+speeds = st.floats(1e10, 1e15)
+
+
+@given(sizes, times, speeds)
+def test_every_choice_is_a_valid_recipe(characters, seconds, flops):
+    tables = size_run(characters, seconds, flops)
+    assert tables.pop("epochs") > 0
+    recipe = Recipe.from_tables(tables)
+    assert 512 <= recipe.tokenizer.vocab_size <= 8192
+    assert 8 <= recipe.train.batch_size <= 64
+    assert recipe.model.d_head == 64
+
+
+@given(sizes, st.floats(30.0, 1e5), speeds)
+def test_more_time_never_means_a_smaller_model_or_less_text(characters, seconds, flops):
+    def weight(tables):
+        return 12 * tables["model"]["n_layer"] * tables["model"]["d_model"] ** 2
+
+    less, more = size_run(characters, seconds, flops), size_run(characters, 4 * seconds, flops)
+    assert weight(more) >= 0.7 * weight(less)  # rounding to whole layers and heads
+    assert more["epochs"] >= less["epochs"] * 0.999
+    assert more["model"]["dropout"] >= less["model"]["dropout"]
+
+
+def test_a_large_text_gets_twenty_tokens_for_each_parameter():
+    tables = size_run(10**10, 36_000.0, 1e15)
+    model = tables["model"]
+    parameters = 12 * model["n_layer"] * model["d_model"] ** 2
+    tokens = 0.85 * 36_000 * UTILISATION * 1e15 / 6 / parameters
+    assert tokens / parameters == pytest.approx(20, rel=0.3)
+
+
+def test_a_small_text_gets_no_more_parameters_than_it_can_hold_in_check():
+    model = size_run(100_000, 1e6, 1e15)["model"]
+    assert 12 * model["n_layer"] * model["d_model"] ** 2 < 1.5 * MOST_PARAMETERS * 100_000
+
+
+def test_choices_are_told_and_follow_what_is_given(text_file):
+    lines = []
+    changes = {"model": {"d_model": 256}, "train": {"budget": "50 steps", "precision": "fp32"}}
+    tables = choose_tables(str(text_file), changes, lines.append)
+    Recipe.from_tables(tables, changes)
+    assert tables["model"]["n_head"] == 4
+    told = "\n".join(lines)
+    assert all(
+        word in told for word in ("GFLOP/s", "vocabulary 512", "50 steps, taken for 10 minutes", "learning rate")
+    )
