@@ -13,7 +13,7 @@ TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
 USEFUL_EPOCHS = 8  # repeated more often, a text teaches a larger model more than the same model again; docs/log.md
 MOST_PARAMETERS = 20  # for each token of the text
 STEPS = 1000
-UTILISATION = 0.4  # share of the measured peak that training reaches; benchmarks/train_step.py
+UTILISATION = 0.3  # share of the measured peak that training reaches; benchmarks/train_step.py
 
 
 def choose_tables(
@@ -39,7 +39,10 @@ def choose_tables(
     say(f"machine: {describe_machine(device)}, {peak / 1e9:,.0f} GFLOP/s in matrix products")
     say(f"text: {characters:,} characters to train on → vocabulary {tables['tokenizer']['vocab_size']}")
     say(f"budget: {length} → {model['n_layer']} layers of width {model['d_model']}, context {model['context']}")
-    say(f"the text is then read about {tables.pop('epochs'):.1f} times → dropout {model['dropout']}")
+    epochs = tables.pop("epochs")
+    say(f"the text is then read about {epochs:.1f} times → dropout {model['dropout']}")
+    if epochs > 4 * USEFUL_EPOCHS:
+        say(f"so small a text is learned by heart: take more text, or {4 * USEFUL_EPOCHS / epochs:.0%} of the budget")
     say(
         f"steps: {tables['train']['batch_size']} sequences each → learning rate {optim['matrix_lr']:.3g} for matrices, "
         f"{optim['embedding_lr']:.3g} for embeddings"
@@ -62,6 +65,7 @@ def size_run(characters: int, seconds: float, peak_flops: float) -> dict[str, An
     parameters = min(products / tokens, MOST_PARAMETERS * text_tokens)
     seen = products / parameters
     epochs = seen / text_tokens
+    pressure = epochs * math.sqrt(parameters / text_tokens)  # to learn the text by heart
     d_model = max(128, 64 * round((64 * parameters / 12) ** (1 / 3) / 64))
     context = 256 if characters < 100_000_000 else 1024
     batch_size = 2 ** min(6, max(3, round(math.log2(seen / context / STEPS))))
@@ -73,7 +77,7 @@ def size_run(characters: int, seconds: float, peak_flops: float) -> dict[str, An
             "n_head": d_model // 64,
             "d_model": d_model,
             "context": context,
-            "dropout": next(dropout for least, dropout in DROPOUT if epochs >= least),
+            "dropout": next(dropout for least, dropout in DROPOUT if pressure >= least),
         },
         "optim": {"matrix_lr": 0.02 * scale, "embedding_lr": 0.02 * scale, "head_lr": 0.004 * scale},
         "train": {"batch_size": batch_size},
@@ -81,4 +85,4 @@ def size_run(characters: int, seconds: float, peak_flops: float) -> dict[str, An
     }
 
 
-DROPOUT = ((8, 0.3), (4, 0.2), (1.5, 0.1), (0, 0.0))  # from so many epochs on; docs/log.md
+DROPOUT = ((28, 0.3), (12, 0.2), (4, 0.1), (0, 0.0))  # from so much pressure on; docs/log.md
