@@ -45,26 +45,24 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            shapes: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    shapes[p.shape].append(p)
-            for params in shapes.values():
-                self._step(params, group)
+                    shapes[p.shape].append((p, p.grad))
+            for pairs in shapes.values():
+                self._step(pairs, group)
         return loss
 
-    def _step(self, params: list[nn.Parameter], group: dict) -> None:
-        for p in params:
+    def _step(self, pairs: list[tuple[nn.Parameter, Tensor]], group: dict) -> None:
+        for p, grad in pairs:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
-        grads = torch.stack([p.grad for p in params if p.grad is not None])
-        momentum = torch.stack([self.state[p]["momentum"] for p in params]).lerp_(grads, 1 - group["momentum"])
-        update = orthogonalize(grads.lerp_(momentum, group["momentum"]), self.dtype)
-        rows, columns = params[0].shape
+            self.state[p]["momentum"].lerp_(grad, 1 - group["momentum"])
+        nesterov = torch.stack([grad.lerp(self.state[p]["momentum"], group["momentum"]) for p, grad in pairs])
+        rows, columns = nesterov.shape[1:]
         lr = group["lr"] * max(1, rows / columns) ** 0.5
-        for p, m, u in zip(params, momentum, update, strict=True):
-            self.state[p]["momentum"].copy_(m)
-            p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u, alpha=lr)
+        for (p, _), update in zip(pairs, orthogonalize(nesterov, self.dtype), strict=True):
+            p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=lr)
 
 
 def make_optimizers(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
