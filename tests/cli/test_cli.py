@@ -150,7 +150,7 @@ def test_tokenizer_commands(text_file, tmp_path):
 def test_one_dial_chooses_everything_and_says_why(text_file, tmp_path):
     done = seq2chat("train", text_file, "--budget", "20s", "--train.samples", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "GFLOP/s" in done.stderr and "training characters" in done.stderr
+    assert "GFLOP/s" in done.stderr and "characters to train on" in done.stderr
     recipe = Recipe.load(tmp_path / "runs" / "sentences" / "config.toml")
     assert recipe.train.budget == "20s"
     metrics = [
