@@ -170,7 +170,7 @@ class TrainConfig:
     precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where a short probe says it is faster"] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "auto: torch.compile where it pays within the budget"] = "auto"
     evals: Annotated[int, "validations in the run, the last one at its end"] = 10
-    eval_tokens: Annotated[int, "validation tokens of the ones before the last; 0 takes all"] = 100_000
+    eval_tokens: Annotated[int, "validation tokens of the ones before the last; 0 takes all"] = 20_000
     checkpoints: Annotated[int, "checkpoints in the run, the last one at its end"] = 5
     keep: Annotated[int, "newest checkpoints kept on disk"] = 2
     samples: Annotated[int, "texts sampled in the run"] = 5

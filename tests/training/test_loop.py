@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from seq2chat.config import Recipe, ScheduleConfig, UserError
 from seq2chat.text.batch import evaluation_batches
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.training import job as job_module
 from seq2chat.training import loop
 from seq2chat.training.job import resume_job, start_job
 from seq2chat.training.loop import Sampled, Saved, Step, Validated, train, train_step
@@ -81,8 +82,10 @@ def test_the_loss_is_the_mean_cross_entropy(tiny_recipe, tmp_path):
     job.model.eval()
     batch = job.loader.batch(0, tiny_recipe.train.batch_size)
     expected = F.cross_entropy(job.model(batch.target).flatten(0, 1), batch.labels.flatten())
-    loss, _, n_tokens = train_step(job)
+    gradients = torch.autograd.grad(expected, list(job.model.parameters()))
+    loss, norm, n_tokens = train_step(job)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
+    assert norm == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
     assert n_tokens == (batch.labels != -100).sum()
 
 
@@ -94,7 +97,9 @@ def test_resuming_twice_and_across_an_epoch_gives_the_uninterrupted_losses(tiny_
     run(job)
     run(start_job(recipe, tmp_path / "parts", quiet), stop_after=7)
     run(resume_job(tmp_path / "parts", {}, quiet), stop_after=19)
-    run(resume_job(tmp_path / "parts", {}, quiet))
+    last = resume_job(tmp_path / "parts", {}, quiet)
+    run(last)
+    assert last.progress.samples == 30 * 8
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     a, b = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -144,8 +149,10 @@ def slow_clock(monkeypatch):
 
         return slow
 
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock.now)
+    for module in (loop, job_module):
+        monkeypatch.setattr(
+            module, "time", SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
+        )
     for name, seconds in (("train_step", 1.0), ("evaluate", 5.0), ("save_checkpoint", 3.0)):
         monkeypatch.setattr(loop, name, taking(seconds, getattr(loop, name)))
     return clock
