@@ -164,7 +164,7 @@ class ScheduleConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     budget: Annotated[str, 'length of the run: "10m", "90s", "2h", "500 steps", "3 epochs", "20M tokens"'] = "10m"
-    batch_size: Annotated[int, "sequences in one forward pass, over all ranks"] = 16
+    batch_size: Annotated[int, "sequences in one forward pass"] = 16
     accumulation: Annotated[int, "forward passes in one optimizer step"] = 1
     seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
     precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where a short probe says it is faster"] = "auto"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seq2chat.config import Recipe
+from seq2chat.config import Budget, Recipe
 from seq2chat.training.dial import MOST_PARAMETERS, UTILISATION, choose_tables, size_run
 
 sizes = st.integers(2_000, 10**10)
@@ -14,7 +14,7 @@ speeds = st.floats(1e10, 1e15)
 
 @given(sizes, times, speeds)
 def test_every_choice_is_a_valid_recipe(characters, seconds, flops):
-    tables = size_run(characters, seconds, flops)
+    tables = size_run(characters, Budget(seconds, "seconds"), flops)
     assert tables.pop("epochs") > 0
     recipe = Recipe.from_tables(tables)
     assert 512 <= recipe.tokenizer.vocab_size <= 8192
@@ -27,22 +27,33 @@ def test_more_time_never_means_a_smaller_model_or_less_text(characters, seconds,
     def weight(tables):
         return 12 * tables["model"]["n_layer"] * tables["model"]["d_model"] ** 2
 
-    less, more = size_run(characters, seconds, flops), size_run(characters, 4 * seconds, flops)
+    less, more = (
+        size_run(characters, Budget(seconds, "seconds"), flops),
+        size_run(characters, Budget(4 * seconds, "seconds"), flops),
+    )
     assert weight(more) >= 0.7 * weight(less)  # rounding to whole layers and heads
     assert more["epochs"] >= less["epochs"] * 0.999
     assert more["model"]["dropout"] >= less["model"]["dropout"]
 
 
+@pytest.mark.parametrize(("amount", "unit", "epochs"), [(100.0, "steps", 100 * 4096), (1e6, "tokens", 1e6)])
+def test_a_length_that_is_no_time_fixes_how_often_the_text_is_read(amount, unit, epochs):
+    one = size_run(1_000_000, Budget(1.0, "epochs"), 1e12)
+    assert one["epochs"] == pytest.approx(1.0)
+    text_tokens = 1_000_000 / (0.9 + 0.63 * 2)  # at a vocabulary of 1024
+    assert size_run(1_000_000, Budget(amount, unit), 1e12)["epochs"] == pytest.approx(epochs / text_tokens)
+
+
 def test_a_large_text_gets_twenty_tokens_for_each_parameter():
-    tables = size_run(10**10, 36_000.0, 1e15)
+    tables = size_run(10**10, Budget(36_000.0, "seconds"), 1e15)
     model = tables["model"]
     parameters = 12 * model["n_layer"] * model["d_model"] ** 2
-    tokens = 0.85 * 36_000 * UTILISATION * 1e15 / 6 / parameters
+    tokens = 0.9 * 36_000 * UTILISATION * 1e15 / 6 / parameters
     assert tokens / parameters == pytest.approx(20, rel=0.3)
 
 
 def test_a_small_text_gets_no_more_parameters_than_it_can_hold_in_check():
-    model = size_run(100_000, 1e6, 1e15)["model"]
+    model = size_run(100_000, Budget(1e6, "seconds"), 1e15)["model"]
     assert 12 * model["n_layer"] * model["d_model"] ** 2 < 1.5 * MOST_PARAMETERS * 100_000
 
 
@@ -53,6 +64,4 @@ def test_choices_are_told_and_follow_what_is_given(text_file):
     Recipe.from_tables(tables, changes)
     assert tables["model"]["n_head"] == 4
     told = "\n".join(lines)
-    assert all(
-        word in told for word in ("GFLOP/s", "vocabulary 512", "50 steps, taken for 10 minutes", "learning rate")
-    )
+    assert all(word in told for word in ("GFLOP/s", "vocabulary 512", "budget 50 steps", "learning rate"))

@@ -22,7 +22,8 @@ def demo() -> None:
     else:
         start_run("demo", folder, {}, began)
     console.print(
-        f"\nIts loss curve is {folder}/loss.png. Now try:\n"
+        f"\nIts loss curve is {folder}/loss.png. Now activate the environment and try:\n"
+        f"  source .venv/bin/activate\n"
         f'  seq2chat generate {folder} --prompt "The function "\n'
         f"  seq2chat train my.txt --budget 10m"
     )

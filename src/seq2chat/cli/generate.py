@@ -20,7 +20,9 @@ def generate(
     top_p: Annotated[float, Parameter(help="keep the likeliest tokens of this summed probability")] = 1.0,
     min_p: Annotated[float, Parameter(help="keep tokens of at least this share of the likeliest's probability")] = 0.0,
     repetition_penalty: Annotated[float, Parameter(help="above 1, tokens seen before become less likely")] = 1.0,
-    stop: Annotated[tuple[str, ...], Parameter(help="end before this text; may be repeated", negative="")] = (),
+    stop: Annotated[
+        tuple[str, ...], Parameter(help="end before this text; may be repeated", negative="", show_default=False)
+    ] = (),
     seed: Annotated[int | None, Parameter(help="the same seed gives the same text")] = None,
     n: Annotated[int, Parameter(name=["--n", "-n"], help="number of texts")] = 1,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object a text")] = False,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter
 
-from seq2chat.config import Recipe
+from seq2chat.config import GPT3, Recipe
 
 _MODULE = {"__module__": __name__}  # cyclopts takes a class of make_dataclass for a builtin unless told its module
 
@@ -23,7 +23,9 @@ def _flags(section: type, table: str) -> type:
 
 
 _TABLES = {name: _flags(section, name) for name, section in get_type_hints(Recipe).items() if name != "expect"}
-_PRESET = Annotated[str | None, Parameter(name="--model.preset", group="model", help="shape of a GPT-3: gpt3-small …")]
+_PRESET = Annotated[
+    str | None, Parameter(name="--model.preset", group="model", help=f"shape of a GPT-3: {', '.join(GPT3)}")
+]
 
 RecipeFlags = dataclasses.make_dataclass(
     "RecipeFlags",

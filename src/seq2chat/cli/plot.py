@@ -10,13 +10,13 @@ from seq2chat.config import check
 
 def plot(
     *runs: Annotated[Path, Parameter(help="run folders")],
-    out: Annotated[Path | None, Parameter(help=".png, .svg or .pdf (loss.png in the first run)")] = None,
+    out: Annotated[Path | None, Parameter(help=".png, .svg or .pdf (loss.png in the run; compared.png here)")] = None,
     x: Annotated[Literal["step", "tokens", "elapsed_seconds"], Parameter(help="what the curves run along")] = "tokens",
 ) -> None:
-    """Draw training and validation loss of runs into one picture."""
+    """Draw the loss of a run, or compare the validation of several in bits per byte."""
     from seq2chat.training.runlog import open_run, plot_runs
 
     check(len(runs) > 0, "Which runs? Write `seq2chat plot runs/NAME [runs/OTHER ...]`.")
-    file = out or runs[0] / "loss.png"
+    file = out or (runs[0] / "loss.png" if len(runs) == 1 else Path("compared.png"))
     plot_runs([open_run(run) for run in runs], file, x)
     print(file)

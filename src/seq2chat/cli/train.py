@@ -1,11 +1,14 @@
 """`seq2chat train`: from a recipe, a corpus or a text to a run folder."""
 
 import time
+from collections import deque
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seq2chat.cli.options import RecipeFlags, given
@@ -13,7 +16,9 @@ from seq2chat.config import Recipe, check, recipe_names, recipe_tables
 
 
 def train(
-    source: Annotated[str, Parameter(help="a recipe, a corpus, a text file or folder, a .toml, or a run folder")] = "",
+    source: Annotated[
+        str, Parameter(help="recipe, corpus, text file or folder, .toml, or run (pydocs)", show_default=False)
+    ] = "",
     *,
     budget: Annotated[str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs", "20M tokens"')] = None,
     out: Annotated[Path | None, Parameter(help="run folder [runs/NAME]")] = None,
@@ -40,9 +45,17 @@ def train(
 def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
     """Train what `source` names, into `out` or the first free `runs/NAME`."""
     from seq2chat.training.dial import choose_tables
-    from seq2chat.training.job import start_job
+    from seq2chat.training.job import check_free, start_job
 
     console = Console(stderr=True, highlight=False)
+    told: list[str] = []
+
+    def say(line: str) -> None:
+        told.append(line)
+        console.print(line, soft_wrap=True)
+
+    if out:
+        check_free(out)
     is_run = source and (Path(source) / "config.toml").exists()
     check(not is_run, f"{source} is a run: add --resume to continue it, or name {source}/config.toml to repeat it.")
     if source in recipe_names():
@@ -53,10 +66,12 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
         given = changes.get("data", {}).get("corpus", "")
         check(not (source and given), f"Name the text once: either {source} or --data.corpus {given}.")
         source = source or given or "pydocs"
-        recipe = Recipe.from_tables(choose_tables(source, changes, console.print), changes, source="the flags")
+        recipe = Recipe.from_tables(choose_tables(source, changes, say), changes, source="the flags")
     folder = out or _free_folder(Path("runs"), Path(source).stem.split(".")[0] or "run")
     with console.status("making ready") as status:
-        job = start_job(recipe, folder, console.print, status.update, began)
+        job = start_job(recipe, folder, say, status.update, began)
+    for line in told:
+        job.log.note(line)
     watch(job, console)
 
 
@@ -87,40 +102,42 @@ def watch(job, console: Console) -> None:
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     with Progress(*columns, console=console, transient=True) as bar, loop.stop_on_signals() as stop:
-        task, loss = bar.add_task("starting", total=1.0), 0.0
+        task, losses, saved = bar.add_task("starting", total=1.0), deque(maxlen=20), None
         for event in loop.train(job, stop):
             match event:
                 case loop.Step():
-                    loss = 0.95 * loss + 0.05 * event.loss if loss else event.loss
-                    bar.update(task, completed=event.share, description=_describe(event, loss))
+                    losses.append(event.loss)
+                    text = (
+                        f"step {event.step} · loss {fmean(losses):.3f} · {event.tokens_per_second:,.0f} tokens/s · "
+                        f"{event.peak_share:.0%} of peak"
+                    )
+                    bar.update(task, completed=event.share, description=text)
                     if not console.is_terminal and event.step % 100 == 0:
-                        console.print(f"{event.share:4.0%} {_describe(event, loss)}")
+                        console.print(f"{event.share:4.0%} {text}", soft_wrap=True)
                 case loop.Validated():
                     e = event.evaluation
                     text = (
-                        f"step {event.step}: validation loss {e.loss:.4f} a token, {e.loss_per_character:.4f} a "
-                        f"character, {e.bits_per_byte:.4f} bits per byte"
+                        f"step {event.step}: validation{'' if event.whole else ' (sampled)'} {e.loss:.4f} a token · "
+                        f"{e.loss_per_character:.4f} a character · {e.bits_per_byte:.4f} bits per byte"
                     )
-                    console.print(text + ("" if event.whole else f" (first {e.tokens:,} tokens)"))
+                    console.print(text, soft_wrap=True)
                     job.log.note(text)
                 case loop.Sampled():
-                    console.print(f"[dim]step {event.step}:[/] ", end="")
-                    console.print(event.text.strip()[:400], style="italic", markup=False)
+                    console.rule(f"[dim]sample at step {event.step}", style="dim", align="left")
+                    console.print(escape("\n".join(event.text.strip()[:300].splitlines()[:8])), style="dim")
+                    console.rule(style="dim")
                 case loop.Saved():
-                    job.log.note(f"saved {event.folder.name}")
+                    saved = event.folder
+                    job.log.note(f"saved {saved.name}")
+    if saved is None:
+        console.print(f"{job.log.folder} is at its end, step {job.progress.step}. A longer --budget goes on.")
+        return
     if job.progress.step:
         plot_runs([job.log], job.log.folder / "loss.png")
     if stop.is_set():
-        console.print(f"Stopped and saved. Go on with: seq2chat train {job.log.folder} --resume")
+        console.print(f"Stopped and saved. Go on with: seq2chat train {job.log.folder} --resume", soft_wrap=True)
         return
     expected = job.recipe.expect
     if expected.val_loss_per_character:
-        console.print(
-            f"The recipe's author measured {expected.val_loss_per_character} a character ({expected.machine}, "
-            f"full budget)."
-        )
-    console.print(f"Done: {job.log.folder}. Try: seq2chat generate {job.log.folder} --prompt ...")
-
-
-def _describe(step, loss: float) -> str:
-    return f"step {step.step} loss {loss:.3f} {step.tokens_per_second:,.0f} tokens/s {step.peak_share:.0%} of peak"
+        console.print(f"Measured by its author: {expected.val_loss_per_character} a character ({expected.machine}).")
+    console.print(f"Done: {saved}\nTry: seq2chat generate {job.log.folder} --prompt ...", soft_wrap=True)

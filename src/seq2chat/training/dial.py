@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from seq2chat.config import Budget, Recipe
+from seq2chat.config import Budget, Recipe, check
 from seq2chat.device import describe_machine, pick_device, pick_precision
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import split_texts
@@ -13,6 +13,8 @@ TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
 USEFUL_EPOCHS = 8  # repeated more often, a text teaches a larger model more than the same model again; docs/log.md
 MOST_PARAMETERS = 20  # for each token of the text
 STEPS = 1000
+LEAST_CHARACTERS = 1000
+READY_SECONDS = 20  # of a timed run go into imports, tokenizer, shards and compiling
 UTILISATION = 0.3  # share of the measured peak that training reaches; benchmarks/train_step.py
 
 
@@ -26,49 +28,61 @@ def choose_tables(
     data = Recipe.from_tables({"data": changes.get("data", {})}).data
     train = Recipe.from_tables({"train": changes.get("train", {})}).train
     characters = sum(map(len, split_texts(load_corpus(source, data.field), data.val_fraction, "train")))
-    budget = Budget.parse(train.budget)
-    seconds = budget.amount if budget.unit == "seconds" else 600.0
-    length = train.budget if budget.unit == "seconds" else f"{train.budget}, taken for 10 minutes"
+    check(
+        characters >= LEAST_CHARACTERS,
+        f"{source} has {characters} characters to train on; give a text of at least {LEAST_CHARACTERS:,}.",
+    )
     device = pick_device()
     peak = pick_precision(train.precision, device).peak_flops
-    tables = size_run(characters, seconds, peak)
-    model, optim = tables["model"], tables["optim"]
-    if "d_model" in changes.get("model", {}):
-        model["d_model"] = changes["model"]["d_model"]
+    tables = size_run(characters, Budget.parse(train.budget), peak)
+    epochs = tables.pop("epochs")
+    model, optim, given = tables["model"], tables["optim"], changes.get("model", {})
+    if "d_model" in given:
+        model["d_model"] = given["d_model"]
         model["n_head"] = max(1, model["d_model"] // 64)
     say(f"machine: {describe_machine(device)}, {peak / 1e9:,.0f} GFLOP/s in matrix products")
     say(f"text: {characters:,} characters to train on → vocabulary {tables['tokenizer']['vocab_size']}")
-    say(f"budget: {length} → {model['n_layer']} layers of width {model['d_model']}, context {model['context']}")
-    epochs = tables.pop("epochs")
-    say(f"the text is then read about {epochs:.1f} times → dropout {model['dropout']}")
+    if "preset" in given:
+        say(f"model: {given['preset']}, as given")
+    else:
+        say(
+            f"budget {train.budget} → {model['n_layer']} layers of width {model['d_model']}, context {model['context']}"
+        )
+        say(f"the text is then read about {epochs:.1f} times → dropout {model['dropout']}")
     if epochs > 4 * USEFUL_EPOCHS:
-        say(f"so small a text is learned by heart: take more text, or {4 * USEFUL_EPOCHS / epochs:.0%} of the budget")
+        say(f"so small a text is learned by heart: take more text, or {4 * USEFUL_EPOCHS / epochs:.1%} of the budget")
     say(
-        f"steps: {tables['train']['batch_size']} sequences each → learning rate {optim['matrix_lr']:.3g} for matrices, "
+        f"steps of {tables['train']['batch_size']} sequences → learning rates {optim['matrix_lr']:.3g} for matrices, "
         f"{optim['embedding_lr']:.3g} for embeddings"
     )
     return tables | {"data": {"corpus": source}}
 
 
-def size_run(characters: int, seconds: float, peak_flops: float) -> dict[str, Any]:
-    """Vocabulary, shape, batch and rates for `characters` of training text and `seconds` at `peak_flops`.
+def size_run(characters: int, budget: Budget, peak_flops: float) -> dict[str, Any]:
+    """Vocabulary, shape, batch and rates for `characters` of training text and a `budget` at `peak_flops`.
 
     The vocabulary grows with the text, since a token must be seen often to be learned. Training N parameters on D
     tokens takes 6 N D FLOPs, and D = 20 N uses them best; where that would repeat a small text too often, the FLOPs go
     into parameters instead, as far as those can be held in check by dropout. Width is 64 times depth. The batch leaves
-    about a thousand steps, and the learning rates grow with its square root (Malladi et al. 2022).
+    about a thousand steps, and the learning rates grow with its square root (Malladi et al. 2022). A budget in steps,
+    tokens or epochs fixes D, and N is what can be trained on it in about ten minutes.
     """
     vocab_size = 2 ** min(13, max(9, round(10 + 0.5 * math.log2(max(1, characters) / 1e6))))
     text_tokens = characters / (0.9 + 0.63 * math.log2(vocab_size / 256))
-    products = 0.85 * seconds * UTILISATION * peak_flops / 6
-    tokens = min(math.sqrt(products * TOKENS_PER_PARAMETER), USEFUL_EPOCHS * text_tokens)
-    parameters = min(products / tokens, MOST_PARAMETERS * text_tokens)
-    seen = products / parameters
+    context = 256 if characters < 100_000_000 else 1024
+    seconds = budget.amount if budget.unit == "seconds" else 600.0
+    products = max(0.5 * seconds, seconds - READY_SECONDS) * 0.9 * UTILISATION * peak_flops / 6
+    if budget.unit == "seconds":
+        tokens = min(math.sqrt(products * TOKENS_PER_PARAMETER), USEFUL_EPOCHS * text_tokens)
+        parameters = min(products / tokens, MOST_PARAMETERS * text_tokens)
+        seen = products / parameters
+    else:
+        seen = budget.amount * {"steps": 16 * context, "tokens": 1, "epochs": text_tokens}[budget.unit]
+        parameters = min(products / seen, MOST_PARAMETERS * text_tokens)
     epochs = seen / text_tokens
     pressure = epochs * math.sqrt(parameters / text_tokens)  # to learn the text by heart
     d_model = max(128, 64 * round((64 * parameters / 12) ** (1 / 3) / 64))
-    context = 256 if characters < 100_000_000 else 1024
-    batch_size = 2 ** min(6, max(3, round(math.log2(seen / context / STEPS))))
+    batch_size = 16 if budget.unit == "steps" else 2 ** min(6, max(3, round(math.log2(seen / context / STEPS))))
     scale = math.sqrt(batch_size / 16)
     return {
         "tokenizer": {"vocab_size": vocab_size},

@@ -26,7 +26,7 @@ from seq2chat.training.runlog import RunLog, open_run
 Say = Callable[[str], None]
 
 TOKENIZER_CHARACTERS = 100_000_000  # a BPE learns no other merges from more
-COMPILE_PAYS = 60  # seconds of the shortest run in which it does; docs/log.md
+COMPILE_PAYS = 120  # seconds of the shortest run in which it does; docs/log.md
 
 
 def _nothing(text: str) -> None: ...
@@ -43,7 +43,7 @@ def start_job(
     """
     began = time.monotonic() if began is None else began
     log = RunLog(folder)
-    _check_free(folder)
+    check_free(folder)
     corpus = _load_corpus(recipe, doing)
     tokenizer = _make_tokenizer(recipe, corpus, say, doing)
     prompt = len(tokenizer.encode(recipe.train.prompt))
@@ -68,7 +68,7 @@ def start_job(
         budget.unit != "seconds" or used < budget.amount,
         f"Making ready took {used:.0f} s, the whole budget of {recipe.train.budget}; write at least {4 * used:.0f}s.",
     )
-    _check_free(folder)  # two commands may have chosen it at the same moment
+    check_free(folder)  # two commands may have chosen it at the same moment
     log.create()
     job.recipe.save(folder / "config.toml")
     tokenizer.save(folder / "tokenizer")
@@ -109,7 +109,8 @@ def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say, doing
     return job
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """Raises `UserError` where `folder` holds a run."""
     check(
         not (folder / "config.toml").exists(),
         f"{folder} holds a run already; add --resume to continue it, or choose another folder with --out.",

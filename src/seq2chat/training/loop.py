@@ -105,10 +105,12 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
     """Train `job` from where it stands to the end of its budget, or until `stop` is set; yields what happens.
 
     Every milestone saves before it evaluates. Raises `UserError` when the loss is no longer a number; the weights on
-    disk are those of the last checkpoint.
+    disk are those of the last checkpoint. A run that is at its end yields nothing.
     """
     config, progress = job.recipe.train, job.progress
     clock, flops = _Clock(job), flops_per_token(job.model.config)
+    if clock.over() and job.log.is_validated(progress.step):
+        return
     mark = clock.share()
     job.model.train()
     while not clock.over() and not stop.is_set():

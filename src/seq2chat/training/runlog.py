@@ -2,11 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from seq2chat.config import Recipe, UserError, check
+from seq2chat.config import Recipe, check
 
 
 class RunLog:
@@ -49,6 +49,11 @@ class RunLog:
         lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]
 
+    def is_validated(self, step: int) -> bool:
+        """Whether the newest record is the validation of `step`, the last thing a run measures."""
+        metrics = self.metrics()
+        return bool(metrics) and metrics[-1]["step"] == step and "val_loss" in metrics[-1]
+
     def recipe(self) -> Recipe:
         return Recipe.load(self.folder / "config.toml")
 
@@ -84,10 +89,11 @@ def list_runs(root: Path) -> list[RunLog]:
     return [RunLog(config.parent) for config in sorted(root.glob("*/config.toml"))]
 
 
-def plot_runs(runs: Iterable[RunLog], file: Path, x: str = "tokens") -> None:
-    """Draw training loss (smoothed) and validation loss of `runs` against `x` into `file` (.png, .svg or .pdf).
+def plot_runs(runs: Sequence[RunLog], file: Path, x: str = "tokens") -> None:
+    """Draw into `file` (.png, .svg or .pdf): of one run its training loss (smoothed) and validation loss in nats a
+    token; of several their validation in bits per byte, which may be compared whatever their tokenizers.
 
-    Raises `UserError` when no run has anything to draw, or the file's ending is unknown.
+    Raises `UserError` when there is nothing to draw, or the file's ending is unknown.
     """
     import matplotlib
 
@@ -95,21 +101,20 @@ def plot_runs(runs: Iterable[RunLog], file: Path, x: str = "tokens") -> None:
     from matplotlib import pyplot
 
     check(file.suffix in (".png", ".svg", ".pdf"), f"Can't draw {file}; end its name in .png, .svg or .pdf.")
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    drawn = False
+    curves = []
     for run in runs:
-        metrics = run.metrics()
-        train = [(m[x], m["loss"]) for m in metrics if "loss" in m]
-        val = [(m[x], m["val_loss"]) for m in metrics if "val_loss" in m]
-        if train:
-            (line,) = axes.plot(*zip(*_smooth(train), strict=True), alpha=0.6, label=f"{run.folder.name} train")
-            drawn = True
-            if val:
-                axes.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{run.folder.name} validation")
-    if not drawn:
-        pyplot.close(figure)
-        raise UserError("There is nothing to draw: no step has been recorded yet.")
-    axes.set(xlabel=x.replace("_", " "), ylabel="loss (nats per token)")
+        metrics, name = run.metrics(), run.folder.name
+        key, label = ("val_loss", "validation") if len(runs) == 1 else ("val_bpb", name)
+        if len(runs) == 1:
+            curves.append((_smooth([(m[x], m["loss"]) for m in metrics if "loss" in m]), "-", "training"))
+        curves.append(([(m[x], m[key]) for m in metrics if key in m], "o-", label))
+    check(any(points for points, _, _ in curves), "There is nothing to draw: nothing has been recorded yet.")
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for points, style, label in curves:
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    axes.set(xlabel=x.replace("_", " "), ylabel="nats a token" if len(runs) == 1 else "bits per byte (validation)")
+    axes.set_title(" · ".join(run.folder.name for run in runs))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(file, dpi=150)
