@@ -197,7 +197,7 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path):
         (["train", empty], ["empty.txt", "empty"]),
         (["train", binary], ["binary.txt"]),
         (["train", latin], ["latin.txt", "UTF-8"]),
-        (["train", short], ["12 characters", "at least 1,000"]),
+        (["train", short], ["10 characters", "at least 1,000"]),
         (["train", run / "config.toml", "--data.corpus", short], ["context"]),
         (["train", toml], ["optim.momentun", "Did you mean optim.momentum?", "bad.toml"]),
         (["train", unknown], ["optim.zzz", "[optim] knows matrices"]),
