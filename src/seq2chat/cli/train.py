@@ -8,7 +8,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seq2chat.cli.options import RecipeFlags, given
@@ -47,7 +46,7 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
     from seq2chat.training.dial import choose_tables
     from seq2chat.training.job import check_free, start_job
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     told: list[str] = []
 
     def say(line: str) -> None:
@@ -79,7 +78,7 @@ def continue_run(folder: Path, changes: dict) -> None:
     """Train on what stopped in `folder`."""
     from seq2chat.training.job import resume_job
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     with console.status("reading the run back") as status:
         job = resume_job(folder, changes, console.print, status.update)
     watch(job, console)
@@ -123,8 +122,8 @@ def watch(job, console: Console) -> None:
                     console.print(text, soft_wrap=True)
                     job.log.note(text)
                 case loop.Sampled():
-                    console.rule(f"[dim]sample at step {event.step}", style="dim", align="left")
-                    console.print(escape("\n".join(event.text.strip()[:300].splitlines()[:8])), style="dim")
+                    console.rule(f"sample at step {event.step}", style="dim", align="left")
+                    console.print("\n".join(event.text.strip()[:300].splitlines()[:8]), style="dim")
                     console.rule(style="dim")
                 case loop.Saved():
                     saved = event.folder
