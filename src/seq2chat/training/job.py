@@ -167,9 +167,10 @@ def _make_job(
 
 def _compile(job: Job, say: Say) -> bool:
     """Compile the blocks and the loss of `job` if that is asked for or pays; whether they are. A failure falls back."""
-    batch = job.loader.batch(0, job.recipe.train.batch_size).to(job.device)
+    train = job.recipe.train
 
-    def seconds_of_a_pass() -> float:
+    def seconds_of_a_pass(rows: int) -> float:
+        batch = job.loader.batch(0, rows).to(job.device)
         began = time.perf_counter()
         loss, _ = job.objective(job.model, batch)
         loss.backward()
@@ -177,10 +178,12 @@ def _compile(job: Job, say: Say) -> bool:
         job.model.zero_grad(set_to_none=True)
         return time.perf_counter() - began
 
-    choice, budget = job.recipe.train.compile, Budget.parse(job.recipe.train.budget)
+    choice, budget = train.compile, Budget.parse(train.budget)
     if choice == "auto":
-        passes = total_steps(job) * job.recipe.train.accumulation
-        seconds = budget.amount if budget.unit == "seconds" else passes * min(seconds_of_a_pass() for _ in range(2))
+        # A part of a batch is enough to tell, and leaves the memory of a plain pass over all of it unused.
+        rows = max(1, train.batch_size // 4)
+        passes = total_steps(job) * train.accumulation * train.batch_size / rows
+        seconds = budget.amount if budget.unit == "seconds" else passes * min(seconds_of_a_pass(rows) for _ in range(2))
         choice = "on" if seconds >= COMPILE_PAYS else "off"
         if choice == "off":
             say(f"torch.compile off: the run takes about {seconds:.0f} s, and compiling pays from {COMPILE_PAYS} s on")
@@ -191,7 +194,7 @@ def _compile(job: Job, say: Say) -> bool:
             block.compile(dynamic=False)
         job.objective = partial(causal_lm, nll=torch.compile(nll_sum, dynamic=False))
         try:
-            say(f"torch.compile on: ready after {seconds_of_a_pass():.0f} s")
+            say(f"torch.compile on: ready after {seconds_of_a_pass(train.batch_size):.0f} s")
         except Exception as error:
             for block in job.model.layers:
                 block._compiled_call_impl = None
