@@ -62,9 +62,9 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
     elif source.endswith(".toml"):
         recipe = Recipe.load(Path(source), changes)
     else:
-        given = changes.get("data", {}).get("corpus", "")
-        check(not (source and given), f"Name the text once: either {source} or --data.corpus {given}.")
-        source = source or given or "pydocs"
+        corpus = changes.get("data", {}).get("corpus", "")
+        check(not (source and corpus), f"Name the text once: either {source} or --data.corpus {corpus}.")
+        source = source or corpus or "pydocs"
         recipe = Recipe.from_tables(choose_tables(source, changes, say), changes, source="the flags")
     folder = out or _free_folder(Path("runs"), Path(source).stem.split(".")[0] or "run")
     with console.status("making ready") as status:

@@ -32,9 +32,7 @@ COMPILE_PAYS = 120  # seconds of the shortest run in which it does; docs/log.md
 def _nothing(text: str) -> None: ...
 
 
-def start_job(
-    recipe: Recipe, folder: Path, say: Say, doing: Say = lambda text: None, began: float | None = None
-) -> Job:
+def start_job(recipe: Recipe, folder: Path, say: Say, doing: Say = _nothing, began: float | None = None) -> Job:
     """Job for a new run in `folder`, whose complete `config.toml` is written.
 
     `say` gets one line for each choice made, `doing` what is being done just now. The clock of a timed run counts from
@@ -70,8 +68,8 @@ def start_job(
     )
     check_free(folder)  # two commands may have chosen it at the same moment
     log.create()
-    job.recipe.save(folder / "config.toml")
     tokenizer.save(folder / "tokenizer")
+    job.recipe.save(folder / "config.toml")  # last: it makes the folder a run
     job.progress.seconds = time.monotonic() - began
     return job
 
