@@ -21,7 +21,7 @@ from peers import child, machine, peak_memory
 BATCH, CONTEXT, VOCABULARY, N_LAYER, N_HEAD, D_MODEL = 16, 256, 4096, 6, 6, 384
 
 
-def measure(step: Callable[[], None], warmup: int, steps: int) -> dict[str, float]:
+def measure(step: Callable[[], object], warmup: int, steps: int) -> dict[str, float]:
     began = time.perf_counter()
     step()
     first = time.perf_counter() - began
@@ -53,11 +53,7 @@ def ours(steps: int) -> dict[str, float]:
         job = start_job(recipe, Path(folder) / "run", lambda line: print(line, file=sys.stderr))
     ready = time.perf_counter() - began
 
-    def step() -> None:
-        train_step(job)
-        job.progress.samples += BATCH
-
-    result = measure(step, 3, steps)
+    result = measure(lambda: train_step(job), 3, steps)
     flops = flops_per_token(job.recipe.model) * BATCH * CONTEXT
     return result | {"first_seconds": ready, "peak_share": flops / result["seconds"] / job.precision.peak_flops}
 

@@ -15,7 +15,7 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
@@ -31,12 +31,21 @@ def check(condition: bool, message: str) -> None:
 @dataclass(frozen=True)
 class DataConfig:
     corpus: Annotated[str, "named corpus, .txt, .jsonl[.gz], folder, or hf:NAME"] = "pydocs"
+    source: Annotated[str, "translation: file of sentences to translate, one a line"] = ""
+    target: Annotated[str, "translation: file of their translations, line by line"] = ""
     val_fraction: Annotated[float, "share of the text held out for validation"] = 0.1
     field: Annotated[str, "key of the text in .jsonl files and hf: data"] = "text"
     document_mask: Annotated[bool, "keep attention inside each packed document"] = False
+    mask_share: Annotated[float, "BERT: share of the tokens to be guessed in training"] = 0.15
 
     def __post_init__(self) -> None:
-        check(0 < self.val_fraction < 1, f"data.val_fraction is {self.val_fraction}; write a number between 0 and 1.")
+        for name in ("val_fraction", "mask_share"):
+            value = getattr(self, name)
+            check(0 < value < 1, f"data.{name} is {value}; write a number between 0 and 1.")
+        check(
+            bool(self.source) == bool(self.target),
+            "data.source and data.target belong together: one file of sentences, one of their translations.",
+        )
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class TokenizerConfig:
 @dataclass(frozen=True)
 class GPTConfig:
     """Shape of a GPT. A zero stands for "derive it", and is replaced when the object is made."""
+
+    family: ClassVar[str] = "gpt"
 
     layout: Annotated[Literal["gpt2", "modern"], "gpt2: GPT-2's and GPT-3's blocks; modern: Qwen3's"] = "modern"
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
@@ -108,6 +119,93 @@ def _gpt3(n_layer: int, d_model: int, n_head: int) -> GPTConfig:
     return GPTConfig("gpt2", vocab_size=50257, context=2048, n_layer=n_layer, n_head=n_head, d_model=d_model)
 
 
+@dataclass(frozen=True)
+class Seq2SeqConfig:
+    """Shape of an RNN encoder–decoder."""
+
+    family: ClassVar[str] = "seq2seq"
+
+    vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
+    attention: Annotated[
+        Literal["fixed", "additive"], "what the decoder sees of the source: its last state, or Bahdanau's attention"
+    ] = "additive"
+    cell: Annotated[Literal["gru", "lstm"], "recurrent cell"] = "gru"
+    n_layer: Annotated[int, "recurrent layers of encoder and decoder each"] = 1
+    d_embed: Annotated[int, "width of the embeddings"] = 256
+    d_model: Annotated[int, "width of a hidden state"] = 512
+    bidirectional: Annotated[bool, "encoder reads the source in both directions"] = True
+    reverse_source: Annotated[bool, "feed the source last word first (Sutskever et al. 2014)"] = False
+    dropout: Annotated[float, "dropout on embeddings, between layers and before the output"] = 0.3
+    tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = True
+
+    def __post_init__(self) -> None:
+        _check_shape(self, positive=("n_layer", "d_embed", "d_model"))
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of an encoder–decoder Transformer. A zero stands for "derive it"."""
+
+    family: ClassVar[str] = "transformer"
+
+    vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
+    context: Annotated[int, "most tokens of a source or a target"] = 256
+    n_layer: Annotated[int, "blocks of encoder and decoder each"] = 3
+    n_head: Annotated[int, "number of attention heads"] = 4
+    d_model: Annotated[int, "width of the residual stream"] = 256
+    d_ff: Annotated[int, "width inside the feed-forward; 0 is 4 times d_model"] = 0
+    dropout: Annotated[float, "dropout on embeddings and on what each branch adds"] = 0.1
+    positions: Annotated[Literal["sinusoidal", "learned"], "how the place of a token is told"] = "sinusoidal"
+    norm: Annotated[Literal["pre", "post"], "norm before each branch, or after its addition (2017)"] = "pre"
+    activation: Annotated[Literal["relu", "gelu"], "inside the feed-forward"] = "relu"
+    tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = True
+    norm_eps: Annotated[float, "epsilon of the norms"] = 1e-5
+
+    def __post_init__(self) -> None:
+        _check_shape(self, positive=("context", "n_layer", "n_head", "d_model"))
+        if not self.d_ff:
+            object.__setattr__(self, "d_ff", 4 * self.d_model)
+
+
+@dataclass(frozen=True)
+class BERTConfig:
+    """Shape of a BERT. A zero stands for "derive it"."""
+
+    family: ClassVar[str] = "bert"
+
+    vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
+    context: Annotated[int, "positions seen at once"] = 128
+    n_layer: Annotated[int, "number of blocks"] = 4
+    n_head: Annotated[int, "number of attention heads"] = 4
+    d_model: Annotated[int, "width of the residual stream"] = 256
+    d_ff: Annotated[int, "width inside the feed-forward; 0 is 4 times d_model"] = 0
+    dropout: Annotated[float, "dropout on embeddings and on what each branch adds"] = 0.1
+    masked_lm: Annotated[bool, "has the head that guesses tokens; sentence encoders come without"] = True
+    next_sentence: Annotated[bool, "also learn whether the second segment follows the first"] = False
+    norm_eps: Annotated[float, "epsilon of the norms"] = 1e-12
+
+    def __post_init__(self) -> None:
+        _check_shape(self, positive=("context", "n_layer", "n_head", "d_model"))
+        if not self.d_ff:
+            object.__setattr__(self, "d_ff", 4 * self.d_model)
+
+
+ModelConfig = GPTConfig | Seq2SeqConfig | TransformerConfig | BERTConfig
+
+
+def _check_shape(config: Any, positive: tuple[str, ...]) -> None:
+    for name in positive:
+        check(getattr(config, name) > 0, f"model.{name} is {getattr(config, name)}; write a positive number.")
+    for name in {"vocab_size", "d_ff", "norm_eps"} & {f.name for f in dataclasses.fields(config)}:
+        check(getattr(config, name) >= 0, f"model.{name} is {getattr(config, name)}; write 0 or more.")
+    check(0 <= config.dropout < 1, f"model.dropout is {config.dropout}; write a number in [0, 1).")
+    heads = getattr(config, "n_head", 1)
+    check(
+        config.d_model % heads == 0,
+        f"model.d_model {config.d_model} is not a multiple of model.n_head {heads}; change one.",
+    )
+
+
 # Brown et al. 2020, table 2.1. Two of its rows contradict themselves (24 heads of 128 are not 2048; width 5140 is not
 # 40 heads of 128): the preset keeps the head size of 128 and takes 16 heads for XL and width 5120 for 13B.
 GPT3 = {
@@ -146,7 +244,9 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    shape: Annotated[Literal["wsd", "cosine"], "warmup-stable-decay (linear decay), or cosine"] = "wsd"
+    shape: Annotated[
+        Literal["wsd", "cosine", "noam"], "warmup-stable-decay (linear decay), cosine, or falling as 1/√step (2017)"
+    ] = "wsd"
     warmup: Annotated[float, "share of the run spent rising to the peak"] = 0.02
     decay: Annotated[float, "share of the run spent falling (wsd only)"] = 0.6
     floor: Annotated[float, "learning rate at the end, as a share of the peak"] = 0.0
@@ -156,7 +256,7 @@ class ScheduleConfig:
             value = getattr(self, name)
             check(0 <= value <= 1, f"schedule.{name} is {value}; write a share between 0 and 1.")
         check(
-            self.shape == "cosine" or self.warmup + self.decay <= 1,
+            self.shape != "wsd" or self.warmup + self.decay <= 1,
             f"schedule.warmup {self.warmup} and schedule.decay {self.decay} are more than the whole run together.",
         )
 
@@ -164,8 +264,9 @@ class ScheduleConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     budget: Annotated[str, 'length of the run: "10m", "90s", "2h", "500 steps", "3 epochs", "20M tokens"'] = "10m"
-    batch_size: Annotated[int, "sequences in one forward pass"] = 16
+    batch_size: Annotated[int, "sequences in one forward pass; on average, where their lengths differ"] = 16
     accumulation: Annotated[int, "forward passes in one optimizer step"] = 1
+    label_smoothing: Annotated[float, "translation: share of the label spread over all tokens (2015)"] = 0.0
     seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
     precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where a short probe says it is faster"] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "auto: torch.compile where it pays within the budget"] = "auto"
@@ -182,6 +283,10 @@ class TrainConfig:
             check(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}; write a positive number.")
         for name in ("eval_tokens", "samples"):
             check(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; write 0 or more.")
+        check(
+            0 <= self.label_smoothing < 1,
+            f"train.label_smoothing is {self.label_smoothing}; write a share below 1.",
+        )
 
 
 @dataclass(frozen=True)
@@ -189,6 +294,7 @@ class ExpectConfig:
     """What a recipe's author measured; `seq2chat train` prints it beside what you get."""
 
     val_loss_per_character: Annotated[float, "nats per character on the whole validation split; 0 is not stated"] = 0.0
+    val_loss: Annotated[float, "nats per token on the whole validation split; 0 is not stated"] = 0.0
     machine: Annotated[str, "where it was measured"] = ""
 
 
@@ -198,7 +304,7 @@ class Recipe:
 
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    model: GPTConfig = field(default_factory=GPTConfig)
+    model: ModelConfig = field(default_factory=GPTConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -215,6 +321,8 @@ class Recipe:
                 preset = _preset(keys["preset"]) if table == "model" and "preset" in keys else {}
                 merged.setdefault(table, {}).update(preset | {k: v for k, v in keys.items() if k != "preset"})
         sections = {f.name: f.default_factory for f in dataclasses.fields(cls)}
+        if "model" in merged:
+            sections["model"] = _family(merged["model"].pop("family", "gpt"), source)
         for table in merged:
             if table not in sections:
                 raise UserError(f"Unknown table [{table}] in {source}.{_did_you_mean(table, list(sections))}")
@@ -231,7 +339,9 @@ class Recipe:
     def save(self, path: Path) -> None:
         """Write it to `path`, whole or not at all."""
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(to_toml(dataclasses.asdict(self)), encoding="utf-8")
+        tables = dataclasses.asdict(self)
+        tables["model"] = {"family": self.model.family} | tables["model"]
+        temporary.write_text(to_toml(tables), encoding="utf-8")
         temporary.replace(path)
 
 
@@ -241,8 +351,15 @@ def _preset(name: str) -> dict[str, Any]:
     return dataclasses.asdict(GPT3[name]) | {"vocab_size": 0}  # the vocabulary is the tokenizer's
 
 
+def _family(name: Any, source: str) -> type[ModelConfig]:
+    families = {config.family: config for config in get_args(ModelConfig)}
+    check(name in families, f"model.family is {name!r} in {source}; write one of {', '.join(families)}.")
+    return families[name]
+
+
 def _build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
-    hints = get_type_hints(section)
+    names = {f.name for f in dataclasses.fields(section)}
+    hints = {name: hint for name, hint in get_type_hints(section).items() if name in names}
     for key, value in keys.items():
         if key not in hints:
             hint = _did_you_mean(key, list(hints), prefix=f"{table}.") or f" [{table}] knows {', '.join(hints)}."

@@ -2,12 +2,12 @@ import math
 
 import torch
 
-from seq2chat.nn.block import GELUFeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
+from seq2chat.nn.block import FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
 
 
 def test_gelu_feed_forward_is_gpt2s_formula():
     torch.manual_seed(0)
-    module, x = GELUFeedForward(3, 5).double(), torch.randn(2, 4, 3, dtype=torch.float64)
+    module, x = FeedForward(3, 5, "gelu_tanh").double(), torch.randn(2, 4, 3, dtype=torch.float64)
     hidden = x @ module.up_proj.weight.T + module.up_proj.bias
     gelu = 0.5 * hidden * (1 + torch.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
     torch.testing.assert_close(module(x), gelu @ module.down_proj.weight.T + module.down_proj.bias)

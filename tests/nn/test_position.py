@@ -1,9 +1,35 @@
 import math
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
-from seq2chat.nn.position import rotary, rotate
+from seq2chat.nn.position import rotary, rotate, sinusoids
+
+
+def test_sinusoids_are_the_papers():
+    table = sinusoids(torch.arange(50), 6, torch.float64)
+    assert table.shape == (50, 6)
+    for position in (0, 1, 7, 49):
+        for i in range(3):
+            angle = position / 10000 ** (2 * i / 6)
+            assert math.isclose(table[position, 2 * i], math.sin(angle), abs_tol=1e-12)
+            assert math.isclose(table[position, 2 * i + 1], math.cos(angle), abs_tol=1e-12)
+    odd = sinusoids(torch.arange(50), 5, torch.float64)
+    assert odd.shape == (50, 5)
+    assert math.isclose(odd[7, 4], math.sin(7 / 10000 ** (4 / 5)), abs_tol=1e-12)
+    far = sinusoids(torch.tensor([1001]), 6, torch.bfloat16)  # bfloat16 has no 1001
+    assert torch.equal(far, sinusoids(torch.tensor([1001]), 6, torch.float32).bfloat16())
+
+
+@given(st.integers(0, 500), st.integers(-200, 200))
+def test_the_sinusoid_k_places_away_is_a_rotation_that_depends_on_k_alone(position, k):
+    here, there = (sinusoids(torch.tensor([p]), 8, torch.float64).view(4, 2) for p in (position, position + k))
+    angles = k / 10000 ** (torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+    cos, sin = angles.cos(), angles.sin()
+    turned = torch.stack([cos * here[:, 0] + sin * here[:, 1], cos * here[:, 1] - sin * here[:, 0]], dim=1)
+    torch.testing.assert_close(there, turned, rtol=0, atol=1e-11)
 
 
 def turned(x, position, theta=100.0):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from seq2chat.config import Recipe, ScheduleConfig, UserError
 from seq2chat.text.batch import evaluation_batches
+from seq2chat.text.shards import shards_in_memory
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training import job as job_module
 from seq2chat.training import loop
@@ -66,12 +67,13 @@ def test_accumulation_never_changes_the_loss_or_the_step(tiny_recipe, tmp_path):
     """Rows with unequal numbers of labels: a mean of means would differ."""
     whole = start_job(with_train(tiny_recipe, batch_size=8), tmp_path / "whole", quiet)
     parts = start_job(with_train(tiny_recipe, batch_size=2, accumulation=4), tmp_path / "parts", quiet)
-    short = next(k for k in range(whole.loader.n_windows) if (whole.loader.sample(k)[1] == -100).any())
+    short = next(k for k in range(whole.task.loader.n_windows) if (whole.task.loader.sample(k)[1] == -100).any())
     for job in (whole, parts):
         job.model.compute_dtype = torch.float64
         job.model.double().eval()  # no dropout, whose draws depend on the shape
         job.progress.samples = short - 3
     a, b = train_step(whole), train_step(parts)
+    assert whole.progress.samples == parts.progress.samples == short + 5
     assert a == pytest.approx(b, rel=1e-12)
     for p, q in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
@@ -80,10 +82,10 @@ def test_accumulation_never_changes_the_loss_or_the_step(tiny_recipe, tmp_path):
 def test_the_loss_is_the_mean_cross_entropy(tiny_recipe, tmp_path):
     job = start_job(tiny_recipe, tmp_path / "run", quiet)
     job.model.eval()
-    batch = job.loader.batch(0, tiny_recipe.train.batch_size)
+    batch = job.task.loader.batch(0, tiny_recipe.train.batch_size)
     expected = F.cross_entropy(job.model(batch.target).flatten(0, 1), batch.labels.flatten())
     gradients = torch.autograd.grad(expected, list(job.model.parameters()))
-    loss, norm, n_tokens = train_step(job)
+    loss, norm, n_tokens, _ = train_step(job)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     assert norm == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
     assert n_tokens == (batch.labels != -100).sum()
@@ -93,7 +95,7 @@ def test_resuming_twice_and_across_an_epoch_gives_the_uninterrupted_losses(tiny_
     # 30 steps of 8 samples pass the end of the epoch after step 21.
     recipe = with_train(tiny_recipe, accumulation=2)
     job = start_job(recipe, tmp_path / "whole", quiet)
-    assert 10 < job.loader.n_windows / 8 < 29
+    assert 10 < job.task.loader.n_windows / 8 < 29
     run(job)
     run(start_job(recipe, tmp_path / "parts", quiet), stop_after=7)
     run(resume_job(tmp_path / "parts", {}, quiet), stop_after=19)
@@ -209,15 +211,18 @@ def test_validation_keeps_to_the_document_mask(tiny_recipe, tmp_path):
     sentences = [f"the cat sees house number {i}" for i in range(200)]
     lines.write_text("".join(json.dumps({"text": s}) + "\n" for s in sentences))
     data = dataclasses.replace(tiny_recipe.data, corpus=str(lines), document_mask=True)
-    job = start_job(dataclasses.replace(tiny_recipe, data=data), tmp_path / "run", quiet)
+    recipe = dataclasses.replace(tiny_recipe, data=data)
+    job = start_job(recipe, tmp_path / "run", quiet)
     torch.nn.init.normal_(job.model.lm_head.weight, std=0.5)
     torch.nn.init.normal_(job.model.layers[0].self_attn.o_proj.weight, std=0.5)
     masked = loop.validate(job, 0).loss
-    job.recipe = dataclasses.replace(job.recipe, data=dataclasses.replace(data, document_mask=False))
+    unmasked = dataclasses.replace(recipe, data=dataclasses.replace(data, document_mask=False))
+    job.task = start_job(unmasked, tmp_path / "unmasked", quiet).task
     assert abs(loop.validate(job, 0).loss - masked) > 1e-3
     # A document that fits its window whole is scored as if it stood alone.
-    batch = next(evaluation_batches(job.validation, 32, 1, document_mask=True))
-    end = int((batch.target[0, 1:] == job.validation.eos_id).nonzero()[0]) + 1
+    shards = shards_in_memory(sentences[:9], job.tokenizer)
+    batch = next(evaluation_batches(shards, 32, 1, document_mask=True))
+    end = int((batch.target[0, 1:] == shards.eos_id).nonzero()[0]) + 1
     alone = job.model.eval()(batch.target[:, :end])
     packed = job.model(batch.target, batch.segments)
     torch.testing.assert_close(packed[:, :end], alone)
@@ -234,7 +239,7 @@ def test_a_finished_timed_run_trains_no_further(tiny_recipe, tmp_path):
 @pytest.mark.parametrize(("budget", "steps"), [("7 steps", 7), ("900 tokens", 8), ("0.5 epochs", 18)])
 def test_budgets_in_steps_tokens_and_epochs(budget, steps, tiny_recipe, tmp_path):
     job = start_job(with_train(tiny_recipe, budget=budget), tmp_path / "run", quiet)
-    assert job.loader.n_windows == 140
+    assert job.task.loader.n_windows == 140
     assert max(e.step for e in run(job)) == steps
 
 

@@ -18,10 +18,17 @@ app = App(
     "Begin with `seq2chat demo`, or with your own text: `seq2chat train my.txt --budget 10m`.",
 )
 app.command("seq2chat.cli.demo:demo", help="Train a small GPT on built-in text and sample from it, in minutes.")
-app.command("seq2chat.cli.train:train", help="Train a GPT on your text, or by a recipe.")
-app.command("seq2chat.cli.generate:generate", help="Continue a prompt.")
+app.command("seq2chat.cli.train:train", help="Train a model on your text, or by a recipe.")
+app.command("seq2chat.cli.generate:generate", help="Continue a prompt with a GPT.")
+app.command("seq2chat.cli.translate:translate", help="Translate lines with an encoder–decoder.")
+app.command("seq2chat.cli.fill_mask:fill_mask", name="fill-mask", help="Guess masked words with a BERT.")
 app.command("seq2chat.cli.eval:evaluate", name="eval", help="Measure a model on a text.")
+app.command("seq2chat.cli.attention:attention", help="Draw who attends to whom.")
+app.command(
+    "seq2chat.cli.explain:explain", name="explain", help="The lecture, computed: numbers and a figure for each idea."
+)
 app.command("seq2chat.cli.plot:plot", help="Draw loss curves.")
+app.command("seq2chat.cli.average:average", help="Average the last checkpoints of a run.")
 app.command("seq2chat.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer; encode and decode.")
 app.command("seq2chat.cli.runs:app", name="runs", help="List, show and compare runs.")
 

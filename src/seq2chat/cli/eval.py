@@ -9,35 +9,40 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from seq2chat.config import DataConfig
+
 
 def evaluate(
-    run: Annotated[Path, Parameter(help="run, checkpoint, or any GPT-2, GPT-Neo or Qwen3 model folder")],
+    run: Annotated[Path, Parameter(help="run, checkpoint, or any GPT-2, GPT-Neo, Qwen3 or BERT model folder")],
     *,
     data: Annotated[str, Parameter(help="text file, folder, or corpus; default: the run's validation split")] = "",
+    source: Annotated[str, Parameter(help="translation: file of sentences")] = "",
+    target: Annotated[str, Parameter(help="translation: file of their translations")] = "",
     batch_size: Annotated[int, Parameter(help="sequences in one forward pass")] = 16,
     context: Annotated[int | None, Parameter(help="tokens seen at once (the model's context)")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object")] = False,
 ) -> None:
-    """Measure a model on a text: every token of it is scored once, in windows of the model's context."""
+    """Measure a model on a text: every token of it is scored once, given what the model may see of the rest."""
     from seq2chat.training.metrics import evaluate_text
+
+    given = {name: value for name, value in {"corpus": data, "source": source, "target": target}.items() if value}
 
     console = Console(stderr=True, highlight=False)
     result = evaluate_text(
         run,
-        data,
+        DataConfig(**given) if given else None,
         batch_size,
         context,
         lambda batches, n: track(batches, "evaluating", n, console=console, transient=True),
     )
-    values = {
-        "loss": result.loss,
-        "perplexity": result.perplexity,
-        "bits_per_byte": result.bits_per_byte,
-        "loss_per_character": result.loss_per_character,
-        "tokens": result.tokens,
-        "bytes": result.bytes,
-        "characters": result.characters,
-    }
+    values = {"loss": result.loss, "perplexity": result.perplexity, "tokens": result.tokens}
+    if result.bytes:
+        values |= {
+            "bits_per_byte": result.bits_per_byte,
+            "loss_per_character": result.loss_per_character,
+            "bytes": result.bytes,
+            "characters": result.characters,
+        }
     if as_json:
         print(json.dumps(values))
         return

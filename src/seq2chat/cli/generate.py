@@ -31,6 +31,7 @@ def generate(
     from seq2chat.device import pick_device
     from seq2chat.generation.decode import Token, stream
     from seq2chat.generation.sampling import SamplingConfig
+    from seq2chat.models.folder import require_family
     from seq2chat.text.stream import TextStream
     from seq2chat.training.checkpoint import load_checkpoint
 
@@ -39,6 +40,7 @@ def generate(
     if prompt is None:
         prompt = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
     model, tokenizer = load_checkpoint(run)
+    require_family(model, "gpt")
     model.to(pick_device())
     # Documents of the training text begin with the end token of the one before.
     end_tokens = [] if tokenizer.eos_id is None else [tokenizer.eos_id]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter
 
-from seq2chat.config import GPT3, Recipe
+from seq2chat.config import GPT3, ModelConfig, Recipe
 
 _MODULE = {"__module__": __name__}  # cyclopts takes a class of make_dataclass for a builtin unless told its module
 
@@ -22,7 +22,34 @@ def _flags(section: type, table: str) -> type:
     return dataclasses.make_dataclass(f"{table.title()}Flags", fields, frozen=True, namespace=_MODULE)
 
 
-_TABLES = {name: _flags(section, name) for name, section in get_type_hints(Recipe).items() if name != "expect"}
+def _model_flags() -> type:
+    """Flags for the shapes of all families together; which of them a family knows is told when the recipe is made."""
+    families = get_args(ModelConfig)
+    about: dict[str, tuple[Any, dict[str, str]]] = {}
+    for family in families:
+        hints = get_type_hints(family, include_extras=True)
+        for f in dataclasses.fields(family):
+            kind, text = get_args(hints[f.name])
+            default = str(f.default).lower() if kind is bool else f.default
+            before, texts = about.setdefault(f.name, (kind, {}))
+            about[f.name] = (before | kind if before != kind else kind, texts)
+            texts[family.family] = f"{text} ({default})"
+    names = "|".join(family.family for family in families)
+    fields = [("family", Annotated[str | None, Parameter(help=f"{names} (gpt)")], None)]
+    for name, (kind, texts) in about.items():
+        by_text: dict[str, list[str]] = {}
+        for family, text in texts.items():
+            by_text.setdefault(text, []).append(family)
+        shown = "; ".join(f"{text} [{', '.join(whose)}]" for text, whose in by_text.items())
+        fields.append((name, Annotated[kind | None, Parameter(help=shown)], None))
+    return dataclasses.make_dataclass("ModelFlags", fields, frozen=True, namespace=_MODULE)
+
+
+_TABLES = {
+    name: _model_flags() if name == "model" else _flags(section, name)
+    for name, section in get_type_hints(Recipe).items()
+    if name != "expect"
+}
 _PRESET = Annotated[
     str | None, Parameter(name="--model.preset", group="model", help=f"shape of a GPT-3: {', '.join(GPT3)}")
 ]

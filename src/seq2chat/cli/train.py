@@ -24,7 +24,7 @@ def train(
     resume: Annotated[bool, Parameter(help="continue the run in --out, or the run folder given", negative="")] = False,
     flags: Annotated[RecipeFlags, Parameter(name="*")] = RecipeFlags(),  # noqa: B008 (frozen)
 ) -> None:
-    """Train a GPT on a text of yours, or by a recipe.
+    """Train a model on a text of yours, or by a recipe.
 
     `seq2chat train my.txt --budget 10m` measures the machine and the text and chooses the rest; every choice is
     printed, saved in config.toml, and can be set by its flag. Ctrl-C saves and stops; --resume goes on.
@@ -39,6 +39,14 @@ def train(
         continue_run(out or Path(source), changes)
     else:
         start_run(source, out, changes, began)
+
+
+_NEXT = {
+    "gpt": "generate {run} --prompt ...",
+    "bert": "fill-mask {run} ...",
+    "seq2seq": "translate {run}",
+    "transformer": "translate {run}",
+}
 
 
 def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
@@ -62,11 +70,13 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
     elif source.endswith(".toml"):
         recipe = Recipe.load(Path(source), changes)
     else:
-        corpus = changes.get("data", {}).get("corpus", "")
+        data = changes.get("data", {})
+        corpus, parallel = data.get("corpus", ""), data.get("source", "")
         check(not (source and corpus), f"Name the text once: either {source} or --data.corpus {corpus}.")
-        source = source or corpus or "pydocs"
+        check(not (source and parallel), f"Name the text once: either {source} or --data.source and --data.target.")
+        source = source or corpus or ("" if parallel else "pydocs")
         recipe = Recipe.from_tables(choose_tables(source, changes, say), changes, source="the flags")
-    folder = out or _free_folder(Path("runs"), Path(source).stem.split(".")[0] or "run")
+    folder = out or _free_folder(Path("runs"), Path(source or recipe.data.source).stem.split(".")[0] or "run")
     with console.status("making ready") as status:
         job = start_job(recipe, folder, say, status.update, began)
     for line in told:
@@ -115,10 +125,9 @@ def watch(job, console: Console) -> None:
                         console.print(f"{event.share:4.0%} {text}", soft_wrap=True)
                 case loop.Validated():
                     e = event.evaluation
-                    text = (
-                        f"step {event.step}: validation{'' if event.whole else ' (sampled)'} {e.loss:.4f} a token · "
-                        f"{e.loss_per_character:.4f} a character · {e.bits_per_byte:.4f} bits per byte"
-                    )
+                    text = f"step {event.step}: validation{'' if event.whole else ' (sampled)'} {e.loss:.4f} a token"
+                    if e.bytes:
+                        text += f" · {e.loss_per_character:.4f} a character · {e.bits_per_byte:.4f} bits per byte"
                     console.print(text, soft_wrap=True)
                     job.log.note(text)
                 case loop.Sampled():
@@ -139,4 +148,6 @@ def watch(job, console: Console) -> None:
     expected = job.recipe.expect
     if expected.val_loss_per_character:
         console.print(f"Measured by its author: {expected.val_loss_per_character} a character ({expected.machine}).")
-    console.print(f"Done: {saved}\nTry: seq2chat generate {job.log.folder} --prompt ...", soft_wrap=True)
+    if expected.val_loss:
+        console.print(f"Measured by its author: {expected.val_loss} a token ({expected.machine}).")
+    console.print(f"Done: {saved}\nTry: seq2chat {_NEXT[job.model.config.family].format(run=job.log.folder)}")

@@ -1,13 +1,16 @@
 """Decoding many prompts at once: prefill, then one token a step for every row that has not finished."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from seq2chat.config import check
+from seq2chat.config import UserError, check
 from seq2chat.generation.sampling import SamplingConfig, row_generators, sample
 
 
@@ -18,7 +21,11 @@ class State(Protocol):
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What a model offers to be generated from. `context` is the most positions a row may have."""
+    """What a model offers to be generated from. `context` is the most positions a row may have.
+
+    `start` is `start(padding=None)` of a language model, where `padding` counts the meaningless tokens in front of each
+    prompt, and `start(source, source_mask=None)` of a model that translates a source.
+    """
 
     training: bool
 
@@ -26,7 +33,8 @@ class Decoder(Protocol):
     def context(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
-    def start(self, padding: Tensor | None = None) -> Any: ...
+    @property
+    def start(self) -> Callable[..., Any]: ...
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
     def train(self, mode: bool = True) -> object: ...
 
@@ -68,10 +76,11 @@ def generate(
     end_tokens: Sequence[int] = (),
     n: int = 1,
     stop: Callable[[Token], bool] | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Completion]]:
     """Return `n` completions of each prompt; arguments and errors as in `stream`."""
     completions = [[Completion() for _ in range(n)] for _ in prompts]
-    for tokens in stream(model, prompts, sampling, end_tokens, n, stop):
+    for tokens in stream(model, prompts, sampling, end_tokens, n, stop, sources):
         for token in tokens:
             completion = completions[token.prompt][token.sample]
             completion.tokens.append(token.id)
@@ -87,31 +96,37 @@ def stream(
     end_tokens: Sequence[int] = (),
     n: int = 1,
     stop: Callable[[Token], bool] | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[list[Token]]:
     """Yield, step by step, one Token for every row that is still running: `n` rows for each prompt.
 
-    Prompts of different lengths are padded on the left and run together, each computed once for its `n` samples.
-    A row ends with a token of `end_tokens`, when `stop(token)`, asked of each Token, is true, after
-    `sampling.max_tokens`, or when prompt and completion fill the model's context. Row r draws from its own generator,
-    a function of (`sampling.seed`, r). The model is in evaluation mode meanwhile. Raises UserError for a prompt that is
-    empty or leaves no room in the context.
+    All prompts run together, each computed once for its `n` samples. A model that translates reads `sources[p]`, which
+    ends with its end token; its prompt is how the target begins: the end token alone, unless more is given. A row ends
+    with a token of `end_tokens`, when `stop(token)`, asked of each Token, is true, after `sampling.max_tokens`, or when
+    prompt and completion fill the model's context. Row r draws from its own generator, a function of (`sampling.seed`,
+    r). The model is in evaluation mode meanwhile. Raises UserError for a prompt that is empty or leaves no room in the
+    context, and as `start` does.
     """
-    _check_prompts(prompts, model.context, n)
+    check(n > 0, f"n is {n}; write a positive number of samples.")
+    check_prompts(prompts, model.context)
     rows = [
         _Row(p, s, min(sampling.max_tokens, model.context - len(prompt)))
         for p, prompt in enumerate(prompts)
         for s in range(n)
     ]
     generators = row_generators(sampling.seed, len(rows))
-    was_training = model.training
-    model.train(False)
-    try:
-        logits, state = _prefill(model, prompts, n)
+    with evaluating(model):
+        logits, state = prefill(model, prompts, sources)
+        if n > 1:
+            with torch.inference_mode():
+                repeated = torch.arange(len(prompts), device=model.device).repeat_interleave(n)
+                state.reorder(repeated)
+                logits = logits[repeated]
         seen = _seen(prompts, n, logits) if sampling.repetition_penalty != 1 else None
         while rows:
             with torch.inference_mode():
                 chosen = sample(logits, sampling, generators, seen)
-                logprobs = logits.double().log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+                logprobs = token_logprobs(logits, chosen)
                 if seen is not None:
                     seen[torch.arange(len(rows)), chosen] = True
             tokens = [
@@ -131,24 +146,73 @@ def stream(
                     seen = None if seen is None else seen[keep]
                 logits, state = model.step(chosen[:, None], state)
                 logits = logits[:, -1]
+
+
+@contextmanager
+def evaluating(model: Decoder) -> Iterator[None]:
+    """Put the model in evaluation mode meanwhile."""
+    was_training = model.training
+    model.train(False)
+    try:
+        yield
     finally:
         model.train(was_training)
 
 
 @torch.inference_mode()
-def _prefill(model: Decoder, prompts: Sequence[Sequence[int]], n: int) -> tuple[Tensor, State]:
-    """Return the logits (rows, vocab) after each prompt and the state, each prompt repeated for its `n` rows."""
+def prefill(
+    model: Decoder, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None
+) -> tuple[Float[Tensor, "batch vocab"], State]:
+    """Return the logits that follow each prompt, and the state after it.
+
+    The prompts of a language model may differ in length; they are padded on the left. Raises UserError when those of a
+    model that translates do, and as `start` does.
+    """
     longest = max(map(len, prompts))
     padding = [longest - len(prompt) for prompt in prompts]
+    state = start(model, sources, padding)
     tokens = torch.tensor([[0] * pad + list(ids) for pad, ids in zip(padding, prompts, strict=True)])
-    state = model.start(torch.tensor(padding, device=model.device) if any(padding) else None)
     logits, state = model.step(tokens.to(model.device), state)
-    logits = logits[:, -1]
-    if n > 1:
-        rows = torch.arange(len(prompts), device=model.device).repeat_interleave(n)
-        state.reorder(rows)
-        logits = logits[rows]
-    return logits, state
+    return logits[:, -1], state
+
+
+def start(model: Decoder, sources: Sequence[Sequence[int]] | None, padding: Sequence[int]) -> State:
+    """Return the state before the prompts, of which `padding` counts the meaningless tokens in front.
+
+    Raises UserError for a model that cannot generate, for sources that are missing, empty, of another number than the
+    prompts or given to a language model, and for padding together with sources.
+    """
+    check(
+        hasattr(model, "step"),
+        f"A {type(model).__name__} sees both sides of a text and cannot generate one; use `seq2chat fill-mask`.",
+    )
+    if "source" not in inspect.signature(model.start).parameters:
+        check(sources is None, f"A {type(model).__name__} continues a prompt and reads no source; leave out `sources`.")
+        return model.start(torch.tensor(padding, device=model.device) if any(padding) else None)
+    if sources is None:
+        raise UserError(f"A {type(model).__name__} translates a source; give `sources`, one for each prompt.")
+    check(
+        len(sources) == len(padding),
+        f"There are {len(sources)} sources and {len(padding)} prompts; give one source for each prompt.",
+    )
+    check(not any(padding), "The prompts of translations differ in length; decode those of one length together.")
+    for index, source in enumerate(sources):
+        check(len(source) > 0, f"Source {index} is empty; give at least its end token.")
+    lengths = torch.tensor([len(source) for source in sources])
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(model.device)
+    return model.start(pad_right(sources).to(model.device), None if bool(mask.all()) else mask)
+
+
+def pad_right(rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch longest"]:
+    """Return the rows as one tensor, zeros behind the shorter ones."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+
+
+def token_logprobs(logits: Float[Tensor, "*shape vocab"], tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the natural logarithm of the probability of each token, computed in at least float32."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
 
 
 def _advance(
@@ -169,9 +233,9 @@ def _seen(prompts: Sequence[Sequence[int]], n: int, logits: Tensor) -> Tensor:
     return seen
 
 
-def _check_prompts(prompts: Sequence[Sequence[int]], context: int, n: int) -> None:
+def check_prompts(prompts: Sequence[Sequence[int]], context: int) -> None:
+    """Raise UserError unless there is a prompt and each has a token and leaves room for one more."""
     check(len(prompts) > 0, "There is no prompt; give at least one.")
-    check(n > 0, f"n is {n}; write a positive number of samples.")
     for index, prompt in enumerate(prompts):
         check(len(prompt) > 0, f"Prompt {index} is empty; give at least one token to continue.")
         check(

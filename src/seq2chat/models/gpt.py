@@ -7,6 +7,7 @@ and the layout is GPT-Neo's: no biases on q, k and v, and no 1/√d_head, which 
 """
 
 import math
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from seq2chat.config import GPTConfig, check
 from seq2chat.nn.attention import DotProductHeads
-from seq2chat.nn.block import GELUFeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
+from seq2chat.nn.block import FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
 from seq2chat.nn.cache import KVCache, LayerCache
 from seq2chat.nn.mask import banded_mask, causal_mask, document_mask, document_starts, padding_mask
 from seq2chat.nn.position import Rotation, rotary, rotate
+from seq2chat.text.batch import Batch
 
 
 class GPT(nn.Module):
@@ -78,6 +80,14 @@ class GPT(nn.Module):
             return self._blocks(tokens, index, self._masks(seq, seq, None, tokens.device), None)
         starts = document_starts(segments)
         return self._blocks(tokens, index - starts, self._masks(seq, seq, document_mask(starts), tokens.device), None)
+
+    def flops(self, batch: Batch) -> int:
+        """Return the floating point operations of training on `batch`; see `flops_per_token`."""
+        return self._flops_per_token * batch.target.numel()
+
+    @cached_property
+    def _flops_per_token(self) -> int:
+        return flops_per_token(self.config)
 
     def start(self, padding: Int[Tensor, " batch"] | None = None) -> KVCache:
         """Return an empty decoding state; `padding` counts the meaningless tokens in front of each row."""
@@ -143,11 +153,12 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, index: int):
         super().__init__()
-        feed_forward = GELUFeedForward if config.layout == "gpt2" else SwiGLU
+        gpt2 = config.layout == "gpt2"
         self.input_layernorm = norm(config, config.d_model)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = norm(config, config.d_model)
-        self.mlp = feed_forward(config.d_model, config.d_ff)
+        shape = config.d_model, config.d_ff
+        self.mlp = FeedForward(*shape, activation="gelu_tanh") if gpt2 else SwiGLU(*shape)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -233,12 +244,6 @@ def init_weights(model: GPT) -> None:
             parameter.normal_(std=0.001)
         else:
             parameter.normal_(std=parameter.shape[1] ** -0.5)
-
-
-def n_parameters(config: GPTConfig) -> int:
-    """Return the exact number of parameters, counted without allocating them; a tied head counts once."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in GPT(config).parameters())
 
 
 def flops_per_token(config: GPTConfig) -> int:

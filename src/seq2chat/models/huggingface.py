@@ -79,7 +79,7 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
     names = _tensor_names(model)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     state: dict[str, Tensor] = {}
-    for file, stored, tensor in _stored_tensors(folder):
+    for file, stored, tensor in stored_tensors(folder):
         theirs = _canonical(config, stored)
         if theirs is None:
             continue
@@ -152,7 +152,7 @@ def _to_hf(c: GPTConfig) -> dict[str, Any]:
 
 
 def _from_gpt2(f: dict[str, Any]) -> GPTConfig:
-    _refuse_unless(f, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    refuse_unless(f, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     return GPTConfig(
         "gpt2", vocab_size=f["vocab_size"], context=f["n_positions"], n_layer=f["n_layer"], n_head=f["n_head"],
         d_model=f["n_embd"], d_ff=f.get("n_inner") or 0, dropout=f.get("resid_pdrop", 0.1),
@@ -173,7 +173,7 @@ def _from_gpt_neo(f: dict[str, Any]) -> GPTConfig:
 
 
 def _from_qwen3(f: dict[str, Any]) -> GPTConfig:
-    _refuse_unless(f, hidden_act="silu", attention_bias=False, use_sliding_window=False)
+    refuse_unless(f, hidden_act="silu", attention_bias=False, use_sliding_window=False)
     layer_types = set(f.get("layer_types") or ["full_attention"])
     check(layer_types == {"full_attention"}, "layer_types with sliding attention are not supported.")
     rope = f.get("rope_parameters") or f.get("rope_scaling") or {}
@@ -192,11 +192,11 @@ def _gelu_and_tied(f: dict[str, Any]) -> dict[str, bool]:
     activation = f.get("activation_function", "gelu_new")
     tanh = ("gelu_new", "gelu_pytorch_tanh")
     check(activation in tanh, f"activation_function {activation!r} is not supported; {' and '.join(tanh)} are.")
-    _refuse_unless(f, tie_word_embeddings=True)
+    refuse_unless(f, tie_word_embeddings=True)
     return {"tie_embeddings": True}
 
 
-def _refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
+def refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
     for key, value in supported.items():
         found = fields.get(key, value)
         check(found == value, f"{key} {found!r} is not supported; only {value!r} is.")
@@ -234,7 +234,7 @@ def _canonical(config: GPTConfig, stored: str) -> str | None:
     return stored if stored.startswith(prefix) else prefix + stored
 
 
-def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+def stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
     """Yield (file, name, tensor) for everything stored in the folder's weight files."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     check(single.is_file() or index.is_file(), f"{folder} has no model.safetensors; other weight files are not read.")

@@ -4,11 +4,14 @@ The fast path is torch's fused kernel, which never forms the weights. Its plain 
 them; a test holds the two equal.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from seq2chat.nn.block import Linear
 from seq2chat.nn.mask import causal_mask
 
 # On CPUs torch's fused kernel takes twice the time of the plain products to train on sequences up to this long.
@@ -25,7 +28,7 @@ def scaled_dot_product(
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
     """Return softmax(scale · q kᵀ) v with the fused kernel; `scale` is 1/√d_head unless given.
 
-    `mask` is True where a query may attend; every query must attend somewhere. `is_causal` is the mask of equally many
+    `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is the mask of equally many
     queries and keys without storing it. With fewer key heads than query heads, neighbouring query heads share one
     (grouped-query attention, Ainslie et al. 2023).
     """
@@ -49,18 +52,25 @@ def scaled_dot_product_plain(
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    weights = torch.softmax(scores, dim=-1)
+    if mask is None:
+        weights = torch.softmax(scores, dim=-1)
+    else:
+        # Not -inf, of which a row would be NaN: a query that may attend nowhere has weights of zero, as in the kernel.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        weights = torch.softmax(scores, dim=-1) * mask.any(-1, keepdim=True)
     return weights @ v, weights
 
 
 class DotProductHeads(nn.Module):
-    """The heads of one layer, without parameters: a place where q, k and v, ready to be compared, pass in the open."""
+    """The heads of one layer, without parameters: a place where q, k and v, ready to be compared, pass in the open.
 
-    def __init__(self, scale: float):
+    Where no mask is given, `causal` heads see what is not after them, a single query being the last position; others
+    see everything.
+    """
+
+    def __init__(self, scale: float, causal: bool = True):
         super().__init__()
-        self.scale = scale
+        self.scale, self.causal = scale, causal
 
     def forward(
         self,
@@ -69,8 +79,69 @@ class DotProductHeads(nn.Module):
         v: Float[Tensor, "batch n_kv_head n_key d_head"],
         mask: Bool[Tensor, "#batch 1 n_query n_key"] | None = None,
     ) -> Float[Tensor, "batch n_head n_query d_head"]:
-        """Return the context of every head. Without a mask it is causal; a single query is the last position."""
-        return scaled_dot_product(q, k, v, mask, is_causal=mask is None and q.shape[-2] > 1, scale=self.scale)
+        """Return the context of every head."""
+        is_causal = self.causal and mask is None and q.shape[-2] > 1
+        return scaled_dot_product(q, k, v, mask, is_causal=is_causal, scale=self.scale)
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale:.4g}"
+        return f"scale={self.scale:.4g}, causal={self.causal}"
+
+
+class Source(NamedTuple):
+    """The memory of `AdditiveAttention`, with the part of the alignment model that no query changes."""
+
+    annotations: Float[Tensor, "batch source_seq d_memory"]
+    keys: Float[Tensor, "batch source_seq d_attention"]
+    mask: Bool[Tensor, "batch source_seq"]
+
+
+class AdditiveAttention(nn.Module):
+    """c_i = Σ_j α_ij h_j with α_i = softmax_j(e_ij), e_ij = vᵀ tanh(W s_{i-1} + U h_j) (Bahdanau et al. 2014, appendix
+    A.1.2 and section 3.1)."""
+
+    def __init__(self, d_query: int, d_memory: int, d_attention: int):
+        super().__init__()
+        self.q_proj = Linear(d_query, d_attention, bias=False)
+        self.k_proj = Linear(d_memory, d_attention, bias=False)
+        self.score = Linear(d_attention, 1, bias=False)
+
+    def prepare(
+        self,
+        annotations: Float[Tensor, "batch source_seq d_memory"],
+        mask: Bool[Tensor, "batch source_seq"],
+        summary: Float[Tensor, "batch d_memory"],
+    ) -> Source:
+        """Return the memory to attend to: the annotations, and U h_j of each, computed once for all queries.
+
+        `mask` is True where a word stands.
+        """
+        return Source(annotations, self.k_proj(annotations), mask)
+
+    def forward(
+        self, query: Float[Tensor, "batch d_query"], memory: Source
+    ) -> tuple[Float[Tensor, "batch d_memory"], Float[Tensor, "batch source_seq"]]:
+        """Return the context and the weights; both are zero where a row has no word to attend to."""
+        scores = self.score(torch.tanh(self.q_proj(query)[:, None] + memory.keys)).squeeze(-1)
+        scores = scores.masked_fill(~memory.mask, torch.finfo(scores.dtype).min)
+        weights = torch.softmax(scores, dim=-1) * memory.mask.any(-1, keepdim=True)
+        return (weights[:, None] @ memory.annotations).squeeze(1), weights
+
+
+class FixedContext(nn.Module):
+    """c_i = the summary of the source, whatever the query: additive attention becomes the RNN encoder–decoder of Cho et
+    al. 2014 and Sutskever et al. 2014 this way (Bahdanau et al. 2014, appendix A.2.2)."""
+
+    def prepare(
+        self,
+        annotations: Float[Tensor, "batch source_seq d_memory"],
+        mask: Bool[Tensor, "batch source_seq"],
+        summary: Float[Tensor, "batch d_memory"],
+    ) -> Float[Tensor, "batch d_memory"]:
+        """Return the memory, which is the summary alone."""
+        return summary
+
+    def forward(
+        self, query: Float[Tensor, "batch d_query"], memory: Float[Tensor, "batch d_memory"]
+    ) -> tuple[Float[Tensor, "batch d_memory"], None]:
+        """Return the context, and no weights."""
+        return memory, None

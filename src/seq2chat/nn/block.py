@@ -1,5 +1,7 @@
 """The position-wise half of a Transformer block in its two shapes, linear maps and norms in any number format."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -42,16 +44,21 @@ class RMSNorm(nn.Module):
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
 
 
-class GELUFeedForward(nn.Module):
-    """down(GELU(up(x))) with biases and the tanh form of GELU: GPT-2's and GPT-3's feed-forward."""
+class FeedForward(nn.Module):
+    """down(activation(up(x))) with biases (Vaswani et al. 2017, section 3.3): ReLU then; GELU in BERT, and in its tanh
+    form in GPT-2 and GPT-3."""
 
-    def __init__(self, d_model: int, d_ff: int):
+    def __init__(self, d_model: int, d_ff: int, activation: Literal["relu", "gelu", "gelu_tanh"]):
         super().__init__()
+        self.activation = activation
         self.up_proj = Linear(d_model, d_ff)
         self.down_proj = Linear(d_ff, d_model)
 
     def forward(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq d_model"]:
-        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+        wide = self.up_proj(x)
+        if self.activation == "relu":
+            return self.down_proj(F.relu(wide))
+        return self.down_proj(F.gelu(wide, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
 
 
 class SwiGLU(nn.Module):

@@ -1,4 +1,5 @@
-"""Rotary positions (Su et al. 2021, RoFormer, section 3.2) in the half-rotation order of Llama and Qwen.
+"""Where a token stands: sinusoids added to its embedding (Vaswani et al. 2017, section 3.5), or rotations of queries
+and keys (Su et al. 2021, RoFormer, section 3.2) in the half-rotation order of Llama and Qwen.
 
 Learned positions need no code of their own: they are `nn.Embedding(context, d_model)`, added to the tokens'.
 """
@@ -8,6 +9,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Rotation = tuple[Float[Tensor, "rows 1 seq d_half"], Float[Tensor, "rows 1 seq d_half"]]
+
+
+def sinusoids(positions: Int[Tensor, " seq"], d_model: int, dtype: torch.dtype) -> Float[Tensor, "seq {d_model}"]:
+    """Return sin(position / 10000^(2i/d_model)) at 2i and its cosine at 2i + 1, computed in at least float32.
+
+    Going k positions further turns each such pair by the same angle wherever it starts, so that a linear map finds what
+    stands k places away.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    exponents = torch.arange(0, d_model, 2, dtype=wide, device=positions.device) / d_model
+    angles = positions[:, None] / 10000.0**exponents
+    # With an odd width the last sine has no cosine.
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :d_model].to(dtype)
 
 
 def rotary(

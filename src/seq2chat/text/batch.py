@@ -26,8 +26,9 @@ class Batch:
     """What a model is given, row by row.
 
     `labels[b, t]` is what position t of row b should predict, -100 where nothing is asked. Masks are True where a token
-    may be attended to; None means everywhere. `segments` numbers the document of each position, for a mask that keeps
-    attention inside documents; None means one document a row.
+    may be attended to; None means everywhere. `segments` numbers the part of a row that each position belongs to: for a
+    GPT its document, so that attention stays inside; for a BERT its sentence, 0 or 1. None means one part. `is_next`
+    tells for each row whether the second sentence follows the first.
     """
 
     target: Int64[Tensor, "batch seq"]
@@ -36,6 +37,7 @@ class Batch:
     source_mask: Bool[Tensor, "batch source_seq"] | None = None
     target_mask: Bool[Tensor, "batch seq"] | None = None
     segments: Int64[Tensor, "batch seq"] | None = None
+    is_next: Bool[Tensor, " batch"] | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch on `device`."""
@@ -62,6 +64,15 @@ class Loader:
             f"use a longer text or a context of at most {self.n_transitions}.",
         )
         self.n_windows = -(-self.n_transitions // context)
+        self.fingerprint, self.epoch_tokens = shards.fingerprint, self.n_windows * context
+
+    def epoch_batches(self, batch_size: int) -> float:
+        """Return the number of batches in an epoch."""
+        return self.n_windows / batch_size
+
+    def n_samples(self, first_sample: int, batch_size: int) -> int:
+        """Return how many samples the batch that begins with `first_sample` has, over all ranks."""
+        return batch_size
 
     def sample(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `target`, `labels` and `segments` of sample k, int64 of shape `(context,)` each."""

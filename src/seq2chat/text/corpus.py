@@ -74,7 +74,7 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     if name == "pydocs":
         return Corpus(name, _pydocs, partial(_hash_texts, _pydocs))
     if name in NAMED:
-        file = _find(name, NAMED[name], progress)
+        file = find_corpus(name, progress)
         return Corpus(name, partial(NAMED[name].read, file), partial(_hash_files, [file], name))
     if name.startswith("hf:"):
         read = _hugging_face(name, field)
@@ -114,6 +114,15 @@ def _read_file(file: Path, field: str) -> Iterator[str]:
 def _read_text(file: Path) -> str:
     with _open(file) as stream:
         return _decode(stream.read(), file, 0).removeprefix("\ufeff")
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a file, gzipped or not, without their ends; blank ones are kept, so that their numbers hold.
+
+    Raises UserError if it cannot be read as text.
+    """
+    lines = _read_text(file).split("\n")
+    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
 def _read_lines(file: Path) -> Iterator[str]:
@@ -192,7 +201,13 @@ def _whole(file: Path) -> Iterator[str]:
 
 
 _GITHUB = "https://raw.githubusercontent.com/"
-_MULTI30K = _GITHUB + "multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw/train."
+_MULTI30K = _GITHUB + "multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw/"
+
+
+def _multi30k(split: str, language: str, sha256: str) -> NamedCorpus:
+    name = f"{split}.{language}.gz"
+    return NamedCorpus(f"multi30k/{name}", sha256, _read_lines, _MULTI30K + name)
+
 
 NAMED = {
     "tinyshakespeare": NamedCorpus(
@@ -208,24 +223,12 @@ NAMED = {
         _GITHUB
         + "pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2/valid.txt",
     ),
-    "multi30k-en": NamedCorpus(
-        "multi30k/train.en.gz",
-        "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
-        _read_lines,
-        _MULTI30K + "en.gz",
-    ),
-    "multi30k-de": NamedCorpus(
-        "multi30k/train.de.gz",
-        "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
-        _read_lines,
-        _MULTI30K + "de.gz",
-    ),
-    "multi30k-fr": NamedCorpus(
-        "multi30k/train.fr.gz",
-        "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c",
-        _read_lines,
-        _MULTI30K + "fr.gz",
-    ),
+    "multi30k-en": _multi30k("train", "en", "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f"),
+    "multi30k-de": _multi30k("train", "de", "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6"),
+    "multi30k-fr": _multi30k("train", "fr", "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c"),
+    "multi30k-val-en": _multi30k("val", "en", "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28"),
+    "multi30k-val-de": _multi30k("val", "de", "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a"),
+    "multi30k-val-fr": _multi30k("val", "fr", "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9"),
     "gsm8k": NamedCorpus(
         "gsm8k/train.jsonl.gz",
         "047ae96fb3025b18b8cfa89c4f9e9c7cd5120906864d58c3f93c91c495da6449",
@@ -244,7 +247,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seq2chat"
 
 
-def _find(name: str, corpus: NamedCorpus, progress: Progress | None) -> Path:
+def find_corpus(name: str, progress: Progress | None = None) -> Path:
+    """Return the file of the named corpus `name`, downloaded first if it must be. Raises UserError if it cannot be."""
+    corpus = NAMED[name]
     given = os.environ.get("SEQ2CHAT_DATA")
     cached = cache_folder() / "data" / corpus.path
     for file in [Path(given) / corpus.path, cached] if given else [cached]:

@@ -65,7 +65,7 @@ class Tokenizer:
 
     def __init__(self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json") -> None:
         self._json, self._config = tokenizer_json, tokenizer_config
-        spec = _read_json(tokenizer_json, where)
+        spec = read_json(tokenizer_json, where)
         pattern, merges, vocabulary = _byte_level_bpe(spec, where)
         ranks, to_id = _ranks(merges, vocabulary, where)
         try:
@@ -83,7 +83,7 @@ class Tokenizer:
         self._bytes |= {token_id: text.encode() for text, token_id in self.control.items()}
         self.vocab_size = max(max(self._bytes), max(vocabulary.values())) + 1
 
-        names = _read_json(tokenizer_config, "tokenizer_config.json")
+        names = read_json(tokenizer_config, "tokenizer_config.json")
         self.eos_id = self._control_id("<|endoftext|>", names.get("eos_token"))
         pad_id = self._control_id("<|pad|>", names.get("pad_token"))
         self.pad_id = None if pad_id == self.eos_id else pad_id
@@ -134,7 +134,7 @@ class Tokenizer:
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         check(file.is_file(), f"There is no tokenizer at {file}; give a tokenizer.json or a folder that holds one.")
         config = file.with_name("tokenizer_config.json")
-        return cls(_read(file), _read(config) if config.is_file() else "{}\n", where=str(file))
+        return cls(read_utf8(file), read_utf8(config) if config.is_file() else "{}\n", where=str(file))
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
@@ -305,14 +305,16 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _read(file: Path) -> str:
+def read_utf8(file: Path) -> str:
+    """Return the text of a tokenizer's file. Raises UserError if it is none."""
     try:
         return file.read_bytes().decode()
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text, so it is no tokenizer.") from None
 
 
-def _read_json(text: str, where: str) -> Any:
+def read_json(text: str, where: str) -> Any:
+    """Return the object that `text` spells. Raises UserError naming `where` it stood."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seq2chat.config import UserError, check
-from seq2chat.models.gpt import GPT
-from seq2chat.models.huggingface import load_model, save_model
+from seq2chat.models.folder import Model, load_model, save_model
 from seq2chat.text.shards import NO_ROOM
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.runlog import RunLog
 
 
@@ -42,8 +42,8 @@ class Progress:
 
 def save_checkpoint(
     log: RunLog,
-    model: GPT,
-    tokenizer: Tokenizer,
+    model: Model,
+    tokenizer: Tokenizer | WordPiece,
     optimizers: list[torch.optim.Optimizer],
     progress: Progress,
     keep: int,
@@ -117,7 +117,7 @@ def verify_checkpoint(folder: Path) -> None:
         )
 
 
-def load_checkpoint(path: Path) -> tuple[GPT, Tokenizer]:
+def load_checkpoint(path: Path) -> tuple[Model, Tokenizer | WordPiece]:
     """Model in evaluation mode and tokenizer of a run, a checkpoint, or any model folder of a known layout.
 
     Raises `UserError` when the folder is damaged or its tokenizer is of another model.
@@ -125,7 +125,7 @@ def load_checkpoint(path: Path) -> tuple[GPT, Tokenizer]:
     folder = find_checkpoint(path)
     if (folder / "manifest.json").exists():
         verify_checkpoint(folder)
-    model, tokenizer = load_model(folder).eval(), Tokenizer.load(folder)
+    model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
     check(
         tokenizer.vocab_size <= model.config.vocab_size,
         f"The tokenizer in {folder} has {tokenizer.vocab_size} tokens but its model only {model.config.vocab_size}: "
@@ -134,7 +134,7 @@ def load_checkpoint(path: Path) -> tuple[GPT, Tokenizer]:
     return model, tokenizer
 
 
-def resume_checkpoint(folder: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> Progress:
+def resume_checkpoint(folder: Path, model: Model, optimizers: list[torch.optim.Optimizer]) -> Progress:
     """Put weights, optimizer state and random state of the checkpoint `folder` into what is given; where it stood."""
     model.load_state_dict(load_model(folder).state_dict())
     with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as file:
@@ -155,7 +155,7 @@ def _parameters(optimizers: list[torch.optim.Optimizer]) -> Iterable[tuple[torch
     return ((o, p) for o in optimizers for group in o.param_groups for p in group["params"])
 
 
-def _optimizer_tensors(model: GPT, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(model: Model, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[p]}:{key}": value.contiguous() for o, p in _parameters(optimizers) for key, value in o.state[p].items()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from seq2chat.config import Budget, Recipe, check
+from seq2chat.config import Budget, Recipe, check, recipe_tables
 from seq2chat.device import describe_machine, pick_device, pick_precision
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import split_texts
@@ -14,6 +14,8 @@ USEFUL_EPOCHS = 8  # repeated more often, a text teaches a larger model more tha
 MOST_PARAMETERS = 20  # for each token of the text
 STEPS = 1000
 LEAST_CHARACTERS = 1000
+# The families whose size is not chosen by measuring, and whose recipe is taken instead.
+BORROWED = {"seq2seq": "multi30k-attention", "transformer": "multi30k-transformer", "bert": "bert-wikitext"}
 READY_SECONDS = 20  # of a timed run go into imports, tokenizer, shards and compiling
 UTILISATION = 0.3  # share of the measured peak that training reaches; benchmarks/train_step.py
 
@@ -25,6 +27,9 @@ def choose_tables(
 
     `changes` are options already given; they are laid over the result, and what depends on them follows them here.
     """
+    family = changes.get("model", {}).get("family", "transformer" if "source" in changes.get("data", {}) else "gpt")
+    if family in BORROWED:
+        return _borrow(family, source, say)
     data = Recipe.from_tables({"data": changes.get("data", {})}).data
     train = Recipe.from_tables({"train": changes.get("train", {})}).train
     characters = sum(map(len, split_texts(load_corpus(source, data.field), data.val_fraction, "train")))
@@ -56,6 +61,14 @@ def choose_tables(
         f"{optim['embedding_lr']:.3g} for embeddings"
     )
     return tables | {"data": {"corpus": source}}
+
+
+def _borrow(family: str, source: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Tables of the recipe that was measured for this family, with the user's text in the place of its own."""
+    tables = recipe_tables(BORROWED[family])
+    say(f"shape, rates and budget: those of the recipe {BORROWED[family]}")
+    kept = {name: table for name, table in tables.items() if name not in ("data", "expect")}
+    return kept | ({"data": {"corpus": source}} if source else {})
 
 
 def size_run(characters: int, budget: Budget, peak_flops: float) -> dict[str, Any]:

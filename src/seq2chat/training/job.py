@@ -3,29 +3,27 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from seq2chat.config import Budget, Recipe, check
+from seq2chat.config import Budget, GPTConfig, Recipe, Seq2SeqConfig, check
 from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize
-from seq2chat.models.gpt import GPT, n_parameters
-from seq2chat.text.batch import Loader
-from seq2chat.text.corpus import Corpus, load_corpus
-from seq2chat.text.shards import cached_shards, open_shards, split_texts
+from seq2chat.models.folder import make_model, n_parameters
+from seq2chat.models.gpt import GPT
+from seq2chat.text.corpus import Corpus
+from seq2chat.text.parallel import ParallelCorpus
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.checkpoint import Progress, resume_checkpoint, verify_checkpoint
 from seq2chat.training.loop import Job, total_steps
 from seq2chat.training.objective import causal_lm, nll_sum
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.runlog import RunLog, open_run
+from seq2chat.training.task import Say, load_text, make_task, make_tokenizer
 
-Say = Callable[[str], None]
-
-TOKENIZER_CHARACTERS = 100_000_000  # a BPE learns no other merges from more
 COMPILE_PAYS = 120  # seconds of the shortest run in which it does; docs/log.md
 
 
@@ -42,25 +40,23 @@ def start_job(recipe: Recipe, folder: Path, say: Say, doing: Say = _nothing, beg
     began = time.monotonic() if began is None else began
     log = RunLog(folder)
     check_free(folder)
-    corpus = _load_corpus(recipe, doing)
-    tokenizer = _make_tokenizer(recipe, corpus, say, doing)
-    prompt = len(tokenizer.encode(recipe.train.prompt))
-    check(
-        prompt + 1 < recipe.model.context, f"train.prompt has {prompt} tokens; model.context is {recipe.model.context}."
-    )
+    text = load_text(recipe, doing)
+    tokenizer = make_tokenizer(recipe, text, say, doing)
+    _check_prompt(recipe, tokenizer)
     vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
     check(
         vocab_size >= tokenizer.vocab_size,
         f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; write 0 to follow it.",
     )
     device = pick_device()
-    precision = pick_precision(recipe.train.precision, device)
+    # The kernels of recurrent layers are float32.
+    precision = pick_precision("fp32" if isinstance(recipe.model, Seq2SeqConfig) else recipe.train.precision, device)
     name: Literal["bf16", "fp32"] = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
     say(f"precision {name}: {precision.reason}")
     model = dataclasses.replace(recipe.model, vocab_size=vocab_size)
     recipe = dataclasses.replace(recipe, model=model, train=dataclasses.replace(recipe.train, precision=name))
-    say(f"model {model.layout}: {n_parameters(model) / 1e6:.1f}M parameters, {model.n_layer} layers of {model.d_model}")
-    job = _make_job(recipe, log, corpus, tokenizer, device, say, doing)
+    say(f"model {model.family}: {n_parameters(model) / 1e6:.1f}M parameters, {model.n_layer} layers of {model.d_model}")
+    job = _make_job(recipe, log, text, tokenizer, device, say, doing)
     budget, used = Budget.parse(recipe.train.budget), time.monotonic() - began
     check(
         budget.unit != "seconds" or used < budget.amount,
@@ -88,15 +84,14 @@ def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say, doing
     checkpoints = log.list_checkpoints()
     if checkpoints:
         verify_checkpoint(checkpoints[-1])
-    corpus, tokenizer = _load_corpus(recipe, doing), Tokenizer.load(folder / "tokenizer")
-    job = _make_job(recipe, log, corpus, tokenizer, pick_device(), say, doing)
+    text, tokenizer = load_text(recipe, doing), load_tokenizer(folder / "tokenizer")
+    job = _make_job(recipe, log, text, tokenizer, pick_device(), say, doing)
     if checkpoints:
         data = job.progress.data
         job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers)
         check(
             job.progress.data == data,
-            f"{recipe.data.corpus} or its tokenizer is no longer what {folder} was trained on; put it back, or begin a "
-            "new run.",
+            f"{text.name} or its tokenizer is no longer what {folder} was trained on; put it back, or begin a new run.",
         )
     job.recipe.save(folder / "config.toml")
     log.forget_after(job.progress.step)
@@ -115,45 +110,33 @@ def check_free(folder: Path) -> None:
     )
 
 
-def _load_corpus(recipe: Recipe, doing: Say) -> Corpus:
-    name = recipe.data.corpus
-    return load_corpus(name, recipe.data.field, lambda done, _: doing(f"downloading {name}: {done / 1e6:.1f} MB"))
-
-
-def _make_tokenizer(recipe: Recipe, corpus: Corpus, say: Say, doing: Say) -> Tokenizer:
-    if recipe.tokenizer.path:
-        return Tokenizer.load(Path(recipe.tokenizer.path))
-    doing("training the tokenizer")
-    texts = split_texts(corpus, recipe.data.val_fraction, "train")
-    tokenizer = Tokenizer.train(_up_to(TOKENIZER_CHARACTERS, texts), recipe.tokenizer.vocab_size)
-    say(f"tokenizer: {tokenizer.vocab_size} tokens, trained on the training split of {corpus.name}")
-    return tokenizer
-
-
-def _up_to(characters: int, texts: Iterator[str]) -> Iterator[str]:
-    for text in texts:
-        yield text[:characters]
-        characters -= len(text)
-        if characters <= 0:
-            return
+def _check_prompt(recipe: Recipe, tokenizer: Tokenizer | WordPiece) -> None:
+    if not isinstance(recipe.model, GPTConfig):
+        check(not recipe.train.prompt, f"train.prompt begins the samples of a GPT; a {recipe.model.family} takes none.")
+        return
+    prompt, context = len(tokenizer.encode(recipe.train.prompt)), recipe.model.context
+    check(prompt + 1 < context, f"train.prompt has {prompt} tokens; model.context is {context}.")
 
 
 def _make_job(
-    recipe: Recipe, log: RunLog, corpus: Corpus, tokenizer: Tokenizer, device: torch.device, say: Say, doing: Say
+    recipe: Recipe,
+    log: RunLog,
+    text: Corpus | ParallelCorpus,
+    tokenizer: Tokenizer | WordPiece,
+    device: torch.device,
+    say: Say,
+    doing: Say,
 ) -> Job:
-    shards = cached_shards(
-        corpus, tokenizer, recipe.data.val_fraction, progress=lambda n: doing(f"tokenizing: {n:,} characters")
-    )
-    loader = Loader(open_shards(shards, "train"), recipe.model.context, recipe.train.seed, recipe.data.document_mask)
+    task = make_task(recipe, text, tokenizer, say, doing)
     seed_everything(recipe.train.seed)
     with device:
-        model = GPT(recipe.model)
+        model = make_model(recipe.model)
     precision = pick_precision(recipe.train.precision, device)
     model.compute_dtype = precision.dtype
     optimizers = make_optimizers(model, recipe.optim, precision.dtype)
     job = Job(
-        log, recipe, model, tokenizer, causal_lm, loader, open_shards(shards, "val"), optimizers, precision, device,
-        Progress(data=loader.shards.fingerprint),
+        log, recipe, model, tokenizer, task, task.objective, optimizers, precision, device,
+        Progress(data=task.loader.fingerprint),
     )  # fmt: skip
     doing("compiling")
     compiled = _compile(job, say)
@@ -165,15 +148,18 @@ def _make_job(
 
 def _compile(job: Job, say: Say) -> bool:
     """Compile the blocks and the loss of `job` if that is asked for or pays; whether they are. A failure falls back."""
-    train = job.recipe.train
+    train, model = job.recipe.train, job.model
+    if not isinstance(model, GPT):
+        check(train.compile != "on", f"train.compile is for GPTs; a {model.config.family} takes auto or off.")
+        return False
 
     def seconds_of_a_pass(rows: int) -> float:
-        batch = job.loader.batch(0, rows).to(job.device)
+        batch = job.task.loader.batch(0, rows).to(job.device)
         began = time.perf_counter()
-        loss, _ = job.objective(job.model, batch)
+        loss, _ = job.objective(model, batch)
         loss.backward()
         synchronize(job.device)
-        job.model.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         return time.perf_counter() - began
 
     choice, budget = train.compile, Budget.parse(train.budget)
@@ -188,16 +174,16 @@ def _compile(job: Job, say: Say) -> bool:
     if choice == "on":
         plain = job.objective
         # The blocks share one compiled function, so this takes a fraction of compiling the model whole (docs/log.md).
-        for block in job.model.layers:
+        for block in model.layers:
             block.compile(dynamic=False)
         job.objective = partial(causal_lm, nll=torch.compile(nll_sum, dynamic=False))
         try:
             say(f"torch.compile on: ready after {seconds_of_a_pass(train.batch_size):.0f} s")
         except Exception as error:
-            for block in job.model.layers:
+            for block in model.layers:
                 block._compiled_call_impl = None
             job.objective, choice = plain, "off"
             say(f"torch.compile failed here ({type(error).__name__}), so training is not compiled.")
-    job.model.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     seed_everything(job.recipe.train.seed)
     return choice == "on"

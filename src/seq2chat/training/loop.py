@@ -1,11 +1,10 @@
 """The training loop, in the open: one for every objective."""
 
-import itertools
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +14,26 @@ from torch import nn
 
 from seq2chat.config import Budget, Recipe, UserError
 from seq2chat.device import Precision
-from seq2chat.generation.decode import generate
-from seq2chat.generation.sampling import SamplingConfig
-from seq2chat.models.gpt import GPT, flops_per_token
-from seq2chat.text.batch import Batch, Loader, evaluation_batches
-from seq2chat.text.shards import Shards
+from seq2chat.models.folder import Model
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import Progress, save_checkpoint
 from seq2chat.training.metrics import Evaluation, evaluate, token_lengths
-from seq2chat.training.objective import Loss
 from seq2chat.training.runlog import RunLog
 from seq2chat.training.schedule import rate
+from seq2chat.training.task import Objective, Task
 
 
 @dataclass
 class Job:
-    """All that a run needs in memory; `seq2chat.training.job` makes it."""
+    """All that a run needs in memory; `seq2chat.training.job` makes it. `objective` is the task's, perhaps compiled."""
 
     log: RunLog
     recipe: Recipe
-    model: GPT
-    tokenizer: Tokenizer
-    objective: Callable[[GPT, Batch], Loss]
-    loader: Loader
-    validation: Shards
+    model: Model
+    tokenizer: Tokenizer | WordPiece
+    task: Task
+    objective: Objective
     optimizers: list[torch.optim.Optimizer]
     precision: Precision
     device: torch.device
@@ -108,7 +103,7 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
     disk are those of the last checkpoint. A run that is at its end yields nothing.
     """
     config, progress = job.recipe.train, job.progress
-    clock, flops = _Clock(job), flops_per_token(job.model.config)
+    clock = _Clock(job)
     if clock.over() and job.log.is_validated(progress.step):
         return
     mark = clock.share()
@@ -119,16 +114,15 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         for optimizer in job.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * multiplier
-        loss, grad_norm, n_tokens = train_step(job)
+        loss, grad_norm, n_tokens, flops = train_step(job)
         progress.step += 1
-        progress.samples += config.batch_size * config.accumulation
         progress.tokens += n_tokens
         seconds = time.perf_counter() - began
         after = clock.tick(seconds)
         speed = n_tokens / seconds
         step = Step(
             progress.step, progress.tokens, loss, job.recipe.optim.matrix_lr * multiplier, grad_norm, speed,
-            speed * flops / job.precision.peak_flops, progress.seconds, min(1.0, after),
+            flops / seconds / job.precision.peak_flops, progress.seconds, min(1.0, after),
         )  # fmt: skip
         job.log.record({k: v for k, v in vars(step).items() if k != "share"})
         yield step
@@ -146,18 +140,20 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
             yield _sample(job, clock)
 
 
-def train_step(job: Job) -> tuple[float, float, int]:
-    """One optimizer step over `accumulation` forward passes. Returns mean loss in nats, gradient norm, label count.
+def train_step(job: Job) -> tuple[float, float, int, int]:
+    """One optimizer step over `accumulation` forward passes. Returns mean loss in nats, gradient norm, label count, and
+    floating point operations.
 
     Summed gradients are divided by the number of labels of the whole step, so accumulation never changes the loss.
     """
-    config = job.recipe.train
-    loss_sum, n_tokens = torch.zeros((), device=job.device), torch.zeros((), device=job.device)
-    for i in range(config.accumulation):
-        batch = job.loader.batch(job.progress.samples + i * config.batch_size, config.batch_size).to(job.device)
+    config, loader, progress = job.recipe.train, job.task.loader, job.progress
+    loss_sum, n_tokens, flops = torch.zeros((), device=job.device), torch.zeros((), device=job.device), 0
+    for _ in range(config.accumulation):
+        batch = loader.batch(progress.samples, config.batch_size).to(job.device)
+        progress.samples += loader.n_samples(progress.samples, config.batch_size)
         loss, n = job.objective(job.model, batch)
         loss.backward()
-        loss_sum, n_tokens = loss_sum + loss.detach(), n_tokens + n
+        loss_sum, n_tokens, flops = loss_sum + loss.detach(), n_tokens + n, flops + job.model.flops(batch)
     grads = [p.grad for p in job.model.parameters() if p.grad is not None]
     torch._foreach_div_(grads, n_tokens)
     norm = nn.utils.get_total_norm(grads)
@@ -169,7 +165,7 @@ def train_step(job: Job) -> tuple[float, float, int]:
     for optimizer in job.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return mean, norm.item(), int(n_tokens)
+    return mean, norm.item(), int(n_tokens), flops
 
 
 def _diverged(job: Job, what: str) -> UserError:
@@ -180,12 +176,12 @@ def _diverged(job: Job, what: str) -> UserError:
 
 def total_steps(job: Job) -> int:
     """Steps that the budget of `job` allows; 0 if it is a time."""
-    budget, train = Budget.parse(job.recipe.train.budget), job.recipe.train
-    samples = train.batch_size * train.accumulation
+    budget, train, loader = Budget.parse(job.recipe.train.budget), job.recipe.train, job.task.loader
     if budget.unit == "seconds":
         return 0
-    per_step = {"steps": 1, "epochs": samples / job.loader.n_windows, "tokens": samples * job.loader.context}
-    return math.ceil(budget.amount / per_step[budget.unit])
+    epoch = loader.epoch_batches(train.batch_size) / train.accumulation
+    per_step = {"steps": 1.0, "epochs": 1 / epoch, "tokens": loader.epoch_tokens / epoch}
+    return math.ceil(round(budget.amount / per_step[budget.unit], 6))
 
 
 class _Clock:
@@ -200,7 +196,9 @@ class _Clock:
         # Seconds that each kind of milestone will take at the end. Until a validation was timed: passes over its text
         # at half the price of a step.
         self.reserve: dict[str, float] = {}
-        self.validation_steps = job.validation.n_tokens / (2 * job.loader.context * job.recipe.train.batch_size)
+        loader, batch_size = job.task.loader, job.recipe.train.batch_size
+        tokens_per_batch = loader.epoch_tokens / loader.epoch_batches(batch_size)
+        self.validation_steps = job.task.validation_tokens / (2 * tokens_per_batch)
 
     def tick(self, step_seconds: float) -> float:
         """Count a step that took so long; the share used after it."""
@@ -263,37 +261,22 @@ def _save(job: Job, clock: _Clock) -> Saved:
 
 def _validate(job: Job, clock: _Clock, whole: bool) -> Validated:
     limit = 0 if whole else job.recipe.train.eval_tokens
-    with clock.timed("validation", times=max(1.0, job.validation.n_tokens / limit) if limit else 1.0):
+    with clock.timed("validation", times=max(1.0, job.task.validation_tokens / limit) if limit else 1.0):
         evaluation = validate(job, limit)
-    job.log.record(
-        {
-            "step": job.progress.step,
-            "tokens": job.progress.tokens,
-            "val_loss": evaluation.loss,
-            "val_bpb": evaluation.bits_per_byte,
-            "val_loss_per_character": evaluation.loss_per_character,
-            "val_tokens": evaluation.tokens,
-            "elapsed_seconds": time.monotonic() - clock.began,
-        }
-    )
+    where = {"step": job.progress.step, "tokens": job.progress.tokens}
+    values = {f"val_{name}": value for name, value in evaluation.values().items()}
+    job.log.record(where | values | {"elapsed_seconds": time.monotonic() - clock.began})
     return Validated(job.progress.step, evaluation, whole)
 
 
 def validate(job: Job, limit: int) -> Evaluation:
     """Loss on the validation split, or on about its first `limit` tokens where that is not 0."""
-    batch_size, context = job.recipe.train.batch_size, job.loader.context
-    batches = evaluation_batches(job.validation, context, batch_size, job.recipe.data.document_mask)
-    if limit:
-        batches = itertools.islice(batches, max(1, limit // (batch_size * context)))
-    return evaluate(job.model, job.objective, batches, token_lengths(job.tokenizer))
+    return evaluate(job.model, job.task.measure, job.task.validation(limit), token_lengths(job.tokenizer))
 
 
 @torch.compiler.set_stance("force_eager")
 def _sample(job: Job, clock: _Clock) -> Sampled:
-    config, tokenizer, end = job.recipe.train, job.tokenizer, job.validation.eos_id
-    sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=config.seed)
     with clock.timed("sample"):
-        [[completion]] = generate(job.model, [[end, *tokenizer.encode(config.prompt)]], sampling, [end])
-    text = config.prompt + tokenizer.decode(token for token in completion.tokens if token != end)
+        text = job.task.sample(job.model)
     job.log.sample(job.progress.step, text)
     return Sampled(job.progress.step, text)

@@ -4,20 +4,27 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from seq2chat.config import Recipe, check
+from seq2chat.config import DataConfig, check
 from seq2chat.device import pick_device, pick_precision
-from seq2chat.models.gpt import GPT
+from seq2chat.models.bert import BERT
+from seq2chat.models.folder import Model
+from seq2chat.models.seq2seq import Seq2Seq
+from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch, evaluation_batches
 from seq2chat.text.corpus import load_corpus
+from seq2chat.text.masked import masked_evaluation_batches
+from seq2chat.text.parallel import Pairs, load_parallel, pair_batches, read_pairs
 from seq2chat.text.shards import shards_in_memory, split_texts
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.objective import Loss, causal_lm
+from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
 from seq2chat.training.runlog import open_run
 
 
@@ -49,12 +56,22 @@ class Evaluation:
         """Nats per character: what character-level models report as their loss."""
         return self.loss_sum / self.characters
 
+    def values(self) -> dict[str, float]:
+        """What is measured, by the names of `metrics.jsonl`; by byte and character where tokens spell a text."""
+        by_token = {"loss": self.loss, "tokens": self.tokens}
+        if not self.bytes:
+            return by_token
+        return by_token | {"bpb": self.bits_per_byte, "loss_per_character": self.loss_per_character}
 
-def token_lengths(tokenizer: Tokenizer) -> Int[Tensor, "vocab 2"]:
-    """UTF-8 bytes and characters that each token adds to a text; 0 and 0 for control tokens.
+
+def token_lengths(tokenizer: Tokenizer | WordPiece) -> Int[Tensor, "vocab 2"]:
+    """UTF-8 bytes and characters that each token adds to a text; 0 and 0 for control tokens, and for the pieces of a
+    BERT, which guesses some tokens of a text and spells none.
 
     A character is counted where its first byte is, so the sums are exact even where tokens cut characters apart.
     """
+    if isinstance(tokenizer, WordPiece):
+        return torch.zeros(tokenizer.vocab_size, 2, dtype=torch.int64)
     control = set(tokenizer.control.values())
     pieces = [b"" if i in control else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     return torch.tensor([(len(piece), sum(byte & 0xC0 != 0x80 for byte in piece)) for piece in pieces])
@@ -63,8 +80,8 @@ def token_lengths(tokenizer: Tokenizer) -> Int[Tensor, "vocab 2"]:
 @torch.compiler.set_stance("force_eager")  # another mode and other shapes than training's: not worth compiling
 @torch.inference_mode()
 def evaluate(
-    model: GPT,
-    objective: Callable[[GPT, Batch], Loss],
+    model: Model,
+    objective: Callable[[Any, Batch], Loss],
     batches: Iterable[Batch],
     lengths: Int[Tensor, "vocab 2"],
 ) -> Evaluation:
@@ -83,32 +100,39 @@ def evaluate(
 
 def evaluate_text(
     path: Path,
-    data: str,
+    data: DataConfig | None,
     batch_size: int,
     context: int | None,
     watch: Callable[[Iterable[Batch], int], Iterable[Batch]],
 ) -> Evaluation:
-    """Loss of the run or model folder `path` on the corpus or file `data`; on the run's own validation split if empty.
+    """Loss of the run or model folder `path` on all of the text `data`; on the run's own validation split without it.
 
-    Every token is scored once, in windows of `context` tokens that don't overlap. `watch(batches, number)` passes the
-    batches on, for a progress display. Raises `UserError` for text or folders that can't be used.
+    A GPT scores every token once, in windows of `context` tokens that don't overlap; a BERT guesses 15 % of them; a
+    translation model scores every target token given the source and the target before it. `watch(batches, number)`
+    passes the batches on, for a progress display. Raises `UserError` for text or folders that can't be used.
     """
-    model, tokenizer = load_checkpoint(path)
-    device = pick_device()
-    recipe = open_run(path).recipe() if not data or (path / "config.toml").exists() else Recipe()
-    if data:
-        texts = load_corpus(data, recipe.data.field).documents()
-    else:
-        corpus = load_corpus(recipe.data.corpus, recipe.data.field)
-        texts = split_texts(corpus, recipe.data.val_fraction, "val")
-    context = model.config.context if context is None else context
     check(batch_size > 0, f"--batch-size is {batch_size}; write a positive number.")
-    check(
-        0 < context <= model.config.context,
-        f"--context is {context}; write at most {model.config.context}, the model's own.",
-    )
-    shards = shards_in_memory(texts, tokenizer)
-    batches = evaluation_batches(shards, context, batch_size, recipe.data.document_mask)
-    batches = watch(batches, -(-(shards.n_tokens - 1) // (batch_size * context)))
+    model, tokenizer = load_checkpoint(path)
+    own = open_run(path).recipe().data if data is None else data
+    if isinstance(model, Seq2Seq | Transformer):
+        check(context is None, "--context is for models of running text; a translation model reads whole sentences.")
+        lines = load_parallel(own).val if data is None else read_pairs(Path(own.source), Path(own.target))
+        pairs, too_long = Pairs.encode(lines, tokenizer, model.context)
+        check(too_long == 0, f"{too_long} pairs have more than the model's {model.context} tokens; leave them out.")
+        number, batches = -(-len(pairs) // batch_size), pair_batches(pairs, batch_size)
+        measure = translation
+    else:
+        corpus = load_corpus(own.corpus, own.field)
+        texts = split_texts(corpus, own.val_fraction, "val") if data is None else corpus.documents()
+        longest = model.config.context
+        context = longest if context is None else context
+        check(0 < context <= longest, f"--context is {context}; write at most {longest}, the model's own.")
+        shards = shards_in_memory(texts, tokenizer)
+        number = -(-(shards.n_tokens - 1) // (batch_size * context))
+        if isinstance(model, BERT):
+            measure, batches = masked_lm, masked_evaluation_batches(shards, context, batch_size, tokenizer)
+        else:
+            measure, batches = causal_lm, evaluation_batches(shards, context, batch_size, own.document_mask)
+    device = pick_device()
     model.to(device).compute_dtype = pick_precision("auto", device).dtype
-    return evaluate(model, causal_lm, batches, token_lengths(tokenizer))
+    return evaluate(model, measure, watch(batches, number), token_lengths(tokenizer))

@@ -1,0 +1,36 @@
+"""Forced decoding: how probable a model finds a text that it is given."""
+
+from collections.abc import Sequence
+
+import torch
+
+from seq2chat.config import check
+from seq2chat.generation.decode import Decoder, check_prompts, evaluating, pad_right, start, token_logprobs
+
+
+@torch.inference_mode()
+def score(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    sources: Sequence[Sequence[int]] | None = None,
+) -> list[list[float]]:
+    """Return the natural log probability of each token of each target, after its prompt and the tokens before it.
+
+    Those of a generated text are the ones that `generate` and `beam_search` report. `prompts` and `sources` are as in
+    `stream`: the prompt of a translation is the end token. The model is in evaluation mode meanwhile. Raises UserError
+    when there are not as many targets as prompts, for what does not fit the context, and as `stream` does.
+    """
+    check_prompts(prompts, model.context)
+    check(
+        len(targets) == len(prompts),
+        f"There are {len(targets)} targets and {len(prompts)} prompts; give one target for each prompt.",
+    )
+    # No position sees a later one, so what fills up the shorter rows on the right changes nothing.
+    rows = [[*prompt, *target] for prompt, target in zip(prompts, targets, strict=True)]
+    tokens = pad_right(rows).to(model.device)
+    with evaluating(model):
+        logits, _ = model.step(tokens[:, :-1], start(model, sources, [0] * len(rows)))
+    logprobs = token_logprobs(logits, tokens[:, 1:]).tolist()
+    spans = ((len(prompt) - 1, len(row) - 1) for prompt, row in zip(prompts, rows, strict=True))
+    return [values[first:last] for values, (first, last) in zip(logprobs, spans, strict=True)]

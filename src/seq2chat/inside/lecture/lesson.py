@@ -1,0 +1,138 @@
+"""What a topic shows: tables of numbers, sentences about them, and a figure of the same numbers."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from torch import Tensor
+
+from seq2chat.config import check
+
+Cell = str | int | float
+
+COLOURS = ("#1f5f99", "#c8553d", "#3a8f6a", "#8a6bb1", "#b58a1b")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns of numbers and words. A row's first cell says what it is; `digits` are those after the point."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    digits: int = 3
+
+    def text(self) -> list[list[str]]:
+        """Return the cells as they are printed: integers with thousands separated, tiny and huge floats by powers."""
+        return [[_text(cell, self.digits) for cell in row] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One topic, ready to be printed and drawn."""
+
+    topic: str
+    tables: Sequence[Table]
+    notes: Sequence[str]
+    figure: Figure
+
+    def values(self) -> dict[str, Any]:
+        """Return everything but the figure as plain values, the numbers unrounded."""
+        tables = [
+            {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]} for t in self.tables
+        ]
+        return {"topic": self.topic, "tables": tables, "notes": list(self.notes)}
+
+    def save(self, out: Path) -> Path:
+        """Write the figure to the file `out`, or into the folder `out` as `explain-TOPIC.png`; return the file.
+
+        Raises UserError when the name ends in something that is no picture.
+        """
+        file = out if out.suffix and not out.is_dir() else out / f"explain-{self.topic}.png"
+        check(file.suffix in (".png", ".svg", ".pdf"), f"Can't draw {file}; end its name in .png, .svg or .pdf.")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # No date in the file: the same numbers make the same picture.
+        metadata = {"Date": None} if file.suffix == ".svg" else {"CreationDate": None} if file.suffix == ".pdf" else {}
+        self.figure.savefig(file, dpi=120, metadata=metadata)
+        return file
+
+
+def matrix(title: str, rows: Iterable[str], columns: Sequence[str], values: Tensor, digits: int = 3) -> Table:
+    """Return the table of a matrix, its rows and columns named; what is masked with -inf is shown so."""
+    cells = [
+        [name, *("-∞" if number == -math.inf else number for number in numbers)]
+        for name, numbers in zip(rows, values.tolist(), strict=True)
+    ]
+    return Table(title, ["", *columns], cells, digits)
+
+
+def canvas(width: int | float, height: int | float) -> Figure:
+    """Return an empty figure of so many inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def heat_map(
+    axes: Axes, values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str, digits: int | None = 2
+) -> AxesImage:
+    """Draw a matrix as colours, each number written in its cell unless `digits` is None; return the image.
+
+    A matrix with negative numbers is drawn white at zero, others white at their smallest.
+    """
+    numbers = values.detach().double().cpu()
+    lowest, highest = numbers.min().item(), numbers.max().item()
+    if lowest < 0:
+        colours, highest = "RdBu_r", max(-lowest, highest)
+        lowest, dark = -highest, numbers.abs() > 0.6 * highest
+    else:
+        colours, lowest = "Blues", lowest if lowest < highest else 0.0
+        dark = numbers > lowest + 0.6 * (highest - lowest)
+    image = axes.imshow(numbers.numpy(), cmap=colours, vmin=lowest, vmax=highest)
+    axes.set_title(typeset(title), fontsize=10)
+    axes.set_xticks(range(len(columns)), columns, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if digits is not None:
+        for i, row in enumerate(numbers.tolist()):
+            for j, number in enumerate(row):
+                colour = "white" if dark[i, j] else "black"
+                axes.text(j, i, _text(number, digits), ha="center", va="center", fontsize=8, color=colour)
+    return image
+
+
+def plain(axes: Axes, title: str, x: str, y: str) -> None:
+    """Give axes of curves or points their title, their labels and a quiet grid."""
+    axes.set_title(typeset(title), fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def typeset(text: str) -> str:
+    """Return `text` with matrices such as W^Q set as mathematics."""
+    return re.sub(r"W\^(\w)", r"$W^\1$", text)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the mean of the values, with the lowest and the highest if there are several."""
+    mean = f"{sum(values) / len(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.2f} – {max(values):.2f})"
+
+
+def _text(cell: Cell, digits: int) -> str:
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if cell != 0 and (abs(cell) < 0.5 * 10**-digits or abs(cell) >= 1e7):
+        return f"{cell:.2e}"
+    rounded = f"{cell:,.{digits}f}"
+    return rounded.removeprefix("-") if float(rounded.replace(",", "")) == 0 else rounded

@@ -1,0 +1,88 @@
+"""Why residual connections: the gradient that reaches the first layer, with and without them (He et al. 2015;
+Vaswani et al. 2017, section 3.1)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from seq2chat.config import GPTConfig, check
+from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, plain
+from seq2chat.models.gpt import GPT, Block, init_weights
+
+DEPTHS = (4, 8, 16, 32, 64)
+SHAPE = {"vocab_size": 64, "context": 32, "n_head": 4, "d_model": 64}
+
+
+def without_skip(block: nn.Module, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq d_model"]:
+    """Return what `block` makes of `x` when nothing is carried past its two branches."""
+    assert isinstance(block, Block)
+    x = block.self_attn(block.input_layernorm(x), None, None, None)
+    return block.mlp(block.post_attention_layernorm(x))
+
+
+def gradients(depth: int, skip: bool, seed: int) -> list[float]:
+    """Return the norm of the loss's gradient at the input of each layer and at the end: `depth + 1` numbers.
+
+    The network is GPT-2's blocks with GPT-2's fresh weights, in float64; the tokens and what should follow are random.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPT(GPTConfig("gpt2", n_layer=depth, **SHAPE)).double()
+        init_weights(model)  # anew, drawn in float64
+        tokens, labels = torch.randint(SHAPE["vocab_size"], (2, 8, SHAPE["context"])).unbind(0)
+    x = model.embed_tokens(tokens) + model.get_parameter("embed_positions.weight")
+    stream = [x]
+    for block in model.layers:
+        x = block(x, None, None, None) if skip else without_skip(block, x)
+        stream.append(x)
+    loss = F.cross_entropy(model.logits(model.norm(x)).flatten(0, 1), labels.flatten())
+    return [gradient.norm().item() for gradient in torch.autograd.grad(loss, stream)]
+
+
+def lesson(depths: tuple[int, ...] = DEPTHS, seeds: int = 3) -> Lesson:
+    """Return the gradient at the first and at the last layer for networks of these depths, with and without skips.
+
+    Numbers are geometric means over the seeds. Raises UserError for a depth or a number of seeds below 1.
+    """
+    check(min(depths, default=0) > 0, f"depths is {depths}; write positive numbers of layers.")
+    check(seeds > 0, f"seeds is {seeds}; write a positive number.")
+    tables, profiles = [], {}
+    for skip, title in ((True, "with skips: x + branch(x)"), (False, "without: branch(x)")):
+        rows: list[list[Cell]] = []
+        for depth in depths:
+            norms = zip(*(gradients(depth, skip, seed) for seed in range(seeds)), strict=True)
+            profile = profiles[depth, skip] = [_geometric_mean(values) for values in norms]
+            rows.append([f"{depth} layers", profile[0], profile[-1], profile[0] / profile[-1]])
+        tables.append(Table(f"{title}: norm of the gradient", ["", "at the first layer", "at the end", "ratio"], rows))
+    notes = [
+        "With skips the gradient arrives whole: x + branch(x) has the derivative 1 + branch', a small addition.",
+        "Without, it is a product of as many small factors as there are layers.",
+    ]
+    return Lesson("residual", tables, notes, _draw(profiles, depths))
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def _draw(profiles: dict[tuple[int, bool], list[float]], depths: tuple[int, ...]) -> Figure:
+    figure = canvas(11, 3.8)
+    left, right = figure.subplots(1, 2)
+    for skip, colour, name in ((True, COLOURS[0], "with skips"), (False, COLOURS[1], "without")):
+        ratios = [profiles[depth, skip][0] / profiles[depth, skip][-1] for depth in depths]
+        left.plot(depths, ratios, "o-", color=colour, label=name)
+        deepest = profiles[max(depths), skip]
+        right.plot(range(len(deepest)), deepest, color=colour, label=name)
+    left.set_xscale("log", base=2)
+    left.set_xticks(depths, [str(depth) for depth in depths])
+    plain(left, "gradient at the first layer / at the end", "layers", "ratio")
+    plain(right, f"gradient on the way back through {max(depths)} layers", "layer (0: the input)", "norm")
+    for axes in (left, right):
+        axes.set_yscale("log")
+        axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,145 @@
+"""What the Transformer gained over recurrence (Vaswani et al. 2017, table 1): positions at once, and a short way back.
+
+An RNN goes through a sequence one position after the other, and what it read long ago has passed through every state
+since; attention compares all pairs of positions, and any two are one step apart.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from seq2chat.config import check
+from seq2chat.inside.lecture.fixed_vector import equal_shape
+from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, plain, spread
+from seq2chat.inside.lecture.tasks import FIRST, Progress, exact_match, fit, make, pairs, repetition
+from seq2chat.models.folder import n_parameters
+from seq2chat.text.batch import Batch
+from seq2chat.training.objective import translation
+
+MODELS = ("fixed", "transformer")
+NAMES = {"fixed": "RNN", "transformer": "Transformer"}
+LENGTHS = (16, 32, 64, 128, 256, 512)
+TOKENS, SPEED_WIDTH = 4096, 256
+
+KEY, SYMBOLS = FIRST, 8
+LONGEST, RECALL_WIDTH, BATCH, STEPS, UNSEEN = 96, 96, 64, 1000, 500
+DISTANCES = (0, 4, 9, 19, 29, 39, 59, 79, 94)
+
+
+def measure_speed(model_name: str, length: int, repeats: int = 5, width: int = SPEED_WIDTH) -> dict[str, Any]:
+    """Return the record of how long a forward and backward pass takes for each token of the target, copying sequences
+    of `length`, about 4096 tokens at once: the median of `repeats` passes after one that is not counted."""
+    config = equal_shape(model_name, width, FIRST + 64, max(LENGTHS))
+    model, batch = make(config, 0), max(1, TOKENS // length)
+    chance = torch.Generator().manual_seed(0)
+    task = repetition("copy", torch.full((batch,), length), 64, chance)
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        translation(model, task)[0].backward()
+        seconds.append(time.perf_counter() - began)
+    per_token = 1e6 * statistics.median(seconds[1:]) / (batch * length)
+    record = {"topic": "rnn-vs-transformer", "kind": "speed", "model": model_name, "length": length}
+    return record | {"microseconds": per_token, "parameters": n_parameters(config)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training of the recall."""
+
+    model: str
+    seed: int
+
+
+def recall(distances: Int64[Tensor, " batch"], generator: torch.Generator) -> Batch:
+    """Return sequences of random symbols with one key among them; what is asked for is the symbol after the key, its
+    value, which has `distances` more symbols behind it."""
+    sources = torch.randint(KEY + 1, KEY + 1 + SYMBOLS, (len(distances), LONGEST), generator=generator)
+    at = LONGEST - 1 - distances
+    sources[range(len(distances)), at - 1] = KEY
+    return pairs(list(sources), list(sources.gather(1, at[:, None])))
+
+
+def measure_recall(case: Case, steps: int = STEPS, progress: Progress | None = None) -> dict[str, Any]:
+    """Train the case on all distances and return its record: the share of 500 unseen sequences answered rightly."""
+    config = equal_shape(case.model, RECALL_WIDTH, KEY + 1 + SYMBOLS, LONGEST)
+    model = make(config, case.seed)
+    chance = torch.Generator().manual_seed(1000 + case.seed)
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            yield recall(torch.randint(LONGEST - 1, (BATCH,), generator=chance), chance)
+
+    fit(model, translation, batches(), steps, 2e-3, progress)
+    unseen = torch.Generator().manual_seed(0)
+    right = [exact_match(model, recall(torch.full((UNSEEN,), n), unseen)) for n in DISTANCES]
+    record = {"topic": "rnn-vs-transformer", "kind": "recall", "parameters": n_parameters(config), "steps": steps}
+    return record | asdict(case) | {"distances": DISTANCES, "right": right}
+
+
+def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
+    """Return time by length and recall by distance, for the records of `measure_speed` and `measure_recall`."""
+    speed = [r for r in records if r["kind"] == "speed"]
+    runs = [r for r in records if r["kind"] == "recall"]
+    check(bool(speed and runs), "There is nothing to show: neither speed nor recall was measured.")
+    lengths = sorted({r["length"] for r in speed})
+    by_model = {name: {r["length"]: r for r in speed if r["model"] == name} for name in MODELS}
+    rows: list[list[Cell]] = [
+        [NAMES[name], by_model[name][lengths[0]]["parameters"], *(by_model[name][n]["microseconds"] for n in lengths)]
+        for name in MODELS
+    ]
+    ratio = [by_model["fixed"][n]["microseconds"] / by_model["transformer"][n]["microseconds"] for n in lengths]
+    answers: list[list[Cell]] = []
+    distances = runs[0]["distances"]
+    for name in MODELS:
+        mine = [r for r in runs if r["model"] == name]
+        columns = zip(*(r["right"] for r in mine), strict=True)
+        answers.append([NAMES[name], mine[0]["parameters"], *(spread(column) for column in columns)])
+    tables = [
+        Table(
+            "training, microseconds a token, by length",
+            ["", "parameters", *map(str, lengths)],
+            [*rows, ["RNN / Transformer", "", *ratio]],
+            1,
+        ),
+        Table(
+            "the value of a key, by the symbols after it: share right",
+            ["", "parameters", *map(str, distances)],
+            answers,
+        ),
+    ]
+    notes = [
+        "An RNN takes as many steps as there are positions, one after the other; attention compares all pairs at once, "
+        "which costs n² products. On few cores, which are busy either way, the products tell; on a GPU, the steps.",
+        f"Guessing among the symbols is right in {1 / SYMBOLS:.3f} of the cases.",
+    ]
+    return Lesson("rnn-vs-transformer", tables, notes, _draw(by_model, lengths, runs))
+
+
+def _draw(by_model: dict[str, dict[int, dict[str, Any]]], lengths: list[int], runs: list[dict[str, Any]]) -> Figure:
+    figure = canvas(11, 3.8)
+    left, right = figure.subplots(1, 2)
+    for name, colour in zip(MODELS, COLOURS, strict=False):
+        left.plot(lengths, [by_model[name][n]["microseconds"] for n in lengths], "o-", color=colour, label=NAMES[name])
+        mine = [r for r in runs if r["model"] == name]
+        columns = list(zip(*(r["right"] for r in mine), strict=True))
+        distances = mine[0]["distances"]
+        right.plot(distances, [sum(c) / len(c) for c in columns], "o-", color=colour, label=NAMES[name])
+        right.fill_between(distances, *zip(*((min(c), max(c)) for c in columns), strict=True), color=colour, alpha=0.2)
+    left.set_xscale("log", base=2)
+    left.set_xticks(lengths, [str(n) for n in lengths])
+    left.set_ylim(bottom=0)
+    right.axhline(1 / SYMBOLS, color="grey", linestyle=":", label="guessing")
+    right.set_ylim(0, 1.03)
+    plain(left, "training: time of a token", "length", "microseconds")
+    plain(right, "recall of a key's value", "symbols after it", "right")
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,85 @@
+"""What the measured topics share: made-up tasks on which right and wrong are plain, a short training, exact match."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from seq2chat.config import Seq2SeqConfig, TransformerConfig
+from seq2chat.models.seq2seq import Seq2Seq
+from seq2chat.models.transformer import Transformer
+from seq2chat.text.batch import IGNORED, Batch
+from seq2chat.training.objective import Loss
+
+EOS, PAD, FIRST = 0, 1, 2  # the end token, padding, and the first of the symbols
+
+Progress = Callable[[int, int], None]
+EncoderDecoder = Seq2Seq | Transformer
+M = TypeVar("M", bound=nn.Module)
+
+
+def pairs(sources: Sequence[Tensor], targets: Sequence[Tensor], eos: int = EOS, pad: int = PAD) -> Batch:
+    """Return a batch of int64 sequences: sources end with the end token, targets begin with it, labels end with it."""
+    end = torch.tensor([eos])
+    source = pad_sequence([torch.cat([s, end]) for s in sources], True, pad)
+    target = pad_sequence([torch.cat([end, t]) for t in targets], True, pad)
+    labels = pad_sequence([torch.cat([t, end]) for t in targets], True, IGNORED)
+    return Batch(target, labels, source, source != pad)
+
+
+def repetition(task: str, lengths: Int64[Tensor, " n"], n_symbol: int, generator: torch.Generator) -> Batch:
+    """Return random symbols of these lengths, to be said again: as they are ("copy") or last first ("reverse")."""
+    symbols = [torch.randint(FIRST, FIRST + n_symbol, (n,), generator=generator) for n in lengths.tolist()]
+    return pairs(symbols, symbols if task == "copy" else [s.flip(0) for s in symbols])
+
+
+def make(config: Seq2SeqConfig | TransformerConfig, seed: int) -> EncoderDecoder:
+    """Return a model of that shape with fresh weights, a function of the seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Seq2Seq(config) if isinstance(config, Seq2SeqConfig) else Transformer(config)
+
+
+def fit(
+    model: M,
+    objective: Callable[[M, Batch], Loss],
+    batches: Iterator[Batch],
+    steps: int,
+    lr: float,
+    progress: Progress | None = None,
+) -> None:
+    """Train on so many batches with AdamW, gradients clipped to 1, and leave the model in evaluation mode.
+
+    The learning rate rises to `lr` in a tenth of the steps and falls to zero along a line. `progress(step, steps)` is
+    called after each step.
+    """
+    warmup = max(1, steps // 10)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    model.train()
+    for step in range(steps):
+        share = min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * share
+        loss, n_tokens = objective(model, next(batches))
+        (loss / n_tokens).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if progress is not None:
+            progress(step + 1, steps)
+    model.eval()
+
+
+@torch.inference_mode()
+def exact_match(model: EncoderDecoder, batch: Batch) -> float:
+    """Return the share of rows that greedy decoding gets wholly right, end included.
+
+    Greedy decoding writes the target exactly when the likeliest token after each true prefix is the next true one, so
+    one pass over the target tells.
+    """
+    assert batch.source is not None
+    said = model(batch.source, batch.target, batch.source_mask).argmax(-1)
+    return ((said == batch.labels) | (batch.labels == IGNORED)).all(1).double().mean().item()

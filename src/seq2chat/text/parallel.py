@@ -1,0 +1,205 @@
+"""Parallel text: sentences and their translations, and the loader that deals them in batches of like length."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from seq2chat.config import DataConfig, check
+from seq2chat.text.batch import IGNORED, Batch, epoch_key
+from seq2chat.text.corpus import Progress, find_corpus, read_lines
+from seq2chat.text.shards import FEW_DOCUMENTS
+from seq2chat.text.tokenizer import Tokenizer
+
+NAMED_PAIRS = {f"multi30k-{a}-{b}": (a, b) for a in ("en", "de", "fr") for b in ("en", "de", "fr") if a != b}
+POOL = 100  # batches whose sentences are sorted by length together
+
+Lines = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ParallelCorpus:
+    """Sentence pairs `(source, target)` to train on and to validate with."""
+
+    name: str
+    train: Lines = field(repr=False)
+    val: Lines = field(repr=False)
+
+    def texts(self) -> Iterator[str]:
+        """Yield both sides of every training pair: what a joint tokenizer is trained on."""
+        for source, target in self.train:
+            yield source
+            yield target
+
+
+def load_parallel(data: DataConfig, progress: Progress | None = None) -> ParallelCorpus:
+    """Return the pairs of `data.source` and `data.target`, or of the named parallel corpus `data.corpus`.
+
+    A named corpus has a validation split of its own; of files, `val_fraction` of the pairs is held out. Pairs of which
+    one side is blank are left out. Raises UserError when the files have different numbers of lines, or no pair.
+    """
+    if data.source:
+        lines = read_pairs(Path(data.source), Path(data.target))
+        return ParallelCorpus(f"{data.source} → {data.target}", *_split(lines, data.val_fraction))
+    check(
+        data.corpus in NAMED_PAIRS,
+        f"{data.corpus} is not parallel text, which translation learns from; give --data.source and --data.target, "
+        f"two files of equally many lines, or one of: {', '.join(NAMED_PAIRS)}.",
+    )
+    a, b = NAMED_PAIRS[data.corpus]
+    train, val = (
+        read_pairs(find_corpus(f"multi30k-{split}{a}", progress), find_corpus(f"multi30k-{split}{b}", progress))
+        for split in ("", "val-")
+    )
+    return ParallelCorpus(data.corpus, train, val)
+
+
+def read_pairs(source: Path, target: Path) -> Lines:
+    """Return the pairs of two files, line by line, without those of which a side is blank. Errors as `load_parallel`."""
+    for file in (source, target):
+        check(file.is_file(), f"There is no file {file}; give two files of sentences, one a line.")
+    sides = [read_lines(file) for file in (source, target)]
+    counts = [len(lines) for lines in sides]
+    check(
+        counts[0] == counts[1],
+        f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; line n of one must translate line n of the "
+        "other.",
+    )
+    pairs = [(s.strip(), t.strip()) for s, t in zip(*sides, strict=True) if s.strip() and t.strip()]
+    check(bool(pairs), f"{source} and {target} hold no pair of sentences; give texts to learn from.")
+    return pairs
+
+
+def _split(lines: Lines, val_fraction: float) -> tuple[Lines, Lines]:
+    """Hold pairs out by the hash of their source, so that copies of a sentence are on one side; few, from the end."""
+    if len(lines) < FEW_DOCUMENTS:
+        check(len(lines) > 1, "There is one pair of sentences; give at least two, one to train on and one to validate.")
+        cut = min(len(lines) - 1, max(1, int(len(lines) * (1 - val_fraction))))
+        return lines[:cut], lines[cut:]
+    shares = [int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], "big") / 2**64 for s, _ in lines]
+    train = [pair for pair, share in zip(lines, shares, strict=True) if share >= val_fraction]
+    val = [pair for pair, share in zip(lines, shares, strict=True) if share < val_fraction]
+    check(bool(train and val), f"data.val_fraction {val_fraction} leaves no pair on one side; change it.")
+    return train, val
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Tokenized pairs; `fingerprint` stands for their tokens and tokenizer. `eos_id` ends each side when batched."""
+
+    source: list[np.ndarray] = field(repr=False)
+    target: list[np.ndarray] = field(repr=False)
+    eos_id: int
+    pad_id: int
+    fingerprint: str
+
+    @classmethod
+    def encode(cls, lines: Lines, tokenizer: Tokenizer, context: int) -> tuple["Pairs", int]:
+        """Return the pairs of at most `context` tokens a side, end token included, and how many were longer."""
+        check(
+            tokenizer.eos_id is not None and tokenizer.pad_id is not None,
+            "The tokenizer has no end or no padding token; train one with seq2chat.",
+        )
+        sides = [list(tokenizer.encode_documents(side)) for side in zip(*lines, strict=True)]
+        kept = [(s, t) for s, t in zip(*sides, strict=True) if max(len(s), len(t)) < context]
+        check(bool(kept), f"Every pair has more than the model's {context} tokens; raise model.context.")
+        digest = hashlib.sha256(tokenizer.fingerprint.encode())
+        for tokens in (tokens for pair in kept for tokens in pair):
+            digest.update(len(tokens).to_bytes(8, "little") + tokens.astype(np.uint32).tobytes())
+        source, target = (list(side) for side in zip(*kept, strict=True))
+        pairs = cls(source, target, int(tokenizer.eos_id), int(tokenizer.pad_id), digest.hexdigest())
+        return pairs, len(lines) - len(kept)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return pairs `rows`: sources end with the end token, targets begin with it, labels end with it."""
+        source = _pad([[*self.source[i].tolist(), self.eos_id] for i in rows], self.pad_id)
+        target = _pad([[self.eos_id, *self.target[i].tolist()] for i in rows], self.pad_id)
+        labels = _pad([[*self.target[i].tolist(), self.eos_id] for i in rows], IGNORED)
+        lengths = torch.tensor([len(self.source[i]) + 1 for i in rows])
+        return Batch(target, labels, source, torch.arange(source.shape[1]) < lengths[:, None])
+
+
+class PairLoader:
+    """Deals the training pairs in batches of like length, each pair once an epoch.
+
+    A batch has about as many tokens as `batch_size` pairs of average length, so short pairs come in larger batches. The
+    plan of an epoch is a pure function of the pairs, the seed, the epoch and the batch size.
+    """
+
+    def __init__(self, pairs: Pairs, seed: int) -> None:
+        self.pairs, self.seed, self.fingerprint = pairs, seed, pairs.fingerprint
+        self.lengths = np.array([[len(t), len(s)] for s, t in zip(pairs.source, pairs.target, strict=True)]) + 1
+        self.epoch_tokens = int(self.lengths[:, 0].sum())
+        self._plan = lru_cache(maxsize=2)(self._make_plan)
+
+    def epoch_batches(self, batch_size: int) -> float:
+        """Return the number of batches in an epoch, which differs a little from one to the next: the first one's."""
+        return float(len(self._plan(0, batch_size)[1]))
+
+    def n_samples(self, first_sample: int, batch_size: int) -> int:
+        """Return how many pairs the batch that begins with `first_sample` has, over all ranks."""
+        return len(self._rows(first_sample, batch_size))
+
+    def batch(self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Return this rank's pairs of the batch that begins with the `first_sample`-th pair dealt."""
+        return self.pairs.batch(self._rows(first_sample, batch_size)[rank::world_size])
+
+    def _rows(self, first_sample: int, batch_size: int) -> list[int]:
+        epoch, offset = divmod(first_sample, len(self.pairs))
+        starts, batches = self._plan(epoch, batch_size)
+        index = int(np.searchsorted(starts, offset))
+        assert starts[index] == offset, "batches are dealt whole"
+        return batches[index].tolist()
+
+    def _make_plan(self, epoch: int, batch_size: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the offset at which each batch of the epoch starts, and the pairs in it."""
+        key = epoch_key(self.fingerprint, self.seed, epoch)
+        order = shuffled(len(self.pairs), key[:8])
+        budget = batch_size * self.lengths.max(1).mean()
+        batches: list[np.ndarray] = []
+        for first in range(0, len(order), POOL * batch_size):
+            pool = order[first : first + POOL * batch_size]
+            # Stable, so that pairs of one length stay in random order.
+            batches += _cut(pool[np.lexsort(self.lengths[pool].T[::-1])], self.lengths.max(1), budget)
+        batches = [batches[i] for i in shuffled(len(batches), key[8:16])]
+        return np.cumsum([0, *map(len, batches)])[:-1], batches
+
+
+def _cut(rows: np.ndarray, lengths: np.ndarray, budget: float) -> list[np.ndarray]:
+    """Cut `rows` into batches of at most `budget` tokens, padding included, but of one row at least."""
+    batches, first, longest = [], 0, 0
+    for i, length in enumerate(lengths[rows].tolist()):
+        longest = max(longest, length)
+        if i > first and (i + 1 - first) * longest > budget:
+            batches.append(rows[first:i])
+            first, longest = i, length
+    return [*batches, rows[first:]]
+
+
+def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batch]:
+    """Yield each pair once, sorted by length; with a `limit`, only the first pairs, about so many target tokens."""
+    lengths = np.array([len(target) + 1 for target in pairs.target])
+    n = len(pairs) if not limit else int(np.searchsorted(np.cumsum(lengths), limit)) + 1
+    order = np.argsort(lengths[:n], kind="stable")
+    for first in range(0, len(order), batch_size):
+        yield pairs.batch(order[first : first + batch_size].tolist())
+
+
+def shuffled(n: int, key: bytes) -> np.ndarray:
+    """Return a permutation of range(n) that is a function of 8 bytes: the order of hashes (splitmix64) of 0 .. n - 1."""
+    x = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.frombuffer(key, np.uint64)
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(x ^ x >> np.uint64(31), kind="stable")
+
+
+def _pad(rows: list[list[int]], value: int) -> torch.Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.int64)

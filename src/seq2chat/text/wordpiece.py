@@ -1,0 +1,184 @@
+"""WordPiece, the tokenizer of BERT (Devlin et al. 2018, section 3): text is lower-cased and freed of accents, and each
+word is cut into the longest pieces that the vocabulary has, `un ##afford ##able`.
+
+`tokenizers` trains and encodes; the files are those that `transformers` reads. As with the byte-level `Tokenizer`, text
+is always ordinary text: a `[MASK]` that somebody typed is a bracket, a word and a bracket. Code that needs the control
+token takes its id from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from seq2chat.config import UserError, check
+from seq2chat.text.tokenizer import Tokenizer, read_json, read_utf8
+
+CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ALPHABET = 1000  # characters of which a vocabulary is made at most, as in BERT's; the rarer ones become [UNK]
+
+
+class WordPiece:
+    """A WordPiece tokenizer. Make one with `WordPiece.train` or `WordPiece.load`.
+
+    `control` maps the text of each control token to its id. `eos_id`, which separates documents, is that of [SEP]. Of
+    the control tokens only [UNK] comes from text: it stands for a word with a character that the vocabulary lacks.
+    """
+
+    def __init__(self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json") -> None:
+        self._json, self._config = tokenizer_json, tokenizer_config
+        spec = read_json(tokenizer_json, where)
+        kind = _model_type(spec)
+        check(kind == "WordPiece", f"{where} is a {kind} tokenizer, and a BERT reads WordPiece.")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the class that tokenizers raises
+            raise UserError(f"{where} is damaged: {error}.") from None
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        vocabulary = self._tokenizer.get_vocab()
+        missing = [token for token in CONTROL if token not in vocabulary]
+        check(not missing, f"{where} has no token {', '.join(missing)}, which a BERT needs.")
+        self.control: dict[str, int] = {token: vocabulary[token] for token in CONTROL}
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self.control.values()
+        self.eos_id = self.sep_id
+        self.vocab_size = max(vocabulary.values()) + 1
+        canonical = json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> WordPiece:
+        """Return a tokenizer with at most `vocab_size` tokens: the 5 control tokens, each character as the start and as
+        the continuation of a word, and merges.
+
+        It is smaller than asked for where `texts` have too few pairs that occur twice. Raises UserError where the
+        characters alone are more.
+        """
+        texts, model = list(texts), _untrained(models.WordPiece(unk_token=CONTROL[1]))
+        counts = Counter[str]()
+        for text in texts:
+            counts.update(model.normalizer.normalize_str(_valid(text)))
+        alphabet = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:ALPHABET]
+        least = len(CONTROL) + 2 * len(alphabet)
+        check(
+            vocab_size >= least,
+            f"tokenizer.vocab_size is {vocab_size}; the text has {len(alphabet)} different characters, so write at "
+            f"least {least}.",
+        )
+        # The trainer numbers the continuations `##c` in the order of a hash table, which no two runs share, and breaks
+        # ties between merges by number. Named beforehand they have one order.
+        continuations = [f"##{c}" for c in alphabet]
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            initial_alphabet=alphabet,
+            limit_alphabet=len(alphabet),
+            special_tokens=[*CONTROL, *continuations],
+            show_progress=False,
+        )
+        model.train_from_iterator(map(_valid, texts), trainer)
+        # Made anew, because the trainer has declared the continuations control tokens.
+        model = _untrained(models.WordPiece(model.get_vocab(), unk_token=CONTROL[1]))
+        model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+        model.decoder = decoders.WordPiece(prefix="##")
+        model.post_processor = processors.TemplateProcessing(
+            single="[CLS]:0 $A:0 [SEP]:0",
+            pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+            special_tokens=[(token, CONTROL.index(token)) for token in ("[CLS]", "[SEP]")],
+        )
+        names = {f"{token[1:-1].lower()}_token": token for token in CONTROL}
+        config = {
+            "tokenizer_class": "BertTokenizer", "do_lower_case": True, "strip_accents": None,
+            "tokenize_chinese_chars": True, **names,
+        }  # fmt: skip
+        return cls(model.to_str(pretty=True), json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> WordPiece:
+        """Return the tokenizer in a `tokenizer.json`, or in the folder that holds one: ours, BERT's, MiniLM's, ...
+
+        Raises UserError if there is none or it is not WordPiece with BERT's five control tokens.
+        """
+        file = _file(path)
+        config = file.with_name("tokenizer_config.json")
+        return cls(read_utf8(file), read_utf8(config) if config.is_file() else "{}\n", where=str(file))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(self._json, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(self._config, encoding="utf-8")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text` as ordinary text, without [CLS] and [SEP] around it."""
+        return self._tokenizer.encode(_valid(text), add_special_tokens=False).ids
+
+    def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all cores."""
+        for text in texts:
+            # No piece contains white space, so a text is the sum of its lines.
+            lines = self._tokenizer.encode_batch_fast(_valid(text).split("\n"), add_special_tokens=False)
+            yield np.concatenate([np.array(line.ids, dtype=np.uint32) for line in lines])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the words of `ids`, pieces joined; control tokens by name. Case, accents and spacing are lost."""
+        return self._tokenizer.decode([self._check_id(token_id) for token_id in ids], skip_special_tokens=False)
+
+    def token(self, token_id: int) -> str:
+        """Return one token as the vocabulary writes it: `##` in front of what continues a word.
+
+        Raises UserError if `token_id` is not below `vocab_size`.
+        """
+        return self._tokenizer.id_to_token(self._check_id(token_id)) or ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the UTF-8 bytes of `token`."""
+        return self.token(token_id).encode()
+
+    def _check_id(self, token_id: int) -> int:
+        last = self.vocab_size - 1
+        check(0 <= token_id <= last, f"There is no token {token_id}; this tokenizer has ids from 0 to {last}.")
+        return int(token_id)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer | WordPiece:
+    """Return the tokenizer in a `tokenizer.json` or the folder that holds one, byte-level BPE or WordPiece.
+
+    Raises UserError if there is none or it is of another kind.
+    """
+    file = _file(path)
+    kind = _model_type(read_json(read_utf8(file), str(file)))
+    return WordPiece.load(file) if kind == "WordPiece" else Tokenizer.load(file)
+
+
+def _untrained(model: models.WordPiece) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _valid(text: str) -> str:
+    """Replace what no UTF-8 can hold: half of a surrogate pair, which a JSON file can spell."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _model_type(spec: Any) -> str:
+    model = spec.get("model") if isinstance(spec, dict) else None
+    return str(model.get("type")) if isinstance(model, dict) else "damaged"
+
+
+def _file(path: str | Path) -> Path:
+    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    check(file.is_file(), f"There is no tokenizer at {file}; give a tokenizer.json or a folder that holds one.")
+    return file

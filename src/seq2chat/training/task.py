@@ -1,0 +1,177 @@
+"""Tasks: all in which language modelling, translation and masked language modelling differ for the training loop."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seq2chat.config import BERTConfig, GPTConfig, Recipe, Seq2SeqConfig, TransformerConfig, UserError, check
+from seq2chat.generation.decode import generate
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
+from seq2chat.text.corpus import Corpus, load_corpus
+from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
+from seq2chat.text.parallel import PairLoader, Pairs, ParallelCorpus, load_parallel, pair_batches
+from seq2chat.text.shards import Shards, cached_shards, open_shards, split_texts
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece, load_tokenizer
+from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
+
+TOKENIZER_CHARACTERS = 100_000_000  # a tokenizer learns no other pieces from more
+SHOWN = 3  # sentences of the validation split, translated as a sample
+
+Say = Callable[[str], None]
+Objective = Callable[[Any, Batch], Loss]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned from what.
+
+    `objective` is trained and `measure` reported. `validation(limit)` yields the batches of the validation split, of
+    about its first `limit` tokens where that is not 0; all of it has `validation_tokens`. `sample(model)` is a text to
+    look at.
+    """
+
+    objective: Objective
+    measure: Objective
+    loader: Loader | PairLoader | MaskedLoader
+    validation: Callable[[int], Iterable[Batch]]
+    validation_tokens: int
+    sample: Callable[[Any], str]
+
+
+def load_text(recipe: Recipe, doing: Say) -> Corpus | ParallelCorpus:
+    """Return the text that the recipe learns from. Raises UserError if there is none of the right kind."""
+    name = recipe.data.corpus
+
+    def progress(done: int, total: int) -> None:
+        doing(f"downloading {name}: {done / 1e6:.1f} MB")
+
+    if isinstance(recipe.model, Seq2SeqConfig | TransformerConfig):
+        return load_parallel(recipe.data, progress)
+    check(
+        not recipe.data.source,
+        f"data.source and data.target are for translation; a {recipe.model.family} learns from data.corpus.",
+    )
+    return load_corpus(name, recipe.data.field, progress)
+
+
+def make_tokenizer(recipe: Recipe, text: Corpus | ParallelCorpus, say: Say, doing: Say) -> Tokenizer | WordPiece:
+    """Return the recipe's tokenizer: one that exists, or one trained on the training split of `text`."""
+    if recipe.tokenizer.path:
+        return load_tokenizer(Path(recipe.tokenizer.path))
+    doing("training the tokenizer")
+    texts = text.texts() if isinstance(text, ParallelCorpus) else split_texts(text, recipe.data.val_fraction, "train")
+    kind = WordPiece if isinstance(recipe.model, BERTConfig) else Tokenizer
+    tokenizer = kind.train(_up_to(TOKENIZER_CHARACTERS, texts), recipe.tokenizer.vocab_size)
+    say(f"tokenizer: {tokenizer.vocab_size} tokens, trained on the training split of {text.name}")
+    return tokenizer
+
+
+def make_task(
+    recipe: Recipe, text: Corpus | ParallelCorpus, tokenizer: Tokenizer | WordPiece, say: Say, doing: Say
+) -> Task:
+    """Return the task of the recipe's model on `text`. Raises UserError if tokenizer or text do not suit it."""
+    match recipe.model, text, tokenizer:
+        case GPTConfig(), Corpus(), Tokenizer():
+            return _language_modelling(recipe, *_shards(recipe, text, tokenizer, doing), tokenizer)
+        case BERTConfig(), Corpus(), WordPiece():
+            return _masked_language_modelling(recipe, *_shards(recipe, text, tokenizer, doing), tokenizer)
+        case ((Seq2SeqConfig() | TransformerConfig()), ParallelCorpus(), Tokenizer()):
+            return _translation(recipe, text, tokenizer, say)
+    needed = "WordPiece" if isinstance(recipe.model, BERTConfig) else "byte-level BPE"
+    raise UserError(f"{recipe.tokenizer.path} is no {needed} tokenizer, which a {recipe.model.family} reads.")
+
+
+def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: Tokenizer) -> Task:
+    context, batch_size, end = recipe.model.context, recipe.train.batch_size, val.eos_id
+    prompt = tokenizer.encode(recipe.train.prompt)
+
+    def validation(limit: int) -> Iterator[Batch]:
+        batches = evaluation_batches(val, context, batch_size, recipe.data.document_mask)
+        return itertools.islice(batches, max(1, limit // (batch_size * context)) if limit else None)
+
+    def sample(model: Any) -> str:
+        sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=recipe.train.seed)
+        [[completion]] = generate(model, [[end, *prompt]], sampling, [end])
+        return recipe.train.prompt + tokenizer.decode(token for token in completion.tokens if token != end)
+
+    loader = Loader(train, context, recipe.train.seed, recipe.data.document_mask)
+    return Task(causal_lm, causal_lm, loader, validation, val.n_tokens, sample)
+
+
+def _translation(recipe: Recipe, text: ParallelCorpus, tokenizer: Tokenizer, say: Say) -> Task:
+    context = getattr(recipe.model, "context", 1 << 30)  # an RNN reads sentences of any length
+    (train, too_long), (val, _) = (Pairs.encode(lines, tokenizer, context) for lines in (text.train, text.val))
+    say(
+        f"{len(train):,} pairs to train on, {len(val):,} to validate"
+        + (f"; {too_long:,} with more than {context} tokens were left out" if too_long else "")
+    )
+
+    def sample(model: Any) -> str:
+        sources = [[*val.source[i].tolist(), val.eos_id] for i in range(min(SHOWN, len(val)))]
+        greedy = SamplingConfig(max_tokens=100, temperature=0.0)
+        out = generate(model, [[val.eos_id]] * len(sources), greedy, [val.eos_id], sources=sources)
+        translations = [tokenizer.decode(t for t in c.tokens if t != val.eos_id) for [c] in out]
+        shown = [
+            f"  {tokenizer.decode(val.source[i].tolist())}\n→ {translation}\n= {tokenizer.decode(val.target[i].tolist())}"
+            for i, translation in enumerate(translations)
+        ]
+        return "\n".join(shown)
+
+    objective = partial(translation, label_smoothing=recipe.train.label_smoothing)
+    loader, n_tokens = PairLoader(train, recipe.train.seed), sum(len(target) + 1 for target in val.target)
+    return Task(
+        objective,
+        translation,
+        loader,
+        lambda limit: pair_batches(val, recipe.train.batch_size, limit),
+        n_tokens,
+        sample,
+    )
+
+
+def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: WordPiece) -> Task:
+    assert isinstance(recipe.model, BERTConfig)
+    context, batch_size = recipe.model.context, recipe.train.batch_size
+    loader = MaskedLoader(
+        train, context, recipe.train.seed, tokenizer, recipe.data.mask_share, recipe.model.next_sentence
+    )
+
+    def validation(limit: int) -> Iterator[Batch]:
+        batches = masked_evaluation_batches(val, context, batch_size, tokenizer)
+        return itertools.islice(batches, max(1, limit // (batch_size * context)) if limit else None)
+
+    @torch.inference_mode()
+    def sample(model: Any) -> str:
+        batch = next(masked_evaluation_batches(val, context, 1, tokenizer)).to(model.device)
+        asked = batch.labels[0] != IGNORED
+        was_training = model.training
+        guesses = model.eval().logits(model.hidden(batch.target, batch.target_mask)[0][asked]).argmax(-1).tolist()
+        model.train(was_training)
+        whole = torch.where(asked, batch.labels[0], batch.target[0])
+        pairs = zip(guesses, batch.labels[0][asked].tolist(), strict=True)
+        told = ", ".join(f"{tokenizer.token(label)} → {tokenizer.token(guess)}" for guess, label in pairs)
+        return f"{tokenizer.decode(whole.tolist())}\n{told}"
+
+    return Task(masked_lm, masked_lm, loader, validation, val.n_tokens, sample)
+
+
+def _shards(recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer | WordPiece, doing: Say) -> tuple[Shards, Shards]:
+    folder = cached_shards(
+        corpus, tokenizer, recipe.data.val_fraction, progress=lambda n: doing(f"tokenizing: {n:,} characters")
+    )
+    return open_shards(folder, "train"), open_shards(folder, "val")
+
+
+def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            return

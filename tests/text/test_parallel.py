@@ -1,0 +1,133 @@
+"""Parallel text: which pairs are read and held out, and how they are dealt."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seq2chat.config import DataConfig, UserError
+from seq2chat.text.batch import IGNORED
+from seq2chat.text.parallel import PairLoader, Pairs, load_parallel, pair_batches, read_pairs, shuffled
+from seq2chat.text.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.train(["a man sees the dog", "ein Mann sieht den Hund"] * 3, 280)
+LINES = [("a dog " * (i % 7 + 1) + str(i), "ein Hund " * (i % 5 + 1) + str(i)) for i in range(120)]
+
+
+def write(folder, name, lines):
+    file = folder / name
+    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return Pairs.encode(LINES, TOKENIZER, 1000)[0]
+
+
+def test_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
+    a, b = write(tmp_path, "a.en", ["one", "two", "three"]), write(tmp_path, "a.de", ["eins", "zwei"])
+    with pytest.raises(UserError, match=r"a\.en has 3 lines and .*a\.de has 2"):
+        read_pairs(a, b)
+
+
+def test_blank_lines_are_left_out_without_shifting_the_others(tmp_path):
+    a, b = write(tmp_path, "a", ["one", "", "three", "four"]), write(tmp_path, "b", ["eins", "zwei", " ", "vier"])
+    assert read_pairs(a, b) == [("one", "eins"), ("four", "vier")]
+
+
+def test_compressed_files_and_a_last_line_without_its_end_are_read(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress("one\r\ntwo".encode()))
+    assert read_pairs(tmp_path / "a.gz", write(tmp_path, "b", ["eins", "zwei"])) == [("one", "eins"), ("two", "zwei")]
+
+
+def test_text_that_is_not_parallel_is_refused_with_what_to_write():
+    with pytest.raises(UserError, match=r"--data.source and --data.target.*multi30k-en-de"):
+        load_parallel(DataConfig(corpus="tinyshakespeare"))
+    with pytest.raises(UserError, match="belong together"):
+        DataConfig(source="a.en")
+
+
+def test_pairs_are_held_out_by_their_source_so_that_copies_stay_together(tmp_path):
+    lines = [f"sentence {i % 60}" for i in range(240)]
+    source, target = write(tmp_path, "a", lines), write(tmp_path, "b", [str(i) for i in range(240)])
+    text = load_parallel(DataConfig(source=str(source), target=str(target), val_fraction=0.3))
+    assert len(text.train) + len(text.val) == 240
+    assert 20 < len(text.val) < 150
+    assert not {s for s, _ in text.train} & {s for s, _ in text.val}
+
+
+def test_a_batch_holds_what_the_files_say(pairs):
+    batch = pairs.batch([3, 0])
+    for row, (source, target) in enumerate((LINES[3], LINES[0])):
+        ids = TOKENIZER.encode(target)
+        n, end = len(ids), TOKENIZER.eos_id
+        assert batch.target[row, : n + 1].tolist() == [end, *ids]
+        assert batch.labels[row, : n + 1].tolist() == [*ids, end]
+        assert (batch.labels[row, n + 1 :] == IGNORED).all() and (batch.target[row, n + 1 :] == TOKENIZER.pad_id).all()
+        assert batch.source[row][batch.source_mask[row]].tolist() == [*TOKENIZER.encode(source), end]
+        assert (batch.source[row][~batch.source_mask[row]] == TOKENIZER.pad_id).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(batch_size=st.integers(1, 40), seed=st.integers(0, 5))
+def test_every_pair_is_dealt_once_an_epoch_in_batches_of_bounded_size(pairs, batch_size, seed):
+    loader = PairLoader(pairs, seed)
+    budget = batch_size * loader.lengths.max(1).mean()
+    for epoch in (0, 1):
+        first, seen = 0, []
+        while first < len(pairs):
+            n = loader.n_samples(epoch * len(pairs) + first, batch_size)
+            batch = loader.batch(epoch * len(pairs) + first, batch_size)
+            assert batch.target.shape[0] == n
+            assert n == 1 or max(batch.target.numel(), batch.source.numel()) <= budget
+            seen += [tuple(row[row != IGNORED].tolist()) for row in batch.labels]
+            first += n
+        assert first == len(pairs)
+        assert sorted(seen) == sorted((*target.tolist(), TOKENIZER.eos_id) for target in pairs.target)
+
+
+def test_batches_are_a_function_of_data_seed_and_place(pairs):
+    batch = PairLoader(pairs, 1).batch(0, 8)
+    assert torch.equal(batch.target, PairLoader(pairs, 1).batch(0, 8).target)
+    others = (PairLoader(pairs, 2).batch(0, 8), PairLoader(pairs, 1).batch(len(pairs), 8))
+    assert all(batch.target.shape != other.target.shape or (batch.target != other.target).any() for other in others)
+
+
+def test_ranks_share_a_batch_between_them(pairs):
+    loader = PairLoader(pairs, 1)
+    whole, parts = loader.batch(0, 12), [loader.batch(0, 12, rank, 3) for rank in range(3)]
+    rows = sorted(tuple(row[row != IGNORED].tolist()) for part in parts for row in part.labels)
+    assert rows == sorted(tuple(row[row != IGNORED].tolist()) for row in whole.labels)
+
+
+def test_like_lengths_come_together(pairs):
+    loader, first, padding, real = PairLoader(pairs, 0), 0, 0, 0
+    while first < len(pairs):
+        batch = loader.batch(first, 10)
+        first += loader.n_samples(first, 10)
+        padding, real = padding + int((batch.labels == IGNORED).sum()), real + int((batch.labels != IGNORED).sum())
+    assert padding < 0.05 * real
+
+
+def test_validation_has_every_pair_once_and_a_limit_takes_the_first(pairs):
+    labels = [row for batch in pair_batches(pairs, 7) for row in batch.labels]
+    assert sorted(tuple(row[row != IGNORED].tolist()[:-1]) for row in labels) == sorted(map(tuple, pairs.target))
+    few = sum(int((batch.labels != IGNORED).sum()) for batch in pair_batches(pairs, 7, limit=100))
+    assert 100 <= few < 100 + max(map(len, pairs.target)) + 1
+
+
+def test_pairs_beyond_the_context_are_counted():
+    pairs, too_long = Pairs.encode([("a", "b"), ("a " * 50, "b")], TOKENIZER, 20)
+    assert (len(pairs), too_long) == (1, 1)
+    with pytest.raises(UserError, match=r"more than the model's 2 tokens"):
+        Pairs.encode([("a man", "ein Mann")], TOKENIZER, 2)
+
+
+@given(n=st.integers(0, 300), key=st.binary(min_size=8, max_size=8))
+def test_shuffled_is_a_permutation(n, key):
+    assert sorted(shuffled(n, key)) == list(range(n))
+    assert np.array_equal(shuffled(n, key), shuffled(n, key))

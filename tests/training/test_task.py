@@ -1,0 +1,187 @@
+"""Translation and masked language modelling on the one loop: losses, budgets, resumption, and what is refused."""
+
+import dataclasses
+import json
+import random
+import threading
+
+import pytest
+import torch
+
+from seq2chat.config import Recipe, UserError
+from seq2chat.text.batch import IGNORED
+from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.job import resume_job, start_job
+from seq2chat.training.loop import Sampled, Step, Validated, train, train_step, validate
+from seq2chat.training.objective import nll_sum, translation
+
+SHAPES = {
+    "transformer": {"n_layer": 1, "n_head": 2, "d_model": 32, "context": 64},
+    "seq2seq": {"d_embed": 16, "d_model": 32},
+}
+
+
+def quiet(line: str) -> None: ...
+
+
+def run(job, stop_after: int | None = None) -> list:
+    stop, events = threading.Event(), []
+    for event in train(job, stop):
+        events.append(event)
+        if isinstance(event, Step) and event.step == stop_after:
+            stop.set()
+    return events
+
+
+def losses(folder) -> list:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(m["step"], m["loss"]) for m in map(json.loads, lines) if "loss" in m]
+
+
+@pytest.fixture(scope="session")
+def parallel_files(tmp_path_factory):
+    """150 sentences and their word-for-word translations, last word first."""
+    words = {
+        "the": "die",
+        "cat": "Katze",
+        "sees": "sieht",
+        "a": "eine",
+        "moon": "Sonne",
+        "red": "rote",
+        "río": "straße",
+    }
+    chance, folder = random.Random(0), tmp_path_factory.mktemp("parallel")
+    lines = [chance.choices(list(words), k=chance.randint(1, 9)) for _ in range(150)]
+    (folder / "text.en").write_text("\n".join(" ".join(line) for line in lines) + "\n", encoding="utf-8")
+    turned = [" ".join(words[word] for word in reversed(line)) for line in lines]
+    (folder / "text.de").write_text("\n".join(turned) + "\n", encoding="utf-8")
+    return {"source": str(folder / "text.en"), "target": str(folder / "text.de")}
+
+
+def recipe_of(family: str, files: dict, **train) -> Recipe:
+    options = {
+        "budget": "12 steps", "batch_size": 8, "seed": 1, "precision": "fp32", "evals": 2,
+        "checkpoints": 3, "samples": 1,
+    }  # fmt: skip
+    return Recipe.from_tables(
+        {
+            "data": files,
+            "tokenizer": {"vocab_size": 300},
+            "model": {"family": family, "dropout": 0.1} | SHAPES[family],
+            "train": options | train,
+        }
+    )
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_a_run_learns_saves_validates_and_shows_translations(family, parallel_files, tmp_path):
+    recipe = recipe_of(family, parallel_files, budget="40 steps", label_smoothing=0.1)
+    recipe = dataclasses.replace(
+        recipe, optim=dataclasses.replace(recipe.optim, embedding_lr=0.005, matrix_lr=0.005, matrices="adamw")
+    )
+    events = run(start_job(recipe, tmp_path / "run", quiet))
+    curve = [e.loss for e in events if isinstance(e, Step)]
+    assert curve[-1] < curve[0] - 1
+    [shown] = [e.text for e in events if isinstance(e, Sampled)]
+    assert shown.count("→") == 3
+    last = [e for e in events if isinstance(e, Validated)][-1]
+    assert last.whole
+    model, _ = load_checkpoint(tmp_path / "run")
+    assert model.config.family == family
+    assert Recipe.load(tmp_path / "run" / "config.toml").model == model.config
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_resuming_across_an_epoch_gives_the_uninterrupted_losses(family, parallel_files, tmp_path):
+    recipe = recipe_of(family, parallel_files, budget="3 epochs", accumulation=2, samples=0)
+    whole = start_job(recipe, tmp_path / "whole", quiet)
+    n_steps = len([e for e in run(whole) if isinstance(e, Step)])
+    assert n_steps > 20
+    run(start_job(recipe, tmp_path / "parts", quiet), stop_after=5)
+    run(resume_job(tmp_path / "parts", {}, quiet), stop_after=n_steps // 2 + 1)
+    run(resume_job(tmp_path / "parts", {}, quiet))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_validation_is_the_mean_loss_of_single_pairs_without_smoothing(family, parallel_files, tmp_path):
+    job = start_job(recipe_of(family, parallel_files, label_smoothing=0.3), tmp_path / "run", quiet)
+    job.model.double()
+    job.model.compute_dtype = torch.float64
+    result = validate(job, 0)
+    total, n_tokens, text = 0.0, 0, ""
+    for batch in job.task.validation(0):
+        for row in range(batch.target.shape[0]):
+            n = int((batch.labels[row] != IGNORED).sum())
+            source = batch.source[row][batch.source_mask[row]]
+            labels = batch.labels[row, :n]
+            logits = job.model.eval()(source[None], batch.target[row, :n][None])[0]
+            total -= logits.log_softmax(-1)[torch.arange(n), labels].sum().item()
+            n_tokens += n
+            text += job.tokenizer.decode(labels[:-1].tolist())
+    assert result.loss_sum == pytest.approx(total, rel=1e-9)
+    assert (result.tokens, result.characters, result.bytes) == (n_tokens, len(text), len(text.encode()))
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_padding_and_how_a_step_is_cut_never_change_it(family, parallel_files, tmp_path):
+    """One batch in one piece, and the same pairs one by one: summed gradients over the global number of labels."""
+    job = start_job(recipe_of(family, parallel_files), tmp_path / "run", quiet)
+    job.model.double().eval()
+    job.model.compute_dtype = torch.float64
+    batch = job.task.loader.batch(0, 8)
+    loss, _ = translation(job.model, batch)
+    loss.backward()
+    whole = [p.grad.clone() for p in job.model.parameters()]
+    job.model.zero_grad()
+    parts = 0.0
+    for row in range(batch.target.shape[0]):
+        keep = int((batch.labels[row] != IGNORED).sum())
+        source = batch.source[row][batch.source_mask[row]]
+        one = dataclasses.replace(
+            batch, source=source[None], source_mask=None, target=batch.target[row, :keep][None],
+            labels=batch.labels[row, :keep][None],
+        )  # fmt: skip
+        part, _ = translation(job.model, one)
+        part.backward()
+        parts += part.item()
+    assert parts == pytest.approx(loss.item(), rel=1e-10)
+    for grad, p in zip(whole, job.model.parameters(), strict=True):
+        torch.testing.assert_close(grad, p.grad, rtol=1e-8, atol=1e-10)
+
+
+def test_samples_count_pairs_and_a_step_reports_its_work(parallel_files, tmp_path):
+    job = start_job(recipe_of("transformer", parallel_files), tmp_path / "run", quiet)
+    batch = job.task.loader.batch(0, 8)
+    _, _, n_tokens, flops = train_step(job)
+    assert job.progress.samples == batch.target.shape[0]
+    assert n_tokens == (batch.labels != IGNORED).sum()
+    assert flops == job.model.flops(batch)
+
+
+def test_label_smoothing_mixes_the_label_with_the_whole_vocabulary():
+    torch.manual_seed(0)
+    hidden, head = torch.randn(5, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 6, 2, 2, 1])
+    log_p = (hidden @ head.T).log_softmax(-1)
+    expected = -(0.9 * log_p[torch.arange(5), labels] + 0.1 * log_p.mean(-1)).sum()
+    torch.testing.assert_close(nll_sum(hidden, head, labels, 0.1), expected)
+
+
+def test_what_does_not_belong_together_is_refused(parallel_files, tmp_path, text_file):
+    with pytest.raises(UserError, match=r"learns from data\.corpus"):
+        start_job(Recipe.from_tables({"data": parallel_files}), tmp_path / "a", quiet)
+    with pytest.raises(UserError, match="is not parallel text"):
+        start_job(recipe_of("transformer", {"corpus": str(text_file)}), tmp_path / "b", quiet)
+    with pytest.raises(UserError, match=r"train.prompt begins the samples of a GPT"):
+        start_job(recipe_of("transformer", parallel_files, prompt="Hello"), tmp_path / "c", quiet)
+    with pytest.raises(UserError, match=r"train.compile is for GPTs"):
+        start_job(recipe_of("seq2seq", parallel_files, compile="on"), tmp_path / "d", quiet)
+    assert not any((tmp_path / name).exists() for name in "abcd")
+
+
+def test_an_option_of_another_family_is_named(parallel_files):
+    with pytest.raises(UserError, match=r"Unknown option model.n_kv_head"):
+        Recipe.from_tables({"model": {"family": "bert", "n_kv_head": 2}})
+    with pytest.raises(UserError, match=r"model.family is 'rnn'.*gpt, seq2seq, transformer, bert"):
+        Recipe.from_tables({"model": {"family": "rnn"}})
