@@ -11,6 +11,7 @@ validation split; the test split is only reported.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -39,8 +40,6 @@ def main() -> None:
     if options.table:
         print(page([json.loads(line) for line in options.table.read_text().splitlines()]))
         return
-    import os
-
     data = options.data or Path(os.environ["SEQ2CHAT_DATA"]) / "multi30k"
     with tempfile.TemporaryDirectory() as scratch:
         for recipe in options.recipe:
@@ -114,7 +113,7 @@ def page(lines: list[dict]) -> str:
         if line["benchmark"] == "lineage":
             rows.setdefault((line["pair"], line["recipe"]), []).append(line)
     text = [HEAD]
-    for (pair, recipe), runs in sorted(rows.items(), key=lambda item: (item[0][0] != "en-de", item[0][0], order(item))):
+    for (pair, recipe), runs in sorted(rows.items(), key=lambda row: (row[0][0] != "en-de", LADDER.index(row[0][1]))):
         cells = [
             pair.replace("-", "→"),
             f"`{recipe}`",
@@ -125,27 +124,25 @@ def page(lines: list[dict]) -> str:
             *(spread([run[key] for run in runs]) for key in COLUMNS),
         ]
         text.append(f"| {' | '.join(cells)} |")
-    signatures = {line[key] for runs in rows.values() for line in runs for key in ("signature_13a", "signature_none")}
-    machines = {line["machine"] for runs in rows.values() for line in runs}
+    shown = [run for runs in rows.values() for run in runs]
+    signatures = {run[key] for run in shown for key in ("signature_13a", "signature_none")}
+    machines = {run["machine"] for run in shown}
     text += ["", "Signatures: " + ", ".join(f"`{s}`" for s in sorted(signatures)) + "."]
     return "\n".join([*text, "", "Machine: " + "; ".join(sorted(machines)) + "."])
 
 
+LADDER = ["multi30k-fixed", "multi30k-attention", "multi30k-transformer"]
 COLUMNS = ("val_loss", "test_2016_flickr_bleu_13a", "test_2016_flickr_bleu_none", "test_2016_flickr_chrf")
 HEAD = """# Results: the lineage on Multi30k
 
 Image captions, 29,000 pairs to train on, final weights, beam of 5 with the GNMT penalty, test_2016_flickr (1,000
 sentences). *13a* is sacrebleu's cased BLEU on raw text; *literature* is BLEU of the lowercased, normalised, tokenized
-text that papers on Multi30k report. Where there are several seeds: mean (least–greatest). Loss is nats a target token on
-the validation split, teacher-forced. Minutes are those of the whole command on the machine below. Made by
+text that papers on Multi30k report. Where there are several seeds: mean (least–greatest). Loss is nats a target token
+on the validation split, teacher-forced. Minutes are those of the whole command on the machine below. Made by
 `benchmarks/lineage.py` from its lines in `benchmarks/results/`.
 
 | | recipe | parameters | budget | minutes | seeds | val loss | 13a | literature | chrF |
 |---|---|---|---|---|---|---|---|---|---|"""
-
-
-def order(item: tuple[tuple[str, str], list[dict]]) -> int:
-    return ["multi30k-fixed", "multi30k-attention", "multi30k-transformer"].index(item[0][1])
 
 
 def spread(values: list[float]) -> str:

@@ -1,6 +1,5 @@
 """Beam search against its definition, against exhaustive search, and with every kind of model that generates."""
 
-import math
 from itertools import pairwise
 
 import pytest
@@ -168,7 +167,7 @@ SHAPE = {"vocab_size": 13, "d_model": 16}
 MODELS = {
     "fixed": Seq2Seq(Seq2SeqConfig(attention="fixed", cell="lstm", d_embed=8, **SHAPE)),
     "additive": Seq2Seq(Seq2SeqConfig(attention="additive", d_embed=8, **SHAPE)),
-    "transformer": Transformer(TransformerConfig(n_layer=2, n_head=2, context=30, **SHAPE)),
+    "transformer": Transformer(TransformerConfig(n_layer=2, n_head=2, context=80, tie_embeddings=False, **SHAPE)),
     "gpt": GPT(GPTConfig(n_layer=2, n_head=2, context=30, **SHAPE)),
 }
 SOURCES = [[5, 3, 2, 9, END], [7, END], [4, 4, 9, 1, 2, 8, 11, END], [2, 3, END]]
@@ -199,7 +198,7 @@ def test_a_batch_gives_what_its_inputs_give_alone(name):
     model, prompts, sources = inputs(name)
     options = {"beam": 4, "n_best": 4, "max_length": 10}
     together = beam_search(model, prompts, END, sources, **options)
-    assert len({len(hypotheses[0].tokens) for hypotheses in together}) > 1 or name != "transformer"
+    assert len({len(hypotheses[0].tokens) for hypotheses in together}) > 1  # inputs leave the batch at different times
     for i, hypotheses in enumerate(together):
         (alone,) = beam_search(model, prompts[i : i + 1], END, sources and sources[i : i + 1], **options)
         same(hypotheses, [(h.tokens, h.score, h.finished) for h in alone])
@@ -218,26 +217,10 @@ def test_reported_log_probabilities_are_those_of_forced_decoding(name):
             assert h.score == pytest.approx(sum(expected) / ((5 + len(expected)) / 6) ** 0.6, abs=1e-9)
 
 
-@each_model
-def test_a_wider_beam_never_ends_up_less_probable_on_average(name):
-    model, prompts, sources = inputs(name)
-    options = {"length_penalty": "none", "max_length": 6}
-    means = []
-    for beam in (1, 3, 40):
-        found = beam_search(model, prompts, END, sources, beam=beam, **options)
-        means.append(sum(h.score for (h,) in found if h.finished) if beam == 40 else sum(h.score for (h,) in found))
-    assert all(math.isfinite(mean) for mean in means)
-
-
-def test_the_length_of_the_source_bounds_the_translation():
+def test_a_translation_outgrows_its_source_by_50_at_most():
     model, prompts, sources = inputs("additive")
-    with torch.no_grad():
-        model.embed_tokens.weight[END] = 0
-        model.embed_tokens.weight[1:] = 5 * model.embed_tokens.weight[1:2]
-    found = beam_search(model, prompts, END, sources, beam=1)
-    for (h,), source in zip(found, SOURCES, strict=True):
-        assert len(h.tokens) <= len(source) + 50
-    assert any(len(h.tokens) == len(source) + 50 for (h,), source in zip(found, SOURCES, strict=True))
+    found = beam_search(model, prompts, END, sources, beam=2, min_length=100)
+    assert [len(h.tokens) for (h,) in found] == [len(source) + 50 for source in SOURCES]
 
 
 def test_training_mode_comes_back():

@@ -148,7 +148,7 @@ def test_words_are_what_white_space_divides(text):
 def test_labels_can_be_read_alone(bpe, wordpiece):
     id_of = {bpe.token_bytes(i): i for i in range(bpe.vocab_size)}
     ids = [bpe.eos_id, *bpe.encode(" the"), *(id_of[bytes([byte])] for byte in "é\n$".encode())]
-    assert labels(bpe, ids) == ["<|endoftext|>", "·the", r"\xc3", r"\xa9", r"\n", "$"]
+    assert labels(bpe, ids) == ["<|endoftext|>", "␣the", r"\xc3", r"\xa9", r"\n", "$"]
     assert labels(wordpiece, [wordpiece.cls_id, *wordpiece.encode("the houses")])[:2] == ["[CLS]", "the"]
     assert labels(wordpiece, wordpiece.encode("houses"))[-1].startswith("##")
 

@@ -48,7 +48,9 @@ def test_a_wall_is_layers_by_heads_on_one_scale():
         assert np.array_equal(axes.images[0].get_array(), m.weights[h].numpy())
         assert axes.get_title() == f"{m.path} · head {h}"
         assert axes.images[0].get_clim() == (0, max(m.weights.max() for m in maps))
-    places = {(round(a.get_subplotspec().rowspan.start), round(a.get_subplotspec().colspan.start)) for a in drawn}
+    assert [texts(a.yaxis) for a in drawn[:2]] == [list(maps[0].queries), []]
+    assert [texts(a.xaxis) for a in (drawn[0], drawn[8], drawn[9])] == [[], list(maps[2].keys), list(maps[2].keys)]
+    places = {(a.get_subplotspec().rowspan.start, a.get_subplotspec().colspan.start) for a in drawn}
     assert places == {(i, j) for i in range(3) for j in range(4)}
 
 
@@ -71,7 +73,7 @@ def test_long_inputs_stay_within_a_page_and_can_be_read():
 def test_pictures_are_written_whatever_the_tokens(ending, tmp_path):
     m = random_map(1, 3, 6)
     m = LabelledMap(
-        m.path, m.kind, m.heads, ["$a$", r"\xc3", "_^{"], ["·", "你", "😀", "\u0301", "<&>", "x" * 80], m.weights
+        m.path, m.kind, m.heads, ["$a$", r"\xc3", "_^{"], ["␣", "你", "😀", "\u0301", "<&>", "x" * 80], m.weights
     )
     file = tmp_path / "new" / f"map.{ending}"
     with warnings.catch_warnings():
@@ -85,7 +87,7 @@ def test_pictures_are_written_whatever_the_tokens(ending, tmp_path):
         assert min(height, width) > 200
     if ending == "svg":
         found = {text for text in ElementTree.fromstring(first).itertext() if text.strip()}
-        assert {"$a$", r"\xc3", "_^{", "·", "<&>", "x" * 23 + "…"} <= found
+        assert {"$a$", r"\xc3", "_^{", "␣", "<&>", "x" * 23 + "…"} <= found
 
 
 def test_the_pixels_of_a_picture_are_the_weights(tmp_path):
@@ -118,3 +120,10 @@ def test_an_unknown_ending_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"end its name in \.png, \.svg, \.pdf or \.json"):
         save([random_map()], tmp_path / "map.gif")
     assert not list(tmp_path.iterdir())
+
+
+def test_keys_are_named_below_each_kind_of_row():
+    """In one wall encoder and decoder read different tokens."""
+    maps = [random_map(2, path=f"{side}.0", names=(side, side)) for side in ("encoder", "encoder", "decoder")]
+    below = [texts(axes.xaxis) for axes in panels(draw(maps))]
+    assert below == [[], [], *[list(maps[1].keys)] * 2, *[list(maps[2].keys)] * 2]

@@ -293,7 +293,7 @@ def test_beam_search_records_what_forcing_its_hypothesis_gives(name):
     model = random_model(name)
     sources = [[3, 9, 4, 17, 8]] if reads_source(model) else None
     with record(model) as tape:
-        best = beam_search(model, [[2]], 31, sources=sources, beam=4, max_length=6, penalty="none")[0][0]
+        best = beam_search(model, [[2]], 31, sources=sources, beam=4, max_length=6, length_penalty="none")[0][0]
     read = torch.tensor([[2, *best.tokens[:-1]]])
     with record(model) as forced:
         forward(model, read, torch.tensor([[3, 9, 4, 17, 8]]), None)

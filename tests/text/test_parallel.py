@@ -40,7 +40,7 @@ def test_blank_lines_are_left_out_without_shifting_the_others(tmp_path):
 
 
 def test_compressed_files_and_a_last_line_without_its_end_are_read(tmp_path):
-    (tmp_path / "a.gz").write_bytes(gzip.compress("one\r\ntwo".encode()))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"one\r\ntwo"))
     assert read_pairs(tmp_path / "a.gz", write(tmp_path, "b", ["eins", "zwei"])) == [("one", "eins"), ("two", "zwei")]
 
 

@@ -25,12 +25,12 @@ def evaluate(
     """Measure a model on a text: every token of it is scored once, given what the model may see of the rest."""
     from seq2chat.training.metrics import evaluate_text
 
-    given = {name: value for name, value in {"corpus": data, "source": source, "target": target}.items() if value}
+    given = data or source or target
 
     console = Console(stderr=True, highlight=False)
     result = evaluate_text(
         run,
-        DataConfig(**given) if given else None,
+        DataConfig(data, source, target) if given else None,
         batch_size,
         context,
         lambda batches, n: track(batches, "evaluating", n, console=console, transient=True),

@@ -32,7 +32,9 @@ def generate(
     from seq2chat.generation.decode import Token, stream
     from seq2chat.generation.sampling import SamplingConfig
     from seq2chat.models.folder import require_family
+    from seq2chat.models.gpt import GPT
     from seq2chat.text.stream import TextStream
+    from seq2chat.text.tokenizer import Tokenizer
     from seq2chat.training.checkpoint import load_checkpoint
 
     sampling = SamplingConfig(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
@@ -41,6 +43,7 @@ def generate(
         prompt = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
     model, tokenizer = load_checkpoint(run)
     require_family(model, "gpt")
+    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
     model.to(pick_device())
     # Documents of the training text begin with the end token of the one before.
     end_tokens = [] if tokenizer.eos_id is None else [tokenizer.eos_id]

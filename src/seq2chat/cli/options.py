@@ -35,7 +35,7 @@ def _model_flags() -> type:
             about[f.name] = (before | kind if before != kind else kind, texts)
             texts[family.family] = f"{text} ({default})"
     names = "|".join(family.family for family in families)
-    fields = [("family", Annotated[str | None, Parameter(help=f"{names} (gpt)")], None)]
+    fields: list[tuple[str, Any, None]] = [("family", Annotated[str | None, Parameter(help=f"{names} (gpt)")], None)]
     for name, (kind, texts) in about.items():
         by_text: dict[str, list[str]] = {}
         for family, text in texts.items():

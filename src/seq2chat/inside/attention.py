@@ -140,11 +140,11 @@ def words(tokenizer: Tokenizer | WordPiece, ids: Sequence[int]) -> list[int | No
 
 
 def labels(tokenizer: Tokenizer | WordPiece, ids: Iterable[int]) -> list[str]:
-    """Return each token as it can be shown alone: a space as ·, and bytes that are part of a character, or characters
+    """Return each token as it can be shown alone: a space as ␣, and bytes that are part of a character, or characters
     without a sign, as Python escapes them."""
 
     def label(token: bytes) -> str:
-        text = token.decode(errors="backslashreplace").replace(" ", "·")
+        text = token.decode(errors="backslashreplace").replace(" ", "␣")
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
     return [label(tokenizer.token_bytes(token_id)) for token_id in ids]

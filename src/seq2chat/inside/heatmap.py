@@ -60,8 +60,8 @@ def values(maps: Sequence[LabelledMap]) -> list[dict[str, Any]]:
 def draw(maps: Sequence[LabelledMap]) -> Figure:
     """Return a picture of the maps: queries down, keys across, white at 0, darkest at the largest weight of all.
 
-    One head is drawn with its tokens. Several make a wall, a row a layer and a column a head, with their tokens where
-    these can be read.
+    One head is drawn with its tokens. Several make a wall, a row a layer and a column a head, with their tokens at the
+    left and below where these can be read.
     """
     n_column = max(len(m.heads) for m in maps)
     single = len(maps) == n_column == 1
@@ -72,16 +72,17 @@ def draw(maps: Sequence[LabelledMap]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(maps), n_column, squeeze=False)
     scale = ScalarMappable(Normalize(0.0, max(m.weights.max().item() for m in maps)), "Blues")
-    for m, row in zip(maps, panels, strict=True):
-        for axes in row[len(m.heads) :]:
+    for i, m in enumerate(maps):
+        named_below = i + 1 < len(maps) and list(maps[i + 1].keys) == list(m.keys)
+        for axes in panels[i][len(m.heads) :]:
             axes.set_axis_off()
-        for head, axes, weights in zip(m.heads, row, m.weights, strict=False):
+        for head, axes, weights in zip(m.heads, panels[i], m.weights, strict=False):
             axes.imshow(weights.numpy(), cmap=scale.cmap, norm=scale.norm, interpolation="none", aspect="auto")
-            axes.set_title(f"{m.path} · {head}", fontsize=FONT if single else FONT * min(1.0, width / PANEL) * 0.6)
+            axes.set_title(f"{m.path} · {head}", fontsize=FONT if single else 0.6 * FONT * width / PANEL)
             axes.tick_params(length=0)
-            axes.xaxis.set_ticks_position("bottom")
-            _name(axes.yaxis, m.queries, height / len(m.queries), every_one=not single)
-            _name(axes.xaxis, m.keys, width / len(m.keys), every_one=not single)
+            first = axes is panels[i][0]
+            _name(axes.yaxis, m.queries if first else [], height / len(m.queries), every_one=not single)
+            _name(axes.xaxis, [] if named_below else m.keys, width / len(m.keys), every_one=not single)
             axes.tick_params(axis="x", rotation=90)
     figure.colorbar(scale, ax=panels, shrink=0.6 if single else 0.3, label="attention weight")
     return figure

@@ -28,8 +28,8 @@ def scaled_dot_product(
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
     """Return softmax(scale · q kᵀ) v with the fused kernel; `scale` is 1/√d_head unless given.
 
-    `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is the mask of equally many
-    queries and keys without storing it. With fewer key heads than query heads, neighbouring query heads share one
+    `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is the mask of equally
+    many queries and keys without storing it. With fewer key heads than query heads, neighbouring query heads share one
     (grouped-query attention, Ainslie et al. 2023).
     """
     if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= SHORT:

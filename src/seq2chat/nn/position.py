@@ -11,15 +11,17 @@ from torch import Tensor
 Rotation = tuple[Float[Tensor, "rows 1 seq d_half"], Float[Tensor, "rows 1 seq d_half"]]
 
 
-def sinusoids(positions: Int[Tensor, " seq"], d_model: int, dtype: torch.dtype) -> Float[Tensor, "seq {d_model}"]:
-    """Return sin(position / 10000^(2i/d_model)) at 2i and its cosine at 2i + 1, computed in at least float32.
+def sinusoids(
+    positions: Int[Tensor, " seq"], d_model: int, dtype: torch.dtype, base: float = 10_000.0
+) -> Float[Tensor, "seq {d_model}"]:
+    """Return sin(position / base^(2i/d_model)) at 2i and its cosine at 2i + 1, computed in at least float32.
 
     Going k positions further turns each such pair by the same angle wherever it starts, so that a linear map finds what
     stands k places away.
     """
     wide = torch.promote_types(dtype, torch.float32)
     exponents = torch.arange(0, d_model, 2, dtype=wide, device=positions.device) / d_model
-    angles = positions[:, None] / 10000.0**exponents
+    angles = positions[:, None] / base**exponents
     # With an odd width the last sine has no cosine.
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :d_model].to(dtype)
 

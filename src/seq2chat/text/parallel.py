@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seq2chat.config import DataConfig, check
+from seq2chat.config import DataConfig, UserError, check
 from seq2chat.text.batch import IGNORED, Batch, epoch_key
 from seq2chat.text.corpus import Progress, find_corpus, read_lines
 from seq2chat.text.shards import FEW_DOCUMENTS
@@ -59,7 +59,10 @@ def load_parallel(data: DataConfig, progress: Progress | None = None) -> Paralle
 
 
 def read_pairs(source: Path, target: Path) -> Lines:
-    """Return the pairs of two files, line by line, without those of which a side is blank. Errors as `load_parallel`."""
+    """Return the pairs of two files, line by line, without those of which a side is blank.
+
+    Raises UserError as `load_parallel` does.
+    """
     for file in (source, target):
         check(file.is_file(), f"There is no file {file}; give two files of sentences, one a line.")
     sides = [read_lines(file) for file in (source, target)]
@@ -100,10 +103,9 @@ class Pairs:
     @classmethod
     def encode(cls, lines: Lines, tokenizer: Tokenizer, context: int) -> tuple["Pairs", int]:
         """Return the pairs of at most `context` tokens a side, end token included, and how many were longer."""
-        check(
-            tokenizer.eos_id is not None and tokenizer.pad_id is not None,
-            "The tokenizer has no end or no padding token; train one with seq2chat.",
-        )
+        eos_id, pad_id = tokenizer.eos_id, tokenizer.pad_id
+        if eos_id is None or pad_id is None:
+            raise UserError("The tokenizer has no end or no padding token; train one with seq2chat.")
         sides = [list(tokenizer.encode_documents(side)) for side in zip(*lines, strict=True)]
         kept = [(s, t) for s, t in zip(*sides, strict=True) if max(len(s), len(t)) < context]
         check(bool(kept), f"Every pair has more than the model's {context} tokens; raise model.context.")
@@ -111,7 +113,7 @@ class Pairs:
         for tokens in (tokens for pair in kept for tokens in pair):
             digest.update(len(tokens).to_bytes(8, "little") + tokens.astype(np.uint32).tobytes())
         source, target = (list(side) for side in zip(*kept, strict=True))
-        pairs = cls(source, target, int(tokenizer.eos_id), int(tokenizer.pad_id), digest.hexdigest())
+        pairs = cls(source, target, eos_id, pad_id, digest.hexdigest())
         return pairs, len(lines) - len(kept)
 
     def __len__(self) -> int:
@@ -193,7 +195,7 @@ def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batc
 
 
 def shuffled(n: int, key: bytes) -> np.ndarray:
-    """Return a permutation of range(n) that is a function of 8 bytes: the order of hashes (splitmix64) of 0 .. n - 1."""
+    """Return a permutation of range(n) that is a function of 8 bytes: the order of the hashes of 0 .. n - 1."""
     x = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.frombuffer(key, np.uint64)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)

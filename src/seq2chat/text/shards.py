@@ -26,6 +26,7 @@ import numpy as np
 from seq2chat.config import UserError, check
 from seq2chat.text.corpus import Corpus, cache_folder
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
 
 FORMAT = 1
 SPLITS = ("train", "val")
@@ -126,7 +127,7 @@ def open_shards(folder: str | Path, split: str) -> Shards:
     )
 
 
-def shards_in_memory(texts: Iterable[str], tokenizer: Tokenizer, name: str = "text") -> Shards:
+def shards_in_memory(texts: Iterable[str], tokenizer: Tokenizer | WordPiece, name: str = "text") -> Shards:
     """Return the stream of `texts` without writing it, for evaluating on a file."""
     eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
     texts = list(texts)
@@ -177,7 +178,7 @@ def _check_file(file: Path, entry: dict[str, Any]) -> None:
 
 def cached_shards(
     corpus: Corpus,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | WordPiece,
     val_fraction: float,
     cache: str | Path | None = None,
     progress: Progress | None = None,
@@ -197,7 +198,7 @@ def cached_shards(
 
 def write_shards(
     corpus: Corpus,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | WordPiece,
     folder: str | Path,
     val_fraction: float,
     shard_tokens: int = SHARD_TOKENS,
@@ -229,7 +230,7 @@ def write_shards(
 def _write_into(
     folder: Path,
     corpus: Corpus,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | WordPiece,
     val_fraction: float,
     shard_tokens: int,
     progress: Progress | None,
@@ -354,13 +355,13 @@ def _move(temporary: Path, folder: Path) -> None:
             raise
 
 
-def _eos(tokenizer: Tokenizer) -> int:
+def _eos(tokenizer: Tokenizer | WordPiece) -> int:
     if tokenizer.eos_id is None:
         raise UserError("The tokenizer has no <|endoftext|> or other end-of-text token to put between documents.")
     return tokenizer.eos_id
 
 
-def _dtype(tokenizer: Tokenizer) -> np.dtype:
+def _dtype(tokenizer: Tokenizer | WordPiece) -> np.dtype:
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
 

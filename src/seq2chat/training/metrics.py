@@ -115,6 +115,7 @@ def evaluate_text(
     model, tokenizer = load_checkpoint(path)
     own = open_run(path).recipe().data if data is None else data
     if isinstance(model, Seq2Seq | Transformer):
+        assert isinstance(tokenizer, Tokenizer)
         check(context is None, "--context is for models of running text; a translation model reads whole sentences.")
         lines = load_parallel(own).val if data is None else read_pairs(Path(own.source), Path(own.target))
         pairs, too_long = Pairs.encode(lines, tokenizer, model.context)
@@ -130,6 +131,7 @@ def evaluate_text(
         shards = shards_in_memory(texts, tokenizer)
         number = -(-(shards.n_tokens - 1) // (batch_size * context))
         if isinstance(model, BERT):
+            assert isinstance(tokenizer, WordPiece)
             measure, batches = masked_lm, masked_evaluation_batches(shards, context, batch_size, tokenizer)
         else:
             measure, batches = causal_lm, evaluation_batches(shards, context, batch_size, own.document_mask)

@@ -89,6 +89,7 @@ def make_task(
 
 
 def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: Tokenizer) -> Task:
+    assert isinstance(recipe.model, GPTConfig)
     context, batch_size, end = recipe.model.context, recipe.train.batch_size, val.eos_id
     prompt = tokenizer.encode(recipe.train.prompt)
 
@@ -118,11 +119,9 @@ def _translation(recipe: Recipe, text: ParallelCorpus, tokenizer: Tokenizer, say
         greedy = SamplingConfig(max_tokens=100, temperature=0.0)
         out = generate(model, [[val.eos_id]] * len(sources), greedy, [val.eos_id], sources=sources)
         translations = [tokenizer.decode(t for t in c.tokens if t != val.eos_id) for [c] in out]
-        shown = [
-            f"  {tokenizer.decode(val.source[i].tolist())}\n→ {translation}\n= {tokenizer.decode(val.target[i].tolist())}"
-            for i, translation in enumerate(translations)
-        ]
-        return "\n".join(shown)
+        given = [[tokenizer.decode(side[i].tolist()) for side in (val.source, val.target)] for i in range(len(out))]
+        shown = zip(translations, given, strict=True)
+        return "\n".join(f"  {source}\n→ {translation}\n= {target}" for translation, (source, target) in shown)
 
     objective = partial(translation, label_smoothing=recipe.train.label_smoothing)
     loader, n_tokens = PairLoader(train, recipe.train.seed), sum(len(target) + 1 for target in val.target)
