@@ -13,7 +13,7 @@ from pathlib import Path
 
 from peers import machine
 
-from seq2chat.models.gpt import n_parameters
+from seq2chat.models.folder import n_parameters
 from seq2chat.training.runlog import open_run
 
 

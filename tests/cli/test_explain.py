@@ -7,7 +7,17 @@ import pytest
 from seq2chat.cli.explain import explain
 from seq2chat.config import UserError
 
-EXACT = ("lsi", "attention", "multihead", "positions", "embedding", "masks", "decoding", "gpt3", "residual --depths 2 3")
+EXACT = (
+    "lsi",
+    "attention",
+    "multihead",
+    "positions",
+    "embedding",
+    "masks",
+    "decoding",
+    "gpt3",
+    "residual --depths 2 3",
+)
 MEASURED = ("fixed-vector", "rnn-vs-transformer", "bidirectional")
 
 
@@ -54,7 +64,11 @@ def test_options_reach_their_topics(say, tmp_path):
     assert "head 4" in say("multihead --heads 4")
     assert "n = 50, d_model = 6" in say("positions --n 50 --d-model 6")
     assert "hello" in say("masks --text hello-there")
-    assert "drawn with seed 5: of" in say("decoding --temperature 90 --top-k 0 --seed 5") or True
+    hot = say("decoding --temperature 2 --top-k 0")
+    assert "logit / 2 " in hot
+    assert "-∞" not in hot
+    tokens = {say(f"decoding --seed {seed}").split("drawn with seed")[1].split()[1] for seed in range(3)}
+    assert len(tokens) > 1
 
 
 def test_all_topics_are_listed_in_the_order_of_history(say):
@@ -62,8 +76,8 @@ def test_all_topics_are_listed_in_the_order_of_history(say):
     topics = [*(command.split()[0] for command in EXACT), *MEASURED]
     found = sorted(topics, key=lambda topic: printed.index(f" {topic} "))
     assert found == [
-        "lsi", "fixed-vector", "attention", "multihead", "positions", "embedding", "residual", "rnn-vs-transformer", "masks",
-        "bidirectional", "decoding", "gpt3",
+        "lsi", "fixed-vector", "attention", "multihead", "positions", "embedding", "residual", "rnn-vs-transformer",
+        "masks", "bidirectional", "decoding", "gpt3",
     ]  # fmt: skip
 
 

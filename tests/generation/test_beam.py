@@ -170,6 +170,7 @@ MODELS = {
     "transformer": Transformer(TransformerConfig(n_layer=2, n_head=2, context=80, tie_embeddings=False, **SHAPE)),
     "gpt": GPT(GPTConfig(n_layer=2, n_head=2, context=30, **SHAPE)),
 }
+SEEDS = {"fixed": 32, "additive": 0, "transformer": 19, "gpt": 14}  # of weights that end some hypotheses, not all
 SOURCES = [[5, 3, 2, 9, END], [7, END], [4, 4, 9, 1, 2, 8, 11, END], [2, 3, END]]
 each_model = pytest.mark.parametrize("name", MODELS)
 
@@ -177,7 +178,7 @@ each_model = pytest.mark.parametrize("name", MODELS)
 def inputs(name):
     """A model with wild weights, prompts and sources."""
     model = MODELS[name].double().eval()
-    torch.manual_seed(6)
+    torch.manual_seed(SEEDS[name])
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.6)
     return (model, SOURCES, None) if name == "gpt" else (model, [[END]] * 4, SOURCES)

@@ -1,12 +1,16 @@
+from inspect import unwrap
 from itertools import chain
 
 import pytest
 import torch
 
-from seq2chat.config import GPTConfig, UserError
-from seq2chat.generation.decode import generate, stream
+from seq2chat.config import BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig, UserError
+from seq2chat.generation.decode import generate, start, stream
 from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
+from seq2chat.models.seq2seq import Seq2Seq
+from seq2chat.models.transformer import Transformer
 
 SHAPE = {"vocab_size": 31, "context": 24, "n_layer": 4, "n_head": 4, "d_model": 16}
 CONFIGS = {
@@ -183,3 +187,79 @@ def test_dropout_is_off_meanwhile_and_training_mode_comes_back(consume):
 def test_prompts_that_cannot_be_continued_are_refused(prompts, n, message):
     with pytest.raises(UserError, match=message):
         generate(random_gpt(CONFIGS["modern"]), prompts, GREEDY, n=n)
+
+
+SMALL = {"vocab_size": 11, "d_model": 16}
+TRANSLATORS = {
+    "fixed": (Seq2Seq, Seq2SeqConfig(attention="fixed", d_embed=8, **SMALL)),
+    "additive": (Seq2Seq, Seq2SeqConfig(attention="additive", cell="lstm", n_layer=2, d_embed=8, **SMALL)),
+    "transformer": (Transformer, TransformerConfig(n_layer=2, n_head=2, context=24, tie_embeddings=False, **SMALL)),
+}
+each_translator = pytest.mark.parametrize("name", TRANSLATORS)
+SOURCES = [[5, 3, 2, 0], [7, 0], [4, 4, 9, 1, 2, 8, 10, 0]]
+
+
+def random_translator(name):
+    model, config = TRANSLATORS[name]
+    torch.manual_seed(0)
+    model = model(config).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.6)
+    return model
+
+
+@each_translator
+def test_greedy_translation_equals_the_full_forward_pass_token_by_token(name):
+    model = random_translator(name)
+    found = generate(model, [[0]] * 3, GREEDY, sources=SOURCES)
+    for source, (completion,) in zip(SOURCES, found, strict=True):
+        ids, logprobs = [0], []
+        for _ in range(12):
+            with torch.no_grad():
+                logits = model.eval()(torch.tensor([source]), torch.tensor([ids]))[0, -1]
+            ids.append(logits.argmax().item())
+            logprobs.append(logits.log_softmax(-1)[ids[-1]].item())
+        assert completion.tokens == ids[1:]
+        assert completion.logprobs == pytest.approx(logprobs, abs=1e-9)
+
+
+@each_translator
+def test_samples_of_a_translation_are_the_same_alone_and_in_company(name):
+    model, sampling = random_translator(name), SamplingConfig(max_tokens=10, seed=2, temperature=1.5)
+    together = generate(model, [[0]] * 3, sampling, [0], n=3, sources=SOURCES)
+    alone = generate(model, [[0]], sampling, [0], n=3, sources=SOURCES[:1])
+    assert [c.tokens for c in together[0]] == [c.tokens for c in alone[0]]
+    for one, other in zip(together[0], alone[0], strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-9)
+    assert len({c.finish for samples in together for c in samples}) == 2
+
+
+@each_translator
+def test_a_target_may_begin_with_more_than_the_end_token(name):
+    model = random_translator(name)
+    (whole,), *_ = generate(model, [[0]], GREEDY, sources=SOURCES[:1])
+    (rest,), *_ = generate(model, [[0, *whole.tokens[:4]]], GREEDY, sources=SOURCES[:1])
+    assert rest.tokens[:8] == whole.tokens[4:]
+
+
+@pytest.mark.parametrize(
+    ("model", "prompts", "sources", "message"),
+    [
+        (random_translator("fixed"), [[0]], None, "A Seq2Seq translates a source; give `sources`"),
+        (random_translator("transformer"), [[0]], SOURCES, "There are 3 sources and 1 prompts"),
+        (random_translator("transformer"), [[0]] * 2, [[1], []], "Source 1 is empty"),
+        (random_translator("transformer"), [[0]], [[1] * 25], "The source has 25 tokens, and the model's context is 24"),
+        (random_translator("additive"), [[0], [0, 1]], SOURCES[:2], "differ in length"),
+        (Counter(), [[0]], SOURCES[:1], "A Counter continues a prompt and reads no source"),
+    ],
+    ids=range(6),
+)
+def test_models_and_sources_that_do_not_fit_each_other_are_refused(model, prompts, sources, message):
+    with pytest.raises(UserError, match=message):
+        generate(model, prompts, GREEDY, sources=sources)
+
+
+def test_a_bert_is_not_asked_to_generate():
+    bert = BERT(BERTConfig(n_layer=1, n_head=2, **SMALL))
+    with pytest.raises(UserError, match="A BERT sees both sides of a text and cannot generate one; .* fill-mask"):
+        unwrap(start)(bert, None, [0])  # not by way of annotations, which would refuse it first in tests

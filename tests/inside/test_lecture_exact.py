@@ -318,8 +318,8 @@ class TestDecoding:
         assert steps.stages[2].tolist() == [0.0] * 7 + [1.0]
 
     def test_the_token_is_the_samplers(self):
-        drawn = [decoding.decode(decoding.LOGITS, 1.0, 0, seed).token for seed in range(12)]
-        assert drawn == [decoding.decode(decoding.LOGITS, 1.0, 0, seed).token for seed in range(12)]
+        drawn = [decoding.decode(decoding.LOGITS, 1.0, 0, seed).token for seed in range(6)]
+        assert drawn == [decoding.decode(decoding.LOGITS, 1.0, 0, seed).token for seed in range(6)]
         assert len(set(drawn)) > 1
 
     def test_a_models_own_logits(self):
@@ -381,7 +381,7 @@ def test_the_same_numbers_make_the_same_picture(tmp_path, suffix):
     if suffix == ".png":
         assert files[0].read_bytes() == files[1].read_bytes()
     assert files[0].stat().st_size > 1000
-    with pytest.raises(UserError, match="end its name in .png, .svg or .pdf"):
+    with pytest.raises(UserError, match="end its name in"):
         attention.lesson().save(tmp_path / "picture.gif")
     assert attention.lesson().save(tmp_path) == tmp_path / "explain-attention.png"
 

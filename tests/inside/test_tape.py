@@ -239,6 +239,11 @@ def test_a_window_is_in_the_map():
     i, j = torch.arange(6)[:, None], torch.arange(6)
     assert torch.equal(dense[0, 0] > 0, j <= i)
     assert torch.equal(local[0, 0] > 0, (j <= i) & (i - j < 4))
+    # The weights are those with which the values were mixed: without 1/√d_head, as in GPT-Neo.
+    block = model.layers[1]
+    v = block.self_attn.v_proj(block.input_layernorm(tape.tensors["layers.0"])).unflatten(-1, (4, 4)).transpose(1, 2)
+    mixed = block.self_attn.o_proj((local @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(mixed, tape.tensors["layers.1.self_attn"])
 
 
 @pytest.mark.parametrize("name", ["pre", "additive"])

@@ -8,7 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from seq2chat.config import GPT3, GPTConfig, UserError
-from seq2chat.models.gpt import GPT, flops_per_token, is_local, n_parameters
+from seq2chat.models.folder import n_parameters
+from seq2chat.models.gpt import GPT, flops_per_token, is_local
 from seq2chat.nn.attention import scaled_dot_product_plain
 
 SHAPE = {"vocab_size": 31, "context": 24, "n_layer": 4, "n_head": 4, "d_model": 16}

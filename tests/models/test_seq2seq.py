@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -209,16 +210,30 @@ def test_fresh_weights_are_orthogonal_gate_by_gate_and_know_nothing(cell):
             torch.testing.assert_close(gate @ gate.T, torch.eye(64), rtol=0, atol=1e-5)
     forget = model.decoder.embed_gates.bias + model.decoder.cells[0].recurrent.bias
     assert forget[64:128].unique().tolist() == [1.0 if cell == "lstm" else 0.0]
+    gates = model.embed_tokens.weight @ model.decoder.embed_gates.weight.T
+    assert gates.std().item() == pytest.approx(1, rel=0.1)
     source, target = (torch.randint(1000, (16, 9)) for _ in range(2))
     loss = F.cross_entropy(model(source, target).flatten(0, 1), target.flatten())
     assert loss.item() == pytest.approx(math.log(1000), abs=0.5)
 
 
-def test_dropout_acts_in_training_only():
-    model, (source, target, mask) = random_model(ONE), pairs()
-    assert model(source, target, mask).equal(model(source, target, mask))
+def test_dropout_acts_on_embeddings_between_layers_and_on_the_readout_in_training_only():
+    model, (source, target, mask) = random_model(Seq2SeqConfig(dropout=0.5, **SHAPE)), pairs(source_seq=7, seq=60)
+    seen = {}
+    for name in ("encoder", "decoder", "decoder.layer_gates.0"):
+        keep = functools.partial(lambda name, _, args: seen.setdefault(name, []).append(args[0]), name)
+        model.get_submodule(name).register_forward_pre_hook(keep)
+
+    def dropped():
+        """The share of zeros at each place."""
+        seen.clear()
+        seen["readout"] = [model.hidden(source, target, mask)]
+        return [(torch.cat([x.flatten() for x in tensors]) == 0).double().mean().item() for tensors in seen.values()]
+
+    assert dropped() == [0.0] * 4
     model.train()
-    assert not model(source, target, mask).equal(model(source, target, mask))
+    assert dropped() == pytest.approx([0.5] * 4, abs=0.15)
+    assert model.encoder.rnn.dropout == 0.5  # torch's own, between the encoder's layers
 
 
 @each_config

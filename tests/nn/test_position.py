@@ -9,13 +9,16 @@ from seq2chat.nn.position import rotary, rotate, sinusoids
 
 
 def test_sinusoids_are_the_papers():
-    table = sinusoids(torch.arange(50), 6, torch.float64)
-    assert table.shape == (50, 6)
-    for position in (0, 1, 7, 49):
-        for i in range(3):
-            angle = position / 10000 ** (2 * i / 6)
-            assert math.isclose(table[position, 2 * i], math.sin(angle), abs_tol=1e-12)
-            assert math.isclose(table[position, 2 * i + 1], math.cos(angle), abs_tol=1e-12)
+    for base, table in {
+        10000: sinusoids(torch.arange(50), 6, torch.float64),
+        30: sinusoids(torch.arange(50), 6, torch.float64, base=30.0),
+    }.items():
+        assert table.shape == (50, 6)
+        for position in (0, 1, 7, 49):
+            for i in range(3):
+                angle = position / base ** (2 * i / 6)
+                assert math.isclose(table[position, 2 * i], math.sin(angle), abs_tol=1e-12)
+                assert math.isclose(table[position, 2 * i + 1], math.cos(angle), abs_tol=1e-12)
     odd = sinusoids(torch.arange(50), 5, torch.float64)
     assert odd.shape == (50, 5)
     assert math.isclose(odd[7, 4], math.sin(7 / 10000 ** (4 / 5)), abs_tol=1e-12)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seq2chat.config import check
-from seq2chat.generation.decode import Decoder, check_prompts, evaluating, prefill
+from seq2chat.generation.decode import Decoder, check_prompts, evaluating, log_softmax, prefill
 
 LengthPenalty = Literal["gnmt", "average", "none"]
 
@@ -172,13 +172,12 @@ def _extend(
     The token `barred` is not taken; its probability stays its own.
     """
     n_inputs = len(running.inputs)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    normalizer = logits.logsumexp(dim=-1, keepdim=True)
+    logprobs = log_softmax(logits)
     if barred is not None:
-        logits = logits.index_fill(1, torch.tensor(barred, device=logits.device), -math.inf)
-    # Each row can give `n_best` at most, so nothing as large as the vocabulary is sorted or copied.
-    likeliest, tokens = logits.topk(min(n_best, logits.shape[1]), dim=-1)
-    logprobs = (likeliest - normalizer).double().view(n_inputs, -1)
+        logprobs[:, barred] = -math.inf
+    # Each row can give `n_best` at most, so that nothing as large as the vocabulary is touched again.
+    likeliest, tokens = logprobs.topk(min(n_best, logprobs.shape[1]), dim=-1)
+    logprobs = likeliest.double().view(n_inputs, -1)
     totals = running.total.repeat_interleave(likeliest.shape[1], dim=1) + logprobs
     total, index = totals.topk(min(n_best, totals.shape[1]), dim=1)
     parents = index // likeliest.shape[1]

@@ -210,9 +210,13 @@ def pad_right(rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch longest"]:
 
 
 def token_logprobs(logits: Float[Tensor, "*shape vocab"], tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return the natural logarithm of the probability of each token, computed in at least float32."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
+    """Return the log probability of each token in nats, computed in at least float32."""
+    return log_softmax(logits).gather(-1, tokens[..., None])[..., 0]
+
+
+def log_softmax(logits: Float[Tensor, "*shape vocab"]) -> Float[Tensor, "*shape vocab"]:
+    """Return the log probabilities, computed in at least float32."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
 def _advance(

@@ -150,9 +150,10 @@ def reversed_order(lengths: Int[Tensor, " batch"], seq: int) -> Int[Tensor, "bat
 def init_weights(model: Seq2Seq) -> None:
     """Draw fresh weights from torch's global generator.
 
-    Recurrent matrices are orthogonal, gate by gate (Bahdanau et al. 2014, appendix B.1, for all but the gates); the
-    others keep the size of what they multiply, normal(1/√d_in), as do the embeddings, which are rows of the head.
-    Biases are zero, but one of an LSTM's forget gate, which is one (Jozefowicz et al. 2015, section 2.2).
+    Recurrent matrices are orthogonal, gate by gate (Bahdanau et al. 2014, appendix B.1). The others keep the size of
+    what they multiply, normal(1/√d_in), as do the embeddings, being rows of the head; the matrices that read these,
+    vectors of length one, are normal(1), so that words reach the gates at size one, too. Biases are zero, but those of
+    an LSTM's forget gate, which are one (Jozefowicz et al. 2015, section 2.2).
     """
     d_model = model.config.d_model
     for name, parameter in model.named_parameters():
@@ -164,4 +165,5 @@ def init_weights(model: Seq2Seq) -> None:
             for gate in parameter.split(d_model):
                 nn.init.orthogonal_(gate)
         else:
-            parameter.normal_(std=parameter.shape[1] ** -0.5)
+            reads_embeddings = "weight_ih_l0" in name or "embed_gates" in name
+            parameter.normal_(std=1.0 if reads_embeddings else parameter.shape[1] ** -0.5)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from matplotlib.figure import Figure
@@ -43,7 +44,8 @@ class Part:
     parameters: int
 
 
-def parts(config: GPTConfig) -> list[Part]:
+@cache
+def parts(config: GPTConfig) -> tuple[Part, ...]:
     """Return where the parameters of a gpt2-layout model are; their sum is all of them.
 
     The model is built without memory for its weights, and what is counted are its own tensors.
@@ -55,7 +57,7 @@ def parts(config: GPTConfig) -> list[Part]:
         group = [rest.pop(key) for key in list(rest) if re.fullmatch(pattern, key)]
         shape = " × ".join(f"{n:,}" for n in reversed(group[0].shape))
         found.append(Part(name, shape, len(group), sum(p.numel() for p in group)))
-    return [*found, Part("biases and norms", "", len(rest), sum(p.numel() for p in rest.values()))]
+    return *found, Part("biases and norms", "", len(rest), sum(p.numel() for p in rest.values()))
 
 
 def training_flops(config: GPTConfig, n_tokens: int) -> dict[str, float]:
@@ -136,7 +138,7 @@ def lesson() -> Lesson:
     return Lesson("gpt3", tables, notes, _draw(found, flops, total))
 
 
-def _draw(found: list[Part], flops: dict[str, float], total: int) -> Figure:
+def _draw(found: tuple[Part, ...], flops: dict[str, float], total: int) -> Figure:
     figure = canvas(11, 3.6)
     left, right = figure.subplots(1, 2)
     bars = left.barh([typeset(p.name) for p in found], [p.parameters / 1e9 for p in found], color=COLOURS[0])

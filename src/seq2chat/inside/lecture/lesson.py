@@ -118,7 +118,7 @@ def plain(axes: Axes, title: str, x: str, y: str) -> None:
 
 def typeset(text: str) -> str:
     """Return `text` with matrices such as W^Q set as mathematics."""
-    return re.sub(r"W\^(\w)", r"$W^\1$", text)
+    return re.sub(r"W\^([QKVO])", r"$W^\1$", text)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -28,7 +28,10 @@ NAMES = {"fixed": "RNN", "transformer": "Transformer"}
 LENGTHS = (16, 32, 64, 128, 256, 512)
 TOKENS, SPEED_WIDTH = 4096, 256
 
-KEY, SYMBOLS = FIRST, 8
+KEYS, VALUES, NOISE = 2, 4, 4
+FIRST_KEY, FIRST_VALUE, FIRST_PAIR = FIRST, FIRST + KEYS, FIRST + KEYS + VALUES
+FIRST_NOISE = FIRST_PAIR + KEYS * VALUES
+VOCABULARY = FIRST_NOISE + NOISE
 LONGEST, RECALL_WIDTH, BATCH, STEPS, UNSEEN = 96, 96, 64, 1000, 500
 DISTANCES = (0, 4, 9, 19, 29, 39, 59, 79, 94)
 
@@ -59,17 +62,26 @@ class Case:
 
 
 def recall(distances: Int64[Tensor, " batch"], generator: torch.Generator) -> Batch:
-    """Return sequences of random symbols with one key among them; what is asked for is the symbol after the key, its
-    value, which has `distances` more symbols behind it."""
-    sources = torch.randint(KEY + 1, KEY + 1 + SYMBOLS, (len(distances), LONGEST), generator=generator)
-    at = LONGEST - 1 - distances
-    sources[range(len(distances)), at - 1] = KEY
-    return pairs(list(sources), list(sources.gather(1, at[:, None])))
+    """Return sequences of noise in which every key stands once, in one symbol with its value, and at the end one key
+    alone, whose value is asked for. Its pair has `distances` symbols between itself and the question."""
+    n = len(distances)
+    source = torch.randint(FIRST_NOISE, VOCABULARY, (n, LONGEST), generator=generator)
+    asked = torch.randint(KEYS, (n,), generator=generator)
+    values = torch.randint(VALUES, (n, KEYS), generator=generator)
+    for row, distance in enumerate(distances.tolist()):
+        place = LONGEST - 2 - distance
+        others = torch.randperm(LONGEST - 2, generator=generator)[: KEYS - 1]
+        others += others >= place
+        keys = torch.cat([asked[row, None], torch.tensor([key for key in range(KEYS) if key != asked[row]])])
+        source[row, [place, *others]] = FIRST_PAIR + keys * VALUES + values[row, keys]
+    source[:, -1] = FIRST_KEY + asked
+    answer = FIRST_VALUE + values.gather(1, asked[:, None])
+    return pairs(list(source), list(answer))
 
 
 def measure_recall(case: Case, steps: int = STEPS, progress: Progress | None = None) -> dict[str, Any]:
     """Train the case on all distances and return its record: the share of 500 unseen sequences answered rightly."""
-    config = equal_shape(case.model, RECALL_WIDTH, KEY + 1 + SYMBOLS, LONGEST)
+    config = equal_shape(case.model, RECALL_WIDTH, VOCABULARY, LONGEST)
     model = make(config, case.seed)
     chance = torch.Generator().manual_seed(1000 + case.seed)
 
@@ -118,7 +130,7 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     notes = [
         "An RNN takes as many steps as there are positions, one after the other; attention compares all pairs at once, "
         "which costs n² products. On few cores, which are busy either way, the products tell; on a GPU, the steps.",
-        f"Guessing among the symbols is right in {1 / SYMBOLS:.3f} of the cases.",
+        f"Guessing among the values is right in {1 / VALUES:.3f} of the cases.",
     ]
     return Lesson("rnn-vs-transformer", tables, notes, _draw(by_model, lengths, runs))
 
@@ -136,7 +148,7 @@ def _draw(by_model: dict[str, dict[int, dict[str, Any]]], lengths: list[int], ru
     left.set_xscale("log", base=2)
     left.set_xticks(lengths, [str(n) for n in lengths])
     left.set_ylim(bottom=0)
-    right.axhline(1 / SYMBOLS, color="grey", linestyle=":", label="guessing")
+    right.axhline(1 / VALUES, color="grey", linestyle=":", label="guessing")
     right.set_ylim(0, 1.03)
     plain(left, "training: time of a token", "length", "microseconds")
     plain(right, "recall of a key's value", "symbols after it", "right")
