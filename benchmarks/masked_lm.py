@@ -1,7 +1,7 @@
 """Masked accuracy and loss of a small BERT after some minutes, beside transformers' of the same size and the unigram.
 
 WikiText-2's validation text, nine tenths to train on and one to measure: 4 layers of 256, context 128, WordPiece of
-8,000, batch 32 (recipe bert-wikitext). Ours is the whole command, so its minutes include tokenizer, tokens and the last
+8,000, batch 16 (recipe bert-wikitext). Ours is the whole command, so its minutes include tokenizer, tokens and the last
 validation. `BertForMaskedLM` finds all that made and trains for as many minutes, on the same samples, as its users do:
 AdamW on every weight, warmup and linear decay, logits at all positions. Both are asked for the same 15 % of the text
 held out; the unigram guesses each token by its frequency in the training text.
@@ -90,6 +90,7 @@ def transformers(folder: Path, minutes: float, seed: int, lr: float) -> dict[str
         BertConfig(
             vocab_size=c.vocab_size, hidden_size=c.d_model, num_hidden_layers=c.n_layer, num_attention_heads=c.n_head,
             intermediate_size=c.d_ff, max_position_embeddings=c.context, pad_token_id=tokenizer.pad_id,
+            hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout,
         )
     )  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)

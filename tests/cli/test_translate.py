@@ -18,9 +18,7 @@ from seq2chat.training.translation import bleu, chrf, translate
 
 TOKENIZER = Tokenizer.train(["two men and a dog", "zwei Männer und ein Hund"] * 3, 280)
 CONFIGS = {
-    "transformer": TransformerConfig(
-        vocab_size=280, context=16, n_layer=2, n_head=2, d_model=16, tie_embeddings=False
-    ),
+    "transformer": TransformerConfig(vocab_size=280, context=16, n_layer=2, n_head=2, d_model=16, tie_embeddings=False),
     "fixed": Seq2SeqConfig(vocab_size=280, attention="fixed", d_embed=8, d_model=8),
     "gpt": GPTConfig(vocab_size=280, n_layer=1, n_head=2, d_model=16),
 }

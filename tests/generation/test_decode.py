@@ -248,7 +248,12 @@ def test_a_target_may_begin_with_more_than_the_end_token(name):
         (random_translator("fixed"), [[0]], None, "A Seq2Seq translates a source; give `sources`"),
         (random_translator("transformer"), [[0]], SOURCES, "There are 3 sources and 1 prompts"),
         (random_translator("transformer"), [[0]] * 2, [[1], []], "Source 1 is empty"),
-        (random_translator("transformer"), [[0]], [[1] * 25], "The source has 25 tokens, and the model's context is 24"),
+        (
+            random_translator("transformer"),
+            [[0]],
+            [[1] * 25],
+            "The source has 25 tokens, and the model's context is 24",
+        ),
         (random_translator("additive"), [[0], [0, 1]], SOURCES[:2], "differ in length"),
         (Counter(), [[0]], SOURCES[:1], "A Counter continues a prompt and reads no source"),
     ],
@@ -261,5 +266,5 @@ def test_models_and_sources_that_do_not_fit_each_other_are_refused(model, prompt
 
 def test_a_bert_is_not_asked_to_generate():
     bert = BERT(BERTConfig(n_layer=1, n_head=2, **SMALL))
-    with pytest.raises(UserError, match="A BERT sees both sides of a text and cannot generate one; .* fill-mask"):
+    with pytest.raises(UserError, match=r"A BERT sees both sides of a text and cannot generate one; .* fill-mask"):
         unwrap(start)(bert, None, [0])  # not by way of annotations, which would refuse it first in tests

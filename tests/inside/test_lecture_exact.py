@@ -78,7 +78,8 @@ class TestAttention:
     def test_own_matrices_from_a_file(self, tmp_path):
         file = tmp_path / "own.toml"
         file.write_text(
-            'names = ["u", "w"]\nx = [[1, 0], [0, 1.5]]\nw_q = [[1], [2]]\nw_k = [[3], [-1]]\nw_v = [[1, 2, 3], [4, 5, 6]]'
+            'names = ["u", "w"]\nx = [[1, 0], [0, 1.5]]\nw_q = [[1], [2]]\nw_k = [[3], [-1]]\n'
+            "w_v = [[1, 2, 3], [4, 5, 6]]"
         )
         shown = attention.lesson(attention.read_example(file))
         x, w_q, w_k, w_v = (np.array(m) for m in ([[1, 0], [0, 1.5]], [[1], [2]], [[3], [-1]], [[1, 2, 3], [4, 5, 6]]))
@@ -121,8 +122,8 @@ class TestMultihead:
         """With W^O the identity, torch's own multi-head attention concatenates the same contexts."""
         eye = torch.eye(4, dtype=torch.float64)
         out, weights = torch.nn.functional.multi_head_attention_forward(
-            *(LECTURE.x[:, None],) * 3, 4, 2, torch.cat([LECTURE.w_q.T, LECTURE.w_k.T, LECTURE.w_v.T]), None, None, None,
-            False, 0.0, eye, None, average_attn_weights=False,
+            *(LECTURE.x[:, None],) * 3, 4, 2, torch.cat([LECTURE.w_q.T, LECTURE.w_k.T, LECTURE.w_v.T]), None, None,
+            None, False, 0.0, eye, None, average_attn_weights=False,
         )  # fmt: skip
         shown = multihead.lesson()
         np.testing.assert_allclose(numbers(shown, "concat"), out[:, 0].numpy(), rtol=1e-12)

@@ -176,15 +176,23 @@ class TestFixedVector:
 
 
 class TestRnnVsTransformer:
-    def test_the_value_stands_after_the_one_key_at_its_distance(self):
-        distances = torch.tensor([0, 10, rnn_vs_transformer.LONGEST - 2])
-        batch = rnn_vs_transformer.recall(distances, chance())
-        source = batch.source[:, :-1]  # the end token
-        for row, distance, label in zip(source.tolist(), distances.tolist(), batch.labels[:, 0].tolist(), strict=True):
-            place = row.index(rnn_vs_transformer.KEY)
-            assert row.count(rnn_vs_transformer.KEY) == 1
-            assert row[place + 1] == label
-            assert len(row) - (place + 2) == distance
+    def test_the_pair_asked_for_stands_at_its_distance(self):
+        """Every key stands once, in one symbol with its value; the end names one of them, the label is its value."""
+        r = rnn_vs_transformer
+        distances = torch.tensor([0, 10, r.LONGEST - 2] * 5)
+        batch = r.recall(distances, chance())
+        asked_keys = set()
+        for row, distance, label in zip(batch.source.tolist(), distances.tolist(), batch.labels.tolist(), strict=True):
+            *row, question, end = row
+            assert (end, label[1]) == (tasks.EOS, tasks.EOS)
+            assert 0 <= question - r.FIRST_KEY < r.KEYS
+            found = {i: divmod(t - r.FIRST_PAIR, r.VALUES) for i, t in enumerate(row) if t < r.FIRST_NOISE}
+            assert sorted(key for key, _ in found.values()) == list(range(r.KEYS))
+            assert all(r.FIRST_NOISE <= t < r.VOCABULARY for i, t in enumerate(row) if i not in found)
+            key, value = found[len(row) - 1 - distance]
+            assert (r.FIRST_KEY + key, r.FIRST_VALUE + value) == (question, label[0])
+            asked_keys.add(key)
+        assert len(asked_keys) > 1
 
     def test_records_and_lesson(self, monkeypatch):
         for name, small in {"TOKENS": 64, "LONGEST": 12, "BATCH": 4, "UNSEEN": 5, "DISTANCES": (0, 9)}.items():

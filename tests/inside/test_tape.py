@@ -86,7 +86,9 @@ def test_recording_changes_no_bit(name, dtype):
     plain = results()
     with record(model) as tape:
         recorded = results()
-    assert len(contents(tape)) == len(sites(model)) > 0
+    found = contents(tape)
+    assert found.keys() == set(sites(model))
+    assert not any(tensor.requires_grad for tensor in found.values())
     assert all(map(torch.equal, plain, recorded))
     assert all(map(torch.equal, plain, results()))
 
@@ -107,17 +109,6 @@ def test_recording_changes_no_bit_of_decoding(name):
     with record(model):
         recorded = results()
     assert all(map(torch.equal, plain, recorded))
-
-
-@each
-def test_the_tape_holds_every_site_and_nothing_needs_a_gradient(name):
-    model = random_model(name)
-    with record(model) as tape:
-        forward(model)
-    found = contents(tape)
-    assert found.keys() == set(sites(model))
-    assert not any(tensor.requires_grad for tensor in found.values())
-    assert all(len(tensor) == len(TARGET) and tensor.dtype == torch.float64 for tensor in found.values())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "banded", "grouped"])
@@ -303,11 +294,9 @@ def test_beam_search_records_what_forcing_its_hypothesis_gives(name):
     with record(model) as forced:
         forward(model, read, torch.tensor([[3, 9, 4, 17, 8]]), None)
     recorded, expected = contents(tape), contents(forced)
-    distances = [
-        max((recorded[site][row] - expected[site][0]).abs().max().item() for site in expected)
-        for row in range(len(next(iter(recorded.values()))))
-    ]
-    assert min(distances) < 1e-10 < sorted(distances)[1]
+    by_site = torch.stack([(recorded[site] - expected[site]).abs().flatten(1).amax(1) for site in expected])
+    nearest, second = by_site.amax(0).sort().values[:2]
+    assert nearest < 1e-10 < second
 
 
 def test_a_state_may_be_stepped_from_twice():
@@ -369,14 +358,13 @@ def test_recordings_may_be_nested(name):
             _, state = model.step(TARGET[:, 1:3], state)
             state.reorder(torch.tensor([1, 0, 0]))
             _, state = model.step(TARGET[[1, 0, 0], 3:4], state)
-            inner_names = contents(inner).keys()
         _, state = model.step(TARGET[[1, 0, 0], 4:], state)
         state.reorder(torch.tensor([2, 0]))
     assert is_clean(model)
     with record(model) as forced:
         forward(model, TARGET[[0, 1]], SOURCE[[0, 1]], SOURCE_MASK[[0, 1]])
     assert_equal_tapes(outer, forced)
-    assert 0 < len(inner_names) < len(sites(model))
+    assert 0 < len(inner.tensors) < len(sites(model))
     for site, tensor in inner.tensors.items():
         torch.testing.assert_close(tensor, contents(forced)[site][[1, 0, 0], 1:4])
 

@@ -65,5 +65,5 @@ def test_different_shapes_are_refused(run, tmp_path):
     saved = save_checkpoint(other, wider, Tokenizer.train(["ab"], 260), [], Progress(1), keep=1)
     for file in ("config.json", "model.safetensors"):
         (folder / file).write_bytes((saved / file).read_bytes())
-    with pytest.raises(UserError, match="step-000001 and .*step-000003 are models of different shapes"):
+    with pytest.raises(UserError, match=r"step-000001 and .*step-000003 are models of different shapes"):
         average_checkpoints(run, 3, tmp_path / "mean")

@@ -50,7 +50,17 @@ def test_lines_are_read_pool_by_pool_and_progress_counts_them(monkeypatch):
     found = translate(TRANSFORMER, TOKENIZER, lines, progress=done.append, **FAST)
     next(found)
     assert max(taken) < 4
-    assert [translated.line for translated in found] == ["dog 1", "dog 2", "", "dog 4", "dog 5", "", "dog 7", "dog 8", ""]
+    assert [translated.line for translated in found] == [
+        "dog 1",
+        "dog 2",
+        "",
+        "dog 4",
+        "dog 5",
+        "",
+        "dog 7",
+        "dog 8",
+        "",
+    ]
     assert sum(done) == 6
 
 
@@ -108,7 +118,11 @@ def test_bleu_is_that_of_papineni():
     assert measured.score == pytest.approx(77.8801, abs=1e-3)
     assert "tok:13a" in measured.signature
     assert "case:mixed" in measured.signature
-    assert bleu(["A b c d"], ["a b c d"]).score < 100 == pytest.approx(bleu(["A b c d"], ["a b c d"], lowercase=True).score)
+    assert (
+        bleu(["A b c d"], ["a b c d"]).score
+        < 100
+        == pytest.approx(bleu(["A b c d"], ["a b c d"], lowercase=True).score)
+    )
     # 13a parts the full stop from its word, "none" does not.
     assert bleu(["a b c d."], ["a b c d ."]).score == pytest.approx(100)
     plain = bleu(["a b c d."], ["a b c d ."], tokenize="none")

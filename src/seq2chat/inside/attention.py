@@ -80,8 +80,8 @@ def alignment(maps: Sequence[AttentionMap]) -> Float[Tensor, "target_seq source_
     """Return how much each written token is due to each source token: rows sum to 1.
 
     An RNN's additive attention is the alignment (Bahdanau et al. 2014, section 3.1). Of a Transformer it is the mean of
-    the heads in the decoder's last layer but one, which agrees best with human word alignments (Garg et al. 2019,
-    section 4.1); of an only layer, in that. Raises UserError where nothing attends to a source.
+    the heads in the decoder's last layer but one, which agrees best with human word alignments (Garg et al. 2019); of
+    an only layer, in that. Raises UserError where nothing attends to a source.
     """
     over_source = [m for m in maps if m.kind != "self"]
     check(bool(over_source), "The model reads no source, so there is nothing to align; this is for translation models.")

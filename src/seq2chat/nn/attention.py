@@ -1,7 +1,8 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1): query → weights over a memory → context.
+"""Attention: query → weights over a memory → context, from 2014 to now.
 
-The fast path is torch's fused kernel, which never forms the weights. Its plain twin spells the formula out and returns
-them; a test holds the two equal.
+Scaled dot products (Vaswani et al. 2017, section 3.2.1) have a fast path, torch's fused kernel, which never forms the
+weights, and a plain twin that spells the formula out and returns them; a test holds the two equal. Additive attention
+(Bahdanau et al. 2014) compares by a small network; a fixed context is what is left of it when the query is ignored.
 """
 
 from typing import NamedTuple

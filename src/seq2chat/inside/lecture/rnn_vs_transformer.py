@@ -32,8 +32,8 @@ KEYS, VALUES, NOISE = 2, 4, 4
 FIRST_KEY, FIRST_VALUE, FIRST_PAIR = FIRST, FIRST + KEYS, FIRST + KEYS + VALUES
 FIRST_NOISE = FIRST_PAIR + KEYS * VALUES
 VOCABULARY = FIRST_NOISE + NOISE
-LONGEST, RECALL_WIDTH, BATCH, STEPS, UNSEEN = 96, 96, 64, 1000, 500
-DISTANCES = (0, 4, 9, 19, 29, 39, 59, 79, 94)
+LONGEST, RECALL_WIDTH, BATCH, STEPS, UNSEEN = 64, 64, 32, 1000, 500
+DISTANCES = (0, 4, 9, 19, 29, 39, 49, 61)
 
 
 def measure_speed(model_name: str, length: int, repeats: int = 5, width: int = SPEED_WIDTH) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def measure_recall(case: Case, steps: int = STEPS, progress: Progress | None = N
         while True:
             yield recall(torch.randint(LONGEST - 1, (BATCH,), generator=chance), chance)
 
-    fit(model, translation, batches(), steps, 2e-3, progress)
+    fit(model, translation, batches(), steps, 3e-3, progress)
     unseen = torch.Generator().manual_seed(0)
     right = [exact_match(model, recall(torch.full((UNSEEN,), n), unseen)) for n in DISTANCES]
     record = {"topic": "rnn-vs-transformer", "kind": "recall", "parameters": n_parameters(config), "steps": steps}
