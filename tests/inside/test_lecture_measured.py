@@ -179,7 +179,7 @@ class TestRnnVsTransformer:
     def test_the_pair_asked_for_stands_at_its_distance(self):
         """Every key stands once, in one symbol with its value; the end names one of them, the label is its value."""
         r = rnn_vs_transformer
-        distances = torch.tensor([0, 10, r.LONGEST - 2] * 5)
+        distances = torch.tensor([0, 10, r.LONGEST - 2] * 100)
         batch = r.recall(distances, chance())
         asked_keys = set()
         for row, distance, label in zip(batch.source.tolist(), distances.tolist(), batch.labels.tolist(), strict=True):
