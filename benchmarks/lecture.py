@@ -18,15 +18,15 @@ from typing import Any
 from peers import machine
 
 from seq2chat.inside.lecture import bidirectional, captions, fixed_vector, rnn_vs_transformer
+from seq2chat.inside.lecture.tasks import Case
 
 STEPS = {"copy": 1000, "reverse": 1000, "captions": 1500, "recall": 1000, "bidirectional": 1000}
 
 
 def cases(question: str, seeds: int, widths: list[int]) -> list[Any]:
-    if question == "recall":
-        return [rnn_vs_transformer.Case(name, seed) for seed in range(seeds) for name in rnn_vs_transformer.MODELS]
-    if question == "bidirectional":
-        return [bidirectional.Case(name, seed) for seed in range(seeds) for name in bidirectional.MODELS]
+    if question in ("recall", "bidirectional"):
+        models = rnn_vs_transformer.MODELS if question == "recall" else bidirectional.MODELS
+        return [Case(name, seed) for seed in range(seeds) for name in models]
     return [
         fixed_vector.Case(question, name, width, seed)
         for width in widths

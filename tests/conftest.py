@@ -58,3 +58,23 @@ def tiny_tables(text_file):
 @pytest.fixture
 def tiny_recipe(tiny_tables):
     return Recipe.from_tables(tiny_tables)
+
+
+@pytest.fixture(scope="session")
+def parallel_files(tmp_path_factory):
+    """150 sentences and their word-for-word translations, last word first."""
+    words = {
+        "the": "die",
+        "cat": "Katze",
+        "sees": "sieht",
+        "a": "eine",
+        "moon": "Sonne",
+        "red": "rote",
+        "río": "straße",
+    }
+    chance, folder = random.Random(0), tmp_path_factory.mktemp("parallel")
+    lines = [chance.choices(list(words), k=chance.randint(1, 9)) for _ in range(150)]
+    (folder / "text.en").write_text("\n".join(" ".join(line) for line in lines) + "\n", encoding="utf-8")
+    turned = [" ".join(words[word] for word in reversed(line)) for line in lines]
+    (folder / "text.de").write_text("\n".join(turned) + "\n", encoding="utf-8")
+    return {"source": str(folder / "text.en"), "target": str(folder / "text.de")}

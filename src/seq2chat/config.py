@@ -256,6 +256,10 @@ class ScheduleConfig:
             value = getattr(self, name)
             check(0 <= value <= 1, f"schedule.{name} is {value}; write a share between 0 and 1.")
         check(
+            self.shape != "noam" or self.warmup > 0,
+            "schedule.warmup is 0, and noam falls from the end of its warmup on; write a share above 0.",
+        )
+        check(
             self.shape != "wsd" or self.warmup + self.decay <= 1,
             f"schedule.warmup {self.warmup} and schedule.decay {self.decay} are more than the whole run together.",
         )
@@ -298,6 +302,16 @@ class ExpectConfig:
     machine: Annotated[str, "where it was measured"] = ""
 
 
+# What only some families have a use for; with another it would be ignored, so it is refused.
+_ONLY_FOR = {
+    ("data", "source"): ("seq2seq", "transformer"),
+    ("data", "document_mask"): ("gpt",),
+    ("data", "mask_share"): ("bert",),
+    ("train", "label_smoothing"): ("seq2seq", "transformer"),
+    ("train", "prompt"): ("gpt",),
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All there is to say about a training run: `config.toml` of a run folder is one, complete and re-runnable."""
@@ -309,6 +323,20 @@ class Recipe:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     expect: ExpectConfig = field(default_factory=ExpectConfig)
+
+    def __post_init__(self) -> None:
+        family = self.model.family
+        for (table, key), families in _ONLY_FOR.items():
+            section = getattr(self, table)
+            default = next(f.default for f in dataclasses.fields(section) if f.name == key)
+            check(
+                family in families or getattr(section, key) == default,
+                f"{table}.{key} is for a {' or a '.join(families)}; a {family} has no use for it, so leave it out.",
+            )
+        check(
+            family != "seq2seq" or self.train.precision != "bf16",
+            "train.precision is bf16, and the kernels of recurrent layers are float32; write auto or fp32.",
+        )
 
     @classmethod
     def from_tables(cls, *layers: dict[str, Any], source: str = "the recipe") -> Recipe:
@@ -326,7 +354,7 @@ class Recipe:
         for table in merged:
             if table not in sections:
                 raise UserError(f"Unknown table [{table}] in {source}.{_did_you_mean(table, list(sections))}")
-        return cls(**{t: _build(sections[t], t, keys, source) for t, keys in merged.items()})
+        return cls(**{t: build(sections[t], t, keys, source) for t, keys in merged.items()})
 
     @classmethod
     def load(cls, path: Path, changes: dict[str, dict[str, Any]] | None = None) -> Recipe:
@@ -357,7 +385,8 @@ def _family(name: Any, source: str) -> type[ModelConfig]:
     return families[name]
 
 
-def _build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
+def build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
+    """Return the dataclass `section` with these `keys`; UserError names what is unknown or ill-typed in `table`."""
     names = {f.name for f in dataclasses.fields(section)}
     hints = {name: hint for name, hint in get_type_hints(section).items() if name in names}
     for key, value in keys.items():

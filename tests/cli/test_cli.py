@@ -43,7 +43,8 @@ def run(tiny_tables, tmp_path_factory):
 
 
 def test_help_loads_no_torch():
-    for arguments in ([], ["train"], ["generate"], ["tokenizer", "encode"], ["runs", "list"]):
+    commands = ["train", "generate", "translate", "fill-mask", "attention", "average", "eval", "explain"]
+    for arguments in ([], *([command] for command in commands), ["tokenizer", "encode"], ["runs", "list"]):
         code = (
             f"import sys; sys.argv = ['seq2chat', *{arguments}, '--help']\n"
             "from seq2chat.cli import main\n"

@@ -99,6 +99,62 @@ def test_results_of_others_are_shown_without_training(say, tmp_path):
         say("bidirectional --results none.jsonl")
 
 
+def test_a_task_selects_among_results(say, tmp_path):
+    record = {"topic": "fixed-vector", "d_model": 8, "seed": 0, "parameters": 9, "model": "fixed", "lengths": [4]}
+    lines = [record | {"task": "copy", "exact": [0.25]}, record | {"task": "reverse", "exact": [0.75]}]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    both, one = (say(f"fixed-vector --results results.jsonl{task}") for task in ("", " --task reverse"))
+    assert ("0.25" in both, "0.75" in both) == (True, True)
+    assert ("0.25" in one, "0.75" in one) == (False, True)
+    with pytest.raises(UserError, match="no result for captions"):
+        say("fixed-vector --results results.jsonl --task captions")
+
+
+@pytest.mark.parametrize(
+    ("topic", "option"),
+    [
+        *((topic, option) for topic in MEASURED for option in ("--seeds 1", "--steps 1000")),
+        ("fixed-vector", "--d-model 64"),
+    ],
+)
+def test_results_cannot_be_measured_otherwise(say, topic, option):
+    with pytest.raises(UserError, match=f"{option.split()[0]} cannot change it"):
+        say(f"{topic} --results results.jsonl {option}")
+
+
+@pytest.mark.parametrize("bad", [b"{", b"[1]", b"null", b"3", b"\xff", b""])
+def test_a_line_that_is_no_result_is_named(say, tmp_path, bad):
+    (tmp_path / "results.jsonl").write_bytes(b'{"topic": "other"}\n' + bad + b"\n")
+    with pytest.raises(UserError, match=r"^results.jsonl, line 2, is no JSON object; [^\n]+\.$"):
+        say("bidirectional --results results.jsonl")
+
+
+def test_a_result_that_lacks_a_number_is_named(say, tmp_path):
+    (tmp_path / "results.jsonl").write_text('{"topic": "bidirectional", "model": "both sides"}')
+    with pytest.raises(UserError, match="a result for bidirectional lacks 'accuracy'"):
+        say("bidirectional --results results.jsonl")
+
+
+@pytest.mark.parametrize("bad", ["--steps 0", "--seeds 0", "--seeds -1"])
+def test_nothing_is_measured_before_the_options_are_seen_to_be_good(say, monkeypatch, bad):
+    from seq2chat.inside.lecture import rnn_vs_transformer
+
+    monkeypatch.setattr(rnn_vs_transformer, "measure_speed", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match="write a positive number"):
+        say(f"rnn-vs-transformer {bad}")
+
+
+def test_speed_and_recall_are_measured_in_one_go(say, monkeypatch):
+    from seq2chat.inside.lecture import rnn_vs_transformer
+
+    small = {"LENGTHS": (4, 8), "TOKENS": 16, "LONGEST": 12, "BATCH": 2, "UNSEEN": 2, "DISTANCES": (0, 9)}
+    for name, value in (small | {"SPEED_WIDTH": 16, "RECALL_WIDTH": 16}).items():
+        monkeypatch.setattr(rnn_vs_transformer, name, value)
+    values = json.loads(say("rnn-vs-transformer --steps 2 --json"))
+    assert values["tables"][0]["columns"] == ["", "parameters", "4", "8"]
+    assert [row[0] for row in values["tables"][1]["rows"]] == ["RNN", "Transformer"]
+
+
 def test_a_short_training(say, monkeypatch):
     """The whole way of a measured topic, at two steps."""
     from seq2chat.inside.lecture import fixed_vector

@@ -117,7 +117,7 @@ def test_numbers_are_written_unrounded(tmp_path):
 
 
 def test_an_unknown_ending_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"end its name in \.png, \.svg, \.pdf or \.json"):
+    with pytest.raises(UserError, match=r"end its name in \.png, \.svg or \.pdf"):
         save([random_map()], tmp_path / "map.gif")
     assert not list(tmp_path.iterdir())
 

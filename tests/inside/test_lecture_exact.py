@@ -10,11 +10,13 @@ import torch
 
 from seq2chat.config import GPT3, BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig, UserError
 from seq2chat.inside.lecture import attention, decoding, embedding, gpt3, lesson, lsi, masks, multihead, positions
+from seq2chat.inside.reading import ids_read
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
 
 LECTURE = attention.LECTURE
 
@@ -210,8 +212,16 @@ class TestPositions:
     def test_a_models_own_lengths(self):
         model = GPT(GPTConfig("gpt2", vocab_size=7, context=5, n_layer=1, n_head=1, d_model=4))
         rows = positions.own_magnitudes(model)
-        assert [row[0] for row in rows] == ["your model's embed_tokens", "your model's embed_positions"]
+        assert [row[0] for row in rows] == ["embed_tokens", "embed_positions"]
         assert rows[1][1] == pytest.approx(model.embed_positions.weight.double().norm(dim=1).mean().item())
+
+    def test_with_a_model_the_tokens_it_reads_are_placed(self):
+        model, tokenizer = embedding.untrained()
+        shown = positions.lesson("am I", run=(model, tokenizer))
+        assert [row[0] for row in table(shown, "PE")] == ["0 <|endoftext|>", "1 a", "2 m", "3 ␣", "4 I"]
+        assert table(shown, "lengths in your model") == positions.own_magnitudes(model)
+        assert table(shown, "lengths in a model of width 512") == positions.magnitudes(512)
+        assert [t.title for t in shown.tables[:-1]] == [t.title for t in positions.lesson("am I").tables]
 
     @pytest.mark.parametrize("bad", [{"d_model": 3}, {"d_model": 0}, {"n": 1.0}, {"text": "  "}])
     def test_bad_arguments(self, bad):
@@ -256,20 +266,39 @@ class TestEmbedding:
     def test_shapes_of_gpt3(self):
         shown = embedding.lesson("I am", *embedding.untrained())
         rows = {row[0]: row[1:] for row in table(shown, "shapes")}
-        assert rows["one-hot"] == ["2048 × 50257", "4 × 260"]
-        assert rows["into the first block"] == ["2048 × 12288", "4 × 8"]
+        assert rows["one-hot"] == ["2048 × 50257", "5 × 260"]
+        assert rows["into the first block"] == ["2048 × 12288", "5 × 8"]
 
     def test_numbers_are_the_models(self):
         model, tokenizer = embedding.untrained()
         rows = table(embedding.lesson("am", model, tokenizer), "the prompt")
         ids = tokenizer.encode("am")
-        assert rows[3][:3] == ["1 'm'", ids[1], "embedding"]
-        assert rows[3][3:11] == model.embed_tokens.weight[ids[1]].tolist()
-        assert rows[4][3:11] == model.embed_positions.weight[1].tolist()
+        assert rows[0][:2] == ["0 <|endoftext|>", tokenizer.eos_id]
+        assert rows[6][:3] == ["2 m", ids[1], "embedding"]
+        assert rows[6][3:11] == model.embed_tokens.weight[ids[1]].tolist()
+        assert rows[7][3:11] == model.embed_positions.weight[2].tolist()
+
+    def test_every_family_reads_what_it_was_trained_on(self):
+        bpe, wordpiece = Tokenizer.train(["am"], 260), WordPiece.train(["I am a robot"] * 3, 30)
+        am, end = bpe.encode("am"), bpe.eos_id
+        for family in ("gpt2", "modern"):
+            assert ids_read(FAMILIES[family](), bpe, "am") == [end, *am]
+        for family in ("transformer", "learned", "seq2seq"):
+            assert ids_read(FAMILIES[family](), bpe, "am") == [*am, end]
+        bert = FAMILIES["bert"]()
+        around = [wordpiece.cls_id, *wordpiece.encode("am"), wordpiece.sep_id]
+        assert ids_read(bert, wordpiece, "am") == around
+        assert ids_read(bert, wordpiece, "am [MASK]") == [*around[:-1], wordpiece.mask_id, wordpiece.sep_id]
+        names = [row[0] for row in table(embedding.lesson("am", bert, wordpiece), "the prompt") if row[0]]
+        assert (names[0], names[-1]) == ("0 [CLS]", f"{len(around) - 1} [SEP]")
 
     def test_bad_prompts(self):
         model, tokenizer = embedding.untrained()
-        for prompt, message in (("", "prompt is empty"), ("x" * 65, "65 tokens; the model's context is 64")):
+        for prompt, message in (
+            ("", "text is empty"),
+            (" ", "text is empty"),
+            ("x" * 64, "read 65 tokens, and its context is 64"),
+        ):
             with pytest.raises(UserError, match=message):
                 embedding.lesson(prompt, model, tokenizer)
 
@@ -379,8 +408,7 @@ def test_numbers_are_printed_plainly():
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_same_numbers_make_the_same_picture(tmp_path, suffix):
     files = [attention.lesson().save(tmp_path / f"{i}{suffix}") for i in range(2)]
-    if suffix == ".png":
-        assert files[0].read_bytes() == files[1].read_bytes()
+    assert files[0].read_bytes() == files[1].read_bytes()
     assert files[0].stat().st_size > 1000
     with pytest.raises(UserError, match="end its name in"):
         attention.lesson().save(tmp_path / "picture.gif")

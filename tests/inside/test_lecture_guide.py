@@ -1,4 +1,4 @@
-"""The pages of docs/guide show what the commands print, and what they say of it is so."""
+"""The pages of docs/guide show what the commands print, and the code in docs/inside.md runs."""
 
 import importlib.util
 import re
@@ -6,6 +6,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+from seq2chat.config import GPTConfig
+from seq2chat.models.folder import make_model, save_model
+from seq2chat.text.tokenizer import Tokenizer
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 spec = importlib.util.spec_from_file_location("guide", GUIDE / "make.py")
@@ -39,3 +43,20 @@ def test_a_changed_number_is_noticed():
     assert changed != page
     with tempfile.TemporaryDirectory() as figures:
         assert guide.fill(changed, lambda arguments: guide.output(arguments, Path(figures))) == page
+
+
+def test_code_on_looking_inside_runs_as_written(tmp_path, monkeypatch):
+    """In a folder with `runs/mine`, which in the README's example is a GPT of two layers."""
+    save_model(
+        make_model(GPTConfig(vocab_size=260, context=32, n_layer=2, n_head=2, d_model=8)), tmp_path / "runs/mine"
+    )
+    Tokenizer.train(["The function"], 260).save(tmp_path / "runs/mine")
+    monkeypatch.chdir(tmp_path)
+    page = (GUIDE.parent / "inside.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    found: dict = {}
+    for block in blocks:
+        exec(block, found)
+    assert len(blocks) > 0
+    assert found["tape"].tensors["layers.1"].shape == (*found["tokens"].shape, 8)
+    assert found["tape"].attention[1].path.startswith("layers.1.")

@@ -158,8 +158,15 @@ class TestFixedVector:
         other = record | {"seed": 1, "exact": [1.0, 0.25]}
         [table] = fixed_vector.lesson([record, other]).tables
         assert table.rows == [["fixed", 9, "0.75 (0.50 – 1.00)", "0.25 (0.25 – 0.25)"]]
-        [line] = fixed_vector.lesson([record]).figure.axes[0].lines
-        assert line.get_xydata().tolist() == [[4, 0.5], [8, 0.25]]
+        [axes] = fixed_vector.lesson([record, other]).figure.axes
+        assert axes.lines[0].get_xydata().tolist() == [[4, 0.75], [8, 0.25]]
+        assert {tuple(corner) for corner in axes.collections[0].get_paths()[0].vertices} == {
+            (4, 0.5),
+            (4, 1),
+            (8, 0.25),
+        }
+        assert "2 seeds: mean (lowest – highest)" in fixed_vector.lesson([record, other]).notes[0]
+        assert "one seed" in fixed_vector.lesson([record]).notes[0]
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -203,14 +210,14 @@ class TestRnnVsTransformer:
             for model in rnn_vs_transformer.MODELS for length in (16, 32)
         ]  # fmt: skip
         assert all(record["microseconds"] > 0 for record in speed)
-        runs = [
-            rnn_vs_transformer.measure_recall(rnn_vs_transformer.Case(model, 0), 2)
-            for model in rnn_vs_transformer.MODELS
-        ]
+        runs = [rnn_vs_transformer.measure_recall(tasks.Case(model, 0), 2) for model in rnn_vs_transformer.MODELS]
         shown = rnn_vs_transformer.lesson(json.loads(json.dumps(speed + runs)))
         ratio = shown.tables[0].rows[-1][2:]
         assert ratio == pytest.approx([speed[i]["microseconds"] / speed[i + 2]["microseconds"] for i in range(2)])
         assert [len(row) for row in shown.tables[1].rows] == [2 + len(rnn_vs_transformer.DISTANCES)] * 2
+        for part in (speed, runs, speed[:2] + runs, speed + runs[:1]):
+            with pytest.raises(UserError, match="nothing to show"):
+                rnn_vs_transformer.lesson(part)
 
 
 class TestBidirectional:
@@ -226,7 +233,7 @@ class TestBidirectional:
     def test_both_models_begin_and_are_asked_alike(self, monkeypatch):
         """The parameters are equal in number and the unseen labels the same; only what is seen differs."""
         monkeypatch.setitem(bidirectional.SHAPE, "d_model", 16)
-        records = [bidirectional.measure(bidirectional.Case(model, 0), 2) for model in bidirectional.MODELS]
+        records = [bidirectional.measure(tasks.Case(model, 0), 2) for model in bidirectional.MODELS]
         assert records[0]["parameters"] == records[1]["parameters"]
         assert records[0]["unigram"] == records[1]["unigram"]
         assert records[0]["loss"] != records[1]["loss"]
@@ -256,7 +263,7 @@ class TestCaptions:
         english = ["a dog runs .", "two men sit .", "a red car ."] * 140
         german = ["ein hund rennt .", "zwei männer sitzen .", "ein rotes auto ."] * 140
         tokenizer = Tokenizer.train([*english, *german], 300)
-        sides = tuple([torch.tensor(tokenizer.encode(f" {text}")) for text in side] for side in (english, german))
+        sides = tuple([tokenizer.encode(f" {text}") for text in side] for side in (english, german))
         monkeypatch.setattr(captions, "text", lambda: (tokenizer, sides, sides))
         return tokenizer, sides
 

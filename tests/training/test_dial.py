@@ -65,3 +65,21 @@ def test_choices_are_told_and_follow_what_is_given(text_file):
     assert tables["model"]["n_head"] == 4
     told = "\n".join(lines)
     assert all(word in told for word in ("GFLOP/s", "vocabulary 512", "budget 50 steps", "learning rate"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "family"),
+    [
+        ({"data": {"source": "a.en", "target": "a.de"}}, "transformer"),
+        ({"model": {"family": "seq2seq"}, "data": {"source": "a.en", "target": "a.de"}}, "seq2seq"),
+        ({"model": {"family": "bert"}}, "bert"),
+    ],
+)
+def test_other_families_take_the_recipe_that_was_measured_with_the_users_text(changes, family):
+    told, source = [], "" if "data" in changes else "my.txt"
+    recipe = Recipe.from_tables(choose_tables(source, changes, told.append), changes)
+    assert recipe.model.family == family
+    assert recipe.expect.val_loss == 0  # which was that of another text
+    assert recipe.data.source == changes.get("data", {}).get("source", "")
+    assert recipe.data.corpus == (source or "pydocs")
+    assert "those of the recipe" in told[0]

@@ -10,7 +10,7 @@ def average(
     run: Annotated[Path, Parameter(help="run folder")],
     *,
     out: Annotated[Path, Parameter(help="model folder to write")],
-    last: Annotated[int, Parameter(help="newest checkpoints to average")] = 5,
+    last: Annotated[int, Parameter(help="newest checkpoints to average")] = 2,
 ) -> None:
     """Average the weights of the last checkpoints of a run into a model folder, which is often a little better.
 

@@ -1,8 +1,9 @@
 """`seq2chat explain`: the lecture, computed. Each topic prints its numbers and draws them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,13 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from seq2chat.config import check
+from seq2chat.config import UserError, check
+from seq2chat.inside.lecture import SENTENCE
 
 if TYPE_CHECKING:
     from seq2chat.inside.lecture.lesson import Lesson
     from seq2chat.models.folder import Model
     from seq2chat.text.tokenizer import Tokenizer
     from seq2chat.text.wordpiece import WordPiece
+
+Record = dict[str, Any]  # one result, as benchmarks/lecture.py writes it on a line
 
 WIDTH = 110  # of output that goes to no terminal
 
@@ -27,13 +31,10 @@ explain = App(
     help="The lecture, computed: what each idea does, in numbers and a picture. Topics in the order of history:",
 )
 
-
-SENTENCE = "I am a robot"
-
 Matrices = Annotated[Path | None, Parameter(help="TOML file with your own x, w_q, w_k, w_v [and names]")]
 Causal = Annotated[bool, Parameter(negative="", help="hide from each input those after it")]
-Seeds = Annotated[int, Parameter(help="trainings of each model")]
-Steps = Annotated[int, Parameter(help="training steps of each model")]
+Seeds = Annotated[int | None, Parameter(help="trainings of each model (1)")]
+Steps = Annotated[int | None, Parameter(help="training steps of each model (1000)")]
 Results = Annotated[Path | None, Parameter(help="show the results in this file instead of measuring")]
 Run = Annotated[Path | None, Parameter(help="run, checkpoint or model folder of your own")]
 
@@ -92,8 +93,7 @@ def positions(
     """The sinusoidal matrix, how alike two positions are, and how large they are."""
     from seq2chat.inside.lecture.positions import lesson
 
-    model = None if run is None else _load(run)[0]
-    _show(lesson(text, d_model, n, model), output)
+    _show(lesson(text, d_model, n, None if run is None else _load(run)), output)
 
 
 @explain.command(sort_key=7)
@@ -165,11 +165,14 @@ def residual(
 def fixed_vector(
     *,
     task: Annotated[
-        Literal["copy", "reverse", "captions"], Parameter(help="say symbols again, or translate 1 to 4 captions")
-    ] = "copy",
-    d_model: Annotated[int, Parameter(help="width of the fixed context; the others get as many parameters")] = 64,
-    seeds: Seeds = 1,
-    steps: Steps = 1000,
+        Literal["copy", "reverse", "captions"] | None,
+        Parameter(help="say symbols again, or translate 1 to 4 captions (copy; of --results: copy and reverse)"),
+    ] = None,
+    d_model: Annotated[
+        int | None, Parameter(help="width of the fixed context; the others get as many parameters (64)")
+    ] = None,
+    seeds: Seeds = None,
+    steps: Steps = None,
     results: Results = None,
     output: Output = HERE,
 ) -> None:
@@ -178,59 +181,97 @@ def fixed_vector(
     from seq2chat.inside.lecture import fixed_vector as symbols
 
     topic = captions if task == "captions" else symbols
-    records = _results(results, "captions" if task == "captions" else "fixed-vector")
-    if not records:
-        cases = [symbols.Case(task, model, d_model, seed) for seed in range(seeds) for model in symbols.MODELS]
-        records = _measure(cases, topic.measure, steps)
-    _show(topic.lesson(records), output)
+    if results is not None:
+        _refuse(d_model=d_model, seeds=seeds, steps=steps)
+        name = "captions" if task == "captions" else "fixed-vector"
+        shown = _from_file(results, topic.lesson, name, task)
+    else:
+        n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
+        width = _positive("d_model", d_model, 64)
+        cases = [symbols.Case(task or "copy", model, width, seed) for seed in range(n_seed) for model in symbols.MODELS]
+        shown = topic.lesson(_train(cases, topic.measure, n_step))
+    _show(shown, output)
 
 
 @explain.command(sort_key=9)
 def rnn_vs_transformer(
-    *, seeds: Seeds = 1, steps: Steps = 1000, results: Results = None, output: Output = HERE
+    *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
 ) -> None:
     """Training time by length, and recall by distance (trains for minutes)."""
-    from seq2chat.inside.lecture.rnn_vs_transformer import LENGTHS, MODELS, Case, lesson, measure_recall, measure_speed
+    from seq2chat.inside.lecture.rnn_vs_transformer import LENGTHS, MODELS, lesson, measure_recall, measure_speed
+    from seq2chat.inside.lecture.tasks import Case
 
-    records = _results(results, "rnn-vs-transformer")
-    if not records:
-        records = [measure_speed(model, length) for length in LENGTHS for model in MODELS]
-        records += _measure([Case(model, seed) for seed in range(seeds) for model in MODELS], measure_recall, steps)
-    _show(lesson(records), output)
+    if results is not None:
+        _refuse(seeds=seeds, steps=steps)
+        shown = _from_file(results, lesson, "rnn-vs-transformer")
+    else:
+        n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
+        cases = [Case(model, seed) for seed in range(n_seed) for model in MODELS]
+        speeds = [partial(measure_speed, model, length) for length in LENGTHS for model in MODELS]
+        shown = lesson(_train(cases, measure_recall, n_step, speeds))
+    _show(shown, output)
 
 
 @explain.command(sort_key=11)
-def bidirectional(*, seeds: Seeds = 1, steps: Steps = 1000, results: Results = None, output: Output = HERE) -> None:
+def bidirectional(*, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE) -> None:
     """Guessing a masked word from both sides or from the left (trains for minutes)."""
-    from seq2chat.inside.lecture.bidirectional import MODELS, Case, lesson, measure
+    from seq2chat.inside.lecture.bidirectional import MODELS, lesson, measure
+    from seq2chat.inside.lecture.tasks import Case
 
-    records = _results(results, "bidirectional")
-    if not records:
-        records = _measure([Case(model, seed) for seed in range(seeds) for model in MODELS], measure, steps)
-    _show(lesson(records), output)
+    if results is not None:
+        _refuse(seeds=seeds, steps=steps)
+        shown = _from_file(results, lesson, "bidirectional")
+    else:
+        n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
+        cases = [Case(model, seed) for seed in range(n_seed) for model in MODELS]
+        shown = lesson(_train(cases, measure, n_step))
+    _show(shown, output)
 
 
-def _results(file: Path | None, topic: str) -> list[dict[str, Any]]:
-    """Return the records of `topic` in a file of results; none without a file."""
-    if file is None:
-        return []
+def _refuse(**options: int | None) -> None:
+    """Raise UserError for options that say how to measure, given together with a file of results."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    check(not given, f"--results shows what was measured, so {' and '.join(given)} cannot change it; leave that out.")
+
+
+def _positive(name: str, given: int | None, otherwise: int) -> int:
+    """Return the number given, or `otherwise` if none was. Raises UserError for one below 1."""
+    check(given is None or given > 0, f"{name} is {given}; write a positive number.")
+    return given or otherwise
+
+
+def _from_file(file: Path, lesson: "Callable[[list[Record]], Lesson]", topic: str, task: str | None = None) -> "Lesson":
+    """Return the lesson of the results for `topic` in a file, of all tasks or of one."""
     check(file.is_file(), f"There is no file {file}; leave --results out to measure here.")
-    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    records = [record for record in records if record.get("topic") == topic]
-    check(bool(records), f"{file} has no result for {topic}; leave --results out to measure here.")
-    return records
+    records = []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:  # no JSON, or no UTF-8
+            record = None
+        check(isinstance(record, dict), f"{file}, line {number}, is no JSON object; write one result a line.")
+        if record.get("topic") == topic and task in (None, record.get("task")):
+            records.append(record)
+    wanted = topic if task is None else f"{topic} --task {task}"
+    check(bool(records), f"{file} has no result for {wanted}; leave --results out to measure here.")
+    try:
+        return lesson(records)
+    except KeyError as error:
+        raise UserError(f"{file}: a result for {topic} lacks {error}; measure it again.") from error
 
 
-def _measure(cases: list[Any], measure: Callable[..., dict[str, Any]], steps: int) -> list[dict[str, Any]]:
-    """Return the record of each case, with a bar that tells how long the trainings still take."""
-    check(len(cases) > 0, "seeds is 0; write a positive number.")
-    check(steps > 0, f"steps is {steps}; write a positive number.")
+def _train(
+    cases: Sequence[Any], train: Callable[..., Record], steps: int, others: Sequence[Callable[[], Record]] = ()
+) -> list[Record]:
+    """Return the records of the `others`, which are measured first, and of each case, trained for so many steps; a bar
+    tells how long that still takes."""
     console = Console(stderr=True, highlight=False)
     console.print(f"{len(cases)} small trainings of {steps} steps each: some minutes on two cores.")
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
+        records = [measure() for measure in bar.track(others, description="speed")] if others else []
         whole = bar.add_task("training", total=len(cases) * steps)
-        return [measure(case, steps, lambda step, n: bar.advance(whole)) for case in cases]
+        return records + [train(case, steps, lambda step, n: bar.advance(whole)) for case in cases]
 
 
 def _load(run: Path) -> "tuple[Model, Tokenizer | WordPiece]":

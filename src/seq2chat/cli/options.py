@@ -10,37 +10,34 @@ from seq2chat.config import GPT3, ModelConfig, Recipe
 _MODULE = {"__module__": __name__}  # cyclopts takes a class of make_dataclass for a builtin unless told its module
 
 
-def _flags(section: type, table: str) -> type:
-    """A dataclass like `section` in which None means "not given", so that given flags can be laid over a recipe."""
-    hints = get_type_hints(section, include_extras=True)
-    fields = []
+def _described(section: type) -> list[tuple[str, Any, str]]:
+    """Name, type and help with the default of each field of `section`."""
+    hints, described = get_type_hints(section, include_extras=True), []
     for f in dataclasses.fields(section):
         kind, text = get_args(hints[f.name])
         default = str(f.default).lower() if kind is bool else f.default
-        shown = Parameter(help=f"{text} ({default})" if f.default != "" else text)
-        fields.append((f.name, Annotated[kind | None, shown], None))
+        described.append((f.name, kind, f"{text} ({default})" if default != "" else text))
+    return described
+
+
+def _flags(section: type, table: str) -> type:
+    """A dataclass like `section` in which None means "not given", so that given flags can be laid over a recipe."""
+    fields = [(name, Annotated[kind | None, Parameter(help=text)], None) for name, kind, text in _described(section)]
     return dataclasses.make_dataclass(f"{table.title()}Flags", fields, frozen=True, namespace=_MODULE)
 
 
 def _model_flags() -> type:
     """Flags for the shapes of all families together; which of them a family knows is told when the recipe is made."""
-    families = get_args(ModelConfig)
-    about: dict[str, tuple[Any, dict[str, str]]] = {}
-    for family in families:
-        hints = get_type_hints(family, include_extras=True)
-        for f in dataclasses.fields(family):
-            kind, text = get_args(hints[f.name])
-            default = str(f.default).lower() if kind is bool else f.default
-            before, texts = about.setdefault(f.name, (kind, {}))
-            about[f.name] = (before | kind if before != kind else kind, texts)
-            texts[family.family] = f"{text} ({default})"
-    names = "|".join(family.family for family in families)
-    fields: list[tuple[str, Any, None]] = [("family", Annotated[str | None, Parameter(help=f"{names} (gpt)")], None)]
-    for name, (kind, texts) in about.items():
-        by_text: dict[str, list[str]] = {}
-        for family, text in texts.items():
-            by_text.setdefault(text, []).append(family)
-        shown = "; ".join(f"{text} [{', '.join(whose)}]" for text, whose in by_text.items())
+    kinds: dict[str, Any] = {}
+    texts: dict[str, dict[str, list[str]]] = {}  # for each flag: what it says, and of which families
+    for config in get_args(ModelConfig):
+        for name, kind, text in _described(config):
+            kinds[name] = kinds.get(name, kind) | kind if kinds.get(name, kind) != kind else kind
+            texts.setdefault(name, {}).setdefault(text, []).append(config.family)
+    families = "|".join(config.family for config in get_args(ModelConfig))
+    fields: list[tuple[str, Any, None]] = [("family", Annotated[str | None, Parameter(help=f"{families} (gpt)")], None)]
+    for name, kind in kinds.items():
+        shown = "; ".join(f"{text} [{', '.join(whose)}]" for text, whose in texts[name].items())
         fields.append((name, Annotated[kind | None, Parameter(help=shown)], None))
     return dataclasses.make_dataclass("ModelFlags", fields, frozen=True, namespace=_MODULE)
 

@@ -67,6 +67,6 @@ def _read_ids(text: str) -> list[int]:
 
 
 def _load(folder: Path):
-    from seq2chat.text.tokenizer import Tokenizer
+    from seq2chat.text.wordpiece import load_tokenizer
 
-    return Tokenizer.load(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)
+    return load_tokenizer(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)

@@ -41,14 +41,6 @@ def train(
         start_run(source, out, changes, began)
 
 
-_NEXT = {
-    "gpt": "generate {run} --prompt ...",
-    "bert": "fill-mask {run} ...",
-    "seq2seq": "translate {run}",
-    "transformer": "translate {run}",
-}
-
-
 def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
     """Train what `source` names, into `out` or the first free `runs/NAME`."""
     from seq2chat.training.dial import choose_tables
@@ -101,6 +93,7 @@ def _free_folder(root: Path, name: str) -> Path:
 
 def watch(job, console: Console) -> None:
     """Train `job` and show it: a bar with loss, speed and time left, and a line for each milestone."""
+    from seq2chat.models.folder import COMMAND
     from seq2chat.training import loop
     from seq2chat.training.runlog import plot_runs
 
@@ -132,7 +125,7 @@ def watch(job, console: Console) -> None:
                     job.log.note(text)
                 case loop.Sampled():
                     console.rule(f"sample at step {event.step}", style="dim", align="left")
-                    console.print("\n".join(event.text.strip()[:300].splitlines()[:8]), style="dim")
+                    console.print("\n".join(line[:160] for line in event.text.strip().splitlines()[:6]), style="dim")
                     console.rule(style="dim")
                 case loop.Saved():
                     saved = event.folder
@@ -150,4 +143,4 @@ def watch(job, console: Console) -> None:
         console.print(f"Measured by its author: {expected.val_loss_per_character} a character ({expected.machine}).")
     if expected.val_loss:
         console.print(f"Measured by its author: {expected.val_loss} a token ({expected.machine}).")
-    console.print(f"Done: {saved}\nTry: seq2chat {_NEXT[job.model.config.family].format(run=job.log.folder)}")
+    console.print(f"Done: {saved}\nTry: seq2chat {COMMAND[job.model.config.family]} {job.log.folder}", soft_wrap=True)

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib import font_manager
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from seq2chat.config import check
 from seq2chat.inside.attention import LabelledMap
+from seq2chat.inside.figure import save_figure
 
 CELL, LARGEST = 0.25, 16.0  # inches: of a token in a single map, and of any picture's side
 PANEL = 1.8  # inches: of one head in a wall
@@ -26,20 +25,12 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei
 
 
 def save(maps: Sequence[LabelledMap], file: Path) -> None:
-    """Write the maps as a picture (.png, .svg, .pdf) or as unrounded numbers (.json). Raises UserError for another
-    ending."""
-    check(
-        file.suffix in (".png", ".svg", ".pdf", ".json"),
-        f"Can't write {file}; end its name in .png, .svg, .pdf or .json.",
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".json":
-        file.write_text(json.dumps({"maps": values(maps)}, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write the maps as unrounded numbers (.json), or as a picture with the endings and errors of `save_figure`."""
+    if file.suffix != ".json":
+        save_figure(draw(maps), file, dpi=150)
         return
-    # Letters stay letters in an SVG, and no date is in it: the same numbers make the same picture.
-    metadata = {"Date": None} if file.suffix == ".svg" else {"CreationDate": None} if file.suffix == ".pdf" else {}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "seq2chat"}):
-        draw(maps).savefig(file, dpi=150, metadata=metadata)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"maps": values(maps)}, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def values(maps: Sequence[LabelledMap]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from functools import wraps
 from types import MethodType
 from typing import Any, Literal
-from weakref import finalize
+from weakref import finalize, proxy
 
 import torch
 from jaxtyping import Float, Int
@@ -85,14 +85,15 @@ class Tape:
         if known:
             return
         finalize(state, self._trails.pop, id(state), None)
-        inner = state.reorder.__func__
+        key, inner = id(state), state.reorder.__func__
 
         def reorder(state: Any, rows: Tensor) -> None:
             inner(state, rows)
-            if id(state) in self._trails:
-                self._trails[id(state)].reorder(rows)
+            if key in self._trails:
+                self._trails[key].reorder(rows)
 
-        state.reorder = MethodType(reorder, state)
+        # Bound to a proxy: a state that held itself would be freed late, and with it all it knows of the source.
+        state.reorder = MethodType(reorder, proxy(state))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018), top-down: BERT → Block → Attention → MaskedLMHead → weights.
+"""BERT (Devlin et al. 2018), top-down: BERT → Block → MaskedLMHead → weights.
 
 An encoder: every position sees the whole row, and what is learned is to guess the tokens that were masked out of it. As
 in the published weights, each branch is added and then normalised, and GELU is the exact one, with erf.
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seq2chat.config import BERTConfig, UserError, check
-from seq2chat.nn.attention import DotProductHeads
+from seq2chat.nn.attention import MultiHeadAttention
 from seq2chat.nn.block import FeedForward, LayerNorm, Linear
 from seq2chat.text.batch import IGNORED, Batch
 
@@ -88,7 +88,7 @@ class BERT(nn.Module):
         x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
         x = self.embed_norm(x)
         x = self.dropout(x if self.compute_dtype is None else x.to(self.compute_dtype))
-        keys = None if mask is None else mask[:, None, None].expand(-1, -1, seq, -1)
+        keys = None if mask is None else mask[:, None, None]
         for layer in self.layers:
             x = layer(x, keys)
         return x
@@ -114,39 +114,17 @@ class Block(nn.Module):
 
     def __init__(self, config: BERTConfig):
         super().__init__()
-        self.self_attn = Attention(config)
+        self.self_attn = MultiHeadAttention(config.d_model, config.n_head, causal=False)
         self.self_attn_norm = LayerNorm(config.d_model, eps=config.norm_eps)
         self.mlp = FeedForward(config.d_model, config.d_ff, activation="gelu")
         self.mlp_norm = LayerNorm(config.d_model, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch seq d_model"], mask: Bool[Tensor, "batch 1 seq seq"] | None
+        self, x: Float[Tensor, "batch seq d_model"], mask: Bool[Tensor, "batch 1 1 seq"] | None
     ) -> Float[Tensor, "batch seq d_model"]:
-        x = self.self_attn_norm(x + self.dropout(self.self_attn(x, mask)))
+        x = self.self_attn_norm(x + self.dropout(self.self_attn(x, self.self_attn.memory(x), mask)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
-
-
-class Attention(nn.Module):
-    """Self-attention of many heads in both directions."""
-
-    def __init__(self, config: BERTConfig):
-        super().__init__()
-        width, self.n_head = config.d_model, config.n_head
-        self.q_proj = Linear(width, width)
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
-        self.o_proj = Linear(width, width)
-        self.heads = DotProductHeads(scale=(width // config.n_head) ** -0.5, causal=False)
-
-    def forward(
-        self, x: Float[Tensor, "batch seq d_model"], mask: Bool[Tensor, "batch 1 seq seq"] | None
-    ) -> Float[Tensor, "batch seq d_model"]:
-        q, k, v = (self._split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        return self.o_proj(self.heads(q, k, v, mask).transpose(1, 2).flatten(2))
-
-    def _split(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch n_head seq d_head"]:
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
 
 class MaskedLMHead(nn.Module):

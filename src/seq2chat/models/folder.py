@@ -6,23 +6,34 @@ of ours, so these keep the names of their own configuration and parameters.
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 
-from seq2chat.config import BERTConfig, GPTConfig, ModelConfig, Seq2SeqConfig, TransformerConfig, UserError, check
+from seq2chat.config import (
+    BERTConfig,
+    GPTConfig,
+    ModelConfig,
+    Seq2SeqConfig,
+    TransformerConfig,
+    UserError,
+    build,
+    check,
+)
+from seq2chat.device import Precision, pick_precision
 from seq2chat.models import huggingface, huggingface_bert
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
+from seq2chat.models.layout import Layout, read_weights, write_weights
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 
 Model = GPT | BERT | Seq2Seq | Transformer
 
-_OWN = {f"seq2chat-{config.family}": config for config in (Seq2SeqConfig, TransformerConfig)}
-_COMMAND = {"gpt": "generate", "bert": "fill-mask", "seq2seq": "translate", "transformer": "translate"}
+COMMAND = {"gpt": "generate", "bert": "fill-mask", "seq2seq": "translate", "transformer": "translate"}
+"""The command that uses a model of each family."""
 
 
 def make_model(config: ModelConfig) -> Model:
@@ -38,6 +49,13 @@ def make_model(config: ModelConfig) -> Model:
             return Transformer(config)
 
 
+def pick_model_precision(
+    config: ModelConfig, choice: Literal["auto", "bf16", "fp32"], device: torch.device
+) -> Precision:
+    """Return the number format that a model of this shape computes in; the kernels of recurrent layers are float32."""
+    return pick_precision("fp32" if isinstance(config, Seq2SeqConfig) else choice, device)
+
+
 def n_parameters(config: ModelConfig) -> int:
     """Return the exact number of parameters, counted without allocating them; a tied matrix counts once."""
     with torch.device("meta"):
@@ -50,67 +68,74 @@ def require_family(model: Model, *families: str) -> None:
     check(
         family in families,
         f"The model is a {family}, and this works with {' and '.join(families)}; a {family} is used with "
-        f"`seq2chat {_COMMAND[family]} RUN`.",
+        f"`seq2chat {COMMAND[family]} RUN`.",
     )
 
 
 def save_model(model: Model, folder: str | Path, dtype: torch.dtype | None = None, **token_ids: int | None) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, the weights as `dtype` or as they are.
 
-    `bos_token_id`, `eos_token_id` and `pad_token_id` are recorded for whoever reads the folder.
+    `transformers` opens the folder of a GPT or a BERT. `bos_token_id`, `eos_token_id` and `pad_token_id` are recorded
+    for whoever reads it.
     """
-    if isinstance(model, GPT):
-        huggingface.save_model(model, folder, dtype, **token_ids)
-        return
-    if isinstance(model, BERT):
-        huggingface_bert.save_bert(model, folder, dtype, **token_ids)
-        return
-    folder = Path(folder)
+    folder, layout, dtype = Path(folder), _layout(model.config), dtype or model.embed_tokens.weight.dtype
     folder.mkdir(parents=True, exist_ok=True)
-    # By parameters, of which a tied one is listed once.
-    tensors = {name: p.detach().to("cpu", dtype or p.dtype).contiguous() for name, p in model.named_parameters()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    fields = {"model_type": f"seq2chat-{model.config.family}"} | dataclasses.asdict(model.config) | token_ids
+    write_weights(model, layout, folder / "model.safetensors", dtype)
+    fields = layout.fields(model.config) | {"dtype": str(dtype).removeprefix("torch.")} | token_ids
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
+    """Return the model in `folder`, on the CPU, in evaluation mode, its weights as `dtype`.
+
+    Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError for a folder that is
+    no such model, a damaged file, an unsupported feature, or a tensor that is missing, unknown or of the wrong shape.
+    """
+    config = load_config(folder)
+    with torch.device("meta"):
+        model = make_model(config)
+    read_weights(model, _layout(config), Path(folder), dtype)
+    return model.eval()
 
 
 def load_config(folder: str | Path) -> ModelConfig:
     """Return the configuration that `config.json` describes. Raises UserError for what we do not build."""
     path = Path(folder) / "config.json"
     check(path.is_file(), f"{path} does not exist; give a folder with config.json and model.safetensors.")
+    readers = huggingface.READERS | huggingface_bert.READERS | _OWN_READERS
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         kind = fields.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
-    if kind == "bert":
-        return huggingface_bert.bert_config(fields)
-    if kind in _OWN:
-        return _own_config(_OWN[kind], fields, path)
-    return huggingface.load_config(folder)
+        check(kind in readers, f"model_type {kind!r} is not supported; {', '.join(readers)} are.")
+        return readers[kind](fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise UserError(f"{path} is not a JSON object: {error}.") from error
+    except KeyError as error:
+        raise UserError(f"{path} lacks the key {error}.") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} has a value of the wrong type: {error}.") from error
 
 
-def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
-    """Return the model in `folder`, on the CPU, in evaluation mode, its weights as `dtype`.
-
-    Raises UserError for a folder that is no model, a damaged file, or tensors that do not fit the configuration.
-    """
-    config = load_config(folder)
-    if isinstance(config, GPTConfig):
-        return huggingface.load_model(folder, dtype)
-    if isinstance(config, BERTConfig):
-        return huggingface_bert.load_bert(folder, dtype)
-    model = make_model(config).to(dtype)
-    state = {name: tensor.to(dtype) for _, name, tensor in huggingface.stored_tensors(Path(folder))}
-    expected = {name: p.shape for name, p in model.named_parameters()}
-    wrong = [n for n in expected | state if n not in expected or n not in state or expected[n] != state[n].shape]
-    check(not wrong, f"{folder}: tensor {wrong[:1]} does not fit config.json; the files are of different models.")
-    model.load_state_dict(state, strict=False)  # what is computed, such as a table of positions, is not stored
-    return model.eval()
+def _layout(config: ModelConfig) -> Layout:
+    match config:
+        case GPTConfig():
+            return huggingface.LAYOUT
+        case BERTConfig():
+            return huggingface_bert.LAYOUT
+    return _OWN_LAYOUT
 
 
-def _own_config(kind: type[Seq2SeqConfig] | type[TransformerConfig], fields: dict[str, Any], path: Path) -> ModelConfig:
-    names = [f.name for f in dataclasses.fields(kind)]
-    missing = [name for name in names if name not in fields]
-    check(not missing, f"{path} is damaged: it has no {missing[:1]}.")
-    return kind(**{name: fields[name] for name in names})
+def _own_fields(config: Seq2SeqConfig | TransformerConfig) -> dict[str, Any]:
+    return {"model_type": f"seq2chat-{config.family}"} | dataclasses.asdict(config)
+
+
+def _own_config(kind: type[ModelConfig], fields: dict[str, Any]) -> ModelConfig:
+    return build(kind, "model", {f.name: fields[f.name] for f in dataclasses.fields(kind)}, "config.json")
+
+
+_OWN_LAYOUT = Layout(
+    _own_fields, lambda model: {name: [name] for name, _ in model.named_parameters()}, lambda config, stored: stored
+)
+_OWN_READERS = {f"seq2chat-{kind.family}": partial(_own_config, kind) for kind in (Seq2SeqConfig, TransformerConfig)}

@@ -6,18 +6,11 @@ What our model cannot reproduce exactly (rotary scaling, sliding windows, other 
 inside the attention weights, which only training would notice, is not ours and is not read.
 """
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
-from seq2chat.config import GPTConfig, UserError, check
+from seq2chat.config import GPTConfig, check
 from seq2chat.models.gpt import GPT, is_local
+from seq2chat.models.layout import Layout, refuse_unless
 
 # Our parameter names, layer index aside, and theirs. Modern names are Qwen3's own and need no table.
 _GPT_NEO = {
@@ -32,92 +25,6 @@ _GPT_NEO = {
 }
 _GPT2 = _GPT_NEO | {f"self_attn.{x}_proj": "attn.c_attn" for x in "qkv"} | {"self_attn.o_proj": "attn.c_proj"}
 _OUTER = {"embed_tokens": "wte", "embed_positions": "wpe", "norm": "ln_f"}
-
-
-def save_model(
-    model: GPT,
-    folder: str | Path,
-    dtype: torch.dtype | None = None,
-    *,
-    bos_token_id: int | None = None,
-    eos_token_id: int | list[int] | None = None,
-    pad_token_id: int | None = None,
-) -> None:
-    """Write `config.json` and `model.safetensors`, which `AutoModelForCausalLM` opens, into `folder`.
-
-    Weights are stored as `dtype`, or as they are. The token ids are recorded for whoever generates from the folder.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = model.state_dict()
-    dtype = dtype or model.embed_tokens.weight.dtype
-    tensors: dict[str, Tensor] = {}
-    for theirs, ours in _tensor_names(model).items():
-        # Conv1D of GPT-2 keeps q, k and v in one matrix, and every matrix transposed.
-        tensor = torch.cat([state[name] for name in ours])
-        tensors[theirs] = (tensor.T if _is_conv1d(model.config, theirs) else tensor).to("cpu", dtype).contiguous()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    fields = _to_hf(model.config) | {
-        "dtype": str(dtype).removeprefix("torch."),
-        "bos_token_id": bos_token_id,
-        "eos_token_id": eos_token_id,
-        "pad_token_id": pad_token_id,
-    }
-    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-
-
-def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
-    """Return the GPT of a Hugging Face folder, on the CPU, in evaluation mode, its weights as `dtype`.
-
-    Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError for a folder that is
-    no such model, a damaged file, an unsupported feature, or a tensor that is missing, unknown or of the wrong shape.
-    """
-    folder = Path(folder)
-    config = load_config(folder)
-    with torch.device("meta"):
-        model = GPT(config)
-    names = _tensor_names(model)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    state: dict[str, Tensor] = {}
-    for file, stored, tensor in stored_tensors(folder):
-        theirs = _canonical(config, stored)
-        if theirs is None:
-            continue
-        check(theirs in names, f"{file}: tensor {stored} is not part of a {config.layout} model of this config.json.")
-        tensor = tensor.T if _is_conv1d(config, theirs) and tensor.ndim == 2 else tensor
-        rows = [shapes[name][0] for name in names[theirs]]
-        expected = torch.Size([sum(rows), *shapes[names[theirs][0]][1:]])
-        check(
-            tensor.shape == expected,
-            f"{file}: tensor {stored} has the wrong shape for config.json, which makes it {tuple(expected)} "
-            f"where the file has {tuple(tensor.shape)}" + (" (transposed)." if _is_conv1d(config, theirs) else "."),
-        )
-        for name, part in zip(names[theirs], tensor.split(rows), strict=True):
-            state[name] = part.to(dtype, copy=True).contiguous()
-    missing = [theirs for theirs, ours in names.items() if ours[0] not in state]
-    check(not missing, f"{folder}: {len(missing)} tensors of the model are missing, the first is {missing[:1]}.")
-    model.load_state_dict(state, assign=True)
-    return model.eval()
-
-
-def load_config(folder: str | Path) -> GPTConfig:
-    """Return the GPTConfig that a Hugging Face `config.json` describes. Raises UserError for what we do not build."""
-    path = Path(folder) / "config.json"
-    check(path.is_file(), f"{path} does not exist; give a folder with config.json and model.safetensors.")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        kind = fields.get("model_type")
-        readers = {"gpt2": _from_gpt2, "gpt_neo": _from_gpt_neo, "qwen3": _from_qwen3}
-        check(kind in readers, f"model_type {kind!r} is not supported; {', '.join(readers)} are.")
-        return readers[kind](fields)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise UserError(f"{path} is not a JSON object: {error}.") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except KeyError as error:
-        raise UserError(f"{path} lacks the key {error}.") from error
-    except TypeError as error:
-        raise UserError(f"{path} has a value of the wrong type: {error}.") from error
 
 
 def _to_hf(c: GPTConfig) -> dict[str, Any]:
@@ -196,12 +103,6 @@ def _gelu_and_tied(f: dict[str, Any]) -> dict[str, bool]:
     return {"tie_embeddings": True}
 
 
-def refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
-    for key, value in supported.items():
-        found = fields.get(key, value)
-        check(found == value, f"{key} {found!r} is not supported; only {value!r} is.")
-
-
 def _tensor_names(model: GPT) -> dict[str, list[str]]:
     """Return their tensor names, each with the names of the parameters of ours that it holds, stacked by rows."""
     names: dict[str, list[str]] = {}
@@ -234,24 +135,6 @@ def _canonical(config: GPTConfig, stored: str) -> str | None:
     return stored if stored.startswith(prefix) else prefix + stored
 
 
-def stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
-    """Yield (file, name, tensor) for everything stored in the folder's weight files."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    check(single.is_file() or index.is_file(), f"{folder} has no model.safetensors; other weight files are not read.")
-    for file in [single] if single.is_file() else _shards(index):
-        check(file.is_file(), f"{file} is named by {index.name} but does not exist.")
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (safe_open is not iterable)
-                    yield file, name, tensors.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is damaged or not a safetensors file: {error}.") from error
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        return [
-            index.parent / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is damaged: it has no weight_map of tensor names to files.") from error
+LAYOUT = Layout(_to_hf, _tensor_names, _canonical, _is_conv1d)
+READERS = {"gpt2": _from_gpt2, "gpt_neo": _from_gpt_neo, "qwen3": _from_qwen3}
+"""For each `model_type`, what makes a GPTConfig of the fields; UserError for what we do not build."""

@@ -1,4 +1,4 @@
-"""The encoder–decoder Transformer (Vaswani et al. 2017). Reads top-down: Transformer → blocks → Attention → weights.
+"""The encoder–decoder Transformer (Vaswani et al. 2017). Reads top-down: Transformer → blocks → Residual → weights.
 
 The encoder reads the source in both directions; the decoder reads the target up to each position and, by
 cross-attention, the encoder's output. All linear maps have biases, as in fairseq, Marian and torch.nn.Transformer.
@@ -17,14 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seq2chat.config import TransformerConfig, check
-from seq2chat.nn.attention import DotProductHeads
+from seq2chat.nn.attention import KeysAndValues, MultiHeadAttention
 from seq2chat.nn.block import FeedForward, LayerNorm, Linear
 from seq2chat.nn.cache import LayerCache
 from seq2chat.nn.mask import causal_mask
 from seq2chat.nn.position import sinusoids
 from seq2chat.text.batch import Batch
-
-Memory = tuple[Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, "batch n_head n_key d_head"]]
 
 
 @dataclass
@@ -35,7 +33,7 @@ class State:
     `origin` (batch,) tells which row of the source given to `start` each row translates.
     """
 
-    memory: list[Memory]
+    memory: list[KeysAndValues]
     mask: Bool[Tensor, "batch 1 1 source_seq"] | None
     origin: Int[Tensor, " batch"]
     caches: list[LayerCache]
@@ -155,7 +153,7 @@ class Transformer(nn.Module):
 
     def _encode(
         self, source: Int[Tensor, "batch source_seq"], source_mask: Bool[Tensor, "batch source_seq"] | None
-    ) -> tuple[list[Memory], Bool[Tensor, "batch 1 1 source_seq"] | None]:
+    ) -> tuple[list[KeysAndValues], Bool[Tensor, "batch 1 1 source_seq"] | None]:
         """Return the keys and values that each decoder layer reads of the source, and where they are real."""
         self._check_context("source", source.shape[1])
         mask = None if source_mask is None else source_mask[:, None, None, :]
@@ -169,7 +167,7 @@ class Transformer(nn.Module):
     def _decode(
         self,
         tokens: Int[Tensor, "batch seq"],
-        memory: list[Memory],
+        memory: list[KeysAndValues],
         memory_mask: Bool[Tensor, "batch 1 1 source_seq"] | None,
         caches: list[LayerCache] | None,
     ) -> Float[Tensor, "batch seq d_model"]:
@@ -206,7 +204,7 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.self_attn = Attention(config, causal=False)
+        self.self_attn = MultiHeadAttention(config.d_model, config.n_head, causal=False)
         self.mlp = FeedForward(config.d_model, config.d_ff, config.activation)
         self.self_attn_residual = Residual(config)
         self.mlp_residual = Residual(config)
@@ -223,8 +221,8 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.self_attn = Attention(config, causal=True)
-        self.cross_attn = Attention(config, causal=False)
+        self.self_attn = MultiHeadAttention(config.d_model, config.n_head, causal=True)
+        self.cross_attn = MultiHeadAttention(config.d_model, config.n_head, causal=False)
         self.mlp = FeedForward(config.d_model, config.d_ff, config.activation)
         self.self_attn_residual = Residual(config)
         self.cross_attn_residual = Residual(config)
@@ -235,7 +233,7 @@ class DecoderBlock(nn.Module):
         x: Float[Tensor, "batch seq d_model"],
         mask: Bool[Tensor, "1 1 seq n_seen"] | None,
         cache: LayerCache | None,
-        source: Memory,
+        source: KeysAndValues,
         source_mask: Bool[Tensor, "batch 1 1 source_seq"] | None,
     ) -> Float[Tensor, "batch seq d_model"]:
         def self_attention(y: Tensor) -> Tensor:
@@ -262,36 +260,6 @@ class Residual(nn.Module):
         if self.pre:
             return x + self.dropout(branch(self.norm(x)))
         return self.norm(x + self.dropout(branch(x)))
-
-
-class Attention(nn.Module):
-    """Multi-head attention (section 3.2.2) of queries over a memory: their own sequence, or the encoder's output."""
-
-    def __init__(self, config: TransformerConfig, causal: bool):
-        super().__init__()
-        self.n_head = config.n_head
-        self.q_proj = Linear(config.d_model, config.d_model)
-        self.k_proj = Linear(config.d_model, config.d_model)
-        self.v_proj = Linear(config.d_model, config.d_model)
-        self.o_proj = Linear(config.d_model, config.d_model)
-        self.heads = DotProductHeads(scale=(config.d_model // config.n_head) ** -0.5, causal=causal)
-
-    def memory(self, y: Float[Tensor, "batch n_key d_model"]) -> Memory:
-        """Return the keys and values of `y`, each (batch, n_head, n_key, d_head)."""
-        return self._split(self.k_proj(y)), self._split(self.v_proj(y))
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch seq d_model"],
-        memory: Memory,
-        mask: Bool[Tensor, "#batch 1 #seq n_key"] | None,
-    ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what each position of `x` reads from `memory`, of which `mask` is True where it may."""
-        mask = None if mask is None else mask.expand(-1, -1, x.shape[1], -1)
-        return self.o_proj(self.heads(self._split(self.q_proj(x)), *memory, mask).transpose(1, 2).flatten(2))
-
-    def _split(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch n_head seq d_head"]:
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
 
 def final_norm(config: TransformerConfig) -> nn.Module:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from seq2chat.nn.block import Linear
 from seq2chat.nn.mask import causal_mask
 
+KeysAndValues = tuple[Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, "batch n_head n_key d_head"]]
+
 # On CPUs torch's fused kernel takes twice the time of the plain products to train on sequences up to this long.
 SHORT = 512
 
@@ -86,6 +88,37 @@ class DotProductHeads(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale:.4g}, causal={self.causal}"
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), with biases: queries of one sequence over a memory of
+    keys and values, which are made of the same sequence or of another."""
+
+    def __init__(self, d_model: int, n_head: int, causal: bool):
+        super().__init__()
+        self.n_head = n_head
+        self.q_proj = Linear(d_model, d_model)
+        self.k_proj = Linear(d_model, d_model)
+        self.v_proj = Linear(d_model, d_model)
+        self.o_proj = Linear(d_model, d_model)
+        self.heads = DotProductHeads(scale=(d_model // n_head) ** -0.5, causal=causal)
+
+    def memory(self, y: Float[Tensor, "batch n_key d_model"]) -> KeysAndValues:
+        """Return the keys and values of `y`, each (batch, n_head, n_key, d_head)."""
+        return self._split(self.k_proj(y)), self._split(self.v_proj(y))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        memory: KeysAndValues,
+        mask: Bool[Tensor, "#batch 1 #seq n_key"] | None,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Return what each position of `x` reads from `memory`, of which `mask` is True where it may."""
+        mask = None if mask is None else mask.expand(-1, -1, x.shape[1], -1)
+        return self.o_proj(self.heads(self._split(self.q_proj(x)), *memory, mask).transpose(1, 2).flatten(2))
+
+    def _split(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch n_head seq d_head"]:
+        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
 
 class Source(NamedTuple):

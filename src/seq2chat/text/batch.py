@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +144,7 @@ def permute(i: int, n: int, key: bytes) -> int:
     while True:
         left, right = i >> half, i & mask
         for round_key in rounds:
-            left, right = right, left ^ (_mix(right ^ round_key) & mask)
+            left, right = right, left ^ (mix(right ^ round_key) & mask)
         i = left << half | right
         if i < n:
             return i
@@ -156,8 +157,9 @@ def round_keys(key: bytes) -> list[int]:
     return [int.from_bytes(digest[8 * r : 8 * r + 8], "big") for r in range(FEISTEL_ROUNDS)]
 
 
-def _mix(x: int) -> int:
-    """The finalizer of splitmix64 (Steele, Lea and Flood 2014), which spreads every bit of x over all 64."""
+def mix(x: Any) -> Any:
+    """The finalizer of splitmix64 (Steele, Lea and Flood 2014), which spreads every bit of x, an int or an array of
+    uint64, over all 64."""
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
     return x ^ x >> 31

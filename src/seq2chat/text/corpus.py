@@ -79,6 +79,7 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     if name.startswith("hf:"):
         read = _hugging_face(name, field)
         return Corpus(name, read, partial(_hash_texts, read))
+    check(name != "", "Which text? Give the path of one, or the name of a corpus.")
     path = Path(name)
     if not path.exists():
         raise UserError(f"There is no corpus or file {name}.{_did_you_mean(path)}")

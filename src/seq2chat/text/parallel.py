@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from seq2chat.config import DataConfig, UserError, check
-from seq2chat.text.batch import IGNORED, Batch, epoch_key
+from seq2chat.text.batch import IGNORED, Batch, epoch_key, mix
 from seq2chat.text.corpus import Progress, find_corpus, read_lines
 from seq2chat.text.shards import FEW_DOCUMENTS
 from seq2chat.text.tokenizer import Tokenizer
@@ -49,6 +49,10 @@ def load_parallel(data: DataConfig, progress: Progress | None = None) -> Paralle
         data.corpus in NAMED_PAIRS,
         f"{data.corpus} is not parallel text, which translation learns from; give --data.source and --data.target, "
         f"two files of equally many lines, or one of: {', '.join(NAMED_PAIRS)}.",
+    )
+    check(
+        data.val_fraction == DataConfig.val_fraction,
+        f"data.val_fraction is for texts of your own; {data.corpus} has a validation split, so leave it out.",
     )
     a, b = NAMED_PAIRS[data.corpus]
     train, val = (
@@ -121,11 +125,20 @@ class Pairs:
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Return pairs `rows`: sources end with the end token, targets begin with it, labels end with it."""
-        source = _pad([[*self.source[i].tolist(), self.eos_id] for i in rows], self.pad_id)
-        target = _pad([[self.eos_id, *self.target[i].tolist()] for i in rows], self.pad_id)
-        labels = _pad([[*self.target[i].tolist(), self.eos_id] for i in rows], IGNORED)
-        lengths = torch.tensor([len(self.source[i]) + 1 for i in rows])
-        return Batch(target, labels, source, torch.arange(source.shape[1]) < lengths[:, None])
+        sources, targets = ([side[i].tolist() for i in rows] for side in (self.source, self.target))
+        return pair_batch(sources, targets, self.eos_id, self.pad_id)
+
+
+def pair_batch(sources: list[list[int]], targets: list[list[int]], eos_id: int, pad_id: int) -> Batch:
+    """Return pairs of token lists as a batch: sources end with the end token, targets begin and labels end with it."""
+    source = _pad([[*ids, eos_id] for ids in sources], pad_id)
+    lengths = torch.tensor([len(ids) + 1 for ids in sources])
+    return Batch(
+        target=_pad([[eos_id, *ids] for ids in targets], pad_id),
+        labels=_pad([[*ids, eos_id] for ids in targets], IGNORED),
+        source=source,
+        source_mask=torch.arange(source.shape[1]) < lengths[:, None],
+    )
 
 
 class PairLoader:
@@ -196,10 +209,8 @@ def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batc
 
 def shuffled(n: int, key: bytes) -> np.ndarray:
     """Return a permutation of range(n) that is a function of 8 bytes: the order of the hashes of 0 .. n - 1."""
-    x = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.frombuffer(key, np.uint64)
-    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(x ^ x >> np.uint64(31), kind="stable")
+    spread = np.arange(n, dtype=np.uint64) * 0x9E3779B97F4A7C15 + np.frombuffer(key, np.uint64)
+    return np.argsort(mix(spread), kind="stable")
 
 
 def _pad(rows: list[list[int]], value: int) -> torch.Tensor:

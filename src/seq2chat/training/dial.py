@@ -7,6 +7,7 @@ from typing import Any
 from seq2chat.config import Budget, Recipe, check, recipe_tables
 from seq2chat.device import describe_machine, pick_device, pick_precision
 from seq2chat.text.corpus import load_corpus
+from seq2chat.text.parallel import NAMED_PAIRS
 from seq2chat.text.shards import split_texts
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
@@ -27,7 +28,8 @@ def choose_tables(
 
     `changes` are options already given; they are laid over the result, and what depends on them follows them here.
     """
-    family = changes.get("model", {}).get("family", "transformer" if "source" in changes.get("data", {}) else "gpt")
+    is_parallel = source in NAMED_PAIRS or "source" in changes.get("data", {})
+    family = changes.get("model", {}).get("family", "transformer" if is_parallel else "gpt")
     if family in BORROWED:
         return _borrow(family, source, say)
     data = Recipe.from_tables({"data": changes.get("data", {})}).data

@@ -11,9 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from seq2chat.config import DataConfig, check
-from seq2chat.device import pick_device, pick_precision
+from seq2chat.device import pick_device
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import Model
+from seq2chat.models.folder import Model, pick_model_precision
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch, evaluation_batches
@@ -113,13 +113,20 @@ def evaluate_text(
     """
     check(batch_size > 0, f"--batch-size is {batch_size}; write a positive number.")
     model, tokenizer = load_checkpoint(path)
-    own = open_run(path).recipe().data if data is None else data
+    own, translates = open_run(path).recipe().data if data is None else data, isinstance(model, Seq2Seq | Transformer)
+    check(
+        data is None or (bool(data.source) == translates and bool(data.corpus) != translates),
+        f"A {model.config.family} is measured on {'--source and --target' if translates else '--data'}.",
+    )
     if isinstance(model, Seq2Seq | Transformer):
         assert isinstance(tokenizer, Tokenizer)
         check(context is None, "--context is for models of running text; a translation model reads whole sentences.")
         lines = load_parallel(own).val if data is None else read_pairs(Path(own.source), Path(own.target))
         pairs, too_long = Pairs.encode(lines, tokenizer, model.context)
-        check(too_long == 0, f"{too_long} pairs have more than the model's {model.context} tokens; leave them out.")
+        check(
+            data is None or too_long == 0,
+            f"{too_long} pairs have more than the model's {model.context} tokens; leave them out.",
+        )
         number, batches = -(-len(pairs) // batch_size), pair_batches(pairs, batch_size)
         measure = translation
     else:
@@ -136,5 +143,5 @@ def evaluate_text(
         else:
             measure, batches = causal_lm, evaluation_batches(shards, context, batch_size, own.document_mask)
     device = pick_device()
-    model.to(device).compute_dtype = pick_precision("auto", device).dtype
+    model.to(device).compute_dtype = pick_model_precision(model.config, "auto", device).dtype
     return evaluate(model, measure, watch(batches, number), token_lengths(tokenizer))

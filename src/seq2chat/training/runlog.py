@@ -108,7 +108,11 @@ def plot_runs(runs: Sequence[RunLog], file: Path, x: str = "tokens") -> None:
         if len(runs) == 1:
             curves.append((_smooth([(m[x], m["loss"]) for m in metrics if "loss" in m]), "-", "training"))
         curves.append(([(m[x], m[key]) for m in metrics if key in m], "o-", label))
-    check(any(points for points, _, _ in curves), "There is nothing to draw: nothing has been recorded yet.")
+    check(
+        any(points for points, _, _ in curves),
+        "There is nothing to draw: nothing has been recorded yet"
+        + ("." if len(runs) == 1 else ", or these are BERTs, whose losses have no common unit; plot them one by one."),
+    )
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for points, style, label in curves:
         if points:

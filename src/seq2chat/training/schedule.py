@@ -19,6 +19,6 @@ def rate(schedule: ScheduleConfig, progress: float) -> float:
         share = (progress - schedule.warmup) / max(1e-9, 1 - schedule.warmup)
         return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     if schedule.shape == "noam":
-        return max(schedule.floor, math.sqrt(max(schedule.warmup, 1e-9) / max(progress, 1e-9)))
+        return max(schedule.floor, math.sqrt(schedule.warmup / progress))
     left = (1 - progress) / max(1e-9, schedule.decay)
     return schedule.floor + (1 - schedule.floor) * max(0.0, min(1.0, left))

@@ -22,7 +22,7 @@ from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
 
 TOKENIZER_CHARACTERS = 100_000_000  # a tokenizer learns no other pieces from more
-SHOWN = 3  # sentences of the validation split, translated as a sample
+SHOWN = 2  # sentences of the validation split, translated as a sample
 
 Say = Callable[[str], None]
 Objective = Callable[[Any, Batch], Loss]
@@ -54,10 +54,6 @@ def load_text(recipe: Recipe, doing: Say) -> Corpus | ParallelCorpus:
 
     if isinstance(recipe.model, Seq2SeqConfig | TransformerConfig):
         return load_parallel(recipe.data, progress)
-    check(
-        not recipe.data.source,
-        f"data.source and data.target are for translation; a {recipe.model.family} learns from data.corpus.",
-    )
     return load_corpus(name, recipe.data.field, progress)
 
 
@@ -108,7 +104,8 @@ def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: T
 
 def _translation(recipe: Recipe, text: ParallelCorpus, tokenizer: Tokenizer, say: Say) -> Task:
     context = getattr(recipe.model, "context", 1 << 30)  # an RNN reads sentences of any length
-    (train, too_long), (val, _) = (Pairs.encode(lines, tokenizer, context) for lines in (text.train, text.val))
+    sides = [Pairs.encode(lines, tokenizer, context) for lines in (text.train, text.val)]
+    (train, val), too_long = (pairs for pairs, _ in sides), sum(number for _, number in sides)
     say(
         f"{len(train):,} pairs to train on, {len(val):,} to validate"
         + (f"; {too_long:,} with more than {context} tokens were left out" if too_long else "")
@@ -137,6 +134,7 @@ def _translation(recipe: Recipe, text: ParallelCorpus, tokenizer: Tokenizer, say
 
 def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: WordPiece) -> Task:
     assert isinstance(recipe.model, BERTConfig)
+    check(recipe.model.masked_lm, "model.masked_lm is false, and a BERT learns through that head; leave it out.")
     context, batch_size = recipe.model.context, recipe.train.batch_size
     loader = MaskedLoader(
         train, context, recipe.train.seed, tokenizer, recipe.data.mask_share, recipe.model.next_sentence

@@ -2,7 +2,7 @@
 text, one training, and only the mask of attention differs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from seq2chat.config import BERTConfig, check
-from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, plain, spread
-from seq2chat.inside.lecture.tasks import Progress, fit
+from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, plain, seeds_told, spread
+from seq2chat.inside.lecture.tasks import Case, Progress, fit
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import n_parameters
 from seq2chat.nn.attention import DotProductHeads
@@ -25,14 +25,6 @@ from seq2chat.training.objective import masked_lm
 MODELS = ("both sides", "left only")
 VOCABULARY, CONTEXT, BATCH, STEPS = 2000, 64, 32, 1000
 SHAPE = {"context": CONTEXT, "n_layer": 2, "n_head": 4, "d_model": 128, "dropout": 0.0}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One training."""
-
-    model: str
-    seed: int
 
 
 def hide_future(model: BERT) -> None:
@@ -105,11 +97,9 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
         shares, losses = ([run[key] for run in runs] for key in ("accuracy", "loss"))
         rows.append([name, runs[0]["parameters"], spread(shares), spread(losses)])
     rows.append(["the commonest token", "", f"{records[0]['unigram']:.2f}", ""])
-    seeds = len({record["seed"] for record in records})
     tables = [Table("masked tokens of unseen text", ["sees", "parameters", "right", "loss (nats)"], rows)]
     notes = [
-        f"Python's documentation, 15 % of the tokens masked, {records[0]['steps']:,} steps, {seeds} "
-        f"seed{'s' if seeds > 1 else ''}{': mean (lowest – highest)' if seeds > 1 else ''}.",
+        f"Python's documentation, 15 % of the tokens masked, {records[0]['steps']:,} steps, {seeds_told(records)}.",
         "What follows a word tells as much about it as what comes before. A GPT gives that up to be able to write.",
     ]
     return Lesson("bidirectional", tables, notes, _draw(records))

@@ -11,24 +11,23 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from seq2chat.config import DataConfig, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.inside.lecture.fixed_vector import MODELS, Case, equal_shape
-from seq2chat.inside.lecture.lesson import COLOURS, Lesson, Table, canvas, plain, spread
-from seq2chat.inside.lecture.tasks import EncoderDecoder, Progress, fit, make, pairs
+from seq2chat.inside.lecture.lesson import COLOURS, Lesson, Table, band, canvas, plain, seeds_told, spread
+from seq2chat.inside.lecture.tasks import EncoderDecoder, Progress, fit, make
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
-from seq2chat.text.parallel import load_parallel
+from seq2chat.text.parallel import load_parallel, pair_batch
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.objective import translation
 from seq2chat.training.translation import bleu
 
 MOST, VOCABULARY, LONGEST, BATCH, UNSEEN = 4, 2000, 256, 32, 100
 
-Side = list[Tensor]
+Side = list[list[int]]
 
 
 @cache
@@ -42,9 +41,7 @@ def text() -> tuple[Tokenizer, tuple[Side, Side], tuple[Side, Side]]:
 
     def encode(lines: Sequence[tuple[str, str]]) -> tuple[Side, Side]:
         # A space in front, so that captions stay apart when they are joined.
-        english, german = (
-            [torch.tensor(tokenizer.encode(f" {text}")) for text in side] for side in zip(*lines, strict=True)
-        )
+        english, german = ([tokenizer.encode(f" {text}") for text in side] for side in zip(*lines, strict=True))
         return english, german
 
     return tokenizer, encode(corpus.train), encode(corpus.val)
@@ -52,10 +49,10 @@ def text() -> tuple[Tokenizer, tuple[Side, Side], tuple[Side, Side]]:
 
 def joined(sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Batch:
     """Return a batch of which each row is the captions of these numbers, one after the other."""
-    sources, targets = ([torch.cat([side[i] for i in row]) for row in rows] for side in sides)
+    sources, targets = ([[token for i in row for token in side[i]] for row in rows] for side in sides)
     assert tokenizer.eos_id is not None
     assert tokenizer.pad_id is not None
-    return pairs(sources, targets, tokenizer.eos_id, tokenizer.pad_id)
+    return pair_batch(sources, targets, tokenizer.eos_id, tokenizer.pad_id)
 
 
 def measure(case: Case, steps: int, progress: Progress | None = None) -> dict[str, Any]:
@@ -112,10 +109,9 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
         ])
         for key, title in (("loss", "loss, nats a token given the true ones before it"), ("bleu", "BLEU, greedy"))
     ]  # fmt: skip
-    seeds = len({record["seed"] for record in records})
     notes = [
-        f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds} seed{'s' if seeds > 1 else ''}"
-        f"{': mean (lowest – highest)' if seeds > 1 else ''}. A short training: the order counts, not the height.",
+        f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds_told(records)}. A short training: the order "
+        "counts, not the height.",
     ]
     return Lesson("captions", tables, notes, _draw(by_model))
 
@@ -126,10 +122,7 @@ def _draw(by_model: dict[str, list[dict[str, Any]]]) -> Figure:
     for axes, key, title, y in ((left, "loss", "loss of the true translation", "nats a token"),
                                 (right, "bleu", "greedy translation", "BLEU")):  # fmt: skip
         for name, runs in by_model.items():
-            colour, x = COLOURS[MODELS.index(name)], runs[0]["captions"]
-            values = list(zip(*(run[key] for run in runs), strict=True))
-            axes.plot(x, [sum(v) / len(v) for v in values], "o-", color=colour, label=name)
-            axes.fill_between(x, *zip(*((min(v), max(v)) for v in values), strict=True), color=colour, alpha=0.2)
+            band(axes, runs[0]["captions"], [run[key] for run in runs], COLOURS[MODELS.index(name)], name)
         axes.set_xticks(range(1, MOST + 1))
         plain(axes, title, "captions", y)
         axes.legend(fontsize=8)

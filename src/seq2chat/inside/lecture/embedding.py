@@ -10,7 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seq2chat.config import GPT3, GPTConfig, check
+from seq2chat.inside.attention import labels
+from seq2chat.inside.lecture import SENTENCE
 from seq2chat.inside.lecture.lesson import Cell, Lesson, Table, canvas, heat_map
+from seq2chat.inside.reading import ids_read
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model
 from seq2chat.models.gpt import GPT, init_weights
@@ -46,17 +49,19 @@ def untrained() -> tuple[GPT, Tokenizer]:
         torch.manual_seed(0)
         model = GPT(UNTRAINED).double()
         init_weights(model)  # anew, drawn in float64
-        return model, Tokenizer.train(["I am a robot"], UNTRAINED.vocab_size)
+        return model, Tokenizer.train([SENTENCE], UNTRAINED.vocab_size)
 
 
 @torch.no_grad()
 def read_input(model: Model, ids: Sequence[int]) -> Input:
     """Return what `model` makes of the token `ids`, by a product of one-hot rows with its embedding matrix.
 
-    Raises UserError for an empty prompt or one beyond the model's context.
+    Raises UserError for more tokens than the model's context.
     """
-    check(len(ids) > 0, "The prompt is empty; write at least one token.")
-    check(len(ids) <= model.context, f"The prompt has {len(ids)} tokens; the model's context is {model.context}.")
+    check(
+        len(ids) <= model.context,
+        f"The model would read {len(ids)} tokens, and its context is {model.context}; shorten the prompt.",
+    )
     table, places = model.embed_tokens, torch.arange(len(ids), device=model.device)
     if isinstance(model, Transformer) and model.embed_source is not None:
         table = model.embed_source
@@ -83,10 +88,13 @@ def read_input(model: Model, ids: Sequence[int]) -> Input:
 
 
 def lesson(prompt: str, model: Model, tokenizer: Tokenizer | WordPiece) -> Lesson:
-    """Return the way of `prompt` into GPT-3 in shapes, and into `model` in numbers."""
-    ids = tokenizer.encode(prompt)
+    """Return the way of `prompt` into GPT-3 in shapes, and into `model` in numbers, control tokens included.
+
+    Raises UserError for a blank prompt, and as `read_input`.
+    """
+    ids = ids_read(model, tokenizer, prompt)
     found = read_input(model, ids)
-    names = [f"{place} {tokenizer.decode([i])!r}" for place, i in enumerate(ids)]
+    names = [f"{place} {label}" for place, label in enumerate(labels(tokenizer, ids))]
     gpt3, added = GPT3["gpt3-175b"], found.positions is not None
     n_vocab, width = model.embed_tokens.weight.shape
     numbers: list[list[Cell]] = []

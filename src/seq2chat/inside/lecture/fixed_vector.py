@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from seq2chat.config import Seq2SeqConfig, TransformerConfig, check
-from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, plain, spread
+from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, band, canvas, plain, seeds_told, spread
 from seq2chat.inside.lecture.tasks import FIRST, Progress, exact_match, fit, make, repetition
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
@@ -105,11 +105,8 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
             rows.append([name, runs[0]["parameters"], *(spread(by_length[n]) for n in lengths)])
         title = f"{task}, all as large as a fixed context of width {d_model}: wholly right, by length"
         tables.append(Table(title, ["", "parameters", *map(str, lengths)], rows))
-    seeds = len({record["seed"] for record in records})
     notes = [
-        f"Shares of unseen sequences; mean of {seeds} seeds (lowest – highest)."
-        if seeds > 1
-        else "Shares of unseen sequences; one seed.",
+        f"Shares of unseen sequences; {seeds_told(records)}.",
         "One vector holds what its width allows, whatever the length. With attention the memory grows with the source.",
         "Reading the source last word first brings the first words near, which helps to copy and hurts to reverse: "
         "copying with a reversed source is reversing.",
@@ -124,10 +121,7 @@ def _draw(groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]]) -> Fig
     for (task, d_model), models in groups.items():
         axes = grid[tasks.index(task)][widths.index(d_model)]
         for name, runs in models.items():
-            colour, lengths = COLOURS[MODELS.index(name)], runs[0]["lengths"]
-            columns = list(zip(*(run["exact"] for run in runs), strict=True))
-            axes.plot(lengths, [sum(column) / len(column) for column in columns], "o-", ms=3, color=colour, label=name)
-            axes.fill_between(lengths, *zip(*((min(c), max(c)) for c in columns), strict=True), color=colour, alpha=0.2)
+            band(axes, runs[0]["lengths"], [run["exact"] for run in runs], COLOURS[MODELS.index(name)], name)
         plain(axes, f"{task}, as large as a fixed context of width {d_model}", "length", "wholly right")
         axes.set_ylim(-0.03, 1.03)
         axes.legend(fontsize=8)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from seq2chat.config import check
+from seq2chat.inside.figure import save_figure
 
 Cell = str | int | float
 
@@ -55,11 +55,7 @@ class Lesson:
         Raises UserError when the name ends in something that is no picture.
         """
         file = out if out.suffix and not out.is_dir() else out / f"explain-{self.topic}.png"
-        check(file.suffix in (".png", ".svg", ".pdf"), f"Can't draw {file}; end its name in .png, .svg or .pdf.")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # No date in the file: the same numbers make the same picture.
-        metadata = {"Date": None} if file.suffix == ".svg" else {"CreationDate": None} if file.suffix == ".pdf" else {}
-        self.figure.savefig(file, dpi=120, metadata=metadata)
+        save_figure(self.figure, file, dpi=120)
         return file
 
 
@@ -116,6 +112,13 @@ def plain(axes: Axes, title: str, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def band(axes: Axes, x: Sequence[int], runs: Sequence[Sequence[float]], colour: str, label: str) -> None:
+    """Draw the mean of several runs over `x`, each of one number a place, and shade from the lowest to the highest."""
+    lowest, mean, highest = zip(*((min(v), sum(v) / len(v), max(v)) for v in zip(*runs, strict=True)), strict=True)
+    axes.plot(x, mean, "o-", ms=4, color=colour, label=label)
+    axes.fill_between(x, lowest, highest, color=colour, alpha=0.2)
+
+
 def typeset(text: str) -> str:
     """Return `text` with matrices such as W^Q set as mathematics."""
     return re.sub(r"W\^([QKVO])", r"$W^\1$", text)
@@ -125,6 +128,12 @@ def spread(values: Sequence[float]) -> str:
     """Return the mean of the values, with the lowest and the highest if there are several."""
     mean = f"{sum(values) / len(values):.2f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.2f} – {max(values):.2f})"
+
+
+def seeds_told(records: Sequence[dict[str, Any]]) -> str:
+    """Return in words how many seeds the records have, and what `spread` shows of them."""
+    n = len({record["seed"] for record in records})
+    return "one seed" if n == 1 else f"{n} seeds: mean (lowest – highest)"
 
 
 def _text(cell: Cell, digits: int) -> str:

@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seq2chat.config import BERTConfig, GPTConfig, check
+from seq2chat.inside.lecture import SENTENCE
 from seq2chat.inside.lecture.lesson import Lesson, canvas, heat_map, matrix
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.mask import causal_mask
 
-SENTENCE = "I am a robot"
 LAYERS, HEADS, WIDTH, VOCABULARY = 2, 2, 16, 64
 
 

@@ -6,11 +6,15 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from seq2chat.config import check
+from seq2chat.inside.attention import labels
+from seq2chat.inside.lecture import SENTENCE
 from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, heat_map, matrix, plain
+from seq2chat.inside.reading import ids_read
 from seq2chat.models.folder import Model
 from seq2chat.nn.position import sinusoids
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
 
-SENTENCE = "I am a robot"
 TEACHING = (4, 100.0)  # d_model and n of the lecture's example by hand
 
 
@@ -42,25 +46,32 @@ def own_magnitudes(model: Model) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
     for name, embedding in model.named_modules():
         if isinstance(embedding, nn.Embedding):
-            rows.append([f"your model's {name}", embedding.weight.detach().double().norm(dim=-1).mean().item()])
+            rows.append([name, embedding.weight.detach().double().norm(dim=-1).mean().item()])
     return rows
 
 
-def lesson(text: str = SENTENCE, d_model: int = 4, n: float = 10_000.0, model: Model | None = None) -> Lesson:
+def lesson(
+    text: str = SENTENCE,
+    d_model: int = 4,
+    n: float = 10_000.0,
+    run: tuple[Model, Tokenizer | WordPiece] | None = None,
+) -> Lesson:
     """Return the positions of the words of `text` at width `d_model` and base `n`, the lecture's (4 wide, n = 100),
-    similarities between positions, and lengths, those of `model`'s own embeddings among them.
+    similarities between positions, and lengths.
+
+    With a model and its tokenizer the positions are those of the tokens it reads, control tokens included, and the
+    lengths of its own embeddings are added.
 
     Raises UserError for an odd width, a base of 1 or less, or an empty text.
     """
     check(d_model > 0 and d_model % 2 == 0, f"d_model is {d_model}; write a positive even number: sines and cosines.")
     check(n > 1, f"n is {n:g}; write a number above 1, the paper's is 10000.")
-    words = text.split()
+    words = text.split() if run is None else labels(run[1], ids_read(*run, text))
     check(len(words) > 0, "The text is empty; write at least one word.")
     names = [f"{place} {word}" for place, word in enumerate(words)]
     table = encoding(len(words), d_model, n)
     dots, cosines = similarities(table)
     teaching = encoding(len(words), *TEACHING)
-    lengths = magnitudes(512) + ([] if model is None else own_magnitudes(model))
     shown = min(d_model, 8)
     more = "" if shown == d_model else f", first {shown} of {d_model} columns"
     tables = [
@@ -68,8 +79,10 @@ def lesson(text: str = SENTENCE, d_model: int = 4, n: float = 10_000.0, model: M
         matrix(f"the lecture's case: n = {TEACHING[1]:g}, d_model = {TEACHING[0]}", names, columns(4), teaching),
         matrix(f"dot products of positions at n = {n:g}", names, [str(i) for i in range(len(words))], dots),
         matrix("cosine similarities of the same", names, [str(i) for i in range(len(words))], cosines),
-        Table("lengths in a model of width 512", ["", "length"], lengths, 2),
+        Table("lengths in a model of width 512", ["", "length"], magnitudes(512), 2),
     ]
+    if run is not None:
+        tables.append(Table("lengths in your model, mean of all rows", ["", "length"], own_magnitudes(run[0]), 2))
     notes = [
         "PE(pos, 2i) = sin(pos / n^(2i/d)), PE(pos, 2i+1) = cos(pos / n^(2i/d)): fast clocks on the left, slow ones on "
         "the right.",

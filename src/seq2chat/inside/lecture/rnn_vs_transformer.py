@@ -7,7 +7,7 @@ since; attention compares all pairs of positions, and any two are one step apart
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from seq2chat.config import check
 from seq2chat.inside.lecture.fixed_vector import equal_shape
-from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, plain, spread
-from seq2chat.inside.lecture.tasks import FIRST, Progress, exact_match, fit, make, pairs, repetition
+from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, band, canvas, plain, seeds_told, spread
+from seq2chat.inside.lecture.tasks import EOS, FIRST, PAD, Case, Progress, exact_match, fit, make, repetition
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
+from seq2chat.text.parallel import pair_batch
 from seq2chat.training.objective import translation
 
 MODELS = ("fixed", "transformer")
@@ -53,14 +54,6 @@ def measure_speed(model_name: str, length: int, repeats: int = 5, width: int = S
     return record | {"microseconds": per_token, "parameters": n_parameters(config)}
 
 
-@dataclass(frozen=True)
-class Case:
-    """One training of the recall."""
-
-    model: str
-    seed: int
-
-
 def recall(distances: Int64[Tensor, " batch"], generator: torch.Generator) -> Batch:
     """Return sequences of noise in which every key stands once, in one symbol with its value, and at the end one key
     alone, whose value is asked for. Its pair has `distances` symbols between itself and the question."""
@@ -76,7 +69,7 @@ def recall(distances: Int64[Tensor, " batch"], generator: torch.Generator) -> Ba
         source[row, [place, *others]] = FIRST_PAIR + keys * VALUES + values[row, keys]
     source[:, -1] = FIRST_KEY + asked
     answer = FIRST_VALUE + values.gather(1, asked[:, None])
-    return pairs(list(source), list(answer))
+    return pair_batch(source.tolist(), answer.tolist(), EOS, PAD)
 
 
 def measure_recall(case: Case, steps: int = STEPS, progress: Progress | None = None) -> dict[str, Any]:
@@ -100,9 +93,10 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     """Return time by length and recall by distance, for the records of `measure_speed` and `measure_recall`."""
     speed = [r for r in records if r["kind"] == "speed"]
     runs = [r for r in records if r["kind"] == "recall"]
-    check(bool(speed and runs), "There is nothing to show: neither speed nor recall was measured.")
-    lengths = sorted({r["length"] for r in speed})
     by_model = {name: {r["length"]: r for r in speed if r["model"] == name} for name in MODELS}
+    lengths = sorted(n for n in by_model["fixed"] if n in by_model["transformer"])
+    whole = bool(lengths) and {r["model"] for r in runs} == set(MODELS)
+    check(whole, "There is nothing to show: speed and recall were not measured of both models.")
     rows: list[list[Cell]] = [
         [NAMES[name], by_model[name][lengths[0]]["parameters"], *(by_model[name][n]["microseconds"] for n in lengths)]
         for name in MODELS
@@ -130,7 +124,7 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     notes = [
         "An RNN takes as many steps as there are positions, one after the other; attention compares all pairs at once, "
         "which costs n² products. On few cores, which are busy either way, the products tell; on a GPU, the steps.",
-        f"Guessing among the values is right in {1 / VALUES:.3f} of the cases.",
+        f"Recall: {seeds_told(runs)}. Guessing among the values is right in {1 / VALUES:.3f} of the cases.",
     ]
     return Lesson("rnn-vs-transformer", tables, notes, _draw(by_model, lengths, runs))
 
@@ -139,12 +133,11 @@ def _draw(by_model: dict[str, dict[int, dict[str, Any]]], lengths: list[int], ru
     figure = canvas(11, 3.8)
     left, right = figure.subplots(1, 2)
     for name, colour in zip(MODELS, COLOURS, strict=False):
-        left.plot(lengths, [by_model[name][n]["microseconds"] for n in lengths], "o-", color=colour, label=NAMES[name])
+        left.plot(
+            lengths, [by_model[name][n]["microseconds"] for n in lengths], "o-", ms=4, color=colour, label=NAMES[name]
+        )
         mine = [r for r in runs if r["model"] == name]
-        columns = list(zip(*(r["right"] for r in mine), strict=True))
-        distances = mine[0]["distances"]
-        right.plot(distances, [sum(c) / len(c) for c in columns], "o-", color=colour, label=NAMES[name])
-        right.fill_between(distances, *zip(*((min(c), max(c)) for c in columns), strict=True), color=colour, alpha=0.2)
+        band(right, mine[0]["distances"], [r["right"] for r in mine], colour, NAMES[name])
     left.set_xscale("log", base=2)
     left.set_xticks(lengths, [str(n) for n in lengths])
     left.set_ylim(bottom=0)

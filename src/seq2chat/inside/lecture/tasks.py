@@ -1,17 +1,19 @@
 """What the measured topics share: made-up tasks on which right and wrong are plain, a short training, exact match."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from seq2chat.config import Seq2SeqConfig, TransformerConfig
+from seq2chat.models.folder import make_model
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch
+from seq2chat.text.parallel import pair_batch
 from seq2chat.training.objective import Loss
 
 EOS, PAD, FIRST = 0, 1, 2  # the end token, padding, and the first of the symbols
@@ -21,26 +23,27 @@ EncoderDecoder = Seq2Seq | Transformer
 M = TypeVar("M", bound=nn.Module)
 
 
-def pairs(sources: Sequence[Tensor], targets: Sequence[Tensor], eos: int = EOS, pad: int = PAD) -> Batch:
-    """Return a batch of int64 sequences: sources end with the end token, targets begin with it, labels end with it."""
-    end = torch.tensor([eos])
-    source = pad_sequence([torch.cat([s, end]) for s in sources], True, pad)
-    target = pad_sequence([torch.cat([end, t]) for t in targets], True, pad)
-    labels = pad_sequence([torch.cat([t, end]) for t in targets], True, IGNORED)
-    return Batch(target, labels, source, source != pad)
+@dataclass(frozen=True)
+class Case:
+    """One training: which model, and the seed of its weights and data."""
+
+    model: str
+    seed: int
 
 
 def repetition(task: str, lengths: Int64[Tensor, " n"], n_symbol: int, generator: torch.Generator) -> Batch:
     """Return random symbols of these lengths, to be said again: as they are ("copy") or last first ("reverse")."""
-    symbols = [torch.randint(FIRST, FIRST + n_symbol, (n,), generator=generator) for n in lengths.tolist()]
-    return pairs(symbols, symbols if task == "copy" else [s.flip(0) for s in symbols])
+    symbols = [torch.randint(FIRST, FIRST + n_symbol, (n,), generator=generator).tolist() for n in lengths.tolist()]
+    return pair_batch(symbols, symbols if task == "copy" else [row[::-1] for row in symbols], EOS, PAD)
 
 
 def make(config: Seq2SeqConfig | TransformerConfig, seed: int) -> EncoderDecoder:
     """Return a model of that shape with fresh weights, a function of the seed alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Seq2Seq(config) if isinstance(config, Seq2SeqConfig) else Transformer(config)
+        model = make_model(config)
+    assert isinstance(model, EncoderDecoder)
+    return model
 
 
 def fit(
