@@ -1,8 +1,8 @@
 """Training tokens per second and beam-5 sentences per second beside JoeyNMT and `transformers`' Marian, in one run.
 
-The shape is that of the recipe multi30k-transformer, and so is its vocabulary: 3 + 3 layers of width 256. All sides
-train with AdamW and the same label smoothing on the same batches, those that our loader deals; a token is one of the
-target. All decode the same sentences of the validation split in the same batches, sorted by length. Weights are random,
+Shape, vocabulary, dropout and label smoothing are those of the recipe multi30k-transformer. All sides train in float32
+on the same batches, those that our loader deals, with AdamW (JoeyNMT: Adam, as it does); a token is one of the target.
+All decode the same sentences of the validation split in the same batches, sorted by length. Weights are random,
 so every side is made to write as many tokens as the longest source of a batch has: equal work. Each side runs in
 processes of its own, in turn, so that a drift of the machine meets all of them; figures are medians over the rounds,
 ratios the medians of the ratios within a round. JoeyNMT lives in an environment of its own.
@@ -11,6 +11,7 @@ ratios the medians of the ratios within a round. JoeyNMT lives in an environment
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from typing import Any
 
 from peers import machine, peak_memory
 
-BEAM, ALPHA, SMOOTHING, N_LAYER, N_HEAD, D_MODEL, D_FF, DROPOUT = 5, 0.6, 0.1, 3, 4, 256, 1024, 0.3
+BEAM, ALPHA = 5, 0.6
 WARMUP = 3  # batches before the clock starts
 
 
@@ -46,17 +47,17 @@ def make_work(file: Path, options: argparse.Namespace) -> None:
     lines = random.Random(0).sample(read_lines(find_corpus("multi30k-val-en")), options.sentences)
     sources = sorted((tokenizer.encode(line) for line in lines), key=len)
     decoding = [sources[i : i + options.batch] for i in range(0, len(sources), options.batch)]
-    work = {"training": training, "decoding": decoding, "vocab_size": tokenizer.vocab_size, "end": tokenizer.eos_id}
-    file.write_text(json.dumps(work | {"pad": tokenizer.pad_id}))
+    work = {"training": training, "decoding": decoding, "end": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    shape = dataclasses.asdict(job.model.config) | {"label_smoothing": job.recipe.train.label_smoothing}
+    file.write_text(json.dumps(work | {"shape": shape}))
 
 
 def start(folder: Path) -> Any:
     from seq2chat.config import Recipe, recipe_tables
     from seq2chat.training.job import start_job
 
-    shape = {"n_layer": N_LAYER, "n_head": N_HEAD, "d_model": D_MODEL, "d_ff": D_FF, "dropout": DROPOUT}
-    equal = {"model": shape, "optim": {"matrices": "adamw"}, "train": {"label_smoothing": SMOOTHING}}
-    recipe = Recipe.from_tables(recipe_tables("multi30k-transformer"), equal, {"train": {"budget": "1000 steps"}})
+    equal = {"optim": {"matrices": "adamw"}, "train": {"precision": "fp32", "budget": "1000 steps"}}
+    recipe = Recipe.from_tables(recipe_tables("multi30k-transformer"), equal)
     return start_job(recipe, folder, lambda line: print(line, file=sys.stderr))
 
 
@@ -90,7 +91,6 @@ def ours(work: dict) -> tuple[float, float]:
     assert labels == [sum(len(t) + 1 for _, t in batch) for batch in work["training"]], "the work is not the same"
 
     end = work["end"]
-    job.model.compute_dtype = None  # float32, as the others
 
     def decode(sources: list[list[int]]) -> None:
         n = len(sources[-1])
@@ -104,15 +104,16 @@ def marian(work: dict) -> tuple[float, float]:
     import torch
     from transformers import MarianConfig, MarianMTModel
 
-    end, pad = work["end"], work["pad"]
+    end, pad, shape = work["end"], work["pad"], work["shape"]
     sides = {
-        f"{side}_{key}": value
+        f"{side}_{key}": shape[value]
         for side in ("encoder", "decoder")
-        for key, value in (("layers", N_LAYER), ("attention_heads", N_HEAD), ("ffn_dim", D_FF))
+        for key, value in (("layers", "n_layer"), ("attention_heads", "n_head"), ("ffn_dim", "d_ff"))
     }
     model = MarianMTModel(
         MarianConfig(
-            vocab_size=work["vocab_size"], d_model=D_MODEL, dropout=DROPOUT, activation_function="relu",
+            vocab_size=shape["vocab_size"], d_model=shape["d_model"], dropout=shape["dropout"],
+            activation_function="relu",
             scale_embedding=True, pad_token_id=pad, eos_token_id=end, decoder_start_token_id=end,
             forced_eos_token_id=None, max_position_embeddings=256, **sides,
         )
@@ -124,7 +125,9 @@ def marian(work: dict) -> tuple[float, float]:
         target = padded([[end, *t] for _, t in pairs], pad)
         labels = padded([[*t, end] for _, t in pairs], -100)
         logits = model(source, (source != pad).long(), target, (target != pad).long()).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=SMOOTHING)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), label_smoothing=shape["label_smoothing"]
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -150,25 +153,25 @@ def joeynmt(work: dict) -> tuple[float, float]:
 
     import torch
 
-    sys.modules.setdefault(
-        "importlib_metadata", importlib.metadata
-    )  # what it asks for, since Python 3.10 in the library
+    # What it asks for is in the library since Python 3.10.
+    sys.modules.setdefault("importlib_metadata", importlib.metadata)
     from joeynmt.batch import Batch
     from joeynmt.model import build_model
     from joeynmt.search import search
     from joeynmt.vocabulary import Vocabulary
 
-    unk, pad, bos, eos = range(4)
+    shape, (unk, pad, bos, eos) = work["shape"], range(4)
     names = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "sep_token": None}
     ids = {"unk_id": unk, "pad_id": pad, "bos_id": bos, "eos_id": eos, "sep_id": None}
-    vocabulary = Vocabulary([str(i) for i in range(work["vocab_size"])], SimpleNamespace(**names, **ids, lang_tags=[]))
+    vocabulary = Vocabulary([str(i) for i in range(shape["vocab_size"])], SimpleNamespace(**names, **ids, lang_tags=[]))
     side = {
-        "type": "transformer", "num_layers": N_LAYER, "num_heads": N_HEAD, "hidden_size": D_MODEL, "ff_size": D_FF,
-        "dropout": DROPOUT, "layer_norm": "pre", "embeddings": {"embedding_dim": D_MODEL, "scale": True},
+        "type": "transformer", "num_layers": shape["n_layer"], "num_heads": shape["n_head"],
+        "hidden_size": shape["d_model"], "ff_size": shape["d_ff"], "dropout": shape["dropout"], "layer_norm": "pre",
+        "embeddings": {"embedding_dim": shape["d_model"], "scale": True},
     }  # fmt: skip
     tied = {"tied_embeddings": True, "tied_softmax": True, "initializer": "xavier_uniform"}
     model = build_model({"encoder": side, "decoder": side, **tied}, vocabulary, vocabulary)
-    model.loss_function = ("crossentropy", SMOOTHING)
+    model.loss_function = ("crossentropy", shape["label_smoothing"])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def batch(sources: list[list[int]], targets: list[list[int]] | None) -> Batch:

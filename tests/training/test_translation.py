@@ -118,11 +118,7 @@ def test_bleu_is_that_of_papineni():
     assert measured.score == pytest.approx(77.8801, abs=1e-3)
     assert "tok:13a" in measured.signature
     assert "case:mixed" in measured.signature
-    assert (
-        bleu(["A b c d"], ["a b c d"]).score
-        < 100
-        == pytest.approx(bleu(["A b c d"], ["a b c d"], lowercase=True).score)
-    )
+    assert bleu(["A b c d"], ["a b c d"]).score < 100
     # 13a parts the full stop from its word, "none" does not.
     assert bleu(["a b c d."], ["a b c d ."]).score == pytest.approx(100)
     plain = bleu(["a b c d."], ["a b c d ."], tokenize="none")

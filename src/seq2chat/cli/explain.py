@@ -243,21 +243,25 @@ def _positive(name: str, given: int | None, otherwise: int) -> int:
 def _from_file(file: Path, lesson: "Callable[[list[Record]], Lesson]", topic: str, task: str | None = None) -> "Lesson":
     """Return the lesson of the results for `topic` in a file, of all tasks or of one."""
     check(file.is_file(), f"There is no file {file}; leave --results out to measure here.")
-    records = []
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:  # no JSON, or no UTF-8
-            record = None
-        check(isinstance(record, dict), f"{file}, line {number}, is no JSON object; write one result a line.")
-        if record.get("topic") == topic and task in (None, record.get("task")):
-            records.append(record)
+    lines = file.read_bytes().splitlines()
+    records = [_record(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
+    records = [r for r in records if r.get("topic") == topic and task in (None, r.get("task"))]
     wanted = topic if task is None else f"{topic} --task {task}"
     check(bool(records), f"{file} has no result for {wanted}; leave --results out to measure here.")
     try:
         return lesson(records)
     except KeyError as error:
         raise UserError(f"{file}: a result for {topic} lacks {error}; measure it again.") from error
+
+
+def _record(line: bytes, place: str) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{place}, is no JSON object; write one result a line.")
+    return record
 
 
 def _train(

@@ -10,8 +10,10 @@ from seq2chat.text.wordpiece import WordPiece
 
 
 def ids_read(model: Model, tokenizer: Tokenizer | WordPiece, text: str) -> list[int]:
-    """Return the ids that `model` reads for `text`: the end token and the text for a GPT, as at the start of a document;
-    [CLS] text [SEP] for a BERT, a [MASK] in it being the control token; text and end token for an encoder–decoder.
+    """Return the ids that `model` reads for `text`.
+
+    For a GPT these are the end token and the text, as at the start of a document; for a BERT [CLS] text [SEP], a [MASK]
+    in it being the control token; for an encoder–decoder the text and the end token.
 
     Raises UserError for a blank text.
     """

@@ -102,9 +102,7 @@ class Metric:
     signature: str
 
 
-def bleu(
-    hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a", lowercase: bool = False
-) -> Metric:
+def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> Metric:
     """Return the corpus BLEU (Papineni et al. 2002) by sacrebleu (Post 2018), one reference a line.
 
     `tokenize` "13a" is for raw text; "none" takes text that is tokenized. Raises UserError unless there are as many
@@ -112,7 +110,7 @@ def bleu(
     """
     from sacrebleu.metrics import BLEU
 
-    return _measure(BLEU(tokenize=tokenize, lowercase=lowercase), hypotheses, references)
+    return _measure(BLEU(tokenize=tokenize), hypotheses, references)
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Metric:

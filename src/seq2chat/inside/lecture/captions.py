@@ -110,8 +110,8 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
         for key, title in (("loss", "loss, nats a token given the true ones before it"), ("bleu", "BLEU, greedy"))
     ]  # fmt: skip
     notes = [
-        f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds_told(records)}. A short training: the order "
-        "counts, not the height.",
+        f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds_told(records)}. A short training: the "
+        "order counts, not the height.",
     ]
     return Lesson("captions", tables, notes, _draw(by_model))
 

@@ -22,7 +22,7 @@ from seq2chat.nn.position import sinusoids
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 
-MOST = 8  # numbers shown of a row
+MOST = 6  # numbers shown of a row
 UNTRAINED = GPTConfig("gpt2", vocab_size=260, context=64, n_layer=1, n_head=1, d_model=8)
 
 
