@@ -246,8 +246,7 @@ def _from_file(file: Path, lesson: "Callable[[list[Record]], Lesson]", topic: st
     lines = file.read_bytes().splitlines()
     records = [_record(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
     records = [r for r in records if r.get("topic") == topic and task in (None, r.get("task"))]
-    wanted = topic if task is None else f"{topic} --task {task}"
-    check(bool(records), f"{file} has no result for {wanted}; leave --results out to measure here.")
+    check(bool(records), f"{file} has no result for {task or topic}; leave --results out to measure here.")
     try:
         return lesson(records)
     except KeyError as error:

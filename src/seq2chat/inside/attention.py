@@ -14,13 +14,11 @@ from torch import Tensor
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.beam import beam_search
+from seq2chat.inside.reading import ids_read
 from seq2chat.inside.tape import AttentionMap, Kind, record, sites
-from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model
-from seq2chat.models.gpt import GPT
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
-from seq2chat.text.masked import MASK, encode_masked
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 
@@ -153,31 +151,23 @@ def labels(tokenizer: Tokenizer | WordPiece, ids: Iterable[int]) -> list[str]:
 def look(model: Model, tokenizer: Tokenizer | WordPiece, text: str, target: str | None = None, beam: int = 5) -> Look:
     """Return all attention of `model` reading `text`, and writing `target` if it translates.
 
-    Without a target, the translation is what beam search finds. A GPT reads the end token before the text, as at the
-    start of a document; a BERT reads [CLS] text [SEP], a [MASK] in it being the control token. Raises UserError for a
+    Without a target, the translation is what beam search finds. The text is read as `ids_read` has it. Raises UserError for a
     blank text, one beyond the model's context, a target for a model that does not translate, and as `attention_maps`.
     """
-    check(text.strip() != "", "The text is empty; give a sentence to look at.")
     check(target is None or target.strip() != "", "The target is empty; give a translation, or leave it out.")
-    ids, end = tokenizer.encode(text), tokenizer.eos_id
+    ids, end = ids_read(model, tokenizer, text), tokenizer.eos_id
     if isinstance(model, Seq2Seq | Transformer):
         assert end is not None
-        source = [*ids, end]
         if target is None:
-            written = beam_search(model, [[end]], end, sources=[source], beam=beam)[0][0].tokens
+            written = beam_search(model, [[end]], end, sources=[ids], beam=beam)[0][0].tokens
         else:
             written = tokenizer.encode(target)
         read, written = _forced(tokenizer, written)
-        names = {"source": labels(tokenizer, source), "read": labels(tokenizer, read)}
+        names = {"source": labels(tokenizer, ids), "read": labels(tokenizer, read)}
         names["written"] = labels(tokenizer, written)
-        maps = [_label(m, names) for m in attention_maps(model, source, read)]
+        maps = [_label(m, names) for m in attention_maps(model, ids, read)]
         return Look(text, target or tokenizer.decode(written[:-1]), maps)
     check(target is None, f"A {model.config.family} does not translate; leave out the target.")
-    if isinstance(model, BERT):
-        assert isinstance(tokenizer, WordPiece)
-        ids = encode_masked(text, tokenizer) if MASK in text else [tokenizer.cls_id, *ids, tokenizer.sep_id]
-    elif isinstance(model, GPT) and end is not None:
-        ids = [end, *ids]
     return Look(text, None, [_label(m, {"read": labels(tokenizer, ids)}) for m in attention_maps(model, ids)])
 
 
