@@ -151,8 +151,9 @@ def labels(tokenizer: Tokenizer | WordPiece, ids: Iterable[int]) -> list[str]:
 def look(model: Model, tokenizer: Tokenizer | WordPiece, text: str, target: str | None = None, beam: int = 5) -> Look:
     """Return all attention of `model` reading `text`, and writing `target` if it translates.
 
-    Without a target, the translation is what beam search finds. The text is read as `ids_read` has it. Raises UserError for a
-    blank text, one beyond the model's context, a target for a model that does not translate, and as `attention_maps`.
+    Without a target, the translation is what beam search finds. The text is read as `ids_read` has it. Raises UserError
+    for a blank text, one beyond the model's context, a target for a model that does not translate, and as
+    `attention_maps`.
     """
     check(target is None or target.strip() != "", "The target is empty; give a translation, or leave it out.")
     ids, end = ids_read(model, tokenizer, text), tokenizer.eos_id
