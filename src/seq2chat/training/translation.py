@@ -110,7 +110,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "
     """
     from sacrebleu.metrics import BLEU
 
-    return _measure(BLEU(tokenize=tokenize), hypotheses, references)
+    return _measure(BLEU(tokenize=tokenize, force=tokenize == "none"), hypotheses, references)
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Metric:

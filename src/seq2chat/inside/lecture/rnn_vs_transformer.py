@@ -123,7 +123,7 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     ]
     notes = [
         "An RNN takes as many steps as there are positions, one after the other; attention compares all pairs at once, "
-        "which costs n² products. On few cores, which are busy either way, the products tell; on a GPU, the steps.",
+        "which costs n² products but can be done side by side.",
         f"Recall: {seeds_told(runs)}. Guessing among the values is right in {1 / VALUES:.3f} of the cases.",
     ]
     return Lesson("rnn-vs-transformer", tables, notes, _draw(by_model, lengths, runs))
