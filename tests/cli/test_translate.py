@@ -188,4 +188,7 @@ def test_average_writes_a_model_that_translates(seq2chat, tmp_path):
     out, _ = seq2chat("average", log.folder, "--last", 2, "--out", tmp_path / "mean")
     assert "the mean of step-000001, step-000002" in out
     assert len(seq2chat("translate", tmp_path / "mean", "--max-length", 4, stdin=b"dog\n\n")[0].splitlines()) == 2
-    assert "holds 2 of the 5 checkpoints" in seq2chat("average", log.folder, "--out", tmp_path / "no", code=2)[1]
+    assert (
+        "holds 2 of the 5 checkpoints"
+        in seq2chat("average", log.folder, "--last", 5, "--out", tmp_path / "no", code=2)[1]
+    )

@@ -48,6 +48,12 @@ def test_scores_are_the_log_softmax_of_the_full_forward_pass(name):
 
 
 @each_model
+def test_nothing_scores_nothing(name):
+    model, sources = make(name)
+    assert score(model, [[0]] * 3, [[]] * 3, sources) == [[], [], []]
+
+
+@each_model
 def test_the_score_of_what_was_sampled_is_what_was_reported(name):
     model, sources = make(name)
     prompts = PROMPTS if sources is None else [[0]] * 3

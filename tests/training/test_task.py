@@ -62,7 +62,7 @@ def test_a_run_learns_saves_validates_and_shows_translations(family, parallel_fi
     curve = [e.loss for e in events if isinstance(e, Step)]
     assert curve[-1] < curve[0] - 1
     [shown] = [e.text for e in events if isinstance(e, Sampled)]
-    assert shown.count("→") == 3
+    assert shown.count("→") == 2
     last = [e for e in events if isinstance(e, Validated)][-1]
     assert last.whole
     model, _ = load_checkpoint(tmp_path / "run")

@@ -76,7 +76,7 @@ def translate(
                 f"its last {found.n_cut} are not translated; cut it into sentences.",
                 soft_wrap=True,
             )
-        if found.hypotheses and not found.hypotheses[0].finished:
+        if not max_length and not found.hypotheses[0].finished:
             console.print(
                 f"[bold yellow]warning:[/] the translation of line {number} was cut after "
                 f"{len(found.hypotheses[0].tokens)} tokens; allow more with --max-length.",
