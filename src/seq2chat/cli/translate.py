@@ -43,7 +43,7 @@ def translate(
 ) -> None:
     """Translate lines with a trained encoder–decoder: as many lines come out as go in, in the same order."""
     from seq2chat.device import pick_device
-    from seq2chat.inside.attention import word_alignment
+    from seq2chat.inside.attention import pharaoh, word_alignment
     from seq2chat.models.folder import require_family
     from seq2chat.models.seq2seq import Seq2Seq
     from seq2chat.models.transformer import Transformer
@@ -86,7 +86,8 @@ def translate(
         if alignments:
             read = found.source
             pairs = [word_alignment(model, tokenizer, read, h.tokens) if read else [] for h in found.hypotheses]
-        print(_as_json(number, found, pairs) if as_json else _as_text(number, found, pairs, n_best), flush=True)
+        told = None if pairs is None else [pharaoh(aligned) for aligned in pairs]
+        print(_as_json(number, found, pairs) if as_json else _as_text(number, found, told, n_best), flush=True)
         texts.append(found.text)
 
     if lines is None and sys.stdin.isatty():
@@ -139,11 +140,11 @@ def _bar(console: Console, total: int | None) -> Iterator[Callable[[int], None]]
         yield lambda n: progress.advance(task, n)
 
 
-def _as_text(number: int, found: "Translation", pairs: list[Pairs] | None, n_best: int) -> str:
+def _as_text(number: int, found: "Translation", aligned: list[str] | None, n_best: int) -> str:
     """The translation as it stands; with several, or alignments, in the format of Moses and Marian."""
     lines = []
     for k, text in enumerate(found.texts):
-        fields = [text] if pairs is None else [text, " ".join(f"{i}-{j}" for i, j in pairs[k])]
+        fields = [text] if aligned is None else [text, aligned[k]]
         if n_best > 1:
             fields = [str(number - 1), *fields, f"{found.hypotheses[k].score:.4f}"]
         lines.append(" ||| ".join(fields))

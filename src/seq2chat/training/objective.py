@@ -34,8 +34,7 @@ def nll_sum(
     With `smoothing` ε, that of the label weighs 1 - ε and the mean over the vocabulary ε (Szegedy et al. 2015,
     section 7).
     """
-    logits = F.linear(hidden, head_weight.to(hidden.dtype)).flatten(0, -2)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = _wide(F.linear(hidden, head_weight.to(hidden.dtype)).flatten(0, -2))
     return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
 
 

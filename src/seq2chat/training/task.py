@@ -91,7 +91,7 @@ def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: T
 
     def validation(limit: int) -> Iterator[Batch]:
         batches = evaluation_batches(val, context, batch_size, recipe.data.document_mask)
-        return itertools.islice(batches, max(1, limit // (batch_size * context)) if limit else None)
+        return _about(limit, batches, batch_size * context)
 
     def sample(model: Any) -> str:
         sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=recipe.train.seed)
@@ -142,7 +142,7 @@ def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, token
 
     def validation(limit: int) -> Iterator[Batch]:
         batches = masked_evaluation_batches(val, context, batch_size, tokenizer)
-        return itertools.islice(batches, max(1, limit // (batch_size * context)) if limit else None)
+        return _about(limit, batches, batch_size * context)
 
     @torch.inference_mode()
     def sample(model: Any) -> str:
@@ -157,6 +157,11 @@ def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, token
         return f"{tokenizer.decode(whole.tolist())}\n{told}"
 
     return Task(masked_lm, masked_lm, loader, validation, val.n_tokens, sample)
+
+
+def _about(limit: int, batches: Iterator[Batch], batch_tokens: int) -> Iterator[Batch]:
+    """Return the first batches, about `limit` tokens of them; all where that is 0."""
+    return itertools.islice(batches, max(1, limit // batch_tokens) if limit else None)
 
 
 def _shards(recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer | WordPiece, doing: Say) -> tuple[Shards, Shards]:
