@@ -333,10 +333,6 @@ class Recipe:
                 family in families or getattr(section, key) == default,
                 f"{table}.{key} is for a {' or a '.join(families)}; a {family} has no use for it, so leave it out.",
             )
-        check(
-            family != "seq2seq" or self.train.precision != "bf16",
-            "train.precision is bf16, and the kernels of recurrent layers are float32; write auto or fp32.",
-        )
 
     @classmethod
     def from_tables(cls, *layers: dict[str, Any], source: str = "the recipe") -> Recipe:

@@ -237,7 +237,7 @@ def test_dropout_acts_on_embeddings_between_layers_and_on_the_readout_in_trainin
 
 
 @each_config
-def test_the_readout_and_the_logits_may_be_of_another_format(config):
+def test_the_numbers_may_be_bfloat16(config):
     model, (source, target, mask) = random_model(config).float(), pairs()
     exact = model(source, target, mask)
     model.compute_dtype = torch.bfloat16

@@ -163,7 +163,6 @@ def test_what_does_not_belong_together_is_refused(parallel_files, tmp_path, text
         ({"model": {"family": "seq2seq"}, "data": {"mask_share": 0.3}}, r"data.mask_share is for a bert"),
         ({"train": {"label_smoothing": 0.1}}, r"train.label_smoothing is for a seq2seq or a transformer"),
         ({"model": {"family": "transformer"}, "train": {"prompt": "Hello"}}, r"train.prompt is for a gpt"),
-        ({"model": {"family": "seq2seq"}, "train": {"precision": "bf16"}}, r"recurrent layers are float32"),
         ({"schedule": {"shape": "noam", "warmup": 0.0}}, r"schedule.warmup is 0, and noam falls"),
     ],
 )

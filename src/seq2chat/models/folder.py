@@ -8,7 +8,7 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -22,7 +22,6 @@ from seq2chat.config import (
     build,
     check,
 )
-from seq2chat.device import Precision, pick_precision
 from seq2chat.models import huggingface, huggingface_bert
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
@@ -47,13 +46,6 @@ def make_model(config: ModelConfig) -> Model:
             return Seq2Seq(config)
         case TransformerConfig():
             return Transformer(config)
-
-
-def pick_model_precision(
-    config: ModelConfig, choice: Literal["auto", "bf16", "fp32"], device: torch.device
-) -> Precision:
-    """Return the number format that a model of this shape computes in; the kernels of recurrent layers are float32."""
-    return pick_precision("fp32" if isinstance(config, Seq2SeqConfig) else choice, device)
 
 
 def n_parameters(config: ModelConfig) -> int:

@@ -25,7 +25,7 @@ class Seq2Seq(nn.Module):
         super().__init__()
         check(config.vocab_size > 0, "model.vocab_size is 0; write the size of the tokenizer's vocabulary.")
         self.config = config
-        # Number format of the readout and the logits; None is the weights' own. The recurrence stays as it is.
+        # Number format of the matrix products and the logits; None is the weights' own.
         self.compute_dtype: torch.dtype | None = None
         d_embed, d_model, n_layer = config.d_embed, config.d_model, config.n_layer
         self.embed_tokens = nn.Embedding(config.vocab_size, d_embed)
@@ -90,11 +90,12 @@ class Seq2Seq(nn.Module):
         check(not bool(gap.any()), "source_mask has padding before a token; pad each row on its right.")
         lengths = mask.sum(1)
         order = reversed_order(lengths, source.shape[1]) if self.config.reverse_source else None
-        embedded = self._embed(source if order is None else source.gather(1, order))
-        annotations, summary, carries = self.encoder(embedded, lengths)
-        if order is not None:  # back in the order of the source: annotation j is that of token j
-            annotations = annotations.take_along_dim(order[:, :, None], dim=1)
-        return self.decoder.start(annotations, mask, summary, carries)
+        with self._autocast():
+            embedded = self._embed(source if order is None else source.gather(1, order))
+            annotations, summary, carries = self.encoder(embedded, lengths)
+            if order is not None:  # back in the order of the source: annotation j is that of token j
+                annotations = annotations.take_along_dim(order[:, :, None], dim=1)
+            return self.decoder.start(annotations, mask, summary, carries)
 
     def step(
         self, tokens: Int[Tensor, "batch n_new"], state: DecoderState
@@ -131,7 +132,13 @@ class Seq2Seq(nn.Module):
     def _decode(
         self, tokens: Int[Tensor, "batch seq"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch seq d_embed"], DecoderState]:
-        return self.decoder(self._embed(tokens), state, self.compute_dtype)
+        with self._autocast():
+            return self.decoder(self._embed(tokens), state)
+
+    def _autocast(self) -> torch.autocast:
+        """The recurrence in bfloat16: its layers take no other weights than their own, and autocast rounds those once
+        for all steps."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16)
 
 
 def n_matrix(*modules: nn.Module) -> int:

@@ -171,12 +171,11 @@ class Decoder(nn.Module):
         return DecoderState(layers, self.attention.prepare(annotations, mask, summary), origin)
 
     def forward(
-        self, embedded: Float[Tensor, "batch seq d_embed"], state: DecoderState, dtype: torch.dtype | None = None
+        self, embedded: Float[Tensor, "batch seq d_embed"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch seq d_embed"], DecoderState]:
         """Return the readout of every step, each fed one of `embedded`, and the state after the last one.
 
-        The given state stays as it was. The readout is computed in the number format `dtype`, the recurrence always in
-        that of the weights.
+        The given state stays as it was.
         """
         layers, states, contexts = state.layers, [], []
         context = gates_context = embedded.new_empty(0)
@@ -189,7 +188,7 @@ class Decoder(nn.Module):
             states.append(layers[-1][0])
             contexts.append(context)
         features = torch.cat([torch.stack(states, dim=1), embedded, torch.stack(contexts, dim=1)], dim=-1)
-        readout = torch.tanh(self.readout(features if dtype is None else features.to(dtype)))
+        readout = torch.tanh(self.readout(features))
         return self.dropout(readout), DecoderState(layers, state.memory, state.origin)
 
     def _step(self, gates: Float[Tensor, "batch gates"], layers: list[Carry]) -> list[Carry]:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 
 from seq2chat.config import Budget, GPTConfig, Recipe, check
-from seq2chat.device import pick_device, seed_everything, synchronize
-from seq2chat.models.folder import make_model, n_parameters, pick_model_precision
+from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize
+from seq2chat.models.folder import make_model, n_parameters
 from seq2chat.models.gpt import GPT
 from seq2chat.text.corpus import Corpus
 from seq2chat.text.parallel import ParallelCorpus
@@ -49,7 +49,7 @@ def start_job(recipe: Recipe, folder: Path, say: Say, doing: Say = _nothing, beg
         f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; write 0 to follow it.",
     )
     device = pick_device()
-    precision = pick_model_precision(recipe.model, recipe.train.precision, device)
+    precision = pick_precision(recipe.train.precision, device)
     name: Literal["bf16", "fp32"] = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
     say(f"precision {name}: {precision.reason}")
     model = dataclasses.replace(recipe.model, vocab_size=vocab_size)
@@ -128,7 +128,7 @@ def _make_job(
     seed_everything(recipe.train.seed)
     with device:
         model = make_model(recipe.model)
-    precision = pick_model_precision(recipe.model, recipe.train.precision, device)
+    precision = pick_precision(recipe.train.precision, device)
     model.compute_dtype = precision.dtype
     optimizers = make_optimizers(model, recipe.optim, precision.dtype)
     job = Job(

@@ -11,9 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from seq2chat.config import DataConfig, check
-from seq2chat.device import pick_device
+from seq2chat.device import pick_device, pick_precision
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import Model, pick_model_precision
+from seq2chat.models.folder import Model
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch, evaluation_batches
@@ -143,5 +143,5 @@ def evaluate_text(
         else:
             measure, batches = causal_lm, evaluation_batches(shards, context, batch_size, own.document_mask)
     device = pick_device()
-    model.to(device).compute_dtype = pick_model_precision(model.config, "auto", device).dtype
+    model.to(device).compute_dtype = pick_precision("auto", device).dtype
     return evaluate(model, measure, watch(batches, number), token_lengths(tokenizer))
