@@ -85,7 +85,7 @@ def test_the_loss_is_the_mean_cross_entropy(tiny_recipe, tmp_path):
     batch = job.task.loader.batch(0, tiny_recipe.train.batch_size)
     expected = F.cross_entropy(job.model(batch.target).flatten(0, 1), batch.labels.flatten())
     gradients = torch.autograd.grad(expected, list(job.model.parameters()))
-    loss, norm, n_tokens, _ = train_step(job)
+    loss, norm, n_tokens, _, _ = train_step(job)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     assert norm == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
     assert n_tokens == (batch.labels != -100).sum()

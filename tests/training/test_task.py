@@ -132,7 +132,7 @@ def test_padding_and_how_a_step_is_cut_never_change_it(family, parallel_files, t
 def test_samples_count_pairs_and_a_step_reports_its_work(parallel_files, tmp_path):
     job = start_job(recipe_of("transformer", parallel_files), tmp_path / "run", quiet)
     batch = job.task.loader.batch(0, 8)
-    _, _, n_tokens, flops = train_step(job)
+    _, _, n_tokens, flops, _ = train_step(job)
     assert job.progress.samples == batch.target.shape[0]
     assert n_tokens == (batch.labels != IGNORED).sum()
     assert flops == job.model.flops(batch)

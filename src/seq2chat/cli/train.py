@@ -4,7 +4,11 @@ import time
 from collections import deque
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    from seq2chat.training.job import Prepare
+    from seq2chat.training.loop import Validated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -44,15 +48,9 @@ def train(
 def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
     """Train what `source` names, into `out` or the first free `runs/NAME`."""
     from seq2chat.training.dial import choose_tables
-    from seq2chat.training.job import check_free, start_job
+    from seq2chat.training.job import check_free
 
-    console = Console(stderr=True, highlight=False, markup=False)
-    told: list[str] = []
-
-    def say(line: str) -> None:
-        told.append(line)
-        console.print(line, soft_wrap=True)
-
+    said = Said()
     if out:
         check_free(out)
     is_run = source and (Path(source) / "config.toml").exists()
@@ -67,28 +65,71 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
         check(not (source and corpus), f"Name the text once: either {source} or --data.corpus {corpus}.")
         check(not (source and parallel), f"Name the text once: either {source} or --data.source and --data.target.")
         source = source or corpus or ("" if parallel else "pydocs")
-        recipe = Recipe.from_tables(choose_tables(source, changes, say), changes, source="the flags")
-    folder = out or _free_folder(Path("runs"), Path(source or recipe.data.source).stem.split(".")[0] or "run")
-    with console.status("making ready") as status:
-        job = start_job(recipe, folder, say, status.update, began)
-    for line in told:
+        recipe = Recipe.from_tables(choose_tables(source, changes, said.say), changes, source="the flags")
+    begin(recipe, out or free_folder(Path(source or recipe.data.source).stem.split(".")[0] or "run"), said, began)
+
+
+class Said:
+    """A console on standard error, and what was said on it, for the log of a run that has no folder yet."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        self.console.print(line, soft_wrap=True)
+
+
+def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
+    """Train by `recipe` into `folder`."""
+    from seq2chat.training.job import start_job
+
+    with said.console.status("making ready") as status:
+        job = start_job(recipe, folder, said.say, status.update, began, prepare_for(recipe.align.method))
+    for line in said.lines:
         job.log.note(line)
-    watch(job, console)
+    watch(job, said.console)
 
 
 def continue_run(folder: Path, changes: dict) -> None:
     """Train on what stopped in `folder`."""
     from seq2chat.training.job import resume_job
+    from seq2chat.training.runlog import open_run
 
     console = Console(stderr=True, highlight=False, markup=False)
     with console.status("reading the run back") as status:
-        job = resume_job(folder, changes, console.print, status.update)
+        prepare = prepare_for(open_run(folder).recipe().align.method)
+        job = resume_job(folder, changes, console.print, status.update, prepare)
     watch(job, console)
 
 
-def _free_folder(root: Path, name: str) -> Path:
+def prepare_for(method: str) -> "Prepare":
+    """How a run with this method of alignment, or none, becomes a model and a task."""
+    if method:
+        from seq2chat.alignment.job import prepare_alignment
+
+        return prepare_alignment
+    from seq2chat.training.job import prepare_training
+
+    return prepare_training
+
+
+def free_folder(name: str) -> Path:
+    """The first of runs/NAME, runs/NAME-2, ... that is not there."""
     names = [name, *(f"{name}-{i}" for i in range(2, 10_000))]
-    return next(root / n for n in names if not (root / n).exists())
+    return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
+
+
+def _validation(event: "Validated", unit: str) -> str:
+    """What a validation found, in one line."""
+    found, e = [], event.evaluation
+    if e is not None:
+        found.append(f"{e.loss:.4f} a {unit}")
+        if e.bytes and unit == "token":
+            found += [f"{e.loss_per_character:.4f} a character", f"{e.bits_per_byte:.4f} bits per byte"]
+    found += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items()]
+    return f"step {event.step}: validation{'' if event.whole else ' (sampled)'} {' · '.join(found)}"
 
 
 def watch(job, console: Console) -> None:
@@ -109,18 +150,14 @@ def watch(job, console: Console) -> None:
             match event:
                 case loop.Step():
                     losses.append(event.loss)
-                    text = (
-                        f"step {event.step} · loss {fmean(losses):.3f} · {event.tokens_per_second:,.0f} tokens/s · "
-                        f"{event.peak_share:.0%} of peak"
-                    )
+                    shown = [f"{name} {event.metrics[name]:.2f}" for name in job.task.shown if name in event.metrics]
+                    told = shown or [f"loss {fmean(losses):.3f}", f"{event.peak_share:.0%} of peak"]
+                    text = " · ".join([f"step {event.step}", *told, f"{event.tokens_per_second:,.0f} tokens/s"])
                     bar.update(task, completed=event.share, description=text)
                     if not console.is_terminal and event.step % 100 == 0:
                         console.print(f"{event.share:4.0%} {text}", soft_wrap=True)
                 case loop.Validated():
-                    e = event.evaluation
-                    text = f"step {event.step}: validation{'' if event.whole else ' (sampled)'} {e.loss:.4f} a token"
-                    if e.bytes:
-                        text += f" · {e.loss_per_character:.4f} a character · {e.bits_per_byte:.4f} bits per byte"
+                    text = _validation(event, job.task.unit)
                     console.print(text, soft_wrap=True)
                     job.log.note(text)
                 case loop.Sampled():
@@ -143,4 +180,6 @@ def watch(job, console: Console) -> None:
         console.print(f"Measured by its author: {expected.val_loss_per_character} a character ({expected.machine}).")
     if expected.val_loss:
         console.print(f"Measured by its author: {expected.val_loss} a token ({expected.machine}).")
-    console.print(f"Done: {saved}\nTry: seq2chat {COMMAND[job.model.config.family]} {job.log.folder}", soft_wrap=True)
+    chats = job.recipe.align.method not in ("", "reward")
+    command = "chat" if chats else COMMAND[job.model.config.family]
+    console.print(f"Done: {saved}\nTry: seq2chat {command} {job.log.folder}", soft_wrap=True)

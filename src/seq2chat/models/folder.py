@@ -16,28 +16,38 @@ from seq2chat.config import (
     BERTConfig,
     GPTConfig,
     ModelConfig,
+    RewardConfig,
     Seq2SeqConfig,
     TransformerConfig,
     UserError,
     build,
     check,
 )
-from seq2chat.models import huggingface, huggingface_bert
+from seq2chat.models import huggingface, huggingface_bert, huggingface_reward
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.models.layout import Layout, read_weights, write_weights
+from seq2chat.models.reward import RewardModel
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 
-Model = GPT | BERT | Seq2Seq | Transformer
+Model = GPT | BERT | Seq2Seq | Transformer | RewardModel
 
-COMMAND = {"gpt": "generate", "bert": "fill-mask", "seq2seq": "translate", "transformer": "translate"}
+COMMAND = {
+    "gpt": "generate",
+    "bert": "fill-mask",
+    "seq2seq": "translate",
+    "transformer": "translate",
+    "reward": "ppo --reward",
+}
 """The command that uses a model of each family."""
 
 
 def make_model(config: ModelConfig) -> Model:
     """Return a model of that shape with fresh weights."""
     match config:
+        case RewardConfig():
+            return RewardModel(config)
         case GPTConfig():
             return GPT(config)
         case BERTConfig():
@@ -99,7 +109,7 @@ def load_config(folder: str | Path) -> ModelConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
         kind = fields.get("model_type")
         check(kind in readers, f"model_type {kind!r} is not supported; {', '.join(readers)} are.")
-        return readers[kind](fields)
+        return huggingface_reward.from_hf(fields) if huggingface_reward.is_reward(fields) else readers[kind](fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
@@ -112,6 +122,8 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 def _layout(config: ModelConfig) -> Layout:
     match config:
+        case RewardConfig():
+            return huggingface_reward.LAYOUT
         case GPTConfig():
             return huggingface.LAYOUT
         case BERTConfig():

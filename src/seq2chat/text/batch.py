@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from seq2chat.text.shards import Shards
 
 IGNORED = -100
 FEISTEL_ROUNDS = 6
+
+B = TypeVar("B", bound="Batch")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ class Batch:
     segments: Int64[Tensor, "batch seq"] | None = None
     is_next: Bool[Tensor, " batch"] | None = None
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self: B, device: torch.device | str) -> B:
         """Return the same batch on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items() if tensor is not None}
-        return Batch(**moved)
+        return type(self)(**moved)
 
 
 class Loader:

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import tempfile
 import urllib.error
 import urllib.request
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from seq2chat.config import UserError, check
+from seq2chat.text.world import VERSION as WORLD_VERSION
+from seq2chat.text.world import documents as world_documents
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 Progress = Callable[[int, int], None]
@@ -64,15 +67,18 @@ class NamedCorpus:
 
 
 def load_corpus(name: str, field: str = "text", progress: Progress | None = None) -> Corpus:
-    """Return the corpus called `name`: one of `NAMED`, `pydocs`, `hf:NAME[:CONFIG]`, or the path of a file or folder.
+    """Return the corpus called `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, or the path of a text.
 
     A file is one document; a `.jsonl` file is one a line, under the key `field`. A folder is all its `.txt` and
-    `.jsonl` files, gzipped or not, in order of their paths. `progress(bytes_done, bytes_total)` is called during a
-    download, with a total of 0 where the server gives none.
+    `.jsonl` files, gzipped or not, in order of their paths. `world` is 8 MB of the generated world, and
+    `world:20MB` is 20. `progress(bytes_done, bytes_total)` is called during a download, with a total of 0 where the
+    server gives none.
     Raises UserError if there is no such corpus or file.
     """
     if name == "pydocs":
         return Corpus(name, _pydocs, partial(_hash_texts, _pydocs))
+    if size := _world_size(name):
+        return Corpus(name, partial(_world, size), partial(_world_digest, size))
     if name in NAMED:
         file = find_corpus(name, progress)
         return Corpus(name, partial(NAMED[name].read, file), partial(_hash_files, [file], name))
@@ -97,8 +103,12 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _did_you_mean(path: Path) -> str:
     siblings = [str(file) for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(str(path), [*NAMED, "pydocs", *siblings], n=1)
-    return f" Did you mean {near[0]}?" if near else f" Give the path of a text or one of: pydocs, {', '.join(NAMED)}."
+    near = difflib.get_close_matches(str(path), [*NAMED, "pydocs", "world", *siblings], n=1)
+    return (
+        f" Did you mean {near[0]}?"
+        if near
+        else f" Give the path of a text or one of: pydocs, world, {', '.join(NAMED)}."
+    )
 
 
 # Reading one file
@@ -127,11 +137,11 @@ def read_lines(file: Path) -> list[str]:
 
 
 def _read_lines(file: Path) -> Iterator[str]:
-    return (line for line, _ in _numbered_lines(file))
+    return (line for line, _ in numbered_lines(file))
 
 
 def _read_jsonl(file: Path, text_of: Callable[[dict[str, Any]], str]) -> Iterator[str]:
-    for line, number in _numbered_lines(file):
+    for line, number in numbered_lines(file):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -149,7 +159,7 @@ def _read_jsonl(file: Path, text_of: Callable[[dict[str, Any]], str]) -> Iterato
         yield text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
+def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
     offset = 0
     with _open(file) as stream:
         for number, line in enumerate(stream, start=1):
@@ -306,6 +316,27 @@ def _pydocs() -> Iterator[str]:
     """Yield the documentation topics that ship inside CPython (what `help("for")` prints), in order of their names."""
     topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     return (topics[name] for name in sorted(topics))
+
+
+def _world_size(name: str) -> int:
+    """Return the bytes that `world` or `world:NMB` asks for, 0 for any other name."""
+    asked = re.fullmatch(r"world(?::([1-9]\d*)MB)?", name)
+    check(asked is not None or not name.startswith("world:"), f"{name} gives no size; write it like world:20MB.")
+    return int(asked[1] or 8) * 1_000_000 if asked else 0
+
+
+def _world(size: int) -> Iterator[str]:
+    """Yield documents of the world until they hold `size` bytes; its text is ASCII."""
+    for text in world_documents():
+        yield text
+        size -= len(text)
+        if size <= 0:
+            return
+
+
+def _world_digest(size: int) -> str:
+    """A hash of the version, which changes whenever a document does: no text need be written to know it."""
+    return hashlib.sha256(f"world {WORLD_VERSION} {size}".encode()).hexdigest()
 
 
 def _hugging_face(name: str, field: str) -> Callable[[], Iterator[str]]:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,11 +60,14 @@ class Tokenizer:
     """A byte-level BPE. Make one with `Tokenizer.train` or `Tokenizer.load`.
 
     `control` maps the text of each control token to its id. `eos_id` is the token that separates documents; `pad_id`
-    never equals it. Either is None where a tokenizer of others has no such token.
+    never equals it. Either is None where a tokenizer of others has no such token. `chat_template` is for
+    `transformers`, and empty where the model has not learned to chat.
     """
 
-    def __init__(self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json") -> None:
-        self._json, self._config = tokenizer_json, tokenizer_config
+    def __init__(
+        self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json", chat_template: str = ""
+    ) -> None:
+        self._json, self._config, self.chat_template = tokenizer_json, tokenizer_config, chat_template
         spec = read_json(tokenizer_json, where)
         pattern, merges, vocabulary = _byte_level_bpe(spec, where)
         ranks, to_id = _ranks(merges, vocabulary, where)
@@ -133,8 +136,13 @@ class Tokenizer:
         """
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         check(file.is_file(), f"There is no tokenizer at {file}; give a tokenizer.json or a folder that holds one.")
-        config = file.with_name("tokenizer_config.json")
-        return cls(read_utf8(file), read_utf8(config) if config.is_file() else "{}\n", where=str(file))
+        config, template = file.with_name("tokenizer_config.json"), file.with_name("chat_template.jinja")
+        return cls(
+            read_utf8(file),
+            read_utf8(config) if config.is_file() else "{}\n",
+            where=str(file),
+            chat_template=read_utf8(template) if template.is_file() else "",
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
@@ -142,6 +150,20 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_bytes(self._json.encode())
         (folder / "tokenizer_config.json").write_bytes(self._config.encode())
+        if self.chat_template:
+            (folder / "chat_template.jinja").write_bytes(self.chat_template.encode())
+
+    def with_chat(self, control: Sequence[str], pad: str, template: str) -> Tokenizer:
+        """Return this tokenizer with the `control` tokens and a `pad` token of its own, added behind the others where
+        they are missing, and that chat template."""
+        spec, config = tokenizers.Tokenizer.from_str(self._json), read_json(self._config, "tokenizer_config.json")
+        wanted = [*control, *([] if self.pad_id is not None else [pad])]
+        missing = [AddedToken(name, special=True, normalized=False) for name in wanted if name not in self.control]
+        spec.add_special_tokens(missing)
+        if self.pad_id is None:
+            config["pad_token"] = pad
+        config_text = json.dumps(config, indent=2) + "\n" if missing else self._config
+        return Tokenizer(spec.to_str(pretty=True) if missing else self._json, config_text, chat_template=template)
 
     def split(self, text: str) -> list[str]:
         """Return the pieces that BPE works in: merges never cross from one to the next."""

@@ -7,14 +7,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from seq2chat.config import UserError, check
@@ -47,9 +47,11 @@ def save_checkpoint(
     optimizers: list[torch.optim.Optimizer],
     progress: Progress,
     keep: int,
+    modules: Mapping[str, nn.Module] = {},
 ) -> Path:
     """Write `checkpoints/step-000500` of the run `log` and delete all but the `keep` newest. Returns its path.
 
+    `modules` are all that is trained or remembered, by name, where that is more or other than `model`.
     Raises `UserError` when the disk is full; the older checkpoints are then untouched.
     """
     folder = log.checkpoints
@@ -62,7 +64,11 @@ def save_checkpoint(
         (temporary / "trainer").mkdir(parents=True)
         save_model(model, temporary, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
         tokenizer.save(temporary)
-        save_file(_optimizer_tensors(model, optimizers), temporary / "trainer" / "optimizer.safetensors")
+        for name, module in modules.items():
+            state = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
+            save_file(state, temporary / "trainer" / f"{name}.safetensors")
+        named = _optimizer_tensors(_names(model, modules), optimizers)
+        save_file(named, temporary / "trainer" / "optimizer.safetensors")
         save_file(_rng_states(), temporary / "trainer" / "rng.safetensors")
         (temporary / "trainer" / "progress.json").write_text(json.dumps(asdict(progress), indent=1) + "\n")
         hashes = {str(f.relative_to(temporary)): _sha256(f) for f in sorted(temporary.rglob("*")) if f.is_file()}
@@ -134,12 +140,19 @@ def load_checkpoint(path: Path) -> tuple[Model, Tokenizer | WordPiece]:
     return model, tokenizer
 
 
-def resume_checkpoint(folder: Path, model: Model, optimizers: list[torch.optim.Optimizer]) -> Progress:
+def resume_checkpoint(
+    folder: Path,
+    model: Model,
+    optimizers: list[torch.optim.Optimizer],
+    modules: Mapping[str, nn.Module] = {},
+) -> Progress:
     """Put weights, optimizer state and random state of the checkpoint `folder` into what is given; where it stood."""
-    model.load_state_dict(load_model(folder).state_dict())
-    with safe_open(folder / "trainer" / "optimizer.safetensors", "pt") as file:
-        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    for name, module in modules.items():
+        module.load_state_dict(load_file(folder / "trainer" / f"{name}.safetensors"))
+    if not modules:
+        model.load_state_dict(load_model(folder).state_dict())
+    saved = load_file(folder / "trainer" / "optimizer.safetensors")
+    names = _names(model, modules)
     for optimizer, parameter in _parameters(optimizers):
         prefix = f"{names[parameter]}:"
         state = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
@@ -155,8 +168,15 @@ def _parameters(optimizers: list[torch.optim.Optimizer]) -> Iterable[tuple[torch
     return ((o, p) for o in optimizers for group in o.param_groups for p in group["params"])
 
 
-def _optimizer_tensors(model: Model, optimizers: list[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+def _names(model: Model, modules: Mapping[str, nn.Module]) -> dict[nn.Parameter, str]:
+    """The name of each parameter, told apart by its module where there are several."""
+    named = [(f"{module}.", m) for module, m in modules.items()] or [("", model)]
+    return {parameter: f"{prefix}{name}" for prefix, m in named for name, parameter in m.named_parameters()}
+
+
+def _optimizer_tensors(
+    names: dict[nn.Parameter, str], optimizers: list[torch.optim.Optimizer]
+) -> dict[str, torch.Tensor]:
     return {
         f"{names[p]}:{key}": value.contiguous() for o, p in _parameters(optimizers) for key, value in o.state[p].items()
     }

@@ -3,18 +3,17 @@
 import dataclasses
 import shutil
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
 from seq2chat.config import Budget, GPTConfig, Recipe, check
 from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize
-from seq2chat.models.folder import make_model, n_parameters
+from seq2chat.models.folder import Model, make_model, n_parameters
 from seq2chat.models.gpt import GPT
-from seq2chat.text.corpus import Corpus
-from seq2chat.text.parallel import ParallelCorpus
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.checkpoint import Progress, resume_checkpoint, verify_checkpoint
@@ -22,7 +21,7 @@ from seq2chat.training.loop import Job, total_steps
 from seq2chat.training.objective import causal_lm, nll_sum
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.runlog import RunLog, open_run
-from seq2chat.training.task import Say, load_text, make_task, make_tokenizer
+from seq2chat.training.task import Say, Task, load_text, make_task, make_tokenizer
 
 COMPILE_PAYS = 120  # seconds of the shortest run in which it does; docs/log.md
 
@@ -30,7 +29,55 @@ COMPILE_PAYS = 120  # seconds of the shortest run in which it does; docs/log.md
 def _nothing(text: str) -> None: ...
 
 
-def start_job(recipe: Recipe, folder: Path, say: Say, doing: Say = _nothing, began: float | None = None) -> Job:
+@dataclass(frozen=True)
+class Prepared:
+    """A model, its tokenizer and what it is trained to do; in the recipe stands what data and machine decided."""
+
+    recipe: Recipe
+    model: Model
+    tokenizer: Tokenizer | WordPiece
+    task: Task
+
+
+class Prepare(Protocol):
+    """How a recipe becomes a model and a task; a run that is resumed has a tokenizer already."""
+
+    def __call__(
+        self, recipe: Recipe, tokenizer: Tokenizer | WordPiece | None, device: torch.device, say: Say, doing: Say
+    ) -> Prepared: ...
+
+
+def prepare_training(
+    recipe: Recipe, tokenizer: Tokenizer | WordPiece | None, device: torch.device, say: Say, doing: Say
+) -> Prepared:
+    """Return a model with fresh weights and the task that its family has on the recipe's text.
+
+    Raises `UserError` when tokenizer, text and model do not fit together.
+    """
+    text = load_text(recipe, doing)
+    tokenizer = tokenizer or make_tokenizer(recipe, text, say, doing)
+    _check_prompt(recipe, tokenizer)
+    vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
+    check(
+        vocab_size >= tokenizer.vocab_size,
+        f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; write 0 to follow it.",
+    )
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=vocab_size))
+    task = make_task(recipe, text, tokenizer, say, doing)
+    seed_everything(recipe.train.seed)
+    with device:
+        model = make_model(recipe.model)
+    return Prepared(recipe, model, tokenizer, task)
+
+
+def start_job(
+    recipe: Recipe,
+    folder: Path,
+    say: Say,
+    doing: Say = _nothing,
+    began: float | None = None,
+    prepare: Prepare = prepare_training,
+) -> Job:
     """Job for a new run in `folder`, whose complete `config.toml` is written.
 
     `say` gets one line for each choice made, `doing` what is being done just now. The clock of a timed run counts from
@@ -40,22 +87,15 @@ def start_job(recipe: Recipe, folder: Path, say: Say, doing: Say = _nothing, beg
     began = time.monotonic() if began is None else began
     log = RunLog(folder)
     check_free(folder)
-    text = load_text(recipe, doing)
-    tokenizer = make_tokenizer(recipe, text, say, doing)
-    _check_prompt(recipe, tokenizer)
-    vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
-    check(
-        vocab_size >= tokenizer.vocab_size,
-        f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; write 0 to follow it.",
-    )
     device = pick_device()
     precision = pick_precision(recipe.train.precision, device)
     name: Literal["bf16", "fp32"] = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
     say(f"precision {name}: {precision.reason}")
-    model = dataclasses.replace(recipe.model, vocab_size=vocab_size)
-    recipe = dataclasses.replace(recipe, model=model, train=dataclasses.replace(recipe.train, precision=name))
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=name))
+    prepared = prepare(recipe, None, device, say, doing)
+    model = prepared.recipe.model
     say(f"model {model.family}: {n_parameters(model) / 1e6:.1f}M parameters, {model.n_layer} layers of {model.d_model}")
-    job = _make_job(recipe, log, text, tokenizer, device, say, doing)
+    job = _make_job(prepared, log, device, say, doing)
     budget, used = Budget.parse(recipe.train.budget), time.monotonic() - began
     check(
         budget.unit != "seconds" or used < budget.amount,
@@ -63,13 +103,19 @@ def start_job(recipe: Recipe, folder: Path, say: Say, doing: Say = _nothing, beg
     )
     check_free(folder)  # two commands may have chosen it at the same moment
     log.create()
-    tokenizer.save(folder / "tokenizer")
+    job.tokenizer.save(folder / "tokenizer")
     job.recipe.save(folder / "config.toml")  # last: it makes the folder a run
     job.progress.seconds = time.monotonic() - began
     return job
 
 
-def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say, doing: Say = _nothing) -> Job:
+def resume_job(
+    folder: Path,
+    changes: dict[str, dict[str, Any]],
+    say: Say,
+    doing: Say = _nothing,
+    prepare: Prepare = prepare_training,
+) -> Job:
     """Job that continues the run in `folder` from its newest checkpoint, exactly; from its start if it has none.
 
     Of its options only the budget may be changed. Raises `UserError` for other changes, a damaged checkpoint, or data
@@ -83,14 +129,16 @@ def resume_job(folder: Path, changes: dict[str, dict[str, Any]], say: Say, doing
     checkpoints = log.list_checkpoints()
     if checkpoints:
         verify_checkpoint(checkpoints[-1])
-    text, tokenizer = load_text(recipe, doing), load_tokenizer(folder / "tokenizer")
-    job = _make_job(recipe, log, text, tokenizer, pick_device(), say, doing)
+    device = pick_device()
+    prepared = prepare(recipe, load_tokenizer(folder / "tokenizer"), device, say, doing)
+    job = _make_job(prepared, log, device, say, doing)
     if checkpoints:
         data = job.progress.data
-        job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers)
+        job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers, job.task.modules)
+        text = recipe.data.source or recipe.data.corpus
         check(
             job.progress.data == data,
-            f"{text.name} or its tokenizer is no longer what {folder} was trained on; put it back, or begin a new run.",
+            f"{text} or its tokenizer is no longer what {folder} was trained on; put it back, or begin a new run.",
         )
     job.recipe.save(folder / "config.toml")
     log.forget_after(job.progress.step)
@@ -115,25 +163,14 @@ def _check_prompt(recipe: Recipe, tokenizer: Tokenizer | WordPiece) -> None:
         check(prompt + 1 < context, f"train.prompt has {prompt} tokens; model.context is {context}.")
 
 
-def _make_job(
-    recipe: Recipe,
-    log: RunLog,
-    text: Corpus | ParallelCorpus,
-    tokenizer: Tokenizer | WordPiece,
-    device: torch.device,
-    say: Say,
-    doing: Say,
-) -> Job:
-    task = make_task(recipe, text, tokenizer, say, doing)
-    seed_everything(recipe.train.seed)
-    with device:
-        model = make_model(recipe.model)
+def _make_job(prepared: Prepared, log: RunLog, device: torch.device, say: Say, doing: Say) -> Job:
+    recipe, model, task = prepared.recipe, prepared.model, prepared.task
     precision = pick_precision(recipe.train.precision, device)
     model.compute_dtype = precision.dtype
-    optimizers = make_optimizers(model, recipe.optim, precision.dtype)
     job = Job(
-        log, recipe, model, tokenizer, task, task.objective, optimizers, precision, device,
-        Progress(data=task.loader.fingerprint),
+        log, recipe, model, prepared.tokenizer, task, task.objective,
+        make_optimizers(model, recipe.optim, precision.dtype) if task.optimizers is None else list(task.optimizers),
+        precision, device, Progress(data=task.loader.fingerprint),
     )  # fmt: skip
     doing("compiling")
     compiled = _compile(job, say)
@@ -146,8 +183,9 @@ def _make_job(
 def _compile(job: Job, say: Say) -> bool:
     """Compile the blocks and the loss of `job` if that is asked for or pays; whether they are. A failure falls back."""
     train, model = job.recipe.train, job.model
-    if not isinstance(model, GPT):
-        check(train.compile != "on", f"train.compile is for GPTs; a {model.config.family} takes auto or off.")
+    if not isinstance(model, GPT) or job.recipe.align.method:
+        what = job.recipe.align.method or model.config.family
+        check(train.compile != "on", f"train.compile is for pretraining a GPT; for {what} write auto or off.")
         return False
 
     def seconds_of_a_pass(rows: int) -> float:

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seq2chat.config import Budget, Recipe, UserError
 from seq2chat.device import Precision
@@ -53,13 +54,26 @@ class Step:
     peak_share: float
     elapsed_seconds: float
     share: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Update(NamedTuple):
+    """What a step did: mean loss in nats, gradient norm before clipping, labels, floating point operations, and what
+    else its task measures."""
+
+    loss: float
+    grad_norm: float
+    n_tokens: int
+    flops: int
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Validated:
     step: int
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     whole: bool
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,7 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         for optimizer in job.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * multiplier
-        loss, grad_norm, n_tokens, flops = train_step(job)
+        loss, grad_norm, n_tokens, flops, metrics = (job.task.step or train_step)(job)
         progress.step += 1
         progress.tokens += n_tokens
         seconds = time.perf_counter() - began
@@ -122,9 +136,9 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         speed = n_tokens / seconds
         step = Step(
             progress.step, progress.tokens, loss, job.recipe.optim.matrix_lr * multiplier, grad_norm, speed,
-            flops / seconds / job.precision.peak_flops, progress.seconds, min(1.0, after),
+            flops / seconds / job.precision.peak_flops, progress.seconds, min(1.0, after), metrics,
         )  # fmt: skip
-        job.log.record({k: v for k, v in vars(step).items() if k != "share"})
+        job.log.record({k: v for k, v in vars(step).items() if k not in ("share", "metrics")} | metrics)
         yield step
         if clock.over():
             break
@@ -140,9 +154,8 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
             yield _sample(job, clock)
 
 
-def train_step(job: Job) -> tuple[float, float, int, int]:
-    """One optimizer step over `accumulation` forward passes. Returns mean loss in nats, gradient norm, label count, and
-    floating point operations.
+def train_step(job: Job) -> Update:
+    """One optimizer step over `accumulation` forward passes.
 
     Summed gradients are divided by the number of labels of the whole step, so accumulation never changes the loss.
     """
@@ -154,18 +167,28 @@ def train_step(job: Job) -> tuple[float, float, int, int]:
         loss, n = job.objective(job.model, batch)
         loss.backward()
         loss_sum, n_tokens, flops = loss_sum + loss.detach(), n_tokens + n, flops + job.model.flops(batch)
-    grads = [p.grad for p in job.model.parameters() if p.grad is not None]
+    mean, norm = apply_gradients(job, job.optimizers, loss_sum, n_tokens)
+    return Update(mean, norm, int(n_tokens), flops, {})
+
+
+def apply_gradients(
+    job: Job, optimizers: list[torch.optim.Optimizer], loss_sum: Tensor, n_tokens: Tensor
+) -> tuple[float, float]:
+    """Step the optimizers with their summed gradients divided by `n_tokens`, clipped together. Returns the mean loss
+    and the gradient norm before clipping. Raises `UserError` when either is no number, and then changes nothing."""
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in parameters if p.grad is not None]
     torch._foreach_div_(grads, n_tokens)
     norm = nn.utils.get_total_norm(grads)
     mean = (loss_sum / n_tokens).item()
     if not (math.isfinite(mean) and math.isfinite(norm.item())):
         raise _diverged(job, f"The loss is {mean} with gradient norm {norm.item()} at step {job.progress.step + 1}")
     if job.recipe.optim.clip:
-        nn.utils.clip_grads_with_norm_(job.model.parameters(), job.recipe.optim.clip, norm)
-    for optimizer in job.optimizers:
+        nn.utils.clip_grads_with_norm_(parameters, job.recipe.optim.clip, norm)
+    for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return mean, norm.item(), int(n_tokens), flops
+    return mean, norm.item()
 
 
 def _diverged(job: Job, what: str) -> UserError:
@@ -254,8 +277,9 @@ def _save(job: Job, clock: _Clock) -> Saved:
     if not all(parameter.isfinite().all() for parameter in job.model.parameters()):
         raise _diverged(job, f"Weights are no longer numbers after step {job.progress.step}")
     with clock.timed("checkpoint"):
-        keep = job.recipe.train.keep
-        folder = save_checkpoint(job.log, job.model, job.tokenizer, job.optimizers, job.progress, keep)
+        model = job.task.publish() if job.task.publish else job.model
+        keep, modules = job.recipe.train.keep, job.task.modules
+        folder = save_checkpoint(job.log, model, job.tokenizer, job.optimizers, job.progress, keep, modules)
     return Saved(job.progress.step, folder)
 
 
@@ -263,14 +287,20 @@ def _validate(job: Job, clock: _Clock, whole: bool) -> Validated:
     limit = 0 if whole else job.recipe.train.eval_tokens
     with clock.timed("validation", times=max(1.0, job.task.validation_tokens / limit) if limit else 1.0):
         evaluation = validate(job, limit)
+        metrics = {} if job.task.report is None else job.task.report(job.model, limit)
     where = {"step": job.progress.step, "tokens": job.progress.tokens}
-    values = {f"val_{name}": value for name, value in evaluation.values().items()}
+    values = {
+        f"val_{name}": value for name, value in (({} if evaluation is None else evaluation.values()) | metrics).items()
+    }
     job.log.record(where | values | {"elapsed_seconds": time.monotonic() - clock.began})
-    return Validated(job.progress.step, evaluation, whole)
+    return Validated(job.progress.step, evaluation, whole, metrics)
 
 
-def validate(job: Job, limit: int) -> Evaluation:
-    """Loss on the validation split, or on about its first `limit` tokens where that is not 0."""
+def validate(job: Job, limit: int) -> Evaluation | None:
+    """Loss on the validation split, or on about its first `limit` tokens where that is not 0; None for a task that has
+    no loss to measure, such as reinforcement learning."""
+    if job.task.measure is None:
+        return None
     return evaluate(job.model, job.task.measure, job.task.validation(limit), token_lengths(job.tokenizer))
 
 

@@ -66,7 +66,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    """Optimizers over every parameter of `model` once. Each group keeps its peak rate under "peak".
+    """Optimizers over every parameter of `model` that is trained, once. Each group keeps its peak rate under "peak".
 
     Matrices of the blocks go to Muon (or AdamW), embeddings, an untied output head and vectors to fused AdamW; only
     the blocks' matrices decay.
@@ -74,9 +74,11 @@ def make_optimizers(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -
     groups: dict[str, list[nn.Parameter]] = defaultdict(list)
     embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         if p in embeddings:
             groups["embedding"].append(p)
-        elif name == "lm_head.weight":
+        elif name in ("lm_head.weight", "score.weight"):
             groups["head"].append(p)
         else:
             groups["matrix" if p.ndim == 2 else "vector"].append(p)
@@ -91,7 +93,8 @@ def make_optimizers(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -
     else:
         adam.append({"params": groups["matrix"], "lr": config.matrix_lr, "weight_decay": config.weight_decay})
     betas = (config.beta1, config.beta2)
-    optimizers.append(torch.optim.AdamW(adam, lr=0.0, betas=betas, eps=config.epsilon, fused=True))
+    if adam:
+        optimizers.append(torch.optim.AdamW(adam, lr=0.0, betas=betas, eps=config.epsilon, fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

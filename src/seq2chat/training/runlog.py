@@ -52,7 +52,7 @@ class RunLog:
     def is_validated(self, step: int) -> bool:
         """Whether the newest record is the validation of `step`, the last thing a run measures."""
         metrics = self.metrics()
-        return bool(metrics) and metrics[-1]["step"] == step and "val_loss" in metrics[-1]
+        return bool(metrics) and metrics[-1]["step"] == step and any(key.startswith("val_") for key in metrics[-1])
 
     def recipe(self) -> Recipe:
         return Recipe.load(self.folder / "config.toml")

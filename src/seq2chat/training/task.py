@@ -1,13 +1,14 @@
 """Tasks: all in which language modelling, translation and masked language modelling differ for the training loop."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from seq2chat.config import BERTConfig, GPTConfig, Recipe, Seq2SeqConfig, TransformerConfig, UserError, check
 from seq2chat.generation.decode import generate
@@ -25,24 +26,49 @@ TOKENIZER_CHARACTERS = 100_000_000  # a tokenizer learns no other pieces from mo
 SHOWN = 2  # sentences of the validation split, translated as a sample
 
 Say = Callable[[str], None]
-Objective = Callable[[Any, Batch], Loss]
+Objective = Callable[[Any, Any], Loss]
+
+
+@runtime_checkable
+class Dealer(Protocol):
+    """What deals training data: samples are counted, and batch and order are functions of data, seed and that count."""
+
+    fingerprint: str
+
+    @property
+    def epoch_tokens(self) -> int: ...
+    def epoch_batches(self, batch_size: int) -> float: ...
+    def n_samples(self, first_sample: int, batch_size: int) -> int: ...
+    def batch(self, first_sample: int, batch_size: int) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Task:
     """What is learned from what.
 
-    `objective` is trained and `measure` reported. `validation(limit)` yields the batches of the validation split, of
-    about its first `limit` tokens where that is not 0; all of it has `validation_tokens`. `sample(model)` is a text to
-    look at.
+    `objective` is trained and `measure` reported, in nats a `unit`. `validation(limit)` yields the batches of the
+    validation split, of about its first `limit` tokens where that is not 0; all of it has `validation_tokens`.
+    `sample(model)` is a text to look at.
+
+    What only some tasks have: `step(job)` does an optimizer step of its own kind, whose metrics named in `shown` are
+    for the display; `report(model, limit)` measures more than the loss at each validation; `publish()` is the model
+    that a checkpoint holds where it is not the one trained; `modules` are then all that is trained or remembered, by
+    name, the model among them; and `optimizers` are its own.
     """
 
     objective: Objective
-    measure: Objective
-    loader: Loader | PairLoader | MaskedLoader
+    measure: Objective | None
+    loader: Dealer
     validation: Callable[[int], Iterable[Batch]]
     validation_tokens: int
     sample: Callable[[Any], str]
+    unit: str = "token"
+    step: Callable[[Any], Any] | None = None
+    shown: Sequence[str] = ()
+    report: Callable[[Any, int], dict[str, float]] | None = None
+    publish: Callable[[], Any] | None = None
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    optimizers: Sequence[torch.optim.Optimizer] | None = None
 
 
 def load_text(recipe: Recipe, doing: Say) -> Corpus | ParallelCorpus:

@@ -1,0 +1,145 @@
+"""From conversations to batches: the model to start from, the examples that fit it, and the order they are dealt in."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from seq2chat.config import GPTConfig, Recipe, UserError, check
+from seq2chat.models.folder import require_family
+from seq2chat.models.gpt import GPT
+from seq2chat.text.batch import epoch_key
+from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, control_id, prompt_ids
+from seq2chat.text.parallel import shuffled
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.task import Say
+
+T = TypeVar("T")
+
+
+def load_policy(start: str) -> tuple[GPT, Tokenizer]:
+    """Return the language model in the run or model folder `start`, in float32, and its tokenizer with ChatML's control
+    tokens; a model whose vocabulary lacks them is given rows for them.
+
+    Raises UserError for a folder that holds no GPT.
+    """
+    check(start != "", "Which model shall be aligned? Name a run or a model folder with --start.")
+    model, tokenizer = load_checkpoint(Path(start))
+    require_family(model, "gpt")
+    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    tokenizer = tokenizer.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
+    return grow_vocabulary(model, tokenizer.vocab_size), tokenizer
+
+
+@torch.no_grad()
+def grow_vocabulary(model: GPT, vocab_size: int) -> GPT:
+    """Return `model` with embeddings for `vocab_size` tokens at least. A new token begins as the mean of the old ones,
+    whose probabilities it then hardly changes (Hewitt 2021, "Initializing new word embeddings")."""
+    old = model.config.vocab_size
+    if vocab_size <= old:
+        return model
+    larger = GPT(GPTConfig(**vars(model.config) | {"vocab_size": vocab_size}))
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if name in ("embed_tokens.weight", "lm_head.weight"):
+            state[name] = torch.cat([tensor, tensor.mean(0, keepdim=True).expand(vocab_size - old, -1)])
+    larger.load_state_dict(state)
+    larger.compute_dtype = model.compute_dtype
+    return larger.eval()
+
+
+def end_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens that end an answer: that of a turn, and that of a text."""
+    return [control_id(tokenizer, END), *([] if tokenizer.eos_id is None else [tokenizer.eos_id])]
+
+
+def answer_ids(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
+    """Return the ids of the prompt and those of the answer, with the token that ends it."""
+    return prompt_ids(tokenizer, prompt), [*tokenizer.encode(answer.strip()), control_id(tokenizer, END)]
+
+
+def written(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str) -> list[int]:
+    """Return the ids of prompt and answer together."""
+    before, after = answer_ids(tokenizer, prompt, answer)
+    return before + after
+
+
+def that_fit(
+    examples: Sequence[T], length: Callable[[T], int], context: int, strict: bool, what: str, say: Say
+) -> list[T]:
+    """Return the examples of at most `context` tokens. The number of the others is told, or raises UserError with
+    `strict`; so does there being none."""
+    lengths = [length(example) for example in examples]
+    longer = [number for number, n in enumerate(lengths, start=1) if n > context]
+    if longer:
+        told = (
+            f"{len(longer):,} of {len(examples):,} {what} are longer than the model's context of {context} tokens, the "
+            f"first is number {longer[0]} with {lengths[longer[0] - 1]}"
+        )
+        check(not strict, f"{told}; shorten them, or leave them out with --no-align.strict.")
+        say(f"{told}; they are left out.")
+    kept = [example for example, n in zip(examples, lengths, strict=True) if n <= context]
+    check(bool(kept), f"None of the {what} fits the model's context of {context} tokens.")
+    return kept
+
+
+class ExampleLoader:
+    """Deals examples in a random order, each once an epoch: sample k is a function of the examples, the seed and k.
+
+    `collate` makes a batch of the examples' numbers; `labels` are the things that are learned from in an epoch.
+    """
+
+    def __init__(self, n: int, fingerprint: str, seed: int, labels: int, collate: Callable[[list[int]], Any]) -> None:
+        self.n, self.fingerprint, self.seed, self.epoch_tokens, self.collate = n, fingerprint, seed, labels, collate
+        self._order = lru_cache(maxsize=2)(self._make_order)
+
+    def epoch_batches(self, batch_size: int) -> float:
+        return self.n / batch_size
+
+    def n_samples(self, first_sample: int, batch_size: int) -> int:
+        return batch_size
+
+    def batch(self, first_sample: int, batch_size: int) -> Any:
+        """Return what `collate` makes of the examples dealt from the `first_sample`-th on."""
+        places = (divmod(k, self.n) for k in range(first_sample, first_sample + batch_size))
+        return self.collate([int(self._order(epoch)[place]) for epoch, place in places])
+
+    def _make_order(self, epoch: int) -> Any:
+        return shuffled(self.n, epoch_key(self.fingerprint, self.seed, epoch)[:8])
+
+
+def fingerprint(tokenizer: Tokenizer, *parts: Sequence[Sequence[int]]) -> str:
+    """Return the hash of lists of numbers together with their tokenizer."""
+    digest = hashlib.sha256(tokenizer.fingerprint.encode())
+    for rows in parts:
+        for row in rows:
+            digest.update(len(row).to_bytes(8, "little"))
+            digest.update(b"".join(int(x).to_bytes(8, "little", signed=True) for x in row))
+    return digest.hexdigest()
+
+
+def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Return the rows as one tensor (batch, longest), `value` behind the shorter ones."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.int64)
+
+
+def take_shape(recipe: Recipe, shape: GPTConfig) -> GPTConfig:
+    """Return the shape of the model to start from, with the recipe's dropout.
+
+    Raises UserError where the recipe asks for another shape: it is the starting model's, and can't be chosen.
+    """
+    default = type(recipe.model)()
+    for name, value in vars(recipe.model).items():
+        asked = value not in (getattr(default, name, None), getattr(shape, name, None))
+        if asked and name not in ("dropout", "score_bias"):
+            raise UserError(
+                f"model.{name} is {value}, but align.start has {getattr(shape, name, None)}; leave it out: the model "
+                "is the one that is started from."
+            )
+    return type(shape)(**vars(shape) | {"dropout": recipe.model.dropout})

@@ -1,0 +1,44 @@
+"""LoRA: every matrix of the blocks stays as it is, and a product of two thin ones is learned beside it (Hu et al. 2021,
+section 4.1)."""
+
+import copy
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from seq2chat.models.gpt import GPT
+
+
+class LowRank(nn.Module):
+    """W → W + α/r · B A, with B zero at first, so that nothing changes before it is trained. α is twice the rank."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        self.scale = 2.0
+        self.a = nn.Parameter(torch.empty(rank, columns, dtype=weight.dtype, device=weight.device))
+        self.b = nn.Parameter(torch.zeros(rows, rank, dtype=weight.dtype, device=weight.device))
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+
+    def forward(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        return weight + self.scale * (self.b @ self.a)
+
+
+def add_lora(model: GPT, rank: int) -> None:
+    """Freeze `model` and put adapters of this rank beside the matrices of its blocks; they alone are trained."""
+    model.requires_grad_(False)
+    for module in model.layers.modules():
+        if isinstance(module, nn.Linear):
+            parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
+
+
+def merged(model: GPT) -> GPT:
+    """Return a copy of `model` whose matrices hold what its adapters add: an ordinary GPT with the same logits."""
+    plain = copy.deepcopy(model)
+    for module in plain.layers.modules():
+        if isinstance(module, nn.Linear) and parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    return plain.requires_grad_(True)

@@ -1,0 +1,297 @@
+"""PPO: a policy learns to give answers that score well, and to stay near where it began (Ouyang et al. 2022, section
+3.5, equation 2; Schulman et al. 2017).
+
+One iteration, which is one step of the training loop: sample answers; score them; take the KL divergence from the
+reference out of every token's reward; estimate advantages with the value function; then a few clipped updates of policy
+and value. With `ptx`, each update's gradient holds that of the pretraining loss as well, in the same buffer and so in
+the same optimizer step (PPO-ptx).
+"""
+
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from seq2chat.alignment.advantage import gae, masked_mean, token_rewards, whiten
+from seq2chat.alignment.data import ExampleLoader, fingerprint, that_fit
+from seq2chat.alignment.kl import AdaptiveKL, k1
+from seq2chat.alignment.lora import merged
+from seq2chat.alignment.objectives import policy_loss, value_loss
+from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
+from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
+from seq2chat.config import Recipe
+from seq2chat.models.gpt import GPT
+from seq2chat.models.reward import RewardModel, reward_model_from
+from seq2chat.text.batch import Batch, Loader
+from seq2chat.text.chat import prompt_ids
+from seq2chat.text.conversations import Prompt, read_prompts, split
+from seq2chat.text.corpus import load_corpus
+from seq2chat.text.shards import cached_shards, open_shards
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.training.loop import Job, Update, apply_gradients
+from seq2chat.training.objective import causal_lm
+from seq2chat.training.optim import make_optimizers
+from seq2chat.training.task import Say, Task
+
+JUDGED = 128  # held-out prompts whose answers are scored at each validation
+HELD_OUT = 256  # prompts that are never trained on, unless data.val_fraction is fewer
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with all that its updates need: log probabilities of policy and reference, values, advantages and
+    returns, (batch, seq) each, at the answers' tokens."""
+
+    rollout: Rollout
+    score: Float[Tensor, " batch"]
+    logp: Float[Tensor, "batch seq"]
+    ref_logp: Float[Tensor, "batch seq"]
+    values: Float[Tensor, "batch seq"]
+    rewards: Float[Tensor, "batch seq"]
+    advantages: Float[Tensor, "batch seq"]
+    returns: Float[Tensor, "batch seq"]
+
+
+class Coefficient(nn.Module):
+    """β, the weight of the KL divergence, where a checkpoint can keep it."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.register_buffer("beta", torch.tensor(beta, dtype=torch.float64))
+
+    def follow(self, kl: float, n: int, target: float) -> None:
+        """Move β so that the KL of an answer comes nearer to `target` nats; see `AdaptiveKL`."""
+        self.beta.fill_(AdaptiveKL(self.beta.item(), target).update(kl, n).beta)
+
+
+@dataclass
+class Actors:
+    """The models of PPO: the policy is trained to score, `value` to foresee it, `reference` is the policy as it began,
+    and `average` the exponential average of its weights, if one is kept."""
+
+    policy: GPT
+    value: RewardModel
+    reference: GPT
+    average: GPT | None
+    coefficient: Coefficient
+
+    @property
+    def result(self) -> GPT:
+        """The policy that is kept: the average of its weights where there is one (Ouyang et al. 2022, appendix C.4)."""
+        return self.average or self.policy
+
+    def modules(self) -> dict[str, nn.Module]:
+        several: dict[str, nn.Module] = {"policy": self.policy, "value": self.value, "coefficient": self.coefficient}
+        return several | ({} if self.average is None else {"average": self.average})
+
+
+def make_ppo(
+    recipe: Recipe, policy: GPT, tokenizer: Tokenizer, scorer: Scorer, judge: RewardModel | None, say: Say, doing: Say
+) -> tuple[Recipe, Task]:
+    """Return the task of answering the prompts of `recipe.data.corpus` so that `scorer` likes the answers.
+
+    The value function begins as the reward model `judge` where there is one, else as the policy with a fresh head.
+    """
+    align = recipe.align
+    reference = copy.deepcopy(policy).eval().requires_grad_(False)
+    average = copy.deepcopy(reference) if align.ema else None
+    value = reward_model_from(merged(policy)) if judge is None else copy.deepcopy(judge).requires_grad_(True)
+    actors = Actors(policy, value, reference, average, Coefficient(align.beta))
+    held_out, loader = deal_prompts(recipe, tokenizer, policy.context, say)
+    ptx = None
+    if align.ptx:
+        folder = cached_shards(
+            load_corpus(align.ptx_corpus, recipe.data.field), tokenizer, recipe.data.val_fraction,
+            progress=lambda n: doing(f"tokenizing: {n:,} characters"),
+        )  # fmt: skip
+        ptx = Loader(open_shards(folder, "train"), policy.context, recipe.train.seed)
+    optimizers = [make_optimizers(model, recipe.optim, torch.float32) for model in (policy, value)]
+    task = Task(
+        causal_lm, None, loader, lambda limit: (), 0,
+        partial(show_answers, tokenizer=tokenizer, prompts=held_out[:SHOWN], max_tokens=align.max_tokens),
+        step=lambda job: iteration(job, actors, tokenizer, scorer, ptx, len(optimizers[0])),
+        shown=("score", "kl"),
+        report=partial(
+            judge_answers, tokenizer=tokenizer, prompts=held_out[:JUDGED], scorer=scorer, reference=reference,
+            max_tokens=align.max_tokens, temperature=align.temperature,
+        ),
+        publish=lambda: actors.result, modules=actors.modules(), optimizers=[o for both in optimizers for o in both],
+    )  # fmt: skip
+    return with_shape(recipe, policy), task
+
+
+def deal_prompts(recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say) -> tuple[list[Prompt], ExampleLoader]:
+    """Return the prompts that are held out, and a loader that deals the others."""
+    align = recipe.align
+    asked = list(dict.fromkeys(read_prompts(recipe.data.corpus, align.examples, recipe.train.seed)))
+    ids = {prompt: prompt_ids(tokenizer, prompt) for prompt in asked}
+    room = context - align.max_tokens
+    fitting = that_fit(asked, lambda p: len(ids[p]), room, align.strict, "prompts (leaving room for an answer)", say)
+    prompts, held_out = split(fitting, min(recipe.data.val_fraction, HELD_OUT / len(fitting)))
+    say(f"{len(prompts):,} prompts to learn on, {len(held_out):,} held out")
+    loader = ExampleLoader(
+        len(prompts), fingerprint(tokenizer, [ids[p] for p in prompts]), recipe.train.seed, len(prompts),
+        lambda rows: [prompts[i] for i in rows],
+    )  # fmt: skip
+    return held_out, loader
+
+
+def iteration(job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, ptx: Loader | None, split: int) -> Update:
+    """Sample, score and update once; the first `split` of the job's optimizers are the policy's.
+
+    Dropout is off throughout, so that ratios compare policies and not their noise.
+    """
+    align, progress = job.recipe.align, job.progress
+    for model in (actors.policy, actors.value):
+        model.eval()
+    began = time.perf_counter()
+    prompts = job.task.loader.batch(progress.samples, align.episodes)
+    progress.samples += align.episodes
+    seed = job.recipe.train.seed * 1_000_003 + progress.samples
+    rollout = roll_out(actors.policy, tokenizer, prompts, align.max_tokens, align.temperature, seed=seed)
+    sampled = time.perf_counter()
+    experience = evaluate_rollout(rollout, actors, scorer, job)
+    scored = time.perf_counter()
+    updates = list(_updates(job, actors, experience, ptx, split))
+    first, mean = updates[0], {key: sum(u[key] for u in updates) / len(updates) for key in updates[0]}
+    metrics = experience_metrics(experience, actors.coefficient.beta.item()) | mean
+    metrics |= {"first_ratio_min": first["ratio_min"], "first_ratio_max": first["ratio_max"]}
+    metrics |= {"seconds_rollout": sampled - began, "seconds_score": scored - sampled}
+    metrics |= {"seconds_update": time.perf_counter() - scored}
+    if align.kl_target:
+        actors.coefficient.follow(metrics["kl"], align.episodes, align.kl_target)
+    n_tokens = int(rollout.mask.sum())
+    flops = 3 * actors.policy.flops(Batch(rollout.tokens, rollout.tokens))
+    return Update(metrics["policy_loss"], metrics["grad_norm"], n_tokens, flops, metrics)
+
+
+@torch.no_grad()
+def evaluate_rollout(rollout: Rollout, actors: Actors, scorer: Scorer, job: Job) -> Experience:
+    """Return the experience of a rollout: scores, KL penalties, values and advantages.
+
+    The policy's log probabilities are computed in the minibatches of the first update, so that its ratio is exactly 1.
+    """
+    align, size = job.recipe.align, job.recipe.train.batch_size
+    score = scorer(rollout) - align.missing_eos * (~rollout.finished).float()
+    parts = [slice(first, first + size) for first in range(0, len(rollout), size)]
+
+    def each(function: Any) -> Tensor:
+        return torch.cat([function(*_trim(rollout.tokens[part], rollout.mask[part])) for part in parts])
+
+    width = rollout.tokens.shape[1]
+    logp = each(lambda t, m: _widen(answer_logp(actors.policy, t, m, align.temperature), width))
+    ref_logp = each(lambda t, m: _widen(answer_logp(actors.reference, t, m, align.temperature), width))
+    values = each(lambda t, m: _widen(expected(actors.value, t, m), width))
+    rewards = token_rewards(score, k1(logp, ref_logp), rollout.mask, actors.coefficient.beta.item())
+    advantages, returns = gae(rewards, values, rollout.mask, 1.0, align.gae_lambda)
+    return Experience(rollout, score, logp, ref_logp, values, rewards, whiten(advantages, rollout.mask), returns)
+
+
+def expected(
+    value: RewardModel, tokens: Int64[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"]
+) -> Float[Tensor, "batch seq"]:
+    """Return at each token of the answers what the value function expects before the token is chosen, 0 elsewhere."""
+    before = value(tokens[:, :-1]).float()
+    return torch.cat([torch.zeros_like(before[:, :1]), before], dim=1).where(mask, 0)
+
+
+def _updates(job: Job, actors: Actors, e: Experience, ptx: Loader | None, split: int) -> Iterator[dict[str, float]]:
+    """Update policy and value on each minibatch, `inner_epochs` times; yields the metrics of each update."""
+    align, size = job.recipe.align, job.recipe.train.batch_size
+    update = job.progress.step * align.inner_epochs * -(-align.episodes // size)
+    for epoch in range(align.inner_epochs):
+        # The first pass keeps the order in which the log probabilities were computed.
+        generator = torch.Generator().manual_seed(job.progress.samples + epoch)
+        order = torch.randperm(len(e.rollout), generator=generator) if epoch else torch.arange(len(e.rollout))
+        for rows in order.split(size):
+            tokens, mask = _trim(e.rollout.tokens[rows], e.rollout.mask[rows])
+            width = tokens.shape[1]
+            old, advantages, values, returns = (x[rows, :width] for x in (e.logp, e.advantages, e.values, e.returns))
+            logp = answer_logp(actors.policy, tokens, mask, align.temperature)
+            loss, n, shown = policy_loss(logp, old, advantages, mask, align.clip)
+            loss.backward()
+            metrics = {name: x.item() for name, x in shown.items()}
+            if ptx is not None:
+                metrics["ptx_loss"] = _add_pretraining(job, actors.policy, ptx, update, align.ptx * n)
+            mean, norm = apply_gradients(job, job.optimizers[:split], loss.detach(), n)
+            metrics |= {"policy_loss": mean, "grad_norm": norm}
+            loss, n, shown = value_loss(expected(actors.value, tokens, mask), values, returns, mask, align.value_clip)
+            loss.backward()
+            mean, norm = apply_gradients(job, job.optimizers[split:], loss.detach(), n)
+            metrics |= {"value_loss": mean, "value_grad_norm": norm}
+            metrics["explained_variance"] = shown["explained_variance"].nan_to_num(0.0).item()
+            metrics["value_clip_fraction"] = shown["clip_fraction"].item()
+            if actors.average is not None:
+                _average(actors.average, actors.policy, align.ema)
+            update += 1
+            yield metrics
+
+
+def _add_pretraining(job: Job, policy: GPT, ptx: Loader, update: int, weight: Tensor) -> float:
+    """Add `weight` times the gradient of the mean pretraining loss, on the batch that belongs to this `update` of the
+    run, to what is in the buffers; the loss in nats."""
+    size = job.recipe.align.ptx_batch
+    batch = ptx.batch(update * size, size).to(job.device)
+    loss, n = causal_lm(policy, batch)
+    (loss * (weight / n)).backward()
+    return (loss / n).item()
+
+
+@torch.no_grad()
+def _average(average: GPT, policy: GPT, decay: float) -> None:
+    """Move the average a little towards the policy."""
+    for mean, weight in zip(average.parameters(), policy.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+
+
+def _trim(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop the columns behind the longest answer of these rows."""
+    width = int(mask.any(0).nonzero().max()) + 1
+    return tokens[:, :width], mask[:, :width]
+
+
+def _widen(x: Tensor, width: int) -> Tensor:
+    return nn.functional.pad(x, (0, width - x.shape[1]))
+
+
+def experience_metrics(e: Experience, beta: float) -> dict[str, float]:
+    """Return what an iteration is judged by. KL is in nats an answer, and never includes padding."""
+    mask, rollout = e.rollout.mask, e.rollout
+    kl = k1(e.logp, e.ref_logp).where(mask, 0).sum(1)
+    return {
+        "score": e.score.mean().item(),
+        "kl": kl.mean().item(),
+        "beta": beta,
+        "reward": e.rewards.sum(1).mean().item(),
+        "reward_gap": (e.rewards.sum(1) - (e.score - beta * kl)).abs().max().item(),
+        "entropy": -masked_mean(e.logp, mask).item(),
+        "sampling_gap": (e.logp - e.rollout.sampled_logp).where(mask, 0).abs().max().item(),
+        "answer_tokens": rollout.lengths.float().mean().item(),
+        "finished": rollout.finished.float().mean().item(),
+    }
+
+
+@torch.no_grad()
+def judge_answers(
+    policy: GPT, limit: int, tokenizer: Tokenizer, prompts: list[Prompt], scorer: Scorer, reference: GPT,
+    max_tokens: int, temperature: float,
+) -> dict[str, float]:  # fmt: skip
+    """Return score, KL from the reference (nats an answer) and length of answers to held-out prompts, sampled with the
+    same random numbers each time."""
+    policy.eval()
+    rollout = roll_out(policy, tokenizer, prompts, max_tokens, temperature, seed=0)
+    gap = answer_logp(policy, rollout.tokens, rollout.mask, temperature) - answer_logp(
+        reference, rollout.tokens, rollout.mask, temperature
+    )
+    return {
+        "score": scorer(rollout).mean().item(),
+        "kl": gap.sum(1).mean().item(),
+        "answer_tokens": rollout.lengths.float().mean().item(),
+        "finished": rollout.finished.float().mean().item(),
+    }

@@ -1,0 +1,247 @@
+"""The reward model: what a reader would think of an answer, learned from answers that readers ranked (Ouyang et al.
+2022, section 3.5); and the other things that can judge an answer."""
+
+import copy
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from seq2chat.alignment.data import ExampleLoader, fingerprint, pad_rows, take_shape, that_fit, written
+from seq2chat.alignment.objectives import ranking_loss
+from seq2chat.alignment.rollout import Rollout, Scorer, last_token
+from seq2chat.config import Recipe, RewardConfig, UserError, check
+from seq2chat.models.folder import require_family
+from seq2chat.models.gpt import GPT
+from seq2chat.models.reward import RewardModel, reward_model_from
+from seq2chat.text.batch import IGNORED, Batch
+from seq2chat.text.conversations import VALIDATION, WORLD, Comparison, Prompt, read_comparisons, split
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.world import gold, questions
+from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.objective import Loss
+from seq2chat.training.task import Say, Task
+
+SHOWN = 3  # held-out prompts whose ranked answers are shown as a sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonBatch(Batch):
+    """Answers row by row, prompt and answer together: the place that each was given, the number of its prompt, and the
+    position at which it is scored, its end token's."""
+
+    ranks: Int64[Tensor, " batch"]
+    prompts: Int64[Tensor, " batch"]
+    last: Int64[Tensor, " batch"]
+
+
+def ranking(model: RewardModel, batch: ComparisonBatch) -> Loss:
+    """Equation 1 of Ouyang et al. 2022 summed over the batch's prompts, and their number."""
+    loss_sum, n, _ = ranking_loss(scores_at(model, batch.target, batch.last), batch.ranks, batch.prompts)
+    return loss_sum, n
+
+
+def scores_at(
+    model: RewardModel, tokens: Int64[Tensor, "batch seq"], last: Int64[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Return the score of each row, read at its position `last`; what stands behind it plays no part."""
+    return model(tokens).gather(1, last[:, None])[:, 0]
+
+
+def make_reward(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say) -> tuple[Recipe, RewardModel, Task]:
+    """Return the task of learning `recipe.data.corpus`'s rankings, from the weights of `policy`."""
+    align, model = recipe.align, reward_model_from(policy)
+    recipe = dataclasses.replace(recipe, model=take_shape(recipe, model.config))
+    compared = read_comparisons(recipe.data.corpus, align.examples, recipe.train.seed)
+    untied = [c for c in compared if len(set(c.ranks)) > 1]
+    if len(untied) < len(compared):
+        say(f"{len(compared) - len(untied):,} of {len(compared):,} prompts have ties alone and are left out.")
+    check(bool(untied), f"{recipe.data.corpus} has no two answers of which one was preferred.")
+    ids = {c: [written(tokenizer, c.prompt, answer) for answer in c.answers] for c in untied}
+    fitting = that_fit(untied, lambda c: max(map(len, ids[c])), model.context, align.strict, "comparisons", say)
+    train, held_out = split(fitting, min(recipe.data.val_fraction, VALIDATION / len(fitting)))
+    n_pairs = sum(len(c.pairs()) for c in train)
+    say(f"{len(train):,} prompts with {n_pairs:,} pairs of answers to learn from, {len(held_out):,} prompts held out")
+    assert tokenizer.pad_id is not None
+    pad_id = tokenizer.pad_id
+
+    def collate(compared: Sequence[Comparison]) -> ComparisonBatch:
+        rows = [row for c in compared for row in ids[c]]
+        target = pad_rows(rows, pad_id)
+        return ComparisonBatch(
+            target=target,
+            labels=torch.full_like(target, IGNORED),
+            ranks=torch.tensor([rank for c in compared for rank in c.ranks]),
+            prompts=torch.tensor([number for number, c in enumerate(compared) for _ in c.answers]),
+            last=torch.tensor([len(row) - 1 for row in rows]),
+        )
+
+    rows = [row for c in train for row in ids[c]]
+    loader = ExampleLoader(
+        len(train), fingerprint(tokenizer, rows, [c.ranks for c in train]), recipe.train.seed, len(train),
+        lambda numbers: collate([train[i] for i in numbers]),
+    )  # fmt: skip
+
+    def batches(limit: int = 0) -> Iterator[ComparisonBatch]:
+        for first in range(0, len(held_out), recipe.train.batch_size):
+            yield collate(held_out[first : first + recipe.train.batch_size])
+
+    best = [c.answers[c.ranks.index(min(c.ranks))] for c in held_out]
+    demonstrations = [written(tokenizer, c.prompt, answer) for c, answer in zip(held_out, best, strict=True)]
+    task = Task(
+        ranking, ranking, loader, batches, len(held_out),
+        lambda model: show_ranking(model, tokenizer, held_out[:SHOWN]),
+        unit="prompt", shown=("accuracy",), report=lambda model, limit: ranking_report(model, batches()),
+        publish=lambda: centred(model, demonstrations, pad_id), modules={"reward": model},
+    )  # fmt: skip
+    return recipe, model, task
+
+
+@torch.inference_mode()
+def ranking_report(model: RewardModel, batches: Iterator[ComparisonBatch]) -> dict[str, float]:
+    """Return the share of held-out pairs that the model orders as the reader did, the mean difference of their scores,
+    and how the score goes with length: its correlation with the number of the answer's tokens."""
+    was_training = model.training
+    model.eval()
+    right = margin = pairs = 0.0
+    scores, lengths = [], []
+    for batch in batches:
+        batch = batch.to(model.device)
+        score = scores_at(model, batch.target, batch.last).float()
+        _, _, metrics = ranking_loss(score, batch.ranks, batch.prompts)
+        n = metrics["pairs"].item()
+        right, margin, pairs = right + metrics["accuracy"].item() * n, margin + metrics["margin"].item() * n, pairs + n
+        scores.append(score)
+        lengths.append(batch.last.float())
+    model.train(was_training)
+    correlation = torch.corrcoef(torch.stack([torch.cat(scores), torch.cat(lengths)]))[0, 1].nan_to_num(0.0).item()
+    return {"accuracy": right / pairs, "margin": margin / pairs, "length_correlation": correlation}
+
+
+@torch.inference_mode()
+def centred(model: RewardModel, demonstrations: Sequence[Sequence[int]], pad_id: int) -> RewardModel:
+    """Return the model with the bias that gives these conversations the mean score 0 (Ouyang et al. 2022, section
+    3.5)."""
+    shifted = copy.copy(model)
+    was_training = model.training
+    model.eval()
+    scores = []
+    for first in range(0, len(demonstrations), 64):
+        rows = demonstrations[first : first + 64]
+        last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
+        scores.append(scores_at(model, pad_rows(rows, pad_id).to(model.device), last).float())
+    model.train(was_training)
+    bias = model.config.score_bias - torch.cat(scores).mean().item()
+    shifted.config = RewardConfig(**vars(model.config) | {"score_bias": bias})
+    return shifted
+
+
+def show_ranking(model: RewardModel, tokenizer: Tokenizer, compared: Sequence[Comparison]) -> str:
+    """Return prompts with their answers, the model's score and the reader's place of each, as text."""
+    lines = []
+    for c in compared:
+        scores = score_texts(model, tokenizer, [c.prompt] * len(c.answers), c.answers)
+        lines.append(f"  {c.prompt[-1].content}")
+        ordered = sorted(zip(c.ranks, scores.tolist(), c.answers, strict=True))
+        lines += [f"{score:+6.2f}  place {rank + 1}: {answer}" for rank, score, answer in ordered]
+    return "\n".join(lines)
+
+
+@torch.inference_mode()
+def score_texts(
+    model: RewardModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Sequence[str]
+) -> Float[Tensor, " batch"]:
+    """Return the score of each answer to its prompt, written out and ended, 64 at a time."""
+    was_training, pad_id = model.training, tokenizer.pad_id or 0
+    model.eval()
+    scores = []
+    for first in range(0, len(answers), 64):
+        several = zip(prompts[first : first + 64], answers[first : first + 64], strict=True)
+        rows = [written(tokenizer, prompt, answer) for prompt, answer in several]
+        last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
+        scores.append(scores_at(model, pad_rows(rows, pad_id).to(model.device), last).float())
+    model.train(was_training)
+    return torch.cat(scores)
+
+
+# What can judge an answer
+
+
+def load_scorer(source: str, tokenizer: Tokenizer, device: torch.device, n: int, seed: int) -> Scorer:
+    """Return what judges answers: the reward model in a run or folder, the function in `FILE.py:FUNCTION`, or `oracle`,
+    the gold score of the world's `n` questions.
+
+    Raises UserError for a model that reads other tokens, and for a file or function that is not there.
+    """
+    check(source != "", "What judges the answers? Name a reward model's run, FILE.py:FUNCTION or oracle with --reward.")
+    if source == "oracle":
+        return from_function(oracle(n, seed), source)
+    if ".py:" in source:
+        return from_function(_load_function(source), source)
+    model, theirs = load_checkpoint(Path(source))
+    require_family(model, "reward")
+    assert isinstance(model, RewardModel) and isinstance(theirs, Tokenizer)
+    check(
+        theirs.fingerprint == tokenizer.fingerprint,
+        f"The reward model {source} reads another tokenizer's tokens than the policy; train one from the same start.",
+    )
+    return from_model(model.to(device).eval().requires_grad_(False))
+
+
+def from_model(model: RewardModel) -> Scorer:
+    """Return the scorer that reads a model at the answer's last token."""
+
+    @torch.no_grad()
+    def score(rollout: Rollout) -> Float[Tensor, " batch"]:
+        return scores_at(model, rollout.tokens, last_token(rollout.mask)).float()
+
+    return score
+
+
+def from_function(function: Callable[[list[Prompt], list[str]], Sequence[float]], name: str) -> Scorer:
+    """Return the scorer that asks `function(prompts, answers)` for a number an answer.
+
+    The scorer raises UserError for another number of them, and for one that is NaN or infinite.
+    """
+
+    def score(rollout: Rollout) -> Float[Tensor, " batch"]:
+        values = torch.as_tensor(function(rollout.prompts, rollout.answers), dtype=torch.float32).flatten()
+        check(
+            len(values) == len(rollout),
+            f"{name} gave {len(values)} rewards for {len(rollout)} answers; return one number for each.",
+        )
+        bad = (~values.isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise UserError(f"{name} gave {values[bad[0]].item()} for the answer {rollout.answers[bad[0]]!r}.")
+        return values.to(rollout.tokens.device)
+
+    return score
+
+
+def oracle(n: int, seed: int) -> Callable[[list[Prompt], list[str]], list[float]]:
+    """Return the function that gives an answer to one of the world's first `n` training questions its gold score."""
+    asked = {question.messages: question for question in questions("train", n, seed)}
+
+    def score(prompts: list[Prompt], answers: list[str]) -> list[float]:
+        known = all(prompt in asked for prompt in prompts)
+        check(known, f"The oracle knows the answers to the questions of {WORLD} alone; name another --reward.")
+        return [gold(asked[prompt], answer).score for prompt, answer in zip(prompts, answers, strict=True)]
+
+    return score
+
+
+def _load_function(source: str) -> Callable[..., Any]:
+    path, _, name = source.rpartition(":")
+    check(Path(path).is_file(), f"There is no file {path}; write FILE.py:FUNCTION.")
+    spec = importlib.util.spec_from_file_location("seq2chat_reward", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    check(callable(getattr(module, name, None)), f"{path} has no function {name}.")
+    return getattr(module, name)

@@ -1,0 +1,97 @@
+"""Rollouts: answers sampled from a policy, with the log probabilities that training gives their tokens."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from seq2chat.alignment.data import end_tokens, pad_rows
+from seq2chat.generation.decode import generate, token_logprobs
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.models.gpt import GPT
+from seq2chat.text.chat import prompt_ids
+from seq2chat.text.conversations import Prompt
+from seq2chat.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Prompts and the answers to them, row by row: `tokens` holds the prompt, the answer and its end token, padding
+    behind; `mask` is True at the answer's tokens, the end token included. `finished` tells which answers ended by
+    themselves. `sampled_logp` are the log probabilities while sampling, at the answer's tokens, in nats."""
+
+    prompts: list[Prompt]
+    answers: list[str]
+    tokens: Int64[Tensor, "batch seq"]
+    mask: Bool[Tensor, "batch seq"]
+    finished: Bool[Tensor, " batch"]
+    sampled_logp: Float[Tensor, "batch seq"]
+
+    @property
+    def lengths(self) -> Int64[Tensor, " batch"]:
+        """Tokens of each answer, the end token included."""
+        return self.mask.sum(1)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+
+Scorer = Callable[[Rollout], Float[Tensor, " batch"]]
+"""What an answer is worth: a reward model, a program, or a function of the user's."""
+
+
+def roll_out(
+    policy: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    temperature: float = 1.0,
+    n: int = 1,
+    seed: int | None = None,
+) -> Rollout:
+    """Return `n` sampled answers to each prompt, those of one prompt behind each other.
+
+    Nothing is left out of the distribution, so that what is sampled is what is trained. Raises UserError for a prompt
+    that leaves no room in the context.
+    """
+    sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    ids, ends = [prompt_ids(tokenizer, prompt) for prompt in prompts], end_tokens(tokenizer)
+    completions = generate(policy, ids, sampling, ends, n)
+    rows = [(i, completion) for i, several in enumerate(completions) for completion in several]
+    answers = [tokenizer.decode(t for t in completion.tokens if t not in ends) for _, completion in rows]
+    pad_id = ends[0] if tokenizer.pad_id is None else tokenizer.pad_id
+    return Rollout(
+        [prompts[i] for i, _ in rows],
+        answers,
+        pad_rows([[*ids[i], *completion.tokens] for i, completion in rows], pad_id).to(policy.device),
+        pad_rows([[0] * len(ids[i]) + [1] * len(c.tokens) for i, c in rows], 0).bool().to(policy.device),
+        torch.tensor([completion.finish == "stop" for _, completion in rows], device=policy.device),
+        pad_floats([[0.0] * len(ids[i]) + c.logprobs for i, c in rows]).to(policy.device),
+    )
+
+
+def answer_logp(
+    policy: GPT, tokens: Int64[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"], temperature: float = 1.0
+) -> Float[Tensor, "batch seq"]:
+    """Return the log probability in nats of each token inside the mask given those before it, 0 elsewhere.
+
+    The logits are divided by the `temperature` that the answers were sampled with: the policy is what is sampled from.
+    """
+    hidden = policy.hidden(tokens[:, :-1])
+    asked = mask[:, 1:]
+    logp = token_logprobs(policy.logits(hidden[asked][None])[0] / temperature, tokens[:, 1:][asked])
+    scattered = torch.zeros(asked.shape, dtype=logp.dtype, device=logp.device).masked_scatter(asked, logp)
+    return F.pad(scattered, (1, 0))
+
+
+def last_token(mask: Bool[Tensor, "batch seq"]) -> Int64[Tensor, " batch"]:
+    """Return the position of the last True of each row."""
+    return mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
+
+
+def pad_floats(rows: Sequence[Sequence[float]]) -> Float[Tensor, "batch longest"]:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0.0] * (longest - len(row))] for row in rows], dtype=torch.float32)

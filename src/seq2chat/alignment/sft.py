@@ -1,0 +1,136 @@
+"""Supervised fine-tuning: a language model learns to answer as the demonstrations do (Ouyang et al. 2022, section 3.5).
+
+The loss is that of the assistant's words alone. Conversations are packed into rows, side by side, with attention that
+stays inside each and positions that begin anew, so that packing changes no loss.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from seq2chat.alignment.data import ExampleLoader, end_tokens, fingerprint, pad_rows, take_shape, that_fit
+from seq2chat.alignment.rollout import Scorer, roll_out
+from seq2chat.config import Recipe
+from seq2chat.generation.decode import generate
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.models.gpt import GPT
+from seq2chat.text.batch import IGNORED, Batch
+from seq2chat.text.chat import ChatTokens, chat_tokens, prompt_ids
+from seq2chat.text.conversations import VALIDATION, Prompt, read_demonstrations, split
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.training.objective import Loss, nll_sum
+from seq2chat.training.task import Say, Task
+
+SHOWN = 4  # prompts whose answers are shown as a sample
+JUDGED = 64  # held-out prompts whose answers a reward model scores, to choose among checkpoints
+
+
+def sft(model: GPT, batch: Batch) -> Loss:
+    """Cross-entropy in nats of the tokens that the assistant says, summed, and their number."""
+    asked = batch.labels != IGNORED
+    hidden = model.hidden(batch.target, batch.segments)
+    return nll_sum(hidden[asked], model.head_weight, batch.labels[asked]), asked.sum()
+
+
+def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batch:
+    """Return the conversations in few rows of at most `context` positions, the longest first, each in the first row
+    that has room. `segments` numbers them, so that none sees another."""
+    rows: list[list[ChatTokens]] = []
+    room: list[int] = []
+    for conversation in sorted(conversations, key=lambda c: -len(c.ids)):
+        length = len(conversation.ids) - 1
+        index = next((i for i, left in enumerate(room) if left >= length), len(rows))
+        if index == len(rows):
+            rows.append([])
+            room.append(context)
+        rows[index].append(conversation)
+        room[index] -= length
+    target = [[i for c in row for i in c.ids[:-1]] for row in rows]
+    labels = [[i if asked else IGNORED for c in row for i, asked in c.predicted] for row in rows]
+    segments = [[number for number, c in enumerate(row) for _ in c.ids[1:]] for row in rows]
+    return Batch(pad_rows(target, pad_id), pad_rows(labels, IGNORED), segments=pad_rows(segments, len(conversations)))
+
+
+def make_sft(recipe: Recipe, model: GPT, tokenizer: Tokenizer, scorer: Scorer | None, say: Say) -> tuple[Recipe, Task]:
+    """Return the task of learning from `recipe.data.corpus`, and the recipe with the model's shape.
+
+    With a `scorer` the checkpoint is kept whose answers it likes best (Ouyang et al. 2022, appendix C.1).
+    """
+    align, context = recipe.align, model.context
+    demonstrations = read_demonstrations(recipe.data.corpus, align.examples, recipe.train.seed)
+    tokens = {d: chat_tokens(tokenizer, d.messages) for d in demonstrations}
+    fitting = that_fit(demonstrations, lambda d: len(tokens[d].ids) - 1, context, align.strict, "conversations", say)
+    train, held_out = split(fitting, min(recipe.data.val_fraction, VALIDATION / len(fitting)))
+    say(f"{len(train):,} conversations to learn from, {len(held_out):,} held out")
+    encoded = [tokens[d] for d in train]
+    assert tokenizer.pad_id is not None
+    pad_id = tokenizer.pad_id
+    loader = ExampleLoader(
+        len(encoded),
+        fingerprint(tokenizer, [c.ids for c in encoded]),
+        recipe.train.seed,
+        sum(sum(c.trained) for c in encoded),
+        lambda rows: pack([encoded[i] for i in rows], context, pad_id),
+    )
+
+    def validation(limit: int) -> Iterator[Batch]:
+        size = recipe.train.batch_size
+        for first in range(0, len(held_out), size):
+            yield pack([tokens[d] for d in held_out[first : first + size]], context, pad_id)
+
+    prompts = [d.prompt for d in held_out]
+    recipe = with_shape(recipe, model)
+    shown = partial(show_answers, tokenizer=tokenizer, prompts=prompts[:SHOWN], max_tokens=align.max_tokens)
+    n_validation = sum(sum(tokens[d].trained) for d in held_out)
+    task = Task(sft, sft, loader, validation, n_validation, shown)
+    if scorer is None:
+        return recipe, task
+    best = Best(model, lambda: mean_score(model, tokenizer, prompts[:JUDGED], scorer, align.max_tokens))
+    judged = dataclasses.replace(
+        task, shown=("score",), report=lambda _, limit: {"score": best.measure()}, publish=best.choose,
+        modules={"policy": model, "best": best},
+    )  # fmt: skip
+    return recipe, judged
+
+
+def with_shape(recipe: Recipe, model: GPT) -> Recipe:
+    """Return the recipe with the shape of the model it starts from; see `take_shape`."""
+    return dataclasses.replace(recipe, model=take_shape(recipe, model.config))
+
+
+class Best(nn.Module):
+    """The weights that `measure` found best so far, and what it found."""
+
+    def __init__(self, model: GPT, measure: Callable[[], float]) -> None:
+        super().__init__()
+        self.measure, self.current = measure, [model]  # in a list: it is not a part of this one
+        self.model = copy.deepcopy(model)
+        self.register_buffer("score", torch.tensor(float("-inf"), dtype=torch.float64))
+
+    @torch.no_grad()
+    def choose(self) -> GPT:
+        """Measure the model as it stands, keep it if it is better, and return the best."""
+        score = self.measure()
+        if score > self.score.item():
+            self.score.fill_(score)
+            self.model.load_state_dict(self.current[0].state_dict())
+        return self.model
+
+
+def mean_score(model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, max_tokens: int) -> float:
+    """Return the mean score of one sampled answer to each prompt, the same random numbers each time."""
+    return scorer(roll_out(model, tokenizer, prompts, max_tokens, seed=0)).mean().item()
+
+
+def show_answers(model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], max_tokens: int) -> str:
+    """Return the prompts with the likeliest answers of `model`, as text."""
+    sampling = SamplingConfig(max_tokens=max_tokens, temperature=0.0)
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    completions = generate(model, ids, sampling, ends := end_tokens(tokenizer))
+    answers = [tokenizer.decode(i for i in completion.tokens if i not in ends) for [completion] in completions]
+    return "\n".join(f"  {prompt[-1].content}\n→ {answer}" for prompt, answer in zip(prompts, answers, strict=True))

@@ -1,0 +1,92 @@
+"""`seq2chat sft`, `reward`, `dpo`, `ppo`, `grpo`: from a language model to one that answers as people prefer."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from seq2chat.cli.options import RecipeFlags, given
+from seq2chat.cli.train import Said, begin, continue_run, free_folder
+from seq2chat.config import Recipe, check, recipe_names, recipe_tables
+
+Source = Annotated[str, Parameter(help="recipe or .toml; without one, the method's own defaults", show_default=False)]
+Data = Annotated[
+    str | None, Parameter(help=".jsonl file of conversations, hh-rlhf, gsm8k, or world, the built-in one (world)")
+]
+Start = Annotated[str | None, Parameter(help="run or model folder to start from: ours, a GPT-2 or a Qwen3")]
+Judge = Annotated[
+    str | None, Parameter(name="--reward", help="reward model's run, FILE.py:FUNCTION, or oracle (world)")
+]
+Budget = Annotated[str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')]
+Out = Annotated[Path | None, Parameter(help="run folder [runs/METHOD]")]
+Resume = Annotated[bool, Parameter(help="continue the run in --out", negative="")]
+Flags = Annotated[RecipeFlags, Parameter(name="*")]
+NONE = RecipeFlags()
+
+
+def sft(
+    recipe: Source = "", *, data: Data = None, start: Start = None, budget: Budget = None, out: Out = None,
+    reward: Judge = None, resume: Resume = False, flags: Flags = NONE,
+) -> None:  # fmt: skip
+    """Learn to answer from demonstrations. With --reward, the checkpoint is kept whose answers it likes best."""
+    _align("sft", recipe, data, start, budget, out, resume, flags, reward)
+
+
+def reward(
+    recipe: Source = "", *, data: Data = None, start: Start = None, budget: Budget = None, out: Out = None,
+    resume: Resume = False, flags: Flags = NONE,
+) -> None:  # fmt: skip
+    """Learn to judge answers from answers that people ranked."""
+    _align("reward", recipe, data, start, budget, out, resume, flags)
+
+
+def dpo(
+    recipe: Source = "", *, data: Data = None, start: Start = None, budget: Budget = None, out: Out = None,
+    resume: Resume = False, flags: Flags = NONE,
+) -> None:  # fmt: skip
+    """Learn from ranked answers without a reward model."""
+    _align("dpo", recipe, data, start, budget, out, resume, flags)
+
+
+def ppo(
+    recipe: Source = "", *, data: Data = None, start: Start = None, reward: Judge = None, budget: Budget = None,
+    out: Out = None, resume: Resume = False, flags: Flags = NONE,
+) -> None:  # fmt: skip
+    """Learn to give answers that a reward model scores high. --align.ptx keeps what pretraining taught (PPO-ptx)."""
+    _align("ppo", recipe, data, start, budget, out, resume, flags, reward)
+
+
+def grpo(
+    recipe: Source = "", *, data: Data = None, start: Start = None, reward: Judge = None, budget: Budget = None,
+    out: Out = None, resume: Resume = False, flags: Flags = NONE,
+) -> None:  # fmt: skip
+    """Learn from rewards by comparing answers to one prompt with each other."""
+    _align("grpo", recipe, data, start, budget, out, resume, flags, reward)
+
+
+def _align(
+    method: str, source: str, data: str | None, start: str | None, budget: str | None, out: Path | None, resume: bool,
+    flags: RecipeFlags, judge: str | None = None,
+) -> None:  # fmt: skip
+    """Begin or continue the run; what has a flag of its own is laid over the recipe like every other."""
+    began = time.monotonic()
+    changes = given(flags)
+    short = {("train", "budget"): budget, ("data", "corpus"): data, ("align", "start"): start}
+    for (table, key), value in (short | {("align", "reward"): judge}).items():
+        if value is not None:
+            changes.setdefault(table, {})[key] = value
+    if resume:
+        check(out is not None, "Which run shall go on? Name it with --out.")
+        assert out is not None
+        continue_run(out, changes)
+        return
+    asked = changes.setdefault("align", {}).setdefault("method", method)
+    check(asked == method, f"seq2chat {method} has the method {method}; --align.method {asked} contradicts it.")
+    if source.endswith(".toml"):
+        recipe = Recipe.load(Path(source), changes)
+    else:
+        name = source or method
+        check(name in recipe_names(), f"There is no recipe {name}; there are {', '.join(recipe_names())}.")
+        recipe = Recipe.from_tables(recipe_tables(name), changes, source="the flags")
+    begin(recipe, out or free_folder(Path(source or method).stem), Said(), began)

@@ -1,0 +1,61 @@
+"""Frozen dataclasses from the tables of a TOML file, strictly, and TOML from tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from seq2chat.config.errors import UserError, check
+
+
+def build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
+    """Return the dataclass `section` with these `keys`; UserError names what is unknown or ill-typed in `table`."""
+    names = {f.name for f in dataclasses.fields(section)}
+    hints = {name: hint for name, hint in get_type_hints(section).items() if name in names}
+    for key, value in keys.items():
+        if key not in hints:
+            hint = did_you_mean(key, list(hints), prefix=f"{table}.") or f" [{table}] knows {', '.join(hints)}."
+            raise UserError(f"Unknown option {table}.{key} in {source}.{hint}")
+        if hints[key] is float and type(value) is int:
+            keys = keys | {key: float(value)}
+        elif get_origin(hints[key]) is Literal:
+            choices = get_args(hints[key])
+            check(value in choices, f"{table}.{key} is {value!r} in {source}; write one of {', '.join(choices)}.")
+        elif type(value) is not hints[key]:
+            raise UserError(f"{table}.{key} is {value!r} in {source}; write a value of type {hints[key].__name__}.")
+    return section(**keys)
+
+
+def did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {prefix}{near[0]}?" if near else ""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Tables of the TOML file at `path`. Raises `UserError` when it can't be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}.") from error
+
+
+def to_toml(tables: dict[str, dict[str, Any]]) -> str:
+    """TOML text of two levels: tables of strings, numbers and booleans."""
+    lines = []
+    for table, keys in tables.items():
+        lines += [f"[{table}]", *(f"{key} = {_toml_value(value)}" for key, value in keys.items()), ""]
+    return "\n".join(lines)
+
+
+def _toml_value(value: str | bool | int | float) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # a JSON string is a TOML basic string
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)

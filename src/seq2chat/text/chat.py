@@ -1,0 +1,124 @@
+"""Chat: conversations become ids, with the role of each token and whether it is trained on.
+
+The format is ChatML, as Qwen writes it: for each message `<|im_start|>role`, a line break, the content, `<|im_end|>`
+and a line break. Control tokens are put in by their ids and contents are encoded as ordinary text, so that no message
+can forge a role. Training, rollouts and serving all build their prompts here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from seq2chat.config import UserError, check
+from seq2chat.text.tokenizer import Tokenizer
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+START, END = "<|im_start|>", "<|im_end|>"
+
+# The same ids through `transformers`, for contents without the text of a control token: there it would become one.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] | trim + '<|im_end|>' -}}{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] | trim + '<|im_end|>' -}}
+{%- endif -%}
+{{- '\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. White space around its content is not part of it."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class ChatTokens:
+    """A conversation as ids; `roles[t]` is whose turn token t belongs to, `trained[t]` whether the model learns to say
+    it: the contents of the assistant's turns and the token that ends them."""
+
+    ids: list[int]
+    roles: list[str]
+    trained: list[bool]
+
+    @property
+    def predicted(self) -> list[tuple[int, bool]]:
+        """The tokens from the second on, and whether each is trained on: what a model predicts from those before."""
+        return list(zip(self.ids[1:], self.trained[1:], strict=True))
+
+
+def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False) -> ChatTokens:
+    """Return the tokens of `messages`; with `reply`, followed by the opening of the assistant's next turn.
+
+    Raises UserError for a tokenizer without ChatML's control tokens.
+    """
+    start, end = control_id(tokenizer, START), control_id(tokenizer, END)
+    newline = tokenizer.encode("\n")
+    out = ChatTokens([], [], [])
+
+    def add(ids: Sequence[int], role: str, trained: bool = False) -> None:
+        out.ids.extend(ids)
+        out.roles.extend([role] * len(ids))
+        out.trained.extend([trained] * len(ids))
+
+    for message in messages:
+        add([start, *tokenizer.encode(message.role), *newline], message.role)
+        add([*tokenizer.encode(message.content.strip()), end], message.role, trained=message.role == "assistant")
+        add(newline, message.role)
+    if reply:
+        add([start, *tokenizer.encode("assistant"), *newline], "assistant")
+    return out
+
+
+def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Return the ids after which the assistant's next answer begins."""
+    return chat_tokens(tokenizer, messages, reply=True).ids
+
+
+def control_id(tokenizer: Tokenizer, name: str) -> int:
+    """Return the id of a control token of ChatML. Raises UserError for a tokenizer that has none."""
+    token_id = tokenizer.control.get(name)
+    if token_id is None:
+        raise UserError(f"The tokenizer has no {name}, so the model cannot chat; fine-tune it first: seq2chat sft.")
+    return token_id
+
+
+def read_messages(rows: Any, where: str) -> list[Message]:
+    """Return the conversation in a list of `{"role": ..., "content": ...}`, as JSON gives it.
+
+    A system message may come first; then user and assistant take turns, the user being first. Raises UserError, which
+    begins with `where`, for anything else, and for an empty content.
+    """
+    check(isinstance(rows, list) and bool(rows), f'{where}: "messages" is not a list of messages.')
+    messages = []
+    for number, row in enumerate(rows, start=1):
+        check(
+            isinstance(row, Mapping) and isinstance(row.get("content"), str) and isinstance(row.get("role"), str),
+            f'{where}: message {number} is not of the form {{"role": "user", "content": "..."}}.',
+        )
+        role, content = row["role"], row["content"].strip()
+        check(role in ROLES, f"{where}: message {number} has the role {role!r}; write one of {', '.join(ROLES)}.")
+        check(content != "", f"{where}: message {number}, the {role}'s, is empty.")
+        messages.append(Message(role, content))
+    check_turns(messages, where)
+    return messages
+
+
+def check_turns(messages: Sequence[Message], where: str) -> None:
+    """Raise UserError unless the turns are the user's and the assistant's in turn, after a system message or none."""
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    check(bool(turns), f"{where}: there is no message of a user.")
+    for number, message in enumerate(turns):
+        expected, place = ("user", "assistant")[number % 2], number + 1 + len(messages) - len(turns)
+        check(
+            message.role == expected,
+            f"{where}: message {place} is the {message.role}'s where the {expected}'s turn is missing.",
+        )

@@ -1,0 +1,28 @@
+"""A little English world, written by program: text to learn from, questions, an oracle that grades, labelers."""
+
+from seq2chat.text.world.candidates import candidates
+from seq2chat.text.world.families import FAMILIES, RISKS, questions
+from seq2chat.text.world.labeler import Labeler, agreement, ceiling, labelers, pairs
+from seq2chat.text.world.lexicon import SPLITS
+from seq2chat.text.world.oracle import WEIGHTS, Gold, gold
+from seq2chat.text.world.question import Question
+from seq2chat.text.world.writing import VERSION, documents
+
+__all__ = [
+    "FAMILIES",
+    "RISKS",
+    "SPLITS",
+    "VERSION",
+    "WEIGHTS",
+    "Gold",
+    "Labeler",
+    "Question",
+    "agreement",
+    "candidates",
+    "ceiling",
+    "documents",
+    "gold",
+    "labelers",
+    "pairs",
+    "questions",
+]

@@ -1,0 +1,135 @@
+"""Families about lists and numbers: copy, reverse, sort, count, pick, count up, add and take away."""
+
+from __future__ import annotations
+
+from seq2chat.text.world.lexicon import A, Draw, Pool, capital, other, pick, some
+from seq2chat.text.world.question import Draft
+
+COPY = {
+    "train": ("Repeat these words: {items}.", "Copy this list: {items}."),
+    "test": ("Please say these words again: {items}.", "Write down the same list: {items}."),
+}
+REVERSE = {
+    "train": ("Reverse these words: {items}.", "Say this list from the end to the start: {items}."),
+    "test": ("Please turn this list around: {items}.", "Start with the last word and end with the first: {items}."),
+}
+SORT_WORDS = {
+    "train": ("Sort these words: {items}.", "Put these words in the order of the alphabet: {items}."),
+    "test": ("Please put this list in order from a to z: {items}.", "Which order has the alphabet for: {items}?"),
+}
+SORT_NUMBERS = {
+    "train": ("Sort these numbers: {items}.", "Put these numbers in order from small to big: {items}."),
+    "test": ("Please start with the small number: {items}.", "Write these numbers from small to large: {items}."),
+}
+COUNT = {
+    "train": ("How many words are in this list: {items}?", "Count these words: {items}."),
+    "test": ("Please say how many words you see: {items}.", "What is the number of words in: {items}?"),
+}
+PICK = {
+    "train": ("What is the {k} word: {items}?", "Tell me the {k} word of this list: {items}."),
+    "test": ("Please find the {k} word: {items}.", "Which word is the {k} of these: {items}?"),
+}
+COUNT_UP = {
+    "train": ("Count from {a} to {b}.", "Say the numbers from {a} to {b}."),
+    "test": ("Please start at {a} and count to {b}.", "Which numbers go from {a} to {b}?"),
+}
+SUM = {
+    "train": ("What is {a} {sign} {b}?", "Tell me what {a} {sign} {b} is."),
+    "test": ("Please work out {a} {sign} {b}.", "How much is {a} {sign} {b}?"),
+}
+ORDINALS = ("first", "second", "third", "last")
+
+
+def _said(items: list[str]) -> str:
+    return capital(", ".join(items)) + "."
+
+
+def _listing(draw: Draw, items: list[str], right: list[str], wordings: tuple[str, ...]) -> Draft:
+    """A family whose answer is the list in some order; wrong are the orders it is not, loose is to leave one out."""
+    wording = pick(draw, wordings)
+    swapped = right[:]
+    at = int(draw() * (len(right) - 1))
+    swapped[at], swapped[at + 1] = right[at + 1], right[at]
+    same = items if items != right else right[::-1]
+    text = wording.format(items=", ".join(items))
+    return Draft(text, _said(right), "list", tuple(right), (_said(swapped), _said(same)), wording, _said(right[:-1]))
+
+
+def _nouns(draw: Draw, pool: Pool) -> list[str]:
+    return some(draw, pool.nouns, 3 + int(draw() * 2))
+
+
+def copy(draw: Draw, pool: Pool) -> Draft:
+    items = some(draw, pool.nouns, 3 + int(draw() * 3))
+    return _listing(draw, items, items, COPY[pool.wording])
+
+
+def reverse(draw: Draw, pool: Pool) -> Draft:
+    items = _nouns(draw, pool)
+    return _listing(draw, items, items[::-1], REVERSE[pool.wording])
+
+
+def sort_words(draw: Draw, pool: Pool) -> Draft:
+    items = _nouns(draw, pool)
+    return _listing(draw, items, sorted(items), SORT_WORDS[pool.wording])
+
+
+def sort_numbers(draw: Draw, pool: Pool) -> Draft:
+    n = 3 + int(draw() * 2)
+    numbers = some(draw, range(21), n)
+    while sum(numbers) % 4 not in pool.remainders:
+        numbers = some(draw, range(21), n)
+    items, right = [str(number) for number in numbers], [str(number) for number in sorted(numbers)]
+    return _listing(draw, items, right, SORT_NUMBERS[pool.wording])
+
+
+def count_up(draw: Draw, pool: Pool) -> Draft:
+    a, n = int(draw() * 16), 3 + int(draw() * 3)
+    while (a + n) % 4 not in pool.remainders:
+        a, n = int(draw() * 16), 3 + int(draw() * 3)
+    wording = pick(draw, COUNT_UP[pool.wording])
+    right = [str(number) for number in range(a, a + n)]
+    late, early = [*right, str(a + n)], right[1:]
+    text = wording.format(a=a, b=a + n - 1)
+    return Draft(text, _said(right), "list", tuple(right), (_said(late), _said(right[::-1])), wording, _said(early))
+
+
+def count(draw: Draw, pool: Pool) -> Draft:
+    n = 2 + int(draw() * 4)
+    items = some(draw, pool.nouns, n)
+    wording = pick(draw, COUNT[pool.wording])
+    lies = some(draw, tuple(m for m in range(2, 7) if m != n), 2)
+    wrong = tuple(f"There are {lie} words." for lie in lies)
+    text = wording.format(items=", ".join(items))
+    return Draft(text, f"There are {n} words.", "value", (str(n),), wrong, wording, _said(items))
+
+
+def pick_word(draw: Draw, pool: Pool) -> Draft:
+    items = _nouns(draw, pool)
+    ordinal = int(draw() * len(ORDINALS))
+    key = items[-1] if ordinal == 3 else items[ordinal]
+    k = ORDINALS[ordinal]
+    wording = pick(draw, PICK[pool.wording])
+    lie = other(draw, items, key)
+    stray = other(draw, pool.nouns, *items)
+    wrong = (f"The {k} word is {lie}.", f"The {k} word is {stray}.")
+    text = wording.format(k=k, items=", ".join(items))
+    return Draft(text, f"The {k} word is {key}.", "value", (key,), wrong, wording, f"I see {A[lie]}.")
+
+
+def arithmetic(draw: Draw, pool: Pool) -> Draft:
+    """Sums to 20 and differences from 20; none whose result is one of its terms, which an echo would get right."""
+    while True:
+        c, a = 2 + int(draw() * 19), 1 + int(draw() * 19)
+        b = c - a
+        if b > 0 and (3 * a + b) % 4 in pool.remainders and a != b:
+            break
+    sign = "plus"
+    if draw() < 0.5:
+        sign, a, b, c = "minus", c, a, b
+    near = (c - 2, c - 1, c + 1, c + 2, c + 3, c + 4)
+    lies = some(draw, tuple(lie for lie in near if lie >= 0 and lie not in (a, b)), 2)
+    wrong = tuple(f"{a} {sign} {b} is {lie}." for lie in lies)
+    wording = pick(draw, SUM[pool.wording])
+    text = wording.format(a=a, sign=sign, b=b)
+    return Draft(text, f"{a} {sign} {b} is {c}.", "value", (str(c),), wrong, wording)

@@ -1,0 +1,146 @@
+"""Questions are the same each time, of every family alike, and those of the test split are new."""
+
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from seq2chat.config import UserError
+from seq2chat.text.chat import check_turns
+from seq2chat.text.world import FAMILIES, RISKS, SPLITS, Question, candidates, questions
+from seq2chat.text.world.families import SYSTEM
+from seq2chat.text.world.lexicon import COLOURS, JOBS, kind, words
+
+N = 40 * len(FAMILIES)
+
+
+def texts(question: Question) -> list[str]:
+    return [message.content for message in question.messages if message.role != "system"]
+
+
+def test_there_are_eighteen_skills_and_three_risks():
+    assert len(FAMILIES) == len(set(FAMILIES)) == 21 and set(RISKS) < set(FAMILIES)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_questions_are_a_function_of_split_number_and_seed(split):
+    once = questions(split, N, seed=3)
+    assert once == questions(split, N, seed=3)
+    assert once != questions(split, N, seed=4)
+    assert questions(split, 21, seed=-1) != questions(split, 21, seed=1)
+    assert Counter(question.family for question in once) == dict.fromkeys(FAMILIES, 40)
+    assert [question.family for question in once] != sorted(question.family for question in once)
+
+
+def test_seeds_draw_different_questions():
+    first, second = ({str(texts(q)) for q in questions("train", N, seed=seed)} for seed in (0, 1))
+    assert len(first) > 0.95 * N and len(first & second) < 0.1 * N
+
+
+def test_families_can_be_chosen():
+    assert {question.family for question in questions("train", 10, families=["copy", "who"])} == {"copy", "who"}
+    assert questions("train", 0) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dev", 1), "no split 'dev'"),
+        (("train", -1), "not negative"),
+        (("train", 1, 0, []), "at least one family"),
+        (("train", 1, 0, ["rhyme"]), "no family 'rhyme'"),
+    ],
+)
+def test_mistakes_are_told(arguments, message):
+    with pytest.raises(UserError, match=message):
+        questions(*arguments)
+
+
+def test_splits_share_no_template():
+    train, test = ({question.template for question in questions(split, 4 * N)} for split in SPLITS)
+    parts = [{part for template in templates for part in template.split("|")} for templates in (train, test)]
+    assert len(train) > 40 and len(test) > 40
+    assert not parts[0] & parts[1] and not set(SYSTEM["train"]) & set(SYSTEM["test"])
+
+
+def test_splits_share_no_person_place_animal_thing_food_or_sum():
+    def named(split: str) -> set[str]:
+        every = {word for question in questions(split, 4 * N) for text in texts(question) for word in words(text)}
+        return {word for word in every if kind(word) in ("person", "place", "noun", "tool")}
+
+    train, test = named("train"), named("test")
+    assert len(train) > 70 and len(test) > 40
+    assert not train & test
+    sums = [
+        {tuple(words(question.answer)[:3]) for question in questions(split, 400, families=["arithmetic"])}
+        for split in SPLITS
+    ]
+    assert not sums[0] & sums[1]
+
+
+def masked(text: str) -> str:
+    """The text without what differs from question to question of a template."""
+    kept = [word if not kind(word) and word not in (*COLOURS, *JOBS) else "_" for word in words(text)]
+    return re.sub(r"(\b_\b ?)+", "_ ", " ".join(kept))
+
+
+def test_no_test_question_is_worded_like_a_training_question():
+    train, test = ({masked(texts(question)[-1]) for question in questions(split, 4 * N)} for split in SPLITS)
+    assert not train & test
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_prompts_and_answers_are_short(split):
+    for question in questions(split, 4 * N, seed=8):
+        prompt = [re.findall(r"\w+|[^\w\s]", message.content) for message in question.messages]
+        assert sum(map(len, prompt)) <= 60, question
+        assert len(re.findall(r"\w+|[^\w\s]", question.answer)) <= 16
+
+
+def test_conversations_are_well_formed_and_some_have_a_system_message_or_more_turns():
+    asked = questions("train", N)
+    for question in asked:
+        check_turns(question.messages, "here")
+        assert question.messages[-1].role == "user"
+    roles = Counter(question.messages[0].role for question in asked)
+    assert 0.1 < roles["system"] / N < 0.2
+    assert {question.family for question in asked if len(texts(question)) == 3} == {"dialogue"}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_questions_survive_json(split):
+    for question in questions(split, N):
+        assert Question.from_json(json.loads(json.dumps(question.to_json()))) == question
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": None}, "answer is not a str"),
+        ({"key": "Tom"}, "key is not a list"),
+        ({"key": [1]}, "key holds more than text"),
+        ({"check": "feeling"}, "check is 'feeling'"),
+        ({"messages": []}, '"messages" is not a list'),
+        ({"n_words": True}, "n_words is not a int"),
+    ],
+)
+def test_other_rows_are_refused(change, message):
+    row = questions("train", 1)[0].to_json()
+    with pytest.raises(UserError, match=message):
+        Question.from_json(row | change)
+    with pytest.raises(UserError, match="lacks answer, check"):
+        Question.from_json({key: value for key, value in row.items() if key not in ("answer", "check")})
+
+
+def test_candidates_are_six_to_nine_different_answers():
+    generator = random.Random(1)
+    counts = Counter()
+    for question in questions("train", N):
+        answers = candidates(question, generator)
+        counts[len(answers)] += 1
+        assert len(set(answers)) == len(answers) and all(answer.strip() for answer in answers)
+    assert set(counts) == {6, 7, 8, 9}
+    question = questions("train", 1)[0]
+    assert candidates(question, random.Random(2)) == candidates(question, random.Random(2))
