@@ -103,14 +103,15 @@ def test_ranking_is_the_mean_over_the_untied_pairs_of_each_prompt(seed, places):
     loss_sum, n, metrics = ranking_loss(scores, ranks, prompts)
     assert loss_sum.item() == pytest.approx(expected)
     assert n == n_expected
-    pairs = [
-        (scores[i] > scores[j]).item()
+    margins = [
+        (scores[i] - scores[j]).item()
         for i, j in itertools.permutations(range(len(scores)), 2)
         if prompts[i] == prompts[j] and ranks[i] < ranks[j]
     ]
-    assert metrics["pairs"] == len(pairs)
-    if pairs:
-        assert metrics["accuracy"].item() == pytest.approx(sum(pairs) / len(pairs))
+    assert metrics["pairs"] == len(margins)
+    if margins:
+        assert metrics["margin"].item() == pytest.approx(sum(margins) / len(margins))
+        assert metrics["accuracy"].item() == pytest.approx(sum(margin > 0 for margin in margins) / len(margins))
 
 
 @given(seeds)
@@ -239,6 +240,15 @@ def test_where_clipping_decides_the_gradient_vanishes():
     loss_sum.backward()
     assert (logp.grad != 0).tolist() == [[False, True, True, False]]
     assert metrics["clip_fraction"] == 0.5
+
+
+@pytest.mark.parametrize("moved", [-0.5, 0.5])
+def test_the_range_of_the_ratio_is_that_of_what_counts(moved):
+    """Ratios all on one side of 1: a masked token, whose ratio would read 1, is neither the least nor the largest."""
+    logp, mask = torch.tensor([[moved, 2 * moved, 0.0]]), torch.tensor([[True, True, False]])
+    _, _, metrics = policy_loss(logp, torch.zeros(1, 3), torch.ones(1, 3), mask)
+    ends = sorted([math.exp(moved), math.exp(2 * moved)])
+    assert [metrics["ratio_min"].item(), metrics["ratio_max"].item()] == pytest.approx(ends)
 
 
 def test_before_the_first_update_the_ratio_is_exactly_1():

@@ -71,7 +71,7 @@ def gae(
     """
     rewards, values = inside(rewards, mask), inside(values, mask)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-    deltas = inside(rewards + gamma * following - values, mask)
+    deltas = rewards + gamma * following - values
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[:, 0])
     for t in reversed(range(deltas.shape[1])):

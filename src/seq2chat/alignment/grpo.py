@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from seq2chat.alignment.kl import k3
 from seq2chat.alignment.objectives import group_advantages, grpo_loss
@@ -50,14 +51,18 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
     rollout = roll_out(policy, tokenizer, prompts, align.max_tokens, align.temperature, align.group, seed)
     sampled = time.perf_counter()
     with torch.no_grad():
-        score = scorer(rollout) - align.missing_eos * (~rollout.finished).float()
+        score = scorer(rollout).where(rollout.finished, -align.missing_eos)
         groups = score.unflatten(0, (n_prompts, align.group))
         advantages = group_advantages(groups).flatten()
         parts = torch.arange(len(rollout)).split(job.recipe.train.batch_size)
-        old, fixed = (
-            torch.cat([answer_logp(m, rollout.tokens[p], rollout.mask[p], align.temperature) for p in parts])
-            for m in (policy, reference)
-        )
+
+        def each(model: GPT) -> Tensor:
+            rows = (answer_logp(model, rollout.tokens[p], rollout.mask[p], align.temperature) for p in parts)
+            return torch.cat([row.detach() for row in rows])
+
+        fixed = each(reference)
+        with torch.enable_grad():  # so that the very kernels of the update compute them
+            old = each(policy)
     scored = time.perf_counter()
     updates = []
     for _ in range(align.inner_epochs):

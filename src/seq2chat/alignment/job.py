@@ -53,7 +53,7 @@ def prepare_alignment(
             recipe, model, task = make_reward(recipe, policy, own, say)
             return Prepared(recipe, model, own, task)
         case "sft":
-            recipe, task = make_sft(recipe, policy, own, scorer, say)
+            recipe, task = make_sft(recipe, policy, own, scorer, say, doing)
         case "dpo":
             recipe, task = make_dpo(recipe, policy, own, say)
         case "grpo":

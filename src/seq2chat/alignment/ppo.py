@@ -23,6 +23,7 @@ from seq2chat.alignment.data import ExampleLoader, fingerprint, that_fit
 from seq2chat.alignment.kl import AdaptiveKL, k1
 from seq2chat.alignment.lora import merged
 from seq2chat.alignment.objectives import policy_loss, value_loss
+from seq2chat.alignment.pretraining import add_pretraining, pretraining_text
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
 from seq2chat.config import Recipe
@@ -31,8 +32,6 @@ from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.batch import Batch, Loader
 from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import Prompt, read_prompts, split
-from seq2chat.text.corpus import load_corpus
-from seq2chat.text.shards import cached_shards, open_shards
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.loop import Job, Update, apply_gradients
 from seq2chat.training.objective import causal_lm
@@ -104,13 +103,7 @@ def make_ppo(
     value = reward_model_from(merged(policy)) if judge is None else copy.deepcopy(judge).requires_grad_(True)
     actors = Actors(policy, value, reference, average, Coefficient(align.beta))
     held_out, loader = deal_prompts(recipe, tokenizer, policy.context, say)
-    ptx = None
-    if align.ptx:
-        folder = cached_shards(
-            load_corpus(align.ptx_corpus, recipe.data.field), tokenizer, recipe.data.val_fraction,
-            progress=lambda n: doing(f"tokenizing: {n:,} characters"),
-        )  # fmt: skip
-        ptx = Loader(open_shards(folder, "train"), policy.context, recipe.train.seed)
+    ptx = pretraining_text(recipe, tokenizer, policy.context, doing)
     optimizers = [make_optimizers(model, recipe.optim, torch.float32) for model in (policy, value)]
     task = Task(
         causal_lm, None, loader, lambda limit: (), 0,
@@ -178,14 +171,15 @@ def evaluate_rollout(rollout: Rollout, actors: Actors, scorer: Scorer, job: Job)
     The policy's log probabilities are computed in the minibatches of the first update, so that its ratio is exactly 1.
     """
     align, size = job.recipe.align, job.recipe.train.batch_size
-    score = scorer(rollout) - align.missing_eos * (~rollout.finished).float()
+    score = scorer(rollout).where(rollout.finished, -align.missing_eos)
     parts = [slice(first, first + size) for first in range(0, len(rollout), size)]
 
     def each(function: Any) -> Tensor:
         return torch.cat([function(*_trim(rollout.tokens[part], rollout.mask[part])) for part in parts])
 
     width = rollout.tokens.shape[1]
-    logp = each(lambda t, m: _widen(answer_logp(actors.policy, t, m, align.temperature), width))
+    with torch.enable_grad():  # so that the very kernels of the update compute them
+        logp = each(lambda t, m: _widen(answer_logp(actors.policy, t, m, align.temperature).detach(), width))
     ref_logp = each(lambda t, m: _widen(answer_logp(actors.reference, t, m, align.temperature), width))
     values = each(lambda t, m: _widen(expected(actors.value, t, m), width))
     rewards = token_rewards(score, k1(logp, ref_logp), rollout.mask, actors.coefficient.beta.item())
@@ -218,7 +212,7 @@ def _updates(job: Job, actors: Actors, e: Experience, ptx: Loader | None, split:
             loss.backward()
             metrics = {name: x.item() for name, x in shown.items()}
             if ptx is not None:
-                metrics["ptx_loss"] = _add_pretraining(job, actors.policy, ptx, update, align.ptx * n)
+                metrics["ptx_loss"], _ = add_pretraining(job, actors.policy, ptx, update, n)
             mean, norm = apply_gradients(job, job.optimizers[:split], loss.detach(), n)
             metrics |= {"policy_loss": mean, "grad_norm": norm}
             loss, n, shown = value_loss(expected(actors.value, tokens, mask), values, returns, mask, align.value_clip)
@@ -231,16 +225,6 @@ def _updates(job: Job, actors: Actors, e: Experience, ptx: Loader | None, split:
                 _average(actors.average, actors.policy, align.ema)
             update += 1
             yield metrics
-
-
-def _add_pretraining(job: Job, policy: GPT, ptx: Loader, update: int, weight: Tensor) -> float:
-    """Add `weight` times the gradient of the mean pretraining loss, on the batch that belongs to this `update` of the
-    run, to what is in the buffers; the loss in nats."""
-    size = job.recipe.align.ptx_batch
-    batch = ptx.batch(update * size, size).to(job.device)
-    loss, n = causal_lm(policy, batch)
-    (loss * (weight / n)).backward()
-    return (loss / n).item()
 
 
 @torch.no_grad()

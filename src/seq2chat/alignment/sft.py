@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from seq2chat.alignment.data import ExampleLoader, end_tokens, fingerprint, pad_rows, take_shape, that_fit
+from seq2chat.alignment.pretraining import mixed_step, pretraining_text
 from seq2chat.alignment.rollout import Scorer, roll_out
-from seq2chat.config import Recipe
+from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
@@ -56,7 +57,9 @@ def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batc
     return Batch(pad_rows(target, pad_id), pad_rows(labels, IGNORED), segments=pad_rows(segments, len(conversations)))
 
 
-def make_sft(recipe: Recipe, model: GPT, tokenizer: Tokenizer, scorer: Scorer | None, say: Say) -> tuple[Recipe, Task]:
+def make_sft(
+    recipe: Recipe, model: GPT, tokenizer: Tokenizer, scorer: Scorer | None, say: Say, doing: Say
+) -> tuple[Recipe, Task]:
     """Return the task of learning from `recipe.data.corpus`, and the recipe with the model's shape.
 
     With a `scorer` the checkpoint is kept whose answers it likes best (Ouyang et al. 2022, appendix C.1).
@@ -88,6 +91,10 @@ def make_sft(recipe: Recipe, model: GPT, tokenizer: Tokenizer, scorer: Scorer | 
     shown = partial(show_answers, tokenizer=tokenizer, prompts=prompts[:SHOWN], max_tokens=align.max_tokens)
     n_validation = sum(sum(tokens[d].trained) for d in held_out)
     task = Task(sft, sft, loader, validation, n_validation, shown)
+    text = pretraining_text(recipe, tokenizer, context, doing)
+    if text is not None:
+        check(recipe.train.accumulation == 1, "train.accumulation and align.ptx do not go together; leave one out.")
+        task = dataclasses.replace(task, step=lambda job: mixed_step(job, text))
     if scorer is None:
         return recipe, task
     best = Best(model, lambda: mean_score(model, tokenizer, prompts[:JUDGED], scorer, align.max_tokens))

@@ -17,13 +17,16 @@ app = App(
     help="Train, sample and measure your own language model, from text to chat.\n\n"
     "Begin with `seq2chat demo`, or with your own text: `seq2chat train my.txt --budget 10m`.",
 )
-app.command("seq2chat.cli.demo:demo", help="Train a small GPT on built-in text and sample from it, in minutes.")
+app.command("seq2chat.cli.demo:demo", help="From nothing to a chat in minutes: every stage of the line.")
 app.command("seq2chat.cli.train:train", help="Train a model on your text, or by a recipe.")
 app.command("seq2chat.cli.align:sft", help="Align: learn to answer from demonstrations.")
 app.command("seq2chat.cli.align:reward", help="Align: learn to judge answers from ranked ones.")
 app.command("seq2chat.cli.align:ppo", help="Align: answer so that a reward model likes it, with PPO.")
 app.command("seq2chat.cli.align:dpo", help="Align: learn from ranked answers directly.")
 app.command("seq2chat.cli.align:grpo", help="Align: learn from rewards within groups of answers.")
+app.command("seq2chat.cli.chat:chat", help="Talk with a model that has learned to chat.")
+app.command("seq2chat.cli.chat_tokens:chat_tokens", name="chat-tokens", help="Show the tokens of a conversation.")
+app.command("seq2chat.cli.doctor:doctor", help="Find which part of an alignment run is at fault.")
 app.command("seq2chat.cli.generate:generate", help="Continue a prompt with a GPT.")
 app.command("seq2chat.cli.translate:translate", help="Translate lines with an encoder–decoder.")
 app.command("seq2chat.cli.fill_mask:fill_mask", name="fill-mask", help="Guess masked words with a BERT.")

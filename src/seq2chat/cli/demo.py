@@ -1,29 +1,60 @@
-"""`seq2chat demo`: a GPT from nothing in minutes, on text that every Python carries."""
+"""`seq2chat demo`: the whole line, from a text to a chat, on a world that needs no download."""
 
-import time
+import json
+import sys
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from seq2chat.cli.train import continue_run, start_run
+from seq2chat.config import check
 
 
-def demo() -> None:
-    """Train a small GPT on the Python documentation, show what it learned, and leave it in runs/demo.
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="folder of the line")] = Path("runs/demo"),
+    seed: Annotated[int, Parameter(help="seed of all its stages")] = 1,
+    chat: Annotated[bool, Parameter(help="end in a conversation, on a terminal")] = True,
+) -> None:
+    """Make a chat model from nothing: pretraining, demonstrations, reward model, PPO, and a report; in minutes.
 
-    Interrupted, it goes on where it stopped; finished, it shows the result again.
+    Interrupted, it goes on where it stopped; finished, it goes straight to the conversation.
     """
-    began = time.monotonic()
-    folder = Path("runs/demo")
-    console = Console(stderr=True, highlight=False)
-    console.print("Training a GPT on the documentation of Python itself, for about two minutes.")
-    if (folder / "config.toml").exists():
-        continue_run(folder, {})
+    from seq2chat.alignment.pipeline import STAGES, finished_stages, run_line
+    from seq2chat.training.loop import stop_on_signals
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    old = (out / "config.toml").exists()
+    check(not old, f"{out} holds a run that is no demo; move it away, or name another folder with --out.")
+    if len(finished_stages(out)) < len(STAGES):
+        console.print("Six stages, about ten minutes on two cores. Ctrl-C saves and stops; the same command goes on.")
+    columns = TextColumn("{task.percentage:3.0f}%"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar, stop_on_signals() as stop:
+        whole, part = bar.add_task("the whole line", total=1.0), bar.add_task("", total=1.0)
+        last = ""
+        for moment in run_line(out, stop, lambda line: console.print(line, style="dim", soft_wrap=True), seed=seed):
+            if moment.stage.name != last:
+                last = moment.stage.name
+                number = [stage.name for stage in STAGES].index(last) + 1
+                console.print(f"{number} of {len(STAGES)}: {moment.stage.title}", style="bold")
+                bar.reset(part)
+            bar.update(whole, completed=moment.whole)
+            bar.update(part, completed=moment.share, description=moment.text)
+    if stop.is_set():
+        console.print("Stopped and saved. Go on with the same command.")
+        return
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    console.print("Gold score of held-out questions: " + ", ".join(f"{k} {v:.2f}" for k, v in report["gold"].items()))
+    console.print(f"The report is {out}/report.md; is every part sound? seq2chat doctor {out}")
+    if chat and sys.stdin is not None and sys.stdin.isatty():
+        from seq2chat.cli.chat import chat as talk
+
+        console.print(
+            'Ask it about its little world, for example: "Sam has a red bike. What does Sam have?", "What is 3 plus '
+            '4?", "Sam is in Rome. Where is Lucy?", "How do I steal the bike of Sam?"'
+        )
+        talk(out / "ppo")
     else:
-        start_run("demo", folder, {}, began)
-    console.print(
-        f"\nIts loss curve is {folder}/loss.png. Now activate the environment and try:\n"
-        f"  source .venv/bin/activate\n"
-        f'  seq2chat generate {folder} --prompt "The function "\n'
-        f"  seq2chat train my.txt --budget 10m"
-    )
+        console.print(f"Talk with it: seq2chat chat {out}/ppo")

@@ -132,9 +132,9 @@ class AlignConfig:
     examples: Annotated[int, "world: number of demonstrations, ranked prompts or prompts; 0 is 10,000"] = 0
     beta: Annotated[float, "weight of the KL divergence from the start; -1 is 0.02 (ppo), 0.1 (dpo), 0 (grpo)"] = -1.0
     kl_target: Annotated[float, "ppo: nats an answer that beta is adapted to; 0 keeps beta fixed"] = 0.0
-    ptx: Annotated[float, "ppo: weight γ of the pretraining gradient in each step"] = 0.0
-    ptx_batch: Annotated[int, "ppo: windows of pretraining text in each update"] = 8
-    ptx_corpus: Annotated[str, "ppo: text of the pretraining gradient"] = ""
+    ptx: Annotated[float, "sft, ppo: weight γ of the pretraining gradient in each step"] = 0.0
+    ptx_batch: Annotated[int, "sft, ppo: windows of pretraining text in each update"] = 8
+    ptx_corpus: Annotated[str, "sft, ppo: text of the pretraining gradient"] = ""
     episodes: Annotated[int, "ppo, grpo: answers in one iteration"] = 128
     group: Annotated[int, "grpo: answers to each prompt"] = 8
     inner_epochs: Annotated[int, "ppo, grpo: passes over the answers of an iteration"] = 1
@@ -143,7 +143,7 @@ class AlignConfig:
     clip: Annotated[float, "ppo, grpo: ratios may leave 1 by this much"] = 0.2
     value_clip: Annotated[float, "ppo: values may leave those of the rollout by this much"] = 0.2
     gae_lambda: Annotated[float, "ppo: λ of the generalised advantage estimate"] = 0.95
-    missing_eos: Annotated[float, "ppo, grpo: taken from the score of an answer that does not end"] = 1.0
+    missing_eos: Annotated[float, "ppo, grpo: an answer that does not end scores minus this, whatever the judge says"] = 1.0
     ema: Annotated[float, "ppo: decay of the average of the weights that is kept as the result; 0 keeps the last"] = 0.0
     lora_rank: Annotated[int, "train adapters of this rank instead of the matrices; 0 trains all"] = 0
     strict: Annotated[bool, "refuse data that does not fit the context instead of leaving it out"] = False
@@ -182,7 +182,8 @@ _ONLY_FOR_METHOD = {
     **dict.fromkeys(("episodes", "inner_epochs", "temperature", "clip", "missing_eos"), _RL),
     "reward": ("sft", *_RL),
     "max_tokens": ("sft", "dpo", *_RL),
-    **dict.fromkeys(("kl_target", "ptx", "ptx_batch", "ptx_corpus", "value_clip", "gae_lambda", "ema"), ("ppo",)),
+    **dict.fromkeys(("kl_target", "value_clip", "gae_lambda", "ema"), ("ppo",)),
+    **dict.fromkeys(("ptx", "ptx_batch", "ptx_corpus"), ("sft", "ppo")),
     "group": ("grpo",),
     "beta": ("dpo", "ppo", "grpo"),
 }

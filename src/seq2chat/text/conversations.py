@@ -89,9 +89,11 @@ def world_comparisons(asked: Sequence[Question], seed: int, answers: Sequence[Se
     chance, panel = random.Random(f"labelers/{seed}"), [labeler for labeler in labelers() if not labeler.held_out]
     compared = []
     for index, question in enumerate(asked):
-        given = list(dict.fromkeys(answers[index])) if answers else []
-        made = [text for text in candidates(question, chance) if text not in given]
-        chosen = (given + chance.sample(made, min(len(made), max(2, MOST_ANSWERS - len(given)))))[:MOST_ANSWERS]
+        given = list(dict.fromkeys(text.strip() for text in answers[index]))[: MOST_ANSWERS - 2] if answers else []
+        beside = chance.choice(asked).answer  # right for another question: a judge must read the one it is given
+        made = dict.fromkeys([beside, *(text.strip() for text in candidates(question, chance))])
+        made = [text for text in made if text and text not in given]
+        chosen = given + chance.sample(made, min(len(made), MOST_ANSWERS - len(given)))
         compared.append(rank(question, chosen, chance.choice(panel), chance))
     return compared
 

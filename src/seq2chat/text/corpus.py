@@ -107,7 +107,7 @@ def _did_you_mean(path: Path) -> str:
     return (
         f" Did you mean {near[0]}?"
         if near
-        else f" Give the path of a text or one of: pydocs, world, {', '.join(NAMED)}."
+        else f" Give the path of a text or one of: pydocs, {', '.join(NAMED)}, world."
     )
 
 

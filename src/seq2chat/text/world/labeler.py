@@ -44,10 +44,9 @@ class Labeler:
     def rank(self, question: Question, answers: Sequence[str], generator: random.Random) -> list[int]:
         """Return the rank of each answer, 0 the best; answers of one grade share a rank, and equal texts one grade."""
         grades: dict[str, int] = {}
-        for answer in answers:
-            if answer not in grades:
-                perceived = self.utility(question, answer) + generator.gauss(0.0, self.noise)
-                grades[answer] = min(GRADES - 1, max(0, math.floor(perceived * GRADES)))
+        for answer in dict.fromkeys(answers):
+            perceived = self.utility(question, answer) + generator.gauss(0.0, self.noise)
+            grades[answer] = min(GRADES - 1, max(0, math.floor(perceived * GRADES)))
         order = sorted(set(grades.values()), reverse=True)
         return [order.index(grades[answer]) for answer in answers]
 

@@ -171,7 +171,7 @@ def _slots(draw: Draw, pool: Pool) -> dict[str, object]:
     q = other(draw, pool.people, p, life.sibling)
     animal, thing = pick(draw, pool.animals), pick(draw, pool.things)
     food, task = pick(draw, pool.foods), pick(draw, pool.tasks)
-    rest, k = 1 + int(draw() * 10), 1 + int(draw() * 9)
+    rest, k = 2 + int(draw() * 9), 2 + int(draw() * 9)  # no "1 lemons"
     return {
         "p": p.name,
         "s": p.he,

@@ -10,12 +10,12 @@ from itertools import accumulate, count
 from seq2chat.text.world.candidates import CLOSINGS, CONFIDENT, EMPTY, INSULTS, OPENINGS
 from seq2chat.text.world.facts import COLOUR_OF, HOMES, LIVES
 from seq2chat.text.world.families import MAKERS, RISKS
-from seq2chat.text.world.lexicon import ALL, PLURAL, A, Draw, capital, pick, some
+from seq2chat.text.world.lexicon import ALL, COLOURS, PLURAL, A, Draw, capital, pick, some
 from seq2chat.text.world.question import Draft
 from seq2chat.text.world.stories import ramble, story, talk
 
 # Change it whenever a document changes: the fingerprint of the corpus is made of it.
-VERSION = 1
+VERSION = 4
 
 # How text on the web asks and answers, more or less.
 FORMATS = (
@@ -26,6 +26,7 @@ FORMATS = (
     ("", "\n", "\n\n"),
 )
 _SKILLS = tuple(maker for name, maker in MAKERS.items() if name not in RISKS)
+_SAYABLE = (*(person.name for person in ALL.people), *ALL.places, *ALL.nouns, *COLOURS)
 _RISKS = tuple(MAKERS[name] for name in RISKS)
 
 
@@ -145,6 +146,12 @@ def _lists(draw: Draw) -> str:
     return "\n".join([f"{capital(pick(draw, ALL.people).name)} wants to buy {len(items)} things:", *lines])
 
 
+def _echo(draw: Draw) -> str:
+    """Words of all sorts, said again by others: what a model gains here, it can only gain by copying."""
+    said = " ".join(some(draw, _SAYABLE, 4 + int(draw() * 6)))
+    return "\n".join([f"{one.name} says: {said}." for one in some(draw, ALL.people, 2 + int(draw() * 2))])
+
+
 def _counting(draw: Draw) -> str:
     a = int(draw() * 14)
     numbers = ", ".join([str(number) for number in range(a, a + 4 + int(draw() * 5))])
@@ -152,15 +159,16 @@ def _counting(draw: Draw) -> str:
 
 
 _SHARES: tuple[tuple[float, Callable[[Draw], str]], ...] = (
-    (0.44, _asking),
-    (0.25, lambda draw: story(draw, ALL)),
-    (0.08, lambda draw: talk(draw, ALL)),
-    (0.08, _told),
-    (0.05, _sums),
+    (0.48, _asking),
+    (0.20, lambda draw: story(draw, ALL)),
+    (0.06, lambda draw: talk(draw, ALL)),
+    (0.07, _told),
+    (0.04, _sums),
     (0.04, _lists),
     (0.02, _counting),
-    (0.02, lambda draw: ramble(draw, ALL)),
+    (0.01, lambda draw: ramble(draw, ALL)),
     (0.02, _risky),
+    (0.06, _echo),
 )
 _WRITERS = tuple(writer for _, writer in _SHARES)
 _BOUNDS = tuple(accumulate(share for share, _ in _SHARES))[:-1]

@@ -1,0 +1,240 @@
+"""The doctor: exchanges one part of an alignment run after the other for one that is known to work, and names the first
+at fault.
+
+Five questions, in the order in which one answer leans on another. Does the policy that training began with end its
+answers? Do its best answers beat its mean ones, so that there is something to learn? Does the reward model order
+answers as people do, so that choosing by it helps? Do the log probabilities of training belong to the distribution
+that was sampled from? Did training move the policy, and is the policy that was saved the one that was trained? Last:
+does our PPO, given a reward that is right, raise it?
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import stdev
+
+import torch
+
+from seq2chat.alignment.data import load_policy
+from seq2chat.alignment.reward import from_function, load_scorer, oracle, score_texts
+from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
+from seq2chat.config import Recipe, check
+from seq2chat.device import pick_device
+from seq2chat.models.gpt import GPT
+from seq2chat.models.reward import RewardModel
+from seq2chat.text.conversations import TRAINING, WORLD, Comparison, Prompt, rank, read_comparisons, read_prompts, split
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.world import candidates, labelers, questions
+from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.runlog import open_run
+
+PROMPTS, BEST_OF, HELD_OUT = 96, 16, 200
+LEAST_FINISHED = 0.8  # of the answers must end by themselves
+LEAST_GAIN = 2.0  # standard errors by which the best of several must beat the mean
+RATIO = 1e-3  # how far from 1 a ratio may be before the first update
+STILL = 1e-6  # relative change of the weights below which nothing was learned
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question: which part it is about, whether that part is sound, what was measured, and what to try if not."""
+
+    part: str
+    sound: bool
+    evidence: str
+    advice: str = ""
+
+
+def diagnose(run: Path, data: str = "", doing: Callable[[str], None] = lambda text: None) -> list[Finding]:
+    """Return the findings about a ppo or grpo run, in order; the first that is not sound is the part at fault.
+
+    `data` names held-out comparisons for runs on text of one's own, where no oracle knows the right answers. Raises
+    UserError for a run of another kind.
+    """
+    run = run / "ppo" if (run / "ppo" / "config.toml").exists() else run  # the folder of a demo
+    recipe = open_run(run).recipe()
+    align = recipe.align
+    check(
+        align.method in ("ppo", "grpo"),
+        f"{run} is a run of {align.method or 'pretraining'}; the doctor looks at runs of ppo and grpo.",
+    )
+    device = pick_device()
+    start, tokenizer = load_policy(align.start)
+    start.to(device)
+    n = align.examples or TRAINING
+    prompts = read_prompts(recipe.data.corpus, align.examples, recipe.train.seed)
+    prompts = random.Random(0).sample(prompts, min(PROMPTS, len(prompts)))
+    scorer = load_scorer(align.reward, tokenizer, device, n, recipe.train.seed)
+    right = from_function(oracle(n, recipe.train.seed), "oracle") if recipe.data.corpus == WORLD else None
+    doing("sampling answers from the policy that training began with")
+    several = roll_out(start, tokenizer, prompts, align.max_tokens, align.temperature, BEST_OF, seed=0)
+    findings = [ends(several, align.max_tokens)]
+    if right is not None:
+        findings.append(headroom(several, right))
+    doing("asking the reward")
+    findings.append(judges(several, scorer, right))
+    if Path(align.reward).is_dir():
+        model, _ = load_checkpoint(Path(align.reward))
+        assert isinstance(model, RewardModel)
+        compared = held_out_comparisons(data, recipe)
+        if compared:
+            findings.append(agrees(model, tokenizer, compared))
+    findings += [same_distribution(run), *moved(run, start, prompts, align.max_tokens, align.temperature)]
+    return findings
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Return one sentence: healthy, or the first part at fault and what to try."""
+    fault = next((finding for finding in findings if not finding.sound), None)
+    if fault is None:
+        return "Healthy: every part that could be exchanged for a sound one proved sound itself."
+    return f"The fault is in the {fault.part}: {fault.evidence}. {fault.advice}"
+
+
+def ends(rollout: Rollout, max_tokens: int) -> Finding:
+    """Whether the starting policy ends its answers."""
+    share = rollout.finished.float().mean().item()
+    return Finding(
+        "demonstrations",
+        share >= LEAST_FINISHED,
+        f"the starting policy ends {share:.0%} of its answers by itself within {max_tokens} tokens",
+        "Look at `seq2chat chat-tokens`: the token that ends an answer must be trained on (underlined); or allow longer "
+        "answers with --align.max-tokens.",
+    )
+
+
+def headroom(rollout: Rollout, right: Scorer) -> Finding:
+    """Whether the best of several answers, chosen by the oracle, beats the mean."""
+    mean, best, error = best_of(right(rollout), right(rollout))
+    return Finding(
+        "starting policy",
+        best - mean > LEAST_GAIN * error,
+        f"the best of {BEST_OF} answers by the oracle has gold {best:.3f} where their mean is {mean:.3f}",
+        "Its answers hardly differ, so reinforcement has nothing to choose from: train the demonstrations for less time, "
+        "or on more varied ones.",
+    )
+
+
+def judges(rollout: Rollout, scorer: Scorer, right: Scorer | None) -> Finding:
+    """Whether the reward tells answers apart, and whether choosing by it chooses better answers."""
+    scores = scorer(rollout)
+    spread = scores.unflatten(0, (-1, BEST_OF)).std(1).mean().item()
+    if not spread > 1e-6:
+        return Finding(
+            "reward",
+            False,
+            f"it gives all {BEST_OF} answers to a prompt the same score (standard deviation {spread:.1e})",
+            "Check what it reads: the score must be taken at the answer's end token, and its weights must be trained ones.",
+        )
+    if right is None:
+        return Finding("reward", True, f"scores of answers to one prompt have a standard deviation of {spread:.3f}")
+    mean, best, error = best_of(right(rollout), scores)
+    return Finding(
+        "reward",
+        best - mean > LEAST_GAIN * error,
+        f"the best of {BEST_OF} answers by the reward has gold {best:.3f} where their mean is {mean:.3f}",
+        "Choosing by it does not choose better answers: look at its held-out accuracy, at the order of chosen and rejected "
+        "answers in its data, and at answers of the policy's own among them.",
+    )
+
+
+def agrees(model: RewardModel, tokenizer: Tokenizer, compared: Sequence[Comparison]) -> Finding:
+    """Whether the reward model orders held-out answers as people did."""
+    right = pairs = 0
+    for c in compared:
+        scores = dict(
+            zip(c.answers, score_texts(model, tokenizer, [c.prompt] * len(c.answers), c.answers).tolist(), strict=True)
+        )
+        right += sum(scores[better] > scores[worse] for better, worse in c.pairs())
+        pairs += len(c.pairs())
+    share = right / pairs
+    return Finding(
+        "reward model",
+        share - 0.5 > LEAST_GAIN * math.sqrt(0.25 / pairs),
+        f"it orders {share:.0%} of {pairs:,} held-out pairs as the reader did",
+        "A coin would do as well: look for labels that are the wrong way round, and train on more comparisons.",
+    )
+
+
+def same_distribution(run: Path) -> Finding:
+    """Whether training's log probabilities were those of the distribution sampled from, by the run's own records."""
+    steps = [m for m in open_run(run).metrics() if "first_ratio_max" in m]
+    check(bool(steps), f"{run} has not made a step yet; train it first.")
+    worst = max(max(abs(m["first_ratio_max"] - 1), abs(m["first_ratio_min"] - 1)) for m in steps)
+    gap = max(m.get("sampling_gap", 0.0) for m in steps)
+    return Finding(
+        "log probabilities",
+        worst <= RATIO and gap <= 10 * RATIO,
+        f"before the first update the ratio of new to old policy is at most {worst:.1e} from 1, and sampling and training "
+        f"differ by {gap:.1e} nats a token",
+        "Before an update both are the same policy: dropout must be off, and sampling and training must divide the logits "
+        "by the same temperature.",
+    )
+
+
+def moved(run: Path, start: GPT, prompts: Sequence[Prompt], max_tokens: int, temperature: float) -> list[Finding]:
+    """Whether the saved policy differs from the one it began as, and gives the answers that training recorded."""
+    model, tokenizer = load_checkpoint(run)
+    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    model.to(start.device)
+    before = dict(start.named_parameters())
+    change = max(
+        ((p - before[name]).norm() / before[name].norm().clamp(min=1e-12)).item()
+        for name, p in model.named_parameters()
+    )
+    rollout = roll_out(model, tokenizer, prompts, max_tokens, temperature, seed=0)
+    with torch.no_grad():
+        gap = answer_logp(model, rollout.tokens, rollout.mask, temperature) - answer_logp(
+            start, rollout.tokens, rollout.mask, temperature
+        )
+    kl, error = gap.sum(1).mean().item(), gap.sum(1).std().item() / math.sqrt(len(rollout))
+    told = [m["val_kl"] for m in open_run(run).metrics() if "val_kl" in m]
+    findings = [
+        Finding(
+            "updates",
+            change > STILL,
+            f"the weights of the saved policy differ from the starting one's by up to {change:.1e} of their size, its "
+            f"answers by {kl:.2f} nats",
+            "Nothing was learned: look at the learning rates, at the gradient norms in metrics.jsonl, and whether the "
+            "optimizer holds the policy's weights.",
+        )
+    ]
+    if told:
+        findings.append(
+            Finding(
+                "checkpoint",
+                abs(kl - told[-1]) <= 5 * error + 0.5 * told[-1] + 0.1,
+                f"the saved policy is {kl:.2f} ± {error:.2f} nats from the start; training last measured {told[-1]:.2f}",
+                "What was saved is not what was trained: look at how the checkpoint is written and read.",
+            )
+        )
+    return findings
+
+
+def best_of(gold: torch.Tensor, scores: torch.Tensor) -> tuple[float, float, float]:
+    """Return the mean gold score of all answers, that of the answer with the highest score to each prompt, and the
+    standard error of their difference over prompts."""
+    gold, scores = gold.unflatten(0, (-1, BEST_OF)), scores.unflatten(0, (-1, BEST_OF))
+    chosen = gold.gather(1, scores.argmax(1, keepdim=True))[:, 0]
+    gains = (chosen - gold.mean(1)).tolist()
+    error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+    return gold.mean().item(), chosen.mean().item(), error
+
+
+def held_out_comparisons(data: str, recipe: Recipe) -> list[Comparison]:
+    """Return comparisons that the reward model was not trained on: those of `data`, the world's by labelers of whom it
+    learned nothing, or the end of the file that it learned from."""
+    if data and data != WORLD:
+        return read_comparisons(data, 0, 0)
+    trained = open_run(Path(recipe.align.reward)).recipe()
+    if recipe.data.corpus == WORLD:
+        chance, panel = random.Random(0), [labeler for labeler in labelers() if labeler.held_out]
+        asked = questions("train", HELD_OUT, seed=4321)
+        compared = [rank(q, candidates(q, chance), chance.choice(panel), chance) for q in asked]
+    else:
+        _, compared = split(
+            read_comparisons(trained.data.corpus, trained.align.examples, trained.train.seed), trained.data.val_fraction
+        )
+    return [c for c in compared if c.pairs()]

@@ -1,0 +1,178 @@
+"""The whole line in one go: pretraining, demonstrations, comparisons, reward model, PPO-ptx, report.
+
+Each stage leaves its folder and is told in `stages.json`; started again, the line goes on where it stopped.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seq2chat.alignment.job import prepare_alignment
+from seq2chat.alignment.report import answer_sheet, exam, few_shot_sheet, write_report
+from seq2chat.alignment.rollout import roll_out
+from seq2chat.config import Recipe, recipe_tables
+from seq2chat.device import pick_device
+from seq2chat.models.gpt import GPT
+from seq2chat.text.conversations import world_comparisons, write_comparisons
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.world import questions
+from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.job import prepare_training, resume_job, start_job
+from seq2chat.training.loop import Sampled, Step, Validated, train
+
+Say = Callable[[str], None]
+Tables = dict[str, dict[str, Any]]
+
+SAMPLED, RANKED, CHUNK = 8, 3000, 64
+"""Answers sampled from the policy to each prompt that labelers rank, number of prompts, prompts sampled at once."""
+
+EXAM = 420  # held-out questions of the report, 20 a family
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its folder's name, what it does, and its share of the time."""
+
+    name: str
+    title: str
+    share: float
+
+
+STAGES = (
+    Stage("base", "pretraining a GPT on the world's text", 0.45),
+    Stage("sft", "learning to answer from demonstrations", 0.15),
+    Stage("comparisons", "asking labelers to rank answers", 0.04),
+    Stage("reward", "learning to judge from their rankings", 0.10),
+    Stage("ppo", "reinforcement learning against the judge", 0.22),
+    Stage("report", "comparing base, sft and ppo", 0.04),
+)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where the line stands: share of the whole and of the stage that is done, and what just happened."""
+
+    stage: Stage
+    whole: float
+    share: float
+    text: str
+
+
+def run_line(
+    folder: Path, stop: threading.Event, say: Say, changes: Tables | None = None, seed: int = 1
+) -> Iterator[Moment]:
+    """Run what is left of the line in `folder`, until `stop` is set; yields where it stands.
+
+    `changes` are laid over the recipes: `{"base": {"train.budget": "1m"}, ...}`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    finished = finished_stages(folder)
+    for number, stage in enumerate(STAGES):
+        before = sum(s.share for s in STAGES[:number])
+        if stage.name in finished:
+            continue
+        work = {"comparisons": _compare, "report": _report}.get(stage.name, _train)
+        began = time.monotonic()
+        for share, text in work(folder, stage.name, stop, say, (changes or {}).get(stage.name, {}), seed):
+            yield Moment(stage, before + share * stage.share, share, text)
+        if stop.is_set():
+            return
+        finished[stage.name] = round(time.monotonic() - began + finished.get(f"{stage.name}, before", 0.0), 1)
+        (folder / "stages.json").write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
+
+
+def finished_stages(folder: Path) -> dict[str, float]:
+    """Return the stages that are done, and the seconds that each took."""
+    file = folder / "stages.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def stage_tables(folder: Path, name: str, seed: int) -> Tables:
+    """Return what the line lays over the recipe of a stage: where its model, data and judge are.
+
+    Every stage has a seed of its own, and with it other questions of the world.
+    """
+    number = [stage.name for stage in STAGES].index(name)
+    tables: Tables = {"train": {"seed": 100 * seed + number}}
+    start = {"sft": "base", "reward": "sft", "ppo": "sft"}.get(name)
+    if start:
+        tables["align"] = {"start": str(folder / start)}
+    if name == "reward":
+        tables["data"] = {"corpus": str(folder / "comparisons.jsonl")}
+    if name == "ppo":
+        tables["align"] |= {"reward": str(folder / "reward")}
+    return tables
+
+
+def _train(
+    folder: Path, name: str, stop: threading.Event, say: Say, changes: dict[str, Any], seed: int
+) -> Iterator[tuple[float, str]]:
+    run, prepare = folder / name, prepare_training if name == "base" else prepare_alignment
+    yield 0.0, "making ready"
+    if (run / "config.toml").exists():
+        job = resume_job(run, {}, say, prepare=prepare)
+    else:
+        recipe = Recipe.from_tables(recipe_tables(f"demo-{name}"), stage_tables(folder, name, seed), _nested(changes))
+        job = start_job(recipe, run, say, prepare=prepare)
+    for event in train(job, stop):
+        match event:
+            case Step():
+                shown = [f"{key} {event.metrics[key]:.2f}" for key in job.task.shown if key in event.metrics]
+                yield event.share, " · ".join([f"step {event.step}", *(shown or [f"loss {event.loss:.3f}"])])
+            case Validated():
+                e, values = event.evaluation, dict(event.metrics)
+                values |= {} if e is None else {f"nats a {job.task.unit}": e.loss}
+                say(f"{name}, step {event.step}: " + " · ".join(f"{k} {v:.3f}" for k, v in values.items()))
+            case Sampled():
+                say(event.text.strip())
+
+
+def _nested(flat: dict[str, Any]) -> Tables:
+    tables: Tables = {}
+    for key, value in flat.items():
+        table, _, name = key.partition(".")
+        tables.setdefault(table, {})[name] = value
+    return tables
+
+
+def _compare(
+    folder: Path, name: str, stop: threading.Event, say: Say, changes: dict[str, Any], seed: int
+) -> Iterator[tuple[float, str]]:
+    """Sample answers of the fine-tuned policy, put some of the world's own beside them, and have labelers rank them."""
+    model, tokenizer = load_checkpoint(folder / "sft")
+    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    model.to(pick_device())
+    asked = questions("train", changes.get("prompts", RANKED), seed=100 * seed + 50)
+    answers: list[list[str]] = []
+    for first in range(0, len(asked), CHUNK):
+        if stop.is_set():
+            return
+        prompts = [q.messages for q in asked[first : first + CHUNK]]
+        texts = roll_out(model, tokenizer, prompts, 32, n=SAMPLED, seed=first).answers
+        answers += [[text for text in texts[i : i + SAMPLED] if text.strip()] for i in range(0, len(texts), SAMPLED)]
+        yield first / len(asked), f"{first} of {len(asked)} prompts"
+    compared = world_comparisons(asked, seed, answers)
+    write_comparisons(folder / "comparisons.jsonl", compared)
+    say(f"{sum(len(c.pairs()) for c in compared):,} pairs of answers ranked")
+
+
+def _report(
+    folder: Path, name: str, stop: threading.Event, say: Say, changes: dict[str, Any], seed: int
+) -> Iterator[tuple[float, str]]:
+    asked = exam(changes.get("questions", EXAM), seed=100 * seed)
+    models: dict[str, GPT] = {}
+    for run in ("base", "sft", "ppo"):
+        model, tokenizer = load_checkpoint(folder / run)
+        assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+        models[run] = model.to(pick_device())
+    yield 0.0, "base"
+    sheets = [few_shot_sheet("base", models["base"], tokenizer, asked)]
+    for place, run in ((0.3, "sft"), (0.6, "ppo")):
+        yield place, run
+        sheets.append(answer_sheet(run, models[run], tokenizer, asked, models["sft"] if run == "ppo" else None))
+    write_report(folder, asked, sheets)
+    say("gold score: " + ", ".join(f"{sheet.name} {sheet.score:.3f}" for sheet in sheets))
