@@ -1,7 +1,6 @@
 """LoRA: every matrix of the blocks stays as it is, and a product of two thin ones is learned beside it (Hu et al. 2021,
 section 4.1)."""
 
-import copy
 import math
 
 import torch
@@ -35,10 +34,13 @@ def add_lora(model: GPT, rank: int) -> None:
             parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
 
 
+@torch.no_grad()
 def merged(model: GPT) -> GPT:
     """Return a copy of `model` whose matrices hold what its adapters add: an ordinary GPT with the same logits."""
-    plain = copy.deepcopy(model)
-    for module in plain.layers.modules():
-        if isinstance(module, nn.Linear) and parametrize.is_parametrized(module):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-    return plain.requires_grad_(True)
+    state = {key: tensor for key, tensor in model.state_dict().items() if ".parametrizations." not in key}
+    adapted = ((name, m) for name, m in model.named_modules() if parametrize.is_parametrized(m))
+    state |= {f"{name}.weight": module.weight for name, module in adapted}
+    plain = GPT(model.config).to(model.device, model.embed_tokens.weight.dtype)
+    plain.load_state_dict(state)
+    plain.compute_dtype = model.compute_dtype
+    return plain.eval()

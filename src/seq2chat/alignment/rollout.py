@@ -21,7 +21,7 @@ from seq2chat.text.tokenizer import Tokenizer
 class Rollout:
     """Prompts and the answers to them, row by row: `tokens` holds the prompt, the answer and its end token, padding
     behind; `mask` is True at the answer's tokens, the end token included. `finished` tells which answers ended by
-    themselves. `sampled_logp` are the log probabilities while sampling, at the answer's tokens, in nats."""
+    themselves. `sampled_logp` are the log probabilities that they were drawn with, at the answer's tokens, in nats."""
 
     prompts: list[Prompt]
     answers: list[str]
@@ -69,7 +69,7 @@ def roll_out(
         pad_rows([[*ids[i], *completion.tokens] for i, completion in rows], pad_id).to(policy.device),
         pad_rows([[0] * len(ids[i]) + [1] * len(c.tokens) for i, c in rows], 0).bool().to(policy.device),
         torch.tensor([completion.finish == "stop" for _, completion in rows], device=policy.device),
-        pad_floats([[0.0] * len(ids[i]) + c.logprobs for i, c in rows]).to(policy.device),
+        pad_floats([[0.0] * len(ids[i]) + c.drawn_logprobs for i, c in rows]).to(policy.device),
     )
 
 

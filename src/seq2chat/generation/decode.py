@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seq2chat.config import UserError, check
-from seq2chat.generation.sampling import SamplingConfig, row_generators, sample
+from seq2chat.generation.sampling import SamplingConfig, next_token_logits, row_generators, sample
 
 
 @runtime_checkable
@@ -41,23 +41,27 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token: of sample `sample` of prompt `prompt`. `finish` is set on the last one of a row:
-    "stop" after an end token or when the `stop` hook says so, "length" when `max_tokens` or the context is used up."""
+    """One generated token: of sample `sample` of prompt `prompt`. `logprob` is its log probability under the model
+    itself, `drawn_logprob` under the distribution that it was drawn from, with temperature and all. `finish` is set on
+    the last one of a row: "stop" after an end token or when the `stop` hook says so, "length" when `max_tokens` or the
+    context is used up."""
 
     prompt: int
     sample: int
     id: int
     logprob: float
+    drawn_logprob: float
     finish: Literal["stop", "length"] | None
 
 
 @dataclass
 class Completion:
     """What was generated for one sample: the ids (an end token included), their log probabilities under the model
-    itself (temperature 1, nothing left out), and why it ended."""
+    itself (temperature 1, nothing left out) and under the distribution drawn from, and why it ended."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    drawn_logprobs: list[float] = field(default_factory=list)
     finish: Literal["stop", "length"] = "length"
 
 
@@ -85,6 +89,7 @@ def generate(
             completion = completions[token.prompt][token.sample]
             completion.tokens.append(token.id)
             completion.logprobs.append(token.logprob)
+            completion.drawn_logprobs.append(token.drawn_logprob)
             completion.finish = token.finish or completion.finish
     return completions
 
@@ -115,6 +120,7 @@ def stream(
         for s in range(n)
     ]
     generators = row_generators(sampling.seed, len(rows))
+    plain = sampling == SamplingConfig(sampling.max_tokens, seed=sampling.seed)  # the model's own distribution
     with evaluating(model):
         logits, state = prefill(model, prompts, sources)
         if n > 1:
@@ -127,11 +133,12 @@ def stream(
             with torch.inference_mode():
                 chosen = sample(logits, sampling, generators, seen)
                 logprobs = token_logprobs(logits, chosen)
+                drawn = logprobs if plain else token_logprobs(next_token_logits(logits, sampling, seen), chosen)
                 if seen is not None:
                     seen[torch.arange(len(rows)), chosen] = True
             tokens = [
-                _advance(row, token, logprob, end_tokens, stop)
-                for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True)
+                _advance(row, Token(row.prompt, row.sample, *values, None), end_tokens, stop)
+                for row, *values in zip(rows, chosen.tolist(), logprobs.tolist(), drawn.tolist(), strict=True)
             ]
             yield tokens
             running = [index for index, token in enumerate(tokens) if token.finish is None]
@@ -219,12 +226,10 @@ def log_softmax(logits: Float[Tensor, "*shape vocab"]) -> Float[Tensor, "*shape 
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
-def _advance(
-    row: _Row, token: int, logprob: float, end_tokens: Sequence[int], stop: Callable[[Token], bool] | None
-) -> Token:
+def _advance(row: _Row, new: Token, end_tokens: Sequence[int], stop: Callable[[Token], bool] | None) -> Token:
+    """Count the token, and return it with the reason if it is its row's last."""
     row.n_tokens += 1
-    new = Token(row.prompt, row.sample, token, logprob, None)
-    if token in end_tokens or (stop is not None and stop(new)):
+    if new.id in end_tokens or (stop is not None and stop(new)):
         return replace(new, finish="stop")
     return replace(new, finish="length") if row.n_tokens >= row.room else new
 

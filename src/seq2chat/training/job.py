@@ -3,10 +3,11 @@
 import dataclasses
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -39,12 +40,8 @@ class Prepared:
     task: Task
 
 
-class Prepare(Protocol):
-    """How a recipe becomes a model and a task; a run that is resumed has a tokenizer already."""
-
-    def __call__(
-        self, recipe: Recipe, tokenizer: Tokenizer | WordPiece | None, device: torch.device, say: Say, doing: Say
-    ) -> Prepared: ...
+Prepare = Callable[[Recipe, Tokenizer | WordPiece | None, torch.device, Say, Say], Prepared]
+"""How a recipe becomes a model and a task, as `prepare_training` does; a resumed run has its tokenizer already."""
 
 
 def prepare_training(

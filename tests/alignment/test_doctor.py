@@ -1,0 +1,102 @@
+"""The doctor: a run whose parts are sound is healthy; with one part broken, that part is named."""
+
+import dataclasses
+
+import pytest
+
+from seq2chat.alignment import ppo as ppo_module
+from seq2chat.alignment import sft as sft_module
+from seq2chat.alignment.doctor import diagnose, verdict
+from seq2chat.config import UserError
+from seq2chat.text.chat import END, chat_tokens
+
+RL = {
+    "align__examples": 120, "align__episodes": 32, "align__max_tokens": 40, "align__reward": "oracle",
+    "train__budget": "3 steps", "train__batch_size": 16,
+}  # fmt: skip
+
+
+def first_fault(run):
+    findings = diagnose(run)
+    return next((f.part for f in findings if not f.sound), None), findings
+
+
+def test_sound_parts_are_healthy(fine_tuned, align, tmp_path):
+    align("ppo", tmp_path / "run", fine_tuned, **RL)
+    fault, findings = first_fault(tmp_path / "run")
+    assert fault is None, findings
+    assert {f.part for f in findings} >= {"demonstrations", "starting policy", "reward", "log probabilities", "updates", "checkpoint"}
+    assert verdict(findings).startswith("Healthy")
+
+
+@pytest.mark.parametrize(
+    ("body", "evidence"),
+    [
+        ("return [0.5 for a in answers]", "same score"),
+        ("import random; chance = random.Random(str(answers)); return [chance.random() for a in answers]", "the best of 16"),
+    ],
+    ids=["constant", "shuffled"],
+)
+def test_a_reward_that_tells_nothing_is_named(body, evidence, fine_tuned, align, tmp_path):
+    file = tmp_path / "reward.py"
+    file.write_text(f"def judge(prompts, answers):\n    {body}\n")
+    align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__reward": f"{file}:judge"})
+    fault, findings = first_fault(tmp_path / "run")
+    assert fault == "reward" and evidence in verdict(findings)
+
+
+def test_demonstrations_whose_end_was_not_trained_are_named(base, corner, align, rates, tmp_path, monkeypatch):
+    def endless(tokenizer, messages, reply=False):
+        tokens = chat_tokens(tokenizer, messages, reply)
+        end = tokenizer.control[END]
+        trained = [asked and i != end for i, asked in zip(tokens.ids, tokens.trained, strict=True)]
+        return dataclasses.replace(tokens, trained=trained)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft_module, "chat_tokens", endless)
+        align("sft", tmp_path / "sft", base, data__corpus=corner, train__budget="60 steps", **rates(0.004))
+    align("ppo", tmp_path / "run", tmp_path / "sft", **RL)
+    fault, findings = first_fault(tmp_path / "run")
+    assert fault == "demonstrations" and "must be trained on" in verdict(findings)
+
+
+def test_a_temperature_that_training_forgets_is_named(fine_tuned, align, tmp_path, monkeypatch):
+    real = ppo_module.answer_logp
+    with monkeypatch.context() as patch:
+        patch.setattr(ppo_module, "answer_logp", lambda policy, tokens, mask, temperature=1.0: real(policy, tokens, mask))
+        align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__temperature": 0.6})
+    fault, findings = first_fault(tmp_path / "run")
+    assert fault == "log probabilities" and "same temperature" in verdict(findings)
+
+
+def test_a_policy_that_was_not_trained_is_named(fine_tuned, align, rates, tmp_path):
+    align("ppo", tmp_path / "run", fine_tuned, **RL | rates(1e-30))
+    fault, findings = first_fault(tmp_path / "run")
+    assert fault == "updates" and "learning rates" in verdict(findings)
+
+
+def test_a_checkpoint_that_is_not_the_trained_policy_is_named(fine_tuned, align, rates, tmp_path):
+    """The policy saved is another than the one whose KL was measured: as when a wrapper's weights are written."""
+    import shutil
+
+    from seq2chat.training.runlog import open_run
+
+    align("ppo", tmp_path / "run", fine_tuned, **RL | rates(0.02) | {"train__budget": "6 steps"})
+    align("ppo", tmp_path / "other", fine_tuned, **RL | rates(1e-5))
+    saved, other = (open_run(tmp_path / name).list_checkpoints()[-1] for name in ("run", "other"))
+    shutil.rmtree(saved)
+    shutil.copytree(other, saved)
+    fault, _ = first_fault(tmp_path / "run")
+    assert fault == "checkpoint"
+
+
+def test_a_reward_model_is_asked_about_held_out_preferences(fine_tuned, judge, align, tmp_path):
+    align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__reward": str(judge)})
+    findings = diagnose(tmp_path / "run")
+    [asked] = [f for f in findings if f.part == "reward model"]
+    assert asked.sound and "held-out pairs" in asked.evidence
+
+
+def test_another_kind_of_run_is_told(fine_tuned):
+    with pytest.raises(UserError, match="a run of sft; the doctor looks at runs of ppo and grpo"):
+        diagnose(fine_tuned)

@@ -1,0 +1,273 @@
+"""Each method as a run: it learns, resumes exactly, and keeps the invariants that its metrics promise."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from seq2chat.alignment.data import ExampleLoader, grow_vocabulary, load_policy
+from seq2chat.alignment.lora import add_lora, merged
+from seq2chat.alignment.reward import from_function, load_scorer, score_texts
+from seq2chat.alignment.rollout import Rollout, answer_logp, last_token, roll_out
+from seq2chat.alignment.sft import pack, sft
+from seq2chat.config import UserError
+from seq2chat.models.folder import load_model
+from seq2chat.models.gpt import GPT
+from seq2chat.models.reward import RewardModel
+from seq2chat.text.batch import IGNORED
+from seq2chat.text.chat import Message, chat_tokens
+from seq2chat.text.conversations import read_demonstrations, read_prompts
+from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.runlog import open_run
+
+QUICK = {"align__examples": 60, "train__budget": "4 steps"}
+RL = QUICK | {"align__episodes": 16, "train__batch_size": 8, "align__reward": "oracle"}
+
+
+def losses(run):
+    return [m["loss"] for m in open_run(run).metrics() if "loss" in m]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("sft", QUICK),
+        ("sft", QUICK | {"align__lora_rank": 4}),
+        ("sft", QUICK | {"align__ptx": 0.5, "align__ptx_corpus": "world:1MB", "align__ptx_batch": 2}),
+        ("sft", QUICK | {"align__reward": "oracle", "train__checkpoints": 4}),
+        ("reward", QUICK),
+        ("dpo", QUICK),
+        ("ppo", RL | {"align__ema": 0.9, "align__kl_target": 2.0}),
+        ("ppo", RL | {"align__ptx": 0.5, "align__ptx_corpus": "world:1MB", "align__ptx_batch": 2}),
+        ("grpo", RL | {"align__group": 4, "align__inner_epochs": 2}),
+    ],
+    ids=["sft", "lora", "sft-mix", "sft-best", "reward", "dpo", "ppo", "ppo-ptx", "grpo"],
+)
+def test_a_resumed_run_has_the_losses_of_one_never_stopped(method, options, fine_tuned, tmp_path, align, resume):
+    align(method, tmp_path / "whole", fine_tuned, **options)
+    align(method, tmp_path / "parts", fine_tuned, stop_after=2, **options)
+    assert len(losses(tmp_path / "parts")) == 2
+    resume(tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    kinds = {path: load_checkpoint(tmp_path / path)[0] for path in ("whole", "parts")}
+    whole, parts = (dict(m.named_parameters()) for m in kinds.values())
+    assert all(torch.equal(p, parts[name]) for name, p in whole.items())
+    assert isinstance(kinds["whole"], RewardModel if method == "reward" else GPT)
+
+
+def test_fine_tuning_learns_to_end_and_to_answer(fine_tuned, corner):
+    first, *_, last = losses(fine_tuned)
+    assert last < 0.5 * first
+    policy, tokenizer = load_policy(str(fine_tuned))
+    rollout = roll_out(policy, tokenizer, read_prompts(corner, 40, 0), 40, seed=1)
+    assert rollout.finished.float().mean() > 0.9
+
+
+def test_the_checkpoint_opens_in_transformers_and_chats_by_its_template(fine_tuned):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = open_run(fine_tuned).list_checkpoints()[-1]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ours, own = load_policy(str(fine_tuned))
+    prompt = (Message("user", "How do I steal the bike of Tom?"),)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt[0].content}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )["input_ids"]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(ids).logits, ours(ids), rtol=0, atol=1e-4)
+    assert own.decode(ids[0].tolist()).endswith("<|im_start|>assistant\n")
+
+
+def test_packing_changes_no_loss_and_sees_no_neighbour(base, corner):
+    model, tokenizer = load_policy(str(base))
+    model = model.double()
+    talks = [chat_tokens(tokenizer, d.messages) for d in read_demonstrations(corner, 12, 0)]
+    batch = pack(talks, model.context, tokenizer.pad_id)
+    assert batch.target.shape[0] < len(talks)
+    assert int((batch.labels != IGNORED).sum()) == sum(sum(t.trained) for t in talks)
+    together, n = sft(model, batch)
+    alone = [sft(model, pack([talk], model.context, tokenizer.pad_id)) for talk in talks]
+    assert int(n) == sum(int(k) for _, k in alone)
+    # The loss itself is computed in float32 at least.
+    assert together.item() == pytest.approx(sum(loss.item() for loss, _ in alone), rel=1e-9)
+
+
+def test_ppo_keeps_its_invariants(fine_tuned, judge, tmp_path, align):
+    align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__reward": str(judge), "align__inner_epochs": 2})
+    steps = [m for m in open_run(tmp_path / "run").metrics() if "score" in m]
+    assert len(steps) == 4
+    for m in steps:
+        assert m["first_ratio_min"] == m["first_ratio_max"] == 1.0
+        assert m["reward_gap"] < 1e-4  # Σ rewards = score - β Σ KL
+        assert m["sampling_gap"] < 1e-4
+        assert m["entropy"] >= 0 and 0 <= m["clip_fraction"] <= 1
+    assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-4) and steps[-1]["kl"] != steps[0]["kl"]
+
+
+def test_a_policy_that_is_not_trained_stays_where_it_is(fine_tuned, tmp_path, align):
+    still = dict.fromkeys(("optim__embedding_lr", "optim__head_lr", "optim__vector_lr"), 0.0)
+    # 0 stands for "the default" there, so the smallest that changes nothing in float32
+    job = align("ppo", tmp_path / "run", fine_tuned, **RL | still | {"optim__matrix_lr": 1e-30})
+    start, _ = load_policy(str(fine_tuned))
+    assert all(torch.equal(p, q) for p, q in zip(job.model.parameters(), start.parameters(), strict=True))
+    for m in (m for m in open_run(tmp_path / "run").metrics() if "score" in m):
+        assert m["kl"] == pytest.approx(0.0, abs=1e-4) and m["ratio_max"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_ppo_and_grpo_raise_a_plain_reward(fine_tuned, tmp_path, align):
+    """A reward that wants short answers is easy: its mean rises by much."""
+    file = tmp_path / "short.py"
+    file.write_text("def short(prompts, answers):\n    return [-0.1 * len(a.split()) for a in answers]\n")
+    options = {"align__reward": f"{file}:short", "align__examples": 200, "align__episodes": 64, "train__budget": "25 steps",
+               "train__batch_size": 32, "align__beta": 0.0}  # fmt: skip
+    for method in ("ppo", "grpo"):
+        rates = dict.fromkeys(("optim__matrix_lr", "optim__embedding_lr", "optim__vector_lr", "optim__head_lr"), 0.001)
+        align(method, tmp_path / method, fine_tuned, **options, **rates)
+        scores = [m["score"] for m in open_run(tmp_path / method).metrics() if "score" in m]
+        assert sum(scores[-5:]) / 5 > sum(scores[:3]) / 3 + 0.15, method
+
+
+def test_the_judge_gives_demonstrations_the_mean_0_and_ranks_better_than_chance(judge):
+    metrics = open_run(judge).metrics()[-1]
+    assert metrics["val_accuracy"] > 0.55
+    model, tokenizer = load_checkpoint(judge)
+    assert model.config.score_bias != 0
+    assert math.isfinite(score_texts(model, tokenizer, [(Message("user", "Hi"),)], ["Yes."]).item())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_sampled_and_computed_log_probabilities_agree(temperature, fine_tuned, corner):
+    policy, tokenizer = load_policy(str(fine_tuned))
+    rollout = roll_out(policy, tokenizer, read_prompts(corner, 20, 0), 16, temperature, n=2, seed=3)
+    with torch.no_grad():
+        computed = answer_logp(policy, rollout.tokens, rollout.mask, temperature)
+    assert (computed - rollout.sampled_logp).abs().max() < 1e-5
+    # A row alone, without its neighbours' padding, has the same.
+    width = int(last_token(rollout.mask)[0]) + 1
+    with torch.no_grad():
+        alone = answer_logp(policy, rollout.tokens[:1, :width], rollout.mask[:1, :width], temperature)
+    assert (alone - computed[:1, :width]).abs().max() < 1e-5
+
+
+def test_a_temperature_divides_the_logits_of_training_too(fine_tuned, corner):
+    policy, tokenizer = load_policy(str(fine_tuned))
+    rollout = roll_out(policy, tokenizer, read_prompts(corner, 4, 0), 8, seed=3)
+    with torch.no_grad():
+        logits = policy(rollout.tokens[:, :-1]) / 0.5
+        expected = logits.log_softmax(-1).gather(-1, rollout.tokens[:, 1:, None])[..., 0]
+        got = answer_logp(policy, rollout.tokens, rollout.mask, temperature=0.5)[:, 1:]
+    mask = rollout.mask[:, 1:]
+    torch.testing.assert_close(got[mask], expected[mask])
+
+
+def test_lora_changes_nothing_at_first_and_merges_into_an_ordinary_model(base):
+    model, _ = load_policy(str(base))
+    model, tokens = model.double(), torch.randint(700, (2, 20))
+    before = model(tokens)
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    add_lora(model, 4)
+    assert torch.equal(model(tokens), before)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all(name.endswith((".0.a", ".0.b")) for name in trained)
+    for name, p in model.named_parameters():
+        if name.endswith(".b"):
+            torch.nn.init.normal_(p, std=0.1)
+    plain = merged(model)
+    assert {name for name, _ in plain.named_parameters()} == set(weights)
+    torch.testing.assert_close(plain(tokens), model(tokens), rtol=0, atol=1e-10)
+    layer = model.layers[0].self_attn.q_proj.parametrizations.weight[0]
+    expected = weights["layers.0.self_attn.q_proj.weight"] + 2 * layer.b @ layer.a
+    torch.testing.assert_close(plain.layers[0].self_attn.q_proj.weight, expected)
+
+
+def test_new_tokens_leave_the_old_ones_logits_alone(base):
+    model = load_model(base)
+    larger, tokens = grow_vocabulary(model, 710), torch.randint(700, (2, 9))
+    assert larger.config.vocab_size == 710
+    torch.testing.assert_close(larger(tokens)[..., : model.config.vocab_size], model(tokens))
+
+
+def test_examples_are_dealt_once_an_epoch():
+    loader = ExampleLoader(10, "data", 1, 10, list)
+    first, second = loader.batch(0, 10), loader.batch(10, 10)
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+    assert loader.batch(3, 4) == first[3:7] and loader.batch(8, 4) == first[8:] + second[:2]
+
+
+# What can go wrong
+
+
+def test_a_reward_of_the_wrong_length_or_no_number_is_told():
+    rollout = Rollout(
+        [(), ()], ["a", "b"], torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool),
+        torch.ones(2, dtype=torch.bool), torch.zeros(2, 1),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="gave 1 rewards for 2 answers"):
+        from_function(lambda p, a: [1.0], "f")(rollout)
+    with pytest.raises(UserError, match="gave nan for the answer 'b'"):
+        from_function(lambda p, a: [1.0, float("nan")], "f")(rollout)
+
+
+def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_checkpoint(fine_tuned, tmp_path, align):
+    file = tmp_path / "bad.py"
+    file.write_text(
+        "n = 0\ndef bad(p, a):\n    global n\n    n += 1\n    return [float('nan') if n > 2 else 0.1 * i for i in range(len(a))]\n"
+    )
+    with pytest.raises(UserError, match="gave nan for the answer"):
+        align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__reward": f"{file}:bad", "train__checkpoints": 4})
+    assert open_run(tmp_path / "run").list_checkpoints()
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("", "Name a reward model's run"),
+        ("none.py:f", r"There is no file none\.py"),
+        ("nowhere", "There is no run or model folder nowhere"),
+    ],
+)
+def test_a_judge_that_is_not_there_is_told(source, told, fine_tuned):
+    _, tokenizer = load_policy(str(fine_tuned))
+    with pytest.raises(UserError, match=told):
+        load_scorer(source, tokenizer, torch.device("cpu"), 10, 0)
+
+
+def test_a_judge_of_another_tokenizer_is_refused(judge, fine_tuned):
+    from seq2chat.text.tokenizer import Tokenizer
+
+    other = Tokenizer.train(["some other text"], 270)
+    with pytest.raises(UserError, match="reads another tokenizer's tokens"):
+        load_scorer(str(judge), other, torch.device("cpu"), 10, 0)
+
+
+def test_examples_that_do_not_fit_are_told_and_left_out_or_refused(fine_tuned, tmp_path, align):
+    file = tmp_path / "long.jsonl"
+    rows = [
+        {"prompt": "Hi", "answer": "Yes."},
+        {"prompt": "Hi", "answer": "Yes. " * 200},
+        {"prompt": "Ho", "answer": "No."},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        UserError, match="1 of 3 conversations are longer than the model's context of 128 tokens, the first is number 2"
+    ):
+        align("sft", tmp_path / "a", fine_tuned, data__corpus=str(file), align__strict=True, train__budget="1 step")
+    align("sft", tmp_path / "b", fine_tuned, data__corpus=str(file), train__budget="1 step", train__batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"model__d_model": 48}, "model.d_model is 48, but align.start has 64"),
+        ({"align__ptx": 1.0}, "belong together"),
+        ({"align__gae_lambda": 0.5}, "align.gae_lambda is for ppo"),
+        ({"train__compile": "on"}, "train.compile is for pretraining"),
+    ],
+)
+def test_options_without_a_use_are_refused(options, told, fine_tuned, tmp_path, align):
+    with pytest.raises(UserError, match=told):
+        align("sft", tmp_path / "run", fine_tuned, **QUICK | options)

@@ -1,0 +1,133 @@
+"""What alignment learns from: every form of a line, and every mistake in one."""
+
+import gzip
+import json
+
+import pytest
+
+from seq2chat.config import UserError
+from seq2chat.text.chat import Message
+from seq2chat.text.conversations import (
+    Comparison,
+    Demonstration,
+    read_comparisons,
+    read_demonstrations,
+    read_prompts,
+    split,
+    world_comparisons,
+    write_comparisons,
+)
+from seq2chat.text.world import questions
+
+USER = Message("user", "How?")
+
+
+def write(folder, *rows, name="data.jsonl"):
+    file = folder / name
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    file.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return str(file)
+
+
+def test_demonstrations_are_messages_or_prompt_and_answer(tmp_path):
+    talk = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]
+    file = write(
+        tmp_path, {"messages": talk}, {"prompt": "How?", "answer": "So."}, {"prompt": talk[:1], "completion": " So. "},
+        {"question": "How?", "answer": "So."}, name="data.jsonl.gz",
+    )  # fmt: skip
+    assert read_demonstrations(file, 0, 0) == [Demonstration((USER, Message("assistant", "So.")))] * 4
+    assert len(read_demonstrations(file, 2, 0)) == 2
+    assert read_prompts(file, 0, 0) == [(USER,)] * 4
+
+
+def test_comparisons_are_pairs_ranked_answers_or_transcripts(tmp_path):
+    transcripts = {
+        key: f"\n\nHuman: How?\n\nAssistant: {text}" for key, text in (("chosen", "So."), ("rejected", "No."))
+    }
+    file = write(
+        tmp_path, {"prompt": "How?", "chosen": "So.", "rejected": "No."}, transcripts,
+        {"prompt": "How?", "answers": ["So.", "No."]}, {"prompt": "How?", "answers": ["No.", "So.", "Eh."], "ranks": [1, 0, 1]},
+    )  # fmt: skip
+    *pairs, ranked = read_comparisons(file, 0, 0)
+    assert pairs == [Comparison((USER,), ("So.", "No."), (0, 1))] * 3
+    assert ranked.pairs() == [("So.", "No."), ("So.", "Eh.")]  # the tied two are no pair
+    assert read_prompts(file, 0, 0) == [(USER,)] * 4
+
+
+def test_paragraphs_of_a_transcript_stay_in_their_turn(tmp_path):
+    start = "\n\nHuman: One.\n\nTwo.\n\nAssistant: Yes.\n\nHuman: More?\n\nAssistant: "
+    [found] = read_comparisons(write(tmp_path, {"chosen": start + "A\n\nB", "rejected": start + "C"}), 0, 0)
+    assert [m.content for m in found.prompt] == ["One.\n\nTwo.", "Yes.", "More?"]
+    assert found.answers == ("A\n\nB", "C")
+
+
+def test_written_comparisons_are_read_back(tmp_path):
+    compared = world_comparisons(questions("train", 30, seed=5), seed=1)
+    write_comparisons(tmp_path / "c.jsonl", compared)
+    assert read_comparisons(str(tmp_path / "c.jsonl"), 0, 0) == compared
+
+
+def test_given_answers_are_ranked_among_the_worlds_own():
+    asked = questions("train", 20, seed=5)
+    compared = world_comparisons(asked, 1, [[q.answer, " " + q.answer, "Blue."] for q in asked])
+    assert all(c.answers[0] == q.answer and "Blue." in c.answers for c, q in zip(compared, asked, strict=True))
+    assert all(len(set(c.answers)) == len(c.answers) for c in compared)
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "told"),
+    [
+        (read_demonstrations, "{", "Line 1 of .* is not valid JSON"),
+        (read_demonstrations, "[1]", "Line 1 of .* is not a JSON object"),
+        (
+            read_demonstrations,
+            {"text": "x"},
+            'is no demonstration; write "messages", or "prompt" and "answer". It has text',
+        ),
+        (read_demonstrations, {"prompt": "x", "answer": ""}, "answer is empty"),
+        (read_demonstrations, {"prompt": "x", "answer": 3}, "answer is a int; write a text"),
+        (
+            read_demonstrations,
+            {"messages": [{"role": "user", "content": "x"}]},
+            "a demonstration ends with the assistant",
+        ),
+        (read_comparisons, {"prompt": "x", "chosen": "a"}, "is no comparison"),
+        (read_comparisons, {"prompt": "x", "chosen": "a", "rejected": "a "}, "two of its answers are equal"),
+        (
+            read_comparisons,
+            {"prompt": "x", "answers": ["a", "b"], "ranks": [0]},
+            "write a whole number for each of the 2",
+        ),
+        (read_comparisons, {"chosen": "a", "rejected": "b"}, 'chosen does not begin with "Human:"'),
+        (
+            read_comparisons,
+            {"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: c\n\nAssistant: b"},
+            "chosen and rejected answer different prompts",
+        ),
+        (read_prompts, {"text": "x"}, "has no prompt"),
+        (
+            read_prompts,
+            {"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
+            "the prompt ends with the assistant's turn",
+        ),
+    ],
+)
+def test_the_first_bad_line_is_named(tmp_path, read, row, told):
+    with pytest.raises(UserError, match=told):
+        read(write(tmp_path, row), 0, 0)
+
+
+def test_files_that_are_not_there_or_hold_nothing_are_told(tmp_path):
+    with pytest.raises(UserError, match="There is no file"):
+        read_prompts(str(tmp_path / "none.jsonl"), 0, 0)
+    with pytest.raises(UserError, match=r"is not a \.jsonl file"):
+        read_prompts(write(tmp_path, "x", name="data.csv"), 0, 0)
+    with pytest.raises(UserError, match="holds no example"):
+        read_prompts(write(tmp_path), 0, 0)
+
+
+def test_the_end_is_held_out():
+    assert split(list(range(10)), 0.2) == (list(range(8)), [8, 9])
+    assert split([1, 2], 0.001) == ([1], [2])
+    with pytest.raises(UserError, match="give at least two"):
+        split([1], 0.5)
