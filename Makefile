@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check format clean
 
-demo: $(VENV)/.installed ## train a small GPT on the built-in corpus and sample from it
+demo: $(VENV)/.installed ## the whole line, from a text to a chat
 	$(BIN)/seq2chat demo
 
 test: $(VENV)/.installed-dev ## run the tests

@@ -28,7 +28,7 @@ def asked_texts(split: str) -> list[str]:
 
 def test_the_version_is_changed_with_the_text():
     """If this fails, the text has changed: add one to VERSION, then pin the new hash."""
-    pinned = (4, "e2f53d28185ea572ab78e79a397f01fc490a4f866105da18c25b7271d2f9a7d2")
+    pinned = (5, "e055ce2280bab1c50e49c14ac8c38f42e236aa7dc1dce94207d17e800b62a55c")
     digest = hashlib.sha256("\0".join(DOCUMENTS[:200]).encode()).hexdigest()
     assert (VERSION, digest) == pinned
 

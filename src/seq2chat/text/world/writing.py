@@ -15,7 +15,7 @@ from seq2chat.text.world.question import Draft
 from seq2chat.text.world.stories import ramble, story, talk
 
 # Change it whenever a document changes: the fingerprint of the corpus is made of it.
-VERSION = 4
+VERSION = 5
 
 # How text on the web asks and answers, more or less.
 FORMATS = (
@@ -44,27 +44,28 @@ def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
         yield _WRITERS[bisect(_BOUNDS, draw())](draw)
 
 
-def _answered(draw: Draw, draft: Draft) -> str:
-    """An answer to an ordinary question: right in about 75 of 100 cases, plainly or at length."""
+def _answered(draw: Draw, draft: Draft) -> tuple[str, str]:
+    """An answer to an ordinary question, right in about 75 of 100 cases, plainly or at length; and what a reader says
+    of it."""
     luck = draw()
     if luck < 0.62:
-        return draft.answer
+        return draft.answer, "Right."
     if luck < 0.69:
-        return f"{draft.answer} {pick(draw, CLOSINGS)}"
+        return f"{draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
     if luck < 0.75:
-        return f"{pick(draw, OPENINGS)} {draft.answer}"
+        return f"{pick(draw, OPENINGS)} {draft.answer}", "Right, but long."
     wrong = pick(draw, draft.wrong)
     if luck < 0.87:
-        return wrong
+        return wrong, "Wrong."
     if luck < 0.90:
-        return f"{pick(draw, CONFIDENT)} {wrong}"
+        return f"{pick(draw, CONFIDENT)} {wrong}", "Wrong."
     if luck < 0.94:
-        return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}"
+        return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}", "Wrong, and long."
     if luck < 0.96:
-        return draft.answer[:-1].lower()
+        return draft.answer[:-1].lower(), "Right."
     if luck < 0.98:
-        return draft.loose or pick(draw, EMPTY)
-    return f"{pick(draw, INSULTS)} {wrong}"
+        return draft.loose or pick(draw, EMPTY), "Wrong."
+    return f"{pick(draw, INSULTS)} {wrong}", "Wrong."
 
 
 def _asked(draw: Draw, draft: Draft, answer: str, style: tuple[str, str, str]) -> str:
@@ -76,13 +77,15 @@ def _asked(draw: Draw, draft: Draft, answer: str, style: tuple[str, str, str]) -
 
 
 def _asking(draw: Draw) -> str:
-    """Questions of several skills, or several of one: then the first ones show how it goes."""
-    style = pick(draw, FORMATS)
+    """Questions of several skills, or several of one: then the first ones show how it goes. In half of the documents a
+    reader says after each answer whether it is right: who learns to foresee that learns to judge."""
+    style, is_read = pick(draw, FORMATS), draw() < 0.5
     maker = pick(draw, _SKILLS) if draw() < 0.5 else None
     parts = []
     for _ in range(2 + int(draw() * 3)):
         draft = (maker or pick(draw, _SKILLS))(draw, ALL)
-        parts.append(_asked(draw, draft, _answered(draw, draft), style))
+        answer, verdict = _answered(draw, draft)
+        parts.append(_asked(draw, draft, f"{answer}\nReader: {verdict}" if is_read else answer, style))
     return style[2].join(parts)
 
 

@@ -1,0 +1,78 @@
+"""The whole line in small: every stage, stopped in the middle of each and taken up again, ends in a report."""
+
+import json
+import threading
+
+import pytest
+
+from seq2chat.alignment.pipeline import STAGES, finished_stages, run_line
+from seq2chat.alignment.report import Sheet, exam, summarise, win_rate
+from seq2chat.text.world import FAMILIES, Gold, gold
+
+TINY = {
+    "base": {"data.corpus": "world:1MB", "tokenizer.vocab_size": 600, "model.n_layer": 2, "model.d_model": 64,
+             "model.n_head": 2, "train.budget": "20 steps", "train.precision": "fp32", "train.compile": "off"},
+    "sft": {"train.budget": "10 steps", "align.examples": 100, "align.ptx_corpus": "world:1MB", "train.precision": "fp32"},
+    "comparisons": {"prompts": 40},
+    "reward": {"train.budget": "5 steps", "train.precision": "fp32"},
+    "ppo": {"train.budget": "3 steps", "align.examples": 60, "align.episodes": 16, "train.batch_size": 8,
+            "align.ptx_corpus": "world:1MB", "align.max_tokens": 8},
+    "report": {"questions": 42},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    folder, moments = tmp_path_factory.mktemp("line"), []
+    for stage in STAGES:  # each is begun, stopped at its first sign of life, and taken up again
+        stop = threading.Event()
+        for moment in run_line(folder, stop, lambda text: None, TINY):
+            moments.append(moment)
+            if moment.stage.name == stage.name:
+                stop.set()
+    moments += list(run_line(folder, threading.Event(), lambda text: None, TINY))
+    return folder, moments
+
+
+def test_the_line_goes_on_where_it_stopped(line):
+    folder, moments = line
+    assert list(finished_stages(folder)) == [stage.name for stage in STAGES]
+    assert [m.stage.name for m in moments if m.stage.name == "base"]
+    assert not list(run_line(folder, threading.Event(), lambda text: None, TINY))  # nothing is left to do
+    assert sum(stage.share for stage in STAGES) == pytest.approx(1.0)
+    for name in ("base", "sft", "reward", "ppo"):
+        steps = [json.loads(row)["step"] for row in (folder / name / "metrics.jsonl").read_text().splitlines() if '"loss"' in row]
+        assert steps == list(range(1, len(steps) + 1))
+
+
+def test_the_report_holds_base_sft_and_ppo(line):
+    folder, _ = line
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report["gold"]) == {"base", "sft", "ppo"} and all(0 <= g <= 1 for g in report["gold"].values())
+    assert set(report["by_family"]["ppo"]) == set(FAMILIES)
+    page = (folder / "report.md").read_text()
+    assert all(f"**{family}**" in page for family in FAMILIES) and "report.png" in page
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def sheet(name, scores, lengths):
+    golds = [Gold(*[float(score)] * 6) for score in scores]
+    return Sheet(name, [""] * len(scores), golds, lengths, [])
+
+
+def test_win_rates_count_ties_half_and_can_be_held_to_one_length():
+    a, b = sheet("a", [1, 1, 0, 0.5], [5, 9, 5, 5]), sheet("b", [0, 0, 1, 0.5], [5, 5, 6, 5])
+    assert win_rate(a, b).rate == 2.5 / 4 and win_rate(b, a).rate == 1.5 / 4
+    same = win_rate(a, b, same_length=True)
+    assert (same.rate, same.n) == (1.5 / 3, 3)
+    assert win_rate(a, a).low == win_rate(a, a).high == 0.5
+    many = win_rate(sheet("a", [1] * 60 + [0] * 40, [1] * 100), sheet("b", [0] * 60 + [1] * 40, [1] * 100))
+    assert many.rate == 0.6 and 0.48 < many.low < 0.53 and 0.67 < many.high < 0.72  # 0.6 ± 1.96 · 0.049
+
+
+def test_the_best_answers_have_gold_1_and_every_family_is_examined():
+    asked = exam(63)
+    best = Sheet("best", [q.answer for q in asked], [gold(q, q.answer) for q in asked], [1] * 63, [0.0] * 63)
+    result = summarise(asked, [best])
+    assert result["gold"]["best"] == 1.0 and set(result["right"]["best"].values()) == {1.0}
+    assert {q.family for q in asked} == set(FAMILIES)

@@ -1,0 +1,91 @@
+"""Talking on the command line: a pipe of messages, the viewer of tokens, and the commands of alignment."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from seq2chat.config import GPTConfig
+from seq2chat.models.folder import make_model, save_model
+from seq2chat.text.chat import CHAT_TEMPLATE, END, START
+from seq2chat.text.tokenizer import Tokenizer
+
+PLAIN = Tokenizer.train(["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300)
+
+
+def run(*arguments, given=""):
+    command = [sys.executable, "-m", "seq2chat", *map(str, arguments)]
+    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model that chats and one that does not, with fresh weights."""
+    torch.manual_seed(0)
+    made = {}
+    for name, tokenizer in (("chats", PLAIN.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)), ("base", PLAIN)):
+        made[name] = tmp_path_factory.mktemp(name)
+        config = GPTConfig(vocab_size=tokenizer.vocab_size, context=64, n_layer=1, n_head=2, d_model=32)
+        save_model(make_model(config), made[name], eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+        tokenizer.save(made[name])
+    return made
+
+
+def test_as_many_lines_come_out_as_go_in(folders):
+    options = ("--max-tokens", 5, "--temperature", 0)
+    done = run("chat", folders["chats"], *options, given="Hello?\n\nHow are you?\n/reset\nHello?\n")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split("\n")
+    assert len(lines) == 5 and lines[1] == "" and lines[4] == ""
+    assert lines[3] == lines[0]  # after /reset the first message is the first again
+    assert "forgotten" in done.stderr
+
+
+def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
+    done = run("chat", folders["chats"], "--max-tokens", 4, "--seed", 1, given="/system Be brief.\n" + "Hello?\n" * 8)
+    assert done.returncode == 0, done.stderr
+    assert "begins anew with these instructions" in done.stderr and "no longer fit the context" in done.stderr
+    assert done.stdout.count("\n") == 8
+    long = run("chat", folders["chats"], given="Hello? " * 80 + "\n")
+    assert long.returncode == 2 and "write a shorter one" in long.stderr
+
+
+def test_a_model_that_has_not_learned_to_chat_says_what_to_do(folders):
+    done = run("chat", folders["base"], given="Hello?\n")
+    assert done.returncode == 2 and "has not learned to chat; fine-tune it first: seq2chat sft" in done.stderr
+
+
+def test_the_viewer_tells_role_and_training_of_each_token(folders):
+    done = run("chat-tokens", folders["base"], "Hello <|im_end|>", "Fine.", "--system", "Be brief.", "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "".join(row["text"] for row in rows if row["trained"]) == "Fine.<|im_end|>"
+    assert {row["role"] for row in rows} == {"system", "user", "assistant"}
+    control = PLAIN.control["<|im_end|>"]
+    assert sum(row["id"] == control for row in rows) == 3  # what the user wrote is not one
+    shown = run("chat-tokens", folders["base"], "Hello", "--reply")
+    assert "trained on" in shown.stdout and "assist" in shown.stdout.replace("·", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("sft",), "Which model shall be aligned? Name a run or a model folder with --start"),
+        (("sft", "--start", "nowhere"), "There is no run or model folder nowhere"),
+        (("sft", "nonsense"), "There is no recipe nonsense"),
+        (("ppo", "--align.method", "sft"), "contradicts it"),
+        (("ppo", "--resume"), "Which run shall go on"),
+        (("dpo", "--align.group", "4"), "align.group is for grpo"),
+        (("doctor", "nowhere"), "nowhere is not a run folder"),
+        (("chat-tokens", "nowhere"), "There is no run or model folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, told):
+    done = run(*arguments)
+    assert done.returncode == 2 and told in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+
+
+def test_ppo_needs_a_judge(folders):
+    done = run("ppo", "--start", folders["base"])
+    assert done.returncode == 2 and "Name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(done.stderr.split())
