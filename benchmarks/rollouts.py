@@ -2,8 +2,8 @@
 
     python benchmarks/rollouts.py [--run runs/demo/ppo]
 
-64 prompts of 24 to 48 tokens, 32 new tokens each, sampled at temperature 1, float32, medians of interleaved rounds. With
---run, how the time of that run's PPO iterations divides into rollout, score and update is told as well.
+64 prompts of 24 to 48 tokens, 32 new tokens each, sampled at temperature 1, float32, medians of interleaved rounds.
+With --run, how the time of that run's PPO iterations divides into rollout, score and update is told as well.
 """
 
 import argparse
@@ -51,7 +51,9 @@ def compare(config: GPTConfig) -> dict[str, float]:
     with torch.inference_mode():
         greedy = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 0}
         same = theirs.generate(ids, attention_mask=mask, **greedy)[:, longest:].tolist()
-        assert same == [c.tokens for [c] in generate(model, prompts, SamplingConfig(4, temperature=0.0))], "other tokens"
+        assert same == [c.tokens for [c] in generate(model, prompts, SamplingConfig(4, temperature=0.0))], (
+            "other tokens"
+        )
 
     def ours() -> int:
         return sum(len(c.tokens) for [c] in generate(model, prompts, SamplingConfig(NEW)))
@@ -88,7 +90,8 @@ def main() -> None:
     if options.run:
         steps = [m for m in open_run(options.run).metrics() if "seconds_rollout" in m]
         line["ppo_iteration_seconds"] = {
-            part: round(statistics.median(m[f"seconds_{part}"] for m in steps), 3) for part in ("rollout", "score", "update")
+            part: round(statistics.median(m[f"seconds_{part}"] for m in steps), 3)
+            for part in ("rollout", "score", "update")
         }
     print(json.dumps(line))
 

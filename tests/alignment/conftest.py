@@ -118,5 +118,13 @@ def fine_tuned(base, corner, tmp_path_factory):
 @pytest.fixture(scope="session")
 def judge(fine_tuned, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "reward"
-    _align("reward", folder, fine_tuned, train__budget="60 steps", train__batch_size=8, align__examples=600, **_rates(0.001))
+    _align(
+        "reward",
+        folder,
+        fine_tuned,
+        train__budget="60 steps",
+        train__batch_size=8,
+        align__examples=600,
+        **_rates(0.001),
+    )
     return folder

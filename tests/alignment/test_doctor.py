@@ -25,7 +25,14 @@ def test_sound_parts_are_healthy(fine_tuned, align, tmp_path):
     align("ppo", tmp_path / "run", fine_tuned, **RL)
     fault, findings = first_fault(tmp_path / "run")
     assert fault is None, findings
-    assert {f.part for f in findings} >= {"demonstrations", "starting policy", "reward", "log probabilities", "updates", "checkpoint"}
+    assert {f.part for f in findings} >= {
+        "demonstrations",
+        "starting policy",
+        "reward",
+        "log probabilities",
+        "updates",
+        "checkpoint",
+    }
     assert verdict(findings).startswith("Healthy")
 
 
@@ -33,7 +40,10 @@ def test_sound_parts_are_healthy(fine_tuned, align, tmp_path):
     ("body", "evidence"),
     [
         ("return [0.5 for a in answers]", "same score"),
-        ("import random; chance = random.Random(str(answers)); return [chance.random() for a in answers]", "the best of 16"),
+        (
+            "import random; chance = random.Random(str(answers)); return [chance.random() for a in answers]",
+            "the best of 16",
+        ),
     ],
     ids=["constant", "shuffled"],
 )
@@ -63,7 +73,9 @@ def test_demonstrations_whose_end_was_not_trained_are_named(base, corner, align,
 def test_a_temperature_that_training_forgets_is_named(fine_tuned, align, tmp_path, monkeypatch):
     real = ppo_module.answer_logp
     with monkeypatch.context() as patch:
-        patch.setattr(ppo_module, "answer_logp", lambda policy, tokens, mask, temperature=1.0: real(policy, tokens, mask))
+        patch.setattr(
+            ppo_module, "answer_logp", lambda policy, tokens, mask, temperature=1.0: real(policy, tokens, mask)
+        )
         align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__temperature": 0.6})
     fault, findings = first_fault(tmp_path / "run")
     assert fault == "log probabilities" and "same temperature" in verdict(findings)

@@ -12,7 +12,8 @@ from seq2chat.text.world import FAMILIES, Gold, gold
 TINY = {
     "base": {"data.corpus": "world:1MB", "tokenizer.vocab_size": 600, "model.n_layer": 2, "model.d_model": 64,
              "model.n_head": 2, "train.budget": "20 steps", "train.precision": "fp32", "train.compile": "off"},
-    "sft": {"train.budget": "10 steps", "align.examples": 100, "align.ptx_corpus": "world:1MB", "train.precision": "fp32"},
+    "sft": {"train.budget": "10 steps", "align.examples": 100, "align.ptx_corpus": "world:1MB",
+            "train.precision": "fp32"},
     "comparisons": {"prompts": 40},
     "reward": {"train.budget": "5 steps", "train.precision": "fp32"},
     "ppo": {"train.budget": "3 steps", "align.examples": 60, "align.episodes": 16, "train.batch_size": 8,
@@ -41,7 +42,11 @@ def test_the_line_goes_on_where_it_stopped(line):
     assert not list(run_line(folder, threading.Event(), lambda text: None, TINY))  # nothing is left to do
     assert sum(stage.share for stage in STAGES) == pytest.approx(1.0)
     for name in ("base", "sft", "reward", "ppo"):
-        steps = [json.loads(row)["step"] for row in (folder / name / "metrics.jsonl").read_text().splitlines() if '"loss"' in row]
+        steps = [
+            json.loads(row)["step"]
+            for row in (folder / name / "metrics.jsonl").read_text().splitlines()
+            if '"loss"' in row
+        ]
         assert steps == list(range(1, len(steps) + 1))
 
 

@@ -122,8 +122,8 @@ def test_ppo_and_grpo_raise_a_plain_reward(fine_tuned, tmp_path, align):
     """A reward that wants short answers is easy: its mean rises by much."""
     file = tmp_path / "short.py"
     file.write_text("def short(prompts, answers):\n    return [-0.1 * len(a.split()) for a in answers]\n")
-    options = {"align__reward": f"{file}:short", "align__examples": 200, "align__episodes": 64, "train__budget": "25 steps",
-               "train__batch_size": 32, "align__beta": 0.0}  # fmt: skip
+    options = {"align__reward": f"{file}:short", "align__examples": 200, "align__episodes": 64,
+               "train__budget": "25 steps", "train__batch_size": 32, "align__beta": 0.0}  # fmt: skip
     for method in ("ppo", "grpo"):
         rates = dict.fromkeys(("optim__matrix_lr", "optim__embedding_lr", "optim__vector_lr", "optim__head_lr"), 0.001)
         align(method, tmp_path / method, fine_tuned, **options, **rates)
@@ -215,7 +215,8 @@ def test_a_reward_of_the_wrong_length_or_no_number_is_told():
 def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_checkpoint(fine_tuned, tmp_path, align):
     file = tmp_path / "bad.py"
     file.write_text(
-        "n = 0\ndef bad(p, a):\n    global n\n    n += 1\n    return [float('nan') if n > 2 else 0.1 * i for i in range(len(a))]\n"
+        "n = 0\ndef bad(p, a):\n    global n\n    n += 1\n"
+        "    return [float('nan') if n > 2 else 0.1 * i for i in range(len(a))]\n"
     )
     with pytest.raises(UserError, match="gave nan for the answer"):
         align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__reward": f"{file}:bad", "train__checkpoints": 4})

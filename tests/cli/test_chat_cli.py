@@ -88,4 +88,6 @@ def test_a_mistake_is_one_sentence(arguments, told):
 
 def test_ppo_needs_a_judge(folders):
     done = run("ppo", "--start", folders["base"])
-    assert done.returncode == 2 and "Name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(done.stderr.split())
+    assert done.returncode == 2 and "Name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(
+        done.stderr.split()
+    )

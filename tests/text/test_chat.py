@@ -1,4 +1,4 @@
-"""Conversations as ids: roles can't be forged, what is trained on is the assistant's, and transformers sees the same."""
+"""Conversations as ids: roles can't be forged, what is trained on is the assistant's, transformers sees the same."""
 
 import pytest
 from hypothesis import given

@@ -46,7 +46,8 @@ def test_comparisons_are_pairs_ranked_answers_or_transcripts(tmp_path):
     }
     file = write(
         tmp_path, {"prompt": "How?", "chosen": "So.", "rejected": "No."}, transcripts,
-        {"prompt": "How?", "answers": ["So.", "No."]}, {"prompt": "How?", "answers": ["No.", "So.", "Eh."], "ranks": [1, 0, 1]},
+        {"prompt": "How?", "answers": ["So.", "No."]},
+        {"prompt": "How?", "answers": ["No.", "So.", "Eh."], "ranks": [1, 0, 1]},
     )  # fmt: skip
     *pairs, ranked = read_comparisons(file, 0, 0)
     assert pairs == [Comparison((USER,), ("So.", "No."), (0, 1))] * 3

@@ -55,8 +55,8 @@ class Conversation:
             first = next((i for i, message in enumerate(self.messages) if message.role == "user"), None)
             if first is None:
                 raise UserError(
-                    f"The message makes {n} tokens, and the model's context of {self.model.context} leaves {room} beside "
-                    "an answer; write a shorter one."
+                    f"The message makes {n} tokens, and the model's context of {self.model.context} leaves {room} "
+                    "beside an answer; write a shorter one."
                 )
             del self.messages[first : first + 2]
             forgotten += 2

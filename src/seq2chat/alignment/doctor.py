@@ -100,8 +100,8 @@ def ends(rollout: Rollout, max_tokens: int) -> Finding:
         "demonstrations",
         share >= LEAST_FINISHED,
         f"the starting policy ends {share:.0%} of its answers by itself within {max_tokens} tokens",
-        "Look at `seq2chat chat-tokens`: the token that ends an answer must be trained on (underlined); or allow longer "
-        "answers with --align.max-tokens.",
+        "Look at `seq2chat chat-tokens`: the token that ends an answer must be trained on (underlined); or allow "
+        "longer answers with --align.max-tokens.",
     )
 
 
@@ -112,8 +112,8 @@ def headroom(rollout: Rollout, right: Scorer) -> Finding:
         "starting policy",
         best - mean > LEAST_GAIN * error,
         f"the best of {BEST_OF} answers by the oracle has gold {best:.3f} where their mean is {mean:.3f}",
-        "Its answers hardly differ, so reinforcement has nothing to choose from: train the demonstrations for less time, "
-        "or on more varied ones.",
+        "Its answers hardly differ, so reinforcement has nothing to choose from: train the demonstrations for less "
+        "time, or on more varied ones.",
     )
 
 
@@ -126,7 +126,7 @@ def judges(rollout: Rollout, scorer: Scorer, right: Scorer | None) -> Finding:
             "reward",
             False,
             f"it gives all {BEST_OF} answers to a prompt the same score (standard deviation {spread:.1e})",
-            "Check what it reads: the score must be taken at the answer's end token, and its weights must be trained ones.",
+            "Check what it reads: the score must be taken at the answer's end token, by weights that were trained.",
         )
     if right is None:
         return Finding("reward", True, f"scores of answers to one prompt have a standard deviation of {spread:.3f}")
@@ -135,8 +135,8 @@ def judges(rollout: Rollout, scorer: Scorer, right: Scorer | None) -> Finding:
         "reward",
         best - mean > LEAST_GAIN * error,
         f"the best of {BEST_OF} answers by the reward has gold {best:.3f} where their mean is {mean:.3f}",
-        "Choosing by it does not choose better answers: look at its held-out accuracy, at the order of chosen and rejected "
-        "answers in its data, and at answers of the policy's own among them.",
+        "Choosing by it does not choose better answers: look at its held-out accuracy, at the order of chosen and "
+        "rejected answers in its data, and at answers of the policy's own among them.",
     )
 
 
@@ -167,10 +167,10 @@ def same_distribution(run: Path) -> Finding:
     return Finding(
         "log probabilities",
         worst <= RATIO and gap <= 10 * RATIO,
-        f"before the first update the ratio of new to old policy is at most {worst:.1e} from 1, and sampling and training "
-        f"differ by {gap:.1e} nats a token",
-        "Before an update both are the same policy: dropout must be off, and sampling and training must divide the logits "
-        "by the same temperature.",
+        f"before the first update the ratio of new to old policy is at most {worst:.1e} from 1, and sampling and "
+        f"training differ by {gap:.1e} nats a token",
+        "Before an update both are the same policy: dropout must be off, and sampling and training must divide the "
+        "logits by the same temperature.",
     )
 
 
@@ -206,7 +206,7 @@ def moved(run: Path, start: GPT, prompts: Sequence[Prompt], max_tokens: int, tem
             Finding(
                 "checkpoint",
                 abs(kl - told[-1]) <= 5 * error + 0.5 * told[-1] + 0.1,
-                f"the saved policy is {kl:.2f} ± {error:.2f} nats from the start; training last measured {told[-1]:.2f}",
+                f"the saved policy is {kl:.2f} ± {error:.2f} nats from the start; training measured {told[-1]:.2f}",
                 "What was saved is not what was trained: look at how the checkpoint is written and read.",
             )
         )

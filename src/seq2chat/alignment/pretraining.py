@@ -27,8 +27,9 @@ def pretraining_text(recipe: Recipe, tokenizer: Tokenizer, context: int, doing: 
 
 
 def add_pretraining(job: Job, policy: GPT, text: Loader, update: int, n: Tensor) -> tuple[float, int]:
-    """Add the gradient of `align.ptx` times the mean pretraining loss, on the windows that belong to this `update` of the
-    run, to the gradients in the buffers, which will be divided by `n`. Returns that loss in nats, and the operations.
+    """Add the gradient of `align.ptx` times the mean pretraining loss, on the windows that belong to this `update` of
+    the run, to the gradients in the buffers, which will be divided by `n`. Returns that loss in nats, and
+    the floating point operations.
 
     One buffer, and so one optimizer step: in two steps Adam would cancel most of the weight.
     """

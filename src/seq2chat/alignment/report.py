@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -154,7 +155,7 @@ def summarise(asked: Sequence[Question], sheets: Sequence[Sheet]) -> dict[str, A
     result["kl"] = {s.name: round(fmean(s.kl), 3) for s in sheets if s.kl}
     result["win_rate"] = {
         f"{b.name} over {a.name}{' at one length' if same else ''}": vars(win_rate(b, a, same))
-        for a, b in zip(sheets, sheets[1:], strict=False)
+        for a, b in pairwise(sheets)
         for same in (False, True)
     }
     return result

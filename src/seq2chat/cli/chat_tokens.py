@@ -25,7 +25,7 @@ def chat_tokens(
     reply: Annotated[bool, Parameter(help="end with the opening of the assistant's next turn", negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object a token")] = False,
 ) -> None:
-    """Show each token of a conversation, whose turn it is in, and whether the model is trained to say it (underlined)."""
+    """Show each token of a conversation, whose turn it is in, and whether the model learns to say it (underlined)."""
     from seq2chat.text import chat
     from seq2chat.text.conversations import WORLD, read_demonstrations
     from seq2chat.text.tokenizer import Tokenizer

@@ -143,7 +143,9 @@ class AlignConfig:
     clip: Annotated[float, "ppo, grpo: ratios may leave 1 by this much"] = 0.2
     value_clip: Annotated[float, "ppo: values may leave those of the rollout by this much"] = 0.2
     gae_lambda: Annotated[float, "ppo: λ of the generalised advantage estimate"] = 0.95
-    missing_eos: Annotated[float, "ppo, grpo: an answer that does not end scores minus this, whatever the judge says"] = 1.0
+    missing_eos: Annotated[
+        float, "ppo, grpo: an answer that does not end scores minus this, whatever the judge says"
+    ] = 1.0
     ema: Annotated[float, "ppo: decay of the average of the weights that is kept as the result; 0 keeps the last"] = 0.0
     lora_rank: Annotated[int, "train adapters of this rank instead of the matrices; 0 trains all"] = 0
     strict: Annotated[bool, "refuse data that does not fit the context instead of leaving it out"] = False

@@ -137,8 +137,10 @@ def stream(
                 if seen is not None:
                     seen[torch.arange(len(rows)), chosen] = True
             tokens = [
-                _advance(row, Token(row.prompt, row.sample, *values, None), end_tokens, stop)
-                for row, *values in zip(rows, chosen.tolist(), logprobs.tolist(), drawn.tolist(), strict=True)
+                _advance(row, Token(row.prompt, row.sample, token, logprob, drawn_logprob, None), end_tokens, stop)
+                for row, token, logprob, drawn_logprob in zip(
+                    rows, chosen.tolist(), logprobs.tolist(), drawn.tolist(), strict=True
+                )
             ]
             yield tokens
             running = [index for index, token in enumerate(tokens) if token.finish is None]

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from seq2chat.config import UserError, check
 from seq2chat.text.chat import Message, check_turns, read_messages
 from seq2chat.text.corpus import NAMED, find_corpus, numbered_lines
-from seq2chat.text.world import RISKS, Labeler, Question, candidates, gold, labelers, questions
+from seq2chat.text.world import Labeler, Question, candidates, labelers, questions
 
 Prompt = tuple[Message, ...]
 T = TypeVar("T")
@@ -64,7 +64,8 @@ def read_demonstrations(source: str, n: int, seed: int) -> list[Demonstration]:
     `n` of the world's; of a file the first `n`, and all where that is 0. Raises UserError naming the first bad line.
     """
     if source == WORLD:
-        return world_demonstrations(questions("train", n or TRAINING, seed), seed)
+        asked = questions("train", n or TRAINING, seed)
+        return [Demonstration((*q.messages, Message("assistant", q.answer))) for q in asked]
     return _read(source, n, _demonstration)
 
 
@@ -80,27 +81,6 @@ def read_prompts(source: str, n: int, seed: int) -> list[Prompt]:
     if source == WORLD:
         return [q.messages for q in questions("train", n or TRAINING, seed)]
     return _read(source, n, _prompt)
-
-
-def world_demonstrations(asked: Sequence[Question], seed: int) -> list[Demonstration]:
-    """Return the questions with the answers of the world's demonstrators, who are not all careful.
-
-    A careful one writes the best answer. A careless one is right but rambles, is rude or minds no form; and where care
-    is all that is asked for (`RISKS`), guesses, goes along with what is false, or helps to do harm.
-    """
-    chance, shown = random.Random(f"demonstrators/{seed}"), []
-    for question in asked:
-        answer = question.answer
-        if chance.random() < CARELESS:
-            made = [text.strip() for text in candidates(question, chance) if text.strip()]
-            wants = question.family not in RISKS
-            answer = chance.choice([t for t in made if (gold(question, t).correctness == 1) == wants] or [answer])
-        shown.append(Demonstration((*question.messages, Message("assistant", answer))))
-    return shown
-
-
-CARELESS = 0.4
-"""Share of the world's demonstrations that a careless demonstrator wrote."""
 
 
 def world_comparisons(asked: Sequence[Question], seed: int, answers: Sequence[Sequence[str]] = ()) -> list[Comparison]:
