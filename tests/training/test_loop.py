@@ -74,7 +74,7 @@ def test_accumulation_never_changes_the_loss_or_the_step(tiny_recipe, tmp_path):
         job.progress.samples = short - 3
     a, b = train_step(whole), train_step(parts)
     assert whole.progress.samples == parts.progress.samples == short + 5
-    assert a == pytest.approx(b, rel=1e-12)
+    assert a[:4] == pytest.approx(b[:4], rel=1e-12) and a.metrics == b.metrics == {}
     for p, q in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
 

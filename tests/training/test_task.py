@@ -150,7 +150,7 @@ def test_label_smoothing_mixes_the_label_with_the_whole_vocabulary():
 def test_what_does_not_belong_together_is_refused(parallel_files, tmp_path, text_file):
     with pytest.raises(UserError, match="is not parallel text"):
         start_job(recipe_of("transformer", {"corpus": str(text_file)}), tmp_path / "b", quiet)
-    with pytest.raises(UserError, match=r"train.compile is for GPTs"):
+    with pytest.raises(UserError, match=r"train.compile is for pretraining a GPT"):
         start_job(recipe_of("seq2seq", parallel_files, compile="on"), tmp_path / "d", quiet)
     assert not any((tmp_path / name).exists() for name in "bd")
 

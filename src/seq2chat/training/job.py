@@ -52,11 +52,12 @@ def prepare_training(
     Raises `UserError` when tokenizer, text and model do not fit together.
     """
     text = load_text(recipe, doing)
+    resumed = tokenizer is not None
     tokenizer = tokenizer or make_tokenizer(recipe, text, say, doing)
     _check_prompt(recipe, tokenizer)
     vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
     check(
-        vocab_size >= tokenizer.vocab_size,
+        resumed or vocab_size >= tokenizer.vocab_size,  # another tokenizer than a run's own is told by its fingerprint
         f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; write 0 to follow it.",
     )
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=vocab_size))
