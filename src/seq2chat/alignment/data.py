@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from seq2chat.config import GPTConfig, Recipe, UserError, check
 from seq2chat.models.folder import require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import epoch_key
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, control_id, prompt_ids
+from seq2chat.text.conversations import VALIDATION, split
 from seq2chat.text.parallel import shuffled
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
@@ -123,10 +123,9 @@ def fingerprint(tokenizer: Tokenizer, *parts: Sequence[Sequence[int]]) -> str:
     return digest.hexdigest()
 
 
-def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Return the rows as one tensor (batch, longest), `value` behind the shorter ones."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], dtype=torch.int64)
+def split_examples(examples: Sequence[T], recipe: Recipe, most: int = VALIDATION) -> tuple[list[T], list[T]]:
+    """Return examples to learn from, and the last `data.val_fraction` of them, at most `most`, held out."""
+    return split(examples, min(recipe.data.val_fraction, most / len(examples)))
 
 
 def take_shape(recipe: Recipe, shape: GPTConfig) -> GPTConfig:

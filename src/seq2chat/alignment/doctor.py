@@ -4,8 +4,7 @@ at fault.
 Five questions, in the order in which one answer leans on another. Does the policy that training began with end its
 answers? Do its best answers beat its mean ones, so that there is something to learn? Does the reward model order
 answers as people do, so that choosing by it helps? Do the log probabilities of training belong to the distribution
-that was sampled from? Did training move the policy, and is the policy that was saved the one that was trained? Last:
-does our PPO, given a reward that is right, raise it?
+that was sampled from? Did training move the policy, and is the policy that was saved the one that was trained?
 """
 
 import math

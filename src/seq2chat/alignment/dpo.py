@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from seq2chat.alignment.data import ExampleLoader, answer_ids, fingerprint, pad_rows, that_fit
+from seq2chat.alignment.data import ExampleLoader, answer_ids, fingerprint, split_examples, that_fit
 from seq2chat.alignment.objectives import Measured, dpo_loss
 from seq2chat.alignment.rollout import answer_logp
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
 from seq2chat.config import Recipe, check
 from seq2chat.models.gpt import GPT
-from seq2chat.text.batch import IGNORED, Batch
-from seq2chat.text.conversations import VALIDATION, Comparison, read_comparisons, split
+from seq2chat.text.batch import IGNORED, Batch, pad_rows
+from seq2chat.text.conversations import Comparison, read_comparisons
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.objective import Loss
 from seq2chat.training.task import Say, Task
@@ -53,7 +53,7 @@ def make_dpo(recipe: Recipe, model: GPT, tokenizer: Tokenizer, say: Say) -> tupl
         "comparisons", say,
     )  # fmt: skip
     # Held out by prompt: pairs of one prompt know too much of each other.
-    train, held_out = split(fitting, min(recipe.data.val_fraction, VALIDATION / len(fitting)))
+    train, held_out = split_examples(fitting, recipe)
     pairs, unseen = ([pair for c in part for pair in encoded[c]] for part in (train, held_out))
     say(f"{len(pairs):,} pairs of answers to learn from, {len(unseen):,} held out")
     assert tokenizer.pad_id is not None
@@ -85,7 +85,7 @@ def make_dpo(recipe: Recipe, model: GPT, tokenizer: Tokenizer, say: Say) -> tupl
         show_answers, tokenizer=tokenizer, prompts=[c.prompt for c in held_out[:SHOWN]], max_tokens=align.max_tokens
     )
     task = Task(
-        objective, objective, loader, validation, len(unseen), sample, unit="pair", shown=("accuracy", "margin"),
+        objective, objective, loader, validation, len(unseen), sample, unit="pair",
         report=report,
     )  # fmt: skip
     return with_shape(recipe, model), task

@@ -19,9 +19,9 @@ Measured = tuple[Float[Tensor, ""], Int[Tensor, ""], dict[str, Tensor]]
 def ranking_loss(scores: Float[Tensor, " n"], ranks: Int[Tensor, " n"], prompts: Int[Tensor, " n"]) -> Measured:
     """Return the reward model's loss summed over prompts, and the number of prompts (Ouyang et al. 2022, equation 1).
 
-    Answer i to prompt `prompts[i]` was given place `ranks[i]`, 1 being the best, and scored `scores[i]`. All pairs of a
-    prompt's answers are one element: the mean of -log σ(score of the better - score of the worse). Answers of equal
-    rank are no pair; a prompt without pairs is not counted.
+    Answer i to prompt `prompts[i]` was given place `ranks[i]`, the smallest being the best, and scored `scores[i]`.
+    All pairs of a prompt's answers are one element: the mean of -log σ(score of the better - score of the worse).
+    Answers of equal rank are no pair; a prompt without pairs is not counted.
 
     Metrics: `accuracy`, the share of pairs whose better answer scores strictly higher; `margin`, the mean difference;
     `pairs`, their number, which weighs both when batches are put together.

@@ -81,7 +81,7 @@ def run_line(
             yield Moment(stage, before + share * stage.share, share, text)
         if stop.is_set():
             return
-        finished[stage.name] = round(time.monotonic() - began + finished.get(f"{stage.name}, before", 0.0), 1)
+        finished[stage.name] = round(time.monotonic() - began, 1)
         (folder / "stages.json").write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
 
 

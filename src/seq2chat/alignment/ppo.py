@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from seq2chat.alignment.advantage import gae, masked_mean, token_rewards, whiten
-from seq2chat.alignment.data import ExampleLoader, fingerprint, that_fit
+from seq2chat.alignment.data import ExampleLoader, fingerprint, split_examples, that_fit
 from seq2chat.alignment.kl import AdaptiveKL, k1
 from seq2chat.alignment.lora import merged
 from seq2chat.alignment.objectives import policy_loss, value_loss
@@ -31,7 +31,7 @@ from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.batch import Batch, Loader
 from seq2chat.text.chat import prompt_ids
-from seq2chat.text.conversations import Prompt, read_prompts, split
+from seq2chat.text.conversations import Prompt, read_prompts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.loop import Job, Update, apply_gradients
 from seq2chat.training.objective import causal_lm
@@ -126,7 +126,7 @@ def deal_prompts(recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say) -
     ids = {prompt: prompt_ids(tokenizer, prompt) for prompt in asked}
     room = context - align.max_tokens
     fitting = that_fit(asked, lambda p: len(ids[p]), room, align.strict, "prompts (leaving room for an answer)", say)
-    prompts, held_out = split(fitting, min(recipe.data.val_fraction, HELD_OUT / len(fitting)))
+    prompts, held_out = split_examples(fitting, recipe, HELD_OUT)
     say(f"{len(prompts):,} prompts to learn on, {len(held_out):,} held out")
     loader = ExampleLoader(
         len(prompts), fingerprint(tokenizer, [ids[p] for p in prompts]), recipe.train.seed, len(prompts),

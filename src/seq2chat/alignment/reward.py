@@ -13,15 +13,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from seq2chat.alignment.data import ExampleLoader, fingerprint, pad_rows, take_shape, that_fit, written
+from seq2chat.alignment.data import ExampleLoader, fingerprint, split_examples, take_shape, that_fit, written
 from seq2chat.alignment.objectives import ranking_loss
 from seq2chat.alignment.rollout import Rollout, Scorer, last_token
 from seq2chat.config import Recipe, RewardConfig, UserError, check
 from seq2chat.models.folder import require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
-from seq2chat.text.batch import IGNORED, Batch
-from seq2chat.text.conversations import VALIDATION, WORLD, Comparison, Prompt, read_comparisons, split
+from seq2chat.text.batch import IGNORED, Batch, pad_rows
+from seq2chat.text.conversations import WORLD, Comparison, Prompt, read_comparisons
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import gold, questions
 from seq2chat.training.checkpoint import load_checkpoint
@@ -65,7 +65,7 @@ def make_reward(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say) -> 
     check(bool(untied), f"{recipe.data.corpus} has no two answers of which one was preferred.")
     ids = {c: [written(tokenizer, c.prompt, answer) for answer in c.answers] for c in untied}
     fitting = that_fit(untied, lambda c: max(map(len, ids[c])), model.context, align.strict, "comparisons", say)
-    train, held_out = split(fitting, min(recipe.data.val_fraction, VALIDATION / len(fitting)))
+    train, held_out = split_examples(fitting, recipe)
     n_pairs = sum(len(c.pairs()) for c in train)
     say(f"{len(train):,} prompts with {n_pairs:,} pairs of answers to learn from, {len(held_out):,} prompts held out")
     assert tokenizer.pad_id is not None
@@ -97,7 +97,7 @@ def make_reward(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say) -> 
     task = Task(
         ranking, ranking, loader, batches, len(held_out),
         lambda model: show_ranking(model, tokenizer, held_out[:SHOWN]),
-        unit="prompt", shown=("accuracy",), report=lambda model, limit: ranking_report(model, batches()),
+        unit="prompt", report=lambda model, limit: ranking_report(model, batches()),
         publish=lambda: centred(model, demonstrations, pad_id), modules={"reward": model},
     )  # fmt: skip
     return recipe, model, task
@@ -124,20 +124,11 @@ def ranking_report(model: RewardModel, batches: Iterator[ComparisonBatch]) -> di
     return {"accuracy": right / pairs, "margin": margin / pairs, "length_correlation": correlation}
 
 
-@torch.inference_mode()
 def centred(model: RewardModel, demonstrations: Sequence[Sequence[int]], pad_id: int) -> RewardModel:
     """Return the model with the bias that gives these conversations the mean score 0 (Ouyang et al. 2022, section
     3.5)."""
     shifted = copy.copy(model)
-    was_training = model.training
-    model.eval()
-    scores = []
-    for first in range(0, len(demonstrations), 64):
-        rows = demonstrations[first : first + 64]
-        last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-        scores.append(scores_at(model, pad_rows(rows, pad_id).to(model.device), last).float())
-    model.train(was_training)
-    bias = model.config.score_bias - torch.cat(scores).mean().item()
+    bias = model.config.score_bias - score_rows(model, demonstrations, pad_id).mean().item()
     shifted.config = RewardConfig(**vars(model.config) | {"score_bias": bias})
     return shifted
 
@@ -153,19 +144,23 @@ def show_ranking(model: RewardModel, tokenizer: Tokenizer, compared: Sequence[Co
     return "\n".join(lines)
 
 
-@torch.inference_mode()
 def score_texts(
     model: RewardModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Sequence[str]
 ) -> Float[Tensor, " batch"]:
-    """Return the score of each answer to its prompt, written out and ended, 64 at a time."""
-    was_training, pad_id = model.training, tokenizer.pad_id or 0
+    """Return the score of each answer to its prompt, written out and ended."""
+    several = zip(prompts, answers, strict=True)
+    return score_rows(model, [written(tokenizer, prompt, answer) for prompt, answer in several], tokenizer.pad_id or 0)
+
+
+@torch.inference_mode()
+def score_rows(model: RewardModel, rows: Sequence[Sequence[int]], pad_id: int) -> Float[Tensor, " batch"]:
+    """Return the score of each row at its last token, 64 rows at a time, dropout off."""
+    was_training, scores = model.training, []
     model.eval()
-    scores = []
-    for first in range(0, len(answers), 64):
-        several = zip(prompts[first : first + 64], answers[first : first + 64], strict=True)
-        rows = [written(tokenizer, prompt, answer) for prompt, answer in several]
-        last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-        scores.append(scores_at(model, pad_rows(rows, pad_id).to(model.device), last).float())
+    for first in range(0, len(rows), 64):
+        part = rows[first : first + 64]
+        last = torch.tensor([len(row) - 1 for row in part], device=model.device)
+        scores.append(scores_at(model, pad_rows(part, pad_id).to(model.device), last).float())
     model.train(was_training)
     return torch.cat(scores)
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from seq2chat.alignment.data import end_tokens, pad_rows
+from seq2chat.alignment.data import end_tokens
 from seq2chat.generation.decode import generate, token_logprobs
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
+from seq2chat.text.batch import pad_rows
 from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import Prompt
 from seq2chat.text.tokenizer import Tokenizer
@@ -69,7 +70,7 @@ def roll_out(
         pad_rows([[*ids[i], *completion.tokens] for i, completion in rows], pad_id).to(policy.device),
         pad_rows([[0] * len(ids[i]) + [1] * len(c.tokens) for i, c in rows], 0).bool().to(policy.device),
         torch.tensor([completion.finish == "stop" for _, completion in rows], device=policy.device),
-        pad_floats([[0.0] * len(ids[i]) + c.drawn_logprobs for i, c in rows]).to(policy.device),
+        pad_rows([[0.0] * len(ids[i]) + c.drawn_logprobs for i, c in rows], 0.0).to(policy.device),
     )
 
 
@@ -90,8 +91,3 @@ def answer_logp(
 def last_token(mask: Bool[Tensor, "batch seq"]) -> Int64[Tensor, " batch"]:
     """Return the position of the last True of each row."""
     return mask.shape[1] - 1 - mask.flip(1).long().argmax(1)
-
-
-def pad_floats(rows: Sequence[Sequence[float]]) -> Float[Tensor, "batch longest"]:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0.0] * (longest - len(row))] for row in rows], dtype=torch.float32)

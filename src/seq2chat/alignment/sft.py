@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from seq2chat.alignment.data import ExampleLoader, end_tokens, fingerprint, pad_rows, take_shape, that_fit
+from seq2chat.alignment.data import ExampleLoader, end_tokens, fingerprint, split_examples, take_shape, that_fit
 from seq2chat.alignment.pretraining import mixed_step, pretraining_text
 from seq2chat.alignment.rollout import Scorer, roll_out
 from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
-from seq2chat.text.batch import IGNORED, Batch
+from seq2chat.text.batch import IGNORED, Batch, pad_rows
 from seq2chat.text.chat import ChatTokens, chat_tokens, prompt_ids
-from seq2chat.text.conversations import VALIDATION, Prompt, read_demonstrations, split
+from seq2chat.text.conversations import Prompt, read_demonstrations
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.objective import Loss, nll_sum
 from seq2chat.training.task import Say, Task
@@ -68,7 +68,7 @@ def make_sft(
     demonstrations = read_demonstrations(recipe.data.corpus, align.examples, recipe.train.seed)
     tokens = {d: chat_tokens(tokenizer, d.messages) for d in demonstrations}
     fitting = that_fit(demonstrations, lambda d: len(tokens[d].ids) - 1, context, align.strict, "conversations", say)
-    train, held_out = split(fitting, min(recipe.data.val_fraction, VALIDATION / len(fitting)))
+    train, held_out = split_examples(fitting, recipe)
     say(f"{len(train):,} conversations to learn from, {len(held_out):,} held out")
     encoded = [tokens[d] for d in train]
     assert tokenizer.pad_id is not None
@@ -99,7 +99,7 @@ def make_sft(
         return recipe, task
     best = Best(model, lambda: mean_score(model, tokenizer, prompts[:JUDGED], scorer, align.max_tokens))
     judged = dataclasses.replace(
-        task, shown=("score",), report=lambda _, limit: {"score": best.measure()}, publish=best.choose,
+        task, report=lambda _, limit: {"score": best.measure()}, publish=best.choose,
         modules={"policy": model, "best": best},
     )  # fmt: skip
     return recipe, judged

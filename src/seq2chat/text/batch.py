@@ -5,7 +5,7 @@ one would have seen, at any step and with any number of processes.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -127,6 +127,13 @@ def evaluation_batches(shards: Shards, context: int, batch_size: int, document_m
         labels[: last - first] = np.where(tokens[1:] == shards.eos_id, IGNORED, tokens[1:])
         target, labels, segments = (a.reshape(rows, context) for a in (target, labels, segments))
         yield _batch(target, labels, segments if document_mask else None)
+
+
+def pad_rows(rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: int | float) -> Tensor:
+    """Return rows of whole or of floating point numbers as one tensor (batch, longest), `value` behind the shorter
+    ones."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
 def epoch_key(fingerprint: str, seed: int, epoch: int) -> bytes:

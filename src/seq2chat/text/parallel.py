@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from seq2chat.config import DataConfig, UserError, check
-from seq2chat.text.batch import IGNORED, Batch, epoch_key, mix
+from seq2chat.text.batch import IGNORED, Batch, epoch_key, mix, pad_rows
 from seq2chat.text.corpus import Progress, find_corpus, read_lines
 from seq2chat.text.shards import FEW_DOCUMENTS
 from seq2chat.text.tokenizer import Tokenizer
@@ -131,11 +131,11 @@ class Pairs:
 
 def pair_batch(sources: list[list[int]], targets: list[list[int]], eos_id: int, pad_id: int) -> Batch:
     """Return pairs of token lists as a batch: sources end with the end token, targets begin and labels end with it."""
-    source = _pad([[*ids, eos_id] for ids in sources], pad_id)
+    source = pad_rows([[*ids, eos_id] for ids in sources], pad_id)
     lengths = torch.tensor([len(ids) + 1 for ids in sources])
     return Batch(
-        target=_pad([[eos_id, *ids] for ids in targets], pad_id),
-        labels=_pad([[*ids, eos_id] for ids in targets], IGNORED),
+        target=pad_rows([[eos_id, *ids] for ids in targets], pad_id),
+        labels=pad_rows([[*ids, eos_id] for ids in targets], IGNORED),
         source=source,
         source_mask=torch.arange(source.shape[1]) < lengths[:, None],
     )
@@ -211,8 +211,3 @@ def shuffled(n: int, key: bytes) -> np.ndarray:
     """Return a permutation of range(n) that is a function of 8 bytes: the order of the hashes of 0 .. n - 1."""
     spread = np.arange(n, dtype=np.uint64) * 0x9E3779B97F4A7C15 + np.frombuffer(key, np.uint64)
     return np.argsort(mix(spread), kind="stable")
-
-
-def _pad(rows: list[list[int]], value: int) -> torch.Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.int64)
