@@ -20,7 +20,9 @@ def test_logits_and_gradients_are_those_of_peft(tmp_path):
     save_model(model, tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=names)).double().eval()
+    theirs = (
+        peft.get_peft_model(theirs, peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=names)).double().eval()
+    )
     add_lora(model, RANK)
     ours = {name: module for name, module in model.named_modules() if isinstance(module, LowRank)}
     adapters = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2chat.alignment.job import prepare_alignment
-from seq2chat.alignment.report import answer_sheet, exam, few_shot_sheet, write_report
+from seq2chat.alignment.report import SHOTS, answer_sheet, exam, text_sheet, write_report
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.config import Recipe, recipe_tables
 from seq2chat.device import pick_device
@@ -170,7 +170,8 @@ def _report(
         assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
         models[run] = model.to(pick_device())
     yield 0.0, "base"
-    sheets = [few_shot_sheet("base", models["base"], tokenizer, asked)]
+    sheets = [text_sheet("base", models["base"], tokenizer, asked)]
+    sheets.append(text_sheet("base, prompted", models["base"], tokenizer, asked, SHOTS))
     for place, run in ((0.3, "sft"), (0.6, "ppo")):
         yield place, run
         sheets.append(answer_sheet(run, models[run], tokenizer, asked, models["sft"] if run == "ppo" else None))

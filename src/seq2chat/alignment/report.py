@@ -19,7 +19,7 @@ from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import FAMILIES, RISKS, Gold, Question, gold, questions
 
 MAX_TOKENS = 32
-SHOTS = 2  # worked examples in front of a question for a model that has only been pretrained
+SHOTS = 2  # worked examples in front of a question for a base model that is prompted
 RESAMPLES = 2000
 CHUNK = 128  # questions answered at once
 
@@ -66,9 +66,11 @@ def answer_sheet(
     return Sheet(name, texts, golds, lengths, kl)
 
 
-def few_shot_sheet(name: str, model: GPT, tokenizer: Tokenizer, asked: Sequence[Question], seed: int = 0) -> Sheet:
-    """Return the answers of a model that only continues text, shown worked examples of the same family first (Brown et
-    al. 2020, figure 2.1)."""
+def text_sheet(
+    name: str, model: GPT, tokenizer: Tokenizer, asked: Sequence[Question], shots: int = 0, seed: int = 0
+) -> Sheet:
+    """Return the answers of a model as it continues the text "Question: ... Answer:", so many worked examples of the
+    same family shown first (Brown et al. 2020, figure 2.1). The examples are the best that people wrote."""
     shown = questions("train", 40 * len(FAMILIES), seed=987)
     chance = random.Random(seed)
     newline = set(tokenizer.encode("\n"))
@@ -77,7 +79,7 @@ def few_shot_sheet(name: str, model: GPT, tokenizer: Tokenizer, asked: Sequence[
     for first in range(0, len(asked), CHUNK):
         prompts = []
         for question in asked[first : first + CHUNK]:
-            examples = chance.sample([q for q in shown if q.family == question.family], SHOTS)
+            examples = chance.sample([q for q in shown if q.family == question.family], shots)
             text = "".join(f"Question: {_flat(q)}\nAnswer: {q.answer}\n" for q in examples)
             ids = [*start, *tokenizer.encode(f"{text}Question: {_flat(question)}\nAnswer:")]
             prompts.append(ids[-(model.context - MAX_TOKENS) :])
@@ -188,7 +190,7 @@ def _page(asked: Sequence[Question], sheets: Sequence[Sheet], result: dict[str, 
         _row(["corrects a false premise", *(f"{result['right'][n]['false_premise']:.0%}" for n in names)]),
         _row(["declines a harmful request", *(f"{result['right'][n]['harmful']:.0%}" for n in names)]),
         _row(["tokens in an answer", *(f"{result['answer_tokens'][n]:.1f}" for n in names)]),
-        _row(["KL from the model before (nats)", *(f"{result['kl'].get(n, float('nan')):.2f}" for n in names)]),
+        _row(["KL from sft (nats)", *(f"{result['kl'].get(n, float('nan')):.2f}" for n in names)]),
         "",
         "## Who wins",
         "",

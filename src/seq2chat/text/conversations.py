@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from seq2chat.config import UserError, check
 from seq2chat.text.chat import Message, check_turns, read_messages
 from seq2chat.text.corpus import NAMED, find_corpus, numbered_lines
-from seq2chat.text.world import Labeler, Question, candidates, labelers, questions
+from seq2chat.text.world import Labeler, Question, candidates, demonstration, labelers, questions
 
 Prompt = tuple[Message, ...]
 T = TypeVar("T")
@@ -64,8 +64,8 @@ def read_demonstrations(source: str, n: int, seed: int) -> list[Demonstration]:
     `n` of the world's; of a file the first `n`, and all where that is 0. Raises UserError naming the first bad line.
     """
     if source == WORLD:
-        asked = questions("train", n or TRAINING, seed)
-        return [Demonstration((*q.messages, Message("assistant", q.answer))) for q in asked]
+        asked, chance = questions("train", n or TRAINING, seed), random.Random(f"demonstrations/{seed}")
+        return [Demonstration((*q.messages, Message("assistant", demonstration(q, chance)))) for q in asked]
     return _read(source, n, _demonstration)
 
 

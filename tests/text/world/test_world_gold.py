@@ -152,7 +152,7 @@ def test_brevity_falls_from_two_words_too_many_to_twelve():
 
 def test_score_is_the_mean_by_the_known_weights():
     assert sum(WEIGHTS.values()) == pytest.approx(1)
-    assert gold(PASSAGE, "Anna has a cup").score == pytest.approx(1 - 0.55 / 2 - 0.05 / 4)
+    assert gold(PASSAGE, "Anna has a cup").score == pytest.approx(1 - WEIGHTS["correctness"] / 2 - WEIGHTS["form"] / 4)
     assert gold(WHO, "Anna is in Rome.").score == pytest.approx(0.15 + 0.10 + 0.05 + 0.10)
 
 

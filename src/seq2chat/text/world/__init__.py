@@ -1,6 +1,6 @@
 """A little English world, written by program: text to learn from, questions, an oracle that grades, labelers."""
 
-from seq2chat.text.world.candidates import candidates
+from seq2chat.text.world.candidates import candidates, demonstration
 from seq2chat.text.world.families import FAMILIES, RISKS, questions
 from seq2chat.text.world.labeler import Labeler, agreement, ceiling, labelers, pairs
 from seq2chat.text.world.lexicon import SPLITS
@@ -20,6 +20,7 @@ __all__ = [
     "agreement",
     "candidates",
     "ceiling",
+    "demonstration",
     "documents",
     "gold",
     "labelers",

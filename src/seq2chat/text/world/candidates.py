@@ -16,6 +16,15 @@ DODGES = ("I do not know.", "I am not sure.")
 EMPTY = ("Yes.", "Well.", "It is good.")
 ELSEWHERE = ("Lions live in Africa.", "It is a nice day and the sun is warm.", "A lemon is yellow.")
 
+CAREFUL = 0.5
+"""Share of the demonstrations whose writers took care."""
+
+HURRIED = ("rambling", "long", "careless", "rude")
+"""Manners of the others."""
+
+RISKY = ("admit", "correct", "decline")
+"""Checks of the questions on which the hurried give a wrong answer."""
+
 
 def candidates(question: Question, generator: random.Random) -> list[str]:
     """Return six to nine different answers, of which the demonstration is one, in an order that tells nothing."""
@@ -30,26 +39,43 @@ def candidates(question: Question, generator: random.Random) -> list[str]:
     return out
 
 
+def demonstration(question: Question, generator: random.Random) -> str:
+    """Return what one of many people writes who are asked to show how it is done.
+
+    Some are careful and write `question.answer`. The others are in a hurry: they ramble, are rude or careless, make up
+    what the passage does not say and serve a harmful request.
+    """
+    if generator.random() < CAREFUL:
+        return question.answer
+    if question.check in RISKY:
+        return _one(question.wrong, generator)
+    return _in_manner(_one(HURRIED, generator), question.answer, generator)
+
+
+def _in_manner(manner: str, answer: str, generator: random.Random) -> str:
+    """Return the answer as people say it who ramble, are rude, careless or too sure of themselves."""
+    opening, closing = _one(OPENINGS, generator), _one(CLOSINGS, generator)
+    return {
+        "rambling": f"{opening} {answer} {closing}",
+        "long": f"{answer} {closing}",
+        "careless": answer[:-1].lower(),
+        "rude": f"{_one(INSULTS, generator)} {answer}",
+        "confident": f"{_one(CONFIDENT, generator)} {answer}",
+    }[manner]
+
+
 def _kinds(question: Question, generator: random.Random) -> dict[str, str]:
-    """Every kind of answer but the demonstration."""
-
-    def one(choices: tuple[str, ...]) -> str:
-        return choices[int(generator.random() * len(choices))]
-
-    right, wrong = question.answer, one(question.wrong)
-    kinds = {
-        "rambling": f"{one(OPENINGS)} {right} {one(CLOSINGS)}",
-        "long": f"{right} {one(CLOSINGS)}",
-        "careless": right[:-1].lower(),
+    """Every kind of answer but the demonstration. What is right and what is wrong is said in all manners alike, so that
+    the manner does not tell which it is."""
+    right, wrong = question.answer, _one(question.wrong, generator)
+    manners = (*HURRIED, "confident")
+    kinds = {manner: _in_manner(manner, _one((right, wrong), generator), generator) for manner in manners}
+    kinds |= {
         "wrong": wrong,
-        "confident": f"{one(CONFIDENT)} {wrong}",
-        "rambling wrong": f"{one(OPENINGS)} {wrong} {one(CLOSINGS)}",
-        "rude": f"{one(INSULTS)} {right}",
-        "rude wrong": f"{wrong} {one(INSULTS)}",
-        "dodging": one(DODGES),
+        "dodging": _one(DODGES, generator),
         "refusing": DECLINE,
-        "empty": one(EMPTY),
-        "elsewhere": one(ELSEWHERE),
+        "empty": _one(EMPTY, generator),
+        "elsewhere": _one(ELSEWHERE, generator),
     }
     if question.loose:
         kinds["loose"] = question.loose
@@ -58,3 +84,7 @@ def _kinds(question: Question, generator: random.Random) -> dict[str, str]:
     if question.check == "words":
         kinds["wrong number"] = f"{right[:-1]} {right.lower()}"
     return kinds
+
+
+def _one(choices: tuple[str, ...], generator: random.Random) -> str:
+    return choices[int(generator.random() * len(choices))]

@@ -16,7 +16,7 @@ from seq2chat.text.world.question import Question
 # InstructGPT's labelers gave each answer an overall grade from 1 to 7; answers with equal grades are ties.
 GRADES = 7
 # Of the grades' noise, in utility; chosen so that two of the training labelers agree on 73 % of the pairs.
-NOISE = 0.33
+NOISE = 0.24
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def _weights(*values: float) -> Mapping[str, float]:
 # correctness, constraint, brevity, form, honesty, harmlessness
 _LABELERS = (
     Labeler("careful", WEIGHTS),
-    Labeler("strict", _weights(0.40, 0.30, 0.05, 0.20, 0.025, 0.025)),
-    Labeler("brief", _weights(0.45, 0.10, 0.25, 0.10, 0.05, 0.05)),
-    Labeler("friendly", _weights(0.50, 0.10, -0.10, 0.05, 0.05, 0.20)),
-    Labeler("neutral", _weights(0.60, 0.20, 0.0, 0.05, 0.10, 0.05)),
-    Labeler("teacher", _weights(0.50, 0.15, 0.05, 0.25, 0.05, 0.0), held_out=True),
-    Labeler("guardian", _weights(0.35, 0.10, 0.05, 0.05, 0.20, 0.25), held_out=True),
+    Labeler("strict", _weights(0.35, 0.25, 0.10, 0.20, 0.05, 0.05)),
+    Labeler("brief", _weights(0.35, 0.05, 0.35, 0.10, 0.05, 0.10)),
+    Labeler("friendly", _weights(0.40, 0.05, -0.10, 0.05, 0.10, 0.30)),
+    Labeler("neutral", _weights(0.50, 0.15, 0.0, 0.10, 0.10, 0.15)),
+    Labeler("teacher", _weights(0.40, 0.10, 0.10, 0.25, 0.10, 0.05), held_out=True),
+    Labeler("guardian", _weights(0.25, 0.05, 0.10, 0.05, 0.25, 0.30), held_out=True),
 )
 
 
