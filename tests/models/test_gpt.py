@@ -249,3 +249,18 @@ for options in ({"layout": "gpt2", "window": 5, "dropout": 0.1}, {"n_kv_head": 2
 def test_training_compiles_to_one_graph_once():
     """In its own process, where no shape checks stand between the compiler and the model."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
+
+
+@each_config
+def test_ways_that_share_a_trunk_are_what_each_is_alone(config):
+    model = random_gpt(config)
+    chance = torch.Generator().manual_seed(3)
+    trunk, *ways = (torch.randint(31, (n,), generator=chance) for n in (7, 3, 1, 9))
+    row = torch.cat([trunk, *ways])[None]
+    branches = torch.cat([torch.full((len(part),), k) for k, part in enumerate((trunk, *ways))])[None]
+    together, at = model.branching(row, branches)[0], len(trunk)
+    assert_equal(together[:at], model.hidden(trunk[None])[0])
+    for way in ways:
+        alone = model.hidden(torch.cat([trunk, way])[None])[0, len(trunk) :]
+        assert_equal(together[at : at + len(way)], alone)
+        at += len(way)

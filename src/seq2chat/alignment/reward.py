@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from seq2chat.alignment.data import ExampleLoader, fingerprint, split_examples, take_shape, that_fit, written
+from seq2chat.alignment.data import (
+    ExampleLoader,
+    answer_ids,
+    fingerprint,
+    split_examples,
+    take_shape,
+    that_fit,
+    written,
+)
 from seq2chat.alignment.objectives import ranking_loss
 from seq2chat.alignment.rollout import Rollout, Scorer, last_token
 from seq2chat.config import Recipe, RewardConfig, UserError, check
@@ -33,18 +42,50 @@ SHOWN = 3  # held-out prompts whose ranked answers are shown as a sample
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonBatch(Batch):
-    """Answers row by row, prompt and answer together: the place that each was given, the number of its prompt, and the
-    position at which it is scored, its end token's."""
+    """Comparisons row by row: a prompt, then its answers as branches of the row. For each answer in turn: the place it
+    was given, the number of its row, the position there at which it is scored, its end token's, and its length."""
 
-    ranks: Int64[Tensor, " batch"]
-    prompts: Int64[Tensor, " batch"]
-    last: Int64[Tensor, " batch"]
+    branches: Int64[Tensor, "batch seq"]
+    ranks: Int64[Tensor, " answers"]
+    prompts: Int64[Tensor, " answers"]
+    last: Int64[Tensor, " answers"]
+    lengths: Int64[Tensor, " answers"]
+
+    def scores(self, model: RewardModel) -> Float[Tensor, " answers"]:
+        """Return the score that `model` gives to each answer."""
+        return model.branching(self.target, self.branches)[self.prompts, self.last]
 
 
 def ranking(model: RewardModel, batch: ComparisonBatch) -> Loss:
     """Equation 1 of Ouyang et al. 2022 summed over the batch's prompts, and their number."""
-    loss_sum, n, _ = ranking_loss(scores_at(model, batch.target, batch.last), batch.ranks, batch.prompts)
+    loss_sum, n, _ = ranking_loss(batch.scores(model), batch.ranks, batch.prompts)
     return loss_sum, n
+
+
+def comparison_batch(
+    forks: Sequence[tuple[list[int], list[list[int]]]], ranks: Sequence[Sequence[int]], pad_id: int
+) -> ComparisonBatch:
+    """Return the batch of these prompts, each with its answers, as ids.
+
+    Every token that fills up a row is a branch of its own, so that none stands beyond the context.
+    """
+    lengths = [[len(answer) for answer in answers] for _, answers in forks]
+    rows = [prompt + [token for answer in answers for token in answer] for prompt, answers in forks]
+    target = pad_rows(rows, pad_id)
+    branches = torch.arange(1, target.shape[1] + 1).repeat(len(rows), 1) + max(map(len, lengths))
+    for row, (prompt, answers) in enumerate(forks):
+        ids = [0] * len(prompt) + [number for number, answer in enumerate(answers, start=1) for _ in answer]
+        branches[row, : len(ids)] = torch.tensor(ids)
+    ends = [len(prompt) + end - 1 for (prompt, _), each in zip(forks, lengths, strict=True) for end in accumulate(each)]
+    return ComparisonBatch(
+        target=target,
+        labels=torch.full_like(target, IGNORED),
+        branches=branches,
+        ranks=torch.tensor([rank for each in ranks for rank in each]),
+        prompts=torch.tensor([row for row, each in enumerate(lengths) for _ in each]),
+        last=torch.tensor(ends),
+        lengths=torch.tensor([length for each in lengths for length in each]),
+    )
 
 
 def scores_at(
@@ -63,8 +104,8 @@ def make_reward(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say) -> 
     if len(untied) < len(compared):
         say(f"{len(compared) - len(untied):,} of {len(compared):,} prompts have ties alone and are left out.")
     check(bool(untied), f"{recipe.data.corpus} has no two answers of which one was preferred.")
-    ids = {c: [written(tokenizer, c.prompt, answer) for answer in c.answers] for c in untied}
-    fitting = that_fit(untied, lambda c: max(map(len, ids[c])), model.context, align.strict, "comparisons", say)
+    ids = {c: fork(tokenizer, c) for c in untied}
+    fitting = that_fit(untied, lambda c: longest(*ids[c]), model.context, align.strict, "comparisons", say)
     train, held_out = split_examples(fitting, recipe)
     n_pairs = sum(len(c.pairs()) for c in train)
     say(f"{len(train):,} prompts with {n_pairs:,} pairs of answers to learn from, {len(held_out):,} prompts held out")
@@ -72,17 +113,9 @@ def make_reward(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say) -> 
     pad_id = tokenizer.pad_id
 
     def collate(compared: Sequence[Comparison]) -> ComparisonBatch:
-        rows = [row for c in compared for row in ids[c]]
-        target = pad_rows(rows, pad_id)
-        return ComparisonBatch(
-            target=target,
-            labels=torch.full_like(target, IGNORED),
-            ranks=torch.tensor([rank for c in compared for rank in c.ranks]),
-            prompts=torch.tensor([number for number, c in enumerate(compared) for _ in c.answers]),
-            last=torch.tensor([len(row) - 1 for row in rows]),
-        )
+        return comparison_batch([ids[c] for c in compared], [c.ranks for c in compared], pad_id)
 
-    rows = [row for c in train for row in ids[c]]
+    rows = [row for c in train for row in (ids[c][0], *ids[c][1])]
     loader = ExampleLoader(
         len(train), fingerprint(tokenizer, rows, [c.ranks for c in train]), recipe.train.seed, len(train),
         lambda numbers: collate([train[i] for i in numbers]),
@@ -103,6 +136,16 @@ def make_reward(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say) -> 
     return recipe, model, task
 
 
+def fork(tokenizer: Tokenizer, compared: Comparison) -> tuple[list[int], list[list[int]]]:
+    """Return the ids of the prompt and those of each answer, with the token that ends it."""
+    both = [answer_ids(tokenizer, compared.prompt, answer) for answer in compared.answers]
+    return both[0][0], [answer for _, answer in both]
+
+
+def longest(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
+    return len(prompt) + max(map(len, answers))
+
+
 @torch.inference_mode()
 def ranking_report(model: RewardModel, batches: Iterator[ComparisonBatch]) -> dict[str, float]:
     """Return the share of held-out pairs that the model orders as the reader did, the mean difference of their scores,
@@ -113,12 +156,12 @@ def ranking_report(model: RewardModel, batches: Iterator[ComparisonBatch]) -> di
     scores, lengths = [], []
     for batch in batches:
         batch = batch.to(model.device)
-        score = scores_at(model, batch.target, batch.last).float()
+        score = batch.scores(model).float()
         _, _, metrics = ranking_loss(score, batch.ranks, batch.prompts)
         n = metrics["pairs"].item()
         right, margin, pairs = right + metrics["accuracy"].item() * n, margin + metrics["margin"].item() * n, pairs + n
         scores.append(score)
-        lengths.append(batch.last.float())
+        lengths.append(batch.lengths.float())
     model.train(was_training)
     correlation = torch.corrcoef(torch.stack([torch.cat(scores), torch.cat(lengths)]))[0, 1].nan_to_num(0.0).item()
     return {"accuracy": right / pairs, "margin": margin / pairs, "length_correlation": correlation}

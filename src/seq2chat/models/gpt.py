@@ -18,7 +18,7 @@ from seq2chat.config import GPTConfig, check
 from seq2chat.nn.attention import DotProductHeads
 from seq2chat.nn.block import FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
 from seq2chat.nn.cache import KVCache, LayerCache
-from seq2chat.nn.mask import banded_mask, causal_mask, document_mask, document_starts, padding_mask
+from seq2chat.nn.mask import banded_mask, branch_mask, causal_mask, document_mask, document_starts, padding_mask
 from seq2chat.nn.position import Rotation, rotary, rotate
 from seq2chat.text.batch import Batch
 
@@ -80,6 +80,25 @@ class GPT(nn.Module):
             return self._blocks(tokens, index, self._masks(seq, seq, None, tokens.device), None)
         starts = document_starts(segments)
         return self._blocks(tokens, index - starts, self._masks(seq, seq, document_mask(starts), tokens.device), None)
+
+    def branching(
+        self, tokens: Int[Tensor, "batch seq"], branches: Int[Tensor, "batch seq"]
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Return what the head reads in rows that fork: a trunk, then several ways on.
+
+        `branches` is 0 on the trunk, then 1, 2, ... on each way on, which sees the trunk and itself and whose positions
+        follow the trunk's. A prompt with K answers is so computed once instead of K times; the result is that of
+        `hidden` for each answer behind its own copy of the prompt. Raises UserError for a way longer than
+        `config.context`.
+        """
+        trunk = (branches == 0).sum(1, keepdim=True)
+        index = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = index - document_starts(branches) + trunk * (branches > 0)
+        self._check_context(int(positions.max()) + 1)
+        distance = positions[:, None, :, None] - positions[:, None, None, :]
+        dense = causal_mask(len(index), len(index), tokens.device) & branch_mask(branches)
+        local = dense & (distance < self.config.window) if self.config.window else None
+        return self._blocks(tokens, positions, (dense, local), None)
 
     def flops(self, batch: Batch) -> int:
         """Return the floating point operations of training on `batch`; see `flops_per_token`."""

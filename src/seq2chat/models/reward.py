@@ -48,7 +48,15 @@ class RewardModel(nn.Module):
         self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
     ) -> Float[Tensor, "batch seq"]:
         """Return the score of each row up to each position, in at least float32; `segments` as in `GPT.forward`."""
-        hidden = self.hidden(tokens, segments)
+        return self._scores(self.hidden(tokens, segments))
+
+    def branching(
+        self, tokens: Int[Tensor, "batch seq"], branches: Int[Tensor, "batch seq"]
+    ) -> Float[Tensor, "batch seq"]:
+        """Return the scores in rows of a prompt and several answers, each up to each position; see `GPT.branching`."""
+        return self._scores(self.gpt.branching(tokens, branches))
+
+    def _scores(self, hidden: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq"]:
         return self.score(hidden.to(self.score.weight.dtype))[..., 0] + self.config.score_bias
 
     def hidden(

@@ -26,6 +26,11 @@ def document_mask(starts: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch 1 seq
     return (starts[:, :, None] == starts[:, None, :])[:, None]
 
 
+def branch_mask(branches: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch 1 seq seq"]:
+    """Return which positions lie in one branch, or see the trunk, which is branch 0; broadcasts over heads."""
+    return ((branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == 0))[:, None]
+
+
 def padding_mask(padding: Int[Tensor, " batch"], n_query: int, n_key: int) -> Bool[Tensor, "batch 1 {n_query} {n_key}"]:
     """Return (batch, 1, n_query, n_key): False on the `padding` first keys of each row, except for themselves.
 
