@@ -1,5 +1,6 @@
 """The web server: routes, errors in OpenAI's form, and who may come in."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -11,15 +12,19 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from seq2chat import __version__
-from seq2chat.config import UserError
+from seq2chat.config import UserError, check
 from seq2chat.generation.engine import DeadlinePassed, QueueFull
-from seq2chat.serving import chat, protocol
+from seq2chat.models.bert import BERT
+from seq2chat.models.gpt import GPT
+from seq2chat.serving import chat, completion, embedding, protocol
 from seq2chat.serving.answer import BadField
 from seq2chat.serving.guard import Guard
 from seq2chat.serving.metrics import Metrics
 from seq2chat.serving.served import Served
 from seq2chat.serving.stream import EventStream, to_json, unless_gone
 from seq2chat.serving.worker import Stopped, Worker
+from seq2chat.text.chat import chat_tokens
+from seq2chat.text.tokenizer import Tokenizer
 
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """The files of the page that are served, and as what."""
@@ -101,6 +106,72 @@ def _add_routes(app: FastAPI, state: State) -> None:
         finally:
             answer.abort()
         return respond(made)
+
+    @app.post("/v1/completions")
+    async def completions(asked: protocol.CompletionRequest, request: Request) -> Response:
+        """Texts that go on, the scores of texts as they are, or translations."""
+        served = state.find(asked.model)
+        if served.family in ("seq2seq", "transformer"):
+            made = await unless_gone(request.receive, completion.translation(asked, served, state.worker))
+            if made is not None and asked.stream:
+                return EventStream(completion.translation_chunks(asked, made), lambda: None, describe)
+            return respond(made)
+        answers = completion.completion_answers(asked, served, salt(request))
+
+        def abort() -> None:
+            for answer in answers:
+                answer.abort()
+
+        for answer in answers:
+            try:
+                answer.submit(state.worker, state.metrics)
+            except BaseException:
+                abort()
+                raise
+        if asked.stream:
+            return EventStream(completion.chunks(asked, answers), abort, describe)
+        try:
+            made = await unless_gone(request.receive, completion.whole(asked, answers))
+        finally:
+            abort()
+        return respond(made)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(asked: protocol.EmbeddingRequest) -> Response:
+        """Texts as vectors of length 1."""
+        served = state.find(asked.model)
+        texts, model = embedding.inputs(asked, served), served.model
+        assert isinstance(model, GPT | BERT)
+        vectors = await asyncio.wrap_future(state.worker.call(lambda: embedding.embed(model, texts)))
+        return respond(embedding.response(asked, texts, vectors))
+
+    @app.post("/tokenize")
+    async def tokenize(asked: protocol.TokenizeRequest) -> Response:
+        """The tokens of a text or of a conversation, with the role of each."""
+        served = state.find(asked.model)
+        if (asked.prompt is None) == (asked.messages is None):
+            raise BadField("prompt", "Give prompt or messages, one of them.")
+        if asked.add_generation_prompt is not None and asked.messages is None:
+            raise BadField("add_generation_prompt", "add_generation_prompt is for messages.")
+        roles: list[str] | None = None
+        if asked.messages is not None:
+            tokenizer = served.tokenizer
+            check(isinstance(tokenizer, Tokenizer), f"{served.id} does not chat; send prompt.")
+            assert isinstance(tokenizer, Tokenizer)
+            reply = asked.add_generation_prompt is not False
+            told = chat_tokens(tokenizer, chat.conversation(asked.messages), reply)
+            ids, roles = told.ids, told.roles
+        else:
+            ids = served.tokenizer.encode(asked.prompt or "")
+        pieces = [served.tokenizer.decode([i]) for i in ids]
+        return respond(
+            {"count": len(ids), "max_model_len": served.context, "tokens": ids, "token_strs": pieces, "roles": roles}
+        )
+
+    @app.post("/detokenize")
+    async def detokenize(asked: protocol.DetokenizeRequest) -> Response:
+        """The text of tokens, control tokens by name."""
+        return respond({"prompt": state.find(asked.model).tokenizer.decode(asked.tokens)})
 
 
 def salt(request: Request) -> str:
