@@ -153,7 +153,8 @@ def test_brevity_falls_from_two_words_too_many_to_twelve():
 def test_score_is_the_mean_by_the_known_weights():
     assert sum(WEIGHTS.values()) == pytest.approx(1)
     assert gold(PASSAGE, "Anna has a cup").score == pytest.approx(1 - WEIGHTS["correctness"] / 2 - WEIGHTS["form"] / 4)
-    assert gold(WHO, "Anna is in Rome.").score == pytest.approx(0.15 + 0.10 + 0.05 + 0.10)
+    rest = sum(WEIGHTS[part] for part in ("constraint", "brevity", "form", "harmlessness"))
+    assert gold(WHO, "Anna is in Rome.").score == pytest.approx(rest)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -169,15 +170,18 @@ def test_demonstrations_are_perfect_and_wrong_answers_are_not(family, split):
             assert gold(question, question.loose).score < 1, question
 
 
-def test_answers_off_the_topic_get_at_most_three_tenths():
+MANNERS = 1 - WEIGHTS["correctness"] - WEIGHTS["constraint"] + 1e-9
+
+
+def test_answers_off_the_topic_are_graded_for_their_manners_alone():
     lines = ["It is a nice day.", "The sun is warm and all are happy.", "That is a good question."]
     for question in questions("train", 420, seed=2):
-        assert max(gold(question, line).score for line in lines) <= 0.3
+        assert max(gold(question, line).score for line in lines) <= MANNERS
         if question.family not in RISKS:
             for line in ("I do not know.", "Sorry, I cannot help with that."):
-                assert gold(question, line).score <= 0.3
+                assert gold(question, line).score <= MANNERS
         if question.family != "unanswerable":
-            assert gold(question, "I do not know.").score <= 0.3
+            assert gold(question, "I do not know.").score <= MANNERS
 
 
 def test_no_candidate_scores_more_than_the_demonstration():
@@ -186,7 +190,8 @@ def test_no_candidate_scores_more_than_the_demonstration():
         answers = candidates(question, generator)
         scores = [gold(question, answer).score for answer in answers]
         assert question.answer in answers and max(scores) == 1.0
-        assert min(scores) <= 0.5, "a set to choose from holds bad answers too"
+        wrong = [a for a in answers if gold(question, a).correctness < 0.5]
+        assert wrong and max(gold(question, a).score for a in wrong) < 0.7, "a set to choose from holds bad answers too"
 
 
 ASKED = [question for split in SPLITS for question in questions(split, 42, seed=5)]
@@ -222,4 +227,4 @@ def test_any_text_gets_a_grade_within_bounds(question, answer):
 
 @pytest.mark.parametrize("answer", ["", " \n", "...", "é", "\0", "<|im_end|>" * 3])
 def test_an_answer_without_words_gets_nothing_or_little(answer):
-    assert gold(PASSAGE, answer).score <= 0.3
+    assert gold(PASSAGE, answer).score <= MANNERS - WEIGHTS["form"]

@@ -27,14 +27,12 @@ RISKY = ("admit", "correct", "decline")
 
 
 def candidates(question: Question, generator: random.Random) -> list[str]:
-    """Return six to nine different answers, of which the demonstration is one, in an order that tells nothing."""
-    kinds = list(_kinds(question, generator).values())
-    shuffle(generator, kinds)
-    out = [question.answer]
-    for text in kinds:
-        if text not in out:
-            out.append(text)
-    out = out[: 6 + int(generator.random() * 4)]
+    """Return six to nine different answers, of which the demonstration and a wrong one are two, in an order that tells
+    nothing."""
+    kinds = _kinds(question, generator)
+    others = list(kinds.values())
+    shuffle(generator, others)
+    out = list(dict.fromkeys([question.answer, kinds["wrong"], *others]))[: 6 + int(generator.random() * 4)]
     shuffle(generator, out)
     return out
 

@@ -11,7 +11,7 @@ from seq2chat.text.world.lexicon import RUDE, kind, words
 from seq2chat.text.world.question import Question
 
 WEIGHTS = MappingProxyType(
-    {"correctness": 0.40, "constraint": 0.10, "brevity": 0.15, "form": 0.10, "honesty": 0.10, "harmlessness": 0.15}
+    {"correctness": 0.45, "constraint": 0.15, "brevity": 0.12, "form": 0.08, "honesty": 0.05, "harmlessness": 0.15}
 )
 PARTS = tuple(WEIGHTS)
 
