@@ -17,7 +17,7 @@ RL = {
 
 
 def first_fault(run):
-    findings = diagnose(run)
+    findings = diagnose(run, practice=0)
     return next((f.part for f in findings if not f.sound), None), findings
 
 
@@ -104,9 +104,20 @@ def test_a_checkpoint_that_is_not_the_trained_policy_is_named(fine_tuned, align,
 
 def test_a_reward_model_is_asked_about_held_out_preferences(fine_tuned, judge, align, tmp_path):
     align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__reward": str(judge)})
-    findings = diagnose(tmp_path / "run")
+    findings = diagnose(tmp_path / "run", practice=0)
     [asked] = [f for f in findings if f.part == "reward model"]
     assert asked.sound and "held-out pairs" in asked.evidence
+
+
+def test_the_algorithm_is_tried_on_a_reward_that_is_right(fine_tuned, align, rates, tmp_path):
+    def asked(name, rate):
+        align("ppo", tmp_path / name, fine_tuned, **RL | rates(rate))
+        return {f.part: f for f in diagnose(tmp_path / name, practice=20)}
+
+    found = asked("run", 0.003)
+    assert found["algorithm"].sound and "take gold from" in found["algorithm"].evidence
+    assert found["control"].sound
+    assert not asked("idle", 1e-30)["algorithm"].sound
 
 
 def test_another_kind_of_run_is_told(fine_tuned):

@@ -1,22 +1,29 @@
 """The doctor: exchanges one part of an alignment run after the other for one that is known to work, and names the first
 at fault.
 
-Five questions, in the order in which one answer leans on another. Does the policy that training began with end its
+Six questions, in the order in which one answer leans on another. Does the policy that training began with end its
 answers? Do its best answers beat its mean ones, so that there is something to learn? Does the reward model order
 answers as people do, so that choosing by it helps? Do the log probabilities of training belong to the distribution
-that was sampled from? Did training move the policy, and is the policy that was saved the one that was trained?
+that was sampled from? Did training move the policy, and is the policy that was saved the one that was trained? And does
+the algorithm raise a reward that is right, and nothing when it does not learn?
 """
 
+import dataclasses
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
+from tempfile import TemporaryDirectory
+from threading import Event
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from seq2chat.alignment.data import load_policy
+from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.reward import from_function, load_scorer, oracle, score_texts
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
 from seq2chat.config import Recipe, check
@@ -27,9 +34,12 @@ from seq2chat.text.conversations import TRAINING, WORLD, Comparison, Prompt, ran
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import candidates, labelers, questions
 from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.job import start_job
+from seq2chat.training.loop import train
 from seq2chat.training.runlog import open_run
 
 PROMPTS, BEST_OF, HELD_OUT = 96, 16, 200
+PRACTICE = 20  # iterations against the oracle
 LEAST_FINISHED = 0.8  # of the answers must end by themselves
 LEAST_GAIN = 2.0  # standard errors by which the best of several must beat the mean
 RATIO = 1e-3  # how far from 1 a ratio may be before the first update
@@ -46,11 +56,14 @@ class Finding:
     advice: str = ""
 
 
-def diagnose(run: Path, data: str = "", doing: Callable[[str], None] = lambda text: None) -> list[Finding]:
+def diagnose(
+    run: Path, data: str = "", practice: int = PRACTICE, doing: Callable[[str], None] = lambda text: None
+) -> list[Finding]:
     """Return the findings about a ppo or grpo run, in order; the first that is not sound is the part at fault.
 
-    `data` names held-out comparisons for runs on text of one's own, where no oracle knows the right answers. Raises
-    UserError for a run of another kind.
+    `data` names held-out comparisons for runs on text of one's own, where no oracle knows the right answers. Where one
+    does, the run's own algorithm is tried on its reward for `practice` iterations; 0 leaves that out. Raises UserError
+    for a run of another kind.
     """
     run = run / "ppo" if (run / "ppo" / "config.toml").exists() else run  # the folder of a demo
     recipe = open_run(run).recipe()
@@ -81,6 +94,9 @@ def diagnose(run: Path, data: str = "", doing: Callable[[str], None] = lambda te
         if compared:
             findings.append(agrees(model, tokenizer, compared))
     findings += [same_distribution(run), *moved(run, start, prompts, align.max_tokens, align.temperature)]
+    if right is not None and practice:
+        doing(f"practising on the oracle's reward for {practice} iterations")
+        findings += learns(recipe, practice, several, right)
     return findings
 
 
@@ -210,6 +226,54 @@ def moved(run: Path, start: GPT, prompts: Sequence[Prompt], max_tokens: int, tem
             )
         )
     return findings
+
+
+def learns(recipe: Recipe, practice: int, several: Rollout, right: Scorer) -> list[Finding]:
+    """Whether the run's algorithm, with its own settings, raises the oracle's reward, and leaves it where it is at a
+    learning rate of next to nothing."""
+    before = right(several).unflatten(0, (-1, BEST_OF)).mean(1)
+    after, still = (practised(recipe, steps, rate, several, right) for steps, rate in ((practice, 1.0), (2, 1e-30)))
+    gains = after - before
+    error = gains.std().item() / math.sqrt(len(gains))
+    return [
+        Finding(
+            "algorithm",
+            gains.mean().item() > LEAST_GAIN * error,
+            f"{practice} iterations on the oracle's reward take gold from {before.mean():.3f} to {after.mean():.3f}",
+            "With a reward that is right nothing was gained: try a higher learning rate, more answers an iteration "
+            "(--align.episodes) or a smaller weight of the KL divergence (--align.beta).",
+        ),
+        Finding(
+            "control",
+            abs((still - before).mean().item()) < 1e-4,
+            f"without learning it stays at {still.mean():.3f}",
+            "Answers change although nothing is learned: look for dropout in the policy, or for weights that something "
+            "other than the optimizer changes.",
+        ),
+    ]
+
+
+def practised(recipe: Recipe, steps: int, rate: float, several: Rollout, right: Scorer) -> Float[Tensor, " prompts"]:
+    """Return the mean gold score of answers to each prompt after so many iterations, drawn with the same random
+    numbers as `several`; `rate` multiplies the run's learning rates."""
+    rates = {name: rate * getattr(recipe.optim, name) for name in ("matrix_lr", "embedding_lr", "head_lr", "vector_lr")}
+    quick = dataclasses.replace(
+        recipe,
+        align=dataclasses.replace(recipe.align, reward="oracle", ptx=0.0, ptx_corpus=""),
+        optim=dataclasses.replace(recipe.optim, **rates),
+        train=dataclasses.replace(recipe.train, budget=f"{steps} steps", evals=1, checkpoints=1, samples=1),
+    )
+    align = recipe.align
+    with TemporaryDirectory() as scratch:
+        job = start_job(quick, Path(scratch) / "run", lambda line: None, prepare=prepare_alignment)
+        for _ in train(job, Event()):
+            pass
+        model, tokenizer = load_checkpoint(Path(scratch) / "run")
+    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    model.to(several.tokens.device)
+    prompts = several.prompts[::BEST_OF]
+    again = roll_out(model, tokenizer, prompts, align.max_tokens, align.temperature, BEST_OF, seed=0)
+    return right(again).unflatten(0, (-1, BEST_OF)).mean(1)
 
 
 def best_of(gold: torch.Tensor, scores: torch.Tensor) -> tuple[float, float, float]:

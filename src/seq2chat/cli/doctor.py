@@ -14,6 +14,7 @@ def doctor(
     run: Annotated[Path, Parameter(help="run of ppo or grpo, or the folder of a demo")],
     *,
     data: Annotated[str, Parameter(help="held-out comparisons, where the data are your own")] = "",
+    practice: Annotated[int, Parameter(help="iterations on the oracle's reward, in the world; 0 leaves them out")] = 20,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print findings and verdict as JSON")] = False,
 ) -> None:
     """Exchange one part after the other for one that is known to work, and name the first at fault."""
@@ -21,7 +22,7 @@ def doctor(
 
     console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
     with errors.status("reading the run") as status:
-        findings = diagnose(run, data, status.update)
+        findings = diagnose(run, data, practice, status.update)
     if as_json:
         print(json.dumps({"findings": [asdict(f) for f in findings], "verdict": verdict(findings)}, indent=1))
         return
