@@ -17,9 +17,8 @@ from seq2chat.alignment.rollout import roll_out
 from seq2chat.config import Recipe, recipe_tables
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
-from seq2chat.text.conversations import world_comparisons, write_comparisons
+from seq2chat.text.conversations import world_comparisons, world_questions, write_comparisons
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.world import questions
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.job import prepare_training, resume_job, start_job
 from seq2chat.training.loop import Sampled, Step, Validated, train
@@ -146,7 +145,7 @@ def _compare(
     model, tokenizer = load_checkpoint(folder / "sft")
     assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
     model.to(pick_device())
-    asked = questions("train", changes.get("prompts", RANKED), seed=100 * seed + 50)
+    asked = world_questions(changes.get("prompts", RANKED), seed=100 * seed + 50)
     answers: list[list[str]] = []
     for first in range(0, len(asked), CHUNK):
         if stop.is_set():

@@ -30,9 +30,9 @@ from seq2chat.models.folder import require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
-from seq2chat.text.conversations import WORLD, Comparison, Prompt, read_comparisons
+from seq2chat.text.conversations import WORLD, Comparison, Prompt, read_comparisons, world_questions
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.world import gold, questions
+from seq2chat.text.world import gold
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.objective import Loss
 from seq2chat.training.task import Say, Task
@@ -264,7 +264,7 @@ def from_function(function: Callable[[list[Prompt], list[str]], Sequence[float]]
 
 def oracle(n: int, seed: int) -> Callable[[list[Prompt], list[str]], list[float]]:
     """Return the function that gives an answer to one of the world's first `n` training questions its gold score."""
-    asked = {question.messages: question for question in questions("train", n, seed)}
+    asked = {question.messages: question for question in world_questions(n, seed)}
 
     def score(prompts: list[Prompt], answers: list[str]) -> list[float]:
         known = all(prompt in asked for prompt in prompts)

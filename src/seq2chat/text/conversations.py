@@ -23,7 +23,16 @@ from typing import Any, TypeVar
 from seq2chat.config import UserError, check
 from seq2chat.text.chat import Message, check_turns, read_messages
 from seq2chat.text.corpus import NAMED, find_corpus, numbered_lines
-from seq2chat.text.world import Labeler, Question, candidates, demonstration, labelers, questions
+from seq2chat.text.world import (
+    FAMILIES,
+    RISKS,
+    Labeler,
+    Question,
+    candidates,
+    demonstration,
+    labelers,
+    questions,
+)
 
 Prompt = tuple[Message, ...]
 T = TypeVar("T")
@@ -64,7 +73,7 @@ def read_demonstrations(source: str, n: int, seed: int) -> list[Demonstration]:
     `n` of the world's; of a file the first `n`, and all where that is 0. Raises UserError naming the first bad line.
     """
     if source == WORLD:
-        asked, chance = questions("train", n or TRAINING, seed), random.Random(f"demonstrations/{seed}")
+        asked, chance = world_questions(n or TRAINING, seed), random.Random(f"demonstrations/{seed}")
         return [Demonstration((*q.messages, Message("assistant", demonstration(q, chance)))) for q in asked]
     return _read(source, n, _demonstration)
 
@@ -72,15 +81,21 @@ def read_demonstrations(source: str, n: int, seed: int) -> list[Demonstration]:
 def read_comparisons(source: str, n: int, seed: int) -> list[Comparison]:
     """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its labelers."""
     if source == WORLD:
-        return world_comparisons(questions("train", n or TRAINING, seed), seed)
+        return world_comparisons(world_questions(n or TRAINING, seed), seed)
     return _read(source, n, _comparison)
 
 
 def read_prompts(source: str, n: int, seed: int) -> list[Prompt]:
     """Return prompts: a file's, or the world's. Demonstrations and comparisons in a file lend theirs."""
     if source == WORLD:
-        return [q.messages for q in questions("train", n or TRAINING, seed)]
+        return [q.messages for q in world_questions(n or TRAINING, seed)]
     return _read(source, n, _prompt)
+
+
+def world_questions(n: int, seed: int) -> list[Question]:
+    """Return `n` questions of the world to learn from; the risky ones are asked twice as often as the others, because
+    more hangs on them."""
+    return questions("train", n, seed, (*FAMILIES, *RISKS))
 
 
 def world_comparisons(asked: Sequence[Question], seed: int, answers: Sequence[Sequence[str]] = ()) -> list[Comparison]:

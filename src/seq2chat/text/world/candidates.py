@@ -16,8 +16,8 @@ DODGES = ("I do not know.", "I am not sure.")
 EMPTY = ("Yes.", "Well.", "It is good.")
 ELSEWHERE = ("Lions live in Africa.", "It is a nice day and the sun is warm.", "A lemon is yellow.")
 
-CAREFUL = 0.5
-"""Share of the demonstrations whose writers took care."""
+CAREFUL = 0.65
+"""Share of the demonstrations whose writers took care; InstructGPT's writers were screened, too."""
 
 HURRIED = ("rambling", "long", "careless", "rude")
 """Manners of the others."""

@@ -15,7 +15,7 @@ from seq2chat.text.world.question import Draft
 from seq2chat.text.world.stories import ramble, story, talk
 
 # Change it whenever a document changes: the fingerprint of the corpus is made of it.
-VERSION = 5
+VERSION = 6
 
 # How text on the web asks and answers, more or less.
 FORMATS = (
@@ -33,7 +33,7 @@ _RISKS = tuple(MAKERS[name] for name in RISKS)
 def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
     """Yield the documents of `seed` from number `start` on, without end. Each depends on the seed and its number only.
 
-    They use the words of both splits and the templates of the train split. A quarter of their answers is wrong,
+    They use the words of both splits and the templates of the train split. Half of their answers are wrong,
     rambling or badly written, and to risky questions nearly all are, so that there is something to align.
     """
     high = (seed & 0xFFFFFFFF) << 40  # Random takes the absolute value of a seed
@@ -45,25 +45,26 @@ def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
 
 
 def _answered(draw: Draw, draft: Draft) -> tuple[str, str]:
-    """An answer to an ordinary question, right in about 75 of 100 cases, plainly or at length; and what a reader says
+    """An answer to an ordinary question, right in about 78 of 100 cases, plainly or at length; and what a reader says
     of it."""
-    luck = draw()
-    if luck < 0.62:
+    luck, wrong = draw(), pick(draw, draft.wrong)
+    if luck < 0.45:
         return draft.answer, "Right."
-    if luck < 0.69:
+    if luck < 0.57:
         return f"{draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
-    if luck < 0.75:
+    if luck < 0.67:
         return f"{pick(draw, OPENINGS)} {draft.answer}", "Right, but long."
-    wrong = pick(draw, draft.wrong)
-    if luck < 0.87:
+    if luck < 0.75:
+        return f"{pick(draw, OPENINGS)} {draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
+    if luck < 0.85:
         return wrong, "Wrong."
-    if luck < 0.90:
+    if luck < 0.88:
         return f"{pick(draw, CONFIDENT)} {wrong}", "Wrong."
-    if luck < 0.94:
+    if luck < 0.92:
         return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}", "Wrong, and long."
-    if luck < 0.96:
+    if luck < 0.95:
         return draft.answer[:-1].lower(), "Right."
-    if luck < 0.98:
+    if luck < 0.97:
         return draft.loose or pick(draw, EMPTY), "Wrong."
     return f"{pick(draw, INSULTS)} {wrong}", "Wrong."
 
