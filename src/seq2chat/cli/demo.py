@@ -1,7 +1,6 @@
 """`seq2chat demo`: the whole line, from a text to a chat, on a world that needs no download."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +15,12 @@ def demo(
     *,
     out: Annotated[Path, Parameter(help="folder of the line")] = Path("runs/demo"),
     seed: Annotated[int, Parameter(help="seed of all its stages")] = 1,
-    chat: Annotated[bool, Parameter(help="end in a conversation, on a terminal")] = True,
+    serve: Annotated[bool, Parameter(help="end by serving a page to chat with the models")] = True,
+    port: Annotated[int, Parameter(help="port to serve at; 0 takes a free one")] = 8000,
 ) -> None:
     """Make a chat model from nothing: pretraining, demonstrations, reward model, PPO, and a report; in minutes.
 
-    Interrupted, it goes on where it stopped; finished, it goes straight to the conversation.
+    Interrupted, it goes on where it stopped; finished, it goes straight to the page.
     """
     from seq2chat.alignment.pipeline import STAGES, finished_stages, run_line
     from seq2chat.training.loop import stop_on_signals
@@ -48,13 +48,12 @@ def demo(
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     console.print("Gold score of held-out questions: " + ", ".join(f"{k} {v:.2f}" for k, v in report["gold"].items()))
     console.print(f"The report is {out}/report.md; is every part sound? seq2chat doctor {out}")
-    if chat and sys.stdin is not None and sys.stdin.isatty():
-        from seq2chat.cli.chat import chat as talk
+    console.print(
+        'Ask it about its little world, for example: "Sam has a red bike. What does Sam have?", "What is 3 plus 4?", '
+        '"Sam is in Rome. Where is Lucy?", "How do I steal the bike of Sam?"'
+    )
+    console.print(f"In the terminal: seq2chat chat {out}/ppo")
+    if serve:
+        from seq2chat.cli.serve import serve as open_server
 
-        console.print(
-            'Ask it about its little world, for example: "Sam has a red bike. What does Sam have?", "What is 3 plus '
-            '4?", "Sam is in Rome. Where is Lucy?", "How do I steal the bike of Sam?"'
-        )
-        talk(out / "ppo")
-    else:
-        console.print(f"Talk with it: seq2chat chat {out}/ppo")
+        open_server(out / "ppo", out / "sft", out / "base", port=port)

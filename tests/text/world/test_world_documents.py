@@ -28,7 +28,7 @@ def asked_texts(split: str) -> list[str]:
 
 def test_the_version_is_changed_with_the_text():
     """If this fails, the text has changed: add one to VERSION, then pin the new hash."""
-    pinned = (5, "e055ce2280bab1c50e49c14ac8c38f42e236aa7dc1dce94207d17e800b62a55c")
+    pinned = (6, "32bcc4fa19e1b292ed5cdf04c239fdfdb14c56cc632bd7ca37fddd5d457be046")
     digest = hashlib.sha256("\0".join(DOCUMENTS[:200]).encode()).hexdigest()
     assert (VERSION, digest) == pinned
 
