@@ -53,7 +53,9 @@ def test_the_line_goes_on_where_it_stopped(line):
 def test_the_report_holds_base_sft_and_ppo(line):
     folder, _ = line
     report = json.loads((folder / "report.json").read_text())
-    assert set(report["gold"]) == {"base", "sft", "ppo"} and all(0 <= g <= 1 for g in report["gold"].values())
+    assert set(report["gold"]) == {"base", "base, prompted", "sft", "ppo"} and all(
+        0 <= g <= 1 for g in report["gold"].values()
+    )
     assert set(report["by_family"]["ppo"]) == set(FAMILIES)
     page = (folder / "report.md").read_text()
     assert all(f"**{family}**" in page for family in FAMILIES) and "report.png" in page
