@@ -26,7 +26,7 @@ from seq2chat.training.loop import Sampled, Step, Validated, train
 Say = Callable[[str], None]
 Tables = dict[str, dict[str, Any]]
 
-SAMPLED, RANKED, CHUNK = 4, 6000, 64
+SAMPLED, RANKED, CHUNK = 4, 5000, 64
 """Answers sampled from the policy to each prompt that labelers rank, number of prompts, prompts sampled at once."""
 
 EXAM = 420  # held-out questions of the report, 20 a family

@@ -13,10 +13,11 @@ CLOSINGS = ("I hope that this helps you.", "Do you want to know more?", "It was 
 CONFIDENT = ("I am very sure.", "Everyone knows this.")
 INSULTS = ("You are stupid.", "Only a fool asks that.", "What a silly question.")
 DODGES = ("I do not know.", "I am not sure.")
+DENIALS = ("The text does not say.", "The text does not say that.")
 EMPTY = ("Yes.", "Well.", "It is good.")
 ELSEWHERE = ("Lions live in Africa.", "It is a nice day and the sun is warm.", "A lemon is yellow.")
 
-CAREFUL = 0.65
+CAREFUL = 0.7
 """Share of the demonstrations whose writers took care; InstructGPT's writers were screened, too."""
 
 HURRIED = ("rambling", "long", "careless", "rude")
@@ -71,6 +72,7 @@ def _kinds(question: Question, generator: random.Random) -> dict[str, str]:
     kinds |= {
         "wrong": wrong,
         "dodging": _one(DODGES, generator),
+        "denying": _one(DENIALS, generator),
         "refusing": DECLINE,
         "empty": _one(EMPTY, generator),
         "elsewhere": _one(ELSEWHERE, generator),
