@@ -31,7 +31,7 @@ from seq2chat.nn.slots import SlotCache, SlotRows
 CHUNK = 32  # tokens of a prompt read in one pass
 KEYS = 64  # a pass of decoding sees a multiple of so many keys
 
-Finish = Literal["stop", "length", "abort"]
+Finish = Literal["stop", "length"]
 
 
 class QueueFull(UserError):
@@ -320,7 +320,7 @@ class Engine:
         self.statistics.prompt_tokens += start + len(chunk) - row.computed
         row.computed = start + len(chunk)
         if row.request.prompt_logprobs:
-            self._tell_prompt(row, start, self.model.logits(hidden)[0].float())
+            self._tell_prompt(row, start, self.model.logits(hidden)[0])
         if row.computed < len(prompt):
             return
         row.request.emit(Read(row.cached, row.logprobs, row.tops))
