@@ -64,7 +64,7 @@ def create_app(served: Sequence[Served], worker: Worker, api_key: str = "") -> F
     )  # fmt: skip
     app.state.serving = state
     app.add_middleware(Guard, state=state, api_key=api_key)
-    for kind in (UserError, Unknown, Stopped, HTTPException, RequestValidationError):
+    for kind in (UserError, Unknown, Stopped, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _on_error)
     _add_page(app)
     _add_routes(app, state)
@@ -215,7 +215,9 @@ async def _on_error(request: Request, error: Exception) -> Response:
             return respond(describe(error), 504)
         case Unknown():
             return respond(describe(error), 404)
-    return respond(describe(error), 400)
+        case UserError():
+            return respond(describe(error), 400)
+    return respond(describe(error), 500)
 
 
 def _first(error: RequestValidationError) -> BadField:
@@ -230,12 +232,10 @@ def _first(error: RequestValidationError) -> BadField:
 
 
 def _add_page(app: FastAPI) -> None:
-    folder = resources.files("seq2chat.serving") / "web"
-
     def page(name: str) -> Response:
         kind = next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
         parts = name.split("/")
-        file = folder.joinpath(*parts)
+        file = resources.files("seq2chat.serving").joinpath("web", *parts)
         if kind is None or "" in parts or ".." in parts or "\\" in name or "\0" in name or not file.is_file():
             raise HTTPException(404, "There is no such page.")
         return Response(file.read_bytes(), media_type=f"{kind}; charset=utf-8", headers={"cache-control": "no-cache"})

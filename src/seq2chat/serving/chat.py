@@ -28,6 +28,8 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
         raise BadField("top_logprobs", "top_logprobs needs logprobs: true.")
     if asked.stream_options is not None and not asked.stream:
         raise BadField("stream_options", "stream_options needs stream: true.")
+    if asked.response_format is not None and asked.response_format.type != "text":
+        raise BadField("response_format", f"response_format {asked.response_format.type} is not supported; ask for text.")
     messages = conversation(asked.messages)
     if messages[-1].role != "user":
         raise BadField(

@@ -3,11 +3,12 @@
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import uvicorn
 
 from seq2chat.config import UserError
-from seq2chat.serving.app import create_app
+from seq2chat.serving.app import State, create_app
 from seq2chat.serving.served import Served
 from seq2chat.serving.worker import Worker
 
@@ -15,11 +16,17 @@ DRAIN_SECONDS = 30  # that running answers have at the end
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which takes no new request once it is asked to end."""
+    """uvicorn's server, which takes no new request once it is asked to end, and then ends as it should."""
 
-    def handle_exit(self, sig: int, frame: object) -> None:
-        self.config.app.state.serving.draining = True  # pyrefly: ignore
-        super().handle_exit(sig, frame)  # pyrefly: ignore
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
+        super().__init__(config)
+        self.state = state
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Let running answers come to their end; a second signal does not."""
+        self.state.draining = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def run_server(served: Sequence[Served], host: str, port: int, api_key: str, say: Callable[[str], object]) -> None:
@@ -36,7 +43,7 @@ def run_server(served: Sequence[Served], host: str, port: int, api_key: str, say
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{listener.getsockname()[1]}")
     try:
-        asyncio.run(Server(config).serve(sockets=[listener]))
+        asyncio.run(Server(config, app.state.serving).serve(sockets=[listener]))
     finally:
         worker.stop()
         worker.join(timeout=DRAIN_SECONDS)

@@ -56,7 +56,9 @@ class EventStream(Response):
             await asyncio.wait_for(send(message), PATIENCE)
 
         try:
-            await unless_gone(receive, self._send_all(say))
+            # A client that takes nothing is as good as gone.
+            with suppress(TimeoutError, OSError):
+                await unless_gone(receive, self._send_all(say))
         finally:
             self._close()
 

@@ -1,0 +1,327 @@
+"""The engine gives each request what it would get alone, whatever else runs."""
+
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from seq2chat.config import GPTConfig, UserError
+from seq2chat.generation.decode import generate
+from seq2chat.generation.engine import CHUNK, DeadlinePassed, Engine, QueueFull, Read, Request, Token
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.generation.score import score
+from seq2chat.models.folder import save_model
+from seq2chat.models.gpt import GPT
+
+SHAPE = {"vocab_size": 101, "context": 160, "n_layer": 3, "n_head": 4, "d_model": 64}
+CONFIGS = {
+    "gpt2": GPTConfig("gpt2", **SHAPE),
+    "banded": GPTConfig("gpt2", window=7, **SHAPE),
+    "modern": GPTConfig("modern", n_kv_head=2, **SHAPE),
+}
+GREEDY = {"temperature": 0.0}
+DRAWN = {"temperature": 1.3, "top_p": 0.9, "seed": 3, "repetition_penalty": 1.2, "frequency_penalty": 0.3}
+NATIVE_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+FORMATS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+def random_gpt(config, dtype=torch.float64):
+    torch.manual_seed(0)
+    model = GPT(config).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.to(dtype).eval()
+
+
+def texts(n=12, longest=120):
+    chance = random.Random(1)
+    return [[chance.randrange(101) for _ in range(chance.randint(1, longest))] for _ in range(n)]
+
+
+def asked(prompt, told, max_tokens=20, options=GREEDY, **fields):
+    return Request(list(prompt), SamplingConfig(max_tokens, **options), told.append, **{"logprobs": 3} | fields)
+
+
+def run(engine, prompts, **kwargs):
+    """The tokens of each prompt, all at once."""
+    told = [[] for _ in prompts]
+    for prompt, events in zip(prompts, told, strict=True):
+        engine.submit(asked(prompt, events, **kwargs))
+    engine.run()
+    return [[event for event in events if isinstance(event, Token)] for events in told]
+
+
+@each_config
+@pytest.mark.parametrize("options", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_the_engine_equals_its_plain_twin(config, options):
+    model, prompts = random_gpt(config), texts()
+    engine = Engine(model, n_slot=5)
+    for prompt, tokens in zip(prompts, run(engine, prompts, options=options), strict=True):
+        [[twin]] = generate(model, [prompt], SamplingConfig(20, **options))
+        assert [t.id for t in tokens] == twin.tokens and tokens[-1].finish == twin.finish
+        assert [t.logprob for t in tokens] == pytest.approx(twin.logprobs, abs=1e-9)
+        assert [t.drawn_logprob for t in tokens] == pytest.approx(twin.drawn_logprobs, abs=1e-9)
+
+
+def test_greedy_tokens_are_those_of_transformers(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    for name, config in CONFIGS.items():
+        model = random_gpt(config, torch.float32)
+        save_model(model, tmp_path / name, pad_token_id=0)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+        prompts = texts(4)
+        for prompt, tokens in zip(prompts, run(Engine(model, 4), prompts), strict=True):
+            ids = torch.tensor([prompt])
+            options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "do_sample": False}
+            with torch.inference_mode():
+                same = theirs.generate(ids, max_new_tokens=20, min_new_tokens=20, **options)[0, len(prompt) :]
+            assert [t.id for t in tokens] == same.tolist()
+
+
+@pytest.mark.parametrize("dtype", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("options", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_together_is_alone_to_the_last_bit(dtype, options):
+    if dtype == torch.bfloat16 and not NATIVE_BF16:
+        pytest.skip("this processor has no bfloat16 products of its own")
+    for config in CONFIGS.values():
+        model, prompts = random_gpt(config, dtype), texts()
+        together = run(Engine(model, n_slot=7), prompts, options=options)
+        alone = [run(Engine(model, n_slot=1), [prompt], options=options)[0] for prompt in prompts]
+        assert together == alone  # tokens, log probabilities and alternatives, exactly
+
+
+COMPILED = """
+import random, sys, torch
+from seq2chat.config import GPTConfig
+from seq2chat.generation.engine import Engine, Request, Token
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.models.gpt import GPT
+
+torch.manual_seed(0)
+model = GPT(GPTConfig("modern", vocab_size=101, context=160, n_layer=2, n_head=4, n_kv_head=2, d_model=64)).eval()
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.2)
+model.to(getattr(torch, sys.argv[1]))
+chance = random.Random(1)
+prompts = [[chance.randrange(101) for _ in range(chance.randint(1, 120))] for _ in range(12)]
+
+def run(engine, prompts):
+    told = [[] for _ in prompts]
+    for prompt, events in zip(prompts, told):
+        engine.submit(Request(prompt, SamplingConfig(20, 0.0), events.append, logprobs=2))
+    engine.run()
+    return [[event for event in events if isinstance(event, Token)] for events in told]
+
+engine = Engine(model, 8)
+plain = run(engine, prompts)
+engine.compile()
+engine._compiled_pass = engine._compiled_pass or torch.compile(engine._plain_pass, dynamic=True)
+together = run(engine, prompts)
+assert together == [run(engine, [prompt])[0] for prompt in prompts], "not what each gets alone"
+if sys.argv[1] == "float32":
+    for row, twin in zip(together, plain):
+        assert [t.id for t in row] == [t.id for t in twin], "not the plain tokens"
+        assert max(abs(t.logprob - u.logprob) for t, u in zip(row, twin)) < 1e-4
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compiled_together_is_alone_to_the_last_bit(dtype):
+    """In a process without the type checks, which torch.compile cannot read."""
+    if dtype == "bfloat16" and not NATIVE_BF16:
+        pytest.skip("this processor has no bfloat16 products of its own")
+    done = subprocess.run([sys.executable, "-c", COMPILED, dtype], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype", FORMATS.values(), ids=FORMATS)
+def test_a_cached_prompt_is_a_cold_one_to_the_last_bit(dtype):
+    if dtype == torch.bfloat16 and not NATIVE_BF16:
+        pytest.skip("this processor has no bfloat16 products of its own")
+    model, [start] = random_gpt(CONFIGS["modern"], dtype), texts(1, 1)
+    start = start * 70
+    engine, cold = Engine(model, n_slot=3), []
+    run(engine, [start])
+    for end in ([1, 2, 3], [4] * 40, [5]):
+        told = []
+        engine.submit(asked(start + end, told))
+        engine.run()
+        assert told[0].cached == 2 * CHUNK
+        cold = run(Engine(model, n_slot=3), [start + end])[0]
+        assert told[1:] == cold
+
+
+def test_a_prompt_is_reused_only_as_far_as_it_is_the_same_and_only_under_its_salt():
+    model, prompt = random_gpt(CONFIGS["gpt2"]), list(range(100))
+    engine = Engine(model, n_slot=3)
+    run(engine, [prompt], salt="one")
+    cases = [
+        (prompt, "two", 0),  # another's prompt is not seen
+        (prompt, "one", 3 * CHUNK),
+        (prompt[: 2 * CHUNK], "one", CHUNK),  # one token is always left to read
+        ([7, *prompt[1:]], "one", 0),
+        ([*prompt[:40], 7, *prompt[41:]], "one", CHUNK),
+    ]
+    for tokens, salt, cached in cases:
+        told = []
+        engine.submit(asked(tokens, told, salt=salt))
+        engine.run()
+        assert told[0].cached == cached
+
+
+def test_the_size_of_the_budget_changes_nothing():
+    model, prompts = random_gpt(CONFIGS["banded"], torch.float32), texts()
+    assert run(Engine(model, 4, budget=1), prompts) == run(Engine(model, 4, budget=4096), prompts)
+
+
+def test_a_long_prompt_does_not_hold_up_a_running_answer():
+    engine = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=2, budget=1)
+    told, long = [], []
+    engine.submit(asked([1], told))
+    engine.step()
+    engine.submit(asked(list(range(100)), long))
+    for _ in range(3):  # three of the four chunks of the long prompt
+        before = len(told)
+        engine.step()
+        assert len(told) == before + 1 and not long
+    engine.step()
+    assert isinstance(long[0], Read)
+
+
+@pytest.mark.parametrize("options", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_forks_are_the_samples_of_the_twin(options):
+    model, prompt = random_gpt(CONFIGS["modern"]), texts(1)[0]
+    told, other = [], []
+    engine = Engine(model, n_slot=6)
+    engine.submit(asked(texts(3)[2], other))
+    engine.submit(asked(prompt, told, options=options, n=4))
+    engine.run()
+    [twins] = generate(model, [prompt], SamplingConfig(20, **options), n=4)
+    for sample, twin in enumerate(twins):
+        assert [t.id for t in told if isinstance(t, Token) and t.sample == sample] == twin.tokens
+
+
+def test_options_of_one_request_do_not_touch_another():
+    model, prompt = random_gpt(CONFIGS["gpt2"]), [1, 2, 3]
+    engine, told = Engine(model, 8), []
+    likeliest = run(engine, [prompt])[0][0].id
+    banned = {"temperature": 0.0, "logit_bias": ((likeliest, -100.0),)}
+    several = [GREEDY, banned, DRAWN, {"top_k": 1}, {"min_p": 1.0}, {"presence_penalty": 2.0, "seed": 1}]
+    rows = [[] for _ in several]
+    for options, told in zip(several, rows, strict=True):
+        engine.submit(asked(prompt, told, options=options))
+    engine.run()
+    ids = [[t.id for t in row if isinstance(t, Token)] for row in rows]
+    assert ids[0][0] == likeliest and likeliest not in ids[1][:1]
+    assert ids[3] == ids[0] == ids[4]
+    assert ids[2] == [t.id for t in run(Engine(model, 1), [prompt], options=DRAWN)[0]]
+    assert len(told) == 21
+
+
+def test_aborting_frees_the_slot_with_the_next_step_and_harms_no_one():
+    model, prompts = random_gpt(CONFIGS["modern"]), texts(4)
+    engine, told = Engine(model, n_slot=4), [[] for _ in prompts]
+    requests = [engine.submit(asked(p, events)) for p, events in zip(prompts, told, strict=True)]
+    for _ in range(6):
+        engine.step()
+    engine.abort(requests[1])
+    n_before = len(told[1])
+    engine.step()
+    assert engine.n_running == 3 and len(told[1]) == n_before
+    waiting = engine.submit(asked(prompts[0], []))
+    engine.abort(waiting)
+    engine.run()
+    assert engine.n_running == engine.n_waiting == 0 and engine.statistics.aborted == 2
+    alone = [run(Engine(model, 1), [prompt])[0] for prompt in prompts]
+    assert [events[1:] for events in told[2:]] == alone[2:] and told[0][1:] == alone[0]
+
+
+def test_a_stop_hook_an_end_token_and_the_context_end_an_answer():
+    model, prompt = random_gpt(CONFIGS["gpt2"]), [1, 2, 3]
+    engine = Engine(model, 2)
+    whole = [t.id for t in run(engine, [prompt], max_tokens=1000)[0]]
+    assert len(prompt) + len(whole) == model.context
+    [tokens] = run(engine, [prompt], end_tokens=[whole[4]])
+    first = whole.index(whole[4])
+    assert [t.id for t in tokens] == whole[: first + 1] and tokens[-1].finish == "stop"
+    seen = []
+    [tokens] = run(engine, [prompt], stop=lambda t: seen.append(t.id) or len(seen) == 3)
+    assert [t.id for t in tokens] == seen == whole[:3] and tokens[-1].finish == "stop"
+
+
+def test_the_prompt_is_scored_as_forced_decoding_does():
+    model, prompt = random_gpt(CONFIGS["banded"]), texts(6)[4]
+    engine, told = Engine(model, 2), []
+    run(engine, [prompt])  # the cache would know the prompt, but not its scores
+    engine.submit(asked(prompt, told, max_tokens=1, prompt_logprobs=True))
+    engine.run()
+    read = told[0]
+    assert read.cached == 0 and read.logprobs[0] is None and len(read.logprobs) == len(prompt)
+    assert read.logprobs[1:] == pytest.approx(score(model, [prompt[:1]], [prompt[1:]])[0], abs=1e-9)
+    for logprob, top in zip(read.logprobs[1:], read.tops[1:], strict=True):
+        assert len(top) == 3 and top[0][1] >= max(logprob, top[1][1])
+
+
+def test_deadlines_and_full_queues():
+    engine, told = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=1, max_waiting=2), []
+    engine.submit(asked([1], [], max_tokens=100))
+    engine.step()
+    engine.submit(asked([1], told, deadline=time.monotonic() - 1))
+    engine.submit(asked([1], []))
+    with pytest.raises(QueueFull):
+        engine.submit(asked([1], []))
+    engine.step()
+    assert isinstance(told[0], DeadlinePassed) and engine.n_waiting == 1
+    engine.fail(RuntimeError("broken"))
+    assert not engine.has_work
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt": []}, "is empty"),
+        ({"prompt": [1] * 160}, "shorten it"),
+        ({"prompt": [101]}, "none of the model's"),
+        ({"prompt": [1], "n": 5}, "n is 5"),
+        ({"prompt": [1], "options": {"logit_bias": ((101, 1.0),)}}, "logit_bias"),
+    ],
+)
+def test_what_cannot_run_is_refused(fields, message):
+    engine = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=4)
+    with pytest.raises(UserError, match=message):
+        engine.submit(asked(fields.pop("prompt"), [], **fields))
+    assert not engine.has_work
+
+
+def test_many_come_and_go_and_each_gets_its_own():
+    """Requests of all kinds arrive while others run, some are aborted, and the slots are reused."""
+    model, chance = random_gpt(CONFIGS["modern"], torch.float32), random.Random(2)
+    engine, runs = Engine(model, n_slot=5), []
+    start = texts(1, 120)[0]
+    for _ in range(60):
+        prompt = start[: chance.randint(1, len(start))] + [chance.randrange(101) for _ in range(chance.randint(0, 30))]
+        options = {"temperature": chance.choice([0.0, 1.0]), "seed": chance.randrange(9)}
+        told = []
+        request = asked(prompt, told, chance.randint(1, 25), options, n=chance.choice([1, 1, 3]))
+        runs.append((engine.submit(request), told))
+        for _ in range(chance.randint(0, 6)):
+            engine.step()
+        if chance.random() < 0.2:
+            engine.abort(chance.choice(runs)[0])
+    engine.run()
+    for request, told in runs:
+        tokens = [event for event in told if isinstance(event, Token)]
+        again = []
+        fresh = Engine(model, n_slot=3)
+        fresh.submit(asked(request.prompt, again, request.sampling.max_tokens, {}, n=request.n))
+        fresh._waiting[0].sampling = request.sampling
+        fresh.run()
+        for sample in range(request.n):
+            mine = [t for t in tokens if t.sample == sample]
+            theirs = [t for t in again if isinstance(t, Token) and t.sample == sample]
+            assert mine == (theirs[: len(mine)] if request.aborted else theirs)

@@ -1,0 +1,115 @@
+"""Tiny models with random weights behind a real server on a free port."""
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+import uvicorn
+
+from seq2chat.config import BERTConfig, GPTConfig, TransformerConfig
+from seq2chat.models.folder import make_model, save_model
+from seq2chat.serving.app import create_app
+from seq2chat.serving.served import open_served
+from seq2chat.serving.server import Server, listen
+from seq2chat.serving.worker import Worker
+from seq2chat.text.chat import CHAT_TEMPLATE, END, START
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
+
+TEXT = ["user assistant system Hello there. How are you?\nFine, and you? straße río 日本 🙂"] * 3
+PLAIN = Tokenizer.train(TEXT, 300)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A model of each kind: one that chats, one that does not, one that translates, and a BERT."""
+    torch.manual_seed(0)
+    chats, words = PLAIN.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE), WordPiece.train(TEXT, 200)
+    gpt = {"context": 96, "n_layer": 2, "n_head": 2, "d_model": 32}
+    kinds = {
+        "chats": (GPTConfig(vocab_size=chats.vocab_size, **gpt), chats),
+        "base": (GPTConfig(vocab_size=PLAIN.vocab_size, **gpt), PLAIN),
+        "translates": (TransformerConfig(PLAIN.vocab_size, 48, 1, 2, 32), PLAIN),
+        "bert": (BERTConfig(words.vocab_size, context=48, n_layer=1, n_head=2, d_model=32), words),
+    }
+    made = {}
+    for name, (config, tokenizer) in kinds.items():
+        made[name] = tmp_path_factory.mktemp("models") / name
+        model = make_model(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        save_model(model, made[name], eos_token_id=tokenizer.eos_id)
+        tokenizer.save(made[name])
+    return made
+
+
+class Running:
+    """A server in a thread of this process; `engine(name)` and `worker` may be looked at."""
+
+    def __init__(self, folders, api_key="", names=("chats", "base", "translates", "bert"), n_slot=4):
+        self.served = [open_served(folders[name], name, n_slot) for name in names]
+        self.worker = Worker([one.engine for one in self.served if one.engine is not None])
+        self.worker.start()
+        app = create_app(self.served, self.worker, api_key)
+        self.state = app.state.serving
+        self.server = Server(uvicorn.Config(app, log_level="error", access_log=False), self.state)
+        listener = listen("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets=[listener])), daemon=True)
+        self.thread.start()
+        self.until(lambda: self.server.started)
+
+    def engine(self, name):
+        return next(one.engine for one in self.served if one.id == name)
+
+    def until(self, condition, seconds=20):
+        """Wait until `condition` holds; whether it came to that."""
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.005)
+        return condition()
+
+    def close(self):
+        self.server.should_exit = True
+        self.thread.join(20)
+        self.worker.stop()
+        self.worker.join(20)
+
+
+@pytest.fixture(scope="module")
+def server(folders):
+    running = Running(folders)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def start(folders):
+    """Start servers of one's own."""
+    made = []
+
+    def begin(**options):
+        made.append(Running(folders, **options))
+        return made[-1]
+
+    yield begin
+    for running in made:
+        running.close()
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Make the steps of every engine take some time, so that others can come in between."""
+    from seq2chat.generation.engine import Engine
+
+    step, control = Engine.step, SimpleNamespace(seconds=0.02)
+
+    def slower(self):
+        time.sleep(control.seconds)
+        step(self)
+
+    monkeypatch.setattr(Engine, "step", slower)
+    return control
