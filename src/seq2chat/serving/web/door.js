@@ -1,0 +1,81 @@
+/** The door of a token: what else the model could have said there, and how likely each was. */
+
+import { byId, el, icon, moveFocus } from "./dom.js";
+import { entropy, percent, visible } from "./tokens.js";
+
+/**
+ * Open the door of `tokens[index]` beside `anchor`. `choose(alternative)` is called with another token to go on from;
+ * without it the alternatives are only shown. `vocabulary` is how many tokens the model has.
+ */
+export function openDoor(anchor, tokens, index, vocabulary, choose) {
+  const door = byId("door");
+  const token = tokens[index];
+  const rows = alternatives(token);
+  const buttons = rows.map((other) => row(other, isSame(other, token), choose && (() => (door.hidePopover(), choose(other)))));
+  door.replaceChildren(
+    el("header", {},
+      el("h2", { id: "door-title" }, el("span", { class: "piece" }, visible(token.text)), " ", percent(token.logprob)),
+      el("p", { class: "help" }, place(token, tokens, index)),
+    ),
+    rows.length > 1 ? el("ul", { class: "alternatives" }, buttons.map((button) => el("li", {}, button))) : el("p", {}, "Its alternatives are no longer kept."),
+    el("footer", { class: "help" }, certainty(token, vocabulary), choose && el("p", {}, "Choose another token, and the answer goes on from it.")),
+  );
+  door.onkeydown = (event) => moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
+  door.ontoggle = ({ newState }) => newState === "closed" && anchor.isConnected && anchor.focus();
+  door.showPopover();
+  beside(door, anchor);
+  (buttons.find((button) => button.dataset.current) ?? door).focus();
+}
+
+/** The likeliest tokens, and the one that was drawn even if it is none of them. */
+function alternatives(token) {
+  const top = token.top ?? [];
+  return top.some((other) => isSame(other, token)) ? top : [...top, token];
+}
+
+const isSame = (other, token) => (other.id === undefined ? other.text === token.text : other.id === token.id);
+
+function row(other, current, choose) {
+  const share = percent(other.logprob);
+  return el(
+    "button",
+    {
+      type: "button",
+      class: "alternative",
+      "data-current": current,
+      "aria-current": current && "true",
+      "aria-disabled": (!choose || current) && "true",
+      "aria-label": `${visible(other.text)}, ${share}${current ? ", in the answer" : ""}`,
+      onclick: () => !current && choose?.(),
+    },
+    el("span", { class: other.control ? "piece control" : "piece" }, visible(other.text)),
+    el("span", { class: "gauge", vars: { "--share": Math.exp(other.logprob) } }),
+    el("span", { class: "share" }, share),
+    current && icon("check"),
+  );
+}
+
+function place(token, tokens, index) {
+  const drawn = token.byHand ? "chosen by you" : "drawn by the model";
+  return `Token ${index + 1} of ${tokens.length}, ${drawn}. These are the model's own probabilities, before temperature and other sampling settings.`;
+}
+
+/** What can be said of the entropy where only the likeliest tokens are known. */
+function certainty(token, vocabulary) {
+  if (!token.top?.length) return null;
+  const { least, most, rest } = entropy(token.top, vocabulary);
+  const bits = least.toFixed(2) === most.toFixed(2) ? least.toFixed(2) : `between ${least.toFixed(2)} and ${most.toFixed(2)}`;
+  return el("p", {}, `Entropy: ${bits} bits. The ${token.top.length} likeliest tokens are known; all others together have ${percent(Math.log(rest))}.`);
+}
+
+/** Put the door below its anchor, or above where there is no room; on a phone the style sheet makes it a sheet. */
+function beside(door, anchor) {
+  const at = anchor.getBoundingClientRect();
+  const { width, height } = door.getBoundingClientRect();
+  const margin = 12;
+  const below = at.bottom + 8;
+  const top = below + height + margin <= innerHeight ? below : Math.max(margin, at.top - height - 8);
+  const left = Math.max(margin, Math.min(at.left + at.width / 2 - width / 2, innerWidth - width - margin));
+  door.style.setProperty("--top", `${top}px`);
+  door.style.setProperty("--left", `${left}px`);
+}
