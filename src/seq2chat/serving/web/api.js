@@ -6,6 +6,9 @@
 const KEY = "seq2chat.key";
 const ALTERNATIVES = 10;
 
+/** How control tokens are named, where nothing else tells them apart. */
+export const CONTROL = /^<\|.+\|>$/;
+
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
@@ -136,10 +139,10 @@ function piece({ token, token_id, logprob, bytes }) {
 
 /** A completion's log probabilities as pieces; alternatives come without their ids. */
 function completionPieces(logprobs, ids) {
+  const named = (text, logprob) => ({ text, logprob, ...(CONTROL.test(text) && { control: true }) });
   return (logprobs?.tokens ?? []).map((text, i) => ({
     id: ids[i],
-    text,
-    logprob: logprobs.token_logprobs[i],
-    top: Object.entries(logprobs.top_logprobs[i] ?? {}).map(([other, logprob]) => ({ text: other, logprob })),
+    ...named(text, logprobs.token_logprobs[i]),
+    top: Object.entries(logprobs.top_logprobs[i] ?? {}).map(([other, logprob]) => named(other, logprob)),
   }));
 }

@@ -18,7 +18,10 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
       el("p", { class: "help" }, place(token, tokens, index)),
     ),
     rows.length > 1 ? el("ul", { class: "alternatives" }, buttons.map((button) => el("li", {}, button))) : el("p", {}, "Its alternatives are no longer kept."),
-    el("footer", { class: "help" }, certainty(token, vocabulary), choose && el("p", {}, "Choose another token, and the answer goes on from it.")),
+    el("footer", { class: "help" }, 
+      certainty(token, vocabulary),
+      el("p", {}, "These are the model's own probabilities, at temperature 1.", choose && " Choose another token, and the answer goes on from it."),
+    ),
   );
   door.onkeydown = (event) => moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
   door.ontoggle = ({ newState }) => newState === "closed" && anchor.isConnected && anchor.focus();
@@ -57,7 +60,7 @@ function row(other, current, choose) {
 
 function place(token, tokens, index) {
   const drawn = token.byHand ? "chosen by you" : "drawn by the model";
-  return `Token ${index + 1} of ${tokens.length}, ${drawn}. These are the model's own probabilities, before temperature and other sampling settings.`;
+  return `Token ${index + 1} of ${tokens.length}, ${drawn}.`;
 }
 
 /** What can be said of the entropy where only the likeliest tokens are known. */
@@ -68,14 +71,17 @@ function certainty(token, vocabulary) {
   return el("p", {}, `Entropy: ${bits} bits. The ${token.top.length} likeliest tokens are known; all others together have ${percent(Math.log(rest))}.`);
 }
 
-/** Put the door below its anchor, or above where there is no room; on a phone the style sheet makes it a sheet. */
+/** Put the door below its anchor, above it or beside it, where there is room. On a phone it is a sheet by its style. */
 function beside(door, anchor) {
   const at = anchor.getBoundingClientRect();
   const { width, height } = door.getBoundingClientRect();
-  const margin = 12;
-  const below = at.bottom + 8;
-  const top = below + height + margin <= innerHeight ? below : Math.max(margin, at.top - height - 8);
-  const left = Math.max(margin, Math.min(at.left + at.width / 2 - width / 2, innerWidth - width - margin));
+  const [margin, gap] = [12, 8];
+  const within = (wanted, size, space) => Math.max(margin, Math.min(wanted, space - size - margin));
+  const isBelow = at.bottom + gap + height + margin <= innerHeight;
+  const isAbove = at.top - gap - height >= margin;
+  const top = isBelow ? at.bottom + gap : isAbove ? at.top - gap - height : within(at.top - height / 2, height, innerHeight);
+  const middle = at.left + at.width / 2 - width / 2;
+  const left = within(isBelow || isAbove ? middle : at.right + gap, width, innerWidth);
   door.style.setProperty("--top", `${top}px`);
   door.style.setProperty("--left", `${left}px`);
 }

@@ -25,7 +25,7 @@ export function emptyState(conversation, models, send) {
     "div",
     { class: "welcome" },
     el("h1", {}, chats ? "Ask your model" : "Begin a text"),
-    el("p", { class: "lead" }, asked.map(describe).join("  ·  ")),
+    asked.map((model) => el("p", { class: "lead" }, describe(model))),
     el(
       "ul",
       { class: "examples", "aria-label": "Examples" },
@@ -39,5 +39,5 @@ export function emptyState(conversation, models, send) {
 
 function describe({ id, parameters, context }) {
   const size = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} million` : Math.round(parameters).toLocaleString("en");
-  return `${id}, ${size} parameters, reads ${context.toLocaleString("en")} tokens`;
+  return `${id}: ${size} parameters, a context of ${context.toLocaleString("en")} tokens`;
 }

@@ -1,5 +1,6 @@
 /** The raw view: the exact tokens that the model read and wrote, control tokens among them. */
 
+import { CONTROL } from "./api.js";
 import { byId, el, iconButton, openDialog } from "./dom.js";
 import { makeDoors, tokenSpan, visible } from "./tokens.js";
 
@@ -21,8 +22,6 @@ export function openRaw(answer, read, open) {
     el("p", { class: "help" }, "Below each token is its number in the vocabulary. · is a space, ↵ a line break; control tokens are framed. No message can write one: text that looks like one is split into ordinary tokens."),
   );
 }
-
-const CONTROL = /^<\|.+\|>$/;
 
 const count = ({ length }) => `${length} token${length === 1 ? "" : "s"}`;
 

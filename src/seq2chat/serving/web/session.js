@@ -103,13 +103,16 @@ export class Session {
 
   /** Ask `ids` from now on. A model that is new beside others answers the last question at once. */
   useModels(ids) {
+    const order = (id) => this.models.findIndex((model) => model.id === id);
+    ids.sort((a, b) => order(a) - order(b));
     const added = ids.length > this.conversation.models.length ? ids.filter((id) => !this.conversation.models.includes(id)) : [];
     this.conversation.models = ids;
     const last = path(this.conversation).at(-1);
     const missing = last ? added.filter((id) => !last.lanes.some((lane) => lane.model === id)) : [];
+    for (const id of missing) this.regenerate(last, laneOf(last, id));
+    if (missing.length) last.lanes.sort((a, b) => order(a.model) - order(b.model));
     if (last) this.#keep(this.conversation);
     this.events.changed();
-    for (const id of missing) this.regenerate(last, laneOf(last, id));
   }
 
   /** Keep instructions for the assistant with this conversation. */

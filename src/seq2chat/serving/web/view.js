@@ -29,7 +29,7 @@ export class View {
       ),
     );
     this.root.classList.toggle("empty", !turns.length);
-    if (isNew) this.main.scrollTop = this.main.scrollHeight;
+    if (isNew) this.main.scrollTop = turns.length ? this.main.scrollHeight : 0;
     if (key) this.root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
   }
 
@@ -83,9 +83,9 @@ export class View {
       el(
         "div",
         { class: "tools", role: "group", "aria-label": "Question" },
-        all.length > 1 && branches(all.indexOf(turn), all.length, "question", (step) => this.actions.showVersion(turn, step), key),
-        iconButton("edit", "Edit and ask again", () => this.edit(turn), key("edit")),
         iconButton("copy", "Copy the question", () => this.actions.copy(turn.question), key("copy")),
+        iconButton("edit", "Edit and ask again", () => this.edit(turn), key("edit")),
+        all.length > 1 && branches(all.indexOf(turn), all.length, "question", (step) => this.actions.showVersion(turn, step), key),
       ),
     );
   }
