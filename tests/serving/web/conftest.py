@@ -69,7 +69,7 @@ def page(context, server):
     page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    page.add_init_script("localStorage['seq2chat.settings'] ??= '{\"temperature\": 0, \"maxTokens\": 60}'")
+    page.add_init_script("localStorage['seq2chat.settings'] ??= '{\"temperature\": 0, \"maxTokens\": 120}'")
     page.goto("/")
     page.get_by_role("heading", name="Ask your model").wait_for()
     page.expected_complaints = []

@@ -54,7 +54,8 @@ def learn_by_heart(model, tokenizer):
         ids = torch.tensor(tokens.ids if question != "Sing." else tokens.ids[:-2])  # a song without its end
         rows.append((ids[None, :-1], ids[1:], torch.tensor(tokens.trained[1 : len(ids)])))
     model.train()
-    for _ in range(60):
+    loss = torch.tensor(torch.inf)
+    while loss > 0.02:
         loss = sum(
             torch.nn.functional.cross_entropy(model(inputs)[0][trained], labels[trained])
             for inputs, labels, trained in rows
@@ -130,13 +131,16 @@ def set_number(page, name, value):
 
 def test_an_answer_streams_and_ends(page):
     seen = []
-    page.expose_function("seen", seen.append)
-    page.evaluate("new MutationObserver(() => seen(document.querySelector('.text')?.innerText ?? ''))"
-                  ".observe(document.getElementById('conversation'), {subtree: true, childList: true})")  # fmt: skip
+    page.expose_function("seen", lambda part: seen.append(part))
+    page.evaluate("""() => {
+        const look = new MutationObserver(() => seen(document.querySelector(".text")?.innerText ?? ""));
+        look.observe(document.getElementById("conversation"), { subtree: true, childList: true });
+    }""")
+    ask(page, "Sing.")
+    assert any(0 < len(part) < len(text(page)) for part in seen)
     ask(page, "Hello?")
     assert text(page) == HELLO
-    assert "ended" in cards(page).inner_text()
-    assert any(0 < len(part) < len(HELLO) for part in seen)
+    assert "ended" in cards(page).last.inner_text()
     assert page.locator("#live").inner_text() == f"ppo answered: {HELLO}"  # once, when it was there
     assert page.evaluate("document.activeElement.id") == "composer-text"
 
@@ -300,7 +304,7 @@ def test_another_token_makes_a_branch_that_goes_on_from_it(page, folders):
     assert new["tokens"][2]["id"] != old["tokens"][2]["id"]
     assert new["tokens"][2]["text"] == name.replace("·", " ").replace("↵", "\n")
     assert len(new["tokens"]) > 3 and new["promptIds"] == old["promptIds"]
-    assert [token["id"] for token in new["tokens"]] == greedy(folders["ppo"], new["promptIds"], new["tokens"][:3], 60)
+    assert [token["id"] for token in new["tokens"]] == greedy(folders["ppo"], new["promptIds"], new["tokens"][:3], 120)
     assert page.locator(".by-hand").count() == 1
 
 
@@ -337,13 +341,14 @@ def test_a_base_model_completes_text_and_has_doors(page):
     tokens(page).nth(1).click()
     rows = page.get_by_role("dialog").get_by_role("button")
     names = [row.get_attribute("aria-label").split(",")[0] for row in rows.all()]
-    assert len(names) >= 10
-    plain = next(i for i, name in enumerate(names) if name.isascii() and name.isalpha() and i > 0)
+    assert len(names) > 1
+    drawn = answers(page)[0]["tokens"][1]["text"]
+    plain = next(i for i, name in enumerate(names) if name.isalnum() and name != drawn)
     rows.nth(plain).click()
     page.get_by_text("2/2").wait_for()
     at_rest(page)
     old, new = answers(page)
-    assert new["tokens"][0] == old["tokens"][0] and new["tokens"][1]["text"] == names[plain]
+    assert new["tokens"][0] == old["tokens"][0] and new["tokens"][1]["text"] == names[plain].replace("·", " ")
 
 
 def test_the_tint_is_a_switch_that_is_kept(page):

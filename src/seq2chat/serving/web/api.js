@@ -30,9 +30,10 @@ export class Api {
     this.asking = null;
   }
 
-  /** Return the models that are served. */
+  /** Return the models that are served and write text. */
   async models() {
-    return (await (await this.#request("/v1/models")).json()).data;
+    const { data } = await (await this.#request("/v1/models")).json();
+    return data.filter(({ family }) => family !== "bert");
   }
 
   /** Return the tokens of `what`, which has `messages` or a `prompt`: `{tokens, token_strs, roles}`. */

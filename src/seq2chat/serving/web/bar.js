@@ -34,7 +34,9 @@ export function showTint(current, set) {
   });
   const root = byId("tint");
   root.replaceChildren(...buttons);
-  root.onkeydown = (event) => moveFocus(event, buttons, document.activeElement, "ArrowLeft", "ArrowRight") && set(document.activeElement.dataset.tint, true);
+  root.onkeydown = (event) => {
+    if (moveFocus(event, buttons, document.activeElement, "ArrowLeft", "ArrowRight")) set(document.activeElement.dataset.tint, true);
+  };
 }
 
 /** Whether the page is dark now: by its own switch, else as the system is. */

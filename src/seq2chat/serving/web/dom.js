@@ -56,7 +56,9 @@ export function toast(text, undo) {
 /** Open a dialog with this content; a click beside it closes it, as Esc does. */
 export function openDialog(dialog, ...content) {
   dialog.replaceChildren(...content);
-  dialog.onclick = (event) => event.target === dialog && dialog.close();
+  dialog.onclick = (event) => {
+    if (event.target === dialog) dialog.close();
+  };
   if (!dialog.open) dialog.showModal();
 }
 

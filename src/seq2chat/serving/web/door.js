@@ -23,11 +23,13 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
       el("p", {}, "These are the model's own probabilities, at temperature 1.", choose && " Choose another token, and the answer goes on from it."),
     ),
   );
-  door.onkeydown = (event) => moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
-  door.ontoggle = ({ newState }) => newState === "closed" && anchor.isConnected && anchor.focus();
+  door.onkeydown = (event) => void moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
+  door.ontoggle = ({ newState }) => {
+    if (newState === "closed" && anchor.isConnected) anchor.focus();
+  };
   door.showPopover();
   beside(door, anchor);
-  (buttons.find((button) => button.dataset.current) ?? door).focus();
+  buttons[rows.findIndex((other) => isSame(other, token))].focus();
 }
 
 /** The likeliest tokens, and the one that was drawn even if it is none of them. */

@@ -63,19 +63,17 @@ export class History {
     }
   }
 
-  /** Where the storage is full, the oldest conversations give up what their tokens' alternatives were. */
+  /** Where the storage is full, conversations give up what their tokens' alternatives were, the oldest first. */
   #write(conversation) {
-    for (const oldest of [...this.list().reverse(), null]) {
-      try {
-        localStorage.setItem(PREFIX + conversation.id, JSON.stringify(conversation));
-        return true;
-      } catch {
-        if (!oldest || oldest.id === conversation.id) return false;
-        for (const token of tokensOf(oldest)) delete token.top;
-        localStorage.setItem(PREFIX + oldest.id, JSON.stringify(oldest));
-      }
+    const others = this.list().filter((other) => other !== conversation);
+    while (!store(conversation)) {
+      const oldest = others.pop();
+      const tokens = tokensOf(oldest ?? conversation).filter(({ top }) => top);
+      if (!oldest && !tokens.length) return false;
+      for (const token of tokens) delete token.top;
+      if (oldest) store(oldest);
     }
-    return false;
+    return true;
   }
 }
 
@@ -88,6 +86,15 @@ export function download(name, conversations) {
   const link = Object.assign(document.createElement("a"), { href: url, download: `${name}.json` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+function store(conversation) {
+  try {
+    localStorage.setItem(PREFIX + conversation.id, JSON.stringify(conversation));
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function tokensOf(conversation) {

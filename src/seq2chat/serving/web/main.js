@@ -24,7 +24,7 @@ const api = new Api(askKey);
 const session = new Session(api, history, settings, {
   changed: redraw,
   progressed: (answer) => view.progress(answer),
-  finished: (lane, answer) => announce(answer.error ?? `${lane.model} answered: ${textOf(answer.tokens)}`),
+  finished: (lane, answer) => answer.error || announce(`${lane.model} answered: ${textOf(answer.tokens)}`),
   told: toast,
 });
 

@@ -161,8 +161,7 @@ export class Session {
     if (used >= model.context) throw new ApiError(400, `The model's context of ${model.context} tokens is full.`);
     const sampling = this.settings.sampling(used === null ? maxTokens : Math.min(maxTokens, model.context - used));
     for await (const { prompt, tokens, finish } of this.api.answer(model.id, answer.sent, prefix, sampling, signal)) {
-      // What is sent back as the prompt of a text is that of the whole request.
-      if (prompt) answer.promptIds = prompt.slice(0, prompt.length - (model.chat ? 0 : prefix.length));
+      answer.promptIds ??= prompt ?? null; // later ones hold what the answer begins with, too
       answer.tokens.push(...tokens);
       answer.finish = finish ?? answer.finish;
       this.events.progressed(answer);
