@@ -25,6 +25,7 @@ app.command("seq2chat.cli.align:ppo", help="Align: answer so that a reward model
 app.command("seq2chat.cli.align:dpo", help="Align: learn from ranked answers directly.")
 app.command("seq2chat.cli.align:grpo", help="Align: learn from rewards within groups of answers.")
 app.command("seq2chat.cli.chat:chat", help="Talk with a model that has learned to chat.")
+app.command("seq2chat.cli.serve:serve", help="Serve models: an OpenAI-compatible API and a chat page.")
 app.command("seq2chat.cli.chat_tokens:chat_tokens", name="chat-tokens", help="Show the tokens of a conversation.")
 app.command("seq2chat.cli.doctor:doctor", help="Find which part of an alignment run is at fault.")
 app.command("seq2chat.cli.generate:generate", help="Continue a prompt with a GPT.")

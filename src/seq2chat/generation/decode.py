@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seq2chat.config import UserError, check
-from seq2chat.generation.sampling import SamplingConfig, next_token_logits, row_generators, sample
+from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits, row_generators
 
 
 @runtime_checkable
@@ -128,14 +128,15 @@ def stream(
                 repeated = torch.arange(len(prompts), device=model.device).repeat_interleave(n)
                 state.reorder(repeated)
                 logits = logits[repeated]
-        seen = _seen(prompts, n, logits) if sampling.repetition_penalty != 1 else None
+        before = [Penalties(prompts[row.prompt], logits.shape[-1], model.device) for row in rows if sampling.penalises]
         while rows:
             with torch.inference_mode():
-                chosen = sample(logits, sampling, generators, seen)
+                processed = next_token_logits(logits, sampling, before)
+                chosen = draw(processed, sampling, generators)
                 logprobs = token_logprobs(logits, chosen)
-                drawn = logprobs if plain else token_logprobs(next_token_logits(logits, sampling, seen), chosen)
-                if seen is not None:
-                    seen[torch.arange(len(rows)), chosen] = True
+                drawn = logprobs if plain else token_logprobs(processed, chosen)
+                for row_before, token_id in zip(before, chosen.tolist(), strict=False):
+                    row_before.add(token_id)
             tokens = [
                 _advance(row, Token(row.prompt, row.sample, token, logprob, drawn_logprob, None), end_tokens, stop)
                 for row, token, logprob, drawn_logprob in zip(
@@ -152,7 +153,7 @@ def stream(
                     keep = torch.tensor(running, device=model.device)
                     chosen = chosen[keep]
                     state.reorder(keep)
-                    seen = None if seen is None else seen[keep]
+                    before = [before[i] for i in running] if before else before
                 logits, state = model.step(chosen[:, None], state)
                 logits = logits[:, -1]
 
@@ -234,14 +235,6 @@ def _advance(row: _Row, new: Token, end_tokens: Sequence[int], stop: Callable[[T
     if new.id in end_tokens or (stop is not None and stop(new)):
         return replace(new, finish="stop")
     return replace(new, finish="length") if row.n_tokens >= row.room else new
-
-
-def _seen(prompts: Sequence[Sequence[int]], n: int, logits: Tensor) -> Tensor:
-    """Return (rows, vocab): which tokens occur in each row's prompt."""
-    seen = torch.zeros_like(logits, dtype=torch.bool)
-    for index, prompt in enumerate(prompts):
-        seen[index * n : (index + 1) * n, list(prompt)] = True
-    return seen
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], context: int) -> None:

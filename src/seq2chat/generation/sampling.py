@@ -3,6 +3,7 @@
 import math
 import random
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,6 +27,9 @@ class SamplingConfig:
     )
     repetition_penalty: Annotated[float, "above 1, tokens seen before are made less likely; 1 is off"] = 1.0
     seed: Annotated[int | None, "the same seed draws the same tokens; none draws a new one"] = None
+    presence_penalty: Annotated[float, "subtracted from the logit of a token generated before; 0 is off"] = 0.0
+    frequency_penalty: Annotated[float, "subtracted for each time that a token was generated before; 0 is off"] = 0.0
+    logit_bias: Annotated[tuple[tuple[int, float], ...], "(token, what is added to its logit)"] = ()
 
     def __post_init__(self) -> None:
         check(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; write a positive number.")
@@ -40,6 +44,51 @@ class SamplingConfig:
             0 < self.repetition_penalty < math.inf,
             f"repetition_penalty is {self.repetition_penalty}; write a positive number, 1 is off.",
         )
+        for name in ("presence_penalty", "frequency_penalty"):
+            check(math.isfinite(getattr(self, name)), f"{name} is {getattr(self, name)}; write a number, 0 is off.")
+        for token, bias in self.logit_bias:
+            check(token >= 0 and not math.isnan(bias), f"logit_bias has {bias} for token {token}; write (id, number).")
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what was generated before makes a difference, besides the last logits."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+
+class Penalties:
+    """What the tokens so far do to the next ones of a row: `seen` (vocab,) says which occur in prompt or answer, for
+    the repetition penalty, and `counts` (vocab,) how often each does in the answer, for presence and frequency."""
+
+    def __init__(self, prompt: Sequence[int], vocab_size: int, device: torch.device) -> None:
+        self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        self.counts = torch.zeros(vocab_size, device=device)
+        self.seen[list(prompt)] = True
+
+    def add(self, token: int) -> None:
+        """Count a generated token."""
+        self.seen[token] = True
+        self.counts[token] += 1
+
+
+def penalise(
+    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, before: Sequence[Penalties]
+) -> Float[Tensor, "batch vocab"]:
+    """Return the logits after the penalties of `config`; `before` tells what each row has."""
+    if config.repetition_penalty != 1:
+        logits = penalise_repetition(logits, torch.stack([p.seen for p in before]), config.repetition_penalty)
+    if config.presence_penalty != 0 or config.frequency_penalty != 0:
+        logits = penalise_counts(
+            logits, torch.stack([p.counts for p in before]), config.presence_penalty, config.frequency_penalty
+        )
+    return logits
+
+
+def penalise_counts(
+    logits: Float[Tensor, "batch vocab"], counts: Float[Tensor, "batch vocab"], presence: float, frequency: float
+) -> Float[Tensor, "batch vocab"]:
+    """Subtract `presence` from the logits of tokens generated before and `frequency` for each time that they were, as
+    OpenAI's API defines its penalties."""
+    return logits - presence * (counts > 0) - frequency * counts
 
 
 def penalise_repetition(
@@ -76,15 +125,19 @@ def keep_min_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
 
 
 def next_token_logits(
-    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, seen: Bool[Tensor, "batch vocab"] | None = None
+    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, before: Sequence[Penalties] = ()
 ) -> Float[Tensor, "batch vocab"]:
-    """Return the logits of the distribution that `config` draws from: penalty, temperature, top-k, top-p, min-p.
+    """Return the logits of the distribution that `config` draws from: penalties, bias, temperature, top-k, top-p, min-p.
 
-    `seen` marks the tokens already in each row, for the repetition penalty. Temperature 0 leaves the logits undivided
-    and everything but the penalty out: the largest is taken.
+    `before` tells what each row has, for the penalties. Temperature 0 leaves the logits undivided and everything but
+    penalties and bias out: the largest is taken.
     """
-    if config.repetition_penalty != 1 and seen is not None:
-        logits = penalise_repetition(logits, seen, config.repetition_penalty)
+    if before:
+        logits = penalise(logits, config, before)
+    if config.logit_bias:
+        tokens, biases = zip(*config.logit_bias, strict=True)
+        bias = torch.tensor(biases, dtype=logits.dtype, device=logits.device)
+        logits = logits.index_add(-1, torch.tensor(tokens, device=logits.device), bias.expand(len(logits), -1))
     if config.temperature == 0:
         return logits
     logits = logits / config.temperature
@@ -100,12 +153,18 @@ def next_token_logits(
 def sample(
     logits: Float[Tensor, "batch vocab"],
     config: SamplingConfig,
-    generators: list[random.Random],
-    seen: Bool[Tensor, "batch vocab"] | None = None,
+    generators: Sequence[random.Random],
+    before: Sequence[Penalties] = (),
 ) -> Int[Tensor, " batch"]:
     """Return one token per row, drawn by inverting the cumulative distribution at one uniform number of the row's own
     generator, so that a row's draw does not depend on its neighbours. At temperature 0, the likeliest token."""
-    logits = next_token_logits(logits, config, seen)
+    return draw(next_token_logits(logits, config, before), config, generators)
+
+
+def draw(
+    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, generators: Sequence[random.Random]
+) -> Int[Tensor, " batch"]:
+    """Return one token per row from what `next_token_logits` returned."""
     if config.temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)

@@ -18,8 +18,9 @@ from seq2chat.config import GPTConfig, check
 from seq2chat.nn.attention import DotProductHeads
 from seq2chat.nn.block import FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
 from seq2chat.nn.cache import KVCache, LayerCache
-from seq2chat.nn.mask import banded_mask, causal_mask, document_mask, document_starts, padding_mask
+from seq2chat.nn.mask import causal_masks, document_mask, document_starts
 from seq2chat.nn.position import Rotation, rotary, rotate
+from seq2chat.nn.slots import SlotLayer, SlotRows
 from seq2chat.text.batch import Batch
 
 
@@ -77,9 +78,10 @@ class GPT(nn.Module):
         self._check_context(seq)
         index = torch.arange(seq, device=tokens.device)[None]
         if segments is None:
-            return self._blocks(tokens, index, self._masks(seq, seq, None, tokens.device), None)
+            return self._blocks(tokens, index, causal_masks(seq, seq, self.config.window, None, tokens.device), None)
         starts = document_starts(segments)
-        return self._blocks(tokens, index - starts, self._masks(seq, seq, document_mask(starts), tokens.device), None)
+        masks = causal_masks(seq, seq, self.config.window, document_mask(starts), tokens.device)
+        return self._blocks(tokens, index - starts, masks, None)
 
     def flops(self, batch: Batch) -> int:
         """Return the floating point operations of training on `batch`; see `flops_per_token`."""
@@ -101,21 +103,29 @@ class GPT(nn.Module):
         Feeding a text in any portions gives the logits of `forward` on the whole. The state is updated in place.
         Raises UserError when a row would outgrow `config.context`.
         """
-        n_new, n_key = tokens.shape[1], state.length + tokens.shape[1]
-        self._check_context(state.longest + n_new)
-        allowed = None if state.padding is None else padding_mask(state.padding, n_new, n_key)
-        positions = state.positions(n_new, tokens.device)
-        hidden = self._blocks(tokens, positions, self._masks(n_new, n_key, allowed, tokens.device), state)
-        return self.logits(hidden), state
+        self._check_context(state.longest + tokens.shape[1])
+        return self.logits(self.hidden_step(tokens, state)), state
+
+    def hidden_step(
+        self, tokens: Int[Tensor, "batch n_new"], state: KVCache | SlotRows
+    ) -> Float[Tensor, "batch n_new d_model"]:
+        """Return what the head reads at the next `n_new` tokens of each row, and grow the state by them.
+
+        Positions beyond the context are the last one's: what stands there must be meaningless anyway.
+        """
+        n_new, device = tokens.shape[1], tokens.device
+        positions = state.positions(n_new, device).clamp(max=self.context - 1)
+        return self._blocks(tokens, positions, state.masks(n_new, self.config.window, device), state)
 
     def _blocks(
         self,
         tokens: Int[Tensor, "batch seq"],
         positions: Int[Tensor, "rows seq"],
         masks: tuple[Tensor | None, Tensor | None],
-        state: KVCache | None,
+        state: KVCache | SlotRows | None,
     ) -> Float[Tensor, "batch seq d_model"]:
         x, rotation = self.embed_tokens(tokens), None
+        caches = [None] * len(self.layers) if state is None else state.layers
         if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
         x = self.dropout(x if self.compute_dtype is None else x.to(self.compute_dtype))
@@ -124,25 +134,8 @@ class GPT(nn.Module):
         dense, local = masks
         for index, layer in enumerate(self.layers):
             mask = local if is_local(self.config, index) else dense
-            x = layer(x, rotation, mask, None if state is None else state.layers[index])
+            x = layer(x, rotation, mask, caches[index])
         return self.norm(x)
-
-    def _masks(
-        self, n_query: int, n_key: int, allowed: Bool[Tensor, "batch 1 query key"] | None, device: torch.device
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the masks of the dense and of the local layers, broadcastable to (batch, n_head, n_query, n_key).
-
-        None stands for plain causal attention, which the fused kernel does without a mask.
-        """
-
-        def both(mask: Bool[Tensor, "query key"]) -> Bool[Tensor, "#batch 1 query key"]:
-            return mask[None, None] if allowed is None else mask & allowed
-
-        plain = allowed is None and n_query in (1, n_key)
-        dense = None if plain else both(causal_mask(n_query, n_key, device))
-        if self.config.window == 0:
-            return dense, None
-        return dense, both(banded_mask(n_query, n_key, self.config.window, device))
 
     def _check_context(self, seq: int) -> None:
         check(seq <= self.config.context, f"{seq} tokens do not fit the model's context of {self.config.context}.")
@@ -166,7 +159,7 @@ class Block(nn.Module):
         x: Float[Tensor, "batch seq d_model"],
         rotation: Rotation | None,
         mask: Bool[Tensor, "#batch 1 seq n_key"] | None,
-        cache: LayerCache | None,
+        cache: LayerCache | SlotLayer | None,
     ) -> Float[Tensor, "batch seq d_model"]:
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotation, mask, cache))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
@@ -193,7 +186,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch seq d_model"],
         rotation: Rotation | None,
         mask: Bool[Tensor, "#batch 1 seq n_key"] | None,
-        cache: LayerCache | None,
+        cache: LayerCache | SlotLayer | None,
     ) -> Float[Tensor, "batch seq d_model"]:
         q = self.q_norm(self._split(self.q_proj(x))).transpose(1, 2)
         k = self.k_norm(self._split(self.k_proj(x))).transpose(1, 2)
@@ -202,7 +195,9 @@ class Attention(nn.Module):
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         if cache is not None:
             k, v = cache.append(k, v)
-        return self.o_proj(self.heads(q, k, v, mask).transpose(1, 2).flatten(2))
+        # A cache may keep a wider number format, in which it is then read.
+        context = self.heads(q.to(k.dtype), k, v, mask).to(x.dtype)
+        return self.o_proj(context.transpose(1, 2).flatten(2))
 
     def _split(self, x: Float[Tensor, "batch seq width"]) -> Float[Tensor, "batch seq heads d_head"]:
         return x.unflatten(-1, (-1, self.d_head))

@@ -20,6 +20,8 @@ KeysAndValues = tuple[Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, 
 # On CPUs torch's fused kernel takes twice the time of the plain products to train on sequences up to this long.
 SHORT = 512
 
+FEW = 32  # queries of one chunk of a prompt, or of a step of decoding
+
 
 def scaled_dot_product(
     q: Float[Tensor, "batch n_head n_query d_head"],
@@ -31,14 +33,37 @@ def scaled_dot_product(
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
     """Return softmax(scale · q kᵀ) v with the fused kernel; `scale` is 1/√d_head unless given.
 
-    `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is the mask of equally
+    `mask` is True where a query may attend, and each may attend somewhere. `is_causal` is the mask of equally
     many queries and keys without storing it. With fewer key heads than query heads, neighbouring query heads share one
     (grouped-query attention, Ainslie et al. 2023).
     """
     if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= SHORT:
         return scaled_dot_product_plain(q, k, v, mask, is_causal, scale)[0]
+    if q.device.type == "cpu" and q.shape[2] <= FEW and mask is not None:
+        return attend_by_products(q, k, v, mask, scale)
     grouped = k.shape[1] != q.shape[1]
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale, enable_gqa=grouped)
+
+
+def attend_by_products(
+    q: Float[Tensor, "batch n_head n_query d_head"],
+    k: Float[Tensor, "batch n_kv_head n_key d_head"],
+    v: Float[Tensor, "batch n_kv_head n_key d_value"],
+    mask: Bool[Tensor, "#batch #n_head n_query n_key"],
+    scale: float | None = None,
+) -> Float[Tensor, "batch n_head n_query d_value"]:
+    """Return `scaled_dot_product` of few queries, by two matrix products; one that may attend nowhere gets a mean.
+
+    On CPUs the last bits of torch's fused kernel depend on which thread computes a row, so that a text would depend on
+    what else runs; those of these products do not.
+    """
+    batch, n_head, n_query, d_head = q.shape
+    n_kv_head, n_shared = k.shape[1], n_head // k.shape[1]
+    # Query heads that share a key head are rows of one product.
+    scores = q.reshape(batch, n_kv_head, n_shared * n_query, d_head) @ k.transpose(-1, -2)
+    scores = scores.view(batch, n_head, n_query, -1) * (d_head**-0.5 if scale is None else scale)
+    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1)
+    return (weights.view(batch, n_kv_head, n_shared * n_query, -1) @ v).view(batch, n_head, n_query, -1)
 
 
 def scaled_dot_product_plain(

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from seq2chat.nn.mask import causal_masks, padding_mask
+
 
 class LayerCache:
     """Keys and values of one layer. Room is doubled when it runs out, so appending costs amortised O(1) copies."""
@@ -57,6 +59,12 @@ class KVCache:
         """Return (1 or batch, n_new): the positions of the next tokens, counted from each row's first real one."""
         index = torch.arange(self.length, self.length + n_new, device=device)
         return index[None] if self.padding is None else (index - self.padding[:, None]).clamp(min=0)
+
+    def masks(self, n_new: int, window: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        """Return what the next tokens may attend to, in dense and in local layers, as `causal_masks` does."""
+        n_key = self.length + n_new
+        allowed = None if self.padding is None else padding_mask(self.padding, n_new, n_key)
+        return causal_masks(n_new, n_key, window, allowed, device)
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may shrink or grow."""

@@ -21,6 +21,27 @@ def banded_mask(
     return (distance >= 0) & (distance < window)
 
 
+def causal_masks(
+    n_query: int,
+    n_key: int,
+    window: int,
+    allowed: Bool[Tensor, "batch 1 query key"] | None,
+    device: torch.device | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the masks of dense layers and of locally banded ones, broadcastable to (batch, n_head, n_query, n_key).
+
+    `allowed` says where a row may attend at all, None being everywhere. The first result is None for plain causal
+    attention, which the fused kernel does without a mask; the second where `window` is 0, so that no layer is local.
+    """
+
+    def both(mask: Bool[Tensor, "query key"]) -> Bool[Tensor, "#batch 1 query key"]:
+        return mask[None, None] if allowed is None else mask & allowed
+
+    plain = allowed is None and n_query in (1, n_key)
+    dense = None if plain else both(causal_mask(n_query, n_key, device))
+    return dense, both(banded_mask(n_query, n_key, window, device)) if window else None
+
+
 def document_mask(starts: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch 1 seq seq"]:
     """Return which positions lie in one document, given `document_starts`; broadcasts over heads."""
     return (starts[:, :, None] == starts[:, None, :])[:, None]

@@ -1,0 +1,49 @@
+"""`seq2chat serve`: models behind an OpenAI-compatible API, and a page to chat with them."""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from seq2chat.config import check
+
+
+def serve(
+    *runs: Annotated[Path, Parameter(help="runs or model folders; several are served side by side")],
+    host: Annotated[str, Parameter(help="address to listen at")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="port to listen at; 0 takes a free one")] = 8000,
+    api_key: Annotated[str, Parameter(help="what clients must send; also $SEQ2CHAT_API_KEY", show_default=False)] = "",
+    slots: Annotated[int, Parameter(help="answers that each model writes at once")] = 16,
+) -> None:
+    """Serve models: an OpenAI-compatible API, and a page to chat with them in a browser."""
+    api_key = api_key or os.environ.get("SEQ2CHAT_API_KEY", "")
+    check(bool(runs), "Which model shall be served? Name a run or a model folder: seq2chat serve runs/demo/ppo.")
+    check(0 <= port < 65536, f"--port is {port}; write a number from 0 to 65535.")
+    check(slots > 0, f"--slots is {slots}; write a positive number.")
+    check(
+        api_key != "" or is_loopback(host),
+        f"--host {host} lets other machines in; set a key for them with --api-key, or leave --host out.",
+    )
+    from seq2chat.serving.served import names, open_served
+    from seq2chat.serving.server import run_server
+
+    console = Console(stderr=True, highlight=False)
+    served = [open_served(run, name, slots) for run, name in zip(runs, names(runs), strict=True)]
+
+    def say(address: str) -> None:
+        models = ", ".join(one.id for one in served)
+        console.print(f"Serving {models} at [bold]{address}[/] (API: {address}/v1, its documentation: {address}/docs).")
+        console.print("Ctrl-C ends.", style="dim")
+
+    run_server(served, host, port, api_key, say)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,450 @@
+"""Continuous batching: many requests share one model, and each gets the tokens that it would get alone.
+
+A step of the engine admits who waits, gives every decoding row its next token in one pass over the weights, and reads a
+few chunks of the prompts that are not read yet, so that a long prompt never holds the others up (Yu et al. 2022, Orca;
+Agrawal et al. 2023, Sarathi). Row i of a pass is slot i of the cache: running rows stand in front without a gap, and
+the slots behind them remember the prompts of finished rows for those that begin alike.
+
+Prompts are read in chunks of one size at fixed places, and no kernel here lets one row change another's bits. So a
+prompt has the same keys and values to the last bit whether it is read at once, between others, or found in the cache.
+"""
+
+import itertools
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seq2chat.config import UserError, check
+from seq2chat.generation.decode import check_prompts, evaluating, log_softmax
+from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits, row_generators
+from seq2chat.models.gpt import GPT
+from seq2chat.nn.slots import SlotCache
+
+CHUNK = 32  # tokens of a prompt read in one pass
+KEYS = 64  # a pass of decoding sees a multiple of so many keys
+
+Finish = Literal["stop", "length", "abort"]
+
+
+class QueueFull(UserError):
+    """As many requests are waiting as may."""
+
+
+class DeadlinePassed(UserError):
+    """A request was not done in the time it had."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token of sample `sample`. `logprob` is its log probability under the model itself, `drawn_logprob`
+    under the distribution it was drawn from, and `top` the likeliest (token, log probability) under the model; they are
+    None and empty unless asked for. `finish` is set on the last one of a sample."""
+
+    sample: int
+    id: int
+    logprob: float | None
+    drawn_logprob: float | None
+    top: list[tuple[int, float]]
+    finish: Finish | None
+
+
+@dataclass(frozen=True)
+class Read:
+    """A prompt was read, `cached` tokens of it from the cache. `logprobs` and `tops` tell, if asked for, how probable
+    each of its tokens was after those before it, and what was likeliest instead; nothing comes before the first one."""
+
+    cached: int
+    logprobs: list[float | None]
+    tops: list[list[tuple[int, float]]]
+
+
+Event = Token | Read | Exception
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """What a sample may say, such as a grammar: `bias` is added to the logits, and `accept` is told what was drawn."""
+
+    def bias(self) -> Float[Tensor, " vocab"]: ...
+    def accept(self, token: int) -> None: ...
+
+
+@dataclass
+class Request:
+    """What is asked of the engine, and whom it tells.
+
+    `emit` is called in the engine's thread with each Event; an exception is the last one. `stop(token)` is asked of each
+    Token and ends its sample if true. `logprobs` is how many of the likeliest tokens are told beside each, None being
+    no log probabilities. Prompts are shared through the cache among requests of one `salt` only. `deadline` is a
+    time of `time.monotonic`.
+    """
+
+    prompt: list[int]
+    sampling: SamplingConfig
+    emit: Callable[[Event], object]
+    end_tokens: Sequence[int] = ()
+    n: int = 1
+    stop: Callable[[Token], bool] | None = None
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
+    constraints: Sequence[Constraint] = ()
+    salt: str = ""
+    deadline: float | None = None
+    aborted: bool = field(default=False, init=False)
+
+
+@dataclass
+class _Row:
+    """One sample of a request: its tokens, the slot it is in, and how many tokens have keys and values there."""
+
+    request: Request
+    sample: int
+    slot: int
+    room: int
+    generator: random.Random
+    tokens: list[int]
+    computed: int = 0
+    cached: int = 0
+    before: Penalties | None = None
+    logprobs: list[float | None] = field(default_factory=lambda: [None])
+    tops: list[list[tuple[int, float]]] = field(default_factory=lambda: [[]])
+
+    @property
+    def n_prompt(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def is_decoding(self) -> bool:
+        return len(self.tokens) > self.n_prompt
+
+    def remembered(self, since: int = 0) -> "_Kept":
+        """What its slot can be remembered for: the part of the prompt that was read, as prompts are."""
+        return _Kept(self.request.prompt[: min(self.computed, self.n_prompt)], self.request.salt, since)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a slot holds after its row has ended."""
+
+    prompt: list[int] = field(default_factory=list)
+    salt: str = ""
+    since: int = 0
+
+
+@dataclass
+class Statistics:
+    """What the engine has done so far."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    aborted: int = 0
+    steps: int = 0
+
+
+class Engine:
+    """Runs requests on one GPT, up to `n_slot` samples at a time; further ones wait, `max_waiting` requests at most.
+
+    `submit` and `abort` may be called from any thread, `step` from one only. `budget` is how many tokens a step reads
+    and writes together, at least one chunk of a prompt.
+    """
+
+    def __init__(self, model: GPT, n_slot: int = 16, max_waiting: int = 256, budget: int = 128) -> None:
+        check(n_slot > 0, f"The engine has {n_slot} slots; give it at least one.")
+        config, dtype = model.config, next(model.parameters()).dtype
+        self.model, self.n_slot, self.max_waiting, self.budget = model, n_slot, max_waiting, budget
+        # On CPUs the products of attention are faster in float32, and these are free of rounding.
+        wide = torch.promote_types(dtype, torch.float32) if model.device.type == "cpu" else dtype
+        room = -(-config.context // KEYS) * KEYS
+        # A row of a float32 product has the same bits among any multiple of 4 rows, of a bfloat16 one among any number.
+        self._least_rows = 1 if dtype == torch.bfloat16 else 4
+        n_row = -(-n_slot // self._least_rows) * self._least_rows
+        self.cache = SlotCache(config.n_layer, n_row, config.n_kv_head, room, config.d_head, wide, model.device)
+        self.statistics = Statistics()
+        self._rows: list[_Row] = []
+        self._kept = [_Kept()] * n_slot
+        self._clock = itertools.count(1)
+        self._waiting: deque[Request] = deque()
+        self._lock = threading.Lock()
+
+    @property
+    def n_running(self) -> int:
+        """Samples that hold a slot."""
+        return len(self._rows)
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._rows or self._waiting)
+
+    def submit(self, request: Request) -> Request:
+        """Let `request` run as soon as there is room, and return it.
+
+        Raises UserError for a prompt that is empty, too long or of unknown tokens and for more samples than slots, and
+        QueueFull when too many wait.
+        """
+        check_prompts([request.prompt], self.model.context)
+        last = self.model.config.vocab_size - 1
+        check(
+            min(request.prompt) >= 0 and max(request.prompt) <= last,
+            f"The prompt has a token that is none of the model's, which go from 0 to {last}.",
+        )
+        check(
+            all(token <= last for token, _ in request.sampling.logit_bias),
+            f"logit_bias has a token that is none of the model's, which go from 0 to {last}.",
+        )
+        check(0 < request.n <= self.n_slot, f"n is {request.n}; write a number from 1 to {self.n_slot}.")
+        with self._lock:
+            if len(self._waiting) >= self.max_waiting:
+                raise QueueFull(f"{self.max_waiting} requests are waiting already; try again later.")
+            self._waiting.append(request)
+        return request
+
+    def abort(self, request: Request) -> None:
+        """Let `request` end with the next step, without another event."""
+        request.aborted = True
+
+    def fail(self, error: Exception) -> None:
+        """End everything that runs or waits with `error`."""
+        with self._lock:
+            requests = {id(r): r for r in [*self._waiting, *(row.request for row in self._rows)]}
+            self._waiting.clear()
+        self._rows.clear()
+        self._kept = [_Kept()] * self.n_slot
+        for request in requests.values():
+            request.emit(error)
+
+    def run(self) -> None:
+        """Step until nothing is left to do."""
+        while self.has_work:
+            self.step()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Give every decoding row its next token, and read more of the prompts, within the budget."""
+        self.statistics.steps += 1
+        self._drop()
+        self._admit()
+        with evaluating(self.model):
+            if decoding := [row for row in self._rows if row.is_decoding]:
+                self._advance(decoding, self._decode(decoding))
+            n_chunks = max(1, (self.budget - len(decoding)) // CHUNK)
+            while n_chunks and (row := next((r for r in self._rows if r.sample == 0 and not r.is_decoding), None)):
+                n_chunks -= 1
+                self._read_chunk(row)
+
+    # Who runs, and where.
+
+    def _drop(self) -> None:
+        """End what was aborted and what is late."""
+        now = time.monotonic()
+        with self._lock:
+            late = [r for r in self._waiting if r.aborted or (r.deadline is not None and now > r.deadline)]
+            for request in late:
+                self._waiting.remove(request)
+        running = {id(row.request): row.request for row in self._rows}
+        late += [r for r in running.values() if r.aborted or (r.deadline is not None and now > r.deadline)]
+        for request in late:
+            self.statistics.aborted += 1
+            for row in [row for row in self._rows if row.request is request]:
+                self._release(row)
+            if not request.aborted:
+                request.emit(DeadlinePassed("The request was not done within its time; ask for less, or later."))
+
+    def _admit(self) -> None:
+        """Give slots to those who wait, in their order, while there are enough."""
+        while True:
+            with self._lock:
+                if not self._waiting or self._waiting[0].n > self.n_slot - len(self._rows):
+                    return
+                request = self._waiting.popleft()
+            room = min(request.sampling.max_tokens, self.model.context - len(request.prompt))
+            for sample, generator in enumerate(row_generators(request.sampling.seed, request.n)):
+                cached = self._take_slot(request, reuse=sample == 0 and not request.prompt_logprobs)
+                row = _Row(request, sample, len(self._rows), room, generator, list(request.prompt), cached, cached)
+                self._rows.append(row)
+                self.statistics.cached_tokens += cached
+
+    def _take_slot(self, request: Request, reuse: bool) -> int:
+        """Empty the first slot behind the running ones, put there what is remembered of the prompt, and return how many
+        tokens that is. What the slot held moves to the one that was left alone the longest."""
+        slot = len(self._rows)
+        held = [*(row.remembered() for row in self._rows), *self._kept[slot:]]
+        shared = [_shared(kept, request) if reuse else 0 for kept in held]
+        source = max(range(self.n_slot), key=lambda i: shared[i])
+        free = range(slot, self.n_slot)
+        if source in free and shared[source] == len(held[source].prompt) // CHUNK * CHUNK > 0:
+            victim = source  # the prompt goes on where this one ended
+        else:
+            victim = min(free, key=lambda i: (i == source and shared[source] > 0, held[i].since))
+        if victim != slot:
+            self.cache.swap(slot, victim, max(len(held[slot].prompt), len(held[victim].prompt)))
+            self._kept[victim] = held[slot]
+            source = {slot: victim, victim: slot}.get(source, source)
+        n_shared = max(shared)
+        if n_shared and source != slot:
+            self.cache.copy(source, slot, n_shared)
+        self._kept[slot] = _Kept()
+        return n_shared
+
+    def _release(self, row: _Row) -> None:
+        """Take the row out, and move the last running one into its place."""
+        last = self._rows.pop()
+        self._kept[last.slot] = row.remembered(next(self._clock))
+        if last is not row:
+            self.cache.swap(row.slot, last.slot, max(row.computed, last.computed))
+            self._rows[row.slot] = last
+            last.slot, row.slot = row.slot, last.slot
+
+    # What they compute.
+
+    def _read_chunk(self, row: _Row) -> None:
+        """Read the next chunk of a prompt; after the last one, draw the first token of each of its samples."""
+        start, prompt = row.computed // CHUNK * CHUNK, row.request.prompt
+        chunk = prompt[start : start + CHUNK]
+        tokens = torch.tensor([chunk + [0] * (CHUNK - len(chunk))], device=self.model.device)
+        hidden = self.model.hidden_step(tokens, self.cache.rows(row.slot, [start], [True], CHUNK, start + CHUNK))
+        self.statistics.prompt_tokens += start + len(chunk) - row.computed
+        row.computed = start + len(chunk)
+        if row.request.prompt_logprobs:
+            self._tell_prompt(row, start, self.model.logits(hidden)[0].float())
+        if row.computed < len(prompt):
+            return
+        row.request.emit(Read(row.cached, row.logprobs, row.tops))
+        samples = [other for other in self._rows if other.request is row.request]
+        for sample in samples:
+            if sample is not row:
+                self.cache.copy(row.slot, sample.slot, len(prompt))
+                sample.computed = len(prompt)
+        # The head reads as many rows as in a step of decoding, never one alone.
+        last = hidden[:, len(chunk) - 1].expand(self._bucket(1), -1)
+        self._advance(samples, self.model.logits(last[:, None])[:1, 0].expand(len(samples), -1))
+
+    def _tell_prompt(self, row: _Row, start: int, logits: Float[Tensor, "chunk vocab"]) -> None:
+        """Note how probable the tokens after those of the chunk were."""
+        following = row.request.prompt[start + 1 : start + 1 + CHUNK]
+        logprobs = log_softmax(logits[: len(following)])
+        chosen = logprobs.gather(-1, torch.tensor(following, device=logprobs.device)[:, None])[:, 0]
+        row.logprobs.extend(chosen.tolist())
+        row.tops.extend(_likeliest(logprobs, [row.request.logprobs or 0] * len(following)))
+
+    def _decode(self, rows: list[_Row]) -> Float[Tensor, "rows vocab"]:
+        """Return the logits after the last token of each row, which is read in one pass for all."""
+        by_slot = {row.slot: row for row in rows}
+        size = self._bucket(max(by_slot) + 1)
+        active = [slot in by_slot for slot in range(size)]
+        tokens = [by_slot[slot].tokens[-1] if slot in by_slot else 0 for slot in range(size)]
+        starts = [by_slot[slot].computed if slot in by_slot else 0 for slot in range(size)]
+        n_key = -(-(max(starts) + 1) // KEYS) * KEYS
+        state = self.cache.rows(0, starts, active, 1, n_key)
+        logits = self.model.logits(
+            self.model.hidden_step(torch.tensor(tokens, device=self.model.device)[:, None], state)
+        )
+        for row in rows:
+            row.computed += 1
+        return logits[[row.slot for row in rows], 0]
+
+    def _bucket(self, n_rows: int) -> int:
+        """The least power of two that holds so many rows, or all slots."""
+        return max(self._least_rows, min(1 << (n_rows - 1).bit_length(), self.cache.n_slot))
+
+    # What they say.
+
+    def _advance(self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]) -> None:
+        """Draw the next token of each row, tell it, and release the rows that end with it."""
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        tokens, drawn = self._draw(rows, logits)
+        wanted = [i for i, row in enumerate(rows) if row.request.logprobs is not None]
+        told: dict[int, tuple[float, float, list[tuple[int, float]]]] = {}
+        if wanted:
+            logprobs, chosen = log_softmax(logits[wanted]), torch.tensor([[tokens[i]] for i in wanted])
+            own = logprobs.gather(-1, chosen.to(logprobs.device))[:, 0].tolist()
+            tops = _likeliest(logprobs, [rows[i].request.logprobs or 0 for i in wanted])
+            told = {i: (logprob, drawn[i], top) for i, logprob, top in zip(wanted, own, tops, strict=True)}
+        self.statistics.generated_tokens += len(rows)
+        for index, row in enumerate(rows):
+            self._tell(row, tokens[index], *told.get(index, (None, None, [])))
+
+    def _tell(
+        self, row: _Row, token_id: int, logprob: float | None, drawn: float | None, top: list[tuple[int, float]]
+    ) -> None:
+        request = row.request
+        row.tokens.append(token_id)
+        if row.before is not None:
+            row.before.add(token_id)
+        if request.constraints:
+            request.constraints[row.sample].accept(token_id)
+        token = Token(row.sample, token_id, logprob, drawn, top, None)
+        if token_id in request.end_tokens or (request.stop is not None and request.stop(token)):
+            token = replace(token, finish="stop")
+        elif len(row.tokens) - row.n_prompt >= row.room:
+            token = replace(token, finish="length")
+        if token.finish is not None:
+            self._release(row)
+        if not request.aborted:
+            request.emit(token)
+
+    def _draw(self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]) -> tuple[list[int], list[float]]:
+        """Return the next token of each row, and its log probability as it was drawn; rows of like options go together."""
+        groups: dict[SamplingConfig, list[int]] = {}
+        for index, row in enumerate(rows):
+            groups.setdefault(replace(row.request.sampling, max_tokens=1, seed=None), []).append(index)
+        tokens, drawn = [0] * len(rows), [0.0] * len(rows)
+        for config, members in groups.items():
+            part = logits if len(members) == len(rows) else logits[members]
+            if any(rows[i].request.constraints for i in members):
+                part = part + torch.stack([self._bias(rows[i]) for i in members])
+            processed = next_token_logits(part, config, [self._before(rows[i]) for i in members if config.penalises])
+            chosen = draw(processed, config, [rows[i].generator for i in members])
+            if any(rows[i].request.logprobs is not None for i in members):
+                logprobs = log_softmax(processed).gather(-1, chosen[:, None])[:, 0].tolist()
+                for i, logprob in zip(members, logprobs, strict=True):
+                    drawn[i] = logprob
+            for i, token in zip(members, chosen.tolist(), strict=True):
+                tokens[i] = token
+        return tokens, drawn
+
+    def _before(self, row: _Row) -> Penalties:
+        if row.before is None:
+            row.before = Penalties(row.request.prompt, self.model.config.vocab_size, self.model.device)
+        return row.before
+
+    def _bias(self, row: _Row) -> Float[Tensor, " vocab"]:
+        """What the row's constraint adds to its logits."""
+        if row.request.constraints:
+            return row.request.constraints[row.sample].bias()
+        return torch.zeros(self.model.config.vocab_size, device=self.model.device)
+
+
+def _shared(kept: _Kept, request: Request) -> int:
+    """Return how many tokens at the beginning of both prompts are the same, in whole chunks, leaving one to read."""
+    if kept.salt != request.salt:
+        return 0
+    most = (min(len(kept.prompt), len(request.prompt) - 1)) // CHUNK * CHUNK
+    return next(
+        (i for i in range(0, most, CHUNK) if kept.prompt[i : i + CHUNK] != request.prompt[i : i + CHUNK]), max(most, 0)
+    )
+
+
+def _likeliest(logprobs: Float[Tensor, "rows vocab"], counts: list[int]) -> list[list[tuple[int, float]]]:
+    """Return the `counts[i]` likeliest (token, log probability) of row i, likeliest first."""
+    if not any(counts):
+        return [[] for _ in counts]
+    best = logprobs.topk(min(max(counts), logprobs.shape[-1]), dim=-1)
+    return [
+        list(zip(ids[:n], values[:n], strict=True))
+        for ids, values, n in zip(best.indices.tolist(), best.values.tolist(), counts, strict=True)
+    ]

@@ -1,0 +1,72 @@
+"""`POST /v1/embeddings`: a text as the mean of its last hidden states."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seq2chat.config import UserError, check
+from seq2chat.models.bert import BERT
+from seq2chat.models.gpt import GPT
+from seq2chat.serving.protocol import EmbeddingRequest
+from seq2chat.serving.served import Served
+from seq2chat.text.tokenizer import Tokenizer
+
+
+def inputs(asked: EmbeddingRequest, served: Served) -> list[list[int]]:
+    """Return the tokens of each input. Raises UserError for one that is empty or longer than the context, and for a
+    model of another family than GPT and BERT."""
+    check(
+        isinstance(served.model, GPT | BERT),
+        f"{served.id} is a {served.family}; embeddings are made by a GPT or a BERT.",
+    )
+    given, tokenizer = asked.input, served.tokenizer
+    several = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+    made = []
+    for number, one in enumerate(several):
+        if not isinstance(one, str):
+            ids = list(one)  # type: ignore
+        elif isinstance(tokenizer, Tokenizer):
+            ids = tokenizer.encode(one)
+        else:
+            ids = [tokenizer.cls_id, *tokenizer.encode(one), tokenizer.sep_id]
+        check(len(ids) > 0, f"Input {number} is empty; give at least one token.")
+        check(
+            len(ids) <= served.context,
+            f"Input {number} has {len(ids)} tokens and the model's context is {served.context}; shorten it.",
+        )
+        last = served.model.config.vocab_size - 1
+        check(max(ids) <= last, f"Input {number} has a token that is none of the model's, which go from 0 to {last}.")
+        made.append(ids)
+    return made
+
+
+@torch.inference_mode()
+def embed(model: GPT | BERT, texts: Sequence[Sequence[int]]) -> list[Float[Tensor, " d_model"]]:
+    """Return the mean of the last hidden states of each text, as a vector of length 1.
+
+    Of a GPT each state knows only the text before it; of a BERT, all of it (Reimers and Gurevych 2019, section 3).
+    """
+    means = (model.hidden(torch.tensor([ids], device=model.device))[0].float().mean(0).cpu() for ids in texts)
+    return [torch.nn.functional.normalize(mean, dim=0) for mean in means]
+
+
+def response(asked: EmbeddingRequest, texts: Sequence[Sequence[int]], vectors: Sequence[Tensor]) -> dict[str, Any]:
+    """Return the `list` object, vectors as numbers or as the base64 of float32, which SDKs ask for."""
+    if not all(torch.isfinite(vector).all() for vector in vectors):
+        raise UserError("The model makes numbers that are not finite of this text; train it further.")
+    written = [
+        base64.b64encode(v.numpy().astype("<f4").tobytes()).decode()
+        if asked.encoding_format == "base64"
+        else v.tolist()
+        for v in vectors
+    ]
+    n_tokens = sum(map(len, texts))
+    return {
+        "object": "list", "model": asked.model,
+        "data": [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(written)],
+        "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
+    }  # fmt: skip

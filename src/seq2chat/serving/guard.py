@@ -1,0 +1,93 @@
+"""What every request passes first: the API key, the size of its body, and whether the server still takes any."""
+
+import hmac
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from seq2chat.serving.stream import to_json
+
+if TYPE_CHECKING:
+    from seq2chat.serving.app import State
+
+MOST_BYTES = 1_000_000  # of a body
+
+# The page runs its own files only, talks to this server only, and is shown in no frame of others.
+PAGE_POLICY = (
+    b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    b"object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# FastAPI's page of the API loads its script from a network of others, and needs this much.
+DOCS_POLICY = (
+    b"default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'self' 'unsafe-inline' "
+    b"https://cdn.jsdelivr.net; img-src 'self' data: https://fastapi.tiangolo.com; frame-ancestors 'none'"
+)
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+
+
+class TooLarge(Exception):
+    """The body of a request is larger than may be."""
+
+
+class Guard:
+    """ASGI middleware; see the module."""
+
+    def __init__(self, app: ASGIApp, state: "State", api_key: str) -> None:
+        self.app, self.state = app, state
+        self._expected = f"Bearer {api_key}".encode() if api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path, started = scope["path"], False
+
+        async def guarded_send(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                policy = DOCS_POLICY if path.startswith("/docs") else PAGE_POLICY
+                message["headers"] = [*message["headers"], *HEADERS, (b"content-security-policy", policy)]
+            await send(message)
+
+        if not self._may_enter(path, dict(scope["headers"]).get(b"authorization", b"")):
+            await refuse(guarded_send, 401, "Give the API key: Authorization: Bearer KEY.", "invalid_api_key")
+        elif self.state.draining and path != "/health":
+            await refuse(guarded_send, 503, "The server is stopping.", None)
+        else:
+            try:
+                await self.app(scope, _bounded(receive), guarded_send)
+            except TooLarge:
+                if not started:
+                    await refuse(guarded_send, 400, f"The body is larger than {MOST_BYTES:,} bytes.", None)
+
+    def _may_enter(self, path: str, given: bytes) -> bool:
+        """The page's files and /health are open; a page must be able to ask for the key."""
+        if self._expected is None or path in ("/", "/health") or path.startswith("/web/"):
+            return True
+        return hmac.compare_digest(given, self._expected)
+
+
+def _bounded(receive: Receive) -> Receive:
+    n_bytes = 0
+
+    async def bounded() -> Message:
+        nonlocal n_bytes
+        message = await receive()
+        n_bytes += len(message.get("body", b""))
+        if n_bytes > MOST_BYTES:
+            raise TooLarge
+        return message
+
+    return bounded
+
+
+async def refuse(send: Send, status: int, message: str, code: str | None) -> None:
+    """Answer with an error in OpenAI's form."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    content: dict[str, Any] = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    headers = [(b"content-type", b"application/json")]
+    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
+    headers += [(b"retry-after", b"5")] if status == 503 else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": to_json(content)})

@@ -1,0 +1,88 @@
+"""A model that is served: its name, its weights in the number format that is fast here, and its engine."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from seq2chat.alignment.data import end_tokens
+from seq2chat.config import check
+from seq2chat.device import pick_device, pick_precision
+from seq2chat.generation.engine import Engine
+from seq2chat.models.bert import BERT
+from seq2chat.models.folder import Model
+from seq2chat.models.gpt import GPT
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
+from seq2chat.training.checkpoint import load_checkpoint
+
+WIDE = 4_000_000  # parameters below which products are so small that bfloat16 only adds calls
+
+
+@dataclass
+class Served:
+    """One model under its name. `engine` is None for a family that does not continue texts."""
+
+    id: str
+    model: Model
+    tokenizer: Tokenizer | WordPiece
+    engine: Engine | None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def family(self) -> str:
+        return self.model.config.family
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a text."""
+        return self.model.context
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether the model has learned to."""
+        return self.engine is not None and isinstance(self.tokenizer, Tokenizer) and bool(self.tokenizer.chat_template)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """The tokens that end an answer of a model that chats, or a text."""
+        assert isinstance(self.tokenizer, Tokenizer)
+        if self.can_chat:
+            return end_tokens(self.tokenizer)
+        return [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
+
+    def card(self) -> dict[str, object]:
+        """What `/v1/models` tells of it."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return {
+            "id": self.id, "object": "model", "created": self.created, "owned_by": "seq2chat", "context": self.context,
+            "parameters": parameters, "family": self.family, "chat": self.can_chat,
+            "vocab_size": self.tokenizer.vocab_size,
+        }  # fmt: skip
+
+
+def open_served(run: Path, name: str, n_slot: int = 16) -> Served:
+    """Return the model of a run or model folder, ready to be served. Raises UserError for a reward model."""
+    model, tokenizer = load_checkpoint(run)
+    check(model.config.family != "reward", f"{run} is a reward model, which says nothing; serve the policy it judges.")
+    device = pick_device()
+    model.to(device)
+    if isinstance(model, GPT | BERT):
+        n_parameters = sum(parameter.numel() for parameter in model.parameters())
+        small = device.type == "cpu" and n_parameters < WIDE
+        model.to(torch.float32 if small else pick_precision("auto", device).dtype)
+    return Served(name, model, tokenizer, Engine(model, n_slot) if isinstance(model, GPT) else None)
+
+
+def names(runs: Sequence[Path]) -> list[str]:
+    """Return a name for each run: its folders below `runs/`, or its folder's name. Raises UserError when two are alike."""
+    made = []
+    for run in runs:
+        parts = [part for part in run.resolve().parts if part != "checkpoints"]
+        below = parts[len(parts) - parts[::-1].index("runs") :] if "runs" in parts[:-1] else parts[-1:]
+        made.append("-".join(below))
+    twice = next((name for name in made if made.count(name) > 1), None)
+    check(twice is None, f"Two of the runs would be called {twice}; rename the folder of one.")
+    return made

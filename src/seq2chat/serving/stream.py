@@ -1,0 +1,76 @@
+"""Server-sent events: a stream of JSON objects that ends with `[DONE]`, and what ends it early."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+T = TypeVar("T")
+
+PATIENCE = 60.0  # seconds in which a client must take what it is sent
+
+
+def to_json(content: Any) -> bytes:
+    """Return `content` as JSON in ASCII, which even half a surrogate pair survives."""
+    return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
+    """Return the result of `work`, or None when the client goes before it is done; `work` is then cancelled."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_gone(receive))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await working
+
+
+class EventStream(Response):
+    """An ASGI response that sends each object of `chunks` as it comes. `close` is called at the end, however it comes:
+    all sent, the client gone or too slow to take anything, an error (which is sent as an object of its own)."""
+
+    def __init__(
+        self,
+        chunks: AsyncIterator[dict[str, Any]],
+        close: Callable[[], object],
+        describe: Callable[[Exception], dict[str, Any]],
+    ) -> None:
+        super().__init__()
+        self._chunks, self._close, self._describe = chunks, close, describe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def say(message: Message) -> None:
+            await asyncio.wait_for(send(message), PATIENCE)
+
+        try:
+            await unless_gone(receive, self._send_all(say))
+        finally:
+            self._close()
+
+    async def _send_all(self, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            async for chunk in self._chunks:
+                await send(
+                    {"type": "http.response.body", "body": b"data: " + to_json(chunk) + b"\n\n", "more_body": True}
+                )
+        except (TimeoutError, OSError):
+            raise
+        except Exception as error:
+            body = b"data: " + to_json(self._describe(error)) + b"\n\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
