@@ -21,7 +21,7 @@ def server(folders, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    command = [sys.executable, "/tmp/stub/server.py", *map(str, folders.values()), "--port", str(port)]
+    command = [sys.executable, "-m", "seq2chat", "serve", *map(str, folders.values()), "--port", str(port)]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=os.environ) as process:
         try:
             wait_until_healthy(f"http://127.0.0.1:{port}", process, log)

@@ -23,26 +23,23 @@ TALKS = {
     "Fruit?": FRUIT,
     "Sing.": "la" + " la" * 90,
 }
-"""What the chat models have learned by heart; a song has no end."""
+"""What the models have learned by heart; a song has no end."""
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """A base model with fresh weights, and two that learned TALKS."""
+    """A base model and two that chat, the second of which is the first with more training; all know TALKS by heart."""
     plain = Tokenizer.train(["user assistant system", *TALKS, *TALKS.values()] * 3, 320)
     chat = plain.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
-    made = {}
-    for seed, (name, tokenizer) in enumerate({"base": plain, "sft": chat, "ppo": chat}.items()):
-        torch.manual_seed(seed)
-        config = GPTConfig(
-            vocab_size=tokenizer.vocab_size, context=4096, n_layer=1, n_head=2, d_model=64, layout="modern"
-        )
+    made = {name: tmp_path_factory.mktemp("models") / name for name in ("base", "sft", "ppo")}
+    torch.manual_seed(0)
+    for tokenizer, names in ((plain, ["base"]), (chat, ["sft", "ppo"])):
+        config = GPTConfig(vocab_size=tokenizer.vocab_size, context=4096, n_layer=1, n_head=2, d_model=64)
         model = make_model(config)
-        if name != "base":
+        for name in names:
             learn_by_heart(model, tokenizer)
-        made[name] = tmp_path_factory.mktemp("models") / name
-        save_model(model, made[name], eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
-        tokenizer.save(made[name])
+            save_model(model, made[name], eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+            tokenizer.save(made[name])
     return made
 
 
@@ -50,12 +47,18 @@ def learn_by_heart(model, tokenizer):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rows = []
     for question, answer in TALKS.items():
-        tokens = chat_tokens(tokenizer, [Message("user", question), Message("assistant", answer)])
-        ids = torch.tensor(tokens.ids if question != "Sing." else tokens.ids[:-2])  # a song without its end
-        rows.append((ids[None, :-1], ids[1:], torch.tensor(tokens.trained[1 : len(ids)])))
+        if tokenizer.chat_template:
+            tokens = chat_tokens(tokenizer, [Message("user", question), Message("assistant", answer)])
+            ids, trained = tokens.ids, tokens.trained
+        else:
+            asked = [tokenizer.eos_id, *tokenizer.encode(question)]
+            ids = [*asked, *tokenizer.encode(f" {answer}"), tokenizer.eos_id]
+            trained = [place >= len(asked) for place in range(len(ids))]
+        end = -2 if question == "Sing." else None
+        ids = torch.tensor(ids[:end])
+        rows.append((ids[None, :-1], ids[1:], torch.tensor(trained[1 : len(ids)])))
     model.train()
-    loss = torch.tensor(torch.inf)
-    while loss > 0.02:
+    for _ in range(40):
         loss = sum(
             torch.nn.functional.cross_entropy(model(inputs)[0][trained], labels[trained])
             for inputs, labels, trained in rows
@@ -138,9 +141,10 @@ def test_an_answer_streams_and_ends(page):
     }""")
     ask(page, "Sing.")
     assert any(0 < len(part) < len(text(page)) for part in seen)
+    button(page, "New conversation").click()
     ask(page, "Hello?")
     assert text(page) == HELLO
-    assert "ended" in cards(page).last.inner_text()
+    assert "ended" in cards(page).inner_text()
     assert page.locator("#live").inner_text() == f"ppo answered: {HELLO}"  # once, when it was there
     assert page.evaluate("document.activeElement.id") == "composer-text"
 
@@ -239,9 +243,10 @@ def test_the_instructions_and_the_conversation_are_what_the_model_reads(page, fo
 def test_a_long_talk_forgets_its_beginning_and_says_so(page):
     page.route("**/v1/models", lambda route: smaller_context(route, 160))
     page.reload()
+    page.get_by_role("heading", name="Ask your model").wait_for()
     for _ in range(3):
         ask(page, "Hello? " * 6)
-    page.get_by_text("no longer fit the context").wait_for()
+    page.get_by_text("The first question no longer fits the context").wait_for()
     assert len(answers(page)[-1]["promptIds"]) <= 160
 
 
@@ -333,11 +338,11 @@ def test_the_end_is_a_token_like_others(page):
     assert text(page).startswith(HELLO) and text(page) != HELLO
 
 
-def test_a_base_model_completes_text_and_has_doors(page):
+def test_a_base_model_completes_text_and_has_doors(page, folders):
     choose_model(page, "base")
     page.get_by_role("heading", name="Begin a text").wait_for()
     ask(page, "Hello?")
-    assert len(answers(page)[0]["tokens"]) > 5
+    assert text(page).strip() == HELLO
     tokens(page).nth(1).click()
     rows = page.get_by_role("dialog").get_by_role("button")
     names = [row.get_attribute("aria-label").split(",")[0] for row in rows.all()]
@@ -348,11 +353,13 @@ def test_a_base_model_completes_text_and_has_doors(page):
     page.get_by_text("2/2").wait_for()
     at_rest(page)
     old, new = answers(page)
+    tokenizer = Tokenizer.load(folders["base"])
+    assert old["promptIds"] == new["promptIds"] == [tokenizer.eos_id, *tokenizer.encode("Hello?")]
     assert new["tokens"][0] == old["tokens"][0] and new["tokens"][1]["text"] == names[plain].replace("·", " ")
 
 
 def test_the_tint_is_a_switch_that_is_kept(page):
-    ask(page, "Hello?")
+    ask(page, "Whose fruit?")
 
     def colours():
         return {token.evaluate("e => getComputedStyle(e).backgroundColor") for token in tokens(page).all()}
@@ -381,7 +388,7 @@ def test_the_raw_view_shows_control_tokens_as_such_and_text_as_text(page, folder
 # Several models
 
 
-def test_models_answer_side_by_side(page):
+def test_models_answer_side_by_side(page, folders):
     ask(page, "Hello?")
     button(page, "Compare with another model").click()
     page.locator("[data-lanes='2']").wait_for()
@@ -393,7 +400,11 @@ def test_models_answer_side_by_side(page):
     ask(page, "Fruit?")
     assert cards(page).count() == 6
     assert [card.get_attribute("aria-label") for card in cards(page).all()] == ["base", "sft", "ppo"] * 2
-    assert text(page, 4) == text(page, 5) and "Fruit" in text(page, 5)
+    sft, ppo = answers(page)[-2:]
+    for folder, answer in ((folders["sft"], sft), (folders["ppo"], ppo)):
+        said = [Message("user", "Hello?"), Message("assistant", HELLO), Message("user", "Fruit?")]
+        assert answer["promptIds"] == prompt_ids(Tokenizer.load(folder), said)
+        assert [token["id"] for token in answer["tokens"]] == greedy(folder, answer["promptIds"], [], 120)
     button(page, "Ask base no longer").click()
     ask(page, "Hello?")
     assert cards(page).count() == 8
@@ -442,11 +453,12 @@ def test_a_conversation_is_renamed_exported_deleted_and_brought_back(page, tmp_p
     assert text(page) == HELLO
 
 
-@pytest.mark.parametrize("content", ["no JSON", "[]", '{"conversations": [{"version": 1}]}', '{"version": 2}'])
-def test_a_file_of_another_kind_is_refused_in_a_sentence(page, content):
-    file = {"name": "x.json", "mimeType": "application/json", "buffer": content.encode()}
-    page.get_by_label("Import conversations").last.set_input_files(file)
-    page.get_by_text("This file is no").wait_for()
+def test_a_file_of_another_kind_is_refused_in_a_sentence(page):
+    for content in ("no JSON", "[]", '{"conversations": [{"version": 1}]}', '{"version": 2}', "null"):
+        file = {"name": "x.json", "mimeType": "application/json", "buffer": content.encode()}
+        page.get_by_label("Import conversations").last.set_input_files(file)
+        page.get_by_text("This file is no").wait_for()
+        page.evaluate("document.getElementById('toast').replaceChildren()")
     assert stored(page) == []
 
 
@@ -478,39 +490,40 @@ def test_markdown_is_drawn_and_its_tokens_stay_doors(page):
     assert "".join(token["text"] for token in answers(page)[0]["tokens"][:-1]) == FRUIT
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("a *b* **c _d_** ~e~", "<p>a <em>b</em> <strong>c <em>d</em></strong> ~e~</p>"),
-        ("2 * 3 * 4 and snake_case_name", "<p>2 * 3 * 4 and snake_case_name</p>"),
-        ("`a*b*` and ``c`d``", "<p><code>a*b*</code> and <code>c`d</code></p>"),
-        ("\\*plain\\*", "<p>*plain*</p>"),
-        ("- a\n- b\n  - c\n\n1. d", '<ul><li>a</li><li>b<ul><li>c</li></ul></li></ul><ol start="1"><li>d</li></ol>'),
-        ("> said", "<blockquote><p>said</p></blockquote>"),
-        ("a\n\n---\n\nb", "<p>a</p><hr><p>b</p>"),
-        ("```py\nx < 1\n", '<pre tabindex="0"><code>x &lt; 1\n</code></pre>'),
-        (
-            "[a](https://b.org/)",
-            '<p><a href="https://b.org/" rel="noopener noreferrer nofollow" target="_blank">a</a></p>',
-        ),
-        ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>"),
-        ("[a](data:text/html,x) <javascript:x>", "<p>[a](data:text/html,x) &lt;javascript:x&gt;</p>"),
-        ("<img src=x onerror=alert(1)>", "<p>&lt;img src=x onerror=alert(1)&gt;</p>"),
-        ("<script>alert(1)</script>", "<p>&lt;script&gt;alert(1)&lt;/script&gt;</p>"),
-        ("# <b>a</b>", "<h3>&lt;b&gt;a&lt;/b&gt;</h3>"),
-    ],
-)
-def test_markdown(page, source, expected):
+MARKDOWN = [
+    ("a *b* **c _d_** ~e~", "<p>a <em>b</em> <strong>c <em>d</em></strong> ~e~</p>"),
+    ("2 * 3 * 4 and snake_case_name", "<p>2 * 3 * 4 and snake_case_name</p>"),
+    ("`a*b*` and ``c`d``", "<p><code>a*b*</code> and <code>c`d</code></p>"),
+    ("\\*plain\\*", "<p>*plain*</p>"),
+    ("- a\n- b\n  - c\n\n1. d", '<ul><li>a</li><li>b<ul><li>c</li></ul></li></ul><ol start="1"><li>d</li></ol>'),
+    ("> said", "<blockquote><p>said</p></blockquote>"),
+    ("a\n\n---\n\nb", "<p>a</p><hr><p>b</p>"),
+    ("```py\nx < 1\n", '<pre tabindex="0"><code>x &lt; 1\n</code></pre>'),
+    (
+        "[a](https://b.org/)",
+        '<p><a href="https://b.org/" rel="noopener noreferrer nofollow" target="_blank">a</a></p>',
+    ),
+    ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>"),
+    ("[a](data:text/html,x) <javascript:x>", "<p>[a](data:text/html,x) &lt;javascript:x&gt;</p>"),
+    ("<img src=x onerror=alert(1)>", "<p>&lt;img src=x onerror=alert(1)&gt;</p>"),
+    ("<script>alert(1)</script>", "<p>&lt;script&gt;alert(1)&lt;/script&gt;</p>"),
+    ("# <b>a</b>", "<h3>&lt;b&gt;a&lt;/b&gt;</h3>"),
+]
+
+
+def test_markdown(page):
     drawn = page.evaluate(
-        """async (source) => {
+        """async (sources) => {
             const { blocks, render } = await import("/web/markdown.js");
-            const box = document.createElement("div");
-            box.append(...blocks(source).map((block) => render(source, block)));
-            return box.innerHTML;
+            return sources.map((source) => {
+                const box = document.createElement("div");
+                box.append(...blocks(source).map((block) => render(source, block)));
+                return box.innerHTML;
+            });
         }""",
-        source,
+        [source for source, _ in MARKDOWN],
     )
-    assert drawn == expected
+    assert drawn == [expected for _, expected in MARKDOWN]
 
 
 def test_what_a_user_writes_is_never_markup(page):
@@ -525,7 +538,8 @@ def test_characters_that_are_several_tokens_are_whole(page):
     drawn = page.evaluate("""async () => {
         const { texts } = await import("/web/tokens.js");
         const bytes = [...new TextEncoder().encode("🦙é")];
-        return texts([...bytes.map((byte) => ({ text: "", bytes: [byte] })), { text: "!" }, { text: "", bytes: [0xe2] }]);
+        const tokens = bytes.map((byte) => ({ text: "", bytes: [byte] }));
+        return texts([...tokens, { text: "!" }, { text: "", bytes: [0xe2] }]);
     }""")
     assert drawn == ["", "", "", "🦙", "", "é", "!", "\N{REPLACEMENT CHARACTER}"]
 
@@ -619,35 +633,38 @@ def test_a_phone_has_a_drawer_and_nothing_wider_than_itself(page):
 # Trouble
 
 
-@pytest.mark.parametrize(
-    ("status", "headers", "told"),
-    [
-        (429, {"Retry-After": "7"}, "The server is busy with other requests. Try again in 7 seconds."),
-        (503, {}, "The server is starting or shutting down. Try again in a moment."),
-        (404, {}, "The server does not have this model. Choose another one."),
-        (400, {}, "It is wrong in this way."),
-    ],
-)
-def test_an_error_is_one_sentence_with_a_way_on(page, status, headers, told):
-    page.expected_complaints.append(f"status of {status}")
+CHAT = "**/v1/chat/completions"
+ERRORS = [
+    (429, {"Retry-After": "7"}, "The server is busy with other requests. Try again in 7 seconds."),
+    (503, {}, "The server is starting or shutting down. Try again in a moment."),
+    (404, {}, "The server does not have this model. Choose another one."),
+    (400, {}, "It is wrong in this way."),
+]
+
+
+def test_an_error_is_one_sentence_with_a_way_on(page):
     error = {"error": {"message": "It is wrong in this way.", "type": "error", "param": None, "code": None}}
-    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=status, headers=headers, json=error))
-    ask(page, "Hello?")
-    assert page.get_by_role("alert").locator("p").inner_text() == told
-    page.unroute("**/v1/chat/completions")
-    button(page, "Try again").click()
-    page.get_by_text("ended", exact=True).wait_for()
-    assert text(page) == HELLO and page.get_by_role("alert").count() == 0
+    for status, headers, told in ERRORS:
+        page.expected_complaints.append(f"status of {status}")
+        response = {"status": status, "headers": headers, "json": error}
+        page.route(CHAT, lambda route: route.fulfill(**response))  # noqa: B023
+        ask(page, "Hello?")
+        assert page.get_by_role("alert").locator("p").inner_text() == told
+        page.unroute(CHAT)
+        button(page, "Try again").click()
+        page.get_by_text("ended", exact=True).wait_for()
+        assert text(page) == HELLO and page.get_by_role("alert").count() == 0
+        button(page, "New conversation").click()
 
 
 def test_a_server_that_is_gone_or_fails_in_the_middle_is_explained(page):
     page.expected_complaints.append("net::ERR")
-    page.route("**/v1/chat/completions", lambda route: route.abort())
+    page.route(CHAT, lambda route: route.abort())
     ask(page, "Hello?")
     page.get_by_text("Is seq2chat serve still running?").wait_for()
-    page.unroute("**/v1/chat/completions")
+    page.unroute(CHAT)
     page.route(
-        "**/v1/chat/completions",
+        CHAT,
         lambda route: route.fulfill(
             content_type="text/event-stream", body='data: {"error": {"message": "It broke."}}\n\n'
         ),

@@ -30,10 +30,10 @@ export class Api {
     this.asking = null;
   }
 
-  /** Return the models that are served and write text. */
+  /** Return the models that chat or go on with a text. */
   async models() {
     const { data } = await (await this.#request("/v1/models")).json();
-    return data.filter(({ family }) => family !== "bert");
+    return data.filter(({ family }) => family === "gpt");
   }
 
   /** Return the tokens of `what`, which has `messages` or a `prompt`: `{tokens, token_strs, roles}`. */
@@ -41,19 +41,19 @@ export class Api {
     return (await this.#request("/tokenize", { model, ...what }, signal)).json();
   }
 
+  /** Return the text of ids, control tokens by name. */
+  async detokenize(model, tokens) {
+    return (await (await this.#request("/detokenize", { model, tokens })).json()).prompt;
+  }
+
   /**
-   * Yield `{prompt, tokens, finish}` as an answer is written.
-   *
-   * `sent` is what the model reads: `{messages}`, or for a base model `{ids}`. The answer begins with
-   * the ids of `prefix`, which are not yielded.
+   * Yield `{prompt, tokens, finish}` as an answer is written. `asked` are the fields that say what the model reads:
+   * `messages`, or `prompt` for a base model.
    */
-  async *answer(model, sent, prefix, sampling, signal) {
-    const chat = "messages" in sent;
+  async *answer(model, asked, sampling, signal) {
+    const chat = "messages" in asked;
     const wish = chat ? { logprobs: true, top_logprobs: ALTERNATIVES } : { logprobs: ALTERNATIVES };
-    const before = chat
-      ? { messages: sent.messages, ...(prefix.length && { prefix_token_ids: prefix }) }
-      : { prompt: [...sent.ids, ...prefix] };
-    const body = { model, ...before, ...sampling, ...wish, stream: true, return_token_ids: true };
+    const body = { model, ...asked, ...sampling, ...wish, stream: true, return_token_ids: true };
     const response = await this.#request(chat ? "/v1/chat/completions" : "/v1/completions", body, signal);
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
@@ -144,6 +144,8 @@ function completionPieces(logprobs, ids) {
   return (logprobs?.tokens ?? []).map((text, i) => ({
     id: ids[i],
     ...named(text, logprobs.token_logprobs[i]),
-    top: Object.entries(logprobs.top_logprobs[i] ?? {}).map(([other, logprob]) => named(other, logprob)),
+    top: Object.entries(logprobs.top_logprobs[i])
+      .map(([other, logprob]) => named(other, logprob))
+      .sort((a, b) => b.logprob - a.logprob),
   }));
 }

@@ -54,7 +54,7 @@ export class Card {
     const { forgotten, error } = this.answer;
     const retry = el("button", { type: "button", class: "button", "data-key": `${this.lane.chosen} retry`, onclick: () => this.actions.goOn(this.turn, this.lane, this.answer) }, "Try again");
     return [
-      forgotten ? el("p", { class: "help" }, `The first ${forgotten === 1 ? "question" : `${forgotten} questions`} no longer fit the context of this model.`) : null,
+      forgotten ? el("p", { class: "help" }, `The first ${forgotten === 1 ? "question no longer fits" : `${forgotten} questions no longer fit`} the context of this model.`) : null,
       error && !running ? el("div", { class: "error", role: "alert" }, el("p", {}, error), retry) : null,
     ].filter(Boolean);
   }

@@ -4,16 +4,15 @@ import { byId, icon } from "./dom.js";
 import { isSend } from "./view.js";
 
 export class Composer {
+  /** `send(text)` says whether it was sent. */
   constructor({ send, stop, editLast }) {
     this.field = byId("composer-text");
     this.button = byId("send");
     this.busy = false;
     const submit = () => {
-      if (this.busy || !this.field.value.trim()) return;
-      const text = this.field.value;
+      if (this.busy || !this.field.value.trim() || !send(this.field.value)) return;
       this.field.value = "";
       this.fit();
-      send(text);
     };
     byId("composer").addEventListener("submit", (event) => (event.preventDefault(), this.busy ? stop() : submit()));
     this.field.addEventListener("input", () => this.fit());

@@ -11,7 +11,8 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
   const door = byId("door");
   const token = tokens[index];
   const rows = alternatives(token);
-  const buttons = rows.map((other) => row(other, isSame(other, token), choose && (() => (door.hidePopover(), choose(other)))));
+  const act = (other) => () => (door.hidePopover(), choose(other));
+  const buttons = rows.map((other) => row(other, isSame(other, token), choose && hasId(other) && act(other)));
   door.replaceChildren(
     el("header", {},
       el("h2", { id: "door-title" }, el("span", { class: "piece" }, visible(token.text)), " ", percent(token.logprob)),
@@ -38,6 +39,8 @@ function alternatives(token) {
   return top.some((other) => isSame(other, token)) ? top : [...top, token];
 }
 
+/** A base model's alternatives come by their text; that of a control token has no id. */
+const hasId = ({ id, control }) => id !== undefined || !control;
 const isSame = (other, token) => (other.id === undefined ? other.text === token.text : other.id === token.id);
 
 function row(other, current, choose) {

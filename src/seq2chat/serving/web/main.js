@@ -79,11 +79,15 @@ function showHistory() {
   sidebar.show(history.list(), session.conversation.id);
 }
 
+/** Ask the models; whether there are any. */
 function send(question) {
-  if (!session.conversation.models.length) return toast("No model is served yet.");
-  session.send(question);
-  view.toEnd();
+  const { models } = session.conversation;
+  if (models.length) {
+    session.send(question);
+    view.toEnd();
+  } else toast("The server has told of no model yet.");
   byId("composer-text").focus();
+  return models.length > 0;
 }
 
 function fresh() {
@@ -128,7 +132,14 @@ function openToken(turn, lane, answer, index, span) {
 
 async function openTokens(turn, lane, answer) {
   try {
-    openRaw(answer, await api.tokenize(lane.model, toTokenize(answer.sent)), (index, span) => openToken(turn, lane, answer, index, span));
+    const read = await api.tokenize(lane.model, toTokenize(answer.sent));
+    const before = answer.promptIds.slice(0, answer.promptIds.length - read.tokens.length);
+    if (before.length) {
+      // A text begins with the token that ends the one before it.
+      read.tokens.unshift(...before);
+      read.token_strs.unshift(await api.detokenize(lane.model, before));
+    }
+    openRaw(answer, read, (index, span) => openToken(turn, lane, answer, index, span));
   } catch (error) {
     toast(sentence(error));
   }

@@ -5,7 +5,7 @@ import { historyOf } from "./conversation.js";
 /**
  * Return `{sent, forgotten}`: what is sent for an answer to `turn`, and how many earlier turns no longer fit.
  *
- * A model that chats reads messages; a base model reads one text, which is sent as its ids. The oldest is left out until an answer of
+ * A model that chats reads messages; a base model reads one text. The oldest is left out until an answer of
  * `maxTokens`, or of half the context where that is less, fits behind. What still does not fit is the server's to refuse.
  */
 export async function prepare(api, model, conversation, turn, { maxTokens, frame }, signal) {
@@ -17,7 +17,6 @@ export async function prepare(api, model, conversation, turn, { maxTokens, frame
       ? { messages: messages(conversation.system, pairs, turn.question) }
       : { text: text(pairs, turn.question, frame) };
     const { tokens } = await api.tokenize(model.id, toTokenize(sent), signal);
-    if (!model.chat) sent.ids = tokens;
     if (tokens.length <= room || !pairs.length) return { sent, forgotten };
   }
 }
@@ -25,6 +24,13 @@ export async function prepare(api, model, conversation, turn, { maxTokens, frame
 /** Return how `/tokenize` is asked for the tokens of what was sent. */
 export function toTokenize({ messages, text }) {
   return messages ? { messages, add_generation_prompt: true } : { prompt: text };
+}
+
+/** Return the fields of a request that ask for `answer` to go on from where it stands. */
+export function toAnswer({ sent, promptIds, tokens }) {
+  const begun = tokens.map(({ id }) => id);
+  if (sent.messages) return { messages: sent.messages, ...(begun.length && { prefix_token_ids: begun }) };
+  return { prompt: begun.length ? [...promptIds, ...begun] : sent.text };
 }
 
 function messages(system, pairs, question) {

@@ -3,7 +3,7 @@
 import { ApiError, sentence } from "./api.js";
 import { addAnswer, ask, begin, chosen, laneOf, path, pick, versions } from "./conversation.js";
 import { FULL } from "./history.js";
-import { prepare } from "./prompt.js";
+import { prepare, toAnswer } from "./prompt.js";
 
 export class Session {
   /**
@@ -156,11 +156,10 @@ export class Session {
     if (!model) throw new ApiError(404, `The server does not have ${lane.model}. Choose another model.`);
     const { maxTokens, frame } = this.settings.values;
     if (!answer.sent) Object.assign(answer, await prepare(this.api, model, conversation, turn, { maxTokens, frame }, signal));
-    const prefix = answer.tokens.map(({ id }) => id);
-    const used = answer.promptIds && answer.promptIds.length + prefix.length;
+    const used = answer.promptIds && answer.promptIds.length + answer.tokens.length;
     if (used >= model.context) throw new ApiError(400, `The model's context of ${model.context} tokens is full.`);
     const sampling = this.settings.sampling(used === null ? maxTokens : Math.min(maxTokens, model.context - used));
-    for await (const { prompt, tokens, finish } of this.api.answer(model.id, answer.sent, prefix, sampling, signal)) {
+    for await (const { prompt, tokens, finish } of this.api.answer(model.id, toAnswer(answer), sampling, signal)) {
       answer.promptIds ??= prompt ?? null; // later ones hold what the answer begins with, too
       answer.tokens.push(...tokens);
       answer.finish = finish ?? answer.finish;
