@@ -158,12 +158,24 @@ def test_stop_ends_the_request_and_continue_goes_on(page, server):
     assert "stopped" in cards(page).inner_text()
     length = len(answers(page)[0]["tokens"])
     assert 5 < length < 3500
+    assert slots_in_use(page) == 0
     set_number(page, "Most tokens of an answer", 20)
     button(page, "Continue").click()
     page.get_by_text("cut off at the limit").wait_for()
     [answer] = answers(page)
     assert len(answer["tokens"]) == length + 20
     assert text(page).split(" ")[-5:] == ["la"] * 5
+
+
+def slots_in_use(page, patience=20):
+    """How many answers the server writes, once it has had a moment."""
+    for _ in range(patience):
+        lines = page.request.get("/metrics").text().splitlines()
+        running = sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+        if not running:
+            break
+        page.wait_for_timeout(50)
+    return running
 
 
 def test_escape_stops(page):
@@ -451,6 +463,17 @@ def test_a_conversation_is_renamed_exported_deleted_and_brought_back(page, tmp_p
     page.get_by_label("Import conversations").last.set_input_files(file)
     entry.click()
     assert text(page) == HELLO
+
+
+def test_what_is_deleted_while_it_is_written_stays_deleted(page):
+    set_number(page, "Most tokens of an answer", 3500)
+    ask(page, "Sing.", answered=False)
+    tokens(page).nth(5).wait_for()
+    page.get_by_role("navigation").get_by_role("button", name="Sing.", exact=True).hover()
+    button(page, "Delete Sing.").click()
+    page.get_by_role("heading", name="Ask your model").wait_for()
+    assert slots_in_use(page) == 0
+    assert stored(page) == []
 
 
 def test_a_file_of_another_kind_is_refused_in_a_sentence(page):

@@ -63,7 +63,7 @@ export class Card {
     if (running) return [];
     const { turn, lane, answer, actions } = this;
     const key = (name) => ({ "data-key": `${turn.id} ${lane.model} ${name}` });
-    const cutOff = answer.finish === "length" || answer.finish === "stopped";
+    const cutOff = answer.finish !== "stop" && !answer.error;
     return [
       lane.answers.length > 1 && branches(lane.answers.indexOf(answer), lane.answers.length, "answer", (step) => actions.showAnswer(lane, step), key),
       cutOff && iconButton("continue", "Continue", () => actions.goOn(turn, lane, answer), key("continue")),
@@ -86,11 +86,11 @@ export function branches(index, count, what, go, key) {
 }
 
 /** How the answer ended. The token that ended it is a door like all others. */
-function ending({ tokens, finish }, running) {
+function ending({ tokens, finish, error }, running) {
   if (running) return [el("span", { class: "writing" }, tokens.length ? "writing" : "reading")];
   const count = `${tokens.length} token${tokens.length === 1 ? "" : "s"}`;
   const last = tokens.length - 1;
-  const said = { stop: "ended", length: "cut off at the limit", stopped: "stopped" }[finish];
-  const how = tokens[last]?.control ? tokenSpan(tokens[last], last, said ?? "ended") : said;
-  return tokens.length ? [count, ...(how ? [" · ", how] : [])] : [said ?? ""];
+  if (error) return [];
+  const said = { stop: "ended", length: "cut off at the limit" }[finish] ?? "stopped";
+  return [count, " · ", tokens[last]?.control ? tokenSpan(tokens[last], last, said) : said];
 }

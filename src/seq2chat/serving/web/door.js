@@ -26,10 +26,12 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
   );
   door.onkeydown = (event) => void moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
   door.ontoggle = ({ newState }) => {
+    anchor.classList.toggle("open", newState === "open");
     if (newState === "closed" && anchor.isConnected) anchor.focus();
   };
   door.showPopover();
   beside(door, anchor);
+  if (door.getBoundingClientRect().width === innerWidth) anchor.scrollIntoView(); // the sheet of a phone may hide it
   buttons[rows.findIndex((other) => isSame(other, token))].focus();
 }
 

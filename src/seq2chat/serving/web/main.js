@@ -102,8 +102,7 @@ function open(id) {
 }
 
 function remove(conversation) {
-  history.remove(conversation.id);
-  if (conversation === session.conversation) fresh();
+  session.remove(conversation);
   toast(`“${conversation.title}” is deleted.`, () => history.save(conversation));
 }
 

@@ -85,6 +85,13 @@ export class Session {
     for (const answer of this.#answers()) this.running.get(answer.id)?.abort();
   }
 
+  remove(conversation) {
+    const isOpen = conversation === this.conversation;
+    if (isOpen) this.stop();
+    this.history.remove(conversation.id);
+    if (isOpen) this.fresh();
+  }
+
   /** Show the answer that stands `step` further in its lane. */
   showAnswer(lane, step) {
     const index = lane.answers.indexOf(chosen(lane)) + step;
@@ -138,6 +145,7 @@ export class Session {
     this.running.set(answer.id, controller);
     Object.assign(answer, { finish: null, error: null });
     conversation.updated = Date.now();
+    this.#keep(conversation);
     this.events.changed();
     try {
       await this.#stream(conversation, turn, lane, answer, controller.signal);
@@ -146,7 +154,7 @@ export class Session {
       else answer.error = sentence(error);
     }
     this.running.delete(answer.id);
-    this.#keep(conversation);
+    if (this.history.get(conversation.id)) this.#keep(conversation); // else it was deleted meanwhile
     this.events.changed();
     this.events.finished(lane, answer);
   }
