@@ -2,13 +2,17 @@
 
 import ipaddress
 import os
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
 from seq2chat.config import check
+
+if TYPE_CHECKING:
+    from seq2chat.generation.engine import Engine
 
 
 def serve(
@@ -17,6 +21,9 @@ def serve(
     port: Annotated[int, Parameter(help="port to listen at; 0 takes a free one")] = 8000,
     api_key: Annotated[str, Parameter(help="what clients must send; also $SEQ2CHAT_API_KEY", show_default=False)] = "",
     slots: Annotated[int, Parameter(help="answers that each model writes at once")] = 16,
+    compile: Annotated[
+        bool, Parameter(help="compile each model first, up to a minute; faster afterwards", negative="")
+    ] = False,
 ) -> None:
     """Serve models: an OpenAI-compatible API, and a page to chat with them in a browser."""
     api_key = api_key or os.environ.get("SEQ2CHAT_API_KEY", "")
@@ -32,6 +39,11 @@ def serve(
 
     console = Console(stderr=True, highlight=False)
     served = [open_served(run, name, slots) for run, name in zip(runs, names(runs), strict=True)]
+    for one in served:
+        if compile and one.engine is not None:
+            with console.status(f"compiling {one.id}"):
+                told = compiled(one.engine)
+            console.print(f"{one.id}: {told}", style="dim")
 
     def say(address: str) -> None:
         models = ", ".join(one.id for one in served)
@@ -39,6 +51,18 @@ def serve(
         console.print("Ctrl-C ends.", style="dim")
 
     run_server(served, host, port, api_key, say)
+
+
+def compiled(engine: "Engine") -> str:
+    """Compile the engine, and say what that brought."""
+    began = time.monotonic()
+    try:
+        gain = engine.compile()
+    except Exception as error:  # torch raises many kinds, for a missing C++ compiler among others
+        return f"torch.compile failed here ({type(error).__name__}), so it is served as it is."
+    seconds = time.monotonic() - began
+    brought = f"{gain:.1f} times as fast" if gain > 1 else "not faster here, so it is served as it was"
+    return f"compiled in {seconds:.0f} s, {brought}."
 
 
 def is_loopback(host: str) -> bool:

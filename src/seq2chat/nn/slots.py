@@ -1,5 +1,7 @@
-"""Keys and values of many texts side by side, each in a slot of its own and as long as it is: what an engine that serves
-many requests at once keeps, where `KVCache` keeps the rows of one batch."""
+"""Keys and values of many texts side by side, each in a slot of its own and as long as it is.
+
+What an engine that serves many requests at once keeps, where `KVCache` keeps the rows of one batch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ from torch import Tensor
 
 
 class SlotCache:
-    """Room for `n_slot` texts of `room` tokens. `keys` and `values` are (n_layer, n_slot, n_kv_head, room, d_head).
+    """Room for `n_slot` texts of `room` tokens. `keys` and `values` hold for each layer (n_slot · n_kv_head · (room + 1),
+    d_head): flat, so that a step writes the new ones of all rows by one index.
 
     The last position of a slot belongs to no text: rows of a step that compute nothing write there.
     """
@@ -27,13 +30,13 @@ class SlotCache:
         device: torch.device,
     ) -> None:
         self.n_slot, self.n_kv_head, self.room = n_slot, n_kv_head, room + 1
-        shape = n_layer, n_slot, n_kv_head, self.room, d_head
-        self.keys, self.values = (_zeros(shape, dtype, device) for _ in range(2))
+        shape = n_slot * n_kv_head * self.room, d_head
+        self.keys, self.values = ([_zeros(shape, dtype, device) for _ in range(n_layer)] for _ in range(2))
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all slots together when they are full."""
-        return 2 * self.keys.numel() * self.keys.element_size()
+        return sum(stored.nbytes for stored in (*self.keys, *self.values))
 
     def rows(self, first: int, starts: Sequence[int], active: Sequence[bool], n_new: int, n_key: int) -> "SlotRows":
         """Return the state in which the slots from `first` on read `n_new` tokens, beginning at positions `starts`.
@@ -41,33 +44,38 @@ class SlotCache:
         The tokens attend to the first `n_key` positions of their slot, no further than to themselves. A row that is not
         `active` takes part in the computation and changes nothing that is kept.
         """
-        device = self.keys.device
-        positions = torch.tensor(starts)[:, None] + torch.arange(n_new)
-        kept = torch.tensor(active)[:, None].expand_as(positions)
-        written = torch.where(kept, positions, self.room - 1)
-        heads = (first + torch.arange(len(starts)))[:, None] * self.n_kv_head + torch.arange(self.n_kv_head)
-        index = (heads[:, :, None] * self.room + written[:, None]).flatten()
-        return SlotRows(self, first, positions.to(device), index.to(device), n_key)
+        positions = np.asarray(starts)[:, None] + np.arange(n_new)
+        written = np.where(np.asarray(active)[:, None], positions, self.room - 1)
+        heads = (first + np.arange(len(starts)))[:, None] * self.n_kv_head + np.arange(self.n_kv_head)
+        index = (heads[:, :, None] * self.room + written[:, None]).reshape(-1)
+        start, index = (torch.from_numpy(part).to(self.keys[0].device) for part in (positions, index))
+        return SlotRows(self.keys, self.values, (self.n_slot, self.n_kv_head, self.room), first, start, index, n_key)
 
     def copy(self, source: int, target: int, n: int) -> None:
         """Make the first `n` positions of slot `target` those of `source`."""
-        for stored in (self.keys, self.values):
-            stored[:, target, :, :n] = stored[:, source, :, :n]
+        for stored in self._by_slot():
+            stored[target, :, :n] = stored[source, :, :n]
 
     def swap(self, one: int, other: int, n: int) -> None:
         """Exchange the first `n` positions of two slots."""
-        for stored in (self.keys, self.values):
-            kept = stored[:, one, :, :n].clone()
-            stored[:, one, :, :n] = stored[:, other, :, :n]
-            stored[:, other, :, :n] = kept
+        for stored in self._by_slot():
+            kept = stored[one, :, :n].clone()
+            stored[one, :, :n] = stored[other, :, :n]
+            stored[other, :, :n] = kept
+
+    def _by_slot(self) -> list[Float[Tensor, "n_slot n_kv_head room d_head"]]:
+        shape = self.n_slot, self.n_kv_head, self.room, -1
+        return [stored.view(shape) for stored in (*self.keys, *self.values)]
 
 
 @dataclass(frozen=True)
 class SlotRows:
-    """The slots of one step as a decoding state: `start` positions of the new tokens, where they are written, and how
-    many keys they see."""
+    """Some slots of a cache of `shape` (n_slot, n_kv_head, room) as the decoding state of one step: the positions of the
+    new tokens, at which `index` they are written, and how many keys they see."""
 
-    cache: SlotCache
+    keys: list[Tensor]
+    values: list[Tensor]
+    shape: tuple[int, int, int]
     first: int
     start: Int[Tensor, "rows n_new"]
     index: Int[Tensor, " written"]
@@ -76,7 +84,7 @@ class SlotRows:
     @property
     def layers(self) -> list["SlotLayer"]:
         """One view a layer, to append to and read from."""
-        return [SlotLayer(self, k, v) for k, v in zip(self.cache.keys, self.cache.values, strict=True)]
+        return [SlotLayer(self, keys, values) for keys, values in zip(self.keys, self.values, strict=True)]
 
     def positions(self, n_new: int, device: torch.device) -> Int[Tensor, "rows {n_new}"]:
         """Return the positions of the new tokens."""
@@ -89,11 +97,13 @@ class SlotRows:
         return dense, dense & (distance < window) if window else None
 
 
+@dataclass(frozen=True)
 class SlotLayer:
     """The keys and values of one layer in the slots of a step."""
 
-    def __init__(self, rows: SlotRows, keys: Tensor, values: Tensor) -> None:
-        self.rows, self.keys, self.values = rows, keys, values
+    rows: SlotRows
+    keys: Tensor
+    values: Tensor
 
     def append(
         self,
@@ -101,11 +111,12 @@ class SlotLayer:
         v: Float[Tensor, "rows n_kv_head n_new d_head"],
     ) -> tuple[Float[Tensor, "rows n_kv_head n_key d_head"], Float[Tensor, "rows n_kv_head n_key d_head"]]:
         """Store the new keys and values, and return all that the step sees (views, not copies)."""
-        rows = self.rows
-        for stored, new in ((self.keys, k), (self.values, v)):
-            stored.view(-1, new.shape[-1]).index_copy_(0, rows.index, new.reshape(-1, new.shape[-1]).to(stored.dtype))
-        seen = slice(rows.first, rows.first + len(k))
-        return self.keys[seen, :, : rows.n_key], self.values[seen, :, : rows.n_key]
+        return self._append(self.keys, k), self._append(self.values, v)
+
+    def _append(self, stored: Tensor, new: Tensor) -> Tensor:
+        rows, d_head = self.rows, new.shape[-1]
+        stored.index_put_((rows.index,), new.reshape(-1, d_head).to(stored.dtype))
+        return stored.view(*rows.shape, d_head)[rows.first : rows.first + new.shape[0], :, : rows.n_key]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

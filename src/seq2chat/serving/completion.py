@@ -12,7 +12,7 @@ from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.serving.answer import Answer, BadField, Piece, sampling_config, stop_strings
 from seq2chat.serving.chat import new_id, usage
-from seq2chat.serving.protocol import MOST_TOKENS, CompletionRequest
+from seq2chat.serving.protocol import CompletionRequest
 from seq2chat.serving.served import Served
 from seq2chat.serving.worker import Worker
 from seq2chat.text.tokenizer import Tokenizer
@@ -182,14 +182,15 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker) 
         raise BadField("prompt", f"{served.id} translates texts; send them as text, not as tokens.")
     if any(not line.strip() or "\n" in line.strip() for line in texts):
         raise BadField("prompt", f"{served.id} translates sentences; send each as one line that is not empty.")
+    if asked.max_tokens == 0:
+        raise BadField("max_tokens", "max_tokens 0 is for scoring texts; a translation has at least one token.")
     model, tokenizer, n = served.model, served.tokenizer, asked.n or 1
     assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, Tokenizer)
-    most = min(asked.max_tokens or 0, model.context - 1, MOST_TOKENS)
+    most = min(asked.max_tokens or 0, served.context - 1)
     options = {"beam": max(BEAM, n), "n_best": n, "max_length": most}
+    if max(len(tokenizer.encode(line)) for line in texts) >= served.context:
+        raise BadField("prompt", f"The text has more tokens than the {served.context} of the context; send sentences.")
     found = await asyncio.wrap_future(worker.call(lambda: list(translate(model, tokenizer, texts, **options))))
-    for line in found:
-        if line.n_cut:
-            raise BadField("prompt", f"The text has {line.n_cut} tokens more than the model reads; send sentences.")
     choices: list[dict[str, Any]] = []
     for line in found:
         for text, hypothesis in zip(line.texts, line.hypotheses, strict=True):

@@ -20,6 +20,8 @@ from seq2chat.training.checkpoint import load_checkpoint
 
 WIDE = 4_000_000  # parameters below which products are so small that bfloat16 only adds calls
 
+LONGEST = 32_768  # tokens of a text
+
 
 @dataclass
 class Served:
@@ -37,8 +39,8 @@ class Served:
 
     @property
     def context(self) -> int:
-        """The most tokens of a text."""
-        return self.model.context
+        """The most tokens of a text. A recurrence knows no bound, and is given one."""
+        return min(self.model.context, LONGEST)
 
     @property
     def can_chat(self) -> bool:
