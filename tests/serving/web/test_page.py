@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from seq2chat.config import GPTConfig
 from seq2chat.models.folder import load_model, make_model, save_model
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, prompt_ids
 from seq2chat.text.tokenizer import Tokenizer
+
+pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
+pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium: apt-get install chromium")
 
 WEB = files("seq2chat.serving") / "web"
 
@@ -222,6 +226,14 @@ def test_what_followed_an_answer_is_shown_with_it(page):
     assert cards(page).count() == 1  # the second question belongs to the first answer
     button(page, "Previous answer").click()
     assert cards(page).count() == 2
+
+
+def test_an_answer_is_copied_as_it_was_written(context, page):
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    ask(page, "Fruit?")
+    button(page, "Copy the answer").click()
+    page.get_by_text("Copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == FRUIT
 
 
 def test_an_edited_question_is_a_branch(page):

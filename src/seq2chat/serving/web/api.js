@@ -74,7 +74,10 @@ export class Api {
       const key = sessionStorage.getItem(KEY);
       const response = await fetch(path, {
         method: body ? "POST" : "GET",
-        headers: { ...(body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) },
+        headers: {
+          ...(body && { "Content-Type": "application/json" }),
+          ...(key && { Authorization: `Bearer ${key}` }),
+        },
         body: body && JSON.stringify(body),
         signal,
       });
@@ -98,7 +101,10 @@ async function failure(response) {
     503: "The server is starting or shutting down. Try again in a moment.",
   }[response.status];
   const told = await response.json().catch(() => null);
-  return new ApiError(response.status, explained ?? told?.error?.message ?? `The server answered with error ${response.status}.`);
+  return new ApiError(
+    response.status,
+    explained ?? told?.error?.message ?? `The server answered with error ${response.status}.`,
+  );
 }
 
 /** Yield the data of each server-sent event of a stream of bytes. */
@@ -131,7 +137,11 @@ function piece({ token, token_id, logprob, bytes }) {
   const control = bytes.length === 0 && token !== "";
   if (control) return { id: token_id, text: token, logprob, control };
   try {
-    return { id: token_id, text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(new Uint8Array(bytes)), logprob };
+    return {
+      id: token_id,
+      text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(new Uint8Array(bytes)),
+      logprob,
+    };
   } catch {
     const hex = bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
     return { id: token_id, text: `‹${hex}›`, logprob, bytes };

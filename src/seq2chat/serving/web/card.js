@@ -13,10 +13,21 @@ export class Card {
     this.ending = el("p", { class: "ending" });
     this.doors = el("div", { class: "doors", role: "group", tabindex: 0 }, this.body, this.ending);
     this.doors.setAttribute("aria-label", `Answer of ${lane.model}. Enter walks through its tokens by arrow keys.`);
-    makeDoors(this.doors, () => this.answer.tokens, (index, span) => actions.open(this.turn, this.lane, this.answer, index, span));
+    makeDoors(
+      this.doors,
+      () => this.answer.tokens,
+      (index, span) => actions.open(this.turn, this.lane, this.answer, index, span),
+    );
     this.note = el("div", { class: "notes" });
     this.tools = el("div", { class: "tools", role: "group", "aria-label": `Answer of ${lane.model}` });
-    this.element = el("section", { class: "card", "aria-label": lane.model }, el("h2", { class: "who" }, lane.model), this.doors, this.note, this.tools);
+    this.element = el(
+      "section",
+      { class: "card", "aria-label": lane.model },
+      el("h2", { class: "who" }, lane.model),
+      this.doors,
+      this.note,
+      this.tools,
+    );
   }
 
   get answer() {
@@ -39,7 +50,10 @@ export class Card {
     const { tokens, id } = this.answer;
     const text = textOf(tokens);
     const leaf = spans(tokens);
-    const wanted = blocks(text).map((block) => ({ block, key: `${id} ${block.start} ${text.slice(block.start, block.end)}` }));
+    const wanted = blocks(text).map((block) => ({
+      block,
+      key: `${id} ${block.start} ${text.slice(block.start, block.end)}`,
+    }));
     let same = 0;
     while (same < wanted.length && wanted[same].key === this.drawn[same]?.key) same++;
     for (const { node } of this.drawn.splice(same)) node.remove();
@@ -52,9 +66,24 @@ export class Card {
 
   #notes(running) {
     const { forgotten, error } = this.answer;
-    const retry = el("button", { type: "button", class: "button", "data-key": `${this.lane.chosen} retry`, onclick: () => this.actions.goOn(this.turn, this.lane, this.answer) }, "Try again");
+    const retry = el(
+      "button",
+      {
+        type: "button",
+        class: "button",
+        "data-key": `${this.lane.chosen} retry`,
+        onclick: () => this.actions.goOn(this.turn, this.lane, this.answer),
+      },
+      "Try again",
+    );
     return [
-      forgotten ? el("p", { class: "help" }, `The first ${forgotten === 1 ? "question no longer fits" : `${forgotten} questions no longer fit`} the context of this model.`) : null,
+      forgotten
+        ? el(
+            "p",
+            { class: "help" },
+            `The first ${forgotten === 1 ? "question no longer fits" : `${forgotten} questions no longer fit`} the context of this model.`,
+          )
+        : null,
       error && !running ? el("div", { class: "error", role: "alert" }, el("p", {}, error), retry) : null,
     ].filter(Boolean);
   }
@@ -65,7 +94,14 @@ export class Card {
     const key = (name) => ({ "data-key": `${turn.id} ${lane.model} ${name}` });
     const cutOff = answer.finish !== "stop" && !answer.error;
     return [
-      lane.answers.length > 1 && branches(lane.answers.indexOf(answer), lane.answers.length, "answer", (step) => actions.showAnswer(lane, step), key),
+      lane.answers.length > 1 &&
+        branches(
+          lane.answers.indexOf(answer),
+          lane.answers.length,
+          "answer",
+          (step) => actions.showAnswer(lane, step),
+          key,
+        ),
       cutOff && iconButton("continue", "Continue", () => actions.goOn(turn, lane, answer), key("continue")),
       iconButton("retry", "Answer again", () => actions.regenerate(turn, lane), key("again")),
       iconButton("copy", "Copy the answer", () => actions.copy(textOf(answer.tokens)), key("copy")),

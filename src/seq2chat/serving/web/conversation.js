@@ -80,7 +80,7 @@ export const chosen = (lane) => lane.answers.find(({ id }) => id === lane.chosen
 /** Return `[question, answer]` of each earlier turn that `model` has to know; turns without an answer are left out. */
 export function historyOf(conversation, turn, model) {
   const before = [];
-  for (let at = turn; at.parent; ) {
+  for (let at = turn; at.parent;) {
     at = conversation.turns.find(({ id }) => id === at.parent);
     const lane = at.lanes.find((other) => other.model === model) ?? at.lanes[0];
     const text = lane ? textOf(chosen(lane).tokens) : "";
@@ -112,7 +112,9 @@ function candidates(conversation, parent) {
 }
 
 const isRecord = (value, types) =>
-  typeof value === "object" && value !== null && Object.entries(types).every(([key, type]) => typeof value[key] === type);
+  typeof value === "object" &&
+  value !== null &&
+  Object.entries(types).every(([key, type]) => typeof value[key] === type);
 const isList = (value, test) => Array.isArray(value) && value.every(test);
 const isPiece = (piece) => isRecord(piece, { text: "string", logprob: "number" });
 const isToken = (token) =>

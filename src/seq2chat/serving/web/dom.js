@@ -14,7 +14,9 @@ export function el(tag, properties = {}, ...children) {
     else if (value !== false && value !== null && value !== undefined)
       element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -31,7 +33,11 @@ export function icon(name) {
 
 /** Return a button that shows an icon only; `label` is its name and its tooltip. */
 export function iconButton(name, label, onclick, properties = {}) {
-  return el("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...properties }, icon(name));
+  return el(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...properties },
+    icon(name),
+  );
 }
 
 export const byId = (id) => document.getElementById(id);

@@ -14,14 +14,29 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
   const act = (other) => () => (door.hidePopover(), choose(other));
   const buttons = rows.map((other) => row(other, isSame(other, token), choose && hasId(other) && act(other)));
   door.replaceChildren(
-    el("header", {},
+    el(
+      "header",
+      {},
       el("h2", { id: "door-title" }, el("span", { class: "piece" }, visible(token.text)), " ", percent(token.logprob)),
       el("p", { class: "help" }, place(token, tokens, index)),
     ),
-    rows.length > 1 ? el("ul", { class: "alternatives" }, buttons.map((button) => el("li", {}, button))) : el("p", {}, "Its alternatives are no longer kept."),
-    el("footer", { class: "help" }, 
+    rows.length > 1
+      ? el(
+          "ul",
+          { class: "alternatives" },
+          buttons.map((button) => el("li", {}, button)),
+        )
+      : el("p", {}, "Its alternatives are no longer kept."),
+    el(
+      "footer",
+      { class: "help" },
       certainty(token, vocabulary),
-      el("p", {}, "These are the model's own probabilities, at temperature 1.", choose && " Choose another token, and the answer goes on from it."),
+      el(
+        "p",
+        {},
+        "These are the model's own probabilities, at temperature 1.",
+        choose && " Choose another token, and the answer goes on from it.",
+      ),
     ),
   );
   door.onkeydown = (event) => void moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
@@ -74,8 +89,13 @@ function place(token, tokens, index) {
 function certainty(token, vocabulary) {
   if (!token.top?.length) return null;
   const { least, most, rest } = entropy(token.top, vocabulary);
-  const bits = least.toFixed(2) === most.toFixed(2) ? least.toFixed(2) : `between ${least.toFixed(2)} and ${most.toFixed(2)}`;
-  return el("p", {}, `Entropy: ${bits} bits. The ${token.top.length} likeliest tokens are known; all others together have ${percent(Math.log(rest))}.`);
+  const bits =
+    least.toFixed(2) === most.toFixed(2) ? least.toFixed(2) : `between ${least.toFixed(2)} and ${most.toFixed(2)}`;
+  return el(
+    "p",
+    {},
+    `Entropy: ${bits} bits. The ${token.top.length} likeliest tokens are known; all others together have ${percent(Math.log(rest))}.`,
+  );
 }
 
 /** Put the door below its anchor, above it or beside it, where there is room. On a phone it is a sheet by its style. */
@@ -86,7 +106,11 @@ function beside(door, anchor) {
   const within = (wanted, size, space) => Math.max(margin, Math.min(wanted, space - size - margin));
   const isBelow = at.bottom + gap + height + margin <= innerHeight;
   const isAbove = at.top - gap - height >= margin;
-  const top = isBelow ? at.bottom + gap : isAbove ? at.top - gap - height : within(at.top - height / 2, height, innerHeight);
+  const top = isBelow
+    ? at.bottom + gap
+    : isAbove
+      ? at.top - gap - height
+      : within(at.top - height / 2, height, innerHeight);
   const middle = at.left + at.width / 2 - width / 2;
   const left = within(isBelow || isAbove ? middle : at.right + gap, width, innerWidth);
   door.style.setProperty("--top", `${top}px`);

@@ -30,14 +30,30 @@ export function emptyState(conversation, models, send) {
       "ul",
       { class: "examples", "aria-label": "Examples" },
       (chats ? QUESTIONS : TEXTS).map(([kind, text]) =>
-        el("li", {}, el("button", { type: "button", class: "example", onclick: () => send(text) }, el("span", { class: "kind" }, kind), el("span", {}, text))),
+        el(
+          "li",
+          {},
+          el(
+            "button",
+            { type: "button", class: "example", onclick: () => send(text) },
+            el("span", { class: "kind" }, kind),
+            el("span", {}, text),
+          ),
+        ),
       ),
     ),
-    el("p", { class: "help" }, chats ? "Every word of an answer is a door: click one to see what else the model could have said." : "A base model has not learned to chat. It goes on with your text."),
+    el(
+      "p",
+      { class: "help" },
+      chats
+        ? "Every word of an answer is a door: click one to see what else the model could have said."
+        : "A base model has not learned to chat. It goes on with your text.",
+    ),
   );
 }
 
 function describe({ id, parameters, context }) {
-  const size = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} million` : Math.round(parameters).toLocaleString("en");
+  const size =
+    parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} million` : Math.round(parameters).toLocaleString("en");
   return `${id}: ${size} parameters, a context of ${context.toLocaleString("en")} tokens`;
 }

@@ -98,5 +98,7 @@ function store(conversation) {
 }
 
 function tokensOf(conversation) {
-  return conversation.turns.flatMap(({ lanes }) => lanes.flatMap(({ answers }) => answers.flatMap(({ tokens }) => tokens)));
+  return conversation.turns.flatMap(({ lanes }) =>
+    lanes.flatMap(({ answers }) => answers.flatMap(({ tokens }) => tokens)),
+  );
 }

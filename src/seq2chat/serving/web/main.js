@@ -48,7 +48,8 @@ const sidebar = new Sidebar({
   redraw: showHistory,
   rename: (conversation, title) => session.rename(conversation, title),
   remove,
-  exportOne: (conversation) => download(conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) || "conversation", [conversation]),
+  exportOne: (conversation) =>
+    download(conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) || "conversation", [conversation]),
   exportAll: () => download("seq2chat-conversations", history.list()),
   importFile,
   search: find,
@@ -125,7 +126,9 @@ async function copy(text) {
 }
 
 function openToken(turn, lane, answer, index, span) {
-  const choose = session.isRunning(answer) ? null : (other) => (byId("raw").close(), session.branch(turn, lane, answer, index, other));
+  const choose = session.isRunning(answer)
+    ? null
+    : (other) => (byId("raw").close(), session.branch(turn, lane, answer, index, other));
   openDoor(span, answer.tokens, index, session.model(lane.model)?.vocab_size ?? 1, choose);
 }
 
@@ -150,7 +153,9 @@ function find() {
     command("new", "New conversation", fresh),
     command("settings", "Settings and instructions", changeSettings),
     command("theme", "Switch between light and dark", switchTheme),
-    ...["none", "probability", "entropy"].map((name) => command("raw", `Tint tokens by ${name}`.replace("by none", "no more"), () => tint(name))),
+    ...["none", "probability", "entropy"].map((name) =>
+      command("raw", `Tint tokens by ${name}`.replace("by none", "no more"), () => tint(name)),
+    ),
     command("save", "Export all conversations", () => download("seq2chat-conversations", history.list())),
   ];
   openPalette(commands, history.list(), open);
@@ -178,11 +183,24 @@ function askKey(wasWrong) {
   };
   openDialog(
     dialog,
-    el("form", { onsubmit: send },
+    el(
+      "form",
+      { onsubmit: send },
       el("h2", { id: "key-title" }, "API key"),
-      el("label", { for: "key-field" }, wasWrong ? "The server refused this key. Write the one that it was started with." : "This server asks for a key. It is kept until this tab is closed."),
+      el(
+        "label",
+        { for: "key-field" },
+        wasWrong
+          ? "The server refused this key. Write the one that it was started with."
+          : "This server asks for a key. It is kept until this tab is closed.",
+      ),
       field,
-      el("div", { class: "row" }, el("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Cancel"), el("button", { class: "button primary" }, "Use this key")),
+      el(
+        "div",
+        { class: "row" },
+        el("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Cancel"),
+        el("button", { class: "button primary" }, "Use this key"),
+      ),
     ),
   );
   dialog.addEventListener("close", () => resolve(null), { once: true });
@@ -204,7 +222,9 @@ async function start() {
     byId("toast").replaceChildren();
   } catch (error) {
     const retry = el("button", { type: "button", class: "button", onclick: start }, "Try again");
-    byId("conversation").replaceChildren(el("div", { class: "error", role: "alert" }, el("p", {}, sentence(error)), retry));
+    byId("conversation").replaceChildren(
+      el("div", { class: "error", role: "alert" }, el("p", {}, sentence(error)), retry),
+    );
     return;
   }
   session.conversation = history.get(sessionStorage.getItem(CURRENT)) ?? session.conversation;
@@ -213,7 +233,12 @@ async function start() {
   byId("composer-text").focus();
 }
 
-for (const [id, name] of [["menu", "menu"], ["theme", "theme"], ["open-settings", "settings"]]) byId(id).append(icon(name));
+for (const [id, name] of [
+  ["menu", "menu"],
+  ["theme", "theme"],
+  ["open-settings", "settings"],
+])
+  byId(id).append(icon(name));
 byId("menu").addEventListener("click", () => sidebar.toggle());
 byId("theme").addEventListener("click", switchTheme);
 byId("open-settings").addEventListener("click", changeSettings);

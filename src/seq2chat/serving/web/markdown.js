@@ -42,7 +42,11 @@ export function render(text, block, leaf = (from, to) => [text.slice(from, to)])
     case "list":
       return list(block.lines, inside);
     case "quote":
-      return el("blockquote", {}, block.lines.map((line) => el("p", {}, inside(line, line.text.match(/^\s*>\s?/)[0].length))));
+      return el(
+        "blockquote",
+        {},
+        block.lines.map((line) => el("p", {}, inside(line, line.text.match(/^\s*>\s?/)[0].length))),
+      );
     case "rule":
       return el("hr");
     default:

@@ -42,7 +42,12 @@ export function openPalette(commands, conversations, open) {
   function select(index) {
     active = found.length ? (index + found.length) % found.length : 0;
     const rows = found.map((entry, i) =>
-      el("li", { role: "option", id: `option-${i}`, "aria-selected": String(i === active), onclick: () => run(entry) }, icon(entry.icon), el("span", {}, entry.label)),
+      el(
+        "li",
+        { role: "option", id: `option-${i}`, "aria-selected": String(i === active), onclick: () => run(entry) },
+        icon(entry.icon),
+        el("span", {}, entry.label),
+      ),
     );
     options.replaceChildren(...(rows.length ? rows : [el("li", { class: "help" }, "Nothing has these words.")]));
     field.setAttribute("aria-activedescendant", rows.length ? `option-${active}` : "");
@@ -69,6 +74,9 @@ export function openPalette(commands, conversations, open) {
 
 function wordsOf(conversation) {
   return conversation.turns
-    .map(({ question, lanes }) => `${question} ${lanes.map(({ answers }) => answers.map(({ tokens }) => textOf(tokens)).join(" ")).join(" ")}`)
+    .map(
+      ({ question, lanes }) =>
+        `${question} ${lanes.map(({ answers }) => answers.map(({ tokens }) => textOf(tokens)).join(" ")).join(" ")}`,
+    )
     .join(" ");
 }

@@ -71,7 +71,8 @@ export class Session {
   async branch(turn, lane, answer, index, alternative) {
     const { top, logprob } = answer.tokens[index];
     const id = alternative.id ?? (await this.#idOf(lane.model, alternative.text));
-    if (id === null) return this.events.told(`The model's tokens cannot be told apart by “${alternative.text}”; choose another.`);
+    if (id === null)
+      return this.events.told(`The model's tokens cannot be told apart by “${alternative.text}”; choose another.`);
     const token = { ...alternative, id, top, byHand: true };
     if (token.logprob === undefined) token.logprob = logprob;
     const next = addAnswer(lane, answer, [...answer.tokens.slice(0, index), token]);
@@ -112,7 +113,8 @@ export class Session {
   useModels(ids) {
     const order = (id) => this.models.findIndex((model) => model.id === id);
     ids.sort((a, b) => order(a) - order(b));
-    const added = ids.length > this.conversation.models.length ? ids.filter((id) => !this.conversation.models.includes(id)) : [];
+    const added =
+      ids.length > this.conversation.models.length ? ids.filter((id) => !this.conversation.models.includes(id)) : [];
     this.conversation.models = ids;
     const last = path(this.conversation).at(-1);
     const missing = last ? added.filter((id) => !last.lanes.some((lane) => lane.model === id)) : [];
@@ -163,7 +165,8 @@ export class Session {
     const model = this.model(lane.model);
     if (!model) throw new ApiError(404, `The server does not have ${lane.model}. Choose another model.`);
     const { maxTokens, frame } = this.settings.values;
-    if (!answer.sent) Object.assign(answer, await prepare(this.api, model, conversation, turn, { maxTokens, frame }, signal));
+    if (!answer.sent)
+      Object.assign(answer, await prepare(this.api, model, conversation, turn, { maxTokens, frame }, signal));
     const used = answer.promptIds && answer.promptIds.length + answer.tokens.length;
     if (used >= model.context) throw new ApiError(400, `The model's context of ${model.context} tokens is full.`);
     const sampling = this.settings.sampling(used === null ? maxTokens : Math.min(maxTokens, model.context - used));

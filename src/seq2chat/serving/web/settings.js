@@ -6,11 +6,56 @@ const KEY = "seq2chat.settings";
 
 /** The numbers of the sampling panel; `off` is the value that changes nothing. */
 const NUMBERS = [
-  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, value: 0.7, off: 1, help: "Below 1 the model is bolder in its favourites; 0 always takes the likeliest token." },
-  { name: "top_p", label: "Top-p", min: 0.05, max: 1, step: 0.05, value: 0.95, off: 1, help: "Keeps the likeliest tokens that together have this probability." },
-  { name: "top_k", label: "Top-k", min: 0, max: 100, step: 1, value: 0, off: 0, help: "Keeps this many of the likeliest tokens; 0 keeps all." },
-  { name: "min_p", label: "Min-p", min: 0, max: 1, step: 0.01, value: 0, off: 0, help: "Keeps tokens with at least this share of the likeliest one's probability." },
-  { name: "repetition_penalty", label: "Repetition penalty", min: 1, max: 2, step: 0.05, value: 1, off: 1, help: "Above 1, tokens that were seen before become less likely." },
+  {
+    name: "temperature",
+    label: "Temperature",
+    min: 0,
+    max: 2,
+    step: 0.05,
+    value: 0.7,
+    off: 1,
+    help: "Below 1 the model is bolder in its favourites; 0 always takes the likeliest token.",
+  },
+  {
+    name: "top_p",
+    label: "Top-p",
+    min: 0.05,
+    max: 1,
+    step: 0.05,
+    value: 0.95,
+    off: 1,
+    help: "Keeps the likeliest tokens that together have this probability.",
+  },
+  {
+    name: "top_k",
+    label: "Top-k",
+    min: 0,
+    max: 100,
+    step: 1,
+    value: 0,
+    off: 0,
+    help: "Keeps this many of the likeliest tokens; 0 keeps all.",
+  },
+  {
+    name: "min_p",
+    label: "Min-p",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    value: 0,
+    off: 0,
+    help: "Keeps tokens with at least this share of the likeliest one's probability.",
+  },
+  {
+    name: "repetition_penalty",
+    label: "Repetition penalty",
+    min: 1,
+    max: 2,
+    step: 0.05,
+    value: 1,
+    off: 1,
+    help: "Above 1, tokens that were seen before become less likely.",
+  },
 ];
 const DEFAULTS = {
   ...Object.fromEntries(NUMBERS.map(({ name, value }) => [name, value])),
@@ -47,17 +92,38 @@ export class Settings {
 /** Open the drawer. `instruct(text)` takes the instructions of the conversation, which `system` are now. */
 export function openSettings(dialog, settings, system, instruct) {
   const close = iconButton("close", "Close", () => dialog.close());
-  const reset = el("button", { type: "button", class: "button", onclick: () => (settings.reset(), openSettings(dialog, settings, dialog.querySelector("#system").value, instruct)) }, "Reset sampling");
+  const reset = el(
+    "button",
+    {
+      type: "button",
+      class: "button",
+      onclick: () => (
+        settings.reset(),
+        openSettings(dialog, settings, dialog.querySelector("#system").value, instruct)
+      ),
+    },
+    "Reset sampling",
+  );
   openDialog(
     dialog,
     el("header", {}, el("h2", { id: "settings-title" }, "Settings"), close),
     section(
       "This conversation",
       el("label", { for: "system" }, "Instructions (system prompt)"),
-      el("textarea", { id: "system", rows: 4, placeholder: "None", oninput: ({ target }) => instruct(target.value) }, system),
-      el("p", { class: "help" }, "They come before all messages from the next answer on."),
+      el(
+        "textarea",
+        { id: "system", rows: 4, placeholder: "None", oninput: ({ target }) => instruct(target.value) },
+        system,
+      ),
+      el("p", { class: "help" }, "They come before all messages from the next answer on. Base models read none."),
     ),
-    section("Sampling", NUMBERS.map((number) => slider(settings, number)), limit(settings), seed(settings), reset),
+    section(
+      "Sampling",
+      NUMBERS.map((number) => slider(settings, number)),
+      limit(settings),
+      seed(settings),
+      reset,
+    ),
     section("Base models", frame(settings)),
   );
 }
@@ -76,7 +142,14 @@ function slider(settings, { name, label, min, max, step, help }) {
   };
   range.addEventListener("input", () => take(range, field));
   field.addEventListener("change", () => (take(field, range), (field.value = range.value)));
-  return el("div", { class: "setting" }, el("label", { for: name }, label), field, range, el("p", { class: "help", id: `${name}-help` }, help));
+  return el(
+    "div",
+    { class: "setting" },
+    el("label", { for: name }, label),
+    field,
+    range,
+    el("p", { class: "help", id: `${name}-help` }, help),
+  );
 }
 
 function limit(settings) {
@@ -84,7 +157,14 @@ function limit(settings) {
     target.value = Math.max(1, Math.round(Number(target.value)) || DEFAULTS.maxTokens);
     settings.set("maxTokens", Number(target.value));
   };
-  const field = el("input", { type: "number", id: "max-tokens", min: 1, step: 1, value: settings.values.maxTokens, onchange: take });
+  const field = el("input", {
+    type: "number",
+    id: "max-tokens",
+    min: 1,
+    step: 1,
+    value: settings.values.maxTokens,
+    onchange: take,
+  });
   return el("div", { class: "setting" }, el("label", { for: "max-tokens" }, "Most tokens of an answer"), field);
 }
 
@@ -95,7 +175,16 @@ function seed(settings) {
     target.value = given ? value : "";
     settings.set("seed", given ? value : null);
   };
-  const field = el("input", { type: "number", id: "seed", min: 0, step: 1, placeholder: "random", value: settings.values.seed, onchange: take, "aria-describedby": "seed-help" });
+  const field = el("input", {
+    type: "number",
+    id: "seed",
+    min: 0,
+    step: 1,
+    placeholder: "random",
+    value: settings.values.seed,
+    onchange: take,
+    "aria-describedby": "seed-help",
+  });
   const help = el("p", { class: "help", id: "seed-help" }, "The same seed gives the same answer to the same question.");
   return el("div", { class: "setting" }, el("label", { for: "seed" }, "Seed"), field, help);
 }
@@ -108,6 +197,10 @@ function frame(settings) {
     option("text", "the text as it is written"),
     option("question", "Question: … Answer:"),
   );
-  const help = el("p", { class: "help", id: "frame-help" }, "A base model has not learned to chat: it goes on with a text. This is the text it is given.");
+  const help = el(
+    "p",
+    { class: "help", id: "frame-help" },
+    "A base model has not learned to chat: it goes on with a text. This is the text it is given.",
+  );
   return [el("label", { for: "frame" }, "They read"), field, help];
 }

@@ -9,12 +9,27 @@ export class Sidebar {
     this.renaming = null;
     this.root = byId("sidebar");
     this.list = el("ul", { class: "history" });
-    const file = el("input", { type: "file", accept: ".json,application/json", class: "hidden", "aria-label": "Import conversations", tabindex: -1, onchange: () => this.#import(file) });
+    const file = el("input", {
+      type: "file",
+      accept: ".json,application/json",
+      class: "hidden",
+      "aria-label": "Import conversations",
+      tabindex: -1,
+      onchange: () => this.#import(file),
+    });
     this.root.append(
-      el("div", { class: "brand" }, el("img", { src: "/web/icon.svg", alt: "", width: 26, height: 26 }), el("span", {}, "seq2chat"), iconButton("search", "Search (Ctrl+K)", actions.search)),
+      el(
+        "div",
+        { class: "brand" },
+        el("img", { src: "/web/icon.svg", alt: "", width: 26, height: 26 }),
+        el("span", {}, "seq2chat"),
+        iconButton("search", "Search (Ctrl+K)", actions.search),
+      ),
       el("button", { type: "button", class: "button new", onclick: actions.fresh }, icon("new"), "New conversation"),
       el("nav", { "aria-label": "History" }, this.list),
-      el("footer", {},
+      el(
+        "footer",
+        {},
         iconButton("save", "Export all conversations", actions.exportAll),
         iconButton("open", "Import conversations", () => file.click()),
         file,
@@ -22,7 +37,10 @@ export class Sidebar {
       ),
     );
     byId("scrim").addEventListener("click", () => this.toggle(false));
-    this.root.addEventListener("keydown", (event) => event.key === "Escape" && this.isOpen && (event.stopPropagation(), this.toggle(false)));
+    this.root.addEventListener(
+      "keydown",
+      (event) => event.key === "Escape" && this.isOpen && (event.stopPropagation(), this.toggle(false)),
+    );
   }
 
   get isOpen() {
@@ -50,7 +68,17 @@ export class Sidebar {
     return el(
       "li",
       { class: current ? "current" : "" },
-      el("button", { type: "button", class: "title", "aria-current": current && "true", "data-key": `open ${id}`, onclick: () => this.actions.open(id) }, title),
+      el(
+        "button",
+        {
+          type: "button",
+          class: "title",
+          "aria-current": current && "true",
+          "data-key": `open ${id}`,
+          onclick: () => this.actions.open(id),
+        },
+        title,
+      ),
       el(
         "span",
         { class: "item-tools" },
@@ -79,7 +107,13 @@ export class Sidebar {
       if (event.key === "Enter") end(event.target.value);
       if (event.key === "Escape") (event.stopPropagation(), end(null));
     };
-    return el("input", { class: "rename", "aria-label": "Name of the conversation", value: conversation.title, onkeydown, onblur: ({ target }) => end(target.value) });
+    return el("input", {
+      class: "rename",
+      "aria-label": "Name of the conversation",
+      value: conversation.title,
+      onkeydown,
+      onblur: ({ target }) => end(target.value),
+    });
   }
 
   #import(input) {

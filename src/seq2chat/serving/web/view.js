@@ -25,7 +25,9 @@ export class View {
     this.shown = conversation.id;
     this.#keepingEnd(() =>
       this.root.replaceChildren(
-        ...(turns.length ? turns.map((turn) => this.#turn(conversation, turn)) : [emptyState(conversation, models, this.actions.send)]),
+        ...(turns.length
+          ? turns.map((turn) => this.#turn(conversation, turn))
+          : [emptyState(conversation, models, this.actions.send)]),
       ),
     );
     this.root.classList.toggle("empty", !turns.length);
@@ -85,7 +87,8 @@ export class View {
         { class: "tools", role: "group", "aria-label": "Question" },
         iconButton("copy", "Copy the question", () => this.actions.copy(turn.question), key("copy")),
         iconButton("edit", "Edit and ask again", () => this.edit(turn), key("edit")),
-        all.length > 1 && branches(all.indexOf(turn), all.length, "question", (step) => this.actions.showVersion(turn, step), key),
+        all.length > 1 &&
+          branches(all.indexOf(turn), all.length, "question", (step) => this.actions.showVersion(turn, step), key),
       ),
     );
   }
@@ -100,7 +103,11 @@ export class View {
   }
 
   #editor(turn) {
-    const field = el("textarea", { "aria-label": "Edit the question", rows: Math.min(8, turn.question.split("\n").length + 1) }, turn.question);
+    const field = el(
+      "textarea",
+      { "aria-label": "Edit the question", rows: Math.min(8, turn.question.split("\n").length + 1) },
+      turn.question,
+    );
     const end = () => {
       this.editing = null;
       this.actions.redraw();
@@ -121,7 +128,12 @@ export class View {
       "form",
       { class: "editor", onsubmit: send },
       field,
-      el("div", { class: "row" }, el("button", { type: "button", class: "button", onclick: end }, "Cancel"), el("button", { class: "button primary" }, "Ask again")),
+      el(
+        "div",
+        { class: "row" },
+        el("button", { type: "button", class: "button", onclick: end }, "Cancel"),
+        el("button", { class: "button primary" }, "Ask again"),
+      ),
     );
   }
 }
