@@ -54,7 +54,7 @@ def browser():
 @pytest.fixture
 def context(browser, server):
     context = browser.new_context(base_url=server, viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     yield context
     context.close()
 
