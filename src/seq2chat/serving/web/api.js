@@ -1,0 +1,161 @@
+/** The server's HTTP API: one place that knows its fields, its errors and its streams. */
+
+/** @typedef {{id: number, text: string, logprob: number, bytes?: number[], control?: true, top?: Piece[]}} Piece
+ * One token. `bytes` is there where they are not whole characters by themselves; `control` says that it has no text. */
+
+const KEY = "seq2chat.key";
+const ALTERNATIVES = 10;
+
+/** How control tokens are named, where nothing else tells them apart. */
+export const CONTROL = /^<\|.+\|>$/;
+
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Return one sentence for a user about what went wrong. */
+export function sentence(error) {
+  if (error instanceof ApiError) return error.message;
+  if (error instanceof TypeError) return "The server does not answer. Is seq2chat serve still running?";
+  return `Something unexpected happened: ${error.message}`;
+}
+
+export class Api {
+  /** `askKey(wasWrong)` asks the user for the API key; it resolves to the key, or to null where none is given. */
+  constructor(askKey) {
+    this.askKey = askKey;
+    this.asking = null;
+  }
+
+  /** Return the models that chat or go on with a text. */
+  async models() {
+    const { data } = await (await this.#request("/v1/models")).json();
+    return data.filter(({ family }) => family === "gpt");
+  }
+
+  /** Return the tokens of `what`, which has `messages` or a `prompt`: `{tokens, token_strs, roles}`. */
+  async tokenize(model, what, signal) {
+    return (await this.#request("/tokenize", { model, ...what }, signal)).json();
+  }
+
+  /** Return the text of ids, control tokens by name. */
+  async detokenize(model, tokens) {
+    return (await (await this.#request("/detokenize", { model, tokens })).json()).prompt;
+  }
+
+  /**
+   * Yield `{prompt, tokens, finish}` as an answer is written. `asked` are the fields that say what the model reads:
+   * `messages`, or `prompt` for a base model.
+   */
+  async *answer(model, asked, sampling, signal) {
+    const chat = "messages" in asked;
+    const wish = chat ? { logprobs: true, top_logprobs: ALTERNATIVES } : { logprobs: ALTERNATIVES };
+    const body = { model, ...asked, ...sampling, ...wish, stream: true, return_token_ids: true };
+    const response = await this.#request(chat ? "/v1/chat/completions" : "/v1/completions", body, signal);
+    for await (const data of events(response.body)) {
+      if (data === "[DONE]") return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new ApiError(chunk.error.code ?? 500, chunk.error.message);
+      const choice = chunk.choices?.[0];
+      yield {
+        prompt: chunk.prompt_token_ids,
+        tokens: chat ? chatPieces(choice?.logprobs?.content) : completionPieces(choice?.logprobs, choice?.token_ids),
+        finish: choice?.finish_reason,
+      };
+    }
+    throw new ApiError(500, "The server ended the answer in the middle.");
+  }
+
+  async #request(path, body, signal) {
+    for (let wasWrong = false; ; wasWrong = true) {
+      const key = sessionStorage.getItem(KEY);
+      const response = await fetch(path, {
+        method: body ? "POST" : "GET",
+        headers: {
+          ...(body && { "Content-Type": "application/json" }),
+          ...(key && { Authorization: `Bearer ${key}` }),
+        },
+        body: body && JSON.stringify(body),
+        signal,
+      });
+      if (response.ok) return response;
+      if (response.status !== 401) throw await failure(response);
+      // Several answers may be refused at once: the key is asked for once.
+      this.asking ??= this.askKey(wasWrong || key !== null).finally(() => (this.asking = null));
+      const given = await this.asking;
+      if (!given) throw new ApiError(401, "The server asks for an API key.");
+      sessionStorage.setItem(KEY, given);
+    }
+  }
+}
+
+/** Return the error that a response stands for. */
+async function failure(response) {
+  const wait = response.headers.get("Retry-After");
+  const explained = {
+    404: "The server does not have this model. Choose another one.",
+    429: `The server is busy with other requests. Try again ${wait ? `in ${wait} seconds` : "in a moment"}.`,
+    503: "The server is starting or shutting down. Try again in a moment.",
+  }[response.status];
+  const told = await response.json().catch(() => null);
+  return new ApiError(
+    response.status,
+    explained ?? told?.error?.message ?? `The server answered with error ${response.status}.`,
+  );
+}
+
+/** Yield the data of each server-sent event of a stream of bytes. */
+export async function* events(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      buffer += value;
+      const parts = buffer.split(/\r?\n\r?\n/);
+      buffer = parts.pop();
+      for (const part of parts) {
+        const data = part.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+        if (data.length) yield data.map((line) => line.slice(5).trimStart()).join("\n");
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+function chatPieces(content) {
+  return (content ?? []).map((entry) => ({ ...piece(entry), top: entry.top_logprobs.map(piece) }));
+}
+
+/** A chat's entry as a piece. Its text stands for itself: bytes that are no whole characters are shown as numbers. */
+function piece({ token, token_id, logprob, bytes }) {
+  const control = bytes.length === 0 && token !== "";
+  if (control) return { id: token_id, text: token, logprob, control };
+  try {
+    return {
+      id: token_id,
+      text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(new Uint8Array(bytes)),
+      logprob,
+    };
+  } catch {
+    const hex = bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
+    return { id: token_id, text: `‹${hex}›`, logprob, bytes };
+  }
+}
+
+/** A completion's log probabilities as pieces; alternatives come without their ids. */
+function completionPieces(logprobs, ids) {
+  const named = (text, logprob) => ({ text, logprob, ...(CONTROL.test(text) && { control: true }) });
+  return (logprobs?.tokens ?? []).map((text, i) => ({
+    id: ids[i],
+    ...named(text, logprobs.token_logprobs[i]),
+    top: Object.entries(logprobs.top_logprobs[i])
+      .map(([other, logprob]) => named(other, logprob))
+      .sort((a, b) => b.logprob - a.logprob),
+  }));
+}

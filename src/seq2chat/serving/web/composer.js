@@ -1,0 +1,40 @@
+/** The field in which a message is written; its button sends, or stops what is being written. */
+
+import { byId, icon } from "./dom.js";
+import { isSend } from "./view.js";
+
+export class Composer {
+  /** `send(text)` says whether it was sent. */
+  constructor({ send, stop, editLast }) {
+    this.field = byId("composer-text");
+    this.button = byId("send");
+    this.busy = false;
+    const submit = () => {
+      if (this.busy || !this.field.value.trim() || !send(this.field.value)) return;
+      this.field.value = "";
+      this.fit();
+    };
+    byId("composer").addEventListener("submit", (event) => (event.preventDefault(), this.busy ? stop() : submit()));
+    this.field.addEventListener("input", () => this.fit());
+    this.field.addEventListener("keydown", (event) => {
+      if (isSend(event)) (event.preventDefault(), submit());
+      if (event.key === "ArrowUp" && !this.field.value) (event.preventDefault(), editLast());
+    });
+  }
+
+  /** As high as its text, up to the limit of the style sheet. */
+  fit() {
+    this.field.style.height = "auto";
+    this.field.style.height = `${this.field.scrollHeight}px`;
+  }
+
+  show(busy, completes) {
+    this.busy = busy;
+    this.button.classList.toggle("stop", busy);
+    this.button.setAttribute("aria-label", busy ? "Stop" : "Send");
+    this.button.title = busy ? "Stop (Esc)" : "Send (Enter)";
+    this.button.replaceChildren(icon(busy ? "stop" : "send"));
+    this.field.placeholder = completes ? "Begin a text; the model goes on with it" : "Write a message";
+    byId("hint").textContent = busy ? "Esc stops" : "Enter sends, Shift+Enter begins a line, Ctrl+K finds";
+  }
+}

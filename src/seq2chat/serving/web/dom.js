@@ -1,0 +1,78 @@
+/** Elements made by program: text stays text, and no markup is ever parsed. */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * Return an element. Properties beginning with `on` are listeners, `vars` are CSS custom properties, `true` writes an
+ * empty attribute, and `false`, `null` and `undefined` write none.
+ */
+export function el(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "vars") for (const [key, number] of Object.entries(value)) element.style.setProperty(key, number);
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== false && value !== null && value !== undefined)
+      element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
+  return element;
+}
+
+/** Return the drawing `name` of icons.svg. */
+export function icon(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  const use = document.createElementNS(SVG, "use");
+  use.setAttribute("href", `/web/icons.svg#${name}`);
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+/** Return a button that shows an icon only; `label` is its name and its tooltip. */
+export function iconButton(name, label, onclick, properties = {}) {
+  return el(
+    "button",
+    { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...properties },
+    icon(name),
+  );
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** Announce `text` to screen readers. */
+export function announce(text) {
+  byId("live").textContent = text;
+}
+
+let toastTimer;
+
+/** Show a short message at the edge of the page, with a button if there is something to undo. */
+export function toast(text, undo) {
+  const box = byId("toast");
+  const hide = () => box.replaceChildren();
+  const button = undo && el("button", { type: "button", class: "link", onclick: () => (hide(), undo()) }, "Undo");
+  box.replaceChildren(el("div", { class: "toast" }, el("span", {}, text), button));
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(hide, 8000);
+}
+
+/** Open a dialog with this content; a click beside it closes it, as Esc does. */
+export function openDialog(dialog, ...content) {
+  dialog.replaceChildren(...content);
+  dialog.onclick = (event) => {
+    if (event.target === dialog) dialog.close();
+  };
+  if (!dialog.open) dialog.showModal();
+}
+
+/** Move the focus by arrow keys among `items`, of which `current` has it; true if the key was one. */
+export function moveFocus(event, items, current, backward, forward) {
+  const step = event.key === forward ? 1 : event.key === backward ? -1 : 0;
+  if (!step) return false;
+  event.preventDefault();
+  items[(items.indexOf(current) + step + items.length) % items.length]?.focus();
+  return true;
+}

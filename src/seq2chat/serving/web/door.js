@@ -1,0 +1,118 @@
+/** The door of a token: what else the model could have said there, and how likely each was. */
+
+import { byId, el, icon, moveFocus } from "./dom.js";
+import { entropy, percent, visible } from "./tokens.js";
+
+/**
+ * Open the door of `tokens[index]` beside `anchor`. `choose(alternative)` is called with another token to go on from;
+ * without it the alternatives are only shown. `vocabulary` is how many tokens the model has.
+ */
+export function openDoor(anchor, tokens, index, vocabulary, choose) {
+  const door = byId("door");
+  const token = tokens[index];
+  const rows = alternatives(token);
+  const act = (other) => () => (door.hidePopover(), choose(other));
+  const buttons = rows.map((other) => row(other, isSame(other, token), choose && hasId(other) && act(other)));
+  door.replaceChildren(
+    el(
+      "header",
+      {},
+      el("h2", { id: "door-title" }, el("span", { class: "piece" }, visible(token.text)), " ", percent(token.logprob)),
+      el("p", { class: "help" }, place(token, tokens, index)),
+    ),
+    rows.length > 1
+      ? el(
+          "ul",
+          { class: "alternatives" },
+          buttons.map((button) => el("li", {}, button)),
+        )
+      : el("p", {}, "Its alternatives are no longer kept."),
+    el(
+      "footer",
+      { class: "help" },
+      certainty(token, vocabulary),
+      el(
+        "p",
+        {},
+        "These are the model's own probabilities, at temperature 1.",
+        choose && " Choose another token, and the answer goes on from it.",
+      ),
+    ),
+  );
+  door.onkeydown = (event) => void moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
+  door.ontoggle = ({ newState }) => {
+    anchor.classList.toggle("open", newState === "open");
+    if (newState === "closed" && anchor.isConnected) anchor.focus();
+  };
+  door.showPopover();
+  beside(door, anchor);
+  if (door.getBoundingClientRect().width === innerWidth) anchor.scrollIntoView(); // the sheet of a phone may hide it
+  buttons[rows.findIndex((other) => isSame(other, token))].focus();
+}
+
+/** The likeliest tokens, and the one that was drawn even if it is none of them. */
+function alternatives(token) {
+  const top = token.top ?? [];
+  return top.some((other) => isSame(other, token)) ? top : [...top, token];
+}
+
+/** A base model's alternatives come by their text; that of a control token has no id. */
+const hasId = ({ id, control }) => id !== undefined || !control;
+const isSame = (other, token) => (other.id === undefined ? other.text === token.text : other.id === token.id);
+
+function row(other, current, choose) {
+  const share = percent(other.logprob);
+  return el(
+    "button",
+    {
+      type: "button",
+      class: "alternative",
+      "data-current": current,
+      "aria-current": current && "true",
+      "aria-disabled": (!choose || current) && "true",
+      "aria-label": `${visible(other.text)}, ${share}${current ? ", in the answer" : ""}`,
+      onclick: () => !current && choose?.(),
+    },
+    el("span", { class: other.control ? "piece control" : "piece" }, visible(other.text)),
+    el("span", { class: "gauge", vars: { "--share": Math.exp(other.logprob) } }),
+    el("span", { class: "share" }, share),
+    current && icon("check"),
+  );
+}
+
+function place(token, tokens, index) {
+  const drawn = token.byHand ? "chosen by you" : "drawn by the model";
+  return `Token ${index + 1} of ${tokens.length}, ${drawn}.`;
+}
+
+/** What can be said of the entropy where only the likeliest tokens are known. */
+function certainty(token, vocabulary) {
+  if (!token.top?.length) return null;
+  const { least, most, rest } = entropy(token.top, vocabulary);
+  const bits =
+    least.toFixed(2) === most.toFixed(2) ? least.toFixed(2) : `between ${least.toFixed(2)} and ${most.toFixed(2)}`;
+  return el(
+    "p",
+    {},
+    `Entropy: ${bits} bits. The ${token.top.length} likeliest tokens are known; all others together have ${percent(Math.log(rest))}.`,
+  );
+}
+
+/** Put the door below its anchor, above it or beside it, where there is room. On a phone it is a sheet by its style. */
+function beside(door, anchor) {
+  const at = anchor.getBoundingClientRect();
+  const { width, height } = door.getBoundingClientRect();
+  const [margin, gap] = [12, 8];
+  const within = (wanted, size, space) => Math.max(margin, Math.min(wanted, space - size - margin));
+  const isBelow = at.bottom + gap + height + margin <= innerHeight;
+  const isAbove = at.top - gap - height >= margin;
+  const top = isBelow
+    ? at.bottom + gap
+    : isAbove
+      ? at.top - gap - height
+      : within(at.top - height / 2, height, innerHeight);
+  const middle = at.left + at.width / 2 - width / 2;
+  const left = within(isBelow || isAbove ? middle : at.right + gap, width, innerWidth);
+  door.style.setProperty("--top", `${top}px`);
+  door.style.setProperty("--left", `${left}px`);
+}

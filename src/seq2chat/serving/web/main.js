@@ -1,0 +1,251 @@
+/** The page: its parts are made here and told of each other. */
+
+import { Api, sentence } from "./api.js";
+import { nameTheme, showModels, showTint, switchTheme } from "./bar.js";
+import { Composer } from "./composer.js";
+import { path } from "./conversation.js";
+import { openDoor } from "./door.js";
+import { announce, byId, el, icon, openDialog, toast } from "./dom.js";
+import { download, History } from "./history.js";
+import { openPalette } from "./palette.js";
+import { toTokenize } from "./prompt.js";
+import { openRaw } from "./raw.js";
+import { Session } from "./session.js";
+import { openSettings, Settings } from "./settings.js";
+import { Sidebar } from "./sidebar.js";
+import { textOf } from "./tokens.js";
+import { View } from "./view.js";
+
+const CURRENT = "seq2chat.current";
+
+const settings = new Settings();
+const history = new History(() => showHistory());
+const api = new Api(askKey);
+const session = new Session(api, history, settings, {
+  changed: redraw,
+  progressed: (answer) => view.progress(answer),
+  finished: (lane, answer) => answer.error || announce(`${lane.model} answered: ${textOf(answer.tokens)}`),
+  told: toast,
+});
+
+const view = new View({
+  send,
+  redraw,
+  copy,
+  open: openToken,
+  raw: openTokens,
+  isRunning: (answer) => session.isRunning(answer),
+  edit: (turn, question) => session.edit(turn, question),
+  goOn: (turn, lane, answer) => session.goOn(turn, lane, answer),
+  regenerate: (turn, lane) => session.regenerate(turn, lane),
+  showAnswer: (lane, step) => session.showAnswer(lane, step),
+  showVersion: (turn, step) => session.showVersion(turn, step),
+});
+
+const sidebar = new Sidebar({
+  fresh,
+  open,
+  redraw: showHistory,
+  rename: (conversation, title) => session.rename(conversation, title),
+  remove,
+  exportOne: (conversation) =>
+    download(conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) || "conversation", [conversation]),
+  exportAll: () => download("seq2chat-conversations", history.list()),
+  importFile,
+  search: find,
+});
+
+const composer = new Composer({
+  send,
+  stop: () => session.stop(),
+  editLast: () => {
+    const last = path(session.conversation).at(-1);
+    if (last && !session.busy) view.edit(last);
+  },
+});
+
+/** Draw what there is now. */
+function redraw() {
+  const { conversation, models, busy } = session;
+  const asked = conversation.models.map((id) => session.model(id)).filter(Boolean);
+  showModels(models, conversation.models, (ids) => session.useModels(ids));
+  view.show(conversation, models);
+  composer.show(busy, asked.length > 0 && asked.every(({ chat }) => !chat));
+  showHistory();
+  document.title = conversation.title ? `${conversation.title} · seq2chat` : "seq2chat";
+  sessionStorage.setItem(CURRENT, conversation.id);
+}
+
+function showHistory() {
+  sidebar.show(history.list(), session.conversation.id);
+}
+
+/** Ask the models; whether there are any. */
+function send(question) {
+  const { models } = session.conversation;
+  if (models.length) {
+    session.send(question);
+    view.toEnd();
+  } else toast("The server has told of no model yet.");
+  byId("composer-text").focus();
+  return models.length > 0;
+}
+
+function fresh() {
+  if (sidebar.isOpen) sidebar.toggle(false);
+  session.fresh();
+  byId("composer-text").focus();
+}
+
+function open(id) {
+  if (sidebar.isOpen) sidebar.toggle(false);
+  session.open(id);
+}
+
+function remove(conversation) {
+  session.remove(conversation);
+  toast(`“${conversation.title}” is deleted.`, () => history.save(conversation));
+}
+
+async function importFile(file) {
+  try {
+    const count = await history.importFile(file);
+    toast(`${count} conversation${count === 1 ? "" : "s"} imported.`);
+  } catch (error) {
+    toast(error.message);
+  }
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast("Copied.");
+  } catch {
+    toast("The browser does not allow this page to copy; select the text instead.");
+  }
+}
+
+function openToken(turn, lane, answer, index, span) {
+  const choose = session.isRunning(answer)
+    ? null
+    : (other) => (byId("raw").close(), session.branch(turn, lane, answer, index, other));
+  openDoor(span, answer.tokens, index, session.model(lane.model)?.vocab_size ?? 1, choose);
+}
+
+async function openTokens(turn, lane, answer) {
+  try {
+    const read = await api.tokenize(lane.model, toTokenize(answer.sent));
+    const before = answer.promptIds.slice(0, answer.promptIds.length - read.tokens.length);
+    if (before.length) {
+      // A text begins with the token that ends the one before it.
+      read.tokens.unshift(...before);
+      read.token_strs.unshift(await api.detokenize(lane.model, before));
+    }
+    openRaw(answer, read, (index, span) => openToken(turn, lane, answer, index, span));
+  } catch (error) {
+    toast(sentence(error));
+  }
+}
+
+function find() {
+  const command = (name, label, run) => ({ icon: name, label, run });
+  const commands = [
+    command("new", "New conversation", fresh),
+    command("settings", "Settings and instructions", changeSettings),
+    command("theme", "Switch between light and dark", switchTheme),
+    ...["none", "probability", "entropy"].map((name) =>
+      command("raw", `Tint tokens by ${name}`.replace("by none", "no more"), () => tint(name)),
+    ),
+    command("save", "Export all conversations", () => download("seq2chat-conversations", history.list())),
+  ];
+  openPalette(commands, history.list(), open);
+}
+
+function changeSettings() {
+  openSettings(byId("settings"), settings, session.conversation.system, (text) => session.instruct(text));
+}
+
+function tint(name, focus = false) {
+  settings.set("tint", name);
+  showTint(name, tint);
+  if (focus) byId("tint").querySelector("[aria-checked=true]").focus();
+}
+
+/** Ask for the API key; resolves to it, or to null if none is given. */
+function askKey(wasWrong) {
+  const { promise, resolve } = Promise.withResolvers();
+  const dialog = byId("key");
+  const field = el("input", { type: "password", id: "key-field", autocomplete: "off", required: true });
+  const send = (event) => {
+    event.preventDefault();
+    resolve(field.value);
+    dialog.close();
+  };
+  openDialog(
+    dialog,
+    el(
+      "form",
+      { onsubmit: send },
+      el("h2", { id: "key-title" }, "API key"),
+      el(
+        "label",
+        { for: "key-field" },
+        wasWrong
+          ? "The server refused this key. Write the one that it was started with."
+          : "This server asks for a key. It is kept until this tab is closed.",
+      ),
+      field,
+      el(
+        "div",
+        { class: "row" },
+        el("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Cancel"),
+        el("button", { class: "button primary" }, "Use this key"),
+      ),
+    ),
+  );
+  dialog.addEventListener("close", () => resolve(null), { once: true });
+  return promise;
+}
+
+function onKey(event) {
+  const control = event.ctrlKey || event.metaKey;
+  if (control && event.key.toLowerCase() === "k") (event.preventDefault(), find());
+  if (control && event.shiftKey && event.key.toLowerCase() === "o") (event.preventDefault(), fresh());
+  const isLayered = document.querySelector("dialog[open], :popover-open");
+  if (event.key === "Escape" && !isLayered) session.stop();
+}
+
+/** Ask the server for its models, and again when the user wishes, until it answers. */
+async function start() {
+  try {
+    session.models = await api.models();
+    byId("toast").replaceChildren();
+  } catch (error) {
+    const retry = el("button", { type: "button", class: "button", onclick: start }, "Try again");
+    byId("conversation").replaceChildren(
+      el("div", { class: "error", role: "alert" }, el("p", {}, sentence(error)), retry),
+    );
+    return;
+  }
+  session.conversation = history.get(sessionStorage.getItem(CURRENT)) ?? session.conversation;
+  session.useServedModels();
+  redraw();
+  byId("composer-text").focus();
+}
+
+for (const [id, name] of [
+  ["menu", "menu"],
+  ["theme", "theme"],
+  ["open-settings", "settings"],
+])
+  byId(id).append(icon(name));
+byId("menu").addEventListener("click", () => sidebar.toggle());
+byId("theme").addEventListener("click", switchTheme);
+byId("open-settings").addEventListener("click", changeSettings);
+document.addEventListener("keydown", onKey);
+addEventListener("pagehide", () => session.conversation.turns.length && history.save(session.conversation));
+nameTheme();
+showTint(settings.values.tint, tint);
+showHistory();
+composer.show(false, false);
+start();

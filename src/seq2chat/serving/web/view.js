@@ -1,0 +1,142 @@
+/** The conversation on the page: its questions and, beside each other, the answers of its models. */
+
+import { branches, Card } from "./card.js";
+import { path, versions } from "./conversation.js";
+import { byId, el, iconButton } from "./dom.js";
+import { emptyState } from "./examples.js";
+
+const NEAR_END = 80;
+
+export class View {
+  constructor(actions) {
+    this.actions = actions;
+    this.root = byId("conversation");
+    this.main = byId("main");
+    this.cards = new Map();
+    this.editing = null;
+  }
+
+  /** Draw everything, and give the focus back to the button that had it. */
+  show(conversation, models) {
+    const key = document.activeElement?.dataset.key;
+    const isNew = this.shown !== conversation.id;
+    const turns = path(conversation);
+    if (isNew) this.cards.clear();
+    this.shown = conversation.id;
+    this.#keepingEnd(() =>
+      this.root.replaceChildren(
+        ...(turns.length
+          ? turns.map((turn) => this.#turn(conversation, turn))
+          : [emptyState(conversation, models, this.actions.send)]),
+      ),
+    );
+    this.root.classList.toggle("empty", !turns.length);
+    if (isNew) this.main.scrollTop = turns.length ? this.main.scrollHeight : 0;
+    if (key) this.root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+  }
+
+  /** Draw an answer that grew, with the next frame. */
+  progress(answer) {
+    this.due ??= requestAnimationFrame(() => {
+      this.due = null;
+      this.#keepingEnd(() => this.cards.forEach((card) => card.actions.isRunning(card.answer) && card.update()));
+    });
+  }
+
+  /** Bring the end of the conversation into view. */
+  toEnd() {
+    this.main.scrollTop = this.main.scrollHeight;
+  }
+
+  /** Change what is drawn; a reader at the end stays there, another one is not moved. */
+  #keepingEnd(change) {
+    const { scrollHeight, scrollTop, clientHeight } = this.main;
+    change();
+    if (scrollHeight - scrollTop - clientHeight < NEAR_END) this.toEnd();
+    else this.main.scrollTop = scrollTop;
+  }
+
+  #turn(conversation, turn) {
+    const cards = turn.lanes.map((lane) => this.#card(turn, lane));
+    return el(
+      "article",
+      { class: "turn", "data-turn": turn.id },
+      this.editing === turn ? this.#editor(turn) : this.#question(conversation, turn),
+      el("div", { class: "lanes", "data-lanes": turn.lanes.length }, cards),
+    );
+  }
+
+  #card(turn, lane) {
+    const key = `${turn.id} ${lane.model}`;
+    if (!this.cards.has(key)) this.cards.set(key, new Card(turn, lane, this.actions));
+    const card = this.cards.get(key);
+    card.update();
+    return card.element;
+  }
+
+  #question(conversation, turn) {
+    const all = versions(conversation, turn);
+    const key = (name) => ({ "data-key": `${turn.parent} question ${name}` });
+    return el(
+      "div",
+      { class: "question" },
+      el("h2", { class: "hidden" }, "You"),
+      el("div", { class: "bubble" }, turn.question),
+      el(
+        "div",
+        { class: "tools", role: "group", "aria-label": "Question" },
+        iconButton("copy", "Copy the question", () => this.actions.copy(turn.question), key("copy")),
+        iconButton("edit", "Edit and ask again", () => this.edit(turn), key("edit")),
+        all.length > 1 &&
+          branches(all.indexOf(turn), all.length, "question", (step) => this.actions.showVersion(turn, step), key),
+      ),
+    );
+  }
+
+  /** Let the user write the question anew. */
+  edit(turn) {
+    this.editing = turn;
+    this.actions.redraw();
+    const field = this.root.querySelector(".editor textarea");
+    field.focus();
+    field.setSelectionRange(field.value.length, field.value.length);
+  }
+
+  #editor(turn) {
+    const field = el(
+      "textarea",
+      { "aria-label": "Edit the question", rows: Math.min(8, turn.question.split("\n").length + 1) },
+      turn.question,
+    );
+    const end = () => {
+      this.editing = null;
+      this.actions.redraw();
+      byId("composer-text").focus();
+    };
+    const send = (event) => {
+      event.preventDefault();
+      if (!field.value.trim()) return;
+      this.editing = null;
+      this.actions.edit(turn, field.value);
+      byId("composer-text").focus();
+    };
+    field.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") (event.stopPropagation(), end());
+      else if (isSend(event)) send(event);
+    });
+    return el(
+      "form",
+      { class: "editor", onsubmit: send },
+      field,
+      el(
+        "div",
+        { class: "row" },
+        el("button", { type: "button", class: "button", onclick: end }, "Cancel"),
+        el("button", { class: "button primary" }, "Ask again"),
+      ),
+    );
+  }
+}
+
+/** Enter sends; Shift+Enter is a new line, and the Enter that ends the writing of a Japanese word is neither. */
+export const isSend = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing;
