@@ -68,7 +68,7 @@ class Served:
 def open_served(run: Path, name: str, n_slot: int = 16) -> Served:
     """Return the model of a run or model folder, ready to be served. Raises UserError for a reward model."""
     model, tokenizer = load_checkpoint(run)
-    check(model.config.family != "reward", f"{run} is a reward model, which says nothing; serve the policy it judges.")
+    check(model.config.family != "reward", f"{run} is a reward model and says nothing; serve the policy it judges.")
     device = pick_device()
     model.to(device)
     if isinstance(model, GPT | BERT):
@@ -83,7 +83,8 @@ def names(runs: Sequence[Path]) -> list[str]:
     made = []
     for run in runs:
         parts = [part for part in run.resolve().parts if part != "checkpoints"]
-        below = parts[len(parts) - parts[::-1].index("runs") :] if "runs" in parts[:-1] else parts[-1:]
+        first = len(parts) - parts[::-1].index("runs") if "runs" in parts[:-1] else -1
+        below = parts[first:]
         made.append("-".join(below))
     twice = next((name for name in made if made.count(name) > 1), None)
     check(twice is None, f"Two of the runs would be called {twice}; rename the folder of one.")
