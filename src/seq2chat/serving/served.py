@@ -68,7 +68,7 @@ class Served:
 def open_served(run: Path, name: str, n_slot: int = 16) -> Served:
     """Return the model of a run or model folder, ready to be served. Raises UserError for a reward model."""
     model, tokenizer = load_checkpoint(run)
-    check(model.config.family != "reward", f"{run} is a reward model and says nothing; serve the policy it judges.")
+    check(model.config.family != "reward", f"{run} is a reward model; serve the policy that it judges.")
     device = pick_device()
     model.to(device)
     if isinstance(model, GPT | BERT):
