@@ -126,7 +126,9 @@ class Answer:
 
     def _stops(self, token: Token) -> bool:
         stream = self._streams[token.sample]
-        self._shown = "" if token.id in self._control else stream.feed(token.id)
+        # Control tokens are no text, nor is what a model has room for beyond its tokenizer's vocabulary.
+        silent = token.id in self._control or token.id >= self.served.tokenizer.vocab_size
+        self._shown = "" if silent else stream.feed(token.id)
         return stream.stopped
 
     def _emit(self, event: Event) -> None:

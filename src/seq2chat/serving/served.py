@@ -79,7 +79,7 @@ def open_served(run: Path, name: str, n_slot: int = 16) -> Served:
 
 
 def names(runs: Sequence[Path]) -> list[str]:
-    """Return a name for each run: its folders below `runs/`, or its folder's name. Raises UserError when two are alike."""
+    """Return a name for each run: its folders below `runs/`, or its folder's. Raises UserError when two are alike."""
     made = []
     for run in runs:
         parts = [part for part in run.resolve().parts if part != "checkpoints"]
