@@ -13,6 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,7 +49,7 @@ def run(engine: Engine, prompts: list[list[int]], new: int) -> tuple[list[list[i
     for i, prompt in enumerate(prompts):
         engine.submit(Request(prompt, SamplingConfig(new, 0.0), lambda event, i=i: emit(i, event), salt=str(began)))
     engine.run()
-    gaps = [after - before for row in times for before, after in zip(row[:-1], row[1:], strict=True)]
+    gaps = [after - before for row in times for before, after in pairwise(row)]
     return tokens, time.perf_counter() - began, times[0][0] - began, statistics.median(gaps or [0.0])
 
 

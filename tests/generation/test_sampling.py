@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from seq2chat.config import UserError
 from seq2chat.generation.sampling import (
+    Penalties,
     SamplingConfig,
     keep_min_p,
     keep_top_k,
@@ -69,7 +70,10 @@ def test_the_options_combine_in_the_documented_order():
     seen = torch.tensor([[False, True, False, False, True]])
     expected = penalise_repetition(LOGITS, seen, 1.2) / 0.5
     expected = keep_min_p(keep_top_p(keep_top_k(expected, 4), 0.9), 0.3)
-    assert torch.equal(next_token_logits(LOGITS, config, seen), expected)
+    before = [
+        Penalties(row_seen.nonzero()[:, 0].tolist(), 5, LOGITS.device) for row_seen in seen.expand(len(LOGITS), -1)
+    ]
+    assert torch.equal(next_token_logits(LOGITS, config, before), expected)
     assert torch.equal(next_token_logits(LOGITS, SamplingConfig()), LOGITS)
 
 
@@ -142,3 +146,22 @@ def test_generators_differ_by_row_and_by_seed():
 def test_impossible_options_are_named(option, value):
     with pytest.raises(UserError, match=f"{option} is {value}; write"):
         SamplingConfig(**{option: value})
+
+
+@pytest.mark.parametrize("options", [{"temperature": 1e-300}, {"temperature": 1e-9}, {"repetition_penalty": 1e30}])
+def test_extreme_options_still_draw_a_token(options):
+    logits = torch.tensor([[3.0, 80.0, -2.0, 79.0]])
+    config = SamplingConfig(**options)
+    before = [Penalties([0, 1], 4, logits.device)] if config.penalises else []
+    [token] = sample(logits, config, row_generators(0, 1), before).tolist()
+    assert token == (1 if "temperature" in options else 3)
+
+
+def test_penalties_follow_their_formulas():
+    logits, before = torch.tensor([[2.0, -2.0, 1.0, 0.0]]), Penalties([0, 1], 4, torch.device("cpu"))
+    before.add(2)
+    before.add(2)
+    config = SamplingConfig(
+        repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((3, 7.0),)
+    )
+    assert next_token_logits(logits, config, [before]).tolist() == [[1.0, -4.0, 0.5 - 0.5 - 0.5, 7.0]]

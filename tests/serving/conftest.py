@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
     gpt = {"context": 96, "n_layer": 2, "n_head": 2, "d_model": 32}
     kinds = {
         "chats": (GPTConfig(vocab_size=chats.vocab_size, **gpt), chats),
-        "base": (GPTConfig(vocab_size=PLAIN.vocab_size, **gpt), PLAIN),
+        "base": (GPTConfig(vocab_size=PLAIN.vocab_size + 20, **gpt), PLAIN),  # room for tokens that have no text
         "translates": (TransformerConfig(PLAIN.vocab_size, 48, 1, 2, 32), PLAIN),
         "bert": (BERTConfig(words.vocab_size, context=48, n_layer=1, n_head=2, d_model=32), words),
     }

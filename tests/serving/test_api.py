@@ -63,13 +63,17 @@ def test_an_answer_is_what_the_model_says(client, folders):
     assert made["usage"]["prompt_tokens"] == len(ids) and made["usage"]["completion_tokens"] == len(twin.tokens)
 
 
-@pytest.mark.parametrize("fields", [GREEDY, {"seed": 5, "temperature": 2.0}, {"seed": 6, "n": 3}, {"stop": ["e", " y"]}])
+@pytest.mark.parametrize(
+    "fields", [GREEDY, {"seed": 5, "temperature": 2.0}, {"seed": 6, "n": 3}, {"stop": ["e", " y"]}]
+)
 def test_a_stream_says_the_same_as_the_whole(client, fields):
     fields = ASK | {"seed": 1, "return_token_ids": True, "logprobs": True, "max_tokens": 40} | fields
     whole = client.post("/v1/chat/completions", json=fields).json()
     chunks = events(client, "/v1/chat/completions", **fields, stream_options={"include_usage": True})
     assert chunks[0]["prompt_token_ids"] == whole["prompt_token_ids"]
-    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    assert (
+        chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    )
     for choice in whole["choices"]:
         mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
         assert mine[0]["delta"]["role"] == "assistant"
@@ -84,7 +88,9 @@ def test_text_is_whole_characters_whatever_the_tokens_are(client):
     for seed in range(8):
         fields = ASK | {"seed": seed, "temperature": 3.0, "max_tokens": 60}
         whole = client.post("/v1/chat/completions", json=fields).json()["choices"][0]["message"]["content"]
-        parts = [c["choices"][0]["delta"].get("content") or "" for c in events(client, "/v1/chat/completions", **fields)]
+        parts = [
+            c["choices"][0]["delta"].get("content") or "" for c in events(client, "/v1/chat/completions", **fields)
+        ]
         assert "".join(parts) == whole
 
 
@@ -264,7 +270,9 @@ def test_models_health_metrics_and_documentation(client, folders):
 
 def metric(client, name, model):
     start = f'{name}{{model_name="{model}"}} '
-    return next(float(line.removeprefix(start)) for line in client.get("/metrics").text.splitlines() if line.startswith(start))
+    return next(
+        float(line.removeprefix(start)) for line in client.get("/metrics").text.splitlines() if line.startswith(start)
+    )
 
 
 def test_the_page_is_served_with_a_strict_policy_and_nothing_beside_it(client, tmp_path, monkeypatch):

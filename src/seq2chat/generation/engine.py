@@ -81,9 +81,9 @@ class Constraint(Protocol):
 class Request:
     """What is asked of the engine, and whom it tells.
 
-    `emit` is called in the engine's thread with each Event; an exception is the last one. `stop(token)` is asked of each
-    Token and ends its sample if true. `logprobs` is how many of the likeliest tokens are told beside each, None being
-    no log probabilities. Prompts are shared through the cache among requests of one `salt` only. `deadline` is a
+    `emit` is called in the engine's thread with each Event; an exception is the last one. `stop(token)` is asked of
+    each Token and ends its sample if true. `logprobs` is how many of the likeliest tokens are told beside each, None
+    being no log probabilities. Prompts are shared through the cache among requests of one `salt` only. `deadline` is a
     time of `time.monotonic`.
     """
 
@@ -434,7 +434,7 @@ class Engine:
             request.emit(token)
 
     def _draw(self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]) -> tuple[list[int], list[float]]:
-        """Return the next token of each row, and its log probability as it was drawn; rows of like options go together."""
+        """Return the next token of each row and its log probability as drawn; rows of like options go together."""
         groups: dict[SamplingConfig, list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault(replace(row.request.sampling, max_tokens=1, seed=None), []).append(index)

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from seq2chat.config import check
 
+# Below, the likeliest token is drawn anyway, and the quotients would leave float32.
+LEAST_TEMPERATURE = 1e-5
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -127,7 +130,8 @@ def keep_min_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
 def next_token_logits(
     logits: Float[Tensor, "batch vocab"], config: SamplingConfig, before: Sequence[Penalties] = ()
 ) -> Float[Tensor, "batch vocab"]:
-    """Return the logits of the distribution that `config` draws from: penalties, bias, temperature, top-k, top-p, min-p.
+    """Return the logits of the distribution that `config` draws from: penalties, bias, temperature, top-k, top-p,
+    min-p.
 
     `before` tells what each row has, for the penalties. Temperature 0 leaves the logits undivided and everything but
     penalties and bias out: the largest is taken.
@@ -140,7 +144,7 @@ def next_token_logits(
         logits = logits.index_add(-1, torch.tensor(tokens, device=logits.device), bias.expand(len(logits), -1))
     if config.temperature == 0:
         return logits
-    logits = logits / config.temperature
+    logits = logits / max(config.temperature, LEAST_TEMPERATURE)
     if config.top_k > 0:
         logits = keep_top_k(logits, config.top_k)
     if config.top_p < 1:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 
 class SlotCache:
-    """Room for `n_slot` texts of `room` tokens. `keys` and `values` hold for each layer (n_slot · n_kv_head · (room + 1),
-    d_head): flat, so that a step writes the new ones of all rows by one index.
+    """Room for `n_slot` texts of `room` tokens. `keys` and `values` hold for each layer a tensor (n_slot · n_kv_head ·
+    (room + 1), d_head): flat, so that a step writes the new ones of all rows by one index.
 
     The last position of a slot belongs to no text: rows of a step that compute nothing write there.
     """
@@ -70,8 +70,8 @@ class SlotCache:
 
 @dataclass(frozen=True)
 class SlotRows:
-    """Some slots of a cache of `shape` (n_slot, n_kv_head, room) as the decoding state of one step: the positions of the
-    new tokens, at which `index` they are written, and how many keys they see."""
+    """Some slots of a cache of `shape` (n_slot, n_kv_head, room) as the decoding state of one step: the positions of
+    the new tokens, at which `index` they are written, and how many keys they see."""
 
     keys: list[Tensor]
     values: list[Tensor]

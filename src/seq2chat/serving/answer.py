@@ -77,26 +77,29 @@ class Answer:
     salt: str = ""
     read: Read | None = field(default=None, init=False)
     n_generated: int = field(default=0, init=False)
+    _request: Request | None = field(default=None, init=False)
 
     def submit(self, worker: Worker, metrics: Metrics) -> None:
         """Hand the request to the engine. Raises UserError for a prompt that does not fit and QueueFull."""
         engine, tokenizer = self.served.engine, self.served.tokenizer
         assert engine is not None and isinstance(tokenizer, Tokenizer)
-        self._metrics, self._engine = metrics, engine
+        self._metrics = metrics
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[Event | Piece]()
         self._streams = [TextStream(tokenizer, self.stop) for _ in range(self.n)]
         self._control, self._shown = set(tokenizer.control.values()), ""
         self._began = time.monotonic()
         self._last: dict[int, float] = {}
-        self._request = Request(
+        request = Request(
             self.prompt, self.sampling, self._emit, self.served.end_tokens, self.n, self._stops, self.logprobs,
             self.prompt_logprobs, self.constraints, self.salt, self._began + SECONDS,
         )  # fmt: skip
-        worker.submit(engine, self._request)
+        worker.submit(engine, request)
+        self._request = request
 
     def abort(self) -> None:
-        """Free the slots, with the engine's next step; nothing happens to an answer that is complete."""
-        self._engine.abort(self._request)
+        """Free the slots, with the engine's next step; nothing happens to an answer that is complete or not begun."""
+        if self._request is not None:
+            self._request.aborted = True
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield the pieces of all samples as they come. Raises what made the engine give up."""
@@ -123,13 +126,15 @@ class Answer:
 
     def _stops(self, token: Token) -> bool:
         stream = self._streams[token.sample]
-        self._shown = "" if token.id in self._control else stream.feed(token.id)
+        # Control tokens are no text, nor is what a model has room for beyond its tokenizer's vocabulary.
+        silent = token.id in self._control or token.id >= self.served.tokenizer.vocab_size
+        self._shown = "" if silent else stream.feed(token.id)
         return stream.stopped
 
     def _emit(self, event: Event) -> None:
         told: Event | Piece = event
         if isinstance(event, Token):
-            text = "" if event.id in self._request.end_tokens else self._shown
+            text = "" if event.id in self.served.end_tokens else self._shown
             if event.finish is not None:
                 text += self._streams[event.sample].flush()
             told = Piece(event, text)
@@ -137,7 +142,7 @@ class Answer:
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, told)
         except RuntimeError:  # the loop is closed: nobody is left to be told
-            self._request.aborted = True
+            self.abort()
 
     def _measure(self, token: Token) -> None:
         now = time.monotonic()

@@ -197,7 +197,7 @@ def describe(error: Exception) -> dict[str, Any]:
             pass
         case _:
             kind, message = "server_error", "The server made a mistake."
-    code = {QueueFull: "queue_full", Unknown: "model_not_found"}.get(type(error))
+    code = "model_not_found" if isinstance(error, Unknown) else None
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -29,7 +29,9 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
     if asked.stream_options is not None and not asked.stream:
         raise BadField("stream_options", "stream_options needs stream: true.")
     if asked.response_format is not None and asked.response_format.type != "text":
-        raise BadField("response_format", f"response_format {asked.response_format.type} is not supported; ask for text.")
+        raise BadField(
+            "response_format", f"response_format {asked.response_format.type} is not supported; ask for text."
+        )
     messages = conversation(asked.messages)
     if messages[-1].role != "user":
         raise BadField(
@@ -96,9 +98,9 @@ async def whole(asked: ChatRequest, answer: Answer) -> dict[str, Any]:
     """Return the `chat.completion` object."""
     choices = []
     for index, pieces in enumerate(await answer.wait()):
-        tokens = [piece.token for piece in pieces]
+        tokens, text = [piece.token for piece in pieces], "".join(piece.text for piece in pieces)
         choice: dict[str, Any] = {
-            "index": index, "message": {"role": "assistant", "content": "".join(p.text for p in pieces), "refusal": None},
+            "index": index, "message": {"role": "assistant", "content": text, "refusal": None},
             "logprobs": _logprobs(answer, tokens), "finish_reason": tokens[-1].finish,
         }  # fmt: skip
         if asked.return_token_ids:
@@ -120,7 +122,11 @@ async def chunks(asked: ChatRequest, answer: Answer) -> AsyncIterator[dict[str, 
     nothing = {"usage": None} if include_usage else {}
 
     def choice(index: int, delta: dict[str, Any], tokens: list[Token]) -> dict[str, Any]:
-        made = {"index": index, "delta": delta, "logprobs": _logprobs(answer, tokens) if tokens else None}
+        made: dict[str, Any] = {
+            "index": index,
+            "delta": delta,
+            "logprobs": _logprobs(answer, tokens) if tokens else None,
+        }
         made["finish_reason"] = tokens[-1].finish if tokens else None
         return made | ({"token_ids": [token.id for token in tokens]} if asked.return_token_ids else {})
 

@@ -3,6 +3,7 @@
 import hmac
 from typing import TYPE_CHECKING, Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seq2chat.serving.stream import to_json
@@ -25,10 +26,6 @@ DOCS_POLICY = (
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
-class TooLarge(Exception):
-    """The body of a request is larger than may be."""
-
-
 class Guard:
     """ASGI middleware; see the module."""
 
@@ -40,12 +37,10 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path, started = scope["path"], False
+        path = scope["path"]
 
         async def guarded_send(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 policy = DOCS_POLICY if path.startswith("/docs") else PAGE_POLICY
                 message["headers"] = [*message["headers"], *HEADERS, (b"content-security-policy", policy)]
             await send(message)
@@ -55,11 +50,7 @@ class Guard:
         elif self.state.draining and path != "/health":
             await refuse(guarded_send, 503, "The server is stopping.", None)
         else:
-            try:
-                await self.app(scope, _bounded(receive), guarded_send)
-            except TooLarge:
-                if not started:
-                    await refuse(guarded_send, 400, f"The body is larger than {MOST_BYTES:,} bytes.", None)
+            await self.app(scope, _bounded(receive), guarded_send)
 
     def _may_enter(self, path: str, given: bytes) -> bool:
         """The page's files and /health are open; a page must be able to ask for the key."""
@@ -69,6 +60,7 @@ class Guard:
 
 
 def _bounded(receive: Receive) -> Receive:
+    """Return `receive`, which raises HTTPException once a body is larger than may be."""
     n_bytes = 0
 
     async def bounded() -> Message:
@@ -76,7 +68,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         n_bytes += len(message.get("body", b""))
         if n_bytes > MOST_BYTES:
-            raise TooLarge
+            raise HTTPException(400, f"The body is larger than {MOST_BYTES:,} bytes.")
         return message
 
     return bounded

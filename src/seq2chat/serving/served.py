@@ -68,7 +68,7 @@ class Served:
 def open_served(run: Path, name: str, n_slot: int = 16) -> Served:
     """Return the model of a run or model folder, ready to be served. Raises UserError for a reward model."""
     model, tokenizer = load_checkpoint(run)
-    check(model.config.family != "reward", f"{run} is a reward model, which says nothing; serve the policy it judges.")
+    check(model.config.family != "reward", f"{run} is a reward model; serve the policy that it judges.")
     device = pick_device()
     model.to(device)
     if isinstance(model, GPT | BERT):
@@ -79,11 +79,12 @@ def open_served(run: Path, name: str, n_slot: int = 16) -> Served:
 
 
 def names(runs: Sequence[Path]) -> list[str]:
-    """Return a name for each run: its folders below `runs/`, or its folder's name. Raises UserError when two are alike."""
+    """Return a name for each run: its folders below `runs/`, or its folder's. Raises UserError when two are alike."""
     made = []
     for run in runs:
         parts = [part for part in run.resolve().parts if part != "checkpoints"]
-        below = parts[len(parts) - parts[::-1].index("runs") :] if "runs" in parts[:-1] else parts[-1:]
+        first = len(parts) - parts[::-1].index("runs") if "runs" in parts[:-1] else -1
+        below = parts[first:]
         made.append("-".join(below))
     twice = next((name for name in made if made.count(name) > 1), None)
     check(twice is None, f"Two of the runs would be called {twice}; rename the folder of one.")

@@ -1,0 +1,89 @@
+"""Serving on the command line: an address is printed, the models answer there, and a signal ends it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from seq2chat.cli.serve import is_loopback
+from seq2chat.config import GPTConfig, UserError
+from seq2chat.models.folder import make_model, save_model
+from seq2chat.serving.served import names
+from seq2chat.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made, tokenizer = tmp_path_factory.mktemp("base"), Tokenizer.train(["Hello there. How are you?"] * 3, 280)
+    torch.manual_seed(0)
+    save_model(
+        make_model(GPTConfig(vocab_size=tokenizer.vocab_size, context=32, n_layer=1, n_head=2, d_model=32)), made
+    )
+    tokenizer.save(made)
+    return made
+
+
+def serve(*arguments, **options):
+    command = [sys.executable, "-m", "seq2chat", "serve", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_it_prints_an_address_answers_there_and_ends_on_sigterm(folder):
+    process = serve(folder, "--port", 0)
+    try:
+        printed, end = "", time.monotonic() + 60
+        while not (address := re.search(r"http://127\.0\.0\.1:\d+", printed)) and time.monotonic() < end:
+            printed += process.stderr.readline()
+        body = {"model": folder.name, "prompt": "Hello", "max_tokens": 4, "temperature": 0}
+        request = urllib.request.Request(
+            f"{address[0]}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            assert json.load(response)["usage"]["completion_tokens"] == 4
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=40)
+    assert process.returncode == 0 and "Traceback" not in err and out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Which model shall be served"),
+        (("{folder}", "--host", "0.0.0.0"), "lets other machines in; set a key"),
+        (("{folder}", "--port", "99999"), "from 0 to 65535"),
+        (("{folder}", "{folder}"), "Two of the runs would be called"),
+        (("nowhere",), "There is no run or model folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder, arguments, message):
+    process = serve(*(a.format(folder=folder) for a in arguments), env=os.environ | {"SEQ2CHAT_API_KEY": ""})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and message in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_a_port_that_is_taken(folder):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        _, err = (process := serve(folder, "--port", taken.getsockname()[1])).communicate(timeout=60)
+    assert process.returncode == 2 and "give another --port" in " ".join(err.split())
+
+
+def test_names_and_hosts():
+    paths = [Path("/a/runs/demo/ppo"), Path("/a/runs/sft/checkpoints/step-000005"), Path("/models/gpt2")]
+    assert names(paths) == ["demo-ppo", "sft-step-000005", "gpt2"]
+    with pytest.raises(UserError, match="called gpt2"):
+        names([Path("/a/gpt2"), Path("/b/gpt2")])
+    assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost", "127.9.9.9")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "")))

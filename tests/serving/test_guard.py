@@ -1,0 +1,182 @@
+"""Who may come in, what happens when one goes away, and what happens when the engine breaks or the server ends."""
+
+import json
+import logging
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from seq2chat.serving.guard import PAGE_POLICY
+
+ASK = {"model": "chats", "messages": [{"role": "user", "content": "Hello there."}], "temperature": 2.0, "seed": 1}
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+LONG = ASK | {"max_tokens": 80, "logit_bias": {}}
+
+
+def test_every_route_but_health_and_page_wants_the_key(start):
+    server = start(api_key="key-1", names=("chats",))
+    paths = httpx.get(f"{server.url}/openapi.json", headers={"authorization": "Bearer key-1"}).json()["paths"]
+    paths = {path.replace("{name}", "chats"): methods for path, methods in paths.items()}
+    paths |= {"/docs": {"get": {}}, "/openapi.json": {"get": {}}, "/nothing": {"get": {}}}
+    assert len(paths) > 8
+    for path, methods in paths.items():
+        for method in methods:
+            for headers in (
+                {},
+                {"authorization": "Bearer key-2"},
+                {"authorization": "key-1"},
+                {"authorization": b"\xff"},
+            ):
+                response = httpx.request(method, server.url + path, headers=headers)
+                assert response.status_code == (200 if path == "/health" else 401), (path, headers)
+            allowed = httpx.request(method, server.url + path, headers={"authorization": "Bearer key-1"})
+            assert allowed.status_code != 401
+    assert httpx.get(server.url + "/").status_code in (200, 404)
+    assert b"'unsafe" not in PAGE_POLICY
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_frees_the_slot_within_two_steps(start, slow, stream):
+    server = start(names=("chats",))
+    engine = server.engine("chats")
+    body = json.dumps(LONG | {"stream": stream}).encode()
+    head = f"{HEAD}{len(body)}"
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as connection:
+        connection.sendall(head.encode() + b"\r\n\r\n" + body)
+        assert server.until(lambda: engine.statistics.generated_tokens > 3)
+    aborted = []
+    assert server.until(lambda: aborted.append(engine.statistics.steps) or not engine.has_work, 5)
+    assert engine.statistics.aborted == 1 and engine.statistics.generated_tokens < 40
+    assert aborted[-1] - aborted[0] <= 2 + 2  # the way of the news through sockets and loop takes a step or two
+
+
+def test_a_full_queue_is_429_and_a_stream_gets_its_own_error(start, slow):
+    server = start(names=("chats",), n_slot=1)
+    server.engine("chats").max_waiting = 1
+    answers, done = [], []
+
+    def ask():
+        answers.append(httpx.post(f"{server.url}/v1/chat/completions", json=LONG | {"max_tokens": 30}, timeout=60))
+        done.append(1)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    codes = sorted(answer.status_code for answer in answers)
+    assert codes.count(200) == 2 and codes.count(429) == 4
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["retry-after"] == "1" and refused.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_a_broken_engine_fails_everyone_and_says_so(start, slow, monkeypatch):
+    server = start(names=("chats", "base"))
+    engine, answers = server.engine("chats"), []
+    url = f"{server.url}/v1/chat/completions"
+
+    def ask(stream):
+        answers.append(httpx.post(url, json=LONG | {"stream": stream}, timeout=60))
+
+    threads = [threading.Thread(target=ask, args=(stream,)) for stream in (True, False)]
+    for thread in threads:
+        thread.start()
+    assert server.until(lambda: engine.n_running == 2)
+
+    def broken():
+        raise MemoryError("no more of it")
+
+    monkeypatch.setattr(engine, "step", broken)
+    for thread in threads:
+        thread.join(20)
+    assert sorted(answer.status_code for answer in answers) == [200, 503]
+    streamed = next(answer.text for answer in answers if answer.status_code == 200)
+    assert '"error"' in streamed and streamed.endswith("data: [DONE]\n\n")
+    assert httpx.get(f"{server.url}/health").status_code == 503
+    for model in ("chats", "base"):
+        assert httpx.post(f"{server.url}/v1/completions", json={"model": model, "prompt": "a"}).status_code == 503
+
+
+def test_draining_finishes_what_runs_and_takes_nothing_new(start, slow):
+    server, answers = start(names=("chats",)), []
+    url = f"{server.url}/v1/chat/completions"
+    thread = threading.Thread(target=lambda: answers.append(httpx.post(url, json=LONG, timeout=60)))
+    with httpx.Client() as client:
+        assert client.get(f"{server.url}/health").status_code == 200
+        thread.start()
+        assert server.until(lambda: server.engine("chats").n_running == 1)
+        server.state.draining = True
+        assert client.get(f"{server.url}/health").status_code == 503
+        refused = client.post(url, json=ASK)
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+    server.server.should_exit = True
+    thread.join(30)
+    server.thread.join(20)
+    assert answers[0].status_code == 200 and answers[0].json()["choices"][0]["finish_reason"] in ("stop", "length")
+    assert not server.thread.is_alive()
+
+
+def test_a_slow_reader_holds_no_one_up(start):
+    server = start(names=("chats",))
+    body = json.dumps(LONG | {"stream": True, "logprobs": True, "top_logprobs": 20, "n": 4}).encode()
+    head = f"{HEAD}{len(body)}"
+    connections = []
+    for _ in range(3):  # readers that never read
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", int(server.url.rsplit(":", 1)[1])))
+        connection.sendall(head.encode() + b"\r\n\r\n" + body)
+        connections.append(connection)
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=ASK, timeout=60).status_code == 200
+    assert server.until(lambda: not server.engine("chats").has_work)
+    for connection in connections:
+        connection.close()
+
+
+def test_a_reader_that_takes_nothing_is_given_up(monkeypatch):
+    import asyncio
+
+    from seq2chat.serving import stream
+
+    monkeypatch.setattr(stream, "PATIENCE", 0.05)
+    closed = []
+
+    async def chunks():
+        while True:
+            yield {"text": "x"}
+
+    async def never(message):
+        await asyncio.sleep(60)
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    response = stream.EventStream(chunks(), lambda: closed.append(1), str)
+    asyncio.run(asyncio.wait_for(response({"type": "http"}, receive, never), 5))
+    assert closed == [1]
+
+
+def test_prompts_are_not_logged(start, caplog, capfd):
+    with caplog.at_level(logging.DEBUG):
+        server = start(names=("chats",))
+        secret = "Zanzibar " * 3
+        httpx.post(f"{server.url}/v1/chat/completions", json=ASK | {"messages": [{"role": "user", "content": secret}]})
+        httpx.post(f"{server.url}/v1/completions", json={"model": "chats", "prompt": secret * 99})
+    ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    assert not any("Zanzibar" in line for line in ours)
+    out, err = capfd.readouterr()
+    assert "Zanzibar" not in out + err
+
+
+def test_keys_do_not_share_prompts(server):
+    asked = {"model": "base", "prompt": "Hello there. How are you? Fine, and you?" * 3, "max_tokens": 1}
+
+    def cached(key):
+        made = httpx.post(f"{server.url}/v1/completions", json=asked, headers={"authorization": f"Bearer {key}"}).json()
+        return made["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    assert [cached("a"), cached("b"), cached("a"), cached("b")] == [0, 0, 32, 32]
