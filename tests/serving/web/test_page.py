@@ -331,20 +331,16 @@ def test_another_token_makes_a_branch_that_goes_on_from_it(page, folders):
     assert new["tokens"][2]["id"] != old["tokens"][2]["id"]
     assert new["tokens"][2]["text"] == name.replace("·", " ").replace("↵", "\n")
     assert len(new["tokens"]) > 3 and new["promptIds"] == old["promptIds"]
-    assert [token["id"] for token in new["tokens"]] == greedy(folders["ppo"], new["promptIds"], new["tokens"][:3], 120)
+    assert [token["id"] for token in new["tokens"][3:]] == likeliest(folders["ppo"], new, begun=3)
     assert page.locator(".by-hand").count() == 1
 
 
-def greedy(folder, prompt, begun, most):
-    """What the model says behind `begun`, which does not count, by itself."""
-    model, tokenizer = load_model(folder), Tokenizer.load(folder)
-    said = [token["id"] for token in begun]
+def likeliest(folder, answer, begun=0):
+    """What the model itself says at each place of an answer from the token `begun` on, the tokens before it given."""
+    written = [token["id"] for token in answer["tokens"]]
     with torch.inference_mode():
-        for _ in range(most):
-            said.append(int(model(torch.tensor([prompt + said]))[0, -1].argmax()))
-            if said[-1] == tokenizer.control["<|im_end|>"]:
-                break
-    return said
+        logits = load_model(folder)(torch.tensor([answer["promptIds"] + written]))[0]
+    return logits[len(answer["promptIds"]) - 1 + begun : -1].argmax(-1).tolist()
 
 
 def test_the_end_is_a_token_like_others(page):
@@ -426,7 +422,7 @@ def test_models_answer_side_by_side(page, folders):
     for folder, answer in ((folders["sft"], sft), (folders["ppo"], ppo)):
         said = [Message("user", "Hello?"), Message("assistant", HELLO), Message("user", "Fruit?")]
         assert answer["promptIds"] == prompt_ids(Tokenizer.load(folder), said)
-        assert [token["id"] for token in answer["tokens"]] == greedy(folder, answer["promptIds"], [], 120)
+        assert [token["id"] for token in answer["tokens"]] == likeliest(folder, answer)
     button(page, "Ask base no longer").click()
     ask(page, "Hello?")
     assert cards(page).count() == 8

@@ -23,7 +23,7 @@ const history = new History(() => showHistory());
 const api = new Api(askKey);
 const session = new Session(api, history, settings, {
   changed: redraw,
-  progressed: (answer) => view.progress(answer),
+  progressed: () => view.progress(),
   finished: (lane, answer) => answer.error || announce(`${lane.model} answered: ${textOf(answer.tokens)}`),
   told: toast,
 });

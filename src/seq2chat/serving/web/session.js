@@ -7,7 +7,7 @@ import { prepare, toAnswer } from "./prompt.js";
 
 export class Session {
   /**
-   * `events` has `changed()`, for what is shown as a whole; `progressed(answer)`, for an answer that grew;
+   * `events` has `changed()`, for what is shown as a whole; `progressed()`, for an answer that grew;
    * `finished(lane, answer)`; and `told(sentence)`, for what the user should know.
    */
   constructor(api, history, settings, events) {
@@ -174,7 +174,7 @@ export class Session {
       answer.promptIds ??= prompt ?? null; // later ones hold what the answer begins with, too
       answer.tokens.push(...tokens);
       answer.finish = finish ?? answer.finish;
-      this.events.progressed(answer);
+      this.events.progressed();
     }
   }
 

@@ -4,17 +4,17 @@ import { el } from "./dom.js";
 
 /** @typedef {import("./api.js").Piece} Piece */
 
-const encoder = new TextEncoder();
-
 /** Return the text that each token adds: whole characters only, so a token may complete what others began. */
 export function texts(tokens) {
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  const parts = tokens.map((token) =>
-    token.control ? "" : decoder.decode(new Uint8Array(token.bytes ?? encoder.encode(token.text)), { stream: true }),
-  );
-  const rest = decoder.decode();
-  if (parts.length) parts[parts.length - 1] += rest;
-  return parts;
+  let decoder = null;
+  return tokens.map((token, index) => {
+    if (!token.bytes) return token.control ? "" : token.text;
+    decoder ??= new TextDecoder("utf-8", { ignoreBOM: true });
+    const goesOn = tokens[index + 1]?.bytes !== undefined;
+    const text = decoder.decode(new Uint8Array(token.bytes), { stream: goesOn });
+    if (!goesOn) decoder = null;
+    return text;
+  });
 }
 
 export const textOf = (tokens) => texts(tokens).join("");
@@ -49,14 +49,25 @@ export function entropy(top, vocabulary) {
 /** The entropy, in bits, from which on the tint is at its full strength. */
 export const FULL_ENTROPY = 4;
 
+const strengths = new WeakMap();
+
+/** Return how strongly a token is tinted by each measure, between 0 and 1. It is drawn often and computed once. */
+function strengthsOf(token) {
+  if (!strengths.has(token)) {
+    const bits = token.top?.length ? entropy(token.top, 1).least : 0;
+    const unlikely = 1 - Math.exp(token.logprob);
+    strengths.set(token, {
+      "--unlikely": unlikely.toFixed(3),
+      "--unsure": Math.min(1, bits / FULL_ENTROPY).toFixed(3),
+    });
+  }
+  return strengths.get(token);
+}
+
 /** Return the span of the token `index`, or of the part `text` of it. */
 export function tokenSpan(token, index, text) {
-  const strength = {
-    "--unlikely": (1 - Math.exp(token.logprob)).toFixed(3),
-    "--unsure": token.top?.length ? Math.min(1, entropy(token.top, 1).least / FULL_ENTROPY).toFixed(3) : 0,
-  };
   const kind = `token${token.control ? " control" : ""}${token.byHand ? " by-hand" : ""}`;
-  return el("span", { class: kind, "data-token": index, tabindex: -1, vars: strength }, text);
+  return el("span", { class: kind, "data-token": index, tabindex: -1, vars: strengthsOf(token) }, text);
 }
 
 /** Return a function that makes the spans of `[from, to)` of the text of `tokens`. */
