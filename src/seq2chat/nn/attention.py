@@ -33,7 +33,7 @@ def scaled_dot_product(
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
     """Return softmax(scale · q kᵀ) v with the fused kernel; `scale` is 1/√d_head unless given.
 
-    `mask` is True where a query may attend, and each may attend somewhere. `is_causal` is the mask of equally
+    `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is the mask of equally
     many queries and keys without storing it. With fewer key heads than query heads, neighbouring query heads share one
     (grouped-query attention, Ainslie et al. 2023).
     """
@@ -52,7 +52,7 @@ def attend_by_products(
     mask: Bool[Tensor, "#batch #n_head n_query n_key"],
     scale: float | None = None,
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
-    """Return `scaled_dot_product` of few queries, by two matrix products; one that may attend nowhere gets a mean.
+    """Return `scaled_dot_product` of few queries, by two matrix products.
 
     On CPUs the last bits of torch's fused kernel depend on which thread computes a row, so that a text would depend on
     what else runs; those of these products do not.
@@ -62,7 +62,9 @@ def attend_by_products(
     # Query heads that share a key head are rows of one product.
     scores = q.reshape(batch, n_kv_head, n_shared * n_query, d_head) @ k.transpose(-1, -2)
     scores = scores.view(batch, n_head, n_query, -1) * (d_head**-0.5 if scale is None else scale)
-    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1)
+    unseen = ~mask
+    # The second fill is for a query that may attend nowhere, which gets zeros, as from the kernel.
+    weights = torch.softmax(scores.masked_fill(unseen, torch.finfo(scores.dtype).min), dim=-1).masked_fill(unseen, 0.0)
     return (weights.view(batch, n_kv_head, n_shared * n_query, -1) @ v).view(batch, n_head, n_query, -1)
 
 
