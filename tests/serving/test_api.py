@@ -268,6 +268,39 @@ def test_models_health_metrics_and_documentation(client, folders):
     assert client.get("/docs").status_code == 200
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"animal": {"enum": ["lion", "owl"]}, "legs": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["animal", "legs"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_follows_its_schema_whatever_the_weights(client):
+    asked = {"type": "json_schema", "json_schema": {"name": "pet", "schema": SCHEMA}}
+    made = chat(client, response_format=asked, n=3, seed=1, temperature=1.5, return_token_ids=True, max_tokens=60)
+    for choice in made["choices"]:
+        pet = json.loads(choice["message"]["content"])
+        assert choice["finish_reason"] == "stop" and pet["animal"] in ("lion", "owl") and 0 <= pet["legs"] <= 99
+    begun = made["choices"][0]["token_ids"][:3]
+    rest = chat(client, response_format=asked, prefix_token_ids=begun, seed=1, max_tokens=60)["choices"][0]
+    start = client.post("/detokenize", json={"model": "chats", "tokens": begun}).json()["prompt"]
+    assert json.loads(start + rest["message"]["content"]).keys() == {"animal", "legs"}
+    some = chat(client, response_format={"type": "json_object"}, seed=1, max_tokens=60)["choices"][0]
+    assert some["message"]["content"].startswith("{")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"name": "odd", "schema": {"type": "nonsense"}}},
+    ],
+)
+def test_a_schema_that_cannot_be_followed_is_refused(client, asked):
+    assert chat(client, status=400, response_format=asked)["error"]["param"] == "response_format"
+
+
 def metric(client, name, model):
     start = f'{name}{{model_name="{model}"}} '
     return next(

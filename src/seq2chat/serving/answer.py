@@ -4,10 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from seq2chat.config import UserError
-from seq2chat.generation.engine import Event, Read, Request, Token
+from seq2chat.generation.engine import Constraint, Event, Read, Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.serving import protocol
 from seq2chat.serving.metrics import Metrics
@@ -73,7 +72,7 @@ class Answer:
     stop: Sequence[str] = ()
     logprobs: int | None = None
     prompt_logprobs: bool = False
-    constraints: Sequence[Any] = ()
+    constraints: Sequence[Constraint] = ()
     salt: str = ""
     read: Read | None = field(default=None, init=False)
     n_generated: int = field(default=0, init=False)

@@ -59,7 +59,7 @@ def create_app(served: Sequence[Served], worker: Worker, api_key: str = "") -> F
         worker.stop()
 
     app = FastAPI(
-        title="seq2chat", version=__version__, lifespan=lifespan, redoc_url=None,
+        title="seq2chat", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="An OpenAI-compatible API for the models of seq2chat's runs.",
     )  # fmt: skip
     app.state.serving = state
@@ -243,6 +243,10 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return page("index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return page("docs.html")
 
     @app.get("/web/{name:path}", include_in_schema=False)
     async def web(name: str) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 from seq2chat.config import UserError, check
 from seq2chat.generation.engine import Token
 from seq2chat.serving.answer import Answer, BadField, sampling_config, stop_strings
+from seq2chat.serving.grammar import grammars
 from seq2chat.serving.protocol import ChatMessage, ChatRequest
 from seq2chat.serving.served import Served
 from seq2chat.text.chat import Message, prompt_ids, read_messages
@@ -28,10 +29,6 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
         raise BadField("top_logprobs", "top_logprobs needs logprobs: true.")
     if asked.stream_options is not None and not asked.stream:
         raise BadField("stream_options", "stream_options needs stream: true.")
-    if asked.response_format is not None and asked.response_format.type != "text":
-        raise BadField(
-            "response_format", f"response_format {asked.response_format.type} is not supported; ask for text."
-        )
     messages = conversation(asked.messages)
     if messages[-1].role != "user":
         raise BadField(
@@ -41,7 +38,9 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
     prompt = [*prompt_ids(tokenizer, messages), *(asked.prefix_token_ids or [])]
     sampling = sampling_config(asked, asked.max_tokens or asked.max_completion_tokens or served.context)
     top = (asked.top_logprobs or 0) if asked.logprobs else None
-    return Answer(served, prompt, sampling, asked.n or 1, stop_strings(asked), top, salt=salt)
+    n = asked.n or 1
+    allowed = grammars(asked.response_format, served, n, asked.prefix_token_ids or [])
+    return Answer(served, prompt, sampling, n, stop_strings(asked), top, constraints=allowed, salt=salt)
 
 
 def conversation(messages: list[ChatMessage]) -> list[Message]:

@@ -61,13 +61,13 @@ class Tokenizer:
 
     `control` maps the text of each control token to its id. `eos_id` is the token that separates documents; `pad_id`
     never equals it. Either is None where a tokenizer of others has no such token. `chat_template` is for
-    `transformers`, and empty where the model has not learned to chat.
+    `transformers`, and empty where the model has not learned to chat. `json` is the text of its `tokenizer.json`.
     """
 
     def __init__(
         self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json", chat_template: str = ""
     ) -> None:
-        self._json, self._config, self.chat_template = tokenizer_json, tokenizer_config, chat_template
+        self.json, self._config, self.chat_template = tokenizer_json, tokenizer_config, chat_template
         spec = read_json(tokenizer_json, where)
         pattern, merges, vocabulary = _byte_level_bpe(spec, where)
         ranks, to_id = _ranks(merges, vocabulary, where)
@@ -148,7 +148,7 @@ class Tokenizer:
         """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_bytes(self._json.encode())
+        (folder / "tokenizer.json").write_bytes(self.json.encode())
         (folder / "tokenizer_config.json").write_bytes(self._config.encode())
         if self.chat_template:
             (folder / "chat_template.jinja").write_bytes(self.chat_template.encode())
@@ -156,14 +156,14 @@ class Tokenizer:
     def with_chat(self, control: Sequence[str], pad: str, template: str) -> Tokenizer:
         """Return this tokenizer with the `control` tokens and a `pad` token of its own, added behind the others where
         they are missing, and that chat template."""
-        spec, config = tokenizers.Tokenizer.from_str(self._json), read_json(self._config, "tokenizer_config.json")
+        spec, config = tokenizers.Tokenizer.from_str(self.json), read_json(self._config, "tokenizer_config.json")
         wanted = [*control, *([] if self.pad_id is not None else [pad])]
         missing = [AddedToken(name, special=True, normalized=False) for name in wanted if name not in self.control]
         spec.add_special_tokens(missing)
         if self.pad_id is None:
             config["pad_token"] = pad
         config_text = json.dumps(config, indent=2) + "\n" if missing else self._config
-        return Tokenizer(spec.to_str(pretty=True) if missing else self._json, config_text, chat_template=template)
+        return Tokenizer(spec.to_str(pretty=True) if missing else self.json, config_text, chat_template=template)
 
     def split(self, text: str) -> list[str]:
         """Return the pieces that BPE works in: merges never cross from one to the next."""

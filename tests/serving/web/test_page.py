@@ -743,3 +743,14 @@ def test_the_page_is_small_and_strict(page):
         parsing = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function")
         assert not [word for word in parsing if word in source], name
         assert not re.findall(r"""(?:src|href|import|from)\s*=?\s*\(?["']https?:""", source), name
+
+
+def test_the_api_is_described_by_the_server_itself(page, server):
+    page.goto("/docs")
+    page.get_by_role("heading", name="POST /v1/chat/completions").wait_for()
+    described = page.request.get(f"{server}/openapi.json").json()
+    assert page.locator("section").count() == sum(len(methods) for methods in described["paths"].values())
+    chat = page.locator("section", has=page.get_by_role("heading", name="POST /v1/chat/completions"))
+    fields = described["components"]["schemas"]["ChatRequest"]["properties"]
+    assert chat.locator("th").all_inner_texts() == list(fields)
+    assert "number, above 0 to 1" in chat.locator("tr", has_text="top_p").inner_text()

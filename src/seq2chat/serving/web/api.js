@@ -3,7 +3,7 @@
 /** @typedef {{id: number, text: string, logprob: number, bytes?: number[], control?: true, top?: Piece[]}} Piece
  * One token. `bytes` is there where they are not whole characters by themselves; `control` says that it has no text. */
 
-const KEY = "seq2chat.key";
+export const KEY = "seq2chat.key";
 const ALTERNATIVES = 10;
 
 /** How control tokens are named, where nothing else tells them apart. */

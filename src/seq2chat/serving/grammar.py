@@ -1,0 +1,71 @@
+"""`response_format`: an answer that is JSON, or JSON of a schema, because no other token can be drawn (llguidance)."""
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seq2chat.serving.answer import BadField
+from seq2chat.serving.protocol import ResponseFormat
+from seq2chat.serving.served import Served
+from seq2chat.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+ANY_OBJECT = {"type": "object"}
+
+
+class Grammar:
+    """What one sample may still say: an engine's `Constraint`."""
+
+    def __init__(self, matcher: "LLMatcher", vocab_size: int) -> None:
+        self._matcher, self._vocab_size = matcher, vocab_size
+
+    def bias(self) -> Float[Tensor, " vocab"]:
+        """Return 0 for each token that may come next and -inf for the others; at its end, for all but the end token."""
+        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        allowed = torch.from_numpy(bits[: self._vocab_size]).bool()
+        return torch.zeros(self._vocab_size).masked_fill(~allowed, -torch.inf)
+
+    def accept(self, token: int) -> None:
+        """Note that `token` was said."""
+        self._matcher.consume_token(token)
+
+
+def grammars(asked: ResponseFormat | None, served: Served, n: int, begun: Sequence[int]) -> list[Grammar]:
+    """Return a grammar for each of `n` samples whose answer begins with the tokens `begun`; none where all may be said.
+
+    Raises BadField for a schema that cannot be followed, a beginning that does not fit it, and without llguidance.
+    """
+    if asked is None or asked.type == "text":
+        return []
+    if asked.type == "json_schema" and asked.json_schema is None:
+        raise BadField("response_format", "response_format json_schema needs json_schema: {name, schema}.")
+    schema: dict[str, Any] = ANY_OBJECT if asked.json_schema is None else asked.json_schema.schema_
+    try:
+        from llguidance import LLMatcher
+    except ImportError:
+        raise BadField("response_format", "JSON needs llguidance: pip install 'seq2chat[json]'.") from None
+    assert isinstance(served.tokenizer, Tokenizer)
+    vocab_size = served.model.config.vocab_size
+    # Without white space between its parts, of which a small model may say too much.
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
+    matcher = LLMatcher(_tokenizer(served.tokenizer.json, vocab_size, served.end_tokens[0]), grammar)
+    if matcher.is_error():
+        raise BadField("response_format", f"The schema cannot be followed: {matcher.get_error()}.")
+    if begun and not matcher.consume_tokens(list(begun)):
+        raise BadField("prefix_token_ids", "The beginning of the answer does not fit the schema.")
+    return [Grammar(matcher.deep_copy(), vocab_size) for _ in range(n)]
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(tokenizer_json: str, vocab_size: int, end_token: int) -> "LLTokenizer":
+    from llguidance import LLTokenizer
+
+    return LLTokenizer(tokenizer_json, n_vocab=vocab_size, eos_token=end_token)
