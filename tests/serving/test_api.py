@@ -221,7 +221,8 @@ def test_an_encoder_decoder_translates(client, folders):
     assert [" ".join(c["text"].split()) for c in made["choices"]] == texts
     chunks = events(client, "/v1/completions", model="translates", prompt="How are you?", n=2, max_tokens=8)
     assert [c["choices"][0]["text"] for c in chunks] == [c["text"] for c in made["choices"]]
-    for fields in ({"temperature": 0.5}, {"logprobs": 1}, {"prompt": [1, 2]}, {"prompt": " "}, {"prompt": "a " * 60}):
+    for fields in ({"temperature": 0.5}, {"logprobs": 1}, {"prompt": [1, 2]}, {"prompt": " "}, {"prompt": "a " * 60},
+                   {"stream_options": {}}):  # fmt: skip
         complete(client, status=400, **{"model": "translates"} | fields)
 
 
