@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -142,7 +143,10 @@ def _add_routes(app: FastAPI, state: State) -> None:
         served = state.find(asked.model)
         texts, model = embedding.inputs(asked, served), served.model
         assert isinstance(model, GPT | BERT)
-        vectors = await asyncio.wrap_future(state.worker.call(lambda: embedding.embed(model, texts)))
+        vectors = []
+        for text in texts:  # one by one, so that the engines step in between
+            work = partial(embedding.embed, model, text)
+            vectors.append(await asyncio.wrap_future(state.worker.call(work)))
         return respond(embedding.response(asked, texts, vectors))
 
     @app.post("/tokenize")
