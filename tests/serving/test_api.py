@@ -221,7 +221,8 @@ def test_an_encoder_decoder_translates(client, folders):
     assert [" ".join(c["text"].split()) for c in made["choices"]] == texts
     chunks = events(client, "/v1/completions", model="translates", prompt="How are you?", n=2, max_tokens=8)
     assert [c["choices"][0]["text"] for c in chunks] == [c["text"] for c in made["choices"]]
-    for fields in ({"temperature": 0.5}, {"logprobs": 1}, {"prompt": [1, 2]}, {"prompt": " "}, {"prompt": "a " * 60}):
+    for fields in ({"temperature": 0.5}, {"logprobs": 1}, {"prompt": [1, 2]}, {"prompt": " "}, {"prompt": "a " * 60},
+                   {"stream_options": {}}):  # fmt: skip
         complete(client, status=400, **{"model": "translates"} | fields)
 
 
@@ -320,6 +321,15 @@ def test_the_page_is_served_with_a_strict_policy_and_nothing_beside_it(client, t
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     assert client.get("/web/chat.js").headers["content-type"].startswith("text/javascript")
-    for path in ("secret.txt", "none.js", "../app.js", "%2e%2e/app.js", "..%2f..%2fapp.js", "/chat.js", ""):
+    for path in (
+        "secret.txt",
+        "none.js",
+        "../app.js",
+        "%2e%2e/app.js",
+        "..%2f..%2fapp.js",
+        "/chat.js",
+        "C:chat.js",
+        "",
+    ):
         assert client.get(f"/web/{path}").status_code == 404, path
     assert "access-control-allow-origin" not in client.get("/", headers={"origin": "http://evil.example"}).headers

@@ -387,7 +387,8 @@ class Engine:
                 state = self.cache.rows(0, [0] * n_row, [False] * n_row, 1, n_key)
                 tokens = torch.zeros(n_row, 1, dtype=torch.int64, device=self.model.device)
                 arguments = tokens, state.keys, state.values, state.start, state.index, n_key
-                seconds[run, n_row] = _least_seconds(lambda run=run, arguments=arguments: run(*arguments))
+                # To have the result here is to wait for it: a GPU returns before it is done.
+                seconds[run, n_row] = _least_seconds(lambda run=run, arguments=arguments: run(*arguments).cpu())
         gain = seconds[self._plain_pass, self._least_rows] / seconds[compiled, self._least_rows]
         if gain > 1:
             self._compiled_pass = compiled

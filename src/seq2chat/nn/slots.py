@@ -33,11 +33,6 @@ class SlotCache:
         shape = n_slot * n_kv_head * self.room, d_head
         self.keys, self.values = ([_zeros(shape, dtype, device) for _ in range(n_layer)] for _ in range(2))
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all slots together when they are full."""
-        return sum(stored.nbytes for stored in (*self.keys, *self.values))
-
     def rows(self, first: int, starts: Sequence[int], active: Sequence[bool], n_new: int, n_key: int) -> "SlotRows":
         """Return the state in which the slots from `first` on read `n_new` tokens, beginning at positions `starts`.
 

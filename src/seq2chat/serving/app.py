@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -142,7 +143,10 @@ def _add_routes(app: FastAPI, state: State) -> None:
         served = state.find(asked.model)
         texts, model = embedding.inputs(asked, served), served.model
         assert isinstance(model, GPT | BERT)
-        vectors = await asyncio.wrap_future(state.worker.call(lambda: embedding.embed(model, texts)))
+        vectors = []
+        for text in texts:  # one by one, so that the engines step in between
+            work = partial(embedding.embed, model, text)
+            vectors.append(await asyncio.wrap_future(state.worker.call(work)))
         return respond(embedding.response(asked, texts, vectors))
 
     @app.post("/tokenize")
@@ -233,10 +237,11 @@ def _first(error: RequestValidationError) -> BadField:
 
 def _add_page(app: FastAPI) -> None:
     def page(name: str) -> Response:
+        # No path is made of what a client writes: on some systems a drive or a device is one.
         kind = next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
-        parts = name.split("/")
-        file = resources.files("seq2chat.serving").joinpath("web", *parts)
-        if kind is None or "" in parts or ".." in parts or "\\" in name or "\0" in name or not file.is_file():
+        files = resources.files("seq2chat.serving").joinpath("web").iterdir()
+        file = next((file for file in files if file.name == name), None)
+        if kind is None or file is None:
             raise HTTPException(404, "There is no such page.")
         return Response(file.read_bytes(), media_type=f"{kind}; charset=utf-8", headers={"cache-control": "no-cache"})
 

@@ -28,8 +28,7 @@ def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> l
         served.engine is not None,
         f"{served.id} is a {served.family}, which cannot continue a text; /v1/embeddings works with it.",
     )
-    if asked.stream_options is not None and not asked.stream:
-        raise BadField("stream_options", "stream_options needs stream: true.")
+    _check_stream_options(asked)
     if asked.max_tokens == 0 and not asked.echo:
         raise BadField("max_tokens", "max_tokens 0 needs echo: true; else there is nothing to answer.")
     if asked.max_tokens == 0 and asked.stream:
@@ -40,6 +39,11 @@ def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> l
         Answer(served, prompt, sampling, asked.n or 1, stop_strings(asked), asked.logprobs, scored, salt=salt)
         for prompt in prompts(asked, served)
     ]
+
+
+def _check_stream_options(asked: CompletionRequest) -> None:
+    if asked.stream_options is not None and not asked.stream:
+        raise BadField("stream_options", "stream_options needs stream: true.")
 
 
 def prompts(asked: CompletionRequest, served: Served) -> list[list[int]]:
@@ -176,6 +180,7 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker) 
     unused = sorted(asked.model_fields_set - {"model", "prompt", "n", "max_tokens", "stream", "stream_options"})
     if unused:
         raise BadField(unused[0], f"{unused[0]} has no meaning for {served.id}, which translates by beam search.")
+    _check_stream_options(asked)
     lines = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     texts = [line for line in lines if isinstance(line, str)]
     if len(texts) < len(lines):

@@ -45,13 +45,13 @@ def inputs(asked: EmbeddingRequest, served: Served) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def embed(model: GPT | BERT, texts: Sequence[Sequence[int]]) -> list[Float[Tensor, " d_model"]]:
-    """Return the mean of the last hidden states of each text, as a vector of length 1.
+def embed(model: GPT | BERT, text: Sequence[int]) -> Float[Tensor, " d_model"]:
+    """Return the mean of the last hidden states of a text, as a vector of length 1.
 
     Of a GPT each state knows only the text before it; of a BERT, all of it (Reimers and Gurevych 2019, section 3).
     """
-    means = (model.hidden(torch.tensor([ids], device=model.device))[0].float().mean(0).cpu() for ids in texts)
-    return [torch.nn.functional.normalize(mean, dim=0) for mean in means]
+    mean = model.hidden(torch.tensor([text], device=model.device))[0].float().mean(0).cpu()
+    return torch.nn.functional.normalize(mean, dim=0)
 
 
 def response(asked: EmbeddingRequest, texts: Sequence[Sequence[int]], vectors: Sequence[Tensor]) -> dict[str, Any]:

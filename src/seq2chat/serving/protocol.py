@@ -9,6 +9,14 @@ MOST_PARTS = 128  # prompts or inputs in one request
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Text = Annotated[str, Field(max_length=1_000_000)]
+# A list is refused at the first token that is none: to name them all would take seconds.
+Tokens = Annotated[list[TokenId], Field(min_length=1, max_length=100_000, fail_fast=True)]
+Texts = (
+    Text
+    | Tokens
+    | Annotated[list[Text], Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)]
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)]
+)
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[str, Field(max_length=256)]
 
@@ -74,21 +82,13 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    prefix_token_ids: Annotated[list[TokenId], Field(max_length=100_000)] | None = None
+    prefix_token_ids: Annotated[list[TokenId], Field(max_length=100_000, fail_fast=True)] | None = None
 
 
 class CompletionRequest(Sampling):
     """`POST /v1/completions`. `max_tokens` 0 is for `echo`, which sends the prompt back."""
 
-    prompt: (
-        Text
-        | Annotated[list[TokenId], Field(min_length=1, max_length=100_000)]
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PARTS)]
-        | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1, max_length=100_000)]],
-            Field(min_length=1, max_length=MOST_PARTS),
-        ]
-    )
+    prompt: Texts
     max_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
@@ -98,15 +98,7 @@ class EmbeddingRequest(Strict):
     """`POST /v1/embeddings`."""
 
     model: Name
-    input: (
-        Text
-        | Annotated[list[TokenId], Field(min_length=1, max_length=100_000)]
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PARTS)]
-        | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1, max_length=100_000)]],
-            Field(min_length=1, max_length=MOST_PARTS),
-        ]
-    )
+    input: Texts
     encoding_format: Literal["float", "base64"] | None = None
 
 
@@ -123,4 +115,4 @@ class DetokenizeRequest(Strict):
     """`POST /detokenize`."""
 
     model: Name
-    tokens: Annotated[list[TokenId], Field(max_length=100_000)]
+    tokens: Annotated[list[TokenId], Field(max_length=100_000, fail_fast=True)]

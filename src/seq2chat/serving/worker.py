@@ -91,6 +91,7 @@ class Worker(threading.Thread):
             self._stopping = True
             calls, self._calls = self._calls, deque()
         for _, future in calls:
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
         for engine in self.engines:
             engine.fail(error)

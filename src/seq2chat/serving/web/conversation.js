@@ -95,7 +95,8 @@ export function checked(data) {
     isRecord(data, { id: "string", title: "string", updated: "number", system: "string" }) &&
     data.version === VERSION &&
     isList(data.models, (model) => typeof model === "string") &&
-    isList(data.turns, isTurn);
+    isList(data.turns, isTurn) &&
+    new Set(data.turns.map(({ id }) => id)).size === data.turns.length; // else a turn could follow itself
   if (!ok) throw new Error("This file is no conversation that was exported here.");
   return data;
 }

@@ -243,7 +243,8 @@ byId("menu").addEventListener("click", () => sidebar.toggle());
 byId("theme").addEventListener("click", switchTheme);
 byId("open-settings").addEventListener("click", changeSettings);
 document.addEventListener("keydown", onKey);
-addEventListener("pagehide", () => session.conversation.turns.length && history.save(session.conversation));
+// All else is kept already, and another tab may know more by now.
+addEventListener("pagehide", () => session.busy && history.save(session.conversation));
 nameTheme();
 showTint(settings.values.tint, tint);
 showHistory();
