@@ -2,24 +2,21 @@
 
 import pytest
 
+from seq2chat.config import GPTConfig
+from seq2chat.generation.engine import Engine, Request
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.models.gpt import GPT
 from seq2chat.serving.worker import Stopped, Worker
 
 
-class Broken:
-    """An engine that has something to do and cannot; `told` is what it tells everyone who waits."""
-
-    has_work, told = True, None
-
-    def step(self):
+def test_a_cancelled_call_keeps_no_one_from_being_told_of_the_end(monkeypatch):
+    def broken():
         raise MemoryError("no more of it")
 
-    def fail(self, error):
-        self.told = error
-
-
-def test_a_cancelled_call_keeps_no_one_from_being_told_of_the_end():
-    engine = Broken()
+    engine, told = Engine(GPT(GPTConfig(vocab_size=11, context=8, n_layer=1, n_head=1, d_model=8)), n_slot=1), []
+    monkeypatch.setattr(engine, "step", broken)
     worker = Worker([engine])
+    worker.submit(engine, Request([1], SamplingConfig(1), told.append))
     first, cancelled, waiting = (worker.call(lambda: 1) for _ in range(3))
     assert cancelled.cancel()
     worker.start()
@@ -27,6 +24,6 @@ def test_a_cancelled_call_keeps_no_one_from_being_told_of_the_end():
     assert first.result(0) == 1
     with pytest.raises(Stopped, match="MemoryError"):
         waiting.result(0)
-    assert isinstance(engine.told, Stopped)
+    assert isinstance(told[0], Stopped)
     with pytest.raises(Stopped):
         worker.call(lambda: 1)
