@@ -22,7 +22,8 @@ import torch
 from peers import machine, peak_memory
 
 from seq2chat.config import GPTConfig
-from seq2chat.generation.engine import Engine, Request, Token
+from seq2chat.generation.engine import Engine
+from seq2chat.generation.request import Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.models.gpt import GPT

@@ -10,7 +10,8 @@ import torch
 
 from seq2chat.config import GPTConfig, UserError
 from seq2chat.generation.decode import generate
-from seq2chat.generation.engine import CHUNK, DeadlinePassed, Engine, QueueFull, Read, Request, Token
+from seq2chat.generation.engine import CHUNK, Engine
+from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
 from seq2chat.models.folder import save_model
@@ -325,3 +326,18 @@ def test_many_come_and_go_and_each_gets_its_own():
             mine = [t for t in tokens if t.sample == sample]
             theirs = [t for t in again if isinstance(t, Token) and t.sample == sample]
             assert mine == (theirs[: len(mine)] if request.aborted else theirs)
+
+
+def test_weights_that_diverged_end_the_requests_that_meet_them_and_no_other():
+    model, told = random_gpt(CONFIGS["modern"]), [[], []]
+    with torch.no_grad():
+        model.embed_tokens.weight[7] = torch.nan
+    engine = Engine(model, n_slot=4)
+    [alone] = run(Engine(model, n_slot=4), [[1, 2, 3]], options={"temperature": 0.0, "logit_bias": ((7, -100.0),)})
+    sampling = SamplingConfig(20, temperature=0.0, logit_bias=((7, -100.0),))
+    for prompt, events in zip(([1, 2, 3], [1, 7, 3]), told, strict=True):
+        engine.submit(Request(prompt, sampling, events.append, n=2))
+    engine.run()
+    good, bad = told
+    assert isinstance(bad[-1], UserError) and "no number" in str(bad[-1]) and engine.n_running == 0
+    assert [e.id for e in good if isinstance(e, Token) and e.sample == 0] == [t.id for t in alone]

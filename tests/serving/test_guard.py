@@ -180,3 +180,9 @@ def test_keys_do_not_share_prompts(server):
         return made["usage"]["prompt_tokens_details"]["cached_tokens"]
 
     assert [cached("a"), cached("b"), cached("a"), cached("b")] == [0, 0, 32, 32]
+
+
+def test_without_a_key_only_names_of_this_machine_are_answered(start):
+    server = start(names=("chats",))
+    for host, status in (("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:8000", 200), ("evil.example:8000", 400)):
+        assert httpx.get(f"{server.url}/v1/models", headers={"host": host}).status_code == status, host

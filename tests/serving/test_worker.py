@@ -3,7 +3,8 @@
 import pytest
 
 from seq2chat.config import GPTConfig
-from seq2chat.generation.engine import Engine, Request
+from seq2chat.generation.engine import Engine
+from seq2chat.generation.request import QueueFull, Request
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.serving.worker import Stopped, Worker
@@ -27,3 +28,11 @@ def test_a_cancelled_call_keeps_no_one_from_being_told_of_the_end(monkeypatch):
     assert isinstance(told[0], Stopped)
     with pytest.raises(Stopped):
         worker.call(lambda: 1)
+
+
+def test_calls_that_wait_are_bounded():
+    worker = Worker([])
+    for _ in range(256):
+        worker.call(int)
+    with pytest.raises(QueueFull, match="256 calls are waiting"):
+        worker.call(int)

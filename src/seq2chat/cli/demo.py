@@ -1,6 +1,7 @@
 """`seq2chat demo`: the whole line, from a text to a chat, on a world that needs no download."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ def demo(
     out: Annotated[Path, Parameter(help="folder of the line")] = Path("runs/demo"),
     seed: Annotated[int, Parameter(help="seed of all its stages")] = 1,
     serve: Annotated[bool, Parameter(help="end by serving a page to chat with the models")] = True,
-    port: Annotated[int, Parameter(help="port to serve at; 0 takes a free one")] = 8000,
+    port: Annotated[int, Parameter(help="port to serve at; another if it is taken")] = 8000,
 ) -> None:
     """Make a chat model from nothing: pretraining, demonstrations, reward model, PPO, and a report; in minutes.
 
@@ -56,4 +57,10 @@ def demo(
     if serve:
         from seq2chat.cli.serve import serve as open_server
 
-        open_server(out / "ppo", out / "sft", out / "base", port=port)
+        open_server(out / "ppo", out / "sft", out / "base", port=port if is_free(port) else 0)
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens at this port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0

@@ -1,6 +1,5 @@
 """`seq2chat serve`: models behind an OpenAI-compatible API, and a page to chat with them."""
 
-import ipaddress
 import os
 import time
 from pathlib import Path
@@ -30,6 +29,8 @@ def serve(
     check(bool(runs), "Which model shall be served? Name a run or a model folder: seq2chat serve runs/demo/ppo.")
     check(0 <= port < 65536, f"--port is {port}; write a number from 0 to 65535.")
     check(slots > 0, f"--slots is {slots}; write a positive number.")
+    from seq2chat.serving.guard import is_loopback
+
     check(
         api_key != "" or is_loopback(host),
         f"--host {host} lets other machines in; set a key for them with --api-key, or leave --host out.",
@@ -63,11 +64,3 @@ def compiled(engine: "Engine") -> str:
     seconds = time.monotonic() - began
     brought = f"{gain:.1f} times as fast" if gain > 1 else "not faster here, so it is served as it was"
     return f"compiled in {seconds:.0f} s, {brought}."
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

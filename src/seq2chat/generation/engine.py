@@ -14,9 +14,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,81 +23,13 @@ from torch import Tensor
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.decode import check_prompts, log_softmax
+from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
 from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits, row_generators
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.slots import SlotCache, SlotRows
 
 CHUNK = 32  # tokens of a prompt read in one pass
 KEYS = 64  # a pass of decoding sees a multiple of so many keys
-
-Finish = Literal["stop", "length"]
-
-
-class QueueFull(UserError):
-    """As many requests are waiting as may."""
-
-
-class DeadlinePassed(UserError):
-    """A request was not done in the time it had."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """One generated token of sample `sample`. `logprob` is its log probability under the model itself, `drawn_logprob`
-    under the distribution it was drawn from, and `top` the likeliest (token, log probability) under the model; they are
-    None and empty unless asked for. `finish` is set on the last one of a sample."""
-
-    sample: int
-    id: int
-    logprob: float | None
-    drawn_logprob: float | None
-    top: list[tuple[int, float]]
-    finish: Finish | None
-
-
-@dataclass(frozen=True)
-class Read:
-    """A prompt was read, `cached` tokens of it from the cache. `logprobs` and `tops` tell, if asked for, how probable
-    each of its tokens was after those before it, and what was likeliest instead; nothing comes before the first one."""
-
-    cached: int
-    logprobs: list[float | None]
-    tops: list[list[tuple[int, float]]]
-
-
-Event = Token | Read | Exception
-
-
-@runtime_checkable
-class Constraint(Protocol):
-    """What a sample may say, such as a grammar: `bias` is added to the logits, and `accept` is told what was drawn."""
-
-    def bias(self) -> Float[Tensor, " vocab"]: ...
-    def accept(self, token: int) -> None: ...
-
-
-@dataclass
-class Request:
-    """What is asked of the engine, and whom it tells.
-
-    `emit` is called in the engine's thread with each Event; an exception is the last one. `stop(token)` is asked of
-    each Token and ends its sample if true. `logprobs` is how many of the likeliest tokens are told beside each, None
-    being no log probabilities. Prompts are shared through the cache among requests of one `salt` only. `deadline` is a
-    time of `time.monotonic`.
-    """
-
-    prompt: list[int]
-    sampling: SamplingConfig
-    emit: Callable[[Event], object]
-    end_tokens: Sequence[int] = ()
-    n: int = 1
-    stop: Callable[[Token], bool] | None = None
-    logprobs: int | None = None
-    prompt_logprobs: bool = False
-    constraints: Sequence[Constraint] = ()
-    salt: str = ""
-    deadline: float | None = None
-    aborted: bool = field(default=False, init=False)
 
 
 @dataclass
@@ -111,6 +42,7 @@ class _Row:
     room: int
     generator: random.Random
     tokens: list[int]
+    arrival: int
     computed: int = 0
     cached: int = 0
     before: Penalties | None = None
@@ -242,9 +174,9 @@ class Engine:
         if decoding := [row for row in self._rows if row.is_decoding]:
             self._advance(decoding, self._decode(decoding))
         n_chunks = max(1, (self.budget - len(decoding)) // CHUNK)
-        while n_chunks and (row := next((r for r in self._rows if r.sample == 0 and not r.is_decoding), None)):
+        while n_chunks and (unread := [r for r in self._rows if r.sample == 0 and not r.is_decoding]):
             n_chunks -= 1
-            self._read_chunk(row)
+            self._read_chunk(min(unread, key=lambda row: row.arrival))
 
     # Who runs, and where.
 
@@ -274,7 +206,17 @@ class Engine:
             room = min(request.sampling.max_tokens, self.model.context - len(request.prompt))
             for sample, generator in enumerate(row_generators(request.sampling.seed, request.n)):
                 cached = self._take_slot(request, reuse=sample == 0 and not request.prompt_logprobs)
-                row = _Row(request, sample, len(self._rows), room, generator, list(request.prompt), cached, cached)
+                row = _Row(
+                    request,
+                    sample,
+                    len(self._rows),
+                    room,
+                    generator,
+                    list(request.prompt),
+                    next(self._clock),
+                    cached,
+                    cached,
+                )
                 self._rows.append(row)
                 self.statistics.cached_tokens += cached
 
@@ -403,6 +345,10 @@ class Engine:
     def _advance(self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]) -> None:
         """Draw the next token of each row, tell it, and release the rows that end with it."""
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        if bool(logits.isnan().any()):
+            rows, logits = self._only_numbers(rows, logits)
+            if not rows:
+                return
         tokens, drawn = self._draw(rows, logits)
         wanted = [i for i, row in enumerate(rows) if row.request.logprobs is not None]
         told: dict[int, tuple[float, float, list[tuple[int, float]]]] = {}
@@ -414,6 +360,20 @@ class Engine:
         self.statistics.generated_tokens += len(rows)
         for index, row in enumerate(rows):
             self._tell(row, tokens[index], *told.get(index, (None, None, [])))
+
+    def _only_numbers(
+        self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]
+    ) -> tuple[list[_Row], Float[Tensor, "fewer vocab"]]:
+        """End the requests whose logits are no numbers, as those of weights that diverged, and return the others."""
+        broken = {id(row.request): row.request for row, bad in zip(rows, logits.isnan().any(1), strict=True) if bad}
+        kept = [i for i, row in enumerate(rows) if id(row.request) not in broken]
+        for request in broken.values():
+            for row in [row for row in self._rows if row.request is request]:
+                self._release(row)
+            request.emit(
+                UserError("The model's output is no number: its weights have diverged; serve another checkpoint.")
+            )
+        return [rows[i] for i in kept], logits[kept]
 
     def _tell(
         self, row: _Row, token_id: int, logprob: float | None, drawn: float | None, top: list[tuple[int, float]]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from seq2chat.config import UserError
-from seq2chat.generation.engine import Constraint, Event, Read, Request, Token
+from seq2chat.generation.request import Constraint, Event, Read, Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.serving import protocol
 from seq2chat.serving.metrics import Metrics

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from seq2chat import __version__
 from seq2chat.config import UserError, check
-from seq2chat.generation.engine import DeadlinePassed, QueueFull
+from seq2chat.generation.request import DeadlinePassed, QueueFull
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.serving import chat, completion, embedding, protocol

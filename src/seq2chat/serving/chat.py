@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from seq2chat.config import UserError, check
-from seq2chat.generation.engine import Token
+from seq2chat.generation.request import Token
 from seq2chat.serving.answer import Answer, BadField, sampling_config, stop_strings
 from seq2chat.serving.grammar import grammars
 from seq2chat.serving.protocol import ChatMessage, ChatRequest

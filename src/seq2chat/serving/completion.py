@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seq2chat.config import check
-from seq2chat.generation.engine import Token
+from seq2chat.generation.request import Token
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.serving.answer import Answer, BadField, Piece, sampling_config, stop_strings

@@ -1,6 +1,7 @@
 """What every request passes first: the API key, the size of its body, and whether the server still takes any."""
 
 import hmac
+import ipaddress
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -43,7 +44,10 @@ class Guard:
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
-        if not self._may_enter(path, dict(scope["headers"]).get(b"authorization", b"")):
+        headers = dict(scope["headers"])
+        if self._expected is None and not _names_this_machine(headers.get(b"host", b"localhost")):
+            await refuse(guarded_send, 400, "Without an API key this server answers to localhost only.", None)
+        elif not self._may_enter(path, headers.get(b"authorization", b"")):
             await refuse(guarded_send, 401, "Give the API key: Authorization: Bearer KEY.", "invalid_api_key")
         elif self.state.draining and path != "/health":
             await refuse(guarded_send, 503, "The server is stopping.", None)
@@ -55,6 +59,13 @@ class Guard:
         if self._expected is None or path in ("/", "/docs", "/health") or path.startswith("/web/"):
             return True
         return hmac.compare_digest(given, self._expected)
+
+
+def _names_this_machine(host: bytes) -> bool:
+    """Whether a Host header names the loopback. A page of others could let its own name point here, and then read what
+    the browser keeps from it otherwise (DNS rebinding)."""
+    text = host.decode("latin-1")
+    return is_loopback(text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0])
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -81,3 +92,11 @@ async def refuse(send: Send, status: int, message: str, code: str | None) -> Non
     headers += [(b"retry-after", b"5")] if status == 503 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": to_json(content)})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from seq2chat.generation.engine import Engine, Request
+from seq2chat.generation.engine import Engine
+from seq2chat.generation.request import QueueFull, Request
+
+MOST_CALLS = 256  # that may wait
 
 
 class Stopped(RuntimeError):
@@ -41,9 +44,12 @@ class Worker(threading.Thread):
             self._wake.notify()
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
-        """Return the future result of `work`, which runs in this thread. Raises Stopped."""
+        """Return the future result of `work`, which runs in this thread. Raises Stopped, and QueueFull when too many
+        calls wait."""
         with self._wake:
             self._check()
+            if len(self._calls) >= MOST_CALLS:
+                raise QueueFull(f"{MOST_CALLS} calls are waiting already; try again later.")
             future: Future[Any] = Future()
             self._calls.append((work, future))
             self._wake.notify()
