@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from seq2chat.alignment import doctor as doctor_module
 from seq2chat.alignment import ppo as ppo_module
 from seq2chat.alignment import sft as sft_module
 from seq2chat.alignment.doctor import diagnose, verdict
@@ -109,15 +110,19 @@ def test_a_reward_model_is_asked_about_held_out_preferences(fine_tuned, judge, a
     assert asked.sound and "held-out pairs" in asked.evidence
 
 
-def test_the_algorithm_is_tried_on_a_reward_that_is_right(fine_tuned, align, rates, tmp_path):
-    def asked(name, rate):
-        align("ppo", tmp_path / name, fine_tuned, **RL | rates(rate))
-        return {f.part: f for f in diagnose(tmp_path / name, practice=20)}
+def test_the_algorithm_is_tried_on_a_reward_that_is_right(fine_tuned, align, rates, tmp_path, monkeypatch):
+    align("ppo", tmp_path / "run", fine_tuned, **RL | rates(1e-30))
+    found = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
+    assert not found["algorithm"].sound and "take gold from" in found["algorithm"].evidence
+    assert found["control"].sound  # with that learning rate both are the same answers
+    real = doctor_module.practised
 
-    found = asked("run", 0.003)
-    assert found["algorithm"].sound and "take gold from" in found["algorithm"].evidence
-    assert found["control"].sound
-    assert not asked("idle", 1e-30)["algorithm"].sound
+    def gaining(*arguments):
+        return real(*arguments) + 0.1
+
+    monkeypatch.setattr(doctor_module, "practised", gaining)
+    found = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
+    assert found["algorithm"].sound and not found["control"].sound
 
 
 def test_another_kind_of_run_is_told(fine_tuned):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from seq2chat.cli.serve import is_loopback
 from seq2chat.config import GPTConfig, UserError
 from seq2chat.models.folder import make_model, save_model
+from seq2chat.serving.guard import is_loopback
 from seq2chat.serving.served import names
 from seq2chat.text.tokenizer import Tokenizer
 

@@ -12,7 +12,7 @@ import pytest
 from seq2chat.serving.guard import PAGE_POLICY
 
 ASK = {"model": "chats", "messages": [{"role": "user", "content": "Hello there."}], "temperature": 2.0, "seed": 1}
-HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
 LONG = ASK | {"max_tokens": 80, "logit_bias": {}}
 
 

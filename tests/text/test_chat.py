@@ -61,7 +61,7 @@ def test_transformers_renders_the_same_ids_and_the_same_mask(tmp_path):
 def test_a_tokenizer_of_others_gets_the_tokens_it_lacks_behind_its_own(tmp_path):
     import json
 
-    spec = json.loads(TOKENIZER._json)
+    spec = json.loads(TOKENIZER.json)
     spec["added_tokens"] = spec["added_tokens"][:1]  # only the end of text, as GPT-2 has it
     theirs = Tokenizer(json.dumps(spec), "{}")
     assert set(theirs.control) == {"<|endoftext|>"} and theirs.pad_id is None
@@ -94,6 +94,6 @@ def test_what_is_wrong_with_messages_is_told(rows, told):
 def test_a_tokenizer_without_control_tokens_cannot_chat():
     import json
 
-    plain = Tokenizer(json.dumps(json.loads(TOKENIZER._json) | {"added_tokens": []}), "{}")
+    plain = Tokenizer(json.dumps(json.loads(TOKENIZER.json) | {"added_tokens": []}), "{}")
     with pytest.raises(UserError, match="fine-tune it first"):
         chat_tokens(plain, TALK)
