@@ -206,17 +206,8 @@ class Engine:
             room = min(request.sampling.max_tokens, self.model.context - len(request.prompt))
             for sample, generator in enumerate(row_generators(request.sampling.seed, request.n)):
                 cached = self._take_slot(request, reuse=sample == 0 and not request.prompt_logprobs)
-                row = _Row(
-                    request,
-                    sample,
-                    len(self._rows),
-                    room,
-                    generator,
-                    list(request.prompt),
-                    next(self._clock),
-                    cached,
-                    cached,
-                )
+                slot, arrival = len(self._rows), next(self._clock)
+                row = _Row(request, sample, slot, room, generator, list(request.prompt), arrival, cached, cached)
                 self._rows.append(row)
                 self.statistics.cached_tokens += cached
 

@@ -57,6 +57,12 @@ def stop_strings(asked: protocol.Sampling) -> list[str]:
     return [asked.stop] if isinstance(asked.stop, str) else list(asked.stop or [])
 
 
+def check_stream_options(asked: protocol.Sampling) -> None:
+    """Raise BadField for options of a stream where none is asked for."""
+    if asked.stream_options is not None and not asked.stream:
+        raise BadField("stream_options", "stream_options needs stream: true.")
+
+
 @dataclass
 class Answer:
     """One prompt on its way through the engine: `n` samples as text, told to whoever iterates over `pieces`.

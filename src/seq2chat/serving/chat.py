@@ -7,7 +7,7 @@ from typing import Any
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.request import Token
-from seq2chat.serving.answer import Answer, BadField, sampling_config, stop_strings
+from seq2chat.serving.answer import Answer, BadField, check_stream_options, sampling_config, stop_strings
 from seq2chat.serving.grammar import grammars
 from seq2chat.serving.protocol import ChatMessage, ChatRequest
 from seq2chat.serving.served import Served
@@ -27,8 +27,7 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
         raise BadField("max_tokens", "Give max_tokens or max_completion_tokens, not both.")
     if asked.top_logprobs is not None and not asked.logprobs:
         raise BadField("top_logprobs", "top_logprobs needs logprobs: true.")
-    if asked.stream_options is not None and not asked.stream:
-        raise BadField("stream_options", "stream_options needs stream: true.")
+    check_stream_options(asked)
     messages = conversation(asked.messages)
     if messages[-1].role != "user":
         raise BadField(

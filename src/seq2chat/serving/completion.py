@@ -10,9 +10,9 @@ from seq2chat.config import check
 from seq2chat.generation.request import Token
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
-from seq2chat.serving.answer import Answer, BadField, Piece, sampling_config, stop_strings
+from seq2chat.serving.answer import Answer, BadField, Piece, check_stream_options, sampling_config, stop_strings
 from seq2chat.serving.chat import new_id, usage
-from seq2chat.serving.protocol import CompletionRequest
+from seq2chat.serving.protocol import CompletionRequest, one_by_one
 from seq2chat.serving.served import Served
 from seq2chat.serving.worker import Worker
 from seq2chat.text.tokenizer import Tokenizer
@@ -28,7 +28,7 @@ def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> l
         served.engine is not None,
         f"{served.id} is a {served.family}, which cannot continue a text; /v1/embeddings works with it.",
     )
-    _check_stream_options(asked)
+    check_stream_options(asked)
     if asked.max_tokens == 0 and not asked.echo:
         raise BadField("max_tokens", "max_tokens 0 needs echo: true; else there is nothing to answer.")
     if asked.max_tokens == 0 and asked.stream:
@@ -41,18 +41,12 @@ def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> l
     ]
 
 
-def _check_stream_options(asked: CompletionRequest) -> None:
-    if asked.stream_options is not None and not asked.stream:
-        raise BadField("stream_options", "stream_options needs stream: true.")
-
-
 def prompts(asked: CompletionRequest, served: Served) -> list[list[int]]:
     """Return the tokens of each prompt. A text begins as every text did in training: with the end of the one before."""
-    tokenizer, given = served.tokenizer, asked.prompt
+    tokenizer = served.tokenizer
     assert isinstance(tokenizer, Tokenizer)
-    several = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    return [start + tokenizer.encode(one) if isinstance(one, str) else list(one) for one in several]  # type: ignore
+    return [start + tokenizer.encode(one) if isinstance(one, str) else one for one in one_by_one(asked.prompt)]
 
 
 @dataclass(frozen=True)
@@ -180,7 +174,7 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker) 
     unused = sorted(asked.model_fields_set - {"model", "prompt", "n", "max_tokens", "stream", "stream_options"})
     if unused:
         raise BadField(unused[0], f"{unused[0]} has no meaning for {served.id}, which translates by beam search.")
-    _check_stream_options(asked)
+    check_stream_options(asked)
     lines = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     texts = [line for line in lines if isinstance(line, str)]
     if len(texts) < len(lines):

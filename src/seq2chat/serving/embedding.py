@@ -11,7 +11,7 @@ from torch import Tensor
 from seq2chat.config import UserError, check
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
-from seq2chat.serving.protocol import EmbeddingRequest
+from seq2chat.serving.protocol import EmbeddingRequest, one_by_one
 from seq2chat.serving.served import Served
 from seq2chat.text.tokenizer import Tokenizer
 
@@ -23,12 +23,10 @@ def inputs(asked: EmbeddingRequest, served: Served) -> list[list[int]]:
         isinstance(served.model, GPT | BERT),
         f"{served.id} is a {served.family}; embeddings are made by a GPT or a BERT.",
     )
-    given, tokenizer = asked.input, served.tokenizer
-    several = [given] if isinstance(given, str) or isinstance(given[0], int) else given
-    made = []
-    for number, one in enumerate(several):
+    tokenizer, made = served.tokenizer, []
+    for number, one in enumerate(one_by_one(asked.input)):
         if not isinstance(one, str):
-            ids = list(one)  # type: ignore
+            ids = one
         elif isinstance(tokenizer, Tokenizer):
             ids = tokenizer.encode(one)
         else:

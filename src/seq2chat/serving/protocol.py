@@ -1,6 +1,6 @@
 """What clients may send: OpenAI's requests with our bounds. A field that is not here is refused, none is ignored."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,14 @@ Texts = (
     | Annotated[list[Text], Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)]
     | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_PARTS, fail_fast=True)]
 )
+
+
+def one_by_one(given: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
+    """Return the texts, written or as tokens, that a field of `Texts` holds."""
+    alone = isinstance(given, str) or isinstance(given[0], int)
+    return cast("list[str | list[int]]", [given] if alone else given)
+
+
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Name = Annotated[str, Field(max_length=256)]
 
