@@ -28,6 +28,7 @@ def test_sound_parts_are_healthy(fine_tuned, align, tmp_path):
     assert fault is None, findings
     assert {f.part for f in findings} >= {
         "demonstrations",
+        "length limit",
         "starting policy",
         "reward",
         "log probabilities",
@@ -69,6 +70,13 @@ def test_demonstrations_whose_end_was_not_trained_are_named(base, corner, align,
     align("ppo", tmp_path / "run", tmp_path / "sft", **RL)
     fault, findings = first_fault(tmp_path / "run")
     assert fault == "demonstrations" and "must be trained on" in verdict(findings)
+
+
+def test_a_limit_that_cuts_answers_off_is_named(fine_tuned, align, tmp_path):
+    """As it was in the demo once: a polite refusal was longer than the limit, so training unlearned it."""
+    align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__max_tokens": 14})
+    fault, findings = first_fault(tmp_path / "run")
+    assert fault == "length limit" and "--align.max-tokens" in verdict(findings), findings
 
 
 def test_a_temperature_that_training_forgets_is_named(fine_tuned, align, tmp_path, monkeypatch):

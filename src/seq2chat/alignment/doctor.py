@@ -1,8 +1,8 @@
 """The doctor: exchanges one part of an alignment run after the other for one that is known to work, and names the first
 at fault.
 
-Six questions, in the order in which one answer leans on another. Does the policy that training began with end its
-answers? Do its best answers beat its mean ones, so that there is something to learn? Does the reward model order
+Seven questions, in the order in which one answer leans on another. Does the policy that training began with end its
+answers? Is there room for them? Do its best answers beat its mean ones, so that there is something to learn? Does the reward model order
 answers as people do, so that choosing by it helps? Do the log probabilities of training belong to the distribution
 that was sampled from? Did training move the policy, and is the policy that was saved the one that was trained? And does
 the algorithm raise a reward that is right, and nothing when it does not learn?
@@ -41,6 +41,7 @@ from seq2chat.training.runlog import open_run
 PROMPTS, BEST_OF, HELD_OUT = 96, 16, 200
 PRACTICE = 20  # iterations against the oracle
 LEAST_FINISHED = 0.8  # of the answers must end by themselves
+MOST_CUT = 0.01  # of the answers may be cut off before their end
 LEAST_GAIN = 2.0  # standard errors by which the best of several must beat the mean
 RATIO = 1e-3  # how far from 1 a ratio may be before the first update
 STILL = 1e-6  # relative change of the weights below which nothing was learned
@@ -82,7 +83,8 @@ def diagnose(
     right = from_function(oracle(n, recipe.train.seed), "oracle") if recipe.data.corpus == WORLD else None
     doing("sampling answers from the policy that training began with")
     several = roll_out(start, tokenizer, prompts, align.max_tokens, align.temperature, BEST_OF, seed=0)
-    findings = [ends(several, align.max_tokens)]
+    longer = roll_out(start, tokenizer, prompts, 2 * align.max_tokens, align.temperature, BEST_OF, seed=0)
+    findings = [ends(longer, 2 * align.max_tokens), room(longer, align.max_tokens)]
     if right is not None:
         findings.append(headroom(several, right))
     doing("asking the reward")
@@ -115,8 +117,24 @@ def ends(rollout: Rollout, max_tokens: int) -> Finding:
         "demonstrations",
         share >= LEAST_FINISHED,
         f"the starting policy ends {share:.0%} of its answers by itself within {max_tokens} tokens",
-        "Look at `seq2chat chat-tokens`: the token that ends an answer must be trained on (underlined); or allow "
-        "longer answers with --align.max-tokens.",
+        "Look at `seq2chat chat-tokens`: the token that ends an answer must be trained on (underlined).",
+    )
+
+
+def room(rollout: Rollout, max_tokens: int) -> Finding:
+    """Whether the answers that the starting policy would end fit into `max_tokens`; the rollout was given more.
+
+    Whatever answer is cut off scores as one that never ends. If that is what a kind of question calls for, such as
+    declining politely, training teaches the policy never to answer it so.
+    """
+    ended = rollout.lengths[rollout.finished]
+    cut = (ended > max_tokens).float().mean().nan_to_num(0.0).item()
+    return Finding(
+        "length limit",
+        cut <= MOST_CUT,
+        f"{cut:.1%} of the answers that the starting policy would end need more than the {max_tokens} tokens allowed",
+        "An answer that is cut off scores as one that never ends, however good it is: allow longer answers with "
+        "--align.max-tokens.",
     )
 
 
