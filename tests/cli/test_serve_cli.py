@@ -17,6 +17,7 @@ from seq2chat.config import GPTConfig, UserError
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.serving.guard import is_loopback
 from seq2chat.serving.served import names
+from seq2chat.serving.server import listen
 from seq2chat.text.tokenizer import Tokenizer
 
 
@@ -78,6 +79,12 @@ def test_a_port_that_is_taken(folder):
         taken.listen()
         _, err = (process := serve(folder, "--port", taken.getsockname()[1])).communicate(timeout=60)
     assert process.returncode == 2 and "give another --port" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "no.such.host.invalid"])
+def test_a_host_that_is_none(host):
+    with pytest.raises(UserError, match="Cannot listen at"):
+        listen(host, 0)
 
 
 def test_names_and_hosts():

@@ -2,10 +2,10 @@
 at fault.
 
 Seven questions, in the order in which one answer leans on another. Does the policy that training began with end its
-answers? Is there room for them? Do its best answers beat its mean ones, so that there is something to learn? Does the reward model order
-answers as people do, so that choosing by it helps? Do the log probabilities of training belong to the distribution
-that was sampled from? Did training move the policy, and is the policy that was saved the one that was trained? And does
-the algorithm raise a reward that is right, and nothing when it does not learn?
+answers? Is there room for them? Do its best answers beat its mean ones, so that there is something to learn? Does the
+reward model order answers as people do, so that choosing by it helps? Do the log probabilities of training belong to
+the distribution that was sampled from? Did training move the policy, and is the policy that was saved the one that was
+trained? And does the algorithm raise a reward that is right, and nothing when it does not learn?
 """
 
 import dataclasses
@@ -66,6 +66,7 @@ def diagnose(
     does, the run's own algorithm is tried on its reward for `practice` iterations; 0 leaves that out. Raises UserError
     for a run of another kind.
     """
+    check(practice >= 0, f"practice is {practice} iterations; write 0 or more.")
     run = run / "ppo" if (run / "ppo" / "config.toml").exists() else run  # the folder of a demo
     recipe = open_run(run).recipe()
     align = recipe.align

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from seq2chat.config import check
-from seq2chat.generation.request import Token
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.serving.answer import Answer, BadField, Piece, check_stream_options, sampling_config, stop_strings
@@ -51,15 +50,18 @@ def prompts(asked: CompletionRequest, served: Served) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class _Told:
-    """A token of prompt or answer as OpenAI's log probabilities tell it."""
+    """A token of prompt or answer as OpenAI's log probabilities tell it, and the text that came with it."""
 
     id: int
     logprob: float | None
     top: list[tuple[int, float]]
+    text: str
 
 
-def _choice(asked: CompletionRequest, answer: Answer, index: int, pieces: list[Piece], echo: bool) -> dict[str, Any]:
-    """Return one choice: of all pieces of a sample, or of those of one chunk."""
+def _choice(
+    asked: CompletionRequest, answer: Answer, index: int, pieces: list[Piece], echo: bool, offset: int = 0
+) -> dict[str, Any]:
+    """Return one choice: of all pieces of a sample, or of those of one chunk, whose text begins at `offset`."""
     tokenizer = answer.served.tokenizer
     assert isinstance(tokenizer, Tokenizer)
     tokens = [piece.token for piece in pieces]
@@ -69,28 +71,30 @@ def _choice(asked: CompletionRequest, answer: Answer, index: int, pieces: list[P
         "finish_reason": tokens[-1].finish if tokens else "length",
     }  # fmt: skip
     if answer.logprobs is not None:
-        choice["logprobs"] = _logprobs(tokenizer, _told(answer, tokens, echo))
+        choice["logprobs"] = _logprobs(tokenizer, _told(answer, pieces, echo), offset)
     if asked.return_token_ids:
         choice["token_ids"] = [token.id for token in tokens]
     return choice
 
 
-def _told(answer: Answer, tokens: Sequence[Token], echo: bool) -> list[_Told]:
-    read = answer.read if echo else None
-    prompt = (
-        [] if read is None else [_Told(*each) for each in zip(answer.prompt, read.logprobs, read.tops, strict=True)]
-    )
-    return prompt + [_Told(token.id, token.logprob, token.top) for token in tokens]
+def _told(answer: Answer, pieces: Sequence[Piece], echo: bool) -> list[_Told]:
+    tokenizer, read = answer.served.tokenizer, answer.read
+    assert isinstance(tokenizer, Tokenizer)
+    told = []
+    if echo and read is not None:
+        for token, logprob, top in zip(answer.prompt, read.logprobs, read.tops, strict=True):
+            told.append(_Told(token, logprob, top, prompt_text(tokenizer, [token])))
+    return told + [_Told(p.token.id, p.token.logprob, p.token.top, p.text) for p in pieces]
 
 
-def _logprobs(tokenizer: Tokenizer, told: Sequence[_Told]) -> dict[str, Any]:
-    """Return OpenAI's four lists. Of several tokens with one name, such as halves of characters, the likeliest is in
-    `top_logprobs`; the token itself always is."""
-    names, offsets, at = [], [], 0
+def _logprobs(tokenizer: Tokenizer, told: Sequence[_Told], offset: int) -> dict[str, Any]:
+    """Return OpenAI's four lists, places in the text counted from `offset`. Of several tokens with one name, such as
+    halves of characters, the likeliest is in `top_logprobs`; the token itself always is."""
+    names, offsets, at = [], [], offset
     for one in told:
         names.append(token_name(tokenizer, one.id))
         offsets.append(at)
-        at += len(prompt_text(tokenizer, [one.id]))
+        at += len(one.text)
     tops: list[dict[str, float] | None] = []
     for one, name in zip(told, names, strict=True):
         likely = {token_name(tokenizer, token): max(logprob, -9999.0) for token, logprob in reversed(one.top)}
@@ -132,16 +136,17 @@ async def chunks(asked: CompletionRequest, answers: list[Answer]) -> AsyncIterat
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
     head, nothing = _head(asked), {"usage": None} if include_usage else {}
     prompt = {"prompt_token_ids": answers[0].prompt} if asked.return_token_ids else {}
-    told: set[int] = set()
+    told: dict[int, int] = {}
+    """Of each choice that was begun, where its next text stands."""
     shown_anyway = asked.return_token_ids or asked.logprobs is not None
     async for at, piece in _merged(answers):
         answer = answers[at]
         index = at * answer.n + piece.token.sample
         echo = bool(asked.echo) and index not in told
         if piece.text or piece.token.finish or shown_anyway or echo:
-            made = head | {"choices": [_choice(asked, answer, index, [piece], echo)]} | nothing
-            yield made | ({} if told else prompt)
-            told.add(index)
+            choice = _choice(asked, answer, index, [piece], echo, told.get(index, 0))
+            yield head | {"choices": [choice]} | nothing | ({} if told else prompt)
+            told[index] = told.get(index, 0) + len(choice["text"])
     if include_usage:
         yield head | {"choices": [], "usage": usage(answers)}
 

@@ -47,7 +47,8 @@ def grammars(asked: ResponseFormat | None, served: Served, n: int, begun: Sequen
         return []
     if asked.type == "json_schema" and asked.json_schema is None:
         raise BadField("response_format", "response_format json_schema needs json_schema: {name, schema}.")
-    schema: dict[str, Any] = ANY_OBJECT if asked.json_schema is None else asked.json_schema.schema_
+    named = asked.json_schema
+    schema: dict[str, Any] = ANY_OBJECT if named is None else named.schema_
     try:
         from llguidance import LLMatcher
     except ImportError:
@@ -58,7 +59,8 @@ def grammars(asked: ResponseFormat | None, served: Served, n: int, begun: Sequen
     grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
     matcher = LLMatcher(_tokenizer(served.tokenizer.json, vocab_size, served.end_tokens[0]), grammar)
     if matcher.is_error():
-        raise BadField("response_format", f"The schema cannot be followed: {matcher.get_error()}.")
+        name = "" if named is None else f" {named.name}"
+        raise BadField("response_format", f"The schema{name} cannot be followed: {matcher.get_error()}.")
     if begun and not matcher.consume_tokens(list(begun)):
         raise BadField("prefix_token_ids", "The beginning of the answer does not fit the schema.")
     return [Grammar(matcher.deep_copy(), vocab_size) for _ in range(n)]

@@ -70,10 +70,12 @@ class ChatMessage(Strict):
 
 
 class JsonSchema(Strict):
-    name: Annotated[str, Field(max_length=64)]
+    """A schema that the answer follows. `name` is what messages about it call it; `strict` cannot be false, as no other
+    token can be drawn. There is no `description`: the model is shown none of this."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
-    description: str | None = None
+    strict: Literal[True] | None = None
 
 
 class ResponseFormat(Strict):

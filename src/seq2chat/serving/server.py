@@ -57,8 +57,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name with a label of more than 63 letters is the second kind
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"Cannot listen at {host}:{port} ({error.strerror or error}); give another --port, or 0 for a free one."
+            f"Cannot listen at {host}:{port} ({reason}); give another --port, or 0 for a free one."
         ) from None
     return listener

@@ -441,6 +441,17 @@ def test_conversations_stay_over_a_reload(page):
     assert page.get_by_role("dialog").get_by_role("button").count() == 10
 
 
+def test_what_another_tab_asks_is_shown_here(context, page):
+    ask(page, "Hello?")
+    other = context.new_page()
+    other.goto("/")
+    other.get_by_role("navigation").get_by_role("button", name="Hello?", exact=True).click()
+    ask(other, "Fruit?")
+    page.locator(".bubble", has_text="Fruit?").wait_for()
+    ask(page, "Sing.")
+    assert [turn["question"] for turn in stored(page)[0]["turns"]] == ["Hello?", "Fruit?", "Sing."]
+
+
 def test_a_conversation_is_renamed_exported_deleted_and_brought_back(page, tmp_path):
     ask(page, "Hello?")
     history = page.get_by_role("navigation")

@@ -120,12 +120,19 @@ const isList = (value, test) => Array.isArray(value) && value.every(test);
 const isPiece = (piece) => isRecord(piece, { text: "string", logprob: "number" });
 const isToken = (token) =>
   isPiece(token) && Number.isInteger(token.id) && (token.top === undefined || isList(token.top, isPiece));
-const isAnswer = (answer) => isRecord(answer, { id: "string" }) && isList(answer.tokens, isToken);
+const isAnswer = (answer) =>
+  isRecord(answer, { id: "string", forgotten: "number" }) &&
+  isList(answer.tokens, isToken) &&
+  (answer.promptIds === null || isList(answer.promptIds, Number.isInteger)) &&
+  (answer.sent === null || isRecord(answer.sent, {})) &&
+  [null, "stop", "length", "stopped"].includes(answer.finish) &&
+  (answer.error === null || typeof answer.error === "string");
 const isLane = (lane) =>
   isRecord(lane, { model: "string", chosen: "string" }) &&
   isList(lane.answers, isAnswer) &&
   lane.answers.some(({ id }) => id === lane.chosen);
 const isTurn = (turn) =>
   isRecord(turn, { id: "string", question: "string", picked: "number" }) &&
-  Array.isArray(turn.after) &&
+  (turn.parent === null || typeof turn.parent === "string") &&
+  isList(turn.after, (id) => typeof id === "string") &&
   isList(turn.lanes, isLane);

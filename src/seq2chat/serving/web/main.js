@@ -19,7 +19,7 @@ import { View } from "./view.js";
 const CURRENT = "seq2chat.current";
 
 const settings = new Settings();
-const history = new History(() => showHistory());
+const history = new History(() => session.follow() || showHistory());
 const api = new Api(askKey);
 const session = new Session(api, history, settings, {
   changed: redraw,

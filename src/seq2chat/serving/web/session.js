@@ -29,6 +29,16 @@ export class Session {
     this.events.changed();
   }
 
+  /** Show what another tab made of this conversation, unless it is being written here; whether there was anything. */
+  follow() {
+    const theirs = this.history.get(this.conversation.id);
+    if (!theirs || theirs === this.conversation || this.busy) return false;
+    this.conversation = theirs;
+    this.useServedModels();
+    this.events.changed();
+    return true;
+  }
+
   /** Ask models that are served, where those of the conversation are not. */
   useServedModels() {
     const served = this.conversation.models.filter((id) => this.model(id));
