@@ -57,6 +57,11 @@ class _Row:
     def is_decoding(self) -> bool:
         return len(self.tokens) > self.n_prompt
 
+    @property
+    def place(self) -> int:
+        """Where the next chunk of the prompt begins."""
+        return self.computed // CHUNK * CHUNK
+
     def remembered(self, since: int = 0) -> "_Kept":
         """What its slot can be remembered for: the part of the prompt that was read, as prompts are."""
         return _Kept(self.request.prompt[: min(self.computed, self.n_prompt)], self.request.salt, since)
@@ -174,9 +179,9 @@ class Engine:
         if decoding := [row for row in self._rows if row.is_decoding]:
             self._advance(decoding, self._decode(decoding))
         n_chunks = max(1, (self.budget - len(decoding)) // CHUNK)
-        while n_chunks and (unread := [r for r in self._rows if r.sample == 0 and not r.is_decoding]):
-            n_chunks -= 1
-            self._read_chunk(min(unread, key=lambda row: row.arrival))
+        while n_chunks > 0 and (unread := self._next_to_read(n_chunks)):
+            n_chunks -= len(unread)
+            self._read_chunks(unread)
 
     # Who runs, and where.
 
@@ -244,27 +249,47 @@ class Engine:
 
     # What they compute.
 
-    def _read_chunk(self, row: _Row) -> None:
-        """Read the next chunk of a prompt; after the last one, draw the first token of each of its samples."""
-        start, prompt = row.computed // CHUNK * CHUNK, row.request.prompt
-        chunk = prompt[start : start + CHUNK]
-        tokens = torch.tensor([chunk + [0] * (CHUNK - len(chunk))], device=self.model.device)
-        hidden = self.model.hidden_step(tokens, self.cache.rows(row.slot, [start], [True], CHUNK, start + CHUNK))
-        self.statistics.prompt_tokens += start + len(chunk) - row.computed
-        row.computed = start + len(chunk)
-        if row.request.prompt_logprobs:
-            self._tell_prompt(row, start, self.model.logits(hidden)[0])
-        if row.computed < len(prompt):
-            return
+    def _next_to_read(self, most: int) -> list[_Row]:
+        """Return the row that waits the longest for its prompt to be read, and up to `most` - 1 in the slots behind it
+        that stand at the same place of theirs, so that one pass can read all; none if every prompt is read."""
+        unread = [row for row in self._rows if row.sample == 0 and not row.is_decoding]
+        if not unread:
+            return []
+        first = min(unread, key=lambda row: row.arrival)
+        behind = itertools.takewhile(
+            lambda row: row.sample == 0 and not row.is_decoding and row.place == first.place,
+            self._rows[first.slot + 1 : first.slot + most],
+        )
+        return [first, *behind]
+
+    def _read_chunks(self, rows: list[_Row]) -> None:
+        """Read the next chunk of the prompts of `rows`, which stand side by side at the same place of theirs; after the
+        last one, draw the first token of each sample."""
+        start, n_key = rows[0].place, rows[0].place + CHUNK
+        chunks = [row.request.prompt[start:n_key] for row in rows]
+        tokens = torch.tensor([chunk + [0] * (CHUNK - len(chunk)) for chunk in chunks], device=self.model.device)
+        state = self.cache.rows(rows[0].slot, [start] * len(rows), [True] * len(rows), CHUNK, n_key)
+        hidden = self.model.hidden_step(tokens, state)
+        for row, chunk in zip(rows, chunks, strict=True):
+            self.statistics.prompt_tokens += start + len(chunk) - row.computed
+            row.computed = start + len(chunk)
+        for i, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
+            if row.request.prompt_logprobs:
+                self._tell_prompt(row, start, self.model.logits(hidden[i : i + 1])[0])
+            if row.computed == row.n_prompt:
+                self._begin(row, hidden[i, len(chunk) - 1])
+
+    def _begin(self, row: _Row, last: Float[Tensor, " d_model"]) -> None:
+        """Draw the first token of each sample of a prompt that is read; `last` is what the head reads at its end."""
         row.request.emit(Read(row.cached, row.logprobs, row.tops))
         samples = [other for other in self._rows if other.request is row.request]
         for sample in samples:
             if sample is not row:
-                self.cache.copy(row.slot, sample.slot, len(prompt))
-                sample.computed = len(prompt)
+                self.cache.copy(row.slot, sample.slot, row.n_prompt)
+                sample.computed = row.n_prompt
         # The head reads as many rows as in a step of decoding, never one alone.
-        last = hidden[:, len(chunk) - 1].expand(self._bucket(1), -1)
-        self._advance(samples, self.model.logits(last[:, None])[:1, 0].expand(len(samples), -1))
+        logits = self.model.logits(last.expand(self._bucket(1), 1, -1))[:1, 0]
+        self._advance(samples, logits.expand(len(samples), -1))
 
     def _tell_prompt(self, row: _Row, start: int, logits: Float[Tensor, "chunk vocab"]) -> None:
         """Note how probable the tokens after those of the chunk were."""
@@ -311,8 +336,11 @@ class Engine:
         Takes from 10 seconds to a minute. The weights must not change afterwards: they are packed into the compiled
         code. Raises what torch.compile does where it cannot, for one without a C++ compiler.
         """
-        compiled = torch.compile(self._plain_pass, dynamic=True, options={"freezing": True})
+        compiled = torch.compile(self._plain_pass, dynamic=True)
         most, n_key = self.cache.n_slot, min(2 * KEYS, self.cache.room - 1)
+        # Weights that oneDNN packs pay in bfloat16; few rows of float32 are faster through MKL. Given as an option of
+        # torch.compile, freezing is told too late to pack anything.
+        freezing = next(self.model.parameters()).dtype == torch.bfloat16
         seconds = {}
         for run in (compiled, self._plain_pass):
             # The code is made for any number of rows from 2 on; such ones as compute nothing change nothing.
@@ -320,8 +348,9 @@ class Engine:
                 state = self.cache.rows(0, [0] * n_row, [False] * n_row, 1, n_key)
                 tokens = torch.zeros(n_row, 1, dtype=torch.int64, device=self.model.device)
                 arguments = tokens, state.keys, state.values, state.start, state.index, n_key
-                # To have the result here is to wait for it: a GPU returns before it is done.
-                seconds[run, n_row] = _least_seconds(lambda run=run, arguments=arguments: run(*arguments).cpu())
+                with torch._inductor.config.patch(freezing=freezing):
+                    # To have the result here is to wait for it: a GPU returns before it is done.
+                    seconds[run, n_row] = _least_seconds(lambda run=run, arguments=arguments: run(*arguments).cpu())
         gain = seconds[self._plain_pass, self._least_rows] / seconds[compiled, self._least_rows]
         if gain > 1:
             self._compiled_pass = compiled
