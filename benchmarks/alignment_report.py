@@ -24,7 +24,7 @@ from peers import machine
 from seq2chat.alignment.doctor import best_of, diagnose, verdict
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.pipeline import finished_stages, run_line, stage_tables
-from seq2chat.alignment.report import SHOTS, Sheet, answer_sheet, exam, summarise, text_sheet, win_rate
+from seq2chat.alignment.report import MAX_TOKENS, SHOTS, Sheet, answer_sheet, exam, summarise, text_sheet, win_rate
 from seq2chat.alignment.reward import from_model, score_texts
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.config import DataConfig, Recipe, recipe_tables
@@ -123,7 +123,7 @@ def judge(folder: Path, sft: Any, tokenizer: Any, asked: list) -> dict[str, Any]
             right += first_better if above else second_better
             total += first_better + second_better
     possible = ceiling(held_out, compared)
-    rollout = roll_out(sft, tokenizer, [q.messages for q in asked], 24, n=BEST_OF, seed=5)
+    rollout = roll_out(sft, tokenizer, [q.messages for q in asked], MAX_TOKENS, n=BEST_OF, seed=5)
     each = [question for question in asked for _ in range(BEST_OF)]
     golds = torch.tensor([gold(question, text).score for question, text in zip(each, rollout.answers, strict=True)])
     by_model = from_model(model)(rollout).where(rollout.finished, -math.inf)

@@ -22,7 +22,7 @@ import torch
 from peers import machine
 
 from seq2chat.alignment.job import prepare_alignment
-from seq2chat.alignment.report import answer_sheet, exam
+from seq2chat.alignment.report import MAX_TOKENS, answer_sheet, exam
 from seq2chat.alignment.reward import from_model
 from seq2chat.alignment.rollout import Rollout, roll_out
 from seq2chat.config import Recipe, recipe_tables
@@ -34,7 +34,7 @@ from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.job import start_job
 from seq2chat.training.loop import train
 
-QUESTIONS, MAX_TOKENS = 210, 24
+QUESTIONS = 210
 BEST_OF = (1, 2, 4, 8, 16, 32)
 
 
