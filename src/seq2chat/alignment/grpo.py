@@ -11,7 +11,7 @@ from torch import Tensor
 from seq2chat.alignment.kl import k3
 from seq2chat.alignment.objectives import group_advantages, grpo_loss
 from seq2chat.alignment.ppo import JUDGED, deal_prompts, judge_answers
-from seq2chat.alignment.rollout import Scorer, answer_logp, roll_out
+from seq2chat.alignment.rollout import Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
 from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
@@ -33,7 +33,7 @@ def make_grpo(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, scorer: Scorer,
         shown=("score", "kl"),
         report=partial(
             judge_answers, tokenizer=tokenizer, prompts=held_out[:JUDGED], scorer=scorer, reference=reference,
-            max_tokens=align.max_tokens, temperature=align.temperature,
+            max_tokens=align.max_tokens, temperature=align.temperature, missing_eos=align.missing_eos,
         ),
     )  # fmt: skip
     return with_shape(recipe, policy), task
@@ -51,7 +51,7 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
     rollout = roll_out(policy, tokenizer, prompts, align.max_tokens, align.temperature, align.group, seed)
     sampled = time.perf_counter()
     with torch.no_grad():
-        score = scorer(rollout).where(rollout.finished, -align.missing_eos)
+        score = ended_scores(rollout, scorer, align.missing_eos)
         groups = score.unflatten(0, (n_prompts, align.group))
         advantages = group_advantages(groups).flatten()
         parts = torch.arange(len(rollout)).split(job.recipe.train.batch_size)

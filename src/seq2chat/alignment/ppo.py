@@ -24,7 +24,7 @@ from seq2chat.alignment.kl import AdaptiveKL, k1
 from seq2chat.alignment.lora import merged
 from seq2chat.alignment.objectives import policy_loss, value_loss
 from seq2chat.alignment.pretraining import add_pretraining, pretraining_text
-from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
+from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
 from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
@@ -112,7 +112,7 @@ def make_ppo(
         shown=("score", "kl"),
         report=partial(
             judge_answers, tokenizer=tokenizer, prompts=held_out[:JUDGED], scorer=scorer, reference=reference,
-            max_tokens=align.max_tokens, temperature=align.temperature,
+            max_tokens=align.max_tokens, temperature=align.temperature, missing_eos=align.missing_eos,
         ),
         publish=lambda: actors.result, modules=actors.modules(), optimizers=[o for both in optimizers for o in both],
     )  # fmt: skip
@@ -171,7 +171,7 @@ def evaluate_rollout(rollout: Rollout, actors: Actors, scorer: Scorer, job: Job)
     The policy's log probabilities are computed in the minibatches of the first update, so that its ratio is exactly 1.
     """
     align, size = job.recipe.align, job.recipe.train.batch_size
-    score = scorer(rollout).where(rollout.finished, -align.missing_eos)
+    score = ended_scores(rollout, scorer, align.missing_eos)
     parts = [slice(first, first + size) for first in range(0, len(rollout), size)]
 
     def each(function: Any) -> Tensor:
@@ -264,7 +264,7 @@ def experience_metrics(e: Experience, beta: float) -> dict[str, float]:
 @torch.no_grad()
 def judge_answers(
     policy: GPT, limit: int, tokenizer: Tokenizer, prompts: list[Prompt], scorer: Scorer, reference: GPT,
-    max_tokens: int, temperature: float,
+    max_tokens: int, temperature: float, missing_eos: float,
 ) -> dict[str, float]:  # fmt: skip
     """Return score, KL from the reference (nats an answer) and length of answers to held-out prompts, sampled with the
     same random numbers each time."""
@@ -274,7 +274,7 @@ def judge_answers(
         reference, rollout.tokens, rollout.mask, temperature
     )
     return {
-        "score": scorer(rollout).mean().item(),
+        "score": ended_scores(rollout, scorer, missing_eos).mean().item(),
         "kl": gap.sum(1).mean().item(),
         "answer_tokens": rollout.lengths.float().mean().item(),
         "finished": rollout.finished.float().mean().item(),

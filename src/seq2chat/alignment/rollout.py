@@ -74,6 +74,12 @@ def roll_out(
     )
 
 
+def ended_scores(rollout: Rollout, scorer: Scorer, missing_eos: float) -> Float[Tensor, " batch"]:
+    """Return what each answer is worth: its score, or minus `missing_eos` where it was cut off, whatever the scorer
+    says of a kind of answer that it was never shown."""
+    return scorer(rollout).where(rollout.finished, -missing_eos)
+
+
 def answer_logp(
     policy: GPT, tokens: Int64[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"], temperature: float = 1.0
 ) -> Float[Tensor, "batch seq"]:

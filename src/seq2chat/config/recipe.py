@@ -141,7 +141,7 @@ class AlignConfig:
     max_tokens: Annotated[int, "most tokens of a sampled answer"] = 32
     temperature: Annotated[float, "ppo, grpo: divides the logits, in rollouts and in training alike"] = 1.0
     clip: Annotated[float, "ppo, grpo: ratios may leave 1 by this much"] = 0.2
-    value_clip: Annotated[float, "ppo: values may leave those of the rollout by this much"] = 0.2
+    value_clip: Annotated[float, "ppo: values may leave those of the rollout by this much, in units of the score"] = 0.2
     gae_lambda: Annotated[float, "ppo: λ of the generalised advantage estimate"] = 0.95
     missing_eos: Annotated[
         float, "ppo, grpo: an answer that does not end scores minus this, whatever the judge says"

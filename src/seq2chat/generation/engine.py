@@ -14,19 +14,19 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.decode import check_prompts, log_softmax
 from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
 from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits, row_generators
+from seq2chat.generation.token_pass import TokenPass, least_rows
 from seq2chat.models.gpt import GPT
-from seq2chat.nn.slots import SlotCache, SlotRows
+from seq2chat.nn.slots import SlotCache
 
 CHUNK = 32  # tokens of a prompt read in one pass
 KEYS = 64  # a pass of decoding sees a multiple of so many keys
@@ -101,12 +101,11 @@ class Engine:
         # On CPUs the products of attention are faster in float32, and these are free of rounding.
         wide = torch.promote_types(dtype, torch.float32) if model.device.type == "cpu" else dtype
         room = _whole(config.context, KEYS)
-        # A row of a float32 product has the same bits among any multiple of 4 rows, of a bfloat16 one among any number.
-        self._least_rows = 2 if dtype == torch.bfloat16 else 4
+        self._least_rows = least_rows(dtype)
         n_row = _whole(n_slot, self._least_rows)
         self.cache = SlotCache(config.n_layer, n_row, config.n_kv_head, room, config.d_head, wide, model.device)
         self.statistics = Statistics()
-        self._compiled_pass: Callable[..., Tensor] | None = None
+        self._read_tokens = TokenPass(model, self.cache)
         self._rows: list[_Row] = []
         self._kept = [_Kept()] * n_slot
         self._clock = itertools.count(1)
@@ -306,55 +305,14 @@ class Engine:
         starts = [by_slot[slot].computed if slot in by_slot else 0 for slot in slots]
         tokens = [[by_slot[slot].tokens[-1] if slot in by_slot else 0] for slot in slots]
         state = self.cache.rows(0, starts, [slot in by_slot for slot in slots], 1, _whole(max(starts) + 1, KEYS))
-        logits = self._pass(torch.tensor(tokens, device=self.model.device), state)
+        logits = self._read_tokens(torch.tensor(tokens, device=self.model.device), state)
         for row in rows:
             row.computed += 1
         return logits if len(rows) == len(slots) else logits[[row.slot for row in rows]]
 
-    def _pass(self, tokens: Int[Tensor, "rows 1"], state: SlotRows) -> Float[Tensor, "rows vocab"]:
-        """Return the logits after one token of each row."""
-        run = self._plain_pass if self._compiled_pass is None else self._compiled_pass
-        return run(tokens, state.keys, state.values, state.start, state.index, state.n_key)
-
-    def _plain_pass(
-        self,
-        tokens: Int[Tensor, "rows 1"],
-        keys: list[Tensor],
-        values: list[Tensor],
-        start: Int[Tensor, "rows 1"],
-        index: Int[Tensor, " written"],
-        n_key: int,
-    ) -> Float[Tensor, "rows vocab"]:
-        shape = self.cache.n_slot, self.cache.n_kv_head, self.cache.room
-        hidden = self.model.hidden_step(tokens, SlotRows(keys, values, shape, 0, start, index, n_key))
-        return self.model.logits(hidden)[:, 0]
-
-    @torch.no_grad()
     def compile(self) -> float:
-        """Compile the pass of decoding, and use it from now on if it is faster; how many times as fast it is.
-
-        Takes from 10 seconds to a minute. The weights must not change afterwards: they are packed into the compiled
-        code. Raises what torch.compile does where it cannot, for one without a C++ compiler.
-        """
-        compiled = torch.compile(self._plain_pass, dynamic=True)
-        most, n_key = self.cache.n_slot, min(2 * KEYS, self.cache.room - 1)
-        # Weights that oneDNN packs pay in bfloat16; few rows of float32 are faster through MKL. Given as an option of
-        # torch.compile, freezing is told too late to pack anything.
-        freezing = next(self.model.parameters()).dtype == torch.bfloat16
-        seconds = {}
-        for run in (compiled, self._plain_pass):
-            # The code is made for any number of rows from 2 on; such ones as compute nothing change nothing.
-            for n_row in (most, self._least_rows):
-                state = self.cache.rows(0, [0] * n_row, [False] * n_row, 1, n_key)
-                tokens = torch.zeros(n_row, 1, dtype=torch.int64, device=self.model.device)
-                arguments = tokens, state.keys, state.values, state.start, state.index, n_key
-                with torch._inductor.config.patch(freezing=freezing):
-                    # To have the result here is to wait for it: a GPU returns before it is done.
-                    seconds[run, n_row] = _least_seconds(lambda run=run, arguments=arguments: run(*arguments).cpu())
-        gain = seconds[self._plain_pass, self._least_rows] / seconds[compiled, self._least_rows]
-        if gain > 1:
-            self._compiled_pass = compiled
-        return gain
+        """Compile the pass of decoding, and use it from now on if it is faster; see `TokenPass.compile`."""
+        return self._read_tokens.compile(min(2 * KEYS, self.cache.room - 1))
 
     def _bucket(self, n_rows: int) -> int:
         """The least power of two that holds so many rows, or all slots."""
@@ -449,16 +407,6 @@ class Engine:
 def _whole(n: int, size: int) -> int:
     """Return the least multiple of `size` that is not below `n`."""
     return -(-n // size) * size
-
-
-def _least_seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """Return the least time that `work` takes after a first round, which may compile."""
-    seconds = []
-    for _ in range(1 + rounds):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
 
 
 def _shared(kept: _Kept, request: Request) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from seq2chat.config import check
@@ -15,9 +16,10 @@ from seq2chat.serving.protocol import CompletionRequest, one_by_one
 from seq2chat.serving.served import Served
 from seq2chat.serving.worker import Worker
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.training.translation import translate
+from seq2chat.training.translation import Translation, translate
 
 BEAM = 5
+LINES = 8  # translated at once
 DEFAULT_TOKENS = 16  # OpenAI's
 
 
@@ -194,7 +196,10 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker) 
     options = {"beam": max(BEAM, n), "n_best": n, "max_length": most}
     if max(len(tokenizer.encode(line)) for line in texts) >= served.context:
         raise BadField("prompt", f"The text has more tokens than the {served.context} of the context; send sentences.")
-    found = await asyncio.wrap_future(worker.call(lambda: list(translate(model, tokenizer, texts, **options))))
+    found: list[Translation] = []
+    for first in range(0, len(texts), LINES):  # so that the engines step in between, and nobody is waited for who left
+        work = partial(list, translate(model, tokenizer, texts[first : first + LINES], **options))
+        found += await asyncio.wrap_future(worker.call(work))
     choices: list[dict[str, Any]] = []
     for line in found:
         for text, hypothesis in zip(line.texts, line.hypotheses, strict=True):

@@ -1,0 +1,80 @@
+"""One more token of each row, in one pass over the weights: what decoding does all day, and what is compiled for it."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from seq2chat.models.gpt import GPT
+from seq2chat.nn.slots import SlotCache, SlotRows
+
+
+def least_rows(dtype: torch.dtype) -> int:
+    """Return of how many rows, and any multiple of which, a row has the same bits whatever the others are: a product in
+    float32 (MKL) keeps them among any multiple of 4 rows, one in bfloat16 (oneDNN) among any number from 2 on."""
+    return 2 if dtype == torch.bfloat16 else 4
+
+
+class TokenPass:
+    """Reads one token of each row of `cache` with `model`. `plain` is the pass as it is written, and `run` the one that
+    is used: the plain one, or its compiled twin."""
+
+    def __init__(self, model: GPT, cache: SlotCache) -> None:
+        self.model, self.cache = model, cache
+        self.run: Callable[..., Tensor] = self.plain
+
+    def __call__(self, tokens: Int[Tensor, "rows 1"], state: SlotRows) -> Float[Tensor, "rows vocab"]:
+        """Return the logits after the token of each row, and let the state grow by it."""
+        return self.run(tokens, state.keys, state.values, state.start, state.index, state.n_key)
+
+    def plain(
+        self,
+        tokens: Int[Tensor, "rows 1"],
+        keys: list[Tensor],
+        values: list[Tensor],
+        start: Int[Tensor, "rows 1"],
+        index: Int[Tensor, " written"],
+        n_key: int,
+    ) -> Float[Tensor, "rows vocab"]:
+        """Return the logits; the state is given in parts, as tensors are what a compiled graph takes."""
+        shape = self.cache.n_slot, self.cache.n_kv_head, self.cache.room
+        hidden = self.model.hidden_step(tokens, SlotRows(keys, values, shape, 0, start, index, n_key))
+        return self.model.logits(hidden)[:, 0]
+
+    @torch.no_grad()
+    def compile(self, n_key: int) -> float:
+        """Compile the pass, and use it from now on if it is faster where rows see `n_key` keys; how many times as fast.
+
+        Takes from 10 seconds to a minute. The weights must not change afterwards: they are packed into the compiled
+        code. Raises what torch.compile does where it cannot, for one without a C++ compiler.
+        """
+        dtype = next(self.model.parameters()).dtype
+        compiled = torch.compile(self.plain, dynamic=True)
+        seconds = {}
+        for run in (compiled, self.plain):
+            # The code is made for any number of rows from 2 on; such ones as compute nothing change nothing.
+            for n_row in (self.cache.n_slot, least_rows(dtype)):
+                state = self.cache.rows(0, [0] * n_row, [False] * n_row, 1, n_key)
+                tokens = torch.zeros(n_row, 1, dtype=torch.int64, device=self.model.device)
+                arguments = tokens, state.keys, state.values, state.start, state.index, n_key
+                # Weights that oneDNN packs pay in bfloat16; few rows of float32 are faster through MKL. Given as an
+                # option of torch.compile, freezing is told too late to pack anything.
+                with torch._inductor.config.patch(freezing=dtype == torch.bfloat16):
+                    # To have the result here is to wait for it: a GPU returns before it is done.
+                    seconds[run] = _least_seconds(lambda run=run, arguments=arguments: run(*arguments).cpu())
+        gain = seconds[self.plain] / seconds[compiled]
+        if gain > 1:
+            self.run = compiled
+        return gain
+
+
+def _least_seconds(work: Callable[[], object], rounds: int = 5) -> float:
+    """Return the least time that `work` takes after a first round, which may compile."""
+    seconds = []
+    for _ in range(1 + rounds):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
