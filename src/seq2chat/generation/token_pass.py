@@ -47,11 +47,17 @@ class TokenPass:
     def compile(self, n_key: int) -> float:
         """Compile the pass, and use it from now on if it is faster where rows see `n_key` keys; how many times as fast.
 
-        Takes from 10 seconds to a minute. The weights must not change afterwards: they are packed into the compiled
-        code. Raises what torch.compile does where it cannot, for one without a C++ compiler.
+        Takes from 10 seconds to a minute. The model must not change afterwards, by weights or hooks: its weights may be
+        packed into the compiled code, and nothing looks whether they are the same. Raises what torch.compile does where
+        it cannot, for one without a C++ compiler.
         """
         dtype = next(self.model.parameters()).dtype
-        compiled = torch.compile(self.plain, dynamic=True)
+        compiled = torch.compile(
+            self.plain,
+            dynamic=True,
+            # Some nine hundred guards would ask at each token whether the model is still what it was.
+            options={"guard_filter_fn": lambda guards: [not guard.name.startswith("self") for guard in guards]},
+        )
         seconds = {}
         for run in (compiled, self.plain):
             # The code is made for any number of rows from 2 on; such ones as compute nothing change nothing.
