@@ -237,6 +237,14 @@ def test_an_encoder_decoder_translates(client, folders):
         complete(client, status=400, **{"model": "translates"} | fields)
 
 
+def test_many_lines_are_translated_in_their_order(client):
+    lines = [f"Hello {'there ' * i}you" for i in range(1, 20)]
+    made = complete(client, model="translates", prompt=lines, max_tokens=8)
+    alone = [complete(client, model="translates", prompt=line, max_tokens=8)["choices"][0]["text"] for line in lines]
+    assert [choice["text"] for choice in made["choices"]] == alone
+    assert [choice["index"] for choice in made["choices"]] == list(range(len(lines)))
+
+
 def test_embeddings_are_mean_hidden_states(client, folders):
     import base64
 
