@@ -25,7 +25,7 @@ from torch import Tensor
 from seq2chat.alignment.data import load_policy
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.reward import from_function, load_scorer, oracle, score_texts
-from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
+from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.config import Recipe, check
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
@@ -38,7 +38,7 @@ from seq2chat.training.job import start_job
 from seq2chat.training.loop import train
 from seq2chat.training.runlog import open_run
 
-PROMPTS, BEST_OF, HELD_OUT = 96, 16, 200
+PROMPTS, BEST_OF, HELD_OUT = 192, 16, 200
 PRACTICE = 20  # iterations against the oracle
 LEAST_FINISHED = 0.8  # of the answers must end by themselves
 MOST_CUT = 0.01  # of the answers may be cut off before their end
@@ -89,7 +89,7 @@ def diagnose(
     if right is not None:
         findings.append(headroom(several, right))
     doing("asking the reward")
-    findings.append(judges(several, scorer, right))
+    findings.append(judges(several, ended_scores(several, scorer, align.missing_eos), right))
     if Path(align.reward).is_dir():
         model, _ = load_checkpoint(Path(align.reward))
         assert isinstance(model, RewardModel)
@@ -151,9 +151,8 @@ def headroom(rollout: Rollout, right: Scorer) -> Finding:
     )
 
 
-def judges(rollout: Rollout, scorer: Scorer, right: Scorer | None) -> Finding:
+def judges(rollout: Rollout, scores: Float[Tensor, " batch"], right: Scorer | None) -> Finding:
     """Whether the reward tells answers apart, and whether choosing by it chooses better answers."""
-    scores = scorer(rollout)
     spread = scores.unflatten(0, (-1, BEST_OF)).std(1).mean().item()
     if not spread > 1e-6:
         return Finding(
