@@ -211,8 +211,9 @@ def test_scores_are_those_of_the_model(client, folders):
     assert complete(client, status=400, max_tokens=0)["error"]["param"] == "max_tokens"
 
 
-def test_places_of_streamed_tokens_are_those_in_the_whole_text(client):
-    fields = {"model": "base", "prompt": "Hello", "echo": True, "logprobs": 0, "max_tokens": 8, "seed": 1, "n": 2}
+@pytest.mark.parametrize("prompt", ["Hello", "日本 🙂 Hello"])
+def test_places_of_streamed_tokens_are_those_in_the_whole_text(client, prompt):
+    fields = {"model": "base", "prompt": prompt, "echo": True, "logprobs": 0, "max_tokens": 8, "seed": 1, "n": 2}
     whole = client.post("/v1/completions", json=fields).json()
     chunks = events(client, "/v1/completions", **fields)
     for choice in whole["choices"]:
@@ -220,6 +221,9 @@ def test_places_of_streamed_tokens_are_those_in_the_whole_text(client):
         assert [o for c in mine for o in c["logprobs"]["text_offset"]] == choice["logprobs"]["text_offset"]
         assert sorted(choice["logprobs"]["text_offset"]) == choice["logprobs"]["text_offset"]
         assert choice["logprobs"]["text_offset"][-1] <= len(choice["text"])
+        told = zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"], strict=True)
+        token, offset = next((token, offset) for token, offset in told if token.strip().startswith("H"))
+        assert choice["text"].startswith(token, offset)
 
 
 def test_an_encoder_decoder_translates(client, folders):

@@ -25,7 +25,7 @@ from torch import Tensor
 from seq2chat.alignment.data import load_policy
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.reward import from_function, load_scorer, oracle, score_texts
-from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
+from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
 from seq2chat.config import Recipe, check
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
@@ -84,12 +84,12 @@ def diagnose(
     right = from_function(oracle(n, recipe.train.seed), "oracle") if recipe.data.corpus == WORLD else None
     doing("sampling answers from the policy that training began with")
     several = roll_out(start, tokenizer, prompts, align.max_tokens, align.temperature, BEST_OF, seed=0)
-    longer = roll_out(start, tokenizer, prompts, 2 * align.max_tokens, align.temperature, BEST_OF, seed=0)
+    longer = roll_out(start, tokenizer, prompts, 2 * align.max_tokens, align.temperature, BEST_OF // 4, seed=0)
     findings = [ends(longer, 2 * align.max_tokens), room(longer, align.max_tokens)]
     if right is not None:
         findings.append(headroom(several, right))
     doing("asking the reward")
-    findings.append(judges(several, ended_scores(several, scorer, align.missing_eos), right))
+    findings.append(judges(several, scorer, align.missing_eos, right))
     if Path(align.reward).is_dir():
         model, _ = load_checkpoint(Path(align.reward))
         assert isinstance(model, RewardModel)
@@ -151,8 +151,9 @@ def headroom(rollout: Rollout, right: Scorer) -> Finding:
     )
 
 
-def judges(rollout: Rollout, scores: Float[Tensor, " batch"], right: Scorer | None) -> Finding:
-    """Whether the reward tells answers apart, and whether choosing by it chooses better answers."""
+def judges(rollout: Rollout, scorer: Scorer, missing_eos: float, right: Scorer | None) -> Finding:
+    """Whether the reward tells answers apart, and whether choosing by it, as training does, chooses better answers."""
+    scores = scorer(rollout)
     spread = scores.unflatten(0, (-1, BEST_OF)).std(1).mean().item()
     if not spread > 1e-6:
         return Finding(
@@ -163,7 +164,7 @@ def judges(rollout: Rollout, scores: Float[Tensor, " batch"], right: Scorer | No
         )
     if right is None:
         return Finding("reward", True, f"scores of answers to one prompt have a standard deviation of {spread:.3f}")
-    mean, best, error = best_of(right(rollout), scores)
+    mean, best, error = best_of(right(rollout), scores.where(rollout.finished, -missing_eos))
     return Finding(
         "reward",
         best - mean > LEAST_GAIN * error,

@@ -57,11 +57,6 @@ class _Row:
     def is_decoding(self) -> bool:
         return len(self.tokens) > self.n_prompt
 
-    @property
-    def place(self) -> int:
-        """Where the next chunk of the prompt begins."""
-        return self.computed // CHUNK * CHUNK
-
     def remembered(self, since: int = 0) -> "_Kept":
         """What its slot can be remembered for: the part of the prompt that was read, as prompts are."""
         return _Kept(self.request.prompt[: min(self.computed, self.n_prompt)], self.request.salt, since)
@@ -256,7 +251,7 @@ class Engine:
             return []
         first = min(unread, key=lambda row: row.arrival)
         behind = itertools.takewhile(
-            lambda row: row.sample == 0 and not row.is_decoding and row.place == first.place,
+            lambda row: row.sample == 0 and not row.is_decoding and row.computed == first.computed,
             self._rows[first.slot + 1 : first.slot + most],
         )
         return [first, *behind]
@@ -264,14 +259,14 @@ class Engine:
     def _read_chunks(self, rows: list[_Row]) -> None:
         """Read the next chunk of the prompts of `rows`, which stand side by side at the same place of theirs; after the
         last one, draw the first token of each sample."""
-        start, n_key = rows[0].place, rows[0].place + CHUNK
+        start, n_key = rows[0].computed, rows[0].computed + CHUNK
         chunks = [row.request.prompt[start:n_key] for row in rows]
         tokens = torch.tensor([chunk + [0] * (CHUNK - len(chunk)) for chunk in chunks], device=self.model.device)
         state = self.cache.rows(rows[0].slot, [start] * len(rows), [True] * len(rows), CHUNK, n_key)
         hidden = self.model.hidden_step(tokens, state)
         for row, chunk in zip(rows, chunks, strict=True):
-            self.statistics.prompt_tokens += start + len(chunk) - row.computed
-            row.computed = start + len(chunk)
+            self.statistics.prompt_tokens += len(chunk)
+            row.computed += len(chunk)
         for i, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
             if row.request.prompt_logprobs:
                 self._tell_prompt(row, start, self.model.logits(hidden[i : i + 1])[0])

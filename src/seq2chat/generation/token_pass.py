@@ -18,12 +18,13 @@ def least_rows(dtype: torch.dtype) -> int:
 
 
 class TokenPass:
-    """Reads one token of each row of `cache` with `model`. `plain` is the pass as it is written, and `run` the one that
-    is used: the plain one, or its compiled twin."""
+    """Reads one token of each row of `cache` with `model`. `plain` is the pass as it is written, `compiled` its twin
+    once there is one, and `run` the one that is used."""
 
     def __init__(self, model: GPT, cache: SlotCache) -> None:
         self.model, self.cache = model, cache
         self.run: Callable[..., Tensor] = self.plain
+        self.compiled: Callable[..., Tensor] | None = None
 
     def __call__(self, tokens: Int[Tensor, "rows 1"], state: SlotRows) -> Float[Tensor, "rows vocab"]:
         """Return the logits after the token of each row, and let the state grow by it."""
@@ -52,28 +53,31 @@ class TokenPass:
         it cannot, for one without a C++ compiler.
         """
         dtype = next(self.model.parameters()).dtype
-        compiled = torch.compile(
+        self.compiled = torch.compile(  # pyrefly: ignore[no-matching-overload]  # its overloads lack the third
             self.plain,
             dynamic=True,
+            isolate_recompiles=True,  # other models have code of their own
             # Some nine hundred guards would ask at each token whether the model is still what it was.
             options={"guard_filter_fn": lambda guards: [not guard.name.startswith("self") for guard in guards]},
         )
-        seconds = {}
-        for run in (compiled, self.plain):
-            # The code is made for any number of rows from 2 on; such ones as compute nothing change nothing.
+        # Weights that oneDNN packs pay in bfloat16; few rows of float32 are faster through MKL. Given as an option of
+        # torch.compile, freezing is told too late to pack anything.
+        with torch._inductor.config.patch(freezing=dtype == torch.bfloat16):
+            # The code is made for any number of rows from 2 on.
             for n_row in (self.cache.n_slot, least_rows(dtype)):
-                state = self.cache.rows(0, [0] * n_row, [False] * n_row, 1, n_key)
-                tokens = torch.zeros(n_row, 1, dtype=torch.int64, device=self.model.device)
-                arguments = tokens, state.keys, state.values, state.start, state.index, n_key
-                # Weights that oneDNN packs pay in bfloat16; few rows of float32 are faster through MKL. Given as an
-                # option of torch.compile, freezing is told too late to pack anything.
-                with torch._inductor.config.patch(freezing=dtype == torch.bfloat16):
-                    # To have the result here is to wait for it: a GPU returns before it is done.
-                    seconds[run] = _least_seconds(lambda run=run, arguments=arguments: run(*arguments).cpu())
-        gain = seconds[self.plain] / seconds[compiled]
+                seconds = self._seconds(self.compiled, n_row, n_key)
+        gain = self._seconds(self.plain, least_rows(dtype), n_key) / seconds
         if gain > 1:
-            self.run = compiled
+            self.run = self.compiled
         return gain
+
+    def _seconds(self, run: Callable[..., Tensor], n_row: int, n_key: int) -> float:
+        """Return the least time that a pass of so many rows takes; as they compute nothing, they change nothing."""
+        state = self.cache.rows(0, [0] * n_row, [False] * n_row, 1, n_key)
+        tokens = torch.zeros(n_row, 1, dtype=torch.int64, device=self.model.device)
+        arguments = tokens, state.keys, state.values, state.start, state.index, n_key
+        # To have the result here is to wait for it: a GPU returns before it is done.
+        return _least_seconds(lambda: run(*arguments).cpu())
 
 
 def _least_seconds(work: Callable[[], object], rounds: int = 5) -> float:

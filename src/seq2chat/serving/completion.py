@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -84,8 +84,11 @@ def _told(answer: Answer, pieces: Sequence[Piece], echo: bool) -> list[_Told]:
     assert isinstance(tokenizer, Tokenizer)
     told = []
     if echo and read is not None:
+        # The first bytes of a character add nothing to the text, its last one adds all of it.
+        decoder, shown = tokenizer.stream_decoder(), set(shown_ids(tokenizer, answer.prompt))
         for token, logprob, top in zip(answer.prompt, read.logprobs, read.tops, strict=True):
-            told.append(_Told(token, logprob, top, prompt_text(tokenizer, [token])))
+            told.append(_Told(token, logprob, top, decoder.feed(token) if token in shown else ""))
+        told[-1] = replace(told[-1], text=told[-1].text + decoder.flush())
     return told + [_Told(p.token.id, p.token.logprob, p.token.top, p.text) for p in pieces]
 
 
@@ -112,8 +115,13 @@ def token_name(tokenizer: Tokenizer, token_id: int) -> str:
 
 def prompt_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Return the text of `ids` without control tokens."""
+    return tokenizer.decode(shown_ids(tokenizer, ids))
+
+
+def shown_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """Return those of `ids` that are text."""
     control = set(tokenizer.control.values())
-    return tokenizer.decode(i for i in ids if i not in control and i < tokenizer.vocab_size)
+    return [i for i in ids if i not in control and i < tokenizer.vocab_size]
 
 
 def _head(asked: CompletionRequest) -> dict[str, Any]:

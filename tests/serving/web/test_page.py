@@ -441,15 +441,26 @@ def test_conversations_stay_over_a_reload(page):
     assert page.get_by_role("dialog").get_by_role("button").count() == 10
 
 
-def test_what_another_tab_asks_is_shown_here(context, page):
+def test_two_tabs_keep_what_both_of_them_asked(context, page):
+    """Also while one of them writes; and what came from the other tab is as alive as what was asked here."""
     ask(page, "Hello?")
     other = context.new_page()
     other.goto("/")
     other.get_by_role("navigation").get_by_role("button", name="Hello?", exact=True).click()
+    ask(page, "Sing.", answered=False)
+    tokens(page).nth(2).wait_for()
     ask(other, "Fruit?")
-    page.locator(".bubble", has_text="Fruit?").wait_for()
-    ask(page, "Sing.")
-    assert [turn["question"] for turn in stored(page)[0]["turns"]] == ["Hello?", "Fruit?", "Sing."]
+    at_rest(page)
+    wanted = {"Hello?", "Sing.", "Fruit?"}
+    for tab in (page, other):
+        tab.wait_for_function("""() => Object.entries(localStorage).some(([key, value]) =>
+            key.startsWith("seq2chat.conversation.") && JSON.parse(value).turns.length === 3)""")
+    [kept] = stored(page)
+    assert {turn["question"] for turn in kept["turns"]} == wanted
+    assert all(answer["tokens"] for turn in kept["turns"] for answer in turn["lanes"][0]["answers"])
+    cards(page).last.get_by_role("button", name="Answer again").click()
+    at_rest(page)
+    assert sum(len(turn["lanes"][0]["answers"]) for turn in stored(page)[0]["turns"]) == 4
 
 
 def test_a_conversation_is_renamed_exported_deleted_and_brought_back(page, tmp_path):

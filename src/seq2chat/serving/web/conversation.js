@@ -89,6 +89,36 @@ export function historyOf(conversation, turn, model) {
   return before;
 }
 
+/**
+ * Take over into `ours` what another tab made of the same conversation, so that nothing is lost that either of them has.
+ * `isRunning(answer)` tells which answers are being written here.
+ */
+export function merge(ours, theirs, isRunning) {
+  Object.assign(ours, { title: theirs.title, system: theirs.system, updated: Math.max(ours.updated, theirs.updated) });
+  for (const turn of theirs.turns) {
+    const mine = ours.turns.find(({ id }) => id === turn.id);
+    if (mine) mergeTurn(mine, turn, isRunning);
+    else ours.turns.push(turn);
+  }
+}
+
+function mergeTurn(ours, theirs, isRunning) {
+  ours.picked = Math.max(ours.picked, theirs.picked);
+  for (const lane of theirs.lanes) {
+    const mine = ours.lanes.find(({ model }) => model === lane.model);
+    if (!mine) {
+      ours.lanes.push(lane);
+      continue;
+    }
+    for (const answer of lane.answers) {
+      const same = mine.answers.find(({ id }) => id === answer.id);
+      if (!same) mine.answers.push(answer);
+      else if (!isRunning(same) && answer.tokens.length >= same.tokens.length) Object.assign(same, answer);
+    }
+    if (!mine.answers.some(isRunning)) mine.chosen = lane.chosen;
+  }
+}
+
 /** Return the conversation in parsed JSON, checked from top to bottom. Raises an Error that says it is none. */
 export function checked(data) {
   const ok =

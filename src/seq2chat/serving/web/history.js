@@ -32,6 +32,11 @@ export class History {
     return kept;
   }
 
+  /** Know this conversation from now on instead of the one that another tab stored; the next `save` stores it. */
+  adopt(conversation) {
+    this.conversations.set(conversation.id, conversation);
+  }
+
   remove(id) {
     this.conversations.delete(id);
     localStorage.removeItem(PREFIX + id);

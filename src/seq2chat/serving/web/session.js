@@ -1,7 +1,7 @@
 /** What a user does with a conversation: ask, stop, ask again, edit, go on, branch at a token, compare models. */
 
 import { ApiError, sentence } from "./api.js";
-import { addAnswer, ask, begin, chosen, laneOf, path, pick, versions } from "./conversation.js";
+import { addAnswer, ask, begin, chosen, laneOf, merge, path, pick, versions } from "./conversation.js";
 import { FULL } from "./history.js";
 import { prepare, toAnswer } from "./prompt.js";
 
@@ -29,12 +29,12 @@ export class Session {
     this.events.changed();
   }
 
-  /** Show what another tab made of this conversation, unless it is being written here; whether there was anything. */
+  /** Take over what another tab made of this conversation; whether there was anything. */
   follow() {
     const theirs = this.history.get(this.conversation.id);
-    if (!theirs || theirs === this.conversation || this.busy) return false;
-    this.conversation = theirs;
-    this.useServedModels();
+    if (!theirs || theirs === this.conversation) return false;
+    merge(this.conversation, theirs, (answer) => this.isRunning(answer));
+    this.history.adopt(this.conversation);
     this.events.changed();
     return true;
   }
