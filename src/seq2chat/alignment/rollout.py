@@ -13,7 +13,7 @@ from seq2chat.generation.decode import generate, token_logprobs
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import pad_rows
-from seq2chat.text.chat import prompt_ids
+from seq2chat.text.chat import END, control_id, prompt_ids
 from seq2chat.text.conversations import Prompt
 from seq2chat.text.tokenizer import Tokenizer
 
@@ -21,8 +21,9 @@ from seq2chat.text.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class Rollout:
     """Prompts and the answers to them, row by row: `tokens` holds the prompt, the answer and its end token, padding
-    behind; `mask` is True at the answer's tokens, the end token included. `finished` tells which answers ended by
-    themselves. `sampled_logp` are the log probabilities that they were drawn with, at the answer's tokens, in nats."""
+    behind; `mask` is True at the answer's tokens, the end token included. `finished` tells which answers ended as
+    answers are written: by the end of a turn, without another control token before. `sampled_logp` are the log
+    probabilities that they were drawn with, at the answer's tokens, in nats."""
 
     prompts: list[Prompt]
     answers: list[str]
@@ -69,14 +70,24 @@ def roll_out(
         answers,
         pad_rows([[*ids[i], *completion.tokens] for i, completion in rows], pad_id).to(policy.device),
         pad_rows([[0] * len(ids[i]) + [1] * len(c.tokens) for i, c in rows], 0).bool().to(policy.device),
-        torch.tensor([completion.finish == "stop" for _, completion in rows], device=policy.device),
+        torch.tensor([is_written(tokenizer, completion.tokens) for _, completion in rows], device=policy.device),
         pad_rows([[0.0] * len(ids[i]) + c.drawn_logprobs for i, c in rows], 0.0).to(policy.device),
     )
 
 
+def is_written(tokenizer: Tokenizer, answer: Sequence[int]) -> bool:
+    """Return whether an answer ends with the token that ends a turn and has no other control token.
+
+    One that ends with the end of a text instead looks the same to a reader, but no reward model was ever shown one; and
+    a policy finds out what such a model makes of it.
+    """
+    control = [token for token in answer if token in tokenizer.control.values()]
+    return control == [control_id(tokenizer, END)] == [answer[-1]]
+
+
 def ended_scores(rollout: Rollout, scorer: Scorer, missing_eos: float) -> Float[Tensor, " batch"]:
-    """Return what each answer is worth: its score, or minus `missing_eos` where it was cut off, whatever the scorer
-    says of a kind of answer that it was never shown."""
+    """Return what each answer is worth: its score, or minus `missing_eos` where it did not end as answers do, whatever
+    the scorer says of a kind of answer that it was never shown."""
     return scorer(rollout).where(rollout.finished, -missing_eos)
 
 
