@@ -42,5 +42,5 @@ def test_an_answer_that_ends_otherwise_is_worth_little_whatever_the_judge_says(p
     after = roll_out(model, tokenizer, prompts, 40, 1e-3, seed=1)
     assert before.answers == after.answers  # a reader sees no difference
     assert before.finished.any() and not after.finished.any()
-    liked = ended_scores(after, lambda rollout: torch.full((len(rollout),), 2.0), 3.0)
+    liked = ended_scores(after, torch.full((len(after),), 2.0), 3.0)
     assert torch.equal(liked, torch.full((len(after),), -3.0))

@@ -25,7 +25,7 @@ from torch import Tensor
 from seq2chat.alignment.data import load_policy
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.reward import from_function, load_scorer, oracle, score_texts
-from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
+from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.config import Recipe, check
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
@@ -164,7 +164,7 @@ def judges(rollout: Rollout, scorer: Scorer, missing_eos: float, right: Scorer |
         )
     if right is None:
         return Finding("reward", True, f"scores of answers to one prompt have a standard deviation of {spread:.3f}")
-    mean, best, error = best_of(right(rollout), scores.where(rollout.finished, -missing_eos))
+    mean, best, error = best_of(right(rollout), ended_scores(rollout, scores, missing_eos))
     return Finding(
         "reward",
         best - mean > LEAST_GAIN * error,

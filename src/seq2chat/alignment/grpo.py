@@ -51,7 +51,7 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
     rollout = roll_out(policy, tokenizer, prompts, align.max_tokens, align.temperature, align.group, seed)
     sampled = time.perf_counter()
     with torch.no_grad():
-        score = ended_scores(rollout, scorer, align.missing_eos)
+        score = ended_scores(rollout, scorer(rollout), align.missing_eos)
         groups = score.unflatten(0, (n_prompts, align.group))
         advantages = group_advantages(groups).flatten()
         parts = torch.arange(len(rollout)).split(job.recipe.train.batch_size)

@@ -171,7 +171,7 @@ def evaluate_rollout(rollout: Rollout, actors: Actors, scorer: Scorer, job: Job)
     The policy's log probabilities are computed in the minibatches of the first update, so that its ratio is exactly 1.
     """
     align, size = job.recipe.align, job.recipe.train.batch_size
-    score = ended_scores(rollout, scorer, align.missing_eos)
+    score = ended_scores(rollout, scorer(rollout), align.missing_eos)
     parts = [slice(first, first + size) for first in range(0, len(rollout), size)]
 
     def each(function: Any) -> Tensor:
@@ -274,7 +274,7 @@ def judge_answers(
         reference, rollout.tokens, rollout.mask, temperature
     )
     return {
-        "score": ended_scores(rollout, scorer, missing_eos).mean().item(),
+        "score": ended_scores(rollout, scorer(rollout), missing_eos).mean().item(),
         "kl": gap.sum(1).mean().item(),
         "answer_tokens": rollout.lengths.float().mean().item(),
         "finished": rollout.finished.float().mean().item(),

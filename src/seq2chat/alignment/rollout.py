@@ -85,10 +85,10 @@ def is_written(tokenizer: Tokenizer, answer: Sequence[int]) -> bool:
     return control == [control_id(tokenizer, END)] == [answer[-1]]
 
 
-def ended_scores(rollout: Rollout, scorer: Scorer, missing_eos: float) -> Float[Tensor, " batch"]:
+def ended_scores(rollout: Rollout, scores: Float[Tensor, " batch"], missing_eos: float) -> Float[Tensor, " batch"]:
     """Return what each answer is worth: its score, or minus `missing_eos` where it did not end as answers do, whatever
     the scorer says of a kind of answer that it was never shown."""
-    return scorer(rollout).where(rollout.finished, -missing_eos)
+    return scores.where(rollout.finished, -missing_eos)
 
 
 def answer_logp(
