@@ -256,12 +256,12 @@ def test_aborting_frees_the_slot_with_the_next_step_and_harms_no_one():
     requests = [engine.submit(asked(p, events)) for p, events in zip(prompts, told, strict=True)]
     for _ in range(6):
         engine.step()
-    engine.abort(requests[1])
+    requests[1].abort()
     n_before = len(told[1])
     engine.step()
     assert engine.n_running == 3 and len(told[1]) == n_before
     waiting = engine.submit(asked(prompts[0], []))
-    engine.abort(waiting)
+    waiting.abort()
     engine.run()
     assert engine.n_running == engine.n_waiting == 0 and engine.statistics.aborted == 2
     alone = [run(Engine(model, 1), [prompt])[0] for prompt in prompts]
@@ -339,7 +339,7 @@ def test_many_come_and_go_and_each_gets_its_own():
         for _ in range(chance.randint(0, 6)):
             engine.step()
         if chance.random() < 0.2:
-            engine.abort(chance.choice(runs)[0])
+            chance.choice(runs)[0].abort()
     engine.run()
     for request, told in runs:
         tokens = [event for event in told if isinstance(event, Token)]

@@ -85,8 +85,8 @@ class Statistics:
 class Engine:
     """Runs requests on one GPT, up to `n_slot` samples at a time; further ones wait, `max_waiting` requests at most.
 
-    `submit` and `abort` may be called from any thread, `step` from one only. `budget` is how many tokens a step reads
-    and writes together, at least one chunk of a prompt.
+    `submit` and `Request.abort` may be called from any thread, `step` from one only. `budget` is how many tokens a step
+    reads and writes together, at least one chunk of a prompt.
     """
 
     def __init__(self, model: GPT, n_slot: int = 16, max_waiting: int = 256, budget: int = 128) -> None:
@@ -144,10 +144,6 @@ class Engine:
                 raise QueueFull(f"{self.max_waiting} requests are waiting already; try again later.")
             self._waiting.append(request)
         return request
-
-    def abort(self, request: Request) -> None:
-        """Let `request` end with the next step, without another event."""
-        request.aborted = True
 
     def fail(self, error: Exception) -> None:
         """End everything that runs or waits with `error`."""

@@ -78,3 +78,7 @@ class Request:
     salt: str = ""
     deadline: float | None = None
     aborted: bool = field(default=False, init=False)
+
+    def abort(self) -> None:
+        """End with the engine's next step, without another event."""
+        self.aborted = True

@@ -104,7 +104,7 @@ class Answer:
     def abort(self) -> None:
         """Free the slots, with the engine's next step; nothing happens to an answer that is complete or not begun."""
         if self._request is not None:
-            self._request.aborted = True
+            self._request.abort()
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield the pieces of all samples as they come. Raises what made the engine give up."""
