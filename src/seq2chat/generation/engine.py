@@ -10,11 +10,10 @@ prompt has the same keys and values to the last bit whether it is read at once, 
 """
 
 import itertools
-import random
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -23,52 +22,14 @@ from torch import Tensor
 from seq2chat.config import UserError, check
 from seq2chat.generation.decode import check_prompts, log_softmax
 from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
-from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits, row_generators
+from seq2chat.generation.row import Kept, Row, draw_tokens, likeliest
+from seq2chat.generation.sampling import row_generators
 from seq2chat.generation.token_pass import TokenPass, least_rows
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.slots import SlotCache
 
 CHUNK = 32  # tokens of a prompt read in one pass
 KEYS = 64  # a pass of decoding sees a multiple of so many keys
-
-
-@dataclass
-class _Row:
-    """One sample of a request: its tokens, the slot it is in, and how many tokens have keys and values there."""
-
-    request: Request
-    sample: int
-    slot: int
-    room: int
-    generator: random.Random
-    tokens: list[int]
-    arrival: int
-    computed: int = 0
-    cached: int = 0
-    before: Penalties | None = None
-    logprobs: list[float | None] = field(default_factory=lambda: [None])
-    tops: list[list[tuple[int, float]]] = field(default_factory=lambda: [[]])
-
-    @property
-    def n_prompt(self) -> int:
-        return len(self.request.prompt)
-
-    @property
-    def is_decoding(self) -> bool:
-        return len(self.tokens) > self.n_prompt
-
-    def remembered(self, since: int = 0) -> "_Kept":
-        """What its slot can be remembered for: the part of the prompt that was read, as prompts are."""
-        return _Kept(self.request.prompt[: min(self.computed, self.n_prompt)], self.request.salt, since)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What a slot holds after its row has ended."""
-
-    prompt: list[int] = field(default_factory=list)
-    salt: str = ""
-    since: int = 0
 
 
 @dataclass
@@ -101,8 +62,8 @@ class Engine:
         self.cache = SlotCache(config.n_layer, n_row, config.n_kv_head, room, config.d_head, wide, model.device)
         self.statistics = Statistics()
         self._read_tokens = TokenPass(model, self.cache)
-        self._rows: list[_Row] = []
-        self._kept = [_Kept()] * n_slot
+        self._rows: list[Row] = []
+        self._kept = [Kept()] * n_slot
         self._clock = itertools.count(1)
         self._waiting: deque[Request] = deque()
         self._lock = threading.Lock()
@@ -151,7 +112,7 @@ class Engine:
             requests = {id(r): r for r in [*self._waiting, *(row.request for row in self._rows)]}
             self._waiting.clear()
         self._rows.clear()
-        self._kept = [_Kept()] * self.n_slot
+        self._kept = [Kept()] * self.n_slot
         for request in requests.values():
             request.emit(error)
 
@@ -202,7 +163,7 @@ class Engine:
             for sample, generator in enumerate(row_generators(request.sampling.seed, request.n)):
                 cached = self._take_slot(request, reuse=sample == 0 and not request.prompt_logprobs)
                 slot, arrival = len(self._rows), next(self._clock)
-                row = _Row(request, sample, slot, room, generator, list(request.prompt), arrival, cached, cached)
+                row = Row(request, sample, slot, room, generator, list(request.prompt), arrival, cached, cached)
                 self._rows.append(row)
                 self.statistics.cached_tokens += cached
 
@@ -225,10 +186,10 @@ class Engine:
         n_shared = max(shared)
         if n_shared and source != slot:
             self.cache.copy(source, slot, n_shared)
-        self._kept[slot] = _Kept()
+        self._kept[slot] = Kept()
         return n_shared
 
-    def _release(self, row: _Row) -> None:
+    def _release(self, row: Row) -> None:
         """Take the row out, and move the last running one into its place."""
         last = self._rows.pop()
         self._kept[last.slot] = row.remembered(next(self._clock))
@@ -239,7 +200,7 @@ class Engine:
 
     # What they compute.
 
-    def _next_to_read(self, most: int) -> list[_Row]:
+    def _next_to_read(self, most: int) -> list[Row]:
         """Return the row that waits the longest for its prompt to be read, and up to `most` - 1 in the slots behind it
         that stand at the same place of theirs, so that one pass can read all; none if every prompt is read."""
         unread = [row for row in self._rows if row.sample == 0 and not row.is_decoding]
@@ -252,7 +213,7 @@ class Engine:
         )
         return [first, *behind]
 
-    def _read_chunks(self, rows: list[_Row]) -> None:
+    def _read_chunks(self, rows: list[Row]) -> None:
         """Read the next chunk of the prompts of `rows`, which stand side by side at the same place of theirs; after the
         last one, draw the first token of each sample."""
         start, n_key = rows[0].computed, rows[0].computed + CHUNK
@@ -269,7 +230,7 @@ class Engine:
             if row.computed == row.n_prompt:
                 self._begin(row, hidden[i, len(chunk) - 1])
 
-    def _begin(self, row: _Row, last: Float[Tensor, " d_model"]) -> None:
+    def _begin(self, row: Row, last: Float[Tensor, " d_model"]) -> None:
         """Draw the first token of each sample of a prompt that is read; `last` is what the head reads at its end."""
         row.request.emit(Read(row.cached, row.logprobs, row.tops))
         samples = [other for other in self._rows if other.request is row.request]
@@ -281,15 +242,15 @@ class Engine:
         logits = self.model.logits(last.expand(self._bucket(1), 1, -1))[:1, 0]
         self._advance(samples, logits.expand(len(samples), -1))
 
-    def _tell_prompt(self, row: _Row, start: int, logits: Float[Tensor, "chunk vocab"]) -> None:
+    def _tell_prompt(self, row: Row, start: int, logits: Float[Tensor, "chunk vocab"]) -> None:
         """Note how probable the tokens after those of the chunk were."""
         following = row.request.prompt[start + 1 : start + 1 + CHUNK]
         logprobs = log_softmax(logits[: len(following)])
         chosen = logprobs.gather(-1, torch.tensor(following, device=logprobs.device)[:, None])[:, 0]
         row.logprobs.extend(chosen.tolist())
-        row.tops.extend(_likeliest(logprobs, [row.request.logprobs or 0] * len(following)))
+        row.tops.extend(likeliest(logprobs, [row.request.logprobs or 0] * len(following)))
 
-    def _decode(self, rows: list[_Row]) -> Float[Tensor, "rows vocab"]:
+    def _decode(self, rows: list[Row]) -> Float[Tensor, "rows vocab"]:
         """Return the logits after the last token of each row, which is read in one pass for all."""
         by_slot = {row.slot: row for row in rows}
         slots = range(self._bucket(max(by_slot) + 1))
@@ -311,28 +272,28 @@ class Engine:
 
     # What they say.
 
-    def _advance(self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]) -> None:
+    def _advance(self, rows: list[Row], logits: Float[Tensor, "rows vocab"]) -> None:
         """Draw the next token of each row, tell it, and release the rows that end with it."""
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         if bool(logits.isnan().any()):
             rows, logits = self._only_numbers(rows, logits)
             if not rows:
                 return
-        tokens, drawn = self._draw(rows, logits)
+        tokens, drawn = draw_tokens(rows, logits)
         wanted = [i for i, row in enumerate(rows) if row.request.logprobs is not None]
         told: dict[int, tuple[float, float, list[tuple[int, float]]]] = {}
         if wanted:
             logprobs, chosen = log_softmax(logits[wanted]), torch.tensor([[tokens[i]] for i in wanted])
             own = logprobs.gather(-1, chosen.to(logprobs.device))[:, 0].tolist()
-            tops = _likeliest(logprobs, [rows[i].request.logprobs or 0 for i in wanted])
+            tops = likeliest(logprobs, [rows[i].request.logprobs or 0 for i in wanted])
             told = {i: (logprob, drawn[i], top) for i, logprob, top in zip(wanted, own, tops, strict=True)}
         self.statistics.generated_tokens += len(rows)
         for index, row in enumerate(rows):
             self._tell(row, tokens[index], *told.get(index, (None, None, [])))
 
     def _only_numbers(
-        self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]
-    ) -> tuple[list[_Row], Float[Tensor, "fewer vocab"]]:
+        self, rows: list[Row], logits: Float[Tensor, "rows vocab"]
+    ) -> tuple[list[Row], Float[Tensor, "fewer vocab"]]:
         """End the requests whose logits are no numbers, as those of weights that diverged, and return the others."""
         broken = {id(row.request): row.request for row, bad in zip(rows, logits.isnan().any(1), strict=True) if bad}
         kept = [i for i, row in enumerate(rows) if id(row.request) not in broken]
@@ -345,14 +306,14 @@ class Engine:
         return [rows[i] for i in kept], logits[kept]
 
     def _tell(
-        self, row: _Row, token_id: int, logprob: float | None, drawn: float | None, top: list[tuple[int, float]]
+        self, row: Row, token_id: int, logprob: float | None, drawn: float | None, top: list[tuple[int, float]]
     ) -> None:
         request = row.request
         row.tokens.append(token_id)
         if row.before is not None:
             row.before.add(token_id)
-        if request.constraints:
-            request.constraints[row.sample].accept(token_id)
+        if row.constraint is not None:
+            row.constraint.accept(token_id)
         token = Token(row.sample, token_id, logprob, drawn, top, None)
         if token_id in request.end_tokens or (request.stop is not None and request.stop(token)):
             token = replace(token, finish="stop")
@@ -363,44 +324,13 @@ class Engine:
         if not request.aborted:
             request.emit(token)
 
-    def _draw(self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]) -> tuple[list[int], list[float]]:
-        """Return the next token of each row and its log probability as drawn; rows of like options go together."""
-        groups: dict[SamplingConfig, list[int]] = {}
-        for index, row in enumerate(rows):
-            groups.setdefault(replace(row.request.sampling, max_tokens=1, seed=None), []).append(index)
-        tokens, drawn = [0] * len(rows), [0.0] * len(rows)
-        for config, members in groups.items():
-            part = logits if len(members) == len(rows) else logits[members]
-            if any(rows[i].request.constraints for i in members):
-                part = part + torch.stack([self._bias(rows[i]) for i in members])
-            processed = next_token_logits(part, config, [self._before(rows[i]) for i in members if config.penalises])
-            chosen = draw(processed, config, [rows[i].generator for i in members])
-            if any(rows[i].request.logprobs is not None for i in members):
-                logprobs = log_softmax(processed).gather(-1, chosen[:, None])[:, 0].tolist()
-                for i, logprob in zip(members, logprobs, strict=True):
-                    drawn[i] = logprob
-            for i, token in zip(members, chosen.tolist(), strict=True):
-                tokens[i] = token
-        return tokens, drawn
-
-    def _before(self, row: _Row) -> Penalties:
-        if row.before is None:
-            row.before = Penalties(row.request.prompt, self.model.config.vocab_size, self.model.device)
-        return row.before
-
-    def _bias(self, row: _Row) -> Float[Tensor, " vocab"]:
-        """What the row's constraint adds to its logits."""
-        if row.request.constraints:
-            return row.request.constraints[row.sample].bias()
-        return torch.zeros(self.model.config.vocab_size, device=self.model.device)
-
 
 def _whole(n: int, size: int) -> int:
     """Return the least multiple of `size` that is not below `n`."""
     return -(-n // size) * size
 
 
-def _shared(kept: _Kept, request: Request) -> int:
+def _shared(kept: Kept, request: Request) -> int:
     """Return how many tokens at the beginning of both prompts are the same, in whole chunks, leaving one to read."""
     if kept.salt != request.salt:
         return 0
@@ -408,14 +338,3 @@ def _shared(kept: _Kept, request: Request) -> int:
     return next(
         (i for i in range(0, most, CHUNK) if kept.prompt[i : i + CHUNK] != request.prompt[i : i + CHUNK]), max(most, 0)
     )
-
-
-def _likeliest(logprobs: Float[Tensor, "rows vocab"], counts: list[int]) -> list[list[tuple[int, float]]]:
-    """Return the `counts[i]` likeliest (token, log probability) of row i, likeliest first."""
-    if not any(counts):
-        return [[] for _ in counts]
-    best = logprobs.topk(min(max(counts), logprobs.shape[-1]), dim=-1)
-    return [
-        list(zip(ids[:n], values[:n], strict=True))
-        for ids, values, n in zip(best.indices.tolist(), best.values.tolist(), counts, strict=True)
-    ]

@@ -1,0 +1,102 @@
+"""What the engine knows of each sample that runs, and how its next token is drawn."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seq2chat.generation.decode import log_softmax
+from seq2chat.generation.request import Constraint, Request
+from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits
+
+
+@dataclass
+class Row:
+    """One sample of a request: its tokens, the slot it is in, and how many tokens have keys and values there."""
+
+    request: Request
+    sample: int
+    slot: int
+    room: int
+    generator: random.Random
+    tokens: list[int]
+    arrival: int
+    computed: int = 0
+    cached: int = 0
+    before: Penalties | None = None
+    logprobs: list[float | None] = field(default_factory=lambda: [None])
+    tops: list[list[tuple[int, float]]] = field(default_factory=lambda: [[]])
+
+    @property
+    def n_prompt(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def is_decoding(self) -> bool:
+        return len(self.tokens) > self.n_prompt
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What this sample may say, if that is told."""
+        return self.request.constraints[self.sample] if self.request.constraints else None
+
+    def penalties(self, vocab_size: int, device: torch.device) -> Penalties:
+        """What was said before, counted from the first time this is asked for."""
+        if self.before is None:
+            self.before = Penalties(self.request.prompt, vocab_size, device)
+        return self.before
+
+    def remembered(self, since: int = 0) -> "Kept":
+        """What its slot can be remembered for: the part of the prompt that was read, as prompts are."""
+        return Kept(self.request.prompt[: min(self.computed, self.n_prompt)], self.request.salt, since)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a slot holds after its row has ended."""
+
+    prompt: list[int] = field(default_factory=list)
+    salt: str = ""
+    since: int = 0
+
+
+def draw_tokens(rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]) -> tuple[list[int], list[float]]:
+    """Return the next token of each row and, where log probabilities are asked for, its own as drawn; rows of like
+    options go together."""
+    groups: dict[SamplingConfig, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(replace(row.request.sampling, max_tokens=1, seed=None), []).append(index)
+    tokens, drawn = [0] * len(rows), [0.0] * len(rows)
+    for config, members in groups.items():
+        part = logits if len(members) == len(rows) else logits[members]
+        if any(rows[i].constraint is not None for i in members):
+            part = part + torch.stack([_bias(rows[i], part[0]) for i in members])
+        before = [rows[i].penalties(part.shape[-1], part.device) for i in members if config.penalises]
+        processed = next_token_logits(part, config, before)
+        chosen = draw(processed, config, [rows[i].generator for i in members])
+        if any(rows[i].request.logprobs is not None for i in members):
+            logprobs = log_softmax(processed).gather(-1, chosen[:, None])[:, 0].tolist()
+            for i, logprob in zip(members, logprobs, strict=True):
+                drawn[i] = logprob
+        for i, token in zip(members, chosen.tolist(), strict=True):
+            tokens[i] = token
+    return tokens, drawn
+
+
+def _bias(row: Row, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
+    """Return what the row's constraint adds to its logits."""
+    return torch.zeros_like(logits) if row.constraint is None else row.constraint.bias()
+
+
+def likeliest(logprobs: Float[Tensor, "rows vocab"], counts: list[int]) -> list[list[tuple[int, float]]]:
+    """Return the `counts[i]` likeliest (token, log probability) of row i, likeliest first."""
+    if not any(counts):
+        return [[] for _ in counts]
+    best = logprobs.topk(min(max(counts), logprobs.shape[-1]), dim=-1)
+    return [
+        list(zip(ids[:n], values[:n], strict=True))
+        for ids, values, n in zip(best.indices.tolist(), best.values.tolist(), counts, strict=True)
+    ]
