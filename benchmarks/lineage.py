@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--pair", nargs="+", default=["en-de", "de-en"], help="directions")
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--data", type=Path, help="folder of Multi30k's files [$SEQ2CHAT_DATA/multi30k]")
-    parser.add_argument("--keep", type=Path, help="folder to leave the runs in; those there already are only scored")
+    parser.add_argument("--keep", type=Path, help="folder of the runs; what is there is resumed, then scored")
     parser.add_argument("--table", type=Path, help="print the page of results of these lines instead")
     options = parser.parse_args()
     if options.table:
@@ -46,14 +46,18 @@ def main() -> None:
             for pair in options.pair:
                 for seed in options.seed:
                     folder = (options.keep or Path(scratch)) / f"{recipe}-{pair}-{seed}"
-                    if not (folder / "config.toml").exists():
-                        train(recipe, pair, seed, folder)
+                    train(recipe, pair, seed, folder)
                     print(json.dumps(score(recipe, pair, folder, data)), flush=True)
 
 
 def train(recipe: str, pair: str, seed: int, folder: Path) -> None:
-    flags = ["--data.corpus", f"multi30k-{pair}", "--train.seed", str(seed), "--out", str(folder)]
-    subprocess.run([sys.executable, "-m", "seq2chat", "train", recipe, *flags], check=True)
+    """Train, or go on with what was interrupted; a run that is finished stays as it is."""
+    command = [sys.executable, "-m", "seq2chat", "train"]
+    if not (folder / "config.toml").exists():
+        flags = ["--data.corpus", f"multi30k-{pair}", "--train.seed", str(seed), "--out", str(folder)]
+        subprocess.run([*command, recipe, *flags], check=True)
+    else:
+        subprocess.run([*command, str(folder), "--resume"], check=True)
 
 
 def score(recipe: str, pair: str, run: Path, data: Path) -> dict:

@@ -101,6 +101,7 @@ def test_results_of_others_are_shown_without_training(say, tmp_path):
 
 def test_a_task_selects_among_results(say, tmp_path):
     record = {"topic": "fixed-vector", "d_model": 8, "seed": 0, "parameters": 9, "model": "fixed", "lengths": [4]}
+    record |= {"steps": 1}
     lines = [record | {"task": "copy", "exact": [0.25]}, record | {"task": "reverse", "exact": [0.75]}]
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, lines)))
     both, one = (say(f"fixed-vector --results results.jsonl{task}") for task in ("", " --task reverse"))
@@ -131,7 +132,7 @@ def test_a_line_that_is_no_result_is_named(say, tmp_path, bad):
 
 def test_a_result_that_lacks_a_number_is_named(say, tmp_path):
     (tmp_path / "results.jsonl").write_text('{"topic": "bidirectional", "model": "both sides"}')
-    with pytest.raises(UserError, match="a result for bidirectional lacks 'accuracy'"):
+    with pytest.raises(UserError, match="a result for bidirectional lacks 'text'"):
         say("bidirectional --results results.jsonl")
 
 

@@ -42,7 +42,7 @@ def command(monkeypatch, capsys):
 
     def run(*arguments, stdin=None):
         monkeypatch.setattr(sys, "argv", ["seq2chat", "fill-mask", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", Terminal() if stdin is None else io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", Terminal() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin.encode())))
         code = 0
         try:
             main()

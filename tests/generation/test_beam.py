@@ -147,7 +147,7 @@ def test_penalties_by_name():
     assert penalty_at(7, "gnmt", 0.6) == pytest.approx(2**0.6)  # ((5 + 7) / 6)^0.6
     assert penalty_at(9, "average", 1.0) == 9
     assert penalty_at(9, "average", 0.5) == pytest.approx(3)
-    assert penalty_at(9, "none", 0.7) == 1
+    assert penalty_at(9, "none", 0.0) == 1
     assert penalty_at(1, "gnmt", 0.6) == penalty_at(30, "gnmt", 0.0) == 1
 
 
@@ -220,8 +220,12 @@ def test_reported_log_probabilities_are_those_of_forced_decoding(name):
 
 def test_a_translation_outgrows_its_source_by_50_at_most():
     model, prompts, sources = inputs("additive")
-    found = beam_search(model, prompts, END, sources, beam=2, min_length=100)
-    assert [len(h.tokens) for (h,) in found] == [len(source) + 50 for source in SOURCES]
+    least = min(map(len, SOURCES)) + 50
+    shortest = [source for source in SOURCES if len(source) + 50 == least]
+    found = beam_search(model, prompts[: len(shortest)], END, shortest, beam=2, min_length=least)
+    assert [len(h.tokens) for (h,) in found] == [least] * len(shortest)
+    with pytest.raises(UserError, match=f"may have {least} tokens; write at most that, or a greater max_length"):
+        beam_search(model, prompts, END, sources, min_length=least + 1)
 
 
 def test_training_mode_comes_back():
@@ -238,6 +242,7 @@ def test_training_mode_comes_back():
         ({"n_best": 6}, "n_best is 6; write a number from 1 to the beam of 5"),
         ({"n_best": 0}, "n_best is 0"),
         ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"alpha": 0.7, "length_penalty": "none"}, "leave it out with none"),
         ({"min_length": -1}, "min_length is -1"),
         ({"max_length": -1}, "max_length is -1"),
         ({"min_length": 9, "max_length": 8}, "min_length 9 is above max_length 8"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from seq2chat.cli.explain import explain
 from seq2chat.config import GPTConfig
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.text.tokenizer import Tokenizer
@@ -17,6 +18,10 @@ guide = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(guide)
 
 PAGES = sorted(page.stem for page in GUIDE.glob("*.md") if page.stem != "README")
+
+
+def test_every_topic_has_its_page():
+    assert sorted(name for name in explain if not name.startswith("-")) == PAGES
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,12 +23,44 @@ def chance(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def test_committed_results_are_of_the_models_that_the_code_trains_now():
+    """What the guide shows can be measured again by whoever reads it."""
+    lines = (Path(__file__).parents[2] / "benchmarks/results/lecture.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        if record.get("kind") == "recall":
+            r = rnn_vs_transformer
+            shape = fixed_vector.equal_shape(record["model"], r.RECALL_WIDTH, r.VOCABULARY, r.LONGEST)
+            assert (record["parameters"], tuple(record["distances"])) == (n_parameters(shape), r.DISTANCES)
+        if record["topic"] == "bidirectional":
+            assert (record["text"], record["context"]) == (bidirectional.TEXT, bidirectional.CONTEXT)
+        if record["topic"] == "fixed-vector":
+            v = fixed_vector
+            shape = v.equal_shape(record["model"], record["d_model"], v.FIRST + v.SYMBOLS, v.LONGEST)
+            assert (record["parameters"], tuple(record["lengths"])) == (n_parameters(shape), v.LENGTHS)
+
+
+def test_results_of_two_kinds_are_not_averaged():
+    same = {
+        "seed": 0,
+        "accuracy": 0.5,
+        "loss": 1.0,
+        "unigram": 0.1,
+        "parameters": 9,
+        "text": "world:3MB",
+        "context": 16,
+    }
+    records = [same | {"model": m, "steps": s} for m, s in zip(bidirectional.MODELS, (1, 2), strict=True)]
+    with pytest.raises(UserError, match="differ in steps \\(1 and 2\\); keep those of one"):
+        bidirectional.lesson(records)
+
+
 class TestResidual:
     def test_gradients_with_skips_are_those_of_the_models_own_forward(self):
         """The stream that is measured is GPT's: its first gradient is that of what the blocks are given."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            norms = residual.gradients(3, True, 0)
+            norms = residual.gradients(3, "skips", 0)
         caught = []
 
         def keep(block, inputs):
@@ -52,15 +85,24 @@ class TestResidual:
         both = branch + x
         torch.testing.assert_close(attended, both + block.mlp(block.post_attention_layernorm(both)))
         expected = block.mlp(block.post_attention_layernorm(branch))
-        torch.testing.assert_close(residual.without_skip(block, x), expected)
+        torch.testing.assert_close(residual.step(block, x, "norms"), expected)
+        plain = block.mlp(block.self_attn(x, None, None, None))
+        torch.testing.assert_close(residual.step(block, x, "neither"), plain)
 
     def test_skips_keep_the_gradient_and_depth_without_them_loses_it(self):
         ratio = {
-            (depth, skip): (lambda norms: norms[0] / norms[-1])(residual.gradients(depth, skip, 0))
-            for depth in (4, 48) for skip in (True, False)
+            (depth, kind): (lambda norms: norms[0] / norms[-1])(residual.gradients(depth, kind, 0))
+            for depth in (4, 48) for kind in residual.KINDS
         }  # fmt: skip
-        assert ratio[48, True] == pytest.approx(ratio[4, True], rel=0.1)
-        assert ratio[48, False] < 1e-6 * ratio[4, False]
+        assert ratio[48, "skips"] == pytest.approx(ratio[4, "skips"], rel=0.1)
+        assert ratio[48, "norms"] > 0.1 * ratio[4, "norms"]
+        assert ratio[48, "neither"] < 1e-20 * ratio[4, "neither"]
+
+    @pytest.mark.parametrize("kind", ["skips", "norms"])
+    def test_it_is_the_layers_that_are_measured_not_the_epsilon_of_their_norms(self, kind, monkeypatch):
+        expected = residual.gradients(24, kind, 0)
+        monkeypatch.setitem(residual.SHAPE, "norm_eps", 1e3 * residual.EPSILON)
+        assert residual.gradients(24, kind, 0) == pytest.approx(expected, rel=1e-6)
 
     @pytest.mark.parametrize("bad", [{"depths": ()}, {"depths": (4, 0)}, {"seeds": 0}])
     def test_bad_arguments(self, bad):

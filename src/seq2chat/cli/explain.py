@@ -124,13 +124,16 @@ def decoding(
     top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0 keeps all")] = 4,
     seed: Annotated[int, Parameter(help="the same seed draws the same token")] = 0,
     run: Run = None,
-    prompt: Annotated[str, Parameter(help="with --run: the token after this text")] = SENTENCE,
+    prompt: Annotated[
+        str | None, Parameter(help=f"with --run: the token after this text [{SENTENCE}]", show_default=False)
+    ] = None,
     output: Output = HERE,
 ) -> None:
     """From logits to a token: temperature, top-k and the draw."""
     from seq2chat.inside.lecture.decoding import LOGITS, WORDS, after, lesson
 
-    names, logits = (WORDS, LOGITS) if run is None else after(prompt, *_load(run))
+    check(run is not None or prompt is None, "--prompt is for a model; give one with --run.")
+    names, logits = (WORDS, LOGITS) if run is None else after(SENTENCE if prompt is None else prompt, *_load(run))
     _show(lesson(names, logits, temperature, top_k, seed), output)
 
 
@@ -251,6 +254,12 @@ def _from_file(file: Path, lesson: "Callable[[list[Record]], Lesson]", topic: st
         return lesson(records)
     except KeyError as error:
         raise UserError(f"{file}: a result for {topic} lacks {error}; measure it again.") from error
+    except (TypeError, ValueError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{file}: a result for {topic} is not as it was measured ({error}); measure it again."
+        ) from error
 
 
 def _record(line: bytes, place: str) -> Record:

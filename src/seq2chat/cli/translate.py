@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from seq2chat.config import UserError, check
+from seq2chat.cli.piped import piped_lines
+from seq2chat.config import check
 
 if TYPE_CHECKING:
     from seq2chat.training.translation import Translation
@@ -76,10 +77,12 @@ def translate(
                 f"its last {found.n_cut} are not translated; cut it into sentences.",
                 soft_wrap=True,
             )
-        if not max_length and not found.hypotheses[0].finished:
+        length = len(found.hypotheses[0].tokens)
+        if not found.hypotheses[0].finished and length != max_length:
+            full = length >= model.context - 1  # the end token in front takes a place
             console.print(
-                f"[bold yellow]warning:[/] the translation of line {number} was cut after "
-                f"{len(found.hypotheses[0].tokens)} tokens; allow more with --max-length.",
+                f"[bold yellow]warning:[/] the translation of line {number} was cut after {length} tokens; "
+                + ("the model's context is full, so cut the line." if full else "allow more with --max-length."),
                 soft_wrap=True,
             )
         pairs = None
@@ -88,9 +91,10 @@ def translate(
             pairs = [word_alignment(model, tokenizer, read, h.tokens) if read else [] for h in found.hypotheses]
         told = None if pairs is None else [pharaoh(aligned) for aligned in pairs]
         print(_as_json(number, found, pairs) if as_json else _as_text(number, found, told, n_best), flush=True)
-        texts.append(found.text)
+        if references is not None:
+            texts.append(found.text)
 
-    if lines is None and sys.stdin.isatty():
+    if lines is None and sys.stdin is not None and sys.stdin.isatty():
         check(reference is None, "--reference is for a FILE or for piped text; give one.")
         console.print("Write a sentence and press Enter; Ctrl-D ends.")
         for number, line in enumerate(_asked(), 1):
@@ -98,7 +102,7 @@ def translate(
                 show(number, found)
         return
     with _bar(console, None if lines is None else len(lines)) as progress:
-        given = _piped() if lines is None else lines
+        given = piped_lines() if lines is None else lines
         for number, found in enumerate(translation.translate(model, tokenizer, given, progress=progress, **options), 1):
             show(number, found)
     if references is not None:
@@ -113,14 +117,6 @@ def translate(
 def _existing(file: Path) -> Path:
     check(file.is_file(), f"There is no file {file}; give a text of one sentence a line.")
     return file
-
-
-def _piped() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            yield line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"Line {number} of standard input is not UTF-8: {error}.") from None
 
 
 def _asked() -> Iterator[str]:

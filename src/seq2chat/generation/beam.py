@@ -70,7 +70,7 @@ def beam_search(
     `alpha` None is 0.6 for gnmt (Vaswani et al. 2017, section 6.1) and 1 for average. The model is in evaluation mode
     meanwhile. Raises UserError for options that make no sense, and as `stream` does.
     """
-    _check_options(beam, n_best, alpha, min_length, max_length)
+    _check_options(beam, n_best, length_penalty, alpha, min_length, max_length)
     check_prompts(prompts, model.context)
     penalty = partial(penalty_at, kind=length_penalty, alpha=ALPHA[length_penalty] if alpha is None else alpha)
     with evaluating(model):
@@ -79,6 +79,11 @@ def beam_search(
         if max_length or sources is not None:
             wanted = [max_length or len(source) + BEYOND_SOURCE for source in sources or prompts]
             room = [min(most, length) for most, length in zip(room, wanted, strict=True)]
+        check(
+            min_length <= min(room),
+            f"min_length is {min_length}, and an input here may have {min(room)} tokens; write at most that"
+            + (", or a greater max_length." if min(room) < model.context - max(map(len, prompts)) else "."),
+        )
         results = [_Results(most, beam, n_best, penalty) for most in room]
         running = _Hypotheses.empty(len(prompts), model.device)
         for length in range(1, max(room) + 1):
@@ -187,10 +192,13 @@ def _extend(
     return _Hypotheses(running.inputs, total, tokens, logprobs), parents
 
 
-def _check_options(beam: int, n_best: int, alpha: float | None, min_length: int, max_length: int) -> None:
+def _check_options(
+    beam: int, n_best: int, length_penalty: LengthPenalty, alpha: float | None, min_length: int, max_length: int
+) -> None:
     check(beam > 0, f"beam is {beam}; write a positive number, 1 is greedy.")
     check(0 < n_best <= beam, f"n_best is {n_best}; write a number from 1 to the beam of {beam}.")
     check(alpha is None or 0 <= alpha < math.inf, f"alpha is {alpha}; write 0 (no penalty) or a positive number.")
+    check(not alpha or length_penalty != "none", "alpha is the strength of a length penalty; leave it out with none.")
     check(min_length >= 0, f"min_length is {min_length}; write 0 or a positive number.")
     check(max_length >= 0, f"max_length is {max_length}; write 0 (by the source's length) or a positive number.")
     check(

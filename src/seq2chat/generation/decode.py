@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits, row_generators
+from seq2chat.text.batch import pad_rows
 
 
 @runtime_checkable
@@ -210,13 +211,7 @@ def start(model: Decoder, sources: Sequence[Sequence[int]] | None, padding: Sequ
         check(len(source) > 0, f"Source {index} is empty; give at least its end token.")
     lengths = torch.tensor([len(source) for source in sources])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).to(model.device)
-    return model.start(pad_right(sources).to(model.device), None if bool(mask.all()) else mask)
-
-
-def pad_right(rows: Sequence[Sequence[int]]) -> Int[Tensor, "batch longest"]:
-    """Return the rows as one tensor, zeros behind the shorter ones."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+    return model.start(pad_rows(sources, 0).to(model.device), None if bool(mask.all()) else mask)
 
 
 def token_logprobs(logits: Float[Tensor, "*shape vocab"], tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

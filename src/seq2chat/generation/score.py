@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from seq2chat.config import check
-from seq2chat.generation.decode import Decoder, check_prompts, evaluating, pad_right, start, token_logprobs
+from seq2chat.generation.decode import Decoder, check_prompts, evaluating, start, token_logprobs
+from seq2chat.text.batch import pad_rows
 
 
 @torch.inference_mode()
@@ -30,7 +31,7 @@ def score(
         return [[] for _ in targets]
     # No position sees a later one, so what fills up the shorter rows on the right changes nothing.
     rows = [[*prompt, *target] for prompt, target in zip(prompts, targets, strict=True)]
-    tokens = pad_right(rows).to(model.device)
+    tokens = pad_rows(rows, 0).to(model.device)
     with evaluating(model):
         logits, _ = model.step(tokens[:, :-1], start(model, sources, [0] * len(rows)))
     logprobs = token_logprobs(logits, tokens[:, 1:]).tolist()

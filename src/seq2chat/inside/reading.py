@@ -4,6 +4,7 @@ from seq2chat.config import check
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model
 from seq2chat.models.gpt import GPT
+from seq2chat.models.reward import RewardModel
 from seq2chat.text.masked import MASK, encode_masked
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -12,15 +13,15 @@ from seq2chat.text.wordpiece import WordPiece
 def ids_read(model: Model, tokenizer: Tokenizer | WordPiece, text: str) -> list[int]:
     """Return the ids that `model` reads for `text`.
 
-    For a GPT these are the end token and the text, as at the start of a document; for a BERT [CLS] text [SEP], a [MASK]
-    in it being the control token; for an encoder–decoder the text and the end token.
+    For a GPT, or a reward model, which is one, these are the end token and the text, as at the start of a document; for
+    a BERT [CLS] text [SEP], a [MASK] in it being the control token; for an encoder–decoder the text and the end token.
 
     Raises UserError for a blank text.
     """
     check(text.strip() != "", "The text is empty; write at least one word.")
     ids, end = tokenizer.encode(text), tokenizer.eos_id
     match model:
-        case GPT():
+        case GPT() | RewardModel():
             return ids if end is None else [end, *ids]
         case BERT():
             assert isinstance(tokenizer, WordPiece)

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from seq2chat.config import BERTConfig, check
-from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, plain, seeds_told, spread
+from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, check_alike, plain, seeds_told, spread
 from seq2chat.inside.lecture.tasks import Case, Progress, fit
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import n_parameters
@@ -26,7 +26,7 @@ from seq2chat.training.objective import masked_lm
 MODELS = ("both sides", "left only")
 # Short rows, for the first steps: attention begins as an average over all that it sees, and of 64 positions the
 # neighbours that tell most are a thirty-second part.
-VOCABULARY, CONTEXT, BATCH, STEPS = 2000, 16, 64, 1000
+TEXT, VOCABULARY, CONTEXT, BATCH, STEPS = "world:3MB", 2000, 16, 64, 1000
 SHAPE = {"context": CONTEXT, "n_layer": 2, "n_head": 4, "d_model": 128, "dropout": 0.0}
 
 
@@ -40,7 +40,7 @@ def hide_future(model: BERT) -> None:
 @cache
 def text() -> tuple[WordPiece, Shards, Shards]:
     """Return a tokenizer and the tokens to train and to validate with: the built-in world."""
-    corpus = load_corpus("world:3MB")
+    corpus = load_corpus(TEXT)
     train, val = (list(split_texts(corpus, 0.05, split)) for split in ("train", "val"))
     tokenizer = WordPiece.train(train, VOCABULARY)
     return tokenizer, shards_in_memory(train, tokenizer, "train"), shards_in_memory(val, tokenizer, "val")
@@ -87,12 +87,14 @@ def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) ->
     unseen = [b for b in masked_evaluation_batches(val, CONTEXT, BATCH, tokenizer) if b.target_mask is None]
     share, loss = accuracy(model, unseen)
     record = {"topic": "bidirectional", **asdict(case), "parameters": n_parameters(config), "steps": steps}
+    record |= {"text": TEXT, "context": CONTEXT}
     return record | {"accuracy": share, "loss": loss, "unigram": unigram(unseen, train)}
 
 
 def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     """Return accuracy and loss of both models, with the commonest token for comparison."""
     check(len(records) > 0, "There is nothing to show: no case was measured.")
+    check_alike(records, "text", "context", "steps", "parameters", "unigram")
     rows: list[list[Cell]] = []
     means: dict[str, float] = {}
     for name in MODELS:
@@ -104,8 +106,8 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     rows.append(["the commonest token", "", f"{records[0]['unigram']:.2f}", ""])
     tables = [Table("masked tokens of unseen text", ["sees", "parameters", "right", "loss (nats)"], rows)]
     notes = [
-        f"Texts of the built-in world in rows of {CONTEXT} tokens, 15 % of them masked, {records[0]['steps']:,} steps, "
-        f"{seeds_told(records)}.",
+        f"Corpus {records[0]['text']} in rows of {records[0]['context']} tokens, 15 % of them masked, "
+        f"{records[0]['steps']:,} steps, {seeds_told(records)}.",
         f"So far the one that sees {max(means, key=means.__getitem__)} guesses better.",
     ]
     return Lesson("bidirectional", tables, notes, _draw(records))

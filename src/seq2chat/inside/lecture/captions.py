@@ -16,7 +16,7 @@ from seq2chat.config import DataConfig, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.inside.lecture.fixed_vector import MODELS, Case, equal_shape
-from seq2chat.inside.lecture.lesson import COLOURS, Lesson, Table, band, canvas, plain, seeds_told, spread
+from seq2chat.inside.lecture.lesson import COLOURS, Lesson, Table, band, canvas, check_alike, plain, seeds_told, spread
 from seq2chat.inside.lecture.tasks import EncoderDecoder, Progress, fit, make
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
@@ -99,15 +99,18 @@ def score(model: EncoderDecoder, batch: Batch, tokenizer: Tokenizer) -> tuple[fl
 def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     """Return loss and BLEU by number of captions: the mean over the seeds and the range."""
     check(len(records) > 0, "There is nothing to show: no case was measured.")
+    check_alike(records, "captions", "steps", "d_model")
     columns = [f"{k} caption{'s' if k > 1 else ''}" for k in records[0]["captions"]]
     by_model = {name: [record for record in records if record["model"] == name] for name in MODELS}
     by_model = {name: runs for name, runs in by_model.items() if runs}
     tables = [
         Table(title, ["", "parameters", *columns], [
-            [name, runs[0]["parameters"], *(spread(c) for c in zip(*(run[key] for run in runs), strict=True))]
+            [name, runs[0]["parameters"], *(spread(c, digits) for c in zip(*(run[key] for run in runs), strict=True))]
             for name, runs in by_model.items()
         ])
-        for key, title in (("loss", "loss, nats a token given the true ones before it"), ("bleu", "BLEU, greedy"))
+        for key, title, digits in (
+            ("loss", "loss, nats a token given the true ones before it", 2), ("bleu", "BLEU, greedy", 1)
+        )
     ]  # fmt: skip
     notes = [
         f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds_told(records)}. A short training: the "

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seq2chat.config import check
-from seq2chat.generation.sampling import SamplingConfig, next_token_logits, row_generators, sample
+from seq2chat.generation.sampling import SamplingConfig, draw, next_token_logits, row_generators
 from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas, plain
 from seq2chat.models.folder import Model, require_family
 from seq2chat.models.gpt import GPT
@@ -20,6 +20,7 @@ from seq2chat.text.wordpiece import WordPiece
 WORDS = ("orders", "laws", "human", "rules", "robot", "sun", "banana", "of")
 LOGITS = torch.tensor([4.0, 3.5, 3.0, 2.5, 1.0, 0.0, -1.0, -2.0], dtype=torch.float64)
 DRAWS = 10_000
+AT_ONCE = 4_000_000  # numbers: draws made side by side, times the vocabulary
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def decode(logits: Float[Tensor, " vocab"], temperature: float, top_k: int, seed
     tempered = next_token_logits(row, SamplingConfig(1, temperature))[0]
     kept = next_token_logits(row, config)[0]
     generators = row_generators(seed, DRAWS + 1)
-    drawn = sample(row.expand(DRAWS + 1, -1), config, generators)
+    n_row = max(1, AT_ONCE // len(logits))
+    parts = [generators[i : i + n_row] for i in range(0, DRAWS + 1, n_row)]
+    drawn = torch.cat([draw(kept.expand(len(part), -1), config, part) for part in parts])
     frequency = torch.bincount(drawn[1:], minlength=len(logits)) / DRAWS
     return Steps(logits, tempered, kept, frequency.to(logits.dtype), int(drawn[0]))
 
@@ -97,13 +100,14 @@ def lesson(
         "token",
         "logit",
         "softmax",
-        f"logit / {temperature:g}",
+        f"logit / {temperature:g}" if temperature else "the largest",
         f"top {top_k or 'all'}",
         "softmax",
-        "10,000 draws",
+        "10,000 draws" if temperature else "taken",
     ]
+    chosen = f"The token drawn with seed {seed}" if temperature else "The likeliest token, which is taken"
     notes = [
-        f"The token drawn with seed {seed}: {names[steps.token]}.",
+        f"{chosen}: {names[steps.token]}.",
         "A temperature below 1 makes the likely tokens likelier, above 1 flattens; top-k cuts off the tail, whose many "
         "small probabilities are together large; 0 takes the largest.",
     ]

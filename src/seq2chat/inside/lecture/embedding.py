@@ -17,6 +17,7 @@ from seq2chat.inside.reading import ids_read
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model
 from seq2chat.models.gpt import GPT, init_weights
+from seq2chat.models.reward import RewardModel
 from seq2chat.models.transformer import Transformer
 from seq2chat.nn.position import sinusoids
 from seq2chat.text.tokenizer import Tokenizer
@@ -66,6 +67,7 @@ def read_input(model: Model, ids: Sequence[int]) -> Input:
     if isinstance(model, Transformer) and model.embed_source is not None:
         table = model.embed_source
     embedding = F.one_hot(torch.tensor(ids, device=model.device), len(table.weight)).to(table.weight) @ table.weight
+    model = model.gpt if isinstance(model, RewardModel) else model
     match model:
         case GPT(embed_positions=None):
             return Input(embedding, None, "no position is added: each layer turns q and k by their place (rotary)")

@@ -1,5 +1,6 @@
 """What a topic shows: tables of numbers, sentences about them, and a figure of the same numbers."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
+from seq2chat.config import check
 from seq2chat.inside.figure import save_figure
 
 Cell = str | int | float
@@ -124,10 +126,17 @@ def typeset(text: str) -> str:
     return re.sub(r"W\^([QKVO])", r"$W^\1$", text)
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return the mean of the values, with the lowest and the highest if there are several."""
-    mean = f"{sum(values) / len(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.2f} – {max(values):.2f})"
+    mean, least, most = (f"{value:.{digits}f}" for value in (sum(values) / len(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({least} – {most})"
+
+
+def check_alike(records: Sequence[dict[str, Any]], *keys: str) -> None:
+    """Raise UserError unless the records have one value for each of `keys`, so that their mean is one of something."""
+    for key in keys:
+        found = {json.dumps(record[key]) for record in records}
+        check(len(found) == 1, f"The results differ in {key} ({' and '.join(sorted(found))}); keep those of one.")
 
 
 def seeds_told(records: Sequence[dict[str, Any]]) -> str:

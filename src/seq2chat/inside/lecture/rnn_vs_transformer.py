@@ -17,7 +17,18 @@ from torch import Tensor
 
 from seq2chat.config import check
 from seq2chat.inside.lecture.fixed_vector import equal_shape
-from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, band, canvas, plain, seeds_told, spread
+from seq2chat.inside.lecture.lesson import (
+    COLOURS,
+    Cell,
+    Lesson,
+    Table,
+    band,
+    canvas,
+    check_alike,
+    plain,
+    seeds_told,
+    spread,
+)
 from seq2chat.inside.lecture.tasks import EOS, FIRST, PAD, Case, Progress, exact_match, fit, make, repetition
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
@@ -98,6 +109,7 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     lengths = sorted(n for n in by_model["fixed"] if n in by_model["transformer"])
     whole = bool(lengths) and {r["model"] for r in runs} == set(MODELS)
     check(whole, "There is nothing to show: speed and recall were not measured of both models.")
+    check_alike(runs, "distances", "steps")
     rows: list[list[Cell]] = [
         [NAMES[name], by_model[name][lengths[0]]["parameters"], *(by_model[name][n]["microseconds"] for n in lengths)]
         for name in MODELS
