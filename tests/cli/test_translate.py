@@ -147,6 +147,15 @@ def test_a_line_too_long_is_named_and_translated_as_far_as_it_fits(folders, seq2
     assert cut == fits
 
 
+def test_a_translation_that_the_context_cuts_says_so(folders, seq2chat):
+    """Whatever --max-length allows, and not that more would help; at the user's own limit nothing is said."""
+    context = load_checkpoint(folders["transformer"])[0].context
+    for limit in ((), ("--max-length", 200)):
+        _, err = seq2chat("translate", folders["transformer"], *limit, stdin=b"x" * (context - 2))
+        assert f"was cut after {context - 1} tokens; the model's context is full, so cut the line." in err
+    assert "cut" not in seq2chat("translate", folders["transformer"], "--max-length", 6, stdin=b"dog")[1]
+
+
 def test_a_terminal_is_a_conversation(folders, seq2chat):
     out, err = seq2chat("translate", folders["transformer"], "--max-length", 6, asked=["two men", "dog"])
     assert out.splitlines() == [t.text for t in expected(folders["transformer"], ["two men", "dog"])]
