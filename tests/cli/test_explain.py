@@ -136,6 +136,20 @@ def test_a_result_that_lacks_a_number_is_named(say, tmp_path):
         say("bidirectional --results results.jsonl")
 
 
+@pytest.mark.parametrize("bad", [{"model": "lstm"}, {"exact": None}, {"exact": [0.5, 0.5]}])
+def test_a_result_that_was_changed_is_told(say, tmp_path, bad):
+    record = {"topic": "fixed-vector", "task": "copy", "d_model": 8, "seed": 0, "parameters": 9, "steps": 1}
+    record |= {"model": "fixed", "lengths": [4], "exact": [0.25]} | bad
+    (tmp_path / "results.jsonl").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"a result for fixed-vector is not as it was measured \([^\n]+\); measure it"):
+        say("fixed-vector --results results.jsonl")
+
+
+def test_a_prompt_without_a_model_is_refused(say):
+    with pytest.raises(UserError, match="--prompt is for a model; give one with --run"):
+        say("decoding --prompt robot")
+
+
 @pytest.mark.parametrize("bad", ["--steps 0", "--seeds 0", "--seeds -1"])
 def test_nothing_is_measured_before_the_options_are_seen_to_be_good(say, monkeypatch, bad):
     from seq2chat.inside.lecture import rnn_vs_transformer

@@ -220,10 +220,10 @@ def test_reported_log_probabilities_are_those_of_forced_decoding(name):
 
 def test_a_translation_outgrows_its_source_by_50_at_most():
     model, prompts, sources = inputs("additive")
-    least = min(map(len, SOURCES)) + 50
-    shortest = [source for source in SOURCES if len(source) + 50 == least]
-    found = beam_search(model, prompts[: len(shortest)], END, shortest, beam=2, min_length=least)
-    assert [len(h.tokens) for (h,) in found] == [least] * len(shortest)
+    for prompt, source in zip(prompts, sources, strict=True):
+        [[longest]] = beam_search(model, [prompt], END, [source], beam=2, min_length=len(source) + 50)
+        assert len(longest.tokens) == len(source) + 50
+    least = min(map(len, sources)) + 50
     with pytest.raises(UserError, match=f"may have {least} tokens; write at most that, or a greater max_length"):
         beam_search(model, prompts, END, sources, min_length=least + 1)
 

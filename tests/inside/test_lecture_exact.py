@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from seq2chat.config import GPT3, BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig, UserError
+from seq2chat.config import GPT3, BERTConfig, GPTConfig, RewardConfig, Seq2SeqConfig, TransformerConfig, UserError
 from seq2chat.inside.lecture import attention, decoding, embedding, gpt3, lesson, lsi, masks, multihead, positions
 from seq2chat.inside.reading import ids_read
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
+from seq2chat.models.reward import RewardModel
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.tokenizer import Tokenizer
@@ -256,6 +257,18 @@ class TestEmbedding:
         tokens = torch.tensor([[3, 14, 3, 29]])
         _ = model(tokens, tokens) if isinstance(model, Transformer) else model(tokens)
         torch.testing.assert_close(embedding.read_input(model, [3, 14, 3, 29]).total, given[0][0].detach())
+
+    def test_a_reward_model_reads_as_the_gpt_that_it_is(self):
+        judge = RewardModel(RewardConfig("gpt2", vocab_size=260, context=8, n_layer=1, n_head=1, d_model=8))
+        found = embedding.read_input(judge, [3, 14])
+        torch.testing.assert_close(found.total, embedding.read_input(judge.gpt, [3, 14]).total)
+        assert found.how == "learned positions are added"
+        tokenizer = Tokenizer.train(["I am a robot"], 260)
+        assert (
+            ids_read(judge, tokenizer, "I")
+            == ids_read(judge.gpt, tokenizer, "I")
+            == [tokenizer.eos_id, *tokenizer.encode("I")]
+        )
 
     def test_a_recurrent_network_reads_embeddings_as_they_are(self):
         model = FAMILIES["seq2seq"]().double()

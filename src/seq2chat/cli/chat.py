@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from seq2chat.cli.piped import is_typed
 from seq2chat.config import check
 
 HELP = "/reset forgets the conversation, /system TEXT sets instructions, /quit or Ctrl-D ends."
@@ -32,7 +33,7 @@ def chat(
 
     sampling = SamplingConfig(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
     conversation, console = Conversation.open(run, system), Console(stderr=True, highlight=False)
-    on_terminal = sys.stdin is not None and sys.stdin.isatty()
+    on_terminal = is_typed()
     if on_terminal:
         console.print(f"Write a message and press Enter. {HELP}", style="dim")
     for line in _asked() if on_terminal else _piped():

@@ -252,11 +252,11 @@ def _from_file(file: Path, lesson: "Callable[[list[Record]], Lesson]", topic: st
     check(bool(records), f"{file} has no result for {task or topic}; leave --results out to measure here.")
     try:
         return lesson(records)
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(f"{file}: a result for {topic} lacks {error}; measure it again.") from error
     except (TypeError, ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(
             f"{file}: a result for {topic} is not as it was measured ({error}); measure it again."
         ) from error

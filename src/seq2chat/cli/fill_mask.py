@@ -1,7 +1,6 @@
 """`seq2chat fill-mask`: the words that a BERT puts in the place of [MASK]."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seq2chat.cli.piped import piped_lines
+from seq2chat.cli.piped import is_typed, piped_lines
 from seq2chat.config import UserError, check
 
 
@@ -38,10 +37,7 @@ def fill_mask(
     assert isinstance(model, BERT)
     if not isinstance(tokenizer, WordPiece):
         raise UserError(f"The tokenizer in {run} is no WordPiece, which a BERT reads; it belongs to another model.")
-    check(
-        text is not None or sys.stdin is None or not sys.stdin.isatty(),
-        'Give a text to complete: "Paris is in [MASK]."',
-    )
+    check(text is not None or not is_typed(), 'Give a text to complete: "Paris is in [MASK]."')
     texts = [text] if text is not None else [line for line in piped_lines() if line.strip()]
     check(bool(texts), 'Standard input is empty; write a text such as "Paris is in [MASK]." into it.')
     model.to(pick_device())

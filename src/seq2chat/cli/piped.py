@@ -1,9 +1,14 @@
-"""Text on standard input."""
+"""What comes on standard input: typed at a terminal, piped, or nothing where it is closed."""
 
 import sys
 from collections.abc import Iterator
 
 from seq2chat.config import UserError
+
+
+def is_typed() -> bool:
+    """Return whether somebody types at a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def piped_lines() -> Iterator[str]:

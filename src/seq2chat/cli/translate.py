@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from seq2chat.cli.piped import piped_lines
+from seq2chat.cli.piped import is_typed, piped_lines
 from seq2chat.config import check
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def translate(
         if references is not None:
             texts.append(found.text)
 
-    if lines is None and sys.stdin is not None and sys.stdin.isatty():
+    if lines is None and is_typed():
         check(reference is None, "--reference is for a FILE or for piped text; give one.")
         console.print("Write a sentence and press Enter; Ctrl-D ends.")
         for number, line in enumerate(_asked(), 1):

@@ -93,7 +93,6 @@ def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) ->
 
 def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     """Return accuracy and loss of both models, with the commonest token for comparison."""
-    check(len(records) > 0, "There is nothing to show: no case was measured.")
     check_alike(records, "text", "context", "steps", "parameters", "unigram")
     rows: list[list[Cell]] = []
     means: dict[str, float] = {}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from seq2chat.config import DataConfig, check
+from seq2chat.config import DataConfig
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.inside.lecture.fixed_vector import MODELS, Case, equal_shape
@@ -98,7 +98,6 @@ def score(model: EncoderDecoder, batch: Batch, tokenizer: Tokenizer) -> tuple[fl
 
 def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     """Return loss and BLEU by number of captions: the mean over the seeds and the range."""
-    check(len(records) > 0, "There is nothing to show: no case was measured.")
     check_alike(records, "captions", "steps", "d_model")
     columns = [f"{k} caption{'s' if k > 1 else ''}" for k in records[0]["captions"]]
     by_model = {name: [record for record in records if record["model"] == name] for name in MODELS}

@@ -133,7 +133,8 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def check_alike(records: Sequence[dict[str, Any]], *keys: str) -> None:
-    """Raise UserError unless the records have one value for each of `keys`, so that their mean is one of something."""
+    """Raise UserError unless there are records, with one value for each of `keys`, that a mean may be taken of."""
+    check(len(records) > 0, "There is nothing to show: no case was measured.")
     for key in keys:
         found = {json.dumps(record[key]) for record in records}
         check(len(found) == 1, f"The results differ in {key} ({' and '.join(sorted(found))}); keep those of one.")

@@ -19,18 +19,18 @@ DEPTHS = (4, 8, 16, 32, 64)
 EPSILON = 1e-20
 SHAPE = {"vocab_size": 64, "context": 32, "n_head": 4, "d_model": 64, "norm_eps": EPSILON}
 KINDS = {
-    "skips": "with skips: x + branch(norm(x))",
-    "norms": "without skips: branch(norm(x))",
-    "neither": "without skips and norms: branch(x)",
+    "with skips": "x + branch(norm(x))",
+    "without skips": "branch(norm(x))",
+    "without skips and norms": "branch(x)",
 }
 
 
 def step(block: nn.Module, x: Float[Tensor, "batch seq d_model"], kind: str) -> Float[Tensor, "batch seq d_model"]:
     """Return what `block` makes of `x`: as it is, with nothing carried past its two branches, or without norms, too."""
     assert isinstance(block, Block)
-    if kind == "skips":
+    if kind == "with skips":
         return block(x, None, None, None)
-    if kind == "norms":
+    if kind == "without skips":
         x = block.self_attn(block.input_layernorm(x), None, None, None)
         return block.mlp(block.post_attention_layernorm(x))
     return block.mlp(block.self_attn(x, None, None, None))
@@ -52,7 +52,7 @@ def gradients(depth: int, kind: str, seed: int) -> list[float]:
     for block in model.layers:
         x = step(block, x, kind)
         stream.append(x)
-    logits = model.logits(x if kind == "neither" else model.norm(x))
+    logits = model.logits(x if kind == "without skips and norms" else model.norm(x))
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     return [_norm(gradient) for gradient in torch.autograd.grad(loss, stream)]
 
@@ -71,13 +71,15 @@ def lesson(depths: tuple[int, ...] = DEPTHS, seeds: int = 3) -> Lesson:
     check(min(depths, default=0) > 0, f"depths is {depths}; write positive numbers of layers.")
     check(seeds > 0, f"seeds is {seeds}; write a positive number.")
     tables, profiles = [], {}
-    for kind, title in KINDS.items():
+    for kind, formula in KINDS.items():
         rows: list[list[Cell]] = []
         for depth in depths:
             norms = zip(*(gradients(depth, kind, seed) for seed in range(seeds)), strict=True)
             profile = profiles[depth, kind] = [_geometric_mean(values) for values in norms]
             rows.append([f"{depth} layers", profile[0], profile[-1], profile[0] / profile[-1]])
-        tables.append(Table(f"{title}: norm of the gradient", ["", "at the first layer", "at the end", "ratio"], rows))
+        tables.append(
+            Table(f"{kind}: {formula}: norm of the gradient", ["", "at the first layer", "at the end", "ratio"], rows)
+        )
     notes = [
         "With skips the gradient arrives whole: x + branch(x) has the derivative 1 + branch', a small addition.",
         "Without skips and norms it is a product of as many small factors as there are layers. A norm in each layer "
@@ -94,12 +96,11 @@ def _geometric_mean(values: Sequence[float]) -> float:
 def _draw(profiles: dict[tuple[int, str], list[float]], depths: tuple[int, ...]) -> Figure:
     figure = canvas(11, 3.8)
     left, right = figure.subplots(1, 2)
-    for (kind, title), colour in zip(KINDS.items(), COLOURS, strict=False):
-        name = title.split(":")[0]
+    for kind, colour in zip(KINDS, COLOURS, strict=False):
         ratios = [profiles[depth, kind][0] / profiles[depth, kind][-1] for depth in depths]
-        left.plot(depths, ratios, "o-", color=colour, label=name)
+        left.plot(depths, ratios, "o-", color=colour, label=kind)
         deepest = profiles[max(depths), kind]
-        right.plot(range(len(deepest)), deepest, color=colour, label=name)
+        right.plot(range(len(deepest)), deepest, color=colour, label=kind)
     left.set_xscale("log", base=2)
     left.set_xticks(depths, [str(depth) for depth in depths])
     plain(left, "gradient at the first layer / at the end", "layers", "ratio")
