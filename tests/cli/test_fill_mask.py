@@ -42,7 +42,11 @@ def command(monkeypatch, capsys):
 
     def run(*arguments, stdin=None):
         monkeypatch.setattr(sys, "argv", ["seq2chat", "fill-mask", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", Terminal() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        monkeypatch.setattr(
+            sys,
+            "stdin",
+            Terminal() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin.encode(errors="surrogateescape"))),
+        )
         code = 0
         try:
             main()
@@ -118,6 +122,7 @@ def test_more_guesses_than_tokens_are_all_of_them(bert, command):
         (["the [MASK]", "--top-k", "0"], None, "--top-k is 0; write a positive number"),
         ([], None, 'Give a text to complete: "Paris is in [MASK]."'),
         ([], " \n", "Standard input is empty"),
+        ([], "the [MASK]\n\udcff [MASK]", "Line 2 of standard input is not UTF-8"),
         (["the " * 30 + "[MASK]"], None, "33 tokens with [CLS] and [SEP], but the model reads 20; shorten it"),
     ],
 )
@@ -125,6 +130,13 @@ def test_mistakes_are_answered_with_what_to_write(arguments, stdin, message, ber
     code, out, err = command(bert, *arguments, stdin=stdin)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_a_closed_standard_input_is_an_empty_one(bert, command, monkeypatch):
+    monkeypatch.setattr(Terminal, "__new__", lambda cls: None)
+    code, _, err = command(bert)
+    assert code == 2
+    assert "Standard input is empty" in err
 
 
 def test_another_family_is_sent_to_its_command(command, tmp_path):

@@ -44,7 +44,7 @@ def folders(tmp_path_factory):
 def seq2chat(monkeypatch, capsys):
     def run(*arguments, stdin=b"", code=0, asked=None):
         """Standard output and standard error of the command, which ends with `code`."""
-        stream = io.TextIOWrapper(io.BytesIO(stdin))
+        stream = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin))
         if asked is not None:
             stream.isatty = lambda: True
             answers = iter(asked)
@@ -145,6 +145,10 @@ def test_a_line_too_long_is_named_and_translated_as_far_as_it_fits(folders, seq2
     assert "line 1" not in err and "line 3" not in err
     _, cut, fits = out.split("\n")[:3]
     assert cut == fits
+
+
+def test_nothing_comes_of_a_closed_standard_input(folders, seq2chat):
+    assert seq2chat("translate", folders["transformer"], stdin=None) == ("", "")
 
 
 def test_a_translation_that_the_context_cuts_says_so(folders, seq2chat):
