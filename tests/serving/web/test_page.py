@@ -441,6 +441,14 @@ def test_conversations_stay_over_a_reload(page):
     assert page.get_by_role("dialog").get_by_role("button").count() == 10
 
 
+WHOLE = """(turns) => Object.entries(localStorage).some(([key, value]) => {
+    if (!key.startsWith("seq2chat.conversation.")) return false;
+    const answers = JSON.parse(value).turns.map((turn) => turn.lanes[0].answers);
+    return answers.length === turns && answers.every((lane) => lane.every(({ finish }) => finish));
+})"""
+"""Whether a conversation of so many turns is stored, and all of its answers to their ends."""
+
+
 def test_two_tabs_keep_what_both_of_them_asked(context, page):
     """Also while one of them writes; and what came from the other tab is as alive as what was asked here."""
     ask(page, "Hello?")
@@ -451,16 +459,29 @@ def test_two_tabs_keep_what_both_of_them_asked(context, page):
     tokens(page).nth(2).wait_for()
     ask(other, "Fruit?")
     at_rest(page)
-    wanted = {"Hello?", "Sing.", "Fruit?"}
     for tab in (page, other):
-        tab.wait_for_function("""() => Object.entries(localStorage).some(([key, value]) =>
-            key.startsWith("seq2chat.conversation.") && JSON.parse(value).turns.length === 3)""")
+        tab.wait_for_function(f"({WHOLE})(3)")
     [kept] = stored(page)
-    assert {turn["question"] for turn in kept["turns"]} == wanted
-    assert all(answer["tokens"] for turn in kept["turns"] for answer in turn["lanes"][0]["answers"])
+    assert {turn["question"] for turn in kept["turns"]} == {"Hello?", "Sing.", "Fruit?"}
     cards(page).last.get_by_role("button", name="Answer again").click()
     at_rest(page)
     assert sum(len(turn["lanes"][0]["answers"]) for turn in stored(page)[0]["turns"]) == 4
+
+
+def test_a_tab_stores_again_what_another_one_wrote_over(context, page):
+    """Both stored at one time, and the other, which did not know of this answer yet, came last."""
+    ask(page, "Hello?")
+    ask(page, "Fruit?")
+    other = context.new_page()
+    other.goto("/")
+    other.evaluate("""() => {
+        const [key, value] = Object.entries(localStorage).find(([key]) => key.startsWith("seq2chat.conversation."));
+        const kept = JSON.parse(value);
+        Object.assign(kept.turns[1].lanes[0].answers[0], { tokens: [], finish: null });
+        localStorage.setItem(key, JSON.stringify(kept));
+    }""")
+    page.wait_for_function(f"({WHOLE})(2)")
+    assert all(answer["tokens"] for answer in answers(page))
 
 
 def test_a_conversation_is_renamed_exported_deleted_and_brought_back(page, tmp_path):

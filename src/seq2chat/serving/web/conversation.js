@@ -91,15 +91,19 @@ export function historyOf(conversation, turn, model) {
 
 /**
  * Take over into `ours` what another tab made of the same conversation, so that nothing is lost that either of them has.
- * `isRunning(answer)` tells which answers are being written here.
+ * `isRunning(answer)` tells which answers are being written here. Returns whether `theirs` lacks an answer that is not,
+ * or a part of it: two tabs that store at one time do not see each other's.
  */
 export function merge(ours, theirs, isRunning) {
+  const known = new Map(answersOf(theirs).map((answer) => [answer.id, answer]));
+  const lacks = answersOf(ours).some((answer) => !isRunning(answer) && isAhead(answer, known.get(answer.id)));
   Object.assign(ours, { title: theirs.title, system: theirs.system, updated: Math.max(ours.updated, theirs.updated) });
   for (const turn of theirs.turns) {
     const mine = ours.turns.find(({ id }) => id === turn.id);
     if (mine) mergeTurn(mine, turn, isRunning);
     else ours.turns.push(turn);
   }
+  return lacks;
 }
 
 function mergeTurn(ours, theirs, isRunning) {
@@ -113,10 +117,20 @@ function mergeTurn(ours, theirs, isRunning) {
     for (const answer of lane.answers) {
       const same = mine.answers.find(({ id }) => id === answer.id);
       if (!same) mine.answers.push(answer);
-      else if (!isRunning(same) && answer.tokens.length >= same.tokens.length) Object.assign(same, answer);
+      else if (!isRunning(same) && isAhead(answer, same)) Object.assign(same, answer);
     }
     if (!mine.answers.some(isRunning)) mine.chosen = lane.chosen;
   }
+}
+
+export const answersOf = (conversation) =>
+  conversation.turns.flatMap(({ lanes }) => lanes.flatMap(({ answers }) => answers));
+
+/** Whether `answer` holds more than `other`, an earlier or later state of it: its tokens, and how it ended. */
+function isAhead(answer, other) {
+  const ended = (one) => one.finish !== null || one.error !== null;
+  const more = answer.tokens.length - (other?.tokens.length ?? -1);
+  return more > 0 || (more === 0 && ended(answer) && !ended(other));
 }
 
 /** Return the conversation in parsed JSON, checked from top to bottom. Raises an Error that says it is none. */

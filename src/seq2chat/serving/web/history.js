@@ -1,6 +1,6 @@
 /** The conversations that this browser keeps, one entry of its storage for each. */
 
-import { checked, newId, VERSION } from "./conversation.js";
+import { answersOf, checked, newId, VERSION } from "./conversation.js";
 
 const PREFIX = "seq2chat.conversation.";
 
@@ -102,8 +102,4 @@ function store(conversation) {
   }
 }
 
-function tokensOf(conversation) {
-  return conversation.turns.flatMap(({ lanes }) =>
-    lanes.flatMap(({ answers }) => answers.flatMap(({ tokens }) => tokens)),
-  );
-}
+const tokensOf = (conversation) => answersOf(conversation).flatMap(({ tokens }) => tokens);

@@ -1,7 +1,7 @@
 /** What a user does with a conversation: ask, stop, ask again, edit, go on, branch at a token, compare models. */
 
 import { ApiError, sentence } from "./api.js";
-import { addAnswer, ask, begin, chosen, laneOf, merge, path, pick, versions } from "./conversation.js";
+import { addAnswer, answersOf, ask, begin, chosen, laneOf, merge, path, pick, versions } from "./conversation.js";
 import { FULL } from "./history.js";
 import { prepare, toAnswer } from "./prompt.js";
 
@@ -33,8 +33,9 @@ export class Session {
   follow() {
     const theirs = this.history.get(this.conversation.id);
     if (!theirs || theirs === this.conversation) return false;
-    merge(this.conversation, theirs, (answer) => this.isRunning(answer));
+    const lacks = merge(this.conversation, theirs, (answer) => this.isRunning(answer));
     this.history.adopt(this.conversation);
+    if (lacks) this.#keep(this.conversation);
     this.events.changed();
     return true;
   }
@@ -56,7 +57,7 @@ export class Session {
 
   /** Whether an answer of this conversation is being written. */
   get busy() {
-    return this.#answers().some((answer) => this.isRunning(answer));
+    return answersOf(this.conversation).some((answer) => this.isRunning(answer));
   }
 
   send(question) {
@@ -93,7 +94,7 @@ export class Session {
   }
 
   stop() {
-    for (const answer of this.#answers()) this.running.get(answer.id)?.abort();
+    for (const answer of answersOf(this.conversation)) this.running.get(answer.id)?.abort();
   }
 
   remove(conversation) {
@@ -192,10 +193,6 @@ export class Session {
   async #idOf(model, text) {
     const { tokens } = await this.api.tokenize(model, { prompt: text });
     return tokens.length === 1 ? tokens[0] : null;
-  }
-
-  #answers() {
-    return this.conversation.turns.flatMap(({ lanes }) => lanes.flatMap(({ answers }) => answers));
   }
 
   #keep(conversation) {
