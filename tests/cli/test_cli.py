@@ -224,6 +224,7 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path):
         (["runs", "list", tmp_path], ["There is no run"]),
         (["tokenizer", "encode", tmp_path, "hi"], ["no tokenizer"]),
         (["tokenizer", "decode", run, 99999], ["There is no token 99999"]),
+        (["explain", "bidirectional", "--out", "x.bmp"], [".png, .svg or .pdf"]),
     ]
     for arguments, words in cases:
         message = fail(*arguments, stdin="")

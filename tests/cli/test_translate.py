@@ -1,7 +1,11 @@
 """`seq2chat translate` and `seq2chat average` as users type them, in this process."""
 
+import contextlib
 import io
 import json
+import os
+import pty
+import subprocess
 import sys
 
 import pytest
@@ -158,6 +162,29 @@ def test_a_translation_that_the_context_cuts_says_so(folders, seq2chat):
         _, err = seq2chat("translate", folders["transformer"], *limit, stdin=b"x" * (context - 2))
         assert f"was cut after {context - 1} tokens; the model's context is full, so cut the line." in err
     assert "cut" not in seq2chat("translate", folders["transformer"], "--max-length", 6, stdin=b"dog")[1]
+
+
+def test_a_least_length_beyond_the_usual_room_makes_room(folders, seq2chat):
+    _, err = seq2chat("translate", folders["fixed"], "--min-length", 60, "--json", stdin=b"dog\ntwo men and a dog\n")
+    assert "min_length" not in err
+    _, err = seq2chat("translate", folders["transformer"], "--min-length", 60, stdin=b"dog\n", code=2)
+    assert "min_length is 60, and an input here may have 15 tokens" in err
+
+
+def test_progress_is_shown_on_a_terminal(folders, tmp_path):
+    """In a process of its own, because a terminal is a device and no setting."""
+    (tmp_path / "in.txt").write_text("\n".join(LINES) + "\n")
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "seq2chat", "translate", folders["transformer"], tmp_path / "in.txt"]
+    done = subprocess.run([*command, "--max-length", "6"], stdout=subprocess.PIPE, stderr=terminal, timeout=120)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # which says that the other side is closed
+        while part := os.read(screen, 1 << 16):
+            shown += part
+    os.close(screen)
+    assert done.stdout.decode().splitlines() == [t.text for t in expected(folders["transformer"])]
+    assert b"/5" in shown
 
 
 def test_a_terminal_is_a_conversation(folders, seq2chat):

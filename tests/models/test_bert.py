@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from seq2chat.config import BERTConfig, UserError
+from seq2chat.models import huggingface_bert
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.nn.attention import scaled_dot_product_plain
@@ -90,7 +91,7 @@ def test_loss_gradients_and_three_steps_are_those_of_transformers(pair):
     batch = random_batch(is_next=torch.tensor([True, False, False]) if ours.config == BOTH else None)
     batch.labels[:, 1:] = IGNORED
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9) for model in (ours, theirs)]
-    for step in range(3):
+    for _ in range(3):
         loss, n = masked_lm(ours, batch)
         loss = loss / n
         expected = their_loss(theirs, batch).loss
@@ -99,15 +100,11 @@ def test_loss_gradients_and_three_steps_are_those_of_transformers(pair):
             optimizer.zero_grad()
         loss.backward()
         expected.backward()
-        gradients, reference = [p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()]
-        squares = [sum(g.square().sum() for g in grads if g is not None) for grads in (gradients, reference)]
-        assert squares[0] > 1e-3
-        assert_equal(squares[0], squares[1])
-        if step == 0:
-            assert_equal(ours.embed_tokens.weight.grad, theirs.bert.embeddings.word_embeddings.weight.grad)
-            assert_equal(ours.layers[0].self_attn.q_proj.weight.grad,
-                         theirs.bert.encoder.layer[0].attention.self.query.weight.grad)  # fmt: skip
-            assert_equal(ours.mlm_head.bias.grad, theirs.cls.predictions.bias.grad)
+        gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+        reference = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+        assert gradients["embed_tokens.weight"].norm() > 0.03
+        for theirs_name, [name] in huggingface_bert.LAYOUT.names(ours).items():
+            assert_equal(gradients[name], reference[theirs_name])
         for optimizer in optimizers:
             optimizer.step()
     ids = torch.arange(20)[None]

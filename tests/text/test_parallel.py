@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from seq2chat.config import DataConfig, UserError
 from seq2chat.text.batch import IGNORED
-from seq2chat.text.parallel import PairLoader, Pairs, load_parallel, pair_batches, read_pairs, shuffled
+from seq2chat.text.parallel import PairLoader, Pairs, excerpt, load_parallel, pair_batches, read_pairs, shuffled
 from seq2chat.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["a man sees the dog", "ein Mann sieht den Hund"] * 3, 280)
@@ -36,12 +36,13 @@ def test_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
 
 def test_blank_lines_are_left_out_without_shifting_the_others(tmp_path):
     a, b = write(tmp_path, "a", ["one", "", "three", "four"]), write(tmp_path, "b", ["eins", "zwei", " ", "vier"])
-    assert read_pairs(a, b) == [("one", "eins"), ("four", "vier")]
+    assert read_pairs(a, b) == ([("one", "eins"), ("four", "vier")], 2)
 
 
 def test_compressed_files_and_a_last_line_without_its_end_are_read(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"one\r\ntwo"))
-    assert read_pairs(tmp_path / "a.gz", write(tmp_path, "b", ["eins", "zwei"])) == [("one", "eins"), ("two", "zwei")]
+    pairs, _ = read_pairs(tmp_path / "a.gz", write(tmp_path, "b", ["eins", "zwei"]))
+    assert pairs == [("one", "eins"), ("two", "zwei")]
 
 
 def test_text_that_is_not_parallel_is_refused_with_what_to_write():
@@ -120,9 +121,11 @@ def test_validation_has_every_pair_once_and_a_limit_takes_the_first(pairs):
     assert 100 <= few < 100 + max(map(len, pairs.target)) + 1
 
 
-def test_pairs_beyond_the_context_are_counted():
+def test_pairs_beyond_the_context_are_named():
     pairs, too_long = Pairs.encode([("a", "b"), ("a " * 50, "b")], TOKENIZER, 20)
-    assert (len(pairs), too_long) == (1, 1)
+    assert (len(pairs), too_long) == (1, [("a " * 50, "b")])
+    assert excerpt(too_long) == f"“{'a ' * 20}…”"
+    assert excerpt([("one", "eins")] * 4) == "“one”, “one”, “one”, …"
     with pytest.raises(UserError, match=r"more than the model's 2 tokens"):
         Pairs.encode([("a man", "ein Mann")], TOKENIZER, 2)
 

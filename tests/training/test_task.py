@@ -18,6 +18,7 @@ SHAPES = {
     "transformer": {"n_layer": 1, "n_head": 2, "d_model": 32, "context": 64},
     "seq2seq": {"d_embed": 16, "d_model": 32},
 }
+BERT = {"family": "bert", "n_layer": 1, "n_head": 2, "d_model": 32, "context": 32, "dropout": 0.1}
 
 
 def quiet(line: str) -> None: ...
@@ -38,17 +39,16 @@ def losses(folder) -> list:
 
 
 def recipe_of(family: str, files: dict, **train) -> Recipe:
+    return recipe(files, {"family": family, "dropout": 0.1} | SHAPES[family], **train)
+
+
+def recipe(data: dict, model: dict, **train) -> Recipe:
     options = {
         "budget": "12 steps", "batch_size": 8, "seed": 1, "precision": "fp32", "evals": 2,
         "checkpoints": 3, "samples": 1,
     }  # fmt: skip
     return Recipe.from_tables(
-        {
-            "data": files,
-            "tokenizer": {"vocab_size": 300},
-            "model": {"family": family, "dropout": 0.1} | SHAPES[family],
-            "train": options | train,
-        }
+        {"data": data, "tokenizer": {"vocab_size": 300}, "model": model, "train": options | train}
     )
 
 
@@ -72,14 +72,46 @@ def test_a_run_learns_saves_validates_and_shows_translations(family, parallel_fi
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_resuming_across_an_epoch_gives_the_uninterrupted_losses(family, parallel_files, tmp_path):
-    recipe = recipe_of(family, parallel_files, budget="3 epochs", accumulation=2, samples=0)
-    whole = start_job(recipe, tmp_path / "whole", quiet)
+    resumes_exactly(recipe_of(family, parallel_files, budget="3 epochs", accumulation=2, samples=0), tmp_path)
+
+
+@pytest.mark.parametrize("next_sentence", [False, True])
+def test_a_bert_resumes_exactly(next_sentence, text_file, tmp_path):
+    model = BERT | {"next_sentence": next_sentence}
+    resumes_exactly(recipe({"corpus": str(text_file)}, model, budget="3 epochs", batch_size=4, samples=0), tmp_path)
+
+
+def resumes_exactly(recipe: Recipe, folder) -> None:
+    """Stopped and resumed twice, it has the losses of a run that nobody stopped."""
+    whole = start_job(recipe, folder / "whole", quiet)
     n_steps = len([e for e in run(whole) if isinstance(e, Step)])
     assert n_steps > 20
-    run(start_job(recipe, tmp_path / "parts", quiet), stop_after=5)
-    run(resume_job(tmp_path / "parts", {}, quiet), stop_after=n_steps // 2 + 1)
-    run(resume_job(tmp_path / "parts", {}, quiet))
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    run(start_job(recipe, folder / "parts", quiet), stop_after=5)
+    run(resume_job(folder / "parts", {}, quiet), stop_after=n_steps // 2 + 1)
+    run(resume_job(folder / "parts", {}, quiet))
+    assert losses(folder / "parts") == losses(folder / "whole")
+
+
+def test_a_bert_with_both_heads_learns_and_is_saved_with_them(text_file, tmp_path):
+    model = BERT | {"next_sentence": True, "dropout": 0.0}
+    events = run(start_job(recipe({"corpus": str(text_file)}, model, budget="60 steps"), tmp_path / "run", quiet))
+    curve = [e.loss for e in events if isinstance(e, Step)]
+    assert sum(curve[-5:]) / 5 < sum(curve[:5]) / 5 - 0.5
+    [shown] = [e.text for e in events if isinstance(e, Sampled)]
+    assert "→" in shown
+    assert load_checkpoint(tmp_path / "run")[0].config.next_sentence
+
+
+def test_pairs_left_out_are_told_with_their_beginnings(tmp_path):
+    (tmp_path / "en").write_text("long " * 40 + "\n\na cat\na dog\n")
+    (tmp_path / "de").write_text("lang\neins\neine Katze\nein Hund\n")
+    told, files = [], {"source": str(tmp_path / "en"), "target": str(tmp_path / "de")}
+    start_job(
+        recipe(files, {"family": "transformer", **SHAPES["transformer"], "context": 20}), tmp_path / "run", told.append
+    )
+    [line] = [line for line in told if "pairs to train on" in line]
+    assert "left out 1 with a blank side" in line
+    assert f"left out 1 of more than 20 tokens: “{('long ' * 40)[:40]}…”" in line
 
 
 @pytest.mark.parametrize("family", SHAPES)

@@ -192,7 +192,7 @@ def fixed_vector(
         n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
         width = _positive("d_model", d_model, 64)
         cases = [symbols.Case(task or "copy", model, width, seed) for seed in range(n_seed) for model in symbols.MODELS]
-        shown = topic.lesson(_train(cases, topic.measure, n_step))
+        shown = topic.lesson(_train(output, cases, topic.measure, n_step))
     _show(shown, output)
 
 
@@ -211,7 +211,7 @@ def rnn_vs_transformer(
         n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
         cases = [Case(model, seed) for seed in range(n_seed) for model in MODELS]
         speeds = [partial(measure_speed, model, length) for length in LENGTHS for model in MODELS]
-        shown = lesson(_train(cases, measure_recall, n_step, speeds))
+        shown = lesson(_train(output, cases, measure_recall, n_step, speeds))
     _show(shown, output)
 
 
@@ -227,7 +227,7 @@ def bidirectional(*, seeds: Seeds = None, steps: Steps = None, results: Results 
     else:
         n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
         cases = [Case(model, seed) for seed in range(n_seed) for model in MODELS]
-        shown = lesson(_train(cases, measure, n_step))
+        shown = lesson(_train(output, cases, measure, n_step))
     _show(shown, output)
 
 
@@ -273,10 +273,17 @@ def _record(line: bytes, place: str) -> Record:
 
 
 def _train(
-    cases: Sequence[Any], train: Callable[..., Record], steps: int, others: Sequence[Callable[[], Record]] = ()
+    output: Output,
+    cases: Sequence[Any],
+    train: Callable[..., Record],
+    steps: int,
+    others: Sequence[Callable[[], Record]] = (),
 ) -> list[Record]:
     """Return the records of the `others`, which are measured first, and of each case, trained for so many steps; a bar
-    tells how long that still takes."""
+    tells how long that still takes. Raises UserError at once if what comes of them cannot be drawn to `output`."""
+    from seq2chat.inside.lecture.lesson import figure_file
+
+    figure_file(output.out, "")
     console = Console(stderr=True, highlight=False)
     console.print(f"{len(cases)} small trainings of {steps} steps each: some minutes on two cores.")
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

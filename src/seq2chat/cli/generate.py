@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from seq2chat.cli.piped import is_typed
+from seq2chat.cli.piped import is_typed, piped_text
 from seq2chat.config import check
 
 
@@ -41,7 +41,7 @@ def generate(
     sampling = SamplingConfig(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
     check(n > 0, f"-n is {n}; write a positive number of texts.")
     if prompt is None:
-        prompt = "" if sys.stdin is None or is_typed() else sys.stdin.read()
+        prompt = "" if is_typed() else piped_text()
     model, tokenizer = load_checkpoint(run)
     require_family(model, "gpt")
     assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)

@@ -17,7 +17,17 @@ def piped_lines() -> Iterator[str]:
     Raises UserError for one that is not UTF-8.
     """
     for number, line in enumerate([] if sys.stdin is None else sys.stdin.buffer, 1):
-        try:
-            yield line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"Line {number} of standard input is not UTF-8: {error}.") from None
+        yield _decoded(line, number).rstrip("\r\n")
+
+
+def piped_text() -> str:
+    """Return all of standard input, nothing where it is closed. Raises UserError as `piped_lines` does."""
+    lines = [] if sys.stdin is None else sys.stdin.buffer.readlines()
+    return "".join(_decoded(line, number) for number, line in enumerate(lines, 1)).replace("\r\n", "\n")
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"Line {number} of standard input is not UTF-8: {error}.") from None

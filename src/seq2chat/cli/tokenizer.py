@@ -1,12 +1,12 @@
 """`seq2chat tokenizer`: train one, and see what it does to a text."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from seq2chat.cli.piped import piped_text
 from seq2chat.config import UserError
 
 app = App(name="tokenizer", help="Train a tokenizer; encode and decode text.")
@@ -39,7 +39,7 @@ def encode(
 ) -> None:
     """Print the token ids of a text, as a JSON list."""
     tokenizer = _load(folder)
-    ids = tokenizer.encode(sys.stdin.read() if text is None else text)
+    ids = tokenizer.encode(piped_text() if text is None else text)
     if not pieces:
         print(json.dumps(ids))
         return
@@ -53,7 +53,7 @@ def decode(
 ) -> None:
     """Print the text of token ids."""
     tokenizer = _load(folder)
-    print(tokenizer.decode(ids or _read_ids(sys.stdin.read())))
+    print(tokenizer.decode(ids or _read_ids(piped_text())))
 
 
 def _read_ids(text: str) -> list[int]:

@@ -40,12 +40,6 @@ class TokenizerConfig:
     vocab_size: Annotated[int, "bytes, merges and control tokens together; 260 is the plain byte tokenizer"] = 4096
     path: Annotated[str, "use the tokenizer.json in this folder instead of training one"] = ""
 
-    def __post_init__(self) -> None:
-        check(
-            self.path != "" or self.vocab_size >= 260,
-            f"tokenizer.vocab_size is {self.vocab_size}; 260 is the least (256 bytes and 4 control tokens).",
-        )
-
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -232,6 +226,11 @@ class Recipe:
                 family in families or getattr(section, key) == default,
                 f"{table}.{key} is for a {' or a '.join(families)}; a {family} has no use for it, so leave it out.",
             )
+        size = self.tokenizer.vocab_size
+        check(
+            self.tokenizer.path != "" or size >= 260 or family == "bert",  # how many its WordPiece needs, the text says
+            f"tokenizer.vocab_size is {size}; 260 is the least (256 bytes and 4 control tokens).",
+        )
 
     @classmethod
     def from_tables(cls, *layers: dict[str, Any], source: str = "the recipe") -> Recipe:

@@ -64,6 +64,16 @@ def n_parameters(config: ModelConfig) -> int:
         return sum(parameter.numel() for parameter in make_model(config).parameters())
 
 
+def cut_vocabulary(model: Model, vocab_size: int) -> None:
+    """Take the tokens from `vocab_size` on away from `model`."""
+    config: Any = dataclasses.replace(model.config, vocab_size=vocab_size)
+    model.config = config
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in make_model(config).named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data[: shapes[name][0]]
+
+
 def require_family(model: Model, *families: str) -> None:
     """Raise UserError, naming the command for what `model` is, unless it is of one of the `families`."""
     family = model.config.family
@@ -109,7 +119,8 @@ def load_config(folder: str | Path) -> ModelConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
         kind = fields.get("model_type")
         check(kind in readers, f"model_type {kind!r} is not supported; {', '.join(readers)} are.")
-        return huggingface_reward.from_hf(fields) if huggingface_reward.is_reward(fields) else readers[kind](fields)
+        config = huggingface_reward.from_hf(fields) if huggingface_reward.is_reward(fields) else readers[kind](fields)
+        return build(type(config), "model", vars(config), "config.json")  # which checks the types of all values
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:

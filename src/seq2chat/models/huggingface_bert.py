@@ -64,9 +64,11 @@ def _from_hf(fields: dict[str, Any]) -> BERTConfig:
         is_decoder=False, add_cross_attention=False, tie_word_embeddings=True,
     )  # fmt: skip
     kinds = {name: heads for heads, name in _ARCHITECTURES.items()}
-    [kind] = fields.get("architectures") or ["BertForMaskedLM"]
-    check(kind in kinds, f"architectures {kind!r} is not supported; {', '.join(kinds)} are.")
-    masked_lm, next_sentence = kinds[kind]
+    named = fields.get("architectures") or ["BertForMaskedLM"]
+    check(
+        len(named) == 1 and named[0] in kinds, f"architectures {named} is not supported; one of {', '.join(kinds)} is."
+    )
+    masked_lm, next_sentence = kinds[named[0]]
     return BERTConfig(
         vocab_size=fields["vocab_size"], context=fields["max_position_embeddings"], n_layer=fields["num_hidden_layers"],
         n_head=fields["num_attention_heads"], d_model=fields["hidden_size"], d_ff=fields["intermediate_size"],

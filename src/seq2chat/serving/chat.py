@@ -72,7 +72,7 @@ def usage(answers: list[Answer]) -> dict[str, Any]:
 def token_entry(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
     """Return one entry of OpenAI's log probabilities; a control token has a name but no bytes."""
     is_control = token_id in tokenizer.control.values()
-    raw = tokenizer.token_bytes(token_id) if token_id < tokenizer.vocab_size else b""
+    raw = tokenizer.token_bytes(token_id)
     return {
         "token": raw.decode("utf-8", "replace"), "token_id": token_id, "logprob": max(logprob, -9999.0),
         "bytes": [] if is_control else list(raw),

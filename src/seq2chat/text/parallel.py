@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,12 @@ Lines = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class ParallelCorpus:
-    """Sentence pairs `(source, target)` to train on and to validate with."""
+    """Sentence pairs `(source, target)` to train on and to validate with; `n_blank` more had a blank side."""
 
     name: str
     train: Lines = field(repr=False)
     val: Lines = field(repr=False)
+    n_blank: int
 
     def texts(self) -> Iterator[str]:
         """Yield both sides of every training pair: what a joint tokenizer is trained on."""
@@ -43,8 +45,8 @@ def load_parallel(data: DataConfig, progress: Progress | None = None) -> Paralle
     one side is blank are left out. Raises UserError when the files have different numbers of lines, or no pair.
     """
     if data.source:
-        lines = read_pairs(Path(data.source), Path(data.target))
-        return ParallelCorpus(f"{data.source} → {data.target}", *_split(lines, data.val_fraction))
+        lines, n_blank = read_pairs(Path(data.source), Path(data.target))
+        return ParallelCorpus(f"{data.source} → {data.target}", *_split(lines, data.val_fraction), n_blank)
     check(
         data.corpus in NAMED_PAIRS,
         f"{data.corpus} is not parallel text, which translation learns from; give --data.source and --data.target, "
@@ -55,15 +57,15 @@ def load_parallel(data: DataConfig, progress: Progress | None = None) -> Paralle
         f"data.val_fraction is for texts of your own; {data.corpus} has a validation split, so leave it out.",
     )
     a, b = NAMED_PAIRS[data.corpus]
-    train, val = (
+    (train, n_train), (val, n_val) = (
         read_pairs(find_corpus(f"multi30k-{split}{a}", progress), find_corpus(f"multi30k-{split}{b}", progress))
         for split in ("", "val-")
     )
-    return ParallelCorpus(data.corpus, train, val)
+    return ParallelCorpus(data.corpus, train, val, n_train + n_val)
 
 
-def read_pairs(source: Path, target: Path) -> Lines:
-    """Return the pairs of two files, line by line, without those of which a side is blank.
+def read_pairs(source: Path, target: Path) -> tuple[Lines, int]:
+    """Return the pairs of two files, line by line, without those of which a side is blank, and the number of these.
 
     Raises UserError as `load_parallel` does.
     """
@@ -78,7 +80,13 @@ def read_pairs(source: Path, target: Path) -> Lines:
     )
     pairs = [(s.strip(), t.strip()) for s, t in zip(*sides, strict=True) if s.strip() and t.strip()]
     check(bool(pairs), f"{source} and {target} hold no pair of sentences; give texts to learn from.")
-    return pairs
+    return pairs, counts[0] - len(pairs)
+
+
+def excerpt(lines: Lines) -> str:
+    """Return how the sources of `lines` begin, of the first three."""
+    begins = [f"“{source[:40]}{'…' * (len(source) > 40)}”" for source, _ in lines[:3]]
+    return ", ".join(begins) + (", …" if len(lines) > 3 else "")
 
 
 def _split(lines: Lines, val_fraction: float) -> tuple[Lines, Lines]:
@@ -105,20 +113,21 @@ class Pairs:
     fingerprint: str
 
     @classmethod
-    def encode(cls, lines: Lines, tokenizer: Tokenizer, context: int) -> tuple["Pairs", int]:
-        """Return the pairs of at most `context` tokens a side, end token included, and how many were longer."""
+    def encode(cls, lines: Lines, tokenizer: Tokenizer, context: int) -> tuple["Pairs", Lines]:
+        """Return the pairs of at most `context` tokens a side, end token included, and those that were longer."""
         eos_id, pad_id = tokenizer.eos_id, tokenizer.pad_id
         if eos_id is None or pad_id is None:
             raise UserError("The tokenizer has no end or no padding token; train one with seq2chat.")
         sides = [list(tokenizer.encode_documents(side)) for side in zip(*lines, strict=True)]
-        kept = [(s, t) for s, t in zip(*sides, strict=True) if max(len(s), len(t)) < context]
+        fits = [max(len(s), len(t)) < context for s, t in zip(*sides, strict=True)]
+        kept = list(compress(zip(*sides, strict=True), fits))
         check(bool(kept), f"Every pair has more than the model's {context} tokens; raise model.context.")
         digest = hashlib.sha256(tokenizer.fingerprint.encode())
         for tokens in (tokens for pair in kept for tokens in pair):
             digest.update(len(tokens).to_bytes(8, "little") + tokens.astype(np.uint32).tobytes())
         source, target = (list(side) for side in zip(*kept, strict=True))
         pairs = cls(source, target, eos_id, pad_id, digest.hexdigest())
-        return pairs, len(lines) - len(kept)
+        return pairs, [line for line, fit in zip(lines, fits, strict=True) if not fit]
 
     def __len__(self) -> int:
         return len(self.source)

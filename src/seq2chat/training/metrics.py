@@ -19,7 +19,7 @@ from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch, evaluation_batches
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.masked import masked_evaluation_batches
-from seq2chat.text.parallel import Pairs, load_parallel, pair_batches, read_pairs
+from seq2chat.text.parallel import Pairs, excerpt, load_parallel, pair_batches, read_pairs
 from seq2chat.text.shards import shards_in_memory, split_texts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -121,11 +121,12 @@ def evaluate_text(
     if isinstance(model, Seq2Seq | Transformer):
         assert isinstance(tokenizer, Tokenizer)
         check(context is None, "--context is for models of running text; a translation model reads whole sentences.")
-        lines = load_parallel(own).val if data is None else read_pairs(Path(own.source), Path(own.target))
+        lines = load_parallel(own).val if data is None else read_pairs(Path(own.source), Path(own.target))[0]
         pairs, too_long = Pairs.encode(lines, tokenizer, model.context)
         check(
-            data is None or too_long == 0,
-            f"{too_long} pairs have more than the model's {model.context} tokens; leave them out.",
+            data is None or not too_long,
+            f"{len(too_long)} pairs have more than the model's {model.context} tokens; leave them out: "
+            f"{excerpt(too_long)}.",
         )
         number, batches = -(-len(pairs) // batch_size), pair_batches(pairs, batch_size)
         measure = translation

@@ -16,7 +16,7 @@ from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
 from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
-from seq2chat.text.parallel import PairLoader, Pairs, ParallelCorpus, load_parallel, pair_batches
+from seq2chat.text.parallel import PairLoader, Pairs, ParallelCorpus, excerpt, load_parallel, pair_batches
 from seq2chat.text.shards import Shards, cached_shards, open_shards, split_texts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
@@ -131,10 +131,11 @@ def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: T
 def _translation(recipe: Recipe, text: ParallelCorpus, tokenizer: Tokenizer, say: Say) -> Task:
     context = getattr(recipe.model, "context", 1 << 30)  # an RNN reads sentences of any length
     sides = [Pairs.encode(lines, tokenizer, context) for lines in (text.train, text.val)]
-    (train, val), too_long = (pairs for pairs, _ in sides), sum(number for _, number in sides)
+    (train, val), too_long = (pairs for pairs, _ in sides), [line for _, lines in sides for line in lines]
     say(
         f"{len(train):,} pairs to train on, {len(val):,} to validate"
-        + (f"; {too_long:,} with more than {context} tokens were left out" if too_long else "")
+        + (f"; left out {text.n_blank:,} with a blank side" if text.n_blank else "")
+        + (f"; left out {len(too_long):,} of more than {context} tokens: {excerpt(too_long)}" if too_long else "")
     )
 
     def sample(model: Any) -> str:

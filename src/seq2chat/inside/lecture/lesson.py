@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 
 from seq2chat.config import check
-from seq2chat.inside.figure import save_figure
+from seq2chat.inside.figure import check_ending, save_figure
 
 Cell = str | int | float
 
@@ -52,13 +52,20 @@ class Lesson:
         return {"topic": self.topic, "tables": tables, "notes": list(self.notes)}
 
     def save(self, out: Path) -> Path:
-        """Write the figure to the file `out`, or into the folder `out` as `explain-TOPIC.png`; return the file.
-
-        Raises UserError when the name ends in something that is no picture.
-        """
-        file = out if out.suffix and not out.is_dir() else out / f"explain-{self.topic}.png"
+        """Write the figure to `figure_file(out, topic)`; return the file. Raises UserError as that does."""
+        file = figure_file(out, self.topic)
         save_figure(self.figure, file, dpi=120)
         return file
+
+
+def figure_file(out: Path, topic: str) -> Path:
+    """Return the file `out`, or where that is a folder `explain-TOPIC.png` in it.
+
+    Raises UserError when the name ends in something that is no picture.
+    """
+    file = out if out.suffix and not out.is_dir() else out / f"explain-{topic}.png"
+    check_ending(file)
+    return file
 
 
 def matrix(title: str, rows: Iterable[str], columns: Sequence[str], values: Tensor, digits: int = 3) -> Table:
