@@ -218,14 +218,18 @@ def test_reported_log_probabilities_are_those_of_forced_decoding(name):
             assert h.score == pytest.approx(sum(expected) / ((5 + len(expected)) / 6) ** 0.6, abs=1e-9)
 
 
-def test_a_translation_outgrows_its_source_by_50_at_most_unless_it_has_to():
+@pytest.mark.parametrize("beyond", [-50, 0, 10])
+def test_a_translation_outgrows_its_source_or_the_least_length_by_50_at_most(beyond):
     model, prompts, sources = inputs("additive")
+    lengths = set()
     for prompt, source in zip(prompts, sources, strict=True):
-        [[longest]] = beam_search(model, [prompt], END, [source], beam=2, min_length=len(source) + 50)
-        assert len(longest.tokens) == len(source) + 50
-    least = max(map(len, sources)) + 53
-    for [longer] in beam_search(model, prompts, END, sources, beam=2, min_length=least):
-        assert len(longer.tokens) == least
+        least = max(0, len(source) + beyond)
+        [[longest]] = beam_search(model, [prompt], END, [source], beam=2, min_length=least)
+        most = max(least, len(source)) + 50
+        assert least <= len(longest.tokens) <= most
+        assert longest.finished or len(longest.tokens) == most
+        lengths.add(longest.finished)
+    assert False in lengths or beyond < 0, "none of them shows the limit"
 
 
 def test_training_mode_comes_back():

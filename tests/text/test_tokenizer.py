@@ -14,6 +14,7 @@ from seq2chat.config import UserError
 from seq2chat.text import bpe
 from seq2chat.text import tokenizer as module
 from seq2chat.text.tokenizer import CONTROL, GPT2_PATTERN, QWEN2_PATTERN, Tokenizer
+from seq2chat.text.wordpiece import check_ids
 
 TRAINING_TEXT = (
     "\n".join(topics[name] for name in sorted(topics)[:25]) + " Füße, déjà vu, Приве́т мир, 北京市 北京市, 🙂🙂"
@@ -147,10 +148,16 @@ def test_control_tokens(trained):
     assert [*trained.control] == list(CONTROL)
     assert (trained.eos_id, trained.pad_id) == (996, 997)
     assert trained.decode([998, *trained.encode("hi"), 999]) == "<|im_start|>hi<|im_end|>"
+
+
+def test_ids_to_which_a_model_is_padded_have_no_text(trained):
+    assert trained.decode([*trained.encode("h"), 1000, *trained.encode("i")]) == "hi"
+    assert trained.token_bytes(1000) == b""
+    check_ids(trained, [0, 999])
     with pytest.raises(UserError, match="no token 1000; this tokenizer has ids from 0 to 999"):
-        trained.decode([1000])
+        check_ids(trained, [3, 1000])
     with pytest.raises(UserError, match="no token -1"):
-        trained.token_bytes(-1)
+        check_ids(trained, [-1])
 
 
 def test_documents_are_encoded_in_order_and_long_ones_in_parts(trained, theirs, monkeypatch):

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from seq2chat.config import UserError
 from seq2chat.text.shards import shards_in_memory
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.wordpiece import CONTROL, WordPiece, load_tokenizer
+from seq2chat.text.wordpiece import CONTROL, WordPiece, check_ids, load_tokenizer
 
 TRAINING_TEXT = (
     "\n".join(topics[name] for name in sorted(topics)[:8]) + " Füße, déjà vu, Приве́т мир, 北京市 北京市, 🙂🙂"
@@ -186,8 +186,12 @@ def test_a_vocabulary_without_the_control_tokens_is_refused(folder, tmp_path):
         WordPiece.load(tmp_path)
 
 
-def test_ids_outside_the_vocabulary_are_named(trained):
+def test_ids_to_which_a_model_is_padded_have_no_text(trained):
     assert trained.token_bytes(trained.mask_id) == b"[MASK]"
-    for call in (trained.token, trained.token_bytes, lambda i: trained.decode([i])):
-        with pytest.raises(UserError, match="no token 1000; this tokenizer has ids from 0 to 999"):
-            call(1000)
+    assert (trained.token(1000), trained.token_bytes(1000), trained.decode([trained.mask_id, 1000])) == (
+        "",
+        b"",
+        "[MASK]",
+    )
+    with pytest.raises(UserError, match="no token 1000; this tokenizer has ids from 0 to 999"):
+        check_ids(trained, [1000])

@@ -6,15 +6,12 @@ import os
 import resource
 import shutil
 import threading
-from functools import partial
 
 import pytest
 import torch
 
-from seq2chat.config import BERTConfig, GPTConfig, TransformerConfig, UserError
-from seq2chat.models.folder import load_model, make_model, save_model
+from seq2chat.config import UserError
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from seq2chat.training.job import resume_job, start_job
 from seq2chat.training.loop import train
@@ -46,27 +43,6 @@ def test_what_is_loaded_is_what_was_trained(trained):
         assert torch.equal(model.state_dict()[name], tensor)
     assert tokenizer.fingerprint == trained.tokenizer.fingerprint
     assert not model.training
-
-
-def test_a_vocabulary_padded_to_a_round_number_is_cut_to_the_tokenizers(tmp_path):
-    """What is left answers as before, whatever the family and whether its embedding is tied; nothing else has text."""
-    bpe, pieces = Tokenizer.train(["the cat sees the dog"], 270), WordPiece.train(["the cat sees the dog"], 40)
-    shape = {"context": 16, "n_layer": 1, "n_head": 2, "d_model": 16}
-    ids = torch.tensor([[3, 1, 4, 1, 5]])
-    for kind, tokenizer in (
-        (partial(GPTConfig, layout="gpt2"), bpe), (partial(GPTConfig, layout="modern"), bpe), (BERTConfig, pieces),
-        (TransformerConfig, bpe),
-    ):  # fmt: skip
-        n = tokenizer.vocab_size
-        padded = make_model(kind(vocab_size=n + 9, **shape)).eval()
-        save_model(padded, tmp_path)
-        tokenizer.save(tmp_path)
-        model, _ = load_checkpoint(tmp_path)
-        assert model.config.vocab_size == n
-        inputs = (ids, ids) if model.config.family == "transformer" else (ids,)
-        torch.testing.assert_close(model(*inputs), padded(*inputs)[..., :n], rtol=0, atol=0)
-        save_model(model, tmp_path / "again")
-        torch.testing.assert_close(load_model(tmp_path / "again")(*inputs), model(*inputs), rtol=0, atol=0)
 
 
 def test_transformers_opens_it_with_the_same_ids_and_logits(trained):

@@ -208,3 +208,10 @@ def test_an_option_of_another_family_is_named(parallel_files):
         Recipe.from_tables({"model": {"family": "bert", "n_kv_head": 2}})
     with pytest.raises(UserError, match=r"model.family is 'rnn'.*gpt, seq2seq, transformer, bert"):
         Recipe.from_tables({"model": {"family": "rnn"}})
+
+
+def test_a_model_padded_beyond_its_tokenizer_samples_all_the_same(text_file, tmp_path):
+    """Tokens without text may be drawn, above all before anything is learned."""
+    model = {"vocab_size": 3000, "context": 32, "n_layer": 1, "n_head": 2, "d_model": 32}
+    events = run(start_job(recipe({"corpus": str(text_file)}, model, budget="1 step"), tmp_path / "run", quiet))
+    assert [e for e in events if isinstance(e, Sampled)]

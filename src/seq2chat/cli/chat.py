@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from seq2chat.cli.piped import is_typed
+from seq2chat.cli.piped import is_typed, piped_lines
 from seq2chat.config import check
 
 HELP = "/reset forgets the conversation, /system TEXT sets instructions, /quit or Ctrl-D ends."
@@ -68,5 +68,4 @@ def _asked() -> Iterator[str]:
 
 def _piped() -> Iterator[str]:
     check(sys.stdin is not None, "There is nobody to talk with: standard input is closed.")
-    for line in sys.stdin:
-        yield line.rstrip("\n")
+    yield from piped_lines()

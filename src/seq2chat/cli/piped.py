@@ -23,7 +23,11 @@ def piped_lines() -> Iterator[str]:
 def piped_text() -> str:
     """Return all of standard input, nothing where it is closed. Raises UserError as `piped_lines` does."""
     lines = [] if sys.stdin is None else sys.stdin.buffer.readlines()
-    return "".join(_decoded(line, number) for number, line in enumerate(lines, 1)).replace("\r\n", "\n")
+    return (
+        "".join(_decoded(line, number) for number, line in enumerate(lines, 1))
+        .replace("\r\n", "\n")
+        .replace("\r", "\n")
+    )
 
 
 def _decoded(line: bytes, number: int) -> str:

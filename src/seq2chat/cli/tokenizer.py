@@ -52,8 +52,12 @@ def decode(
     folder: Folder, *ids: Annotated[int, Parameter(help="token ids; without them, a JSON list on standard input")]
 ) -> None:
     """Print the text of token ids."""
+    from seq2chat.text.wordpiece import check_ids
+
     tokenizer = _load(folder)
-    print(tokenizer.decode(ids or _read_ids(piped_text())))
+    given = ids or _read_ids(piped_text())
+    check_ids(tokenizer, given)
+    print(tokenizer.decode(given))
 
 
 def _read_ids(text: str) -> list[int]:

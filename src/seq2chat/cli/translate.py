@@ -37,7 +37,7 @@ def translate(
     ] = "gnmt",
     alpha: Annotated[float | None, Parameter(help="strength of the length penalty [gnmt 0.6, average 1]")] = None,
     min_length: Annotated[int, Parameter(help="fewest tokens, the end token counted")] = 0,
-    max_length: Annotated[int, Parameter(help="most tokens; 0 is 50 more than the source has")] = 0,
+    max_length: Annotated[int, Parameter(help="most tokens; 0 is 50 more than the source or --min-length has")] = 0,
     batch_tokens: Annotated[int, Parameter(help="source tokens translated at once")] = 4096,
     reference: Annotated[Path | None, Parameter(help="right translations, line by line: print BLEU and chrF")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object a line")] = False,

@@ -66,8 +66,8 @@ def beam_search(
     present one, divided by the penalty of the greatest length. Those cut at that length follow the finished ones.
 
     `prompts` and `sources` are those of `decode.stream`. `min_length` and `max_length` count generated tokens, the end
-    token included; `max_length` 0 is 50 more than the source has, `min_length` where that is more, and for a language
-    model what its context leaves. `alpha` None is 0.6 for gnmt (Vaswani et al. 2017, section 6.1) and 1 for average.
+    token included; `max_length` 0 is 50 more than the source has or `min_length` is, and for a language model what
+    its context leaves. `alpha` None is 0.6 for gnmt (Vaswani et al. 2017, section 6.1) and 1 for average.
     The model is in evaluation mode meanwhile. Raises UserError for options that make no sense, and as `stream` does.
     """
     _check_options(beam, n_best, length_penalty, alpha, min_length, max_length)
@@ -77,7 +77,7 @@ def beam_search(
         logits, state = prefill(model, prompts, sources)
         room = [model.context - len(prompt) for prompt in prompts]
         if max_length or sources is not None:
-            wanted = [max_length or max(min_length, len(source) + BEYOND_SOURCE) for source in sources or prompts]
+            wanted = [max_length or max(min_length, len(source)) + BEYOND_SOURCE for source in sources or prompts]
             room = [min(most, length) for most, length in zip(room, wanted, strict=True)]
         check(
             min_length <= min(room),

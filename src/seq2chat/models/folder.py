@@ -64,16 +64,6 @@ def n_parameters(config: ModelConfig) -> int:
         return sum(parameter.numel() for parameter in make_model(config).parameters())
 
 
-def cut_vocabulary(model: Model, vocab_size: int) -> None:
-    """Take the tokens from `vocab_size` on away from `model`."""
-    config: Any = dataclasses.replace(model.config, vocab_size=vocab_size)
-    model.config = config
-    with torch.device("meta"):
-        shapes = {name: parameter.shape for name, parameter in make_model(config).named_parameters()}
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data[: shapes[name][0]]
-
-
 def require_family(model: Model, *families: str) -> None:
     """Raise UserError, naming the command for what `model` is, unless it is of one of the `families`."""
     family = model.config.family
@@ -147,7 +137,7 @@ def _own_fields(config: Seq2SeqConfig | TransformerConfig) -> dict[str, Any]:
 
 
 def _own_config(kind: type[ModelConfig], fields: dict[str, Any]) -> ModelConfig:
-    return build(kind, "model", {f.name: fields[f.name] for f in dataclasses.fields(kind)}, "config.json")
+    return kind(**{f.name: fields[f.name] for f in dataclasses.fields(kind)})
 
 
 _OWN_LAYOUT = Layout(

@@ -131,9 +131,7 @@ class Answer:
 
     def _stops(self, token: Token) -> bool:
         stream = self._streams[token.sample]
-        # Control tokens are no text, nor is what a model has room for beyond its tokenizer's vocabulary.
-        silent = token.id in self._control or token.id >= self.served.tokenizer.vocab_size
-        self._shown = "" if silent else stream.feed(token.id)
+        self._shown = "" if token.id in self._control else stream.feed(token.id)  # control tokens are no text
         return stream.stopped
 
     def _emit(self, event: Event) -> None:

@@ -26,6 +26,7 @@ from seq2chat.serving.stream import EventStream, to_json, unless_gone
 from seq2chat.serving.worker import Stopped, Worker
 from seq2chat.text.chat import chat_tokens
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import check_ids
 
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """The files of the page that are served, and as what."""
@@ -175,7 +176,9 @@ def _add_routes(app: FastAPI, state: State) -> None:
     @app.post("/detokenize")
     async def detokenize(asked: protocol.DetokenizeRequest) -> Response:
         """The text of tokens, control tokens by name."""
-        return respond({"prompt": state.find(asked.model).tokenizer.decode(asked.tokens)})
+        tokenizer = state.find(asked.model).tokenizer
+        check_ids(tokenizer, asked.tokens)
+        return respond({"prompt": tokenizer.decode(asked.tokens)})
 
 
 def salt(request: Request) -> str:

@@ -97,20 +97,15 @@ def _logprobs(tokenizer: Tokenizer, told: Sequence[_Told], offset: int) -> dict[
     halves of characters, the likeliest is in `top_logprobs`; the token itself always is."""
     names, offsets, at = [], [], offset
     for one in told:
-        names.append(token_name(tokenizer, one.id))
+        names.append(tokenizer.decode([one.id]))
         offsets.append(at)
         at += len(one.text)
     tops: list[dict[str, float] | None] = []
     for one, name in zip(told, names, strict=True):
-        likely = {token_name(tokenizer, token): max(logprob, -9999.0) for token, logprob in reversed(one.top)}
+        likely = {tokenizer.decode([token]): max(logprob, -9999.0) for token, logprob in reversed(one.top)}
         tops.append(None if one.logprob is None else {name: max(one.logprob, -9999.0)} | likely)
     logprobs = [None if one.logprob is None else max(one.logprob, -9999.0) for one in told]
     return {"tokens": names, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
-
-
-def token_name(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return a token as text."""
-    return tokenizer.decode([token_id]) if token_id < tokenizer.vocab_size else ""
 
 
 def prompt_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -121,7 +116,7 @@ def prompt_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 def shown_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """Return those of `ids` that are text."""
     control = set(tokenizer.control.values())
-    return [i for i in ids if i not in control and i < tokenizer.vocab_size]
+    return [i for i in ids if i not in control]
 
 
 def _head(asked: CompletionRequest) -> dict[str, Any]:

@@ -186,7 +186,8 @@ class Tokenizer:
                     parts = []
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of `ids`; control tokens by name, bytes that are no UTF-8 as U+FFFD."""
+        """Return the text of `ids`; control tokens by name, bytes that are no UTF-8 as U+FFFD, nothing for ids beyond
+        the vocabulary, to which models are padded."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -194,9 +195,7 @@ class Tokenizer:
         return b"".join(self.token_bytes(token_id) for token_id in ids)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes of one token. Raises UserError if `token_id` is not below `vocab_size`."""
-        last = self.vocab_size - 1
-        check(0 <= token_id <= last, f"There is no token {token_id}; this tokenizer has ids from 0 to {last}.")
+        """Return the bytes of one token, none for an id beyond the vocabulary."""
         return self._bytes.get(int(token_id), b"")
 
     def stream_decoder(self) -> StreamDecoder:

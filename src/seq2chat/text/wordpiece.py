@@ -131,24 +131,26 @@ class WordPiece:
             yield np.concatenate([np.array(line.ids, dtype=np.uint32) for line in lines])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the words of `ids`, pieces joined; control tokens by name. Case, accents and spacing are lost."""
-        return self._tokenizer.decode([self._check_id(token_id) for token_id in ids], skip_special_tokens=False)
+        """Return the words of `ids`, pieces joined; control tokens by name, nothing for ids beyond the vocabulary.
+
+        Case, accents and spacing are lost.
+        """
+        return self._tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
 
     def token(self, token_id: int) -> str:
-        """Return one token as the vocabulary writes it: `##` in front of what continues a word.
-
-        Raises UserError if `token_id` is not below `vocab_size`.
-        """
-        return self._tokenizer.id_to_token(self._check_id(token_id)) or ""
+        """Return one token as the vocabulary writes it: `##` in front of what continues a word; nothing beyond it."""
+        return self._tokenizer.id_to_token(int(token_id)) or ""
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes of `token`."""
         return self.token(token_id).encode()
 
-    def _check_id(self, token_id: int) -> int:
-        last = self.vocab_size - 1
+
+def check_ids(tokenizer: Tokenizer | WordPiece, ids: Iterable[int]) -> None:
+    """Raise UserError for an id that is not below `tokenizer.vocab_size`."""
+    last = tokenizer.vocab_size - 1
+    for token_id in ids:
         check(0 <= token_id <= last, f"There is no token {token_id}; this tokenizer has ids from 0 to {last}.")
-        return int(token_id)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer | WordPiece:

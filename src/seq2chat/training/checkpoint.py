@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from seq2chat.config import UserError, check
-from seq2chat.models.folder import Model, cut_vocabulary, load_model, save_model
+from seq2chat.models.folder import Model, load_model, save_model
 from seq2chat.text.shards import NO_ROOM
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
@@ -126,8 +126,7 @@ def verify_checkpoint(folder: Path) -> None:
 def load_checkpoint(path: Path) -> tuple[Model, Tokenizer | WordPiece]:
     """Model in evaluation mode and tokenizer of a run, a checkpoint, or any model folder of a known layout.
 
-    Where the vocabulary of the model was padded to a round number, it is cut to the tokenizer's: what has no text is
-    then never generated. Raises `UserError` when the folder is damaged or its tokenizer is of another model.
+    Raises `UserError` when the folder is damaged or its tokenizer is of another model.
     """
     folder = find_checkpoint(path)
     if (folder / "manifest.json").exists():
@@ -138,8 +137,6 @@ def load_checkpoint(path: Path) -> tuple[Model, Tokenizer | WordPiece]:
         f"The tokenizer in {folder} has {tokenizer.vocab_size} tokens but its model only {model.config.vocab_size}: "
         "it belongs to another checkpoint. Put back the tokenizer.json the model was trained with.",
     )
-    if tokenizer.vocab_size < model.config.vocab_size:
-        cut_vocabulary(model, tokenizer.vocab_size)
     return model, tokenizer
 
 

@@ -128,9 +128,9 @@ export const answersOf = (conversation) =>
 
 /** Whether `answer` holds more than `other`, an earlier or later state of it: its tokens, and how it ended. */
 function isAhead(answer, other) {
-  const ended = (one) => one.finish !== null || one.error !== null;
+  const end = ({ finish, error }) => (finish !== null ? 2 : error !== null ? 1 : 0);
   const more = answer.tokens.length - (other?.tokens.length ?? -1);
-  return more > 0 || (more === 0 && ended(answer) && !ended(other));
+  return more > 0 || (more === 0 && end(answer) > end(other));
 }
 
 /** Return the conversation in parsed JSON, checked from top to bottom. Raises an Error that says it is none. */
