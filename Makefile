@@ -1,9 +1,11 @@
-# Two commands for a newcomer, and what they are made of. Nothing but Python 3.11 and make is needed beforehand.
+# Three commands for a newcomer, and what they are made of. Nothing but Python 3.11 and make is needed beforehand.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: install demo test check format clean
+
+install: $(VENV)/.installed ## make .venv and install into it
 
 demo: $(VENV)/.installed ## the whole line, from a text to a chat
 	$(BIN)/seq2chat demo
@@ -27,9 +29,9 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seq2chat needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"  # an older one knows no --group
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 

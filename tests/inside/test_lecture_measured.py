@@ -274,6 +274,24 @@ class TestBidirectional:
         shown = bidirectional.lesson(json.loads(json.dumps(records)))
         assert [row[0] for row in shown.tables[0].rows] == ["both sides", "left only", "the commonest token"]
 
+    @pytest.mark.parametrize(
+        ("accuracies", "told"),
+        [
+            ([(0.48, 0.5), (0.44, 0.45)], "the one that sees both sides guesses better"),
+            ([(0.44, 0.45), (0.48, 0.5)], "the one that sees left only guesses better"),
+            ([(0.44, 0.5), (0.43, 0.45)], "neither guesses better"),  # by seed, one or the other
+            ([(0.124, 0.124), (0.122, 0.122)], "neither guesses better"),  # 0.12 both, in the table
+        ],
+    )
+    def test_a_difference_is_told_only_where_it_is_shown(self, accuracies, told):
+        same = {"text": "t", "context": 16, "steps": 1, "parameters": 1, "unigram": 0.1, "loss": 1.0}
+        records = [
+            same | {"model": model, "seed": seed, "accuracy": accuracy}
+            for model, values in zip(bidirectional.MODELS, accuracies, strict=True)
+            for seed, accuracy in enumerate(values)
+        ]
+        assert told in bidirectional.lesson(records).notes[-1]
+
     def test_accuracy_and_unigram_by_hand(self):
         tokenizer, train, val = bidirectional.text()
         batches = list(bidirectional.masked_evaluation_batches(val, 16, 4, tokenizer))[:2]

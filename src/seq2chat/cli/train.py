@@ -177,9 +177,9 @@ def watch(job, console: Console) -> None:
         return
     expected = job.recipe.expect
     if expected.val_loss_per_character:
-        console.print(f"Measured by its author: {expected.val_loss_per_character} a character ({expected.machine}).")
+        console.print(f"The recipe as it is: {expected.val_loss_per_character} a character ({expected.machine}).")
     if expected.val_loss:
-        console.print(f"Measured by its author: {expected.val_loss} a token ({expected.machine}).")
+        console.print(f"The recipe as it is: {expected.val_loss} a token ({expected.machine}).")
     chats = job.recipe.align.method not in ("", "reward")
     command = "chat" if chats else COMMAND[job.model.config.family]
     console.print(f"Done: {saved}\nTry: seq2chat {command} {job.log.folder}", soft_wrap=True)

@@ -30,7 +30,7 @@ def translate(
     beam: Annotated[int, Parameter(help="hypotheses that grow side by side; 1 is greedy")] = 5,
     n_best: Annotated[int, Parameter(help="print so many translations of a line: `NUMBER ||| TEXT ||| SCORE`")] = 1,
     alignments: Annotated[
-        bool, Parameter(help="append who is translated by whom: `TEXT ||| 0-0 1-2`, words counted from 0", negative="")
+        bool, Parameter(help="after the TEXT, who is translated by whom: `||| 0-0 1-2`, words from 0", negative="")
     ] = False,
     length_penalty: Annotated[
         Literal["gnmt", "average", "none"], Parameter(help="divide log probabilities by ((5+n)/6)^alpha, n^alpha or 1")
@@ -115,6 +115,7 @@ def translate(
 
 
 def _existing(file: Path) -> Path:
+    check(not file.is_dir(), f"{file} is a folder; give a text of one sentence a line.")
     check(file.is_file(), f"There is no file {file}; give a text of one sentence a line.")
     return file
 

@@ -21,7 +21,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from seq2chat.config import UserError, check
+from seq2chat.config import UserError, check, recipe_names
 from seq2chat.text.world import VERSION as WORLD_VERSION
 from seq2chat.text.world import documents as world_documents
 
@@ -103,7 +103,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _did_you_mean(path: Path) -> str:
     siblings = [str(file) for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(str(path), [*NAMED, "pydocs", "world", *siblings], n=1)
+    near = difflib.get_close_matches(str(path), [*NAMED, "pydocs", "world", *recipe_names(), *siblings], n=1)
     return (
         f" Did you mean {near[0]}?"
         if near

@@ -97,7 +97,7 @@ def heat_map(
     else:
         colours, lowest = "Blues", lowest if lowest < highest else 0.0
         dark = numbers > lowest + 0.6 * (highest - lowest)
-    image = axes.imshow(numbers.numpy(), cmap=colours, vmin=lowest, vmax=highest)
+    image = axes.imshow(numbers.numpy(), cmap=colours, vmin=lowest, vmax=highest, interpolation="nearest")
     axes.set_title(typeset(title), fontsize=10)
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
