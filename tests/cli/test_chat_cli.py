@@ -43,6 +43,13 @@ def test_as_many_lines_come_out_as_go_in(folders):
     assert "forgotten" in done.stderr
 
 
+def test_a_message_that_is_no_utf8_is_told_with_its_line(folders):
+    command = [sys.executable, "-m", "seq2chat", "chat", folders["chats"], "--max-tokens", "4"]
+    done = subprocess.run(command, input=b"Hello?\n\xff\n", capture_output=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: Line 2 of standard input is not UTF-8"), done.stderr
+
+
 def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
     done = run("chat", folders["chats"], "--max-tokens", 4, "--seed", 1, given="/system Be brief.\n" + "Hello?\n" * 8)
     assert done.returncode == 0, done.stderr

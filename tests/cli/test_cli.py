@@ -91,6 +91,15 @@ def test_generate_reads_a_pipe_and_prints_json(run):
     assert {t["finish_reason"] for t in texts} <= {"length", "stop"}
 
 
+@pytest.mark.parametrize("command", [["generate"], ["tokenizer", "encode"]])
+def test_input_that_is_no_utf8_is_told_with_its_line(command, run):
+    done = subprocess.run(
+        [sys.executable, "-m", "seq2chat", *command, run], input=b"fine\n\xff\n", capture_output=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: Line 2 of standard input is not UTF-8"), done.stderr
+
+
 def test_generate_stops_before_a_stop_string(run):
     arguments = ["generate", run, "--prompt", "The cat", "--temperature", 0, "--max-tokens", 15, "--json"]
     whole = json.loads(succeed(*arguments))["text"]

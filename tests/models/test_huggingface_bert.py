@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -153,7 +155,6 @@ def saved(tmp_path_factory):
             {"architectures": ["BertForMaskedLM", "BertModel"]},
             r"architectures \['BertForMaskedLM', 'BertModel'\] is not",
         ),
-        ({"num_hidden_layers": 2.0}, r"(?s)config.json.*n_layer.* 2\.0"),
         ({"architectures": ["BertForPreTraining"]}, r"4 tensors of the model are missing, the first is \['bert.pooler"),
         ({"num_attention_heads": 3}, r"config.json: model.d_model 16 is not a multiple"),
         ({"hidden_size": 32}, r"tensor .* has the wrong shape for config.json"),
@@ -170,6 +171,22 @@ def test_unsupported_or_contradicting_configs_are_refused_by_name(change, messag
     (folder / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=message):
         load_model(folder)
+
+
+def test_a_value_of_the_wrong_type_is_named_as_users_see_it(saved, tmp_path):
+    """In a process of its own: in this one every call is checked for types, and would be refused in other words."""
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    fields = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 2.0}
+    (folder / "config.json").write_text(json.dumps(fields))
+    done = subprocess.run(
+        [sys.executable, "-m", "seq2chat", "fill-mask", folder, "the [MASK]"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "model.n_layer is 2.0 in config.json; write a value of type int." in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(
