@@ -19,6 +19,7 @@ import torch
 from peers import machine
 
 from seq2chat.config import GPTConfig
+from seq2chat.device import pick_device
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import n_parameters, save_model
@@ -37,17 +38,18 @@ def compare(config: GPTConfig) -> dict[str, float]:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model, chance = GPT(config).eval(), random.Random(0)
+    device, chance = pick_device(), random.Random(0)
+    model = GPT(config).to(device).eval()
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.05)
     prompts = [[chance.randrange(config.vocab_size) for _ in range(chance.randint(24, 48))] for _ in range(PROMPTS)]
     with TemporaryDirectory() as folder:
         save_model(model, folder, pad_token_id=0)
-        theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
+        theirs = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
     longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     with torch.inference_mode():
         greedy = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 0}
         same = theirs.generate(ids, attention_mask=mask, **greedy)[:, longest:].tolist()

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from seq2chat.alignment.data import ExampleLoader, grow_vocabulary, load_policy
+from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.lora import add_lora, merged
 from seq2chat.alignment.reward import from_function, load_scorer, score_texts
 from seq2chat.alignment.rollout import Rollout, answer_logp, last_token, roll_out
 from seq2chat.alignment.sft import pack, sft
-from seq2chat.config import UserError
+from seq2chat.config import Recipe, UserError, recipe_tables
 from seq2chat.models.folder import load_model
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
@@ -106,6 +107,18 @@ def test_ppo_keeps_its_invariants(fine_tuned, judge, tmp_path, align):
         assert m["sampling_gap"] < 1e-4
         assert m["entropy"] >= 0 and 0 <= m["clip_fraction"] <= 1
     assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-4) and steps[-1]["kl"] != steps[0]["kl"]
+
+
+@pytest.mark.parametrize("method", ["sft", "reward", "ppo", "grpo", "dpo"])
+def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, judge):
+    """On a device that holds shapes only, as there may be no other: a part left behind fails at the first step."""
+    tables = {"align": {"start": str(fine_tuned), "examples": 60}}
+    tables["align"] |= {"reward": str(judge)} if method in ("ppo", "grpo") else {}
+    recipe = Recipe.from_tables(recipe_tables(method), tables)
+    prepared = prepare_alignment(recipe, None, torch.device("meta"), str, str)
+    parts = {"model": prepared.model} | dict(prepared.task.modules or {})
+    devices = {name: {p.device.type for p in part.parameters()} for name, part in parts.items()}
+    assert set().union(*devices.values()) == {"meta"}, devices
 
 
 def test_a_policy_that_is_not_trained_stays_where_it_is(fine_tuned, tmp_path, align):

@@ -100,7 +100,7 @@ def make_ppo(
     align = recipe.align
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     average = copy.deepcopy(reference) if align.ema else None
-    value = reward_model_from(merged(policy)) if judge is None else copy.deepcopy(judge).requires_grad_(True)
+    value = reward_model_from(merged(policy)) if judge is None else judge.to(policy.device).requires_grad_(True)
     actors = Actors(policy, value, reference, average, Coefficient(align.beta))
     held_out, loader = deal_prompts(recipe, tokenizer, policy.context, say)
     ptx = pretraining_text(recipe, tokenizer, policy.context, doing)
