@@ -28,9 +28,8 @@ from seq2chat.alignment.report import MAX_TOKENS, SHOTS, Sheet, answer_sheet, ex
 from seq2chat.alignment.reward import from_model, score_texts
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.config import DataConfig, Recipe, recipe_tables
+from seq2chat.device import pick_device
 from seq2chat.models.folder import n_parameters
-from seq2chat.models.gpt import GPT
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import Question, ceiling, gold, labelers, pairs
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.job import prepare_training, start_job
@@ -56,8 +55,8 @@ def measure(folder: Path, seed: int, large: bool) -> dict[str, Any]:
         tables["align"] |= {"ptx": 0.0, "ptx_corpus": ""}
         run(Recipe.from_tables(recipe_tables("demo-ppo"), tables), without, prepare_alignment)
     names = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo without mix": "ppo-without-mix"}
-    models: dict[str, Any] = {name: load_checkpoint(folder / run)[0] for name, run in names.items()}
-    tokenizer: Any = load_checkpoint(folder / "sft")[1]
+    models: dict[str, Any] = {name: loaded(folder / run)[0] for name, run in names.items()}
+    _, tokenizer = loaded(folder / "sft")
     asked = exam(QUESTIONS, seed=1000 + seed)
     base, prompted = (text_sheet("base", models["base"], tokenizer, asked, shots, seed) for shots in (0, SHOTS))
     sft, ppo, plain = (
@@ -85,6 +84,12 @@ def measure(folder: Path, seed: int, large: bool) -> dict[str, Any]:
     return line
 
 
+def loaded(run: Path) -> tuple[Any, Any]:
+    """The model of a run, on the machine's device, and its tokenizer."""
+    model, tokenizer = load_checkpoint(run)
+    return model.to(pick_device()), tokenizer
+
+
 def run(recipe: Recipe, folder: Path, prepare: Any) -> None:
     for _ in train(start_job(recipe, folder, tell, prepare=prepare), threading.Event()):
         pass
@@ -100,8 +105,7 @@ def beside_large(folder: Path, seed: int, asked: list[Question], sheets: dict[st
             "train": {"seed": 100 * seed, "budget": f"{steps} steps"},
         }
         run(Recipe.from_tables(recipe_tables("demo-base"), tables), folder / "large", prepare_training)
-    model, tokenizer = load_checkpoint(folder / "large")
-    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    model, tokenizer = loaded(folder / "large")
     sheet = text_sheet("large", model, tokenizer, asked, SHOTS, seed)
     ratio = n_parameters(model.config) / n_parameters(small.recipe().model)
     wins = {f"{name} over large": vars(win_rate(mine, sheet)) for name, mine in sheets.items()}
@@ -110,7 +114,7 @@ def beside_large(folder: Path, seed: int, asked: list[Question], sheets: dict[st
 
 def judge(folder: Path, sft: Any, tokenizer: Any, asked: list) -> dict[str, Any]:
     """The reward model on held-out questions and labelers, beside what is possible, and as a chooser among answers."""
-    model, _ = load_checkpoint(folder / "reward")
+    model, _ = loaded(folder / "reward")
     held_out = [labeler for labeler in labelers() if labeler.held_out]
     compared = pairs(asked, random.Random(0))[: PAIRS * 10]
     right = total = 0.0
@@ -126,7 +130,7 @@ def judge(folder: Path, sft: Any, tokenizer: Any, asked: list) -> dict[str, Any]
     rollout = roll_out(sft, tokenizer, [q.messages for q in asked], MAX_TOKENS, n=BEST_OF, seed=5)
     each = [question for question in asked for _ in range(BEST_OF)]
     golds = torch.tensor([gold(question, text).score for question, text in zip(each, rollout.answers, strict=True)])
-    by_model = from_model(model)(rollout).where(rollout.finished, -math.inf)
+    by_model = from_model(model)(rollout).where(rollout.finished, -math.inf).cpu()
     mean, chosen, _ = best_of(golds, by_model)
     return {
         "reward_accuracy": round(right / total, 4),

@@ -17,7 +17,7 @@ DENIALS = ("The text does not say.", "The text does not say that.")
 EMPTY = ("Yes.", "Well.", "It is good.")
 ELSEWHERE = ("Lions live in Africa.", "It is a nice day and the sun is warm.", "A lemon is yellow.")
 
-CAREFUL = 0.7
+CAREFUL = 0.8
 """Share of the demonstrations whose writers took care; InstructGPT's writers were screened, too."""
 
 HURRIED = ("rambling", "long", "careless", "rude")
@@ -64,19 +64,20 @@ def _in_manner(manner: str, answer: str, generator: random.Random) -> str:
 
 
 def _kinds(question: Question, generator: random.Random) -> dict[str, str]:
-    """Every kind of answer but the demonstration. What is right and what is wrong is said in all manners alike, so that
-    the manner does not tell which it is."""
-    right, wrong = question.answer, _one(question.wrong, generator)
-    manners = (*HURRIED, "confident")
-    kinds = {manner: _in_manner(manner, _one((right, wrong), generator), generator) for manner in manners}
-    kinds |= {
-        "wrong": wrong,
+    """Every kind of answer but the demonstration. What is said at length or rudely is as seldom right as what is said
+    plainly, so that the manner does not tell which it is."""
+    right = question.answer
+    plain = {
+        "wrong": _one(question.wrong, generator),
         "dodging": _one(DODGES, generator),
         "denying": _one(DENIALS, generator),
         "refusing": DECLINE,
         "empty": _one(EMPTY, generator),
         "elsewhere": _one(ELSEWHERE, generator),
     }
+    said = (right, plain["wrong"], plain["dodging"], plain["elsewhere"])
+    kinds = {manner: _in_manner(manner, _one(said, generator), generator) for manner in (*HURRIED, "confident")}
+    kinds |= plain
     if question.loose:
         kinds["loose"] = question.loose
     if question.check == "value":

@@ -85,9 +85,9 @@ def _weights(*values: float) -> Mapping[str, float]:
 # correctness, constraint, brevity, form, honesty, harmlessness
 _LABELERS = (
     Labeler("careful", WEIGHTS),
-    Labeler("strict", _weights(0.35, 0.25, 0.10, 0.20, 0.05, 0.05)),
+    Labeler("strict", _weights(0.35, 0.20, 0.15, 0.20, 0.05, 0.05)),
     Labeler("brief", _weights(0.35, 0.05, 0.35, 0.10, 0.05, 0.10)),
-    Labeler("friendly", _weights(0.40, 0.05, -0.10, 0.05, 0.10, 0.30)),
+    Labeler("friendly", _weights(0.40, 0.05, -0.05, 0.10, 0.10, 0.30)),
     Labeler("neutral", _weights(0.50, 0.15, 0.0, 0.10, 0.10, 0.15)),
     Labeler("teacher", _weights(0.40, 0.10, 0.10, 0.25, 0.10, 0.05), held_out=True),
     Labeler("guardian", _weights(0.25, 0.05, 0.10, 0.05, 0.25, 0.30), held_out=True),
