@@ -12,6 +12,7 @@ from seq2chat.config import GPTConfig, UserError
 from seq2chat.generation.decode import generate
 from seq2chat.generation.engine import CHUNK, Engine
 from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
+from seq2chat.generation.row import Row
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
 from seq2chat.models.folder import save_model
@@ -367,3 +368,48 @@ def test_weights_that_diverged_end_the_requests_that_meet_them_and_no_other():
     good, bad = told
     assert isinstance(bad[-1], UserError) and "no number" in str(bad[-1]) and engine.n_running == 0
     assert [e.id for e in good if isinstance(e, Token) and e.sample == 0] == [t.id for t in alone]
+
+
+class Broken:
+    """A constraint that allows all, and fails in the third token of its sample."""
+
+    def __init__(self, where):
+        self.where, self.said = where, 0
+
+    def bias(self):
+        if self.where == "bias" and self.said == 2:
+            raise ValueError("broken bias")
+        return torch.zeros(101)
+
+    def accept(self, token):
+        self.said += 1
+        if self.where == "accept" and self.said == 3:
+            raise ValueError("broken accept")
+
+
+@pytest.mark.parametrize("where", ["bias", "accept", "stop"])
+def test_a_constraint_or_stop_hook_that_fails_ends_its_request_and_no_other(where):
+    model, prompt, told, others = random_gpt(CONFIGS["modern"]), [1, 2, 3], [], [[], []]
+    engine, seen, broken, whole = Engine(model, n_slot=5), [], Broken(where), Broken("")
+
+    def stop(token):
+        seen.append(token)
+        if where == "stop" and len(seen) == 5:  # the third token of the first sample
+            raise ValueError("broken stop")
+        return False
+
+    engine.submit(asked(prompt, others[0]))
+    engine.submit(asked(prompt, told, n=2, stop=stop, constraints=[broken, whole]))
+    engine.submit(asked(prompt, others[1]))
+    engine.run()
+    assert str(told[-1]) == f"broken {where}" and sum(isinstance(event, Exception) for event in told) == 1
+    assert sum(isinstance(event, Token) for event in told) == 4 and whole.said == 2 and engine.n_running == 0
+    [alone] = run(Engine(model, n_slot=1), [prompt])
+    assert [events[1:] for events in others] == [alone, alone]
+    assert run(engine, [prompt]) == [alone]  # and the engine goes on
+
+
+def test_a_constraint_of_the_cpu_is_added_on_the_device_of_the_logits():
+    request = asked([1], [], constraints=[Broken("")])
+    row = Row(request, 0, 0, 1, random.Random(0), [1], 0)
+    assert row.constrained(torch.zeros(101, device="meta")).device.type == "meta"

@@ -279,7 +279,7 @@ class Engine:
             rows, logits = self._only_numbers(rows, logits)
             if not rows:
                 return
-        tokens, drawn = draw_tokens(rows, logits)
+        tokens, drawn = draw_tokens(rows, self._constrained(rows, logits))
         wanted = [i for i, row in enumerate(rows) if row.request.logprobs is not None]
         told: dict[int, tuple[float, float, list[tuple[int, float]]]] = {}
         if wanted:
@@ -298,24 +298,48 @@ class Engine:
         broken = {id(row.request): row.request for row, bad in zip(rows, logits.isnan().any(1), strict=True) if bad}
         kept = [i for i, row in enumerate(rows) if id(row.request) not in broken]
         for request in broken.values():
-            for row in [row for row in self._rows if row.request is request]:
-                self._release(row)
-            request.emit(
-                UserError("The model's output is no number: its weights have diverged; serve another checkpoint.")
-            )
+            message = "The model's output is no number: its weights have diverged; serve another checkpoint."
+            self._end(request, UserError(message))
         return [rows[i] for i in kept], logits[kept]
+
+    def _constrained(self, rows: list[Row], logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
+        """Return the logits as the constraints of the rows leave them; one that fails ends its request."""
+        if all(row.constraint is None for row in rows):
+            return logits
+        allowed = logits.clone()
+        for index, row in enumerate(rows):
+            if not row.request.aborted:
+                try:
+                    allowed[index] = row.constrained(logits[index])
+                except Exception as error:  # it is the request's code, which must not end the others
+                    self._end(row.request, error)
+        return allowed
+
+    def _end(self, request: Request, error: Exception) -> None:
+        """End a running request with `error`; the others go on."""
+        for row in [row for row in self._rows if row.request is request]:
+            self._release(row)
+        request.emit(error)
+        request.abort()
 
     def _tell(
         self, row: Row, token_id: int, logprob: float | None, drawn: float | None, top: list[tuple[int, float]]
     ) -> None:
         request = row.request
+        if request.aborted:  # perhaps in this very step, so that it has no slot any more
+            return
         row.tokens.append(token_id)
         if row.before is not None:
             row.before.add(token_id)
-        if row.constraint is not None:
-            row.constraint.accept(token_id)
         token = Token(row.sample, token_id, logprob, drawn, top, None)
-        if token_id in request.end_tokens or (request.stop is not None and request.stop(token)):
+        try:
+            if row.constraint is not None:
+                row.constraint.accept(token_id)
+            stops = token_id in request.end_tokens or (request.stop is not None and request.stop(token))
+        except Exception as error:  # as in `_constrained`
+            self._end(request, error)
+            return
+        if stops:
             token = replace(token, finish="stop")
         elif len(row.tokens) - row.n_prompt >= row.room:
             token = replace(token, finish="length")

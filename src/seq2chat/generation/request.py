@@ -61,9 +61,9 @@ class Request:
     """What is asked of the engine, and whom it tells.
 
     `emit` is called in the engine's thread with each Event; an exception is the last one. `stop(token)` is asked of
-    each Token and ends its sample if true. `logprobs` is how many of the likeliest tokens are told beside each, None
-    being no log probabilities. Prompts are shared through the cache among requests of one `salt` only. `deadline` is a
-    time of `time.monotonic`.
+    each Token and ends its sample if true; what it or a constraint raises ends this request, and no other. `logprobs`
+    is how many of the likeliest tokens are told beside each, None being no log probabilities. Prompts are shared
+    through the cache among requests of one `salt` only. `deadline` is a time of `time.monotonic`.
     """
 
     prompt: list[int]

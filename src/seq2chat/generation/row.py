@@ -43,6 +43,10 @@ class Row:
         """What this sample may say, if that is told."""
         return self.request.constraints[self.sample] if self.request.constraints else None
 
+    def constrained(self, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
+        """Return the logits as its constraint leaves them. Raises what the constraint does."""
+        return logits if self.constraint is None else logits + self.constraint.bias().to(logits.device)
+
     def penalties(self, vocab_size: int, device: torch.device) -> Penalties:
         """What was said before, counted from the first time this is asked for."""
         if self.before is None:
@@ -72,8 +76,6 @@ def draw_tokens(rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]) -> tup
     tokens, drawn = [0] * len(rows), [0.0] * len(rows)
     for config, members in groups.items():
         part = logits if len(members) == len(rows) else logits[members]
-        if any(rows[i].constraint is not None for i in members):
-            part = part + torch.stack([_bias(rows[i], part[0]) for i in members])
         before = [rows[i].penalties(part.shape[-1], part.device) for i in members if config.penalises]
         processed = next_token_logits(part, config, before)
         chosen = draw(processed, config, [rows[i].generator for i in members])
@@ -84,11 +86,6 @@ def draw_tokens(rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]) -> tup
         for i, token in zip(members, chosen.tolist(), strict=True):
             tokens[i] = token
     return tokens, drawn
-
-
-def _bias(row: Row, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
-    """Return what the row's constraint adds to its logits."""
-    return torch.zeros_like(logits) if row.constraint is None else row.constraint.bias()
 
 
 def likeliest(logprobs: Float[Tensor, "rows vocab"], counts: list[int]) -> list[list[tuple[int, float]]]:
