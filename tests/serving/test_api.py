@@ -328,6 +328,22 @@ def test_a_schema_that_cannot_be_followed_is_refused(client, asked):
     assert chat(client, status=400, response_format=asked)["error"]["param"].startswith("response_format")
 
 
+def nested(depth):
+    schema = {"type": "object"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize("schema", [nested(100), nested(400), {"enum": ["\ud800"]}], ids=["100", "400", "surrogate"])
+def test_a_schema_that_cannot_be_read_is_refused(client, schema):
+    asked = {"type": "json_schema", "json_schema": {"name": "odd", "schema": schema}}
+    body = json.dumps(ASK | {"response_format": asked})  # httpx cannot write half of a surrogate pair
+    response = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"].startswith("The schema odd cannot be followed: ")
+
+
 def metric(client, name, model):
     start = f'{name}{{model_name="{model}"}} '
     return next(

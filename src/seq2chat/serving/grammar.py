@@ -55,15 +55,24 @@ def grammars(asked: ResponseFormat | None, served: Served, n: int, begun: Sequen
         raise BadField("response_format", "JSON needs llguidance: pip install 'seq2chat[json]'.") from None
     assert isinstance(served.tokenizer, Tokenizer)
     vocab_size = served.model.config.vocab_size
-    # Without white space between its parts, of which a small model may say too much.
-    grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
-    matcher = LLMatcher(_tokenizer(served.tokenizer.json, vocab_size, served.end_tokens[0]), grammar)
-    if matcher.is_error():
+    tokenizer = _tokenizer(served.tokenizer.json, vocab_size, served.end_tokens[0])
+    try:
+        # Without white space between its parts, of which a small model may say too much.
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
+        matcher = LLMatcher(tokenizer, grammar)
+        _check(matcher)
+    except (ValueError, RecursionError) as error:  # it nests too deeply, or has text that is no UTF-8
         name = "" if named is None else f" {named.name}"
-        raise BadField("response_format", f"The schema{name} cannot be followed: {matcher.get_error()}.")
+        raise BadField("response_format", f"The schema{name} cannot be followed: {error}.") from None
     if begun and not matcher.consume_tokens(list(begun)):
         raise BadField("prefix_token_ids", "The beginning of the answer does not fit the schema.")
     return [Grammar(matcher.deep_copy(), vocab_size) for _ in range(n)]
+
+
+def _check(matcher: "LLMatcher") -> None:
+    """Raise ValueError for a grammar with an error."""
+    if matcher.is_error():
+        raise ValueError(" ".join(matcher.get_error().partition("<state>")[0].split()).rstrip("."))
 
 
 @lru_cache(maxsize=8)
