@@ -335,13 +335,34 @@ def nested(depth):
     return schema
 
 
-@pytest.mark.parametrize("schema", [nested(100), nested(400), {"enum": ["\ud800"]}], ids=["100", "400", "surrogate"])
+ITSELF = {"$ref": "#"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [nested(100), nested(400), {"enum": ["\ud800"]}, ITSELF, {"anyOf": [ITSELF]}],
+    ids=["100", "400", "surrogate", "itself", "any of itself"],
+)
 def test_a_schema_that_cannot_be_read_is_refused(client, schema):
     asked = {"type": "json_schema", "json_schema": {"name": "odd", "schema": schema}}
     body = json.dumps(ASK | {"response_format": asked})  # httpx cannot write half of a surrogate pair
     response = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["message"].startswith("The schema odd cannot be followed: ")
+
+
+def test_a_schema_that_leads_nowhere_ends_its_answer_with_an_error(client):
+    endless = {"$ref": "#/$defs/endless"}
+    schema = {
+        "type": "object", "properties": {"a": endless}, "required": ["a"], "additionalProperties": False,
+        "$defs": {"endless": endless},
+    }  # fmt: skip
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "odd", "schema": schema}}}
+    error = chat(client, status=400, **asked)["error"]
+    assert error["param"] == "response_format" and "any further" in error["message"]
+    *_, last = events(client, "/v1/chat/completions", **ASK, **asked)
+    assert last["error"]["message"] == error["message"]
+    assert client.get("/health").status_code == 200
 
 
 def metric(client, name, model):

@@ -28,8 +28,16 @@ class Grammar:
         self._matcher, self._vocab_size = matcher, vocab_size
 
     def bias(self) -> Float[Tensor, " vocab"]:
-        """Return 0 for each token that may come next and -inf for the others; at its end, for all but the end token."""
-        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        """Return 0 for each token that may come next and -inf for the others; at its end, for all but the end token.
+
+        Raises BadField where the schema proves to be one that cannot be followed.
+        """
+        mask = self._matcher.compute_bitmask()
+        try:
+            _check(self._matcher)  # whose mask would allow the end token alone, as if the answer were complete
+        except ValueError as error:
+            raise BadField("response_format", f"The schema cannot be followed any further: {error}.") from None
+        bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
         allowed = torch.from_numpy(bits[: self._vocab_size]).bool()
         return torch.zeros(self._vocab_size).masked_fill(~allowed, -torch.inf)
 
@@ -60,6 +68,8 @@ def grammars(asked: ResponseFormat | None, served: Served, n: int, begun: Sequen
         # Without white space between its parts, of which a small model may say too much.
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
         matcher = LLMatcher(tokenizer, grammar)
+        _check(matcher)
+        matcher.compute_bitmask()  # a schema that refers to nothing but itself is found out with the first token
         _check(matcher)
     except (ValueError, RecursionError) as error:  # it nests too deeply, or has text that is no UTF-8
         name = "" if named is None else f" {named.name}"
