@@ -1,7 +1,8 @@
 /** The server's HTTP API: one place that knows its fields, its errors and its streams. */
 
-/** @typedef {{id: number, text: string, logprob: number, bytes?: number[], control?: true, top?: Piece[]}} Piece
- * One token. `bytes` is there where they are not whole characters by themselves; `control` says that it has no text. */
+/** @typedef {{id: number, text: string, logprob: number, bytes?: number[], adds?: string, control?: true, top?: Piece[]}} Piece
+ * One token. `bytes` is there where they are not whole characters by themselves, or `adds`, the text that came with it,
+ * where the server tells no bytes; `control` says that it has no text. */
 
 export const KEY = "seq2chat.key";
 const ALTERNATIVES = 10;
@@ -62,7 +63,7 @@ export class Api {
       const choice = chunk.choices?.[0];
       yield {
         prompt: chunk.prompt_token_ids,
-        tokens: chat ? chatPieces(choice?.logprobs?.content) : completionPieces(choice?.logprobs, choice?.token_ids),
+        tokens: chat ? chatPieces(choice?.logprobs?.content) : completionPieces(choice),
         finish: choice?.finish_reason,
       };
     }
@@ -148,14 +149,19 @@ function piece({ token, token_id, logprob, bytes }) {
   }
 }
 
-/** A completion's log probabilities as pieces; alternatives come without their ids. */
-function completionPieces(logprobs, ids) {
+/** A completion's chunk as pieces; alternatives come without their ids. */
+function completionPieces(choice) {
+  const logprobs = choice?.logprobs;
   const named = (text, logprob) => ({ text, logprob, ...(CONTROL.test(text) && { control: true }) });
-  return (logprobs?.tokens ?? []).map((text, i) => ({
-    id: ids[i],
+  const pieces = (logprobs?.tokens ?? []).map((text, i) => ({
+    id: choice.token_ids[i],
     ...named(text, logprobs.token_logprobs[i]),
     top: Object.entries(logprobs.top_logprobs[i])
       .map(([other, logprob]) => named(other, logprob))
       .sort((a, b) => b.logprob - a.logprob),
   }));
+  // The name of a part of a character is no text; what the chunk adds to the answer is whole characters.
+  const [only] = pieces;
+  if (pieces.length === 1 && choice.text !== (only.control ? "" : only.text)) only.adds = choice.text;
+  return pieces;
 }

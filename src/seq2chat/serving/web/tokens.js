@@ -8,7 +8,7 @@ import { el } from "./dom.js";
 export function texts(tokens) {
   let decoder = null;
   return tokens.map((token, index) => {
-    if (!token.bytes) return token.control ? "" : token.text;
+    if (!token.bytes) return token.adds ?? (token.control ? "" : token.text);
     decoder ??= new TextDecoder("utf-8", { ignoreBOM: true });
     const goesOn = tokens[index + 1]?.bytes !== undefined;
     const text = decoder.decode(new Uint8Array(token.bytes), { stream: goesOn });

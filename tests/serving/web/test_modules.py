@@ -1,0 +1,53 @@
+"""What the modules of the page compute, without a browser: by node."""
+
+import json
+import shutil
+import subprocess
+from importlib.resources import as_file, files
+
+import pytest
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a script beside the modules, and return what it prints as JSON."""
+    with as_file(files("seq2chat.serving") / "web") as web:
+        shutil.copytree(web, tmp_path / "web")
+    (tmp_path / "web" / "package.json").write_text('{"type": "module"}')
+
+    def run(script):
+        command = ["node", "--input-type=module", "--eval", script]
+        done = subprocess.run(command, cwd=tmp_path / "web", capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+END = "<|endoftext|>"
+ANSWERED = """
+import { Api } from "./api.js";
+import { textOf, texts } from "./tokens.js";
+
+globalThis.sessionStorage = { getItem: () => null };
+globalThis.fetch = async () => new Response(EVENTS);
+const tokens = [];
+for await (const part of new Api().answer("base", { prompt: "x" }, {})) tokens.push(...part.tokens);
+console.log(JSON.stringify({ text: textOf(tokens), texts: texts(tokens), names: tokens.map(({ text }) => text) }));
+"""
+
+
+def test_characters_of_several_tokens_are_whole_in_a_completion(run):
+    """Each chunk has the name of a token, which is no text where it is a part of a character."""
+    told = [("h", "h"), ("\ufffd", ""), ("\ufffd", "é"), ("\ufffd", ""), ("\ufffd", ""), ("\ufffd", "漢"), (END, "")]
+    chunks = []
+    for index, (name, text) in enumerate(told):
+        logprobs = {"tokens": [name], "token_logprobs": [-1.0], "top_logprobs": [{name: -1.0}], "text_offset": [0]}
+        choice = {"index": 0, "text": text, "logprobs": logprobs, "token_ids": [index], "finish_reason": None}
+        chunks.append(json.dumps({"choices": [choice]}))
+    events = "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
+    made = run(ANSWERED.replace("EVENTS", json.dumps(events)))
+    assert made["text"] == "hé漢" and made["texts"] == [text for _, text in told]
+    assert made["names"] == [name for name, _ in told]  # by which the door knows them among their alternatives
