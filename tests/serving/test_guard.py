@@ -160,6 +160,20 @@ def test_a_reader_that_takes_nothing_is_given_up(monkeypatch):
     assert closed == [1]
 
 
+def test_a_mistake_in_the_middle_of_a_stream_is_in_the_log_and_not_told(start, monkeypatch, caplog):
+    from seq2chat.serving import chat
+
+    def broken(*arguments):
+        raise KeyError("a secret of the server")
+
+    server = start(names=("chats",))
+    monkeypatch.setattr(chat, "token_entry", broken)
+    asked = ASK | {"stream": True, "logprobs": True, "max_tokens": 3}
+    told = httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=60).text
+    assert "The server made a mistake." in told and "secret" not in told
+    assert "a secret of the server" in caplog.text
+
+
 def test_prompts_are_not_logged(start, caplog, capfd):
     with caplog.at_level(logging.DEBUG):
         server = start(names=("chats",))

@@ -10,9 +10,14 @@ from seq2chat.models.gpt import GPT
 from seq2chat.serving.worker import Stopped, Worker
 
 
-def test_a_cancelled_call_keeps_no_one_from_being_told_of_the_end(monkeypatch):
+class Panic(BaseException):
+    """As the one of Rust, which is no Exception either."""
+
+
+@pytest.mark.parametrize("error", [MemoryError("no more of it"), Panic("no more of it")], ids=["error", "panic"])
+def test_a_cancelled_call_keeps_no_one_from_being_told_of_the_end(monkeypatch, caplog, error):
     def broken():
-        raise MemoryError("no more of it")
+        raise error
 
     engine, told = Engine(GPT(GPTConfig(vocab_size=11, context=8, n_layer=1, n_head=1, d_model=8)), n_slot=1), []
     monkeypatch.setattr(engine, "step", broken)
@@ -23,9 +28,10 @@ def test_a_cancelled_call_keeps_no_one_from_being_told_of_the_end(monkeypatch):
     worker.start()
     worker.join(10)
     assert first.result(0) == 1
-    with pytest.raises(Stopped, match="MemoryError"):
+    with pytest.raises(Stopped, match="The engine broke; its log says why"):
         waiting.result(0)
-    assert isinstance(told[0], Stopped)
+    assert isinstance(told[0], Stopped) and "no more of it" not in str(told[0])
+    assert "no more of it" in caplog.text and "in broken" in caplog.text  # why, and where
     with pytest.raises(Stopped):
         worker.call(lambda: 1)
 

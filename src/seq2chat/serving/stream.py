@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+
+from seq2chat.config import UserError
+from seq2chat.serving.worker import Stopped
 
 T = TypeVar("T")
 
@@ -73,6 +77,8 @@ class EventStream(Response):
         except (TimeoutError, OSError):
             raise
         except Exception as error:
+            if not isinstance(error, UserError | Stopped):  # the first are the client's, the last is in the log already
+                logging.getLogger("seq2chat").exception("A stream ended with a mistake of the server.")
             body = b"data: " + to_json(self._describe(error)) + b"\n\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})

@@ -1,5 +1,6 @@
 """The one thread that computes: it steps the engines of all models in turn, so that they never compete for cores."""
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,14 +20,14 @@ class Stopped(RuntimeError):
 class Worker(threading.Thread):
     """Steps `engines` while they have work, and runs what `call` is given between the steps.
 
-    When a step fails, everything that waits fails with it, `error` says why, and nothing is taken any more: the state
-    of an engine that broke in the middle of a step is not known.
+    When a step fails, everything that waits fails with it, the log and `error` say why, and nothing is taken any more:
+    the state of an engine that broke in the middle of a step is not known.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         super().__init__(name="engine", daemon=True)
         self.engines = engines
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -70,9 +71,10 @@ class Worker(threading.Thread):
                 for engine in self.engines:
                     if engine.has_work:
                         engine.step()
-        except Exception as error:
+        except BaseException as error:  # what a panic of Rust raises is no Exception
             self.error = error
-        self._fail(Stopped("The server is stopping." if self.error is None else f"The engine broke: {self.error!r}."))
+            logging.getLogger("seq2chat").exception("The engine broke; start the server again.")
+        self._fail(self._stopped())
 
     def _wait(self) -> bool:
         """Wait for work; whether there is some, rather than the end."""
@@ -82,7 +84,11 @@ class Worker(threading.Thread):
 
     def _check(self) -> None:
         if self._stopping or self.error is not None:
-            raise Stopped("The server is stopping." if self.error is None else f"The engine broke: {self.error!r}.")
+            raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        """What clients are told; why it broke is for the log."""
+        return Stopped("The server is stopping." if self.error is None else "The engine broke; its log says why.")
 
     def _run_call(self, work: Callable[[], Any], future: "Future[Any]") -> None:
         if not future.set_running_or_notify_cancel():
