@@ -184,13 +184,16 @@ def test_completions_of_several_prompts(client, folders):
     for index, choice in enumerate(made["choices"]):
         ids = [tokenizer.eos_id, *tokenizer.encode(prompts[index // 2])]
         [[twin]] = generate(model, [ids], SamplingConfig(6, 0.0), [tokenizer.eos_id])
-        assert choice["token_ids"] == twin.tokens
+        assert choice["token_ids"] == twin.tokens and choice["prompt_token_ids"] == ids
     by_ids = complete(client, prompt=[tokenizer.eos_id, *tokenizer.encode("Hello")], **GREEDY, max_tokens=6)
     assert by_ids["choices"][0]["text"] == made["choices"][0]["text"]
-    chunks = events(client, "/v1/completions", model="base", prompt=prompts, temperature=0.0, max_tokens=6)
+    fields = {"model": "base", "prompt": prompts, "temperature": 0.0, "max_tokens": 6, "return_token_ids": True}
+    chunks = events(client, "/v1/completions", **fields)
     for index in range(3):
-        text = "".join(c["text"] for chunk in chunks for c in chunk["choices"] if c["index"] == index)
-        assert text == made["choices"][2 * index]["text"]
+        mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == index]
+        assert "".join(c["text"] for c in mine) == made["choices"][2 * index]["text"]
+        told = [c["prompt_token_ids"] for c in mine if "prompt_token_ids" in c]
+        assert told == [made["choices"][2 * index]["prompt_token_ids"]]  # once, with the first
 
 
 def test_scores_are_those_of_the_model(client, folders):

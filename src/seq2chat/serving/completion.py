@@ -61,9 +61,16 @@ class _Told:
 
 
 def _choice(
-    asked: CompletionRequest, answer: Answer, index: int, pieces: list[Piece], echo: bool, offset: int = 0
+    asked: CompletionRequest,
+    answer: Answer,
+    index: int,
+    pieces: list[Piece],
+    echo: bool,
+    offset: int = 0,
+    first: bool = True,
 ) -> dict[str, Any]:
-    """Return one choice: of all pieces of a sample, or of those of one chunk, whose text begins at `offset`."""
+    """Return one choice: of all pieces of a sample, or of those of one chunk, whose text begins at `offset` and which is
+    the `first` one or not."""
     tokenizer = answer.served.tokenizer
     assert isinstance(tokenizer, Tokenizer)
     tokens = [piece.token for piece in pieces]
@@ -76,6 +83,7 @@ def _choice(
         choice["logprobs"] = _logprobs(tokenizer, _told(answer, pieces, echo), offset)
     if asked.return_token_ids:
         choice["token_ids"] = [token.id for token in tokens]
+        choice |= {"prompt_token_ids": answer.prompt} if first else {}
     return choice
 
 
@@ -132,25 +140,24 @@ async def whole(asked: CompletionRequest, answers: list[Answer]) -> dict[str, An
             choices.append(_choice(asked, answer, len(choices), kept, bool(asked.echo)))
         if asked.max_tokens == 0:
             answer.n_generated = 0
-    made = _head(asked) | {"choices": choices, "usage": usage(answers)}
-    return made | ({"prompt_token_ids": answers[0].prompt} if asked.return_token_ids else {})
+    return _head(asked) | {"choices": choices, "usage": usage(answers)}
 
 
 async def chunks(asked: CompletionRequest, answers: list[Answer]) -> AsyncIterator[dict[str, Any]]:
     """Yield the `text_completion` chunks of all prompts as they come, then the usage."""
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
     head, nothing = _head(asked), {"usage": None} if include_usage else {}
-    prompt = {"prompt_token_ids": answers[0].prompt} if asked.return_token_ids else {}
     told: dict[int, int] = {}
     """Of each choice that was begun, where its next text stands."""
     shown_anyway = asked.return_token_ids or asked.logprobs is not None
     async for at, piece in _merged(answers):
         answer = answers[at]
         index = at * answer.n + piece.token.sample
-        echo = bool(asked.echo) and index not in told
+        first = index not in told
+        echo = bool(asked.echo) and first
         if piece.text or piece.token.finish or shown_anyway or echo:
-            choice = _choice(asked, answer, index, [piece], echo, told.get(index, 0))
-            yield head | {"choices": [choice]} | nothing | ({} if told else prompt)
+            choice = _choice(asked, answer, index, [piece], echo, told.get(index, 0), first)
+            yield head | {"choices": [choice]} | nothing
             told[index] = told.get(index, 0) + len(choice["text"])
     if include_usage:
         yield head | {"choices": [], "usage": usage(answers)}

@@ -34,8 +34,13 @@ import { textOf, texts } from "./tokens.js";
 globalThis.sessionStorage = { getItem: () => null };
 globalThis.fetch = async () => new Response(EVENTS);
 const tokens = [];
-for await (const part of new Api().answer("base", { prompt: "x" }, {})) tokens.push(...part.tokens);
-console.log(JSON.stringify({ text: textOf(tokens), texts: texts(tokens), names: tokens.map(({ text }) => text) }));
+let prompt;
+for await (const part of new Api().answer("base", { prompt: "x" }, {})) {
+  tokens.push(...part.tokens);
+  prompt ??= part.prompt;
+}
+const names = tokens.map(({ text }) => text);
+console.log(JSON.stringify({ prompt, names, text: textOf(tokens), texts: texts(tokens) }));
 """
 
 
@@ -46,8 +51,9 @@ def test_characters_of_several_tokens_are_whole_in_a_completion(run):
     for index, (name, text) in enumerate(told):
         logprobs = {"tokens": [name], "token_logprobs": [-1.0], "top_logprobs": [{name: -1.0}], "text_offset": [0]}
         choice = {"index": 0, "text": text, "logprobs": logprobs, "token_ids": [index], "finish_reason": None}
+        choice |= {"prompt_token_ids": [7]} if index == 0 else {}
         chunks.append(json.dumps({"choices": [choice]}))
     events = "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
     made = run(ANSWERED.replace("EVENTS", json.dumps(events)))
-    assert made["text"] == "hé漢" and made["texts"] == [text for _, text in told]
+    assert made["prompt"] == [7] and made["text"] == "hé漢" and made["texts"] == [text for _, text in told]
     assert made["names"] == [name for name, _ in told]  # by which the door knows them among their alternatives

@@ -62,7 +62,7 @@ export class Api {
       if (chunk.error) throw new ApiError(chunk.error.code ?? 500, chunk.error.message);
       const choice = chunk.choices?.[0];
       yield {
-        prompt: chunk.prompt_token_ids,
+        prompt: chat ? chunk.prompt_token_ids : choice?.prompt_token_ids,
         tokens: chat ? chatPieces(choice?.logprobs?.content) : completionPieces(choice),
         finish: choice?.finish_reason,
       };
