@@ -321,6 +321,8 @@ def test_an_answer_follows_its_schema_whatever_the_weights(client):
     "asked",
     [
         {"type": "json_schema"},
+        {"type": "text", "json_schema": {"name": "pet", "schema": SCHEMA}},
+        {"type": "json_object", "json_schema": {"name": "pet", "schema": SCHEMA}},
         {"type": "json_schema", "json_schema": {"name": "odd", "schema": {"type": "nonsense"}}},
         {"type": "json_schema", "json_schema": {"name": "a name", "schema": SCHEMA}},
         {"type": "json_schema", "json_schema": {"name": "pet", "schema": SCHEMA, "strict": False}},

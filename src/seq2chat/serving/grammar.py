@@ -51,11 +51,15 @@ def grammars(asked: ResponseFormat | None, served: Served, n: int, begun: Sequen
 
     Raises BadField for a schema that cannot be followed, a beginning that does not fit it, and without llguidance.
     """
-    if asked is None or asked.type == "text":
+    if asked is None:
         return []
-    if asked.type == "json_schema" and asked.json_schema is None:
-        raise BadField("response_format", "response_format json_schema needs json_schema: {name, schema}.")
     named = asked.json_schema
+    if asked.type == "json_schema" and named is None:
+        raise BadField("response_format", "response_format json_schema needs json_schema: {name, schema}.")
+    if asked.type != "json_schema" and named is not None:
+        raise BadField("response_format", f"response_format {asked.type} has no json_schema; write type json_schema.")
+    if asked.type == "text":
+        return []
     schema: dict[str, Any] = ANY_OBJECT if named is None else named.schema_
     try:
         from llguidance import LLMatcher
