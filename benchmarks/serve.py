@@ -90,6 +90,15 @@ async def idle(address: str, n: int) -> None:
         writer.close()
 
 
+def listening(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the address that the server prints. Exits with what it printed if it ends before."""
+    while process.poll() is None:
+        if address := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+            return address[0]
+        time.sleep(0.05)
+    sys.exit(f"The server ended before it listened: {log.read_text().strip()}")
+
+
 def measure(name: str, clients: list[int], compiled: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     config = SHAPES[name]
@@ -98,17 +107,16 @@ def measure(name: str, clients: list[int], compiled: bool) -> dict[str, Any]:
         save_model(GPT(config), model)
         Tokenizer.train(["a"], 260).save(model)
         command = [sys.executable, "-m", "seq2chat", "serve", str(model), "--port", "0"]
-        process = subprocess.Popen([*command, *(["--compile"] if compiled else [])], stderr=subprocess.PIPE, text=True)
+        log = Path(folder) / "log.txt"  # a file, as a pipe that nobody reads is full some day
+        with log.open("w") as errors:
+            process = subprocess.Popen([*command, *(["--compile"] if compiled else [])], stderr=errors)
         try:
-            assert process.stderr is not None
-            line = ""
-            while not (address := re.search(r"http://127\.0\.0\.1:\d+", line)):
-                line = process.stderr.readline()
+            address = listening(process, log)
             result: dict[str, Any] = {"parameters": n_parameters(config), "memory_before": resident(process.pid)}
             for n in clients:
-                result[f"{n} clients"] = asyncio.run(load(address[0], n))
+                result[f"{n} clients"] = asyncio.run(load(address, n))
             result["memory_after"] = resident(process.pid)
-            connected = asyncio.run(_with_idle(address[0], process.pid))
+            connected = asyncio.run(_with_idle(address, process.pid))
             return result | {"memory_of_64_idle_connections": connected}
         finally:
             process.terminate()

@@ -69,8 +69,8 @@ def _choice(
     offset: int = 0,
     first: bool = True,
 ) -> dict[str, Any]:
-    """Return one choice: of all pieces of a sample, or of those of one chunk, whose text begins at `offset` and which is
-    the `first` one or not."""
+    """Return one choice: of all pieces of a sample, or of those of one chunk, whose text begins at `offset` and
+    which is the `first` one or not."""
     tokenizer = answer.served.tokenizer
     assert isinstance(tokenizer, Tokenizer)
     tokens = [piece.token for piece in pieces]
