@@ -4,7 +4,8 @@
     python benchmarks/alignment_report.py --table benchmarks/results/LINES.jsonl > docs/results/alignment.md
 
 Each seed is the demo's line with weights, data and questions of its own, and one PPO run without the pretraining mix
-beside it. All answers are sampled, to held-out questions whose people, places and wordings no training used.
+beside it. All answers are sampled, to held-out questions whose wordings no training used, and whose people and places
+stood in the text of pretraining alone.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from seq2chat.device import pick_device
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.world import Question, ceiling, gold, labelers, pairs
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.job import prepare_training, start_job
+from seq2chat.training.job import prepare_training, resume_job, start_job
 from seq2chat.training.loop import train
 from seq2chat.training.metrics import evaluate_text
 from seq2chat.training.runlog import open_run
@@ -49,11 +50,9 @@ def measure(folder: Path, seed: int, large: bool) -> dict[str, Any]:
     eight times the parameters that read the same text stands beside it."""
     for _ in run_line(folder, threading.Event(), tell, seed=seed):
         pass
-    without = folder / "ppo-without-mix"
-    if not without.exists():
-        tables = stage_tables(folder, "ppo", seed)
-        tables["align"] |= {"ptx": 0.0, "ptx_corpus": ""}
-        run(Recipe.from_tables(recipe_tables("demo-ppo"), tables), without, prepare_alignment)
+    tables = stage_tables(folder, "ppo", seed)
+    tables["align"] |= {"ptx": 0.0, "ptx_corpus": ""}
+    run(Recipe.from_tables(recipe_tables("demo-ppo"), tables), folder / "ppo-without-mix", prepare_alignment)
     names = {"base": "base", "sft": "sft", "ppo": "ppo", "ppo without mix": "ppo-without-mix"}
     models: dict[str, Any] = {name: loaded(folder / run)[0] for name, run in names.items()}
     _, tokenizer = loaded(folder / "sft")
@@ -91,20 +90,22 @@ def loaded(run: Path) -> tuple[Any, Any]:
 
 
 def run(recipe: Recipe, folder: Path, prepare: Any) -> None:
-    for _ in train(start_job(recipe, folder, tell, prepare=prepare), threading.Event()):
+    """Train to the end, from the newest checkpoint where the run was begun before."""
+    begun = (folder / "config.toml").exists()
+    job = resume_job(folder, {}, tell, prepare=prepare) if begun else start_job(recipe, folder, tell, prepare=prepare)
+    for _ in train(job, threading.Event()):
         pass
 
 
 def beside_large(folder: Path, seed: int, asked: list[Question], sheets: dict[str, Sheet]) -> dict[str, Any]:
     """How often the aligned models beat a base model of eight times their parameters, prompted with worked examples."""
     small = open_run(folder / "base")
-    if not (folder / "large").exists():
-        steps = max(m["step"] for m in small.metrics())
-        tables: dict[str, dict[str, Any]] = {
-            "model": {"d_model": 384, "n_layer": 5, "n_head": 6},
-            "train": {"seed": 100 * seed, "budget": f"{steps} steps"},
-        }
-        run(Recipe.from_tables(recipe_tables("demo-base"), tables), folder / "large", prepare_training)
+    steps = max(m["step"] for m in small.metrics())
+    tables: dict[str, dict[str, Any]] = {
+        "model": {"d_model": 384, "n_layer": 5, "n_head": 6},
+        "train": {"seed": 100 * seed, "budget": f"{steps} steps"},
+    }
+    run(Recipe.from_tables(recipe_tables("demo-base"), tables), folder / "large", prepare_training)
     model, tokenizer = loaded(folder / "large")
     sheet = text_sheet("large", model, tokenizer, asked, SHOTS, seed)
     ratio = n_parameters(model.config) / n_parameters(small.recipe().model)
@@ -222,9 +223,9 @@ def page(lines: list[dict[str, Any]]) -> str:
 HEAD = f"""# Results: from GPT to chat
 
 The line of `seq2chat demo` over several seeds, each with weights, demonstrations, labelers and questions of its
-own: a GPT of 1.1M parameters. {QUESTIONS} held-out questions a seed, with people, places and wordings that no training
-used; one sampled answer each, judged by program. The thresholds were fixed before the first run. Made by
-`benchmarks/alignment_report.py` from its lines in `benchmarks/results/`.
+own: a GPT of 1.1M parameters. {QUESTIONS} held-out questions a seed, whose wordings no training used, and whose people
+and places stood in the text of pretraining alone; one sampled answer each, judged by program. The thresholds were fixed
+before the first run. Made by `benchmarks/alignment_report.py` from its lines in `benchmarks/results/`.
 """
 
 

@@ -22,9 +22,10 @@ import torch
 from peers import machine
 
 from seq2chat.alignment.job import prepare_alignment
+from seq2chat.alignment.kl import best_of_n_kl
 from seq2chat.alignment.report import MAX_TOKENS, answer_sheet, exam
 from seq2chat.alignment.reward import from_model
-from seq2chat.alignment.rollout import Rollout, roll_out
+from seq2chat.alignment.rollout import Rollout, ended_scores, roll_out
 from seq2chat.config import Recipe, recipe_tables
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
@@ -34,7 +35,7 @@ from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.job import start_job
 from seq2chat.training.loop import train
 
-QUESTIONS = 210
+QUESTIONS, MISSING_EOS = 210, 3.0
 BEST_OF = (1, 2, 4, 8, 16, 32)
 
 
@@ -83,7 +84,7 @@ def checkpoint_at(
         "step": int(folder.name.removeprefix("step-")),
         "kl": round(sum(sheet.kl) / len(sheet.kl), 3),
         "gold": round(sheet.score, 4),
-        "reward": round(from_model(reward)(rollout).mean().item(), 4),
+        "reward": round(ended_scores(rollout, from_model(reward)(rollout), MISSING_EOS).mean().item(), 4),
     }
 
 
@@ -93,7 +94,7 @@ def best_of_n(sft: GPT, tokenizer: Tokenizer, reward: RewardModel, asked: list[Q
     rollout: Rollout = roll_out(sft, tokenizer, [q.messages for q in asked], MAX_TOKENS, n=most, seed=1)
     each = [question for question in asked for _ in range(most)]
     golds = torch.tensor([gold(q, a).score for q, a in zip(each, rollout.answers, strict=True)]).view(-1, most)
-    scores = from_model(reward)(rollout).view(-1, most)
+    scores = ended_scores(rollout, from_model(reward)(rollout), MISSING_EOS).view(-1, most)
     order = scores.argsort(dim=1)
     golds, scores = golds.gather(1, order).double(), scores.gather(1, order).double()
     points = []
@@ -101,7 +102,7 @@ def best_of_n(sft: GPT, tokenizer: Tokenizer, reward: RewardModel, asked: list[Q
         # The chance that the answer of rank r (ascending) is the best of n drawn without replacement.
         chance = torch.tensor([math.comb(r, n - 1) / math.comb(most, n) for r in range(most)], dtype=torch.float64)
         points.append({
-            "n": n, "kl": round(math.log(n) - (n - 1) / n, 3),
+            "n": n, "kl": round(best_of_n_kl(n), 3),
             "gold": round((golds * chance).sum(1).mean().item(), 4),
             "reward": round((scores * chance).sum(1).mean().item(), 4),
         })  # fmt: skip

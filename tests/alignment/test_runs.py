@@ -2,23 +2,25 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 
-from seq2chat.alignment.data import ExampleLoader, grow_vocabulary, load_policy
+from seq2chat.alignment.data import ExampleLoader, grow_vocabulary, load_policy, split_examples
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.lora import add_lora, merged
 from seq2chat.alignment.reward import from_function, load_scorer, score_texts
 from seq2chat.alignment.rollout import Rollout, answer_logp, last_token, roll_out
 from seq2chat.alignment.sft import pack, sft
-from seq2chat.config import Recipe, UserError, recipe_tables
-from seq2chat.models.folder import load_model
+from seq2chat.config import GPTConfig, Recipe, UserError, recipe_tables
+from seq2chat.models.folder import load_model, make_model, save_model
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.batch import IGNORED
-from seq2chat.text.chat import Message, chat_tokens
-from seq2chat.text.conversations import read_demonstrations, read_prompts
+from seq2chat.text.chat import END, Message, chat_tokens, control_id
+from seq2chat.text.conversations import Comparison, read_demonstrations, read_prompts
+from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.runlog import open_run
 
@@ -114,7 +116,7 @@ def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, jud
     """On a device that holds shapes only, as there may be no other: a part left behind fails at the first step."""
     tables = {"align": {"start": str(fine_tuned), "examples": 60}}
     tables["align"] |= {"reward": str(judge)} if method in ("ppo", "grpo") else {}
-    recipe = Recipe.from_tables(recipe_tables(method), tables)
+    recipe = Recipe.from_tables(recipe_tables(method), tables | {"train": {"precision": "fp32"}})
     prepared = prepare_alignment(recipe, None, torch.device("meta"), str, str)
     parts = {"model": prepared.model} | dict(prepared.task.modules or {})
     devices = {name: {p.device.type for p in part.parameters()} for name, part in parts.items()}
@@ -267,7 +269,7 @@ def test_examples_that_do_not_fit_are_told_and_left_out_or_refused(fine_tuned, t
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(
-        UserError, match="1 of 3 conversations are longer than the model's context of 128 tokens, the first is number 2"
+        UserError, match="1 of 3 conversations are longer than 128 tokens, .* has room for; the first is number 2"
     ):
         align("sft", tmp_path / "a", fine_tuned, data__corpus=str(file), align__strict=True, train__budget="1 step")
     align("sft", tmp_path / "b", fine_tuned, data__corpus=str(file), train__budget="1 step", train__batch_size=1)
@@ -285,3 +287,79 @@ def test_examples_that_do_not_fit_are_told_and_left_out_or_refused(fine_tuned, t
 def test_options_without_a_use_are_refused(options, told, fine_tuned, tmp_path, align):
     with pytest.raises(UserError, match=told):
         align("sft", tmp_path / "run", fine_tuned, **QUICK | options)
+
+
+def test_the_dropout_of_a_run_is_the_recipes(fine_tuned, tmp_path, align):
+    for share in (0.3, 0.0):
+        job = align("sft", tmp_path / str(share), fine_tuned, model__dropout=share, **QUICK)
+        assert {m.p for m in job.model.modules() if isinstance(m, torch.nn.Dropout)} == {share}
+        assert job.model.config.dropout == share
+
+
+def test_lora_learns_what_new_control_tokens_are(tmp_path, align):
+    """They begin alike, and blocks alone could never make one likelier than the others."""
+    folder = tmp_path / "bare"
+    tokenizer = Tokenizer.train(["To be or not to be, that is the question."] * 9, 300)
+    torch.manual_seed(0)
+    model = make_model(GPTConfig(layout="gpt2", vocab_size=300, context=96, n_layer=1, n_head=2, d_model=32))
+    save_model(model, folder, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+    tokenizer.save(folder)
+    examples = tmp_path / "one.jsonl"
+    examples.write_text("".join(json.dumps({"prompt": f"To {i}", "answer": "be"}) + "\n" for i in range(40)))
+    options = {"data__corpus": str(examples), "train__budget": "120 steps", "train__batch_size": 8}
+    rates = dict.fromkeys(("optim__matrix_lr", "optim__vector_lr"), 0.02)
+    job = align("sft", tmp_path / "sft", folder, align__lora_rank=4, **options, **rates)
+    policy, chat = load_policy(str(tmp_path / "sft"))
+    ids = chat_tokens(chat, [Message("user", "To 3"), Message("assistant", "be")]).ids
+    end = control_id(chat, END)
+    at = len(ids) - 1 - ids[::-1].index(end)
+    probabilities = policy(torch.tensor([ids[:at]]))[0, -1].softmax(-1)
+    assert probabilities[end] > 0.6, probabilities[sorted(chat.control.values())]
+    before = load_model(folder)
+    old = range(300)
+    torch.testing.assert_close(policy.embed_tokens.weight[old], before.embed_tokens.weight[old])
+    assert job.task.origin
+
+
+def test_no_prompt_is_on_both_sides_of_a_split():
+    recipe = Recipe.from_tables(recipe_tables("dpo"), {"data": {"val_fraction": 0.2}})
+    prompts = [(Message("user", f"Question {i % 10}"),) for i in range(50)]
+    compared = [Comparison(prompt, (f"a {i}", f"b {i}"), (0, 1)) for i, prompt in enumerate(prompts)]
+    train, held_out = split_examples(compared, recipe)
+    assert len(train) == 40 and len(held_out) == 10
+    assert not {c.prompt for c in train} & {c.prompt for c in held_out}
+
+
+@pytest.mark.parametrize(("method", "steps"), [("ppo", 5), ("grpo", 20)])
+def test_an_epoch_of_reinforcement_asks_each_prompt_once(method, steps, fine_tuned):
+    tables = {"align": {"start": str(fine_tuned), "reward": "oracle", "examples": 90, "episodes": 16}}
+    tables["align"] |= {"group": 4} if method == "grpo" else {}
+    tables |= {"data": {"val_fraction": 0.1}, "train": {"budget": "1 epoch", "precision": "fp32"}}
+    recipe = Recipe.from_tables(recipe_tables(method), tables)
+    loader = prepare_alignment(recipe, None, torch.device("cpu"), str, str).task.loader
+    assert math.ceil(loader.epoch_batches(recipe.train.batch_size)) == pytest.approx(steps, abs=1)
+
+
+def test_a_run_does_not_go_on_from_another_start(fine_tuned, base, tmp_path, align, resume):
+    start = tmp_path / "start"
+    shutil.copytree(fine_tuned, start)
+    align("sft", tmp_path / "run", start, stop_after=2, **QUICK)
+    shutil.rmtree(start)
+    shutil.copytree(base, start)
+    with pytest.raises(UserError, match=r"a model that .* began with is no longer what it was"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("None", "returned nothing"), ("['good']", "a list that holds no numbers")]
+)
+def test_a_reward_that_is_no_number_is_told(given, told, tmp_path, fine_tuned):
+    file = tmp_path / "mine.py"
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n"
+    )
+    file.write_text(f"{text}def judge(prompts, answers): return {given}\n")
+    policy, tokenizer = load_policy(str(fine_tuned))
+    scorer = load_scorer(f"{file}:judge", tokenizer, torch.device("cpu"), 9, 0)
+    with pytest.raises(UserError, match=told):
+        scorer(roll_out(policy, tokenizer, [(Message("user", "Hello"),)], 4, seed=0))

@@ -132,3 +132,16 @@ def test_the_end_is_held_out():
     assert split([1, 2], 0.001) == ([1], [2])
     with pytest.raises(UserError, match="give at least two"):
         split([1], 0.5)
+
+
+def test_what_belongs_to_an_instruction_is_asked_with_it(tmp_path):
+    """Dolly's rows and Alpaca's; without it the answer would be made up."""
+    file = tmp_path / "rows.jsonl"
+    rows = [
+        {"instruction": "When did it open?", "context": "It opened in 1990.", "response": "1990."},
+        {"instruction": "Name one.", "input": "", "output": "This."},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = read_demonstrations(str(file), 0, 0)
+    assert first.messages[0].content == "When did it open?\n\nIt opened in 1990." and first.messages[1].content == "1990."
+    assert second.prompt == (Message("user", "Name one."),)

@@ -1,5 +1,6 @@
 """From conversations to batches: the model to start from, the examples that fit it, and the order they are dealt in."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -7,19 +8,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from seq2chat.config import GPTConfig, Recipe, UserError, check
 from seq2chat.models.folder import require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import epoch_key
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, control_id, prompt_ids
-from seq2chat.text.conversations import VALIDATION, split
+from seq2chat.text.conversations import VALIDATION, Comparison, Demonstration, Prompt, split
 from seq2chat.text.parallel import shuffled
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.task import Say
 
 T = TypeVar("T")
+Example = TypeVar("Example", Demonstration, Comparison, Prompt)
 
 
 def load_policy(start: str) -> tuple[GPT, Tokenizer]:
@@ -34,6 +37,14 @@ def load_policy(start: str) -> tuple[GPT, Tokenizer]:
     assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
     tokenizer = tokenizer.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     return grow_vocabulary(model, tokenizer.vocab_size), tokenizer
+
+
+def set_dropout(model: GPT, share: float) -> None:
+    """Have `model` drop this share of its activations in training, whatever it was built with."""
+    model.config = dataclasses.replace(model.config, dropout=share)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
 
 
 @torch.no_grad()
@@ -78,28 +89,32 @@ def that_fit(
     longer = [number for number, n in enumerate(lengths, start=1) if n > context]
     if longer:
         told = (
-            f"{len(longer):,} of {len(examples):,} {what} are longer than the model's context of {context} tokens, the "
-            f"first is number {longer[0]} with {lengths[longer[0] - 1]}"
+            f"{len(longer):,} of {len(examples):,} {what} are longer than {context} tokens, all that the model's "
+            f"context has room for; the first is number {longer[0]} with {lengths[longer[0] - 1]}"
         )
         check(not strict, f"{told}; shorten them, or leave them out with --no-align.strict.")
         say(f"{told}; they are left out.")
     kept = [example for example, n in zip(examples, lengths, strict=True) if n <= context]
-    check(bool(kept), f"None of the {what} fits the model's context of {context} tokens.")
+    check(bool(kept), f"None of the {what} fits the {max(0, context)} tokens that the model's context has room for.")
     return kept
 
 
 class ExampleLoader:
     """Deals examples in a random order, each once an epoch: sample k is a function of the examples, the seed and k.
 
-    `collate` makes a batch of the examples' numbers; `labels` are the things that are learned from in an epoch.
+    `collate` makes a batch of the examples' numbers; `labels` are the things that are learned from in an epoch, and
+    `per_step` the examples that a step takes where that is not a batch of them.
     """
 
-    def __init__(self, n: int, fingerprint: str, seed: int, labels: int, collate: Callable[[list[int]], Any]) -> None:
+    def __init__(
+        self, n: int, fingerprint: str, seed: int, labels: int, collate: Callable[[list[int]], Any], per_step: int = 0
+    ) -> None:
         self.n, self.fingerprint, self.seed, self.epoch_tokens, self.collate = n, fingerprint, seed, labels, collate
+        self.per_step = per_step
         self._order = lru_cache(maxsize=2)(self._make_order)
 
     def epoch_batches(self, batch_size: int) -> float:
-        return self.n / batch_size
+        return self.n / (self.per_step or batch_size)
 
     def n_samples(self, first_sample: int, batch_size: int) -> int:
         return batch_size
@@ -123,9 +138,23 @@ def fingerprint(tokenizer: Tokenizer, *parts: Sequence[Sequence[int]]) -> str:
     return digest.hexdigest()
 
 
-def split_examples(examples: Sequence[T], recipe: Recipe, most: int = VALIDATION) -> tuple[list[T], list[T]]:
-    """Return examples to learn from, and the last `data.val_fraction` of them, at most `most`, held out."""
-    return split(examples, min(recipe.data.val_fraction, most / len(examples)))
+def split_examples(
+    examples: Sequence[Example], recipe: Recipe, most: int = VALIDATION
+) -> tuple[list[Example], list[Example]]:
+    """Return examples to learn from, and those of the last `data.val_fraction` of their prompts, at most `most`, held
+    out: no prompt is on both sides."""
+    prompts = list(dict.fromkeys(_prompt_of(example) for example in examples))
+    check(len(prompts) > 1, "All examples have one prompt; give at least two: one to learn from, one held out.")
+    _, unseen = split(prompts, min(recipe.data.val_fraction, most / len(prompts)))
+    held_out = set(unseen)
+    sides: tuple[list[Example], list[Example]] = [], []
+    for example in examples:
+        sides[_prompt_of(example) in held_out].append(example)
+    return sides
+
+
+def _prompt_of(example: Demonstration | Comparison | Prompt) -> Prompt:
+    return example if isinstance(example, tuple) else example.prompt
 
 
 def take_shape(recipe: Recipe, shape: GPTConfig) -> GPTConfig:

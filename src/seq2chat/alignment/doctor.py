@@ -22,15 +22,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seq2chat.alignment.data import load_policy
+from seq2chat.alignment.data import load_policy, that_fit
 from seq2chat.alignment.job import prepare_alignment
-from seq2chat.alignment.reward import from_function, load_scorer, oracle, score_texts
+from seq2chat.alignment.reward import (
+    fork,
+    from_function,
+    learned_and_held_out,
+    load_scorer,
+    longest,
+    oracle,
+    score_texts,
+)
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.config import Recipe, check
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
-from seq2chat.text.conversations import TRAINING, WORLD, Comparison, Prompt, rank, read_comparisons, read_prompts, split
+from seq2chat.text.chat import prompt_ids
+from seq2chat.text.conversations import TRAINING, WORLD, Comparison, Prompt, rank, read_comparisons, read_prompts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import candidates, labelers, questions
 from seq2chat.training.checkpoint import load_checkpoint
@@ -78,7 +87,9 @@ def diagnose(
     start, tokenizer = load_policy(align.start)
     start.to(device)
     n = align.examples or TRAINING
-    prompts = read_prompts(recipe.data.corpus, align.examples, recipe.train.seed)
+    read = read_prompts(recipe.data.corpus, align.examples, recipe.train.seed)
+    fitting = start.context - align.max_tokens
+    prompts = that_fit(read, lambda p: len(prompt_ids(tokenizer, p)), fitting, False, "prompts", lambda text: None)
     prompts = random.Random(0).sample(prompts, min(PROMPTS, len(prompts)))
     scorer = load_scorer(align.reward, tokenizer, device, n, recipe.train.seed)
     right = from_function(oracle(n, recipe.train.seed), "oracle") if recipe.data.corpus == WORLD else None
@@ -93,7 +104,7 @@ def diagnose(
     if Path(align.reward).is_dir():
         model, _ = load_checkpoint(Path(align.reward))
         assert isinstance(model, RewardModel)
-        compared = held_out_comparisons(data, recipe)
+        compared = held_out_comparisons(data, recipe, tokenizer, model.context)
         if compared:
             findings.append(agrees(model, tokenizer, compared))
     findings += [same_distribution(run), *moved(run, start, prompts, align.max_tokens, align.temperature)]
@@ -197,7 +208,7 @@ def same_distribution(run: Path) -> Finding:
     steps = [m for m in open_run(run).metrics() if "first_ratio_max" in m]
     check(bool(steps), f"{run} has not made a step yet; train it first.")
     worst = max(max(abs(m["first_ratio_max"] - 1), abs(m["first_ratio_min"] - 1)) for m in steps)
-    gap = max(m.get("sampling_gap", 0.0) for m in steps)
+    gap = max(m["sampling_gap"] for m in steps)
     return Finding(
         "log probabilities",
         worst <= RATIO and gap <= 10 * RATIO,
@@ -305,18 +316,19 @@ def best_of(gold: torch.Tensor, scores: torch.Tensor) -> tuple[float, float, flo
     return gold.mean().item(), chosen.mean().item(), error
 
 
-def held_out_comparisons(data: str, recipe: Recipe) -> list[Comparison]:
+def held_out_comparisons(data: str, recipe: Recipe, tokenizer: Tokenizer, context: int) -> list[Comparison]:
     """Return comparisons that the reward model was not trained on: those of `data`, the world's by labelers of whom it
-    learned nothing, or the end of the file that it learned from."""
+    learned nothing, or those that its run held out. None where it is a model folder that knows no run."""
     if data and data != WORLD:
-        return read_comparisons(data, 0, 0)
-    trained = open_run(Path(recipe.align.reward)).recipe()
+        compared = [c for c in read_comparisons(data, 0, 0) if c.pairs()]
+        return that_fit(
+            compared, lambda c: longest(*fork(tokenizer, c)), context, False, "comparisons", lambda text: None
+        )
     if recipe.data.corpus == WORLD:
         chance, panel = random.Random(0), [labeler for labeler in labelers() if labeler.held_out]
         asked = questions("train", HELD_OUT, seed=4321)
         compared = [rank(q, candidates(q, chance), chance.choice(panel), chance) for q in asked]
-    else:
-        _, compared = split(
-            read_comparisons(trained.data.corpus, trained.align.examples, trained.train.seed), trained.data.val_fraction
-        )
-    return [c for c in compared if c.pairs()]
+        return [c for c in compared if c.pairs()]
+    if not (Path(recipe.align.reward) / "config.toml").exists():
+        return []
+    return learned_and_held_out(open_run(Path(recipe.align.reward)).recipe(), tokenizer, context, lambda text: None)[1]

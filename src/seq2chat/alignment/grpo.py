@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from seq2chat.alignment.advantage import masked_mean
 from seq2chat.alignment.kl import k3
 from seq2chat.alignment.objectives import group_advantages, grpo_loss
 from seq2chat.alignment.ppo import JUDGED, deal_prompts, judge_answers
@@ -80,6 +81,8 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
         "equal_groups": (groups.std(1) == 0).float().mean().item(),
         "answer_tokens": rollout.lengths.float().mean().item(),
         "finished": rollout.finished.float().mean().item(),
+        "entropy": -masked_mean(old, rollout.mask).item(),
+        "sampling_gap": (old - rollout.sampled_logp).where(rollout.mask, 0).abs().max().item(),
         "first_ratio_min": updates[0]["ratio_min"],
         "first_ratio_max": updates[0]["ratio_max"],
         "seconds_rollout": sampled - began,

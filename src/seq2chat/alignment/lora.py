@@ -2,6 +2,7 @@
 section 4.1)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,9 +27,27 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.b @ self.a)
 
 
-def add_lora(model: GPT, rank: int) -> None:
-    """Freeze `model` and put adapters of this rank beside the matrices of its blocks; they alone are trained."""
+class Shifted(nn.Module):
+    """W with some of its rows moved by what is learned: at first by nothing."""
+
+    def __init__(self, weight: Tensor, rows: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.tensor(rows, device=weight.device))
+        self.shift = nn.Parameter(torch.zeros(len(rows), weight.shape[1], dtype=weight.dtype, device=weight.device))
+
+    def forward(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        return weight.index_add(0, self.rows, self.shift)
+
+
+def add_lora(model: GPT, rank: int, tokens: Sequence[int] = ()) -> None:
+    """Freeze `model` and put adapters of this rank beside the matrices of its blocks; they alone are trained, and with
+    them what embedding and head hold of `tokens`: control tokens that are new to the model begin alike, and blocks
+    alone could never learn to tell the end of an answer from the beginning of a turn."""
     model.requires_grad_(False)
+    if tokens:
+        for module in (model.embed_tokens, model.lm_head):
+            if module is not None:  # a tied head is the embedding
+                parametrize.register_parametrization(module, "weight", Shifted(module.weight, tokens))
     for module in model.layers.modules():
         if isinstance(module, nn.Linear):
             parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
@@ -40,7 +59,7 @@ def merged(model: GPT) -> GPT:
     state = {key: tensor for key, tensor in model.state_dict().items() if ".parametrizations." not in key}
     adapted = ((name, m) for name, m in model.named_modules() if parametrize.is_parametrized(m))
     state |= {f"{name}.weight": module.weight for name, module in adapted}
-    plain = GPT(model.config).to(model.device, model.embed_tokens.weight.dtype)
+    plain = GPT(model.config).to(model.device, next(model.parameters()).dtype)
     plain.load_state_dict(state)
     plain.compute_dtype = model.compute_dtype
     return plain.eval()

@@ -14,7 +14,7 @@ from typing import Any
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.report import SHOTS, answer_sheet, exam, text_sheet, write_report
 from seq2chat.alignment.rollout import roll_out
-from seq2chat.config import Recipe, recipe_tables
+from seq2chat.config import Recipe, check, recipe_tables
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
 from seq2chat.text.conversations import world_comparisons, world_questions, write_comparisons
@@ -22,6 +22,7 @@ from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.job import prepare_training, resume_job, start_job
 from seq2chat.training.loop import Sampled, Step, Validated, train
+from seq2chat.training.runlog import open_run
 
 Say = Callable[[str], None]
 Tables = dict[str, dict[str, Any]]
@@ -70,6 +71,9 @@ def run_line(
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished = finished_stages(folder)
+    if (folder / "base" / "config.toml").exists():
+        begun = open_run(folder / "base").recipe().train.seed // 100
+        check(begun == seed, f"{folder} was begun with seed {begun}; go on with it, or choose another folder.")
     for number, stage in enumerate(STAGES):
         before = sum(s.share for s in STAGES[:number])
         if stage.name in finished:

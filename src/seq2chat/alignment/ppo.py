@@ -131,6 +131,7 @@ def deal_prompts(recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say) -
     loader = ExampleLoader(
         len(prompts), fingerprint(tokenizer, [ids[p] for p in prompts]), recipe.train.seed, len(prompts),
         lambda rows: [prompts[i] for i in rows],
+        per_step=align.episodes // (align.group if align.method == "grpo" else 1),
     )  # fmt: skip
     return held_out, loader
 

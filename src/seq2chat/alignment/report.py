@@ -42,7 +42,7 @@ class Sheet:
 
 
 def exam(n: int, seed: int = 0) -> list[Question]:
-    """Return `n` questions whose words and wordings no model was trained on."""
+    """Return `n` questions whose wordings no training used, and whose people and places no fine-tuning."""
     return questions("test", n, seed)
 
 
@@ -176,8 +176,8 @@ def _page(asked: Sequence[Question], sheets: Sequence[Sheet], result: dict[str, 
     lines = [
         "# What alignment changed",
         "",
-        f"{len(asked)} held-out questions with people, places and wordings that no training question used; one sampled "
-        "answer each, judged by program: 1 is the best a careful person would write.",
+        f"{len(asked)} held-out questions whose wordings no training used, and whose people and places no fine-tuning; "
+        "one sampled answer each, judged by program: 1 is the best a careful person would write.",
         *["", *notes] * bool(notes),
         "",
         "![gold score by family](report.png)",

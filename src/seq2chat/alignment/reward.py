@@ -4,6 +4,7 @@
 import copy
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -37,6 +38,7 @@ from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.objective import Loss
 from seq2chat.training.task import Say, Task
 
+SCORED = 256  # rows of a rollout that are scored at once
 SHOWN = 3  # held-out prompts whose ranked answers are shown as a sample
 
 
@@ -97,16 +99,10 @@ def scores_at(
 
 def make_reward(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say) -> tuple[Recipe, RewardModel, Task]:
     """Return the task of learning `recipe.data.corpus`'s rankings, from the weights of `policy`."""
-    align, model = recipe.align, reward_model_from(policy)
+    model = reward_model_from(policy)
     recipe = dataclasses.replace(recipe, model=take_shape(recipe, model.config))
-    compared = read_comparisons(recipe.data.corpus, align.examples, recipe.train.seed)
-    untied = [c for c in compared if len(set(c.ranks)) > 1]
-    if len(untied) < len(compared):
-        say(f"{len(compared) - len(untied):,} of {len(compared):,} prompts have ties alone and are left out.")
-    check(bool(untied), f"{recipe.data.corpus} has no two answers of which one was preferred.")
-    ids = {c: fork(tokenizer, c) for c in untied}
-    fitting = that_fit(untied, lambda c: longest(*ids[c]), model.context, align.strict, "comparisons", say)
-    train, held_out = split_examples(fitting, recipe)
+    train, held_out = learned_and_held_out(recipe, tokenizer, model.context, say)
+    ids = {c: fork(tokenizer, c) for c in (*train, *held_out)}
     n_pairs = sum(len(c.pairs()) for c in train)
     say(f"{len(train):,} prompts with {n_pairs:,} pairs of answers to learn from, {len(held_out):,} prompts held out")
     assert tokenizer.pad_id is not None
@@ -134,6 +130,20 @@ def make_reward(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say) -> 
         publish=lambda: centred(model, demonstrations, pad_id), modules={"reward": model},
     )  # fmt: skip
     return recipe, model, task
+
+
+def learned_and_held_out(
+    recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Return the comparisons of `recipe.data.corpus` that a reward model learns from, and those held out."""
+    compared = read_comparisons(recipe.data.corpus, recipe.align.examples, recipe.train.seed)
+    untied = [c for c in compared if len(set(c.ranks)) > 1]
+    if len(untied) < len(compared):
+        say(f"{len(compared) - len(untied):,} of {len(compared):,} prompts have ties alone and are left out.")
+    check(bool(untied), f"{recipe.data.corpus} has no two answers of which one was preferred.")
+    strict = recipe.align.strict
+    fitting = that_fit(untied, lambda c: longest(*fork(tokenizer, c)), context, strict, "comparisons", say)
+    return split_examples(fitting, recipe)
 
 
 def fork(tokenizer: Tokenizer, compared: Comparison) -> tuple[list[int], list[list[int]]]:
@@ -237,7 +247,8 @@ def from_model(model: RewardModel) -> Scorer:
 
     @torch.no_grad()
     def score(rollout: Rollout) -> Float[Tensor, " batch"]:
-        return scores_at(model, rollout.tokens, last_token(rollout.mask)).float()
+        parts = zip(rollout.tokens.split(SCORED), last_token(rollout.mask).split(SCORED), strict=True)
+        return torch.cat([scores_at(model, tokens, last).float() for tokens, last in parts])
 
     return score
 
@@ -249,7 +260,12 @@ def from_function(function: Callable[[list[Prompt], list[str]], Sequence[float]]
     """
 
     def score(rollout: Rollout) -> Float[Tensor, " batch"]:
-        values = torch.as_tensor(function(rollout.prompts, rollout.answers), dtype=torch.float32).flatten()
+        given = function(rollout.prompts, rollout.answers)
+        try:
+            values = torch.as_tensor(given, dtype=torch.float32).flatten()
+        except (TypeError, ValueError, RuntimeError):
+            what = f"a {type(given).__name__} that holds no numbers" if given is not None else "nothing"
+            raise UserError(f"{name} returned {what}; return a list with one number for each answer.") from None
         check(
             len(values) == len(rollout),
             f"{name} gave {len(values)} rewards for {len(rollout)} answers; return one number for each.",
@@ -280,6 +296,7 @@ def _load_function(source: str) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location("seq2chat_reward", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their module up
     spec.loader.exec_module(module)
     check(callable(getattr(module, name, None)), f"{path} has no function {name}.")
     return getattr(module, name)

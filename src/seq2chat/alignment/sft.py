@@ -15,7 +15,7 @@ from torch import nn
 
 from seq2chat.alignment.data import ExampleLoader, end_tokens, fingerprint, split_examples, take_shape, that_fit
 from seq2chat.alignment.pretraining import mixed_step, pretraining_text
-from seq2chat.alignment.rollout import Scorer, roll_out
+from seq2chat.alignment.rollout import Scorer, ended_scores, roll_out
 from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
@@ -82,9 +82,13 @@ def make_sft(
     )
 
     def validation(limit: int) -> Iterator[Batch]:
-        size = recipe.train.batch_size
+        size, n = recipe.train.batch_size, 0
         for first in range(0, len(held_out), size):
-            yield pack([tokens[d] for d in held_out[first : first + size]], context, pad_id)
+            several = [tokens[d] for d in held_out[first : first + size]]
+            yield pack(several, context, pad_id)
+            n += sum(sum(conversation.trained) for conversation in several)
+            if limit and n >= limit:
+                return
 
     prompts = [d.prompt for d in held_out]
     recipe = with_shape(recipe, model)
@@ -97,7 +101,9 @@ def make_sft(
         task = dataclasses.replace(task, step=lambda job: mixed_step(job, text))
     if scorer is None:
         return recipe, task
-    best = Best(model, lambda: mean_score(model, tokenizer, prompts[:JUDGED], scorer, align.max_tokens))
+    best = Best(
+        model, lambda: mean_score(model, tokenizer, prompts[:JUDGED], scorer, align.max_tokens, align.missing_eos)
+    )
     judged = dataclasses.replace(
         task, report=lambda _, limit: {"score": best.measure()}, publish=best.choose,
         modules={"policy": model, "best": best},
@@ -129,9 +135,13 @@ class Best(nn.Module):
         return self.model
 
 
-def mean_score(model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, max_tokens: int) -> float:
-    """Return the mean score of one sampled answer to each prompt, the same random numbers each time."""
-    return scorer(roll_out(model, tokenizer, prompts, max_tokens, seed=0)).mean().item()
+def mean_score(
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, max_tokens: int, missing_eos: float
+) -> float:
+    """Return the mean score of one sampled answer to each prompt, the same random numbers each time; one that does not
+    end scores minus `missing_eos`."""
+    rollout = roll_out(model, tokenizer, prompts, max_tokens, seed=0)
+    return ended_scores(rollout, scorer(rollout), missing_eos).mean().item()
 
 
 def show_answers(model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], max_tokens: int) -> str:

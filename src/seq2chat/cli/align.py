@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from seq2chat.cli.options import RecipeFlags, given
 from seq2chat.cli.train import Said, begin, continue_run, free_folder
-from seq2chat.config import Recipe, check, recipe_names, recipe_tables
+from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_tables
 
 Source = Annotated[str, Parameter(help="recipe or .toml; without one, the method's own defaults", show_default=False)]
 Data = Annotated[
@@ -79,14 +79,23 @@ def _align(
     if resume:
         check(out is not None, "Which run shall go on? Name it with --out.")
         assert out is not None
+        from seq2chat.training.runlog import open_run
+
+        theirs = open_run(out).recipe().align.method
+        check(
+            theirs == method, f"{out} is a run of {theirs or 'pretraining'}; go on with seq2chat {theirs or 'train'}."
+        )
         continue_run(out, changes)
         return
     asked = changes.setdefault("align", {}).setdefault("method", method)
     check(asked == method, f"seq2chat {method} has the method {method}; --align.method {asked} contradicts it.")
     if source.endswith(".toml"):
-        recipe = Recipe.load(Path(source), changes)
+        tables = read_toml(Path(source))
     else:
         name = source or method
         check(name in recipe_names(), f"There is no recipe {name}; there are {', '.join(recipe_names())}.")
-        recipe = Recipe.from_tables(recipe_tables(name), changes, source="the flags")
+        tables = recipe_tables(name)
+    theirs = tables.get("align", {}).get("method", method)
+    check(theirs == method, f"{source} is a recipe of {theirs}; write seq2chat {theirs} {source}.")
+    recipe = Recipe.from_tables(tables, changes, source=source if source.endswith(".toml") else "the flags")
     begin(recipe, out or free_folder(Path(source or method).stem), Said(), began)

@@ -39,6 +39,7 @@ def chat_tokens(
         messages = [chat.Message("system", system), *messages] if system else messages
         chat.check_turns(messages, "The conversation")
     else:
+        check(not system, "--system belongs to messages of your own; give some, or leave it out.")
         check(line > 0, f"--line is {line}; the first is 1.")
         found = read_demonstrations(WORLD if data is None else str(data), line, seed=0)
         check(len(found) >= line, f"{data} has {len(found)} demonstrations; --line {line} is not among them.")

@@ -20,7 +20,9 @@ class DataConfig:
     corpus: Annotated[str, "named corpus, .txt, .jsonl[.gz], folder, or hf:NAME"] = "pydocs"
     source: Annotated[str, "translation: file of sentences to translate, one a line"] = ""
     target: Annotated[str, "translation: file of their translations, line by line"] = ""
-    val_fraction: Annotated[float, "share of the text held out for validation"] = 0.1
+    val_fraction: Annotated[
+        float, "share of the text held out for validation; alignment: of the prompts, at most 500"
+    ] = 0.1
     field: Annotated[str, "key of the text in .jsonl files and hf: data"] = "text"
     document_mask: Annotated[bool, "keep attention inside each packed document"] = False
     mask_share: Annotated[float, "BERT: share of the tokens to be guessed in training"] = 0.15
@@ -138,7 +140,7 @@ class AlignConfig:
     value_clip: Annotated[float, "ppo: values may leave those of the rollout by this much, in units of the score"] = 0.2
     gae_lambda: Annotated[float, "ppo: λ of the generalised advantage estimate"] = 0.95
     missing_eos: Annotated[
-        float, "ppo, grpo: an answer that does not end scores minus this, whatever the judge says"
+        float, "sft, ppo, grpo: an answer that does not end scores minus this, whatever the judge says"
     ] = 1.0
     ema: Annotated[float, "ppo: decay of the average of the weights that is kept as the result; 0 keeps the last"] = 0.0
     lora_rank: Annotated[int, "train adapters of this rank instead of the matrices; 0 trains all"] = 0
@@ -160,6 +162,7 @@ class AlignConfig:
             self.episodes % self.group == 0 or self.method != "grpo",
             f"align.episodes is {self.episodes} and align.group {self.group}; write a multiple of the group.",
         )
+        check(self.group > 1 or self.method != "grpo", "align.group is 1; grpo compares answers, so write 2 or more.")
         if self.beta == -1:
             object.__setattr__(self, "beta", {"ppo": 0.02, "dpo": 0.1}.get(self.method, 0.0))
         check(self.beta >= 0, f"align.beta is {self.beta}; write 0 or more.")
@@ -175,8 +178,8 @@ class AlignConfig:
 _RL, _ALL = ("ppo", "grpo"), ("sft", "reward", "dpo", "ppo", "grpo")
 _ONLY_FOR_METHOD = {
     **dict.fromkeys(("start", "examples", "lora_rank", "strict"), _ALL),
-    **dict.fromkeys(("episodes", "inner_epochs", "temperature", "clip", "missing_eos"), _RL),
-    "reward": ("sft", *_RL),
+    **dict.fromkeys(("episodes", "inner_epochs", "temperature", "clip"), _RL),
+    **dict.fromkeys(("reward", "missing_eos"), ("sft", *_RL)),
     "max_tokens": ("sft", "dpo", *_RL),
     **dict.fromkeys(("kl_target", "value_clip", "gae_lambda", "ema"), ("ppo",)),
     **dict.fromkeys(("ptx", "ptx_batch", "ptx_corpus"), ("sft", "ppo")),

@@ -49,7 +49,7 @@ class GPT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embed_tokens.weight.device
+        return next(self.parameters()).device
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab d_model"]:

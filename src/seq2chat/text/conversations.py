@@ -9,8 +9,10 @@ A line of a file is one of
     {"chosen": "\\n\\nHuman: ... \\n\\nAssistant: ...", "rejected": "..."}                             hh-rlhf's form
     {"prompt": "..."}                                                                               a prompt
 
-where a prompt may also be a list of messages, and `ranks` may be left out when the best answer comes first and no two
-are equal. What holds more than is asked for is used for what it holds: a demonstration is a prompt as well.
+where a prompt may also be called question or instruction, with a context or an input that belongs to it, and an answer
+response, completion or output. A prompt may be a list of messages, and `ranks` may be left out when the best answer
+comes first and no two are equal. What holds more than is asked for is used for what it holds: a demonstration is a
+prompt as well.
 """
 
 import json
@@ -228,7 +230,9 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
         return _transcript(row["chosen"], "chosen", where)[:-1]
     check(given is not None, f'{where} has no prompt; write "prompt" or "messages". It has {_keys(row)}.')
     if isinstance(given, str):
-        return (Message("user", _text(given, "prompt", where)),)
+        beside = next((row[key] for key in ("context", "input") if row.get(key)), None)  # as Dolly and Alpaca name it
+        text = _text(given, "prompt", where)
+        return (Message("user", text if beside is None else f"{text}\n\n{_text(beside, 'context', where)}"),)
     messages = read_messages(given, where)
     check(
         messages[-1].role == "user", f"{where}: the prompt ends with the assistant's turn; it must end with a user's."

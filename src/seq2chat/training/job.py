@@ -136,7 +136,8 @@ def resume_job(
         text = recipe.data.source or recipe.data.corpus
         check(
             job.progress.data == data,
-            f"{text} or its tokenizer is no longer what {folder} was trained on; put it back, or begin a new run.",
+            f"{text}, its tokenizer or a model that {folder} began with is no longer what it was; put it back, or "
+            "begin a new run.",
         )
     job.recipe.save(folder / "config.toml")
     log.forget_after(job.progress.step)
@@ -168,7 +169,7 @@ def _make_job(prepared: Prepared, log: RunLog, device: torch.device, say: Say, d
     job = Job(
         log, recipe, model, prepared.tokenizer, task, task.objective,
         make_optimizers(model, recipe.optim, precision.dtype) if task.optimizers is None else list(task.optimizers),
-        precision, device, Progress(data=task.loader.fingerprint),
+        precision, device, Progress(data=task.loader.fingerprint + task.origin),
     )  # fmt: skip
     doing("compiling")
     compiled = _compile(job, say)

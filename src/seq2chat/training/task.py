@@ -48,7 +48,7 @@ class Task:
 
     `objective` is trained and `measure` reported, in nats a `unit`. `validation(limit)` yields the batches of the
     validation split, of about its first `limit` tokens where that is not 0; all of it has `validation_tokens`.
-    `sample(model)` is a text to look at.
+    `sample(model)` is a text to look at. `origin` is the fingerprint of the models that the task began with.
 
     What only some tasks have: `step(job)` does an optimizer step of its own kind, whose metrics named in `shown` are
     for the display; `report(model, limit)` measures more than the loss at each validation; `publish()` is the model
@@ -69,6 +69,7 @@ class Task:
     publish: Callable[[], Any] | None = None
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     optimizers: Sequence[torch.optim.Optimizer] | None = None
+    origin: str = ""
 
 
 def load_text(recipe: Recipe, doing: Say) -> Corpus | ParallelCorpus:
