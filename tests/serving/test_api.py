@@ -244,6 +244,15 @@ def test_an_encoder_decoder_translates(client, folders):
         complete(client, status=400, **{"model": "translates"} | fields)
 
 
+def test_what_a_translation_reads_and_writes_is_bounded(client, monkeypatch):
+    monkeypatch.setattr("seq2chat.serving.completion.LONGEST_LINE", 8)
+    complete(client, model="translates", prompt="Hello", max_tokens=8)
+    assert (
+        complete(client, status=400, model="translates", prompt="Hello", max_tokens=9)["error"]["param"] == "max_tokens"
+    )
+    assert complete(client, status=400, model="translates", prompt="q" * 9)["error"]["param"] == "prompt"
+
+
 def test_many_lines_are_translated_in_their_order(client):
     lines = [f"Hello {'there ' * i}you" for i in range(1, 20)]
     made = complete(client, model="translates", prompt=lines, max_tokens=8)

@@ -160,6 +160,44 @@ def test_a_reader_that_takes_nothing_is_given_up(monkeypatch):
     assert closed == [1]
 
 
+CALLS = {
+    "/v1/embeddings": {"model": "base", "input": ["Hello"] * 100},
+    "/v1/completions": {"model": "translates", "prompt": ["Hello"] * 100, "max_tokens": 8},
+}
+
+
+@pytest.fixture
+def slow_calls(monkeypatch):
+    """Count the calls of a worker, each of which takes some time."""
+    from seq2chat.serving.worker import Worker
+
+    call, counted = Worker.call, []
+
+    def slower(self, work):
+        return call(self, lambda: counted.append(time.sleep(0.05)) or work())
+
+    monkeypatch.setattr(Worker, "call", slower)
+    return counted
+
+
+@pytest.mark.parametrize("path", CALLS)
+def test_embeddings_and_translations_end_when_the_client_goes(start, slow_calls, path):
+    server = start(names=("base", "translates"))
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(server.url + path, json=CALLS[path], timeout=0.2)
+    time.sleep(0.8)
+    assert 0 < len(slow_calls) < 10
+
+
+@pytest.mark.parametrize("path", CALLS)
+def test_embeddings_and_translations_have_a_deadline(start, slow_calls, path, monkeypatch):
+    monkeypatch.setattr("seq2chat.serving.answer.SECONDS", 0.2)
+    server = start(names=("base", "translates"))
+    response = httpx.post(server.url + path, json=CALLS[path], timeout=60)
+    assert response.status_code == 504 and "within its time" in response.json()["error"]["message"]
+    assert len(slow_calls) < 10
+
+
 def test_a_mistake_in_the_middle_of_a_stream_is_in_the_log_and_not_told(start, monkeypatch, caplog):
     from seq2chat.serving import chat
 

@@ -5,8 +5,9 @@ few chunks of the prompts that are not read yet, so that a long prompt never hol
 Agrawal et al. 2023, Sarathi). Row i of a pass is slot i of the cache: running rows stand in front without a gap, and
 the slots behind them remember the prompts of finished rows for those that begin alike.
 
-Prompts are read in chunks of one size at fixed places, and no kernel here lets one row change another's bits. So a
-prompt has the same keys and values to the last bit whether it is read at once, between others, or found in the cache.
+Prompts are read in chunks of one size at fixed places, and on CPUs no kernel here lets one row change another's bits.
+So a prompt has the same keys and values to the last bit whether it is read at once, between others, or found in the
+cache; on a GPU, to rounding.
 """
 
 import itertools

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from seq2chat.config import UserError
-from seq2chat.generation.request import Constraint, Event, Read, Request, Token
+from seq2chat.generation.request import Constraint, DeadlinePassed, Event, Read, Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.serving import protocol
 from seq2chat.serving.metrics import Metrics
@@ -14,6 +15,8 @@ from seq2chat.serving.served import Served
 from seq2chat.serving.worker import Worker
 from seq2chat.text.stream import TextStream
 from seq2chat.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 SECONDS = 600.0  # that a request may take
 
@@ -32,6 +35,14 @@ class Piece:
 
     token: Token
     text: str
+
+
+async def in_time(work: Awaitable[T]) -> T:
+    """Return the result of `work`. Raises DeadlinePassed, and cancels it, when it takes longer than SECONDS."""
+    try:
+        return await asyncio.wait_for(work, SECONDS)
+    except TimeoutError:
+        raise DeadlinePassed("The request was not done within its time; ask for less, or later.") from None
 
 
 def sampling_config(asked: protocol.Sampling, max_tokens: int) -> SamplingConfig:

@@ -1,9 +1,7 @@
 """The web server: routes, errors in OpenAI's form, and who may come in."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -15,10 +13,8 @@ from starlette.responses import Response
 from seq2chat import __version__
 from seq2chat.config import UserError, check
 from seq2chat.generation.request import DeadlinePassed, QueueFull
-from seq2chat.models.bert import BERT
-from seq2chat.models.gpt import GPT
 from seq2chat.serving import chat, completion, embedding, protocol
-from seq2chat.serving.answer import BadField
+from seq2chat.serving.answer import BadField, in_time
 from seq2chat.serving.guard import Guard
 from seq2chat.serving.metrics import Metrics
 from seq2chat.serving.served import Served
@@ -114,7 +110,8 @@ def _add_routes(app: FastAPI, state: State) -> None:
         """Texts that go on, the scores of texts as they are, or translations."""
         served = state.find(asked.model)
         if served.family in ("seq2seq", "transformer"):
-            made = await unless_gone(request.receive, completion.translation(asked, served, state.worker))
+            work = in_time(completion.translation(asked, served, state.worker))
+            made = await unless_gone(request.receive, work)
             if made is not None and asked.stream:
                 return EventStream(completion.translation_chunks(asked, made), lambda: None, describe)
             return respond(made)
@@ -139,16 +136,10 @@ def _add_routes(app: FastAPI, state: State) -> None:
         return respond(made)
 
     @app.post("/v1/embeddings")
-    async def embeddings(asked: protocol.EmbeddingRequest) -> Response:
+    async def embeddings(asked: protocol.EmbeddingRequest, request: Request) -> Response:
         """Texts as vectors of length 1."""
-        served = state.find(asked.model)
-        texts, model = embedding.inputs(asked, served), served.model
-        assert isinstance(model, GPT | BERT)
-        vectors = []
-        for text in texts:  # one by one, so that the engines step in between
-            work = partial(embedding.embed, model, text)
-            vectors.append(await asyncio.wrap_future(state.worker.call(work)))
-        return respond(embedding.response(asked, texts, vectors))
+        work = in_time(embedding.whole(asked, state.find(asked.model), state.worker))
+        return respond(await unless_gone(request.receive, work))
 
     @app.post("/tokenize")
     async def tokenize(asked: protocol.TokenizeRequest) -> Response:

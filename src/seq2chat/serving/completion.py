@@ -20,6 +20,7 @@ from seq2chat.training.translation import Translation, translate
 
 BEAM = 5
 LINES = 8  # translated at once
+LONGEST_LINE = 1024  # tokens that a translation reads or is asked for: it holds the engines up until it is done
 DEFAULT_TOKENS = 16  # OpenAI's
 
 
@@ -202,10 +203,13 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker) 
         raise BadField("max_tokens", "max_tokens 0 is for scoring texts; a translation has at least one token.")
     model, tokenizer, n = served.model, served.tokenizer, asked.n or 1
     assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, Tokenizer)
+    if (asked.max_tokens or 0) > LONGEST_LINE:
+        raise BadField("max_tokens", f"A translation has at most {LONGEST_LINE} tokens; write a smaller max_tokens.")
     most = min(asked.max_tokens or 0, served.context - 1)
     options = {"beam": max(BEAM, n), "n_best": n, "max_length": most}
-    if max(len(tokenizer.encode(line)) for line in texts) >= served.context:
-        raise BadField("prompt", f"The text has more tokens than the {served.context} of the context; send sentences.")
+    room = min(served.context - 1, LONGEST_LINE)
+    if max(len(tokenizer.encode(line)) for line in texts) > room:
+        raise BadField("prompt", f"A line has more than the {room} tokens that {served.id} reads; send sentences.")
     found: list[Translation] = []
     for first in range(0, len(texts), LINES):  # so that the engines step in between, and nobody is waited for who left
         work = partial(list, translate(model, tokenizer, texts[first : first + LINES], **options))

@@ -1,7 +1,9 @@
 """`POST /v1/embeddings`: a text as the mean of its last hidden states."""
 
+import asyncio
 import base64
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.serving.protocol import EmbeddingRequest, one_by_one
 from seq2chat.serving.served import Served
+from seq2chat.serving.worker import Worker
 from seq2chat.text.tokenizer import Tokenizer
 
 
@@ -50,6 +53,15 @@ def embed(model: GPT | BERT, text: Sequence[int]) -> Float[Tensor, " d_model"]:
     """
     mean = model.hidden(torch.tensor([text], device=model.device))[0].float().mean(0).cpu()
     return torch.nn.functional.normalize(mean, dim=0)
+
+
+async def whole(asked: EmbeddingRequest, served: Served, worker: Worker) -> dict[str, Any]:
+    """Return the `list` object. Raises as `inputs` and `response` do."""
+    texts, model = inputs(asked, served), served.model
+    assert isinstance(model, GPT | BERT)
+    # One by one, so that the engines step in between, and nobody is waited for who left.
+    vectors = [await asyncio.wrap_future(worker.call(partial(embed, model, text))) for text in texts]
+    return response(asked, texts, vectors)
 
 
 def response(asked: EmbeddingRequest, texts: Sequence[Sequence[int]], vectors: Sequence[Tensor]) -> dict[str, Any]:
