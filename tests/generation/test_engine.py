@@ -62,11 +62,25 @@ def run(engine, prompts, **kwargs):
 def test_the_engine_equals_its_plain_twin(config, options):
     model, prompts = random_gpt(config), texts()
     engine = Engine(model, n_slot=5)
-    for prompt, tokens in zip(prompts, run(engine, prompts, options=options), strict=True):
+    for prompt, tokens in zip(prompts, run(engine, prompts, options=options, drawn_logprobs=True), strict=True):
         [[twin]] = generate(model, [prompt], SamplingConfig(20, **options))
         assert [t.id for t in tokens] == twin.tokens and tokens[-1].finish == twin.finish
         assert [t.logprob for t in tokens] == pytest.approx(twin.logprobs, abs=1e-9)
         assert [t.drawn_logprob for t in tokens] == pytest.approx(twin.drawn_logprobs, abs=1e-9)
+
+
+def test_log_probabilities_are_computed_for_those_who_ask():
+    model, prompt, told = random_gpt(CONFIGS["gpt2"]), [1, 2, 3], []
+    engine = Engine(model, n_slot=4)
+    for logprobs, drawn in ((None, False), (0, False), (None, True), (0, True)):
+        told.append([])
+        engine.submit(asked(prompt, told[-1], options=DRAWN, logprobs=logprobs, drawn_logprobs=drawn))
+    engine.run()
+    nothing, own, drawn, both = ([event for event in events if isinstance(event, Token)] for events in told)
+    assert {(t.logprob, t.drawn_logprob) for t in nothing} == {(None, None)}
+    assert [(t.logprob, None) for t in both] == [(t.logprob, t.drawn_logprob) for t in own]
+    assert [(None, t.drawn_logprob) for t in both] == [(t.logprob, t.drawn_logprob) for t in drawn]
+    assert all(t.drawn_logprob != t.logprob for t in both)
 
 
 def test_greedy_tokens_are_those_of_transformers(tmp_path):

@@ -282,15 +282,16 @@ class Engine:
                 return
         tokens, drawn = draw_tokens(rows, self._constrained(rows, logits))
         wanted = [i for i, row in enumerate(rows) if row.request.logprobs is not None]
-        told: dict[int, tuple[float, float, list[tuple[int, float]]]] = {}
+        told: dict[int, tuple[float, list[tuple[int, float]]]] = {}
         if wanted:
             logprobs, chosen = log_softmax(logits[wanted]), torch.tensor([[tokens[i]] for i in wanted])
             own = logprobs.gather(-1, chosen.to(logprobs.device))[:, 0].tolist()
             tops = likeliest(logprobs, [rows[i].request.logprobs or 0 for i in wanted])
-            told = {i: (logprob, drawn[i], top) for i, logprob, top in zip(wanted, own, tops, strict=True)}
+            told = {i: (logprob, top) for i, logprob, top in zip(wanted, own, tops, strict=True)}
         self.statistics.generated_tokens += len(rows)
         for index, row in enumerate(rows):
-            self._tell(row, tokens[index], *told.get(index, (None, None, [])))
+            logprob, top = told.get(index, (None, []))
+            self._tell(row, Token(row.sample, tokens[index], logprob, drawn[index], top, None))
 
     def _only_numbers(
         self, rows: list[Row], logits: Float[Tensor, "rows vocab"]
@@ -323,20 +324,18 @@ class Engine:
         request.emit(error)
         request.abort()
 
-    def _tell(
-        self, row: Row, token_id: int, logprob: float | None, drawn: float | None, top: list[tuple[int, float]]
-    ) -> None:
+    def _tell(self, row: Row, token: Token) -> None:
+        """Tell a token that was drawn for the row, and whether it is the last."""
         request = row.request
         if request.aborted:  # perhaps in this very step, so that it has no slot any more
             return
-        row.tokens.append(token_id)
+        row.tokens.append(token.id)
         if row.before is not None:
-            row.before.add(token_id)
-        token = Token(row.sample, token_id, logprob, drawn, top, None)
+            row.before.add(token.id)
         try:
             if row.constraint is not None:
-                row.constraint.accept(token_id)
-            stops = token_id in request.end_tokens or (request.stop is not None and request.stop(token))
+                row.constraint.accept(token.id)
+            stops = token.id in request.end_tokens or (request.stop is not None and request.stop(token))
         except Exception as error:  # as in `_constrained`
             self._end(request, error)
             return

@@ -24,8 +24,9 @@ class DeadlinePassed(UserError):
 @dataclass(frozen=True)
 class Token:
     """One generated token of sample `sample`. `logprob` is its log probability under the model itself, `drawn_logprob`
-    under the distribution it was drawn from, and `top` the likeliest (token, log probability) under the model; they are
-    None and empty unless asked for. `finish` is set on the last one of a sample."""
+    under the distribution that it was drawn from, as PPO needs of rollouts, and `top` the likeliest (token, log
+    probability) under the model; they are None and empty unless asked for. `finish` is set on the last one of a
+    sample."""
 
     sample: int
     id: int
@@ -62,7 +63,8 @@ class Request:
 
     `emit` is called in the engine's thread with each Event; an exception is the last one. `stop(token)` is asked of
     each Token and ends its sample if true; what it or a constraint raises ends this request, and no other. `logprobs`
-    is how many of the likeliest tokens are told beside each, None being no log probabilities. Prompts are shared
+    is how many of the likeliest tokens are told beside each, None being no log probabilities; those of the distribution
+    that is drawn from cost as much again, and are told where `drawn_logprobs` asks for them. Prompts are shared
     through the cache among requests of one `salt` only. `deadline` is a time of `time.monotonic`.
     """
 
@@ -77,6 +79,7 @@ class Request:
     constraints: Sequence[Constraint] = ()
     salt: str = ""
     deadline: float | None = None
+    drawn_logprobs: bool = False
     aborted: bool = field(default=False, init=False)
 
     def abort(self) -> None:

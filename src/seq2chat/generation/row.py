@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seq2chat.generation.decode import log_softmax
+from seq2chat.generation.decode import token_logprobs
 from seq2chat.generation.request import Constraint, Request
 from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits
 
@@ -67,22 +67,22 @@ class Kept:
     since: int = 0
 
 
-def draw_tokens(rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]) -> tuple[list[int], list[float]]:
-    """Return the next token of each row and, where log probabilities are asked for, its own as drawn; rows of like
+def draw_tokens(rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]) -> tuple[list[int], list[float | None]]:
+    """Return the next token of each row and, where that is asked for, its log probability as drawn; rows of like
     options go together."""
     groups: dict[SamplingConfig, list[int]] = {}
     for index, row in enumerate(rows):
         groups.setdefault(replace(row.request.sampling, max_tokens=1, seed=None), []).append(index)
-    tokens, drawn = [0] * len(rows), [0.0] * len(rows)
+    tokens = [0] * len(rows)
+    drawn: list[float | None] = [None] * len(rows)
     for config, members in groups.items():
         part = logits if len(members) == len(rows) else logits[members]
         before = [rows[i].penalties(part.shape[-1], part.device) for i in members if config.penalises]
         processed = next_token_logits(part, config, before)
         chosen = draw(processed, config, [rows[i].generator for i in members])
-        if any(rows[i].request.logprobs is not None for i in members):
-            logprobs = log_softmax(processed).gather(-1, chosen[:, None])[:, 0].tolist()
-            for i, logprob in zip(members, logprobs, strict=True):
-                drawn[i] = logprob
+        if asked := [at for at, i in enumerate(members) if rows[i].request.drawn_logprobs]:
+            for at, logprob in zip(asked, token_logprobs(processed[asked], chosen[asked]).tolist(), strict=True):
+                drawn[members[at]] = logprob
         for i, token in zip(members, chosen.tolist(), strict=True):
             tokens[i] = token
     return tokens, drawn
