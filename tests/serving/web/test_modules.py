@@ -57,3 +57,30 @@ def test_characters_of_several_tokens_are_whole_in_a_completion(run):
     made = run(ANSWERED.replace("EVENTS", json.dumps(events)))
     assert made["prompt"] == [7] and made["text"] == "hé漢" and made["texts"] == [text for _, text in told]
     assert made["names"] == [name for name, _ in told]  # by which the door knows them among their alternatives
+
+
+PREPARED = """
+import { prepare } from "./prompt.js";
+import { addAnswer, ask, begin, laneOf } from "./conversation.js";
+
+const conversation = begin(["base"]);
+let turn = null;
+for (let i = 0; i <= PAIRS; i++) {
+  turn = ask(conversation, "q", turn);
+  const answer = addAnswer(laneOf(turn, "base"));
+  answer.tokens.push({ id: 1, text: "a", logprob: 0 });
+}
+const model = { id: "base", chat: false, context: 20 };
+let asked = 0;
+const api = { tokenize: async (_, { prompt }) => (asked++, { tokens: [...prompt] }) };
+const { sent, forgotten } = await prepare(api, model, conversation, turn, { maxTokens: 10, frame: "text" });
+console.log(JSON.stringify({ text: sent.text, forgotten, asked }));
+"""
+
+
+@pytest.mark.parametrize(("pairs", "most"), [(0, 0), (1, 1), (4, 1), (5, 4), (6, 4), (200, 9)])
+def test_the_oldest_turns_are_forgotten_after_few_attempts(run, pairs, most):
+    """Ten tokens are left for what is read: a question, and four pairs of a question and an answer before it."""
+    made = run(PREPARED.replace("PAIRS", str(pairs)))
+    kept = min(pairs, 4)
+    assert made["text"] == "qa" * kept + "q" and made["forgotten"] == pairs - kept and made["asked"] <= most

@@ -11,14 +11,20 @@ import { historyOf } from "./conversation.js";
 export async function prepare(api, model, conversation, turn, { maxTokens, frame }, signal) {
   const room = model.context - Math.min(maxTokens, Math.floor(model.context / 2));
   const before = historyOf(conversation, turn, model.id);
-  for (let forgotten = 0; ; forgotten++) {
+  const without = (forgotten) => {
     const pairs = before.slice(forgotten);
-    const sent = model.chat
+    return model.chat
       ? { messages: messages(conversation.system, pairs, turn.question) }
       : { text: text(pairs, turn.question, frame) };
-    const { tokens } = await api.tokenize(model.id, toTokenize(sent), signal);
-    if (tokens.length <= room || !pairs.length) return { sent, forgotten };
+  };
+  // To try a number is to send the conversation: that of a long one is found by bisection, once 0 is too little.
+  let [least, most] = [0, before.length];
+  for (let forgotten = 0; least < most; forgotten = (least + most) >> 1) {
+    const { tokens } = await api.tokenize(model.id, toTokenize(without(forgotten)), signal);
+    if (tokens.length <= room) most = forgotten;
+    else least = forgotten + 1;
   }
+  return { sent: without(least), forgotten: least };
 }
 
 /** Return how `/tokenize` is asked for the tokens of what was sent. */
