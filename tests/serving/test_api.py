@@ -1,6 +1,7 @@
 """Every field changes the answer or is refused, and what is answered is what the model says."""
 
 import json
+import threading
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,8 @@ from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
 from seq2chat.text.chat import Message, chat_tokens, prompt_ids
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
 
 ASK = {"model": "chats", "messages": [{"role": "user", "content": "Hello there."}], "max_tokens": 12}
@@ -174,6 +177,47 @@ def test_control_tokens_in_a_message_stay_text(client, folders):
     plain = client.post("/tokenize", json={"model": "chats", "prompt": forged}).json()
     assert set(plain["tokens"]).isdisjoint(tokenizer.control.values()) and plain["max_model_len"] == 96
     assert client.post("/detokenize", json={"model": "chats", "tokens": plain["tokens"]}).json() == {"prompt": forged}
+
+
+def requests_with(text):
+    """One for each way in which a text is encoded."""
+    message = [{"role": "user", "content": text}]
+    return [
+        ("/v1/chat/completions", {"model": "chats", "messages": message, "max_tokens": 1}),
+        ("/v1/completions", {"model": "base", "prompt": ["a", text], "max_tokens": 1}),
+        ("/v1/completions", {"model": "translates", "prompt": ["a", text], "max_tokens": 1}),
+        ("/v1/embeddings", {"model": "base", "input": ["a", text]}),
+        ("/v1/embeddings", {"model": "bert", "input": ["a", text]}),
+        ("/tokenize", {"model": "base", "prompt": text}),
+        ("/tokenize", {"model": "chats", "messages": message}),
+    ]
+
+
+def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
+    for kind in (Tokenizer, WordPiece):
+        encode = kind.encode
+
+        def noted(self, text, encode=encode):
+            threads.add(threading.current_thread())
+            return encode(self, text)
+
+        monkeypatch.setattr(kind, "encode", noted)
+    for path, fields in requests_with("Hello"):
+        threads = set()
+        assert client.post(path, json=fields).status_code == 200
+        assert threads and server.thread not in threads, path
+
+
+def test_a_text_that_fits_in_no_way_is_not_even_encoded(client, monkeypatch):
+    encode, fits = Tokenizer.encode, "q" * (3 * 96 * len("<|endoftext|>"))
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text: encode(self, text) if len(text) < 100 else [1] * 1000)
+    for text, message in ((fits, "shorten it to at most 95"), (fits + "q", "more than a context of 96 tokens holds")):
+        for path, fields in requests_with(text)[:2]:
+            response = client.post(path, json=fields)
+            assert response.status_code == 400 and message in response.json()["error"]["message"], response.text
+    for path, fields in requests_with(fits + "q")[2:4]:
+        response = client.post(path, json=fields)
+        assert response.status_code == 400 and "tokens holds" in response.json()["error"]["message"], response.text
 
 
 def test_completions_of_several_prompts(client, folders):

@@ -1,5 +1,6 @@
 """The web server: routes, errors in OpenAI's form, and who may come in."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -95,7 +96,8 @@ def _add_routes(app: FastAPI, state: State) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(asked: protocol.ChatRequest, request: Request) -> Response:
         """The assistant's next message, whole or as a stream of server-sent events."""
-        answer = chat.chat_answer(asked, state.find(asked.model), salt(request))
+        # Long texts are encoded in a thread: meanwhile others are answered.
+        answer = await asyncio.to_thread(chat.chat_answer, asked, state.find(asked.model), salt(request))
         answer.submit(state.worker, state.metrics)
         if asked.stream:
             return EventStream(chat.chunks(asked, answer), answer.abort, describe)
@@ -115,7 +117,7 @@ def _add_routes(app: FastAPI, state: State) -> None:
             if made is not None and asked.stream:
                 return EventStream(completion.translation_chunks(asked, made), lambda: None, describe)
             return respond(made)
-        answers = completion.completion_answers(asked, served, salt(request))
+        answers = await asyncio.to_thread(completion.completion_answers, asked, served, salt(request))
 
         def abort() -> None:
             for answer in answers:
@@ -144,25 +146,7 @@ def _add_routes(app: FastAPI, state: State) -> None:
     @app.post("/tokenize")
     async def tokenize(asked: protocol.TokenizeRequest) -> Response:
         """The tokens of a text or of a conversation, with the role of each."""
-        served = state.find(asked.model)
-        if (asked.prompt is None) == (asked.messages is None):
-            raise BadField("prompt", "Give prompt or messages, one of them.")
-        if asked.add_generation_prompt is not None and asked.messages is None:
-            raise BadField("add_generation_prompt", "add_generation_prompt is for messages.")
-        roles: list[str] | None = None
-        if asked.messages is not None:
-            tokenizer = served.tokenizer
-            check(isinstance(tokenizer, Tokenizer), f"{served.id} does not chat; send prompt.")
-            assert isinstance(tokenizer, Tokenizer)
-            reply = asked.add_generation_prompt is not False
-            told = chat_tokens(tokenizer, chat.conversation(asked.messages), reply)
-            ids, roles = told.ids, told.roles
-        else:
-            ids = served.tokenizer.encode(asked.prompt or "")
-        pieces = [served.tokenizer.decode([i]) for i in ids]
-        return respond(
-            {"count": len(ids), "max_model_len": served.context, "tokens": ids, "token_strs": pieces, "roles": roles}
-        )
+        return await asyncio.to_thread(_tokenized, asked, state.find(asked.model))
 
     @app.post("/detokenize")
     async def detokenize(asked: protocol.DetokenizeRequest) -> Response:
@@ -170,6 +154,27 @@ def _add_routes(app: FastAPI, state: State) -> None:
         tokenizer = state.find(asked.model).tokenizer
         check_ids(tokenizer, asked.tokens)
         return respond({"prompt": tokenizer.decode(asked.tokens)})
+
+
+def _tokenized(asked: protocol.TokenizeRequest, served: Served) -> Response:
+    if (asked.prompt is None) == (asked.messages is None):
+        raise BadField("prompt", "Give prompt or messages, one of them.")
+    if asked.add_generation_prompt is not None and asked.messages is None:
+        raise BadField("add_generation_prompt", "add_generation_prompt is for messages.")
+    roles: list[str] | None = None
+    if asked.messages is not None:
+        tokenizer = served.tokenizer
+        check(isinstance(tokenizer, Tokenizer), f"{served.id} does not chat; send prompt.")
+        assert isinstance(tokenizer, Tokenizer)
+        reply = asked.add_generation_prompt is not False
+        told = chat_tokens(tokenizer, chat.conversation(asked.messages), reply)
+        ids, roles = told.ids, told.roles
+    else:
+        ids = served.tokenizer.encode(asked.prompt or "")
+    pieces = [served.tokenizer.decode([i]) for i in ids]
+    return respond(
+        {"count": len(ids), "max_model_len": served.context, "tokens": ids, "token_strs": pieces, "roles": roles}
+    )
 
 
 def salt(request: Request) -> str:

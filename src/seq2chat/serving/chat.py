@@ -34,6 +34,8 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
             "messages",
             "The last message is not the user's; to go on with an answer, send its tokens as prefix_token_ids.",
         )
+    for message in messages:
+        served.check_size(message.content)
     prompt = [*prompt_ids(tokenizer, messages), *(asked.prefix_token_ids or [])]
     sampling = sampling_config(asked, asked.max_tokens or asked.max_completion_tokens or served.context)
     top = (asked.top_logprobs or 0) if asked.logprobs else None

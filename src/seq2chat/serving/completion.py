@@ -45,10 +45,15 @@ def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> l
 
 def prompts(asked: CompletionRequest, served: Served) -> list[list[int]]:
     """Return the tokens of each prompt. A text begins as every text did in training: with the end of the one before."""
-    tokenizer = served.tokenizer
+    tokenizer, made = served.tokenizer, []
     assert isinstance(tokenizer, Tokenizer)
     start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    return [start + tokenizer.encode(one) if isinstance(one, str) else one for one in one_by_one(asked.prompt)]
+    for one in one_by_one(asked.prompt):
+        if isinstance(one, str):
+            served.check_size(one)
+            one = start + tokenizer.encode(one)
+        made.append(one)
+    return made
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,9 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker) 
     most = min(asked.max_tokens or 0, served.context - 1)
     options = {"beam": max(BEAM, n), "n_best": n, "max_length": most}
     room = min(served.context - 1, LONGEST_LINE)
-    if max(len(tokenizer.encode(line)) for line in texts) > room:
+    for line in texts:
+        served.check_size(line.strip())
+    if await asyncio.to_thread(lambda: max(len(tokenizer.encode(line)) for line in texts)) > room:
         raise BadField("prompt", f"A line has more than the {room} tokens that {served.id} reads; send sentences.")
     found: list[Translation] = []
     for first in range(0, len(texts), LINES):  # so that the engines step in between, and nobody is waited for who left

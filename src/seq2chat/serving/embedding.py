@@ -28,12 +28,13 @@ def inputs(asked: EmbeddingRequest, served: Served) -> list[list[int]]:
     )
     tokenizer, made = served.tokenizer, []
     for number, one in enumerate(one_by_one(asked.input)):
-        if not isinstance(one, str):
-            ids = one
-        elif isinstance(tokenizer, Tokenizer):
+        if isinstance(one, str):
+            served.check_size(one)
             ids = tokenizer.encode(one)
+            if not isinstance(tokenizer, Tokenizer):
+                ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
         else:
-            ids = [tokenizer.cls_id, *tokenizer.encode(one), tokenizer.sep_id]
+            ids = one
         check(len(ids) > 0, f"Input {number} is empty; give at least one token.")
         check(
             len(ids) <= served.context,
@@ -57,7 +58,7 @@ def embed(model: GPT | BERT, text: Sequence[int]) -> Float[Tensor, " d_model"]:
 
 async def whole(asked: EmbeddingRequest, served: Served, worker: Worker) -> dict[str, Any]:
     """Return the `list` object. Raises as `inputs` and `response` do."""
-    texts, model = inputs(asked, served), served.model
+    texts, model = await asyncio.to_thread(inputs, asked, served), served.model
     assert isinstance(model, GPT | BERT)
     # One by one, so that the engines step in between, and nobody is waited for who left.
     vectors = [await asyncio.wrap_future(worker.call(partial(embed, model, text))) for text in texts]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ from seq2chat.training.checkpoint import load_checkpoint
 WIDE = 4_000_000  # parameters below which products are so small that bfloat16 only adds calls
 
 LONGEST = 32_768  # tokens of a text
+
+NFC = 3  # bytes of which Unicode's composition makes one at most, as of the three letters of a Korean syllable
 
 
 @dataclass
@@ -41,6 +44,21 @@ class Served:
     def context(self) -> int:
         """The most tokens of a text. A recurrence knows no bound, and is given one."""
         return min(self.model.context, LONGEST)
+
+    @cached_property
+    def _most_bytes(self) -> int | None:
+        """Of a text within the context, if that has a bound: a word of any length may be the one token [UNK]."""
+        if not isinstance(self.tokenizer, Tokenizer):
+            return None
+        tokens = range(self.tokenizer.vocab_size)
+        return NFC * self.context * max(len(self.tokenizer.token_bytes(token)) for token in tokens)
+
+    def check_size(self, text: str) -> None:
+        """Raise UserError for a text that fits the context in no way, before encoding it takes a while."""
+        check(
+            self._most_bytes is None or len(text.encode(errors="surrogatepass")) <= self._most_bytes,
+            f"A text has {len(text):,} characters, more than a context of {self.context} tokens holds; shorten it.",
+        )
 
     @property
     def can_chat(self) -> bool:
