@@ -132,14 +132,14 @@ def judge(folder: Path, sft: Any, tokenizer: Any, asked: list) -> dict[str, Any]
     each = [question for question in asked for _ in range(BEST_OF)]
     golds = torch.tensor([gold(question, text).score for question, text in zip(each, rollout.answers, strict=True)])
     by_model = from_model(model)(rollout).where(rollout.finished, -math.inf).cpu()
-    mean, chosen, _ = best_of(golds, by_model)
+    mean, chosen, _ = best_of(golds, by_model, BEST_OF)
     return {
         "reward_accuracy": round(right / total, 4),
         "reward_ceiling": round(possible, 4),
         "best_of_16": {
             "mean": round(mean, 4),
             "by reward": round(chosen, 4),
-            "by oracle": round(best_of(golds, golds)[1], 4),
+            "by oracle": round(best_of(golds, golds, BEST_OF)[1], 4),
         },
     }
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from peers import machine
 
+from seq2chat.alignment.doctor import best_of
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.kl import best_of_n_kl
 from seq2chat.alignment.report import MAX_TOKENS, answer_sheet, exam
@@ -93,20 +94,17 @@ def best_of_n(sft: GPT, tokenizer: Tokenizer, reward: RewardModel, asked: list[Q
     most = 2 * BEST_OF[-1]
     rollout: Rollout = roll_out(sft, tokenizer, [q.messages for q in asked], MAX_TOKENS, n=most, seed=1)
     each = [question for question in asked for _ in range(most)]
-    golds = torch.tensor([gold(q, a).score for q, a in zip(each, rollout.answers, strict=True)]).view(-1, most)
-    scores = ended_scores(rollout, from_model(reward)(rollout), MISSING_EOS).view(-1, most)
-    order = scores.argsort(dim=1)
-    golds, scores = golds.gather(1, order).double(), scores.gather(1, order).double()
-    points = []
-    for n in BEST_OF:
-        # The chance that the answer of rank r (ascending) is the best of n drawn without replacement.
-        chance = torch.tensor([math.comb(r, n - 1) / math.comb(most, n) for r in range(most)], dtype=torch.float64)
-        points.append({
-            "n": n, "kl": round(best_of_n_kl(n), 3),
-            "gold": round((golds * chance).sum(1).mean().item(), 4),
-            "reward": round((scores * chance).sum(1).mean().item(), 4),
-        })  # fmt: skip
-    return points
+    golds = torch.tensor([gold(q, a).score for q, a in zip(each, rollout.answers, strict=True)])
+    scores = ended_scores(rollout, from_model(reward)(rollout), MISSING_EOS)
+    return [
+        {
+            "n": n,
+            "kl": round(best_of_n_kl(n), 3),
+            "gold": round(best_of(golds, scores, n, most)[1], 4),
+            "reward": round(best_of(scores, scores, n, most)[1], 4),
+        }
+        for n in BEST_OF
+    ]
 
 
 def draw(lines: list[dict[str, Any]], file: Path) -> None:

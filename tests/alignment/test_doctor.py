@@ -1,13 +1,15 @@
 """The doctor: a run whose parts are sound is healthy; with one part broken, that part is named."""
 
 import dataclasses
+import itertools
 
 import pytest
+import torch
 
 from seq2chat.alignment import doctor as doctor_module
 from seq2chat.alignment import ppo as ppo_module
 from seq2chat.alignment import sft as sft_module
-from seq2chat.alignment.doctor import diagnose, verdict
+from seq2chat.alignment.doctor import best_of, diagnose, verdict
 from seq2chat.config import UserError
 from seq2chat.text.chat import END, chat_tokens
 
@@ -136,3 +138,14 @@ def test_the_algorithm_is_tried_on_a_reward_that_is_right(fine_tuned, align, rat
 def test_another_kind_of_run_is_told(fine_tuned):
     with pytest.raises(UserError, match="a run of sft; the doctor looks at runs of ppo and grpo"):
         diagnose(fine_tuned)
+
+
+def test_the_best_of_n_is_the_mean_over_all_draws():
+    torch.manual_seed(0)
+    gold, scores = torch.rand(3, 6, dtype=torch.float64), torch.randn(3, 6)
+    for n in (1, 2, 4, 6):
+        draws = torch.tensor(list(itertools.combinations(range(6), n)))
+        best_places = draws.gather(1, scores[:, draws].argmax(2).mT).mT  # of each draw, for each prompt
+        mean, best, _ = best_of(gold.flatten(), scores.flatten(), n, 6)
+        expected = gold.gather(1, best_places).mean().item()
+        assert (mean, best) == pytest.approx((gold.mean().item(), expected))

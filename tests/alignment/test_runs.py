@@ -269,7 +269,7 @@ def test_examples_that_do_not_fit_are_told_and_left_out_or_refused(fine_tuned, t
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(
-        UserError, match="1 of 3 conversations are longer than 128 tokens, .* has room for; the first is number 2"
+        UserError, match=r"1 of 3 conversations are longer than 128 tokens, .* has room for; the first is number 2"
     ):
         align("sft", tmp_path / "a", fine_tuned, data__corpus=str(file), align__strict=True, train__budget="1 step")
     align("sft", tmp_path / "b", fine_tuned, data__corpus=str(file), train__budget="1 step", train__batch_size=1)

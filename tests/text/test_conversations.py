@@ -143,5 +143,12 @@ def test_what_belongs_to_an_instruction_is_asked_with_it(tmp_path):
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     first, second = read_demonstrations(str(file), 0, 0)
-    assert first.messages[0].content == "When did it open?\n\nIt opened in 1990." and first.messages[1].content == "1990."
+    assert [m.content for m in first.messages] == ["When did it open?\n\nIt opened in 1990.", "1990."]
     assert second.prompt == (Message("user", "Name one."),)
+
+
+def test_the_demonstration_is_among_the_answers_that_labelers_rank():
+    asked = questions("train", 30, seed=4)
+    for sampled in ((), [["One.", "Two.", "Three.", "Four."]] * 30):
+        for question, compared in zip(asked, world_comparisons(asked, 4, sampled), strict=True):
+            assert question.answer in compared.answers and 4 <= len(compared.answers) <= 6

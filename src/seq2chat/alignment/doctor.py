@@ -47,7 +47,7 @@ from seq2chat.training.job import start_job
 from seq2chat.training.loop import train
 from seq2chat.training.runlog import open_run
 
-PROMPTS, BEST_OF, HELD_OUT = 192, 16, 200
+PROMPTS, BEST_OF, FEW, HELD_OUT = 192, 16, 4, 200
 PRACTICE = 20  # iterations against the oracle
 LEAST_FINISHED = 0.8  # of the answers must end by themselves
 MOST_CUT = 0.01  # of the answers may be cut off before their end
@@ -152,7 +152,8 @@ def room(rollout: Rollout, max_tokens: int) -> Finding:
 
 def headroom(rollout: Rollout, right: Scorer) -> Finding:
     """Whether the best of several answers, chosen by the oracle, beats the mean."""
-    mean, best, error = best_of(right(rollout), right(rollout))
+    golds = right(rollout)
+    mean, best, error = best_of(golds, golds, BEST_OF)
     return Finding(
         "starting policy",
         best - mean > LEAST_GAIN * error,
@@ -163,7 +164,11 @@ def headroom(rollout: Rollout, right: Scorer) -> Finding:
 
 
 def judges(rollout: Rollout, scorer: Scorer, missing_eos: float, right: Scorer | None) -> Finding:
-    """Whether the reward tells answers apart, and whether choosing by it, as training does, chooses better answers."""
+    """Whether the reward tells answers apart, and whether choosing by it chooses better ones.
+
+    Asked about the best of a few, which is about as far from the start as training goes: the best of many is chosen by
+    what the reward gets wrong, and lies below the mean for a reward that is of use (Gao et al. 2022).
+    """
     scores = scorer(rollout)
     spread = scores.unflatten(0, (-1, BEST_OF)).std(1).mean().item()
     if not spread > 1e-6:
@@ -175,11 +180,14 @@ def judges(rollout: Rollout, scorer: Scorer, missing_eos: float, right: Scorer |
         )
     if right is None:
         return Finding("reward", True, f"scores of answers to one prompt have a standard deviation of {spread:.3f}")
-    mean, best, error = best_of(right(rollout), ended_scores(rollout, scores, missing_eos))
+    golds, ended = right(rollout), ended_scores(rollout, scores, missing_eos)
+    mean, best, error = best_of(golds, ended, FEW)
+    _, farther, _ = best_of(golds, ended, BEST_OF)
     return Finding(
         "reward",
         best - mean > LEAST_GAIN * error,
-        f"the best of {BEST_OF} answers by the reward has gold {best:.3f} where their mean is {mean:.3f}",
+        f"the best of {FEW} answers by the reward has gold {best:.3f}, that of {BEST_OF} {farther:.3f}, where their "
+        f"mean is {mean:.3f}",
         "Choosing by it does not choose better answers: look at its held-out accuracy, at the order of chosen and "
         "rejected answers in its data, and at answers of the policy's own among them.",
     )
@@ -306,11 +314,14 @@ def practised(recipe: Recipe, steps: int, rate: float, several: Rollout, right: 
     return right(again).unflatten(0, (-1, BEST_OF)).mean(1)
 
 
-def best_of(gold: torch.Tensor, scores: torch.Tensor) -> tuple[float, float, float]:
-    """Return the mean gold score of all answers, that of the answer with the highest score to each prompt, and the
-    standard error of their difference over prompts."""
-    gold, scores = gold.unflatten(0, (-1, BEST_OF)), scores.unflatten(0, (-1, BEST_OF))
-    chosen = gold.gather(1, scores.argmax(1, keepdim=True))[:, 0]
+def best_of(gold: torch.Tensor, scores: torch.Tensor, n: int, sampled: int = BEST_OF) -> tuple[float, float, float]:
+    """Return the mean gold score of all answers, that of the answer with the highest score among `n`, and the standard
+    error of their difference over prompts. Each prompt has `sampled` answers, and all draws of `n` of them count."""
+    gold, scores = gold.double().unflatten(0, (-1, sampled)), scores.unflatten(0, (-1, sampled))
+    # The chance that the answer of rank r, the lowest first, is the best of n drawn without replacement.
+    chance = [math.comb(r, n - 1) / math.comb(sampled, n) for r in range(sampled)]
+    weights = torch.tensor(chance, dtype=gold.dtype, device=gold.device)
+    chosen = (gold.gather(1, scores.argsort(1)) * weights).sum(1)
     gains = (chosen - gold.mean(1)).tolist()
     error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
     return gold.mean().item(), chosen.mean().item(), error

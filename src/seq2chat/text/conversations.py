@@ -101,12 +101,14 @@ def world_questions(n: int, seed: int) -> list[Question]:
 
 
 def world_comparisons(asked: Sequence[Question], seed: int, answers: Sequence[Sequence[str]] = ()) -> list[Comparison]:
-    """Return for each question some candidates and the `answers` given to it, as one of the world's labelers ranks
-    them."""
+    """Return for each question the demonstration, the `answers` given to it and some candidates, as one of the world's
+    labelers ranks them."""
     chance, panel = random.Random(f"labelers/{seed}"), [labeler for labeler in labelers() if not labeler.held_out]
     compared = []
     for index, question in enumerate(asked):
-        given = list(dict.fromkeys(text.strip() for text in answers[index]))[: MOST_ANSWERS - 2] if answers else []
+        # With the right answer beside the policy's own a judge learns what is right, and not manners alone.
+        sampled = [text.strip() for text in answers[index]][: MOST_ANSWERS - 2] if answers else []
+        given = list(dict.fromkeys([question.answer, *sampled]))
         beside = chance.choice(asked).answer  # right for another question: a judge must read the one it is given
         made = dict.fromkeys([beside, *(text.strip() for text in candidates(question, chance))])
         made = [text for text in made if text and text not in given]
