@@ -46,7 +46,7 @@ def test_sound_parts_are_healthy(fine_tuned, align, tmp_path):
         ("return [0.5 for a in answers]", "same score"),
         (
             "import random; chance = random.Random(str(answers)); return [chance.random() for a in answers]",
-            "the best of 16",
+            "the best of 4",
         ),
     ],
     ids=["constant", "shuffled"],
