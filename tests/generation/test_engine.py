@@ -132,13 +132,17 @@ from seq2chat.config import GPTConfig
 from seq2chat.generation.engine import Engine, Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
+from seq2chat.serving.served import quantize
 
 def make(seed, d_model, dtype):
     torch.manual_seed(seed)
     model = GPT(GPTConfig("modern", vocab_size=101, context=160, n_layer=2, n_head=4, n_kv_head=2, d_model=d_model))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval().to(dtype)
+    model.eval().to(dtype)
+    if sys.argv[2] == "int8" and dtype == torch.bfloat16:
+        quantize(model)
+    return model
 
 def compiled(model):
     engine = Engine(model, 8)
@@ -172,12 +176,12 @@ for model, engine in zip(models, engines):
 """
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_compiled_together_is_alone_to_the_last_bit(dtype):
+@pytest.mark.parametrize(("dtype", "weights"), [("float32", "own"), ("bfloat16", "own"), ("bfloat16", "int8")])
+def test_compiled_together_is_alone_to_the_last_bit(dtype, weights):
     """In a process without the type checks, which torch.compile cannot read."""
     if dtype == "bfloat16" and not NATIVE_BF16:
         pytest.skip("this processor has no bfloat16 products of its own")
-    done = subprocess.run([sys.executable, "-c", COMPILED, dtype], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", COMPILED, dtype, weights], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

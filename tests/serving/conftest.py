@@ -13,7 +13,7 @@ from seq2chat.config import BERTConfig, GPTConfig, TransformerConfig
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.serving.app import create_app
 from seq2chat.serving.served import open_served
-from seq2chat.serving.server import Server, listen
+from seq2chat.serving.server import Opening, Server, listen
 from seq2chat.serving.worker import Worker
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
 from seq2chat.text.tokenizer import Tokenizer
@@ -53,9 +53,10 @@ class Running:
         self.served = [open_served(folders[name], name, n_slot) for name in names]
         self.worker = Worker([one.engine for one in self.served if one.engine is not None])
         self.worker.start()
-        app = create_app(self.served, self.worker, api_key)
-        self.state = app.state.serving
-        self.server = Server(uvicorn.Config(app, log_level="error", access_log=False), self.state)
+        opening = Opening()
+        opening.app = create_app(self.served, self.worker, api_key)
+        self.state = opening.app.state.serving
+        self.server = Server(uvicorn.Config(opening, lifespan="off", log_level="error", access_log=False), opening)
         listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets=[listener])), daemon=True)

@@ -9,7 +9,10 @@ import time
 import httpx
 import pytest
 
+from seq2chat.config import UserError
 from seq2chat.serving.guard import PAGE_POLICY
+from seq2chat.serving.served import open_served
+from seq2chat.serving.server import Server, run_server
 
 ASK = {"model": "chats", "messages": [{"role": "user", "content": "Hello there."}], "temperature": 2.0, "seed": 1}
 HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
@@ -99,6 +102,62 @@ def test_a_broken_engine_fails_everyone_and_says_so(start, slow, monkeypatch):
     assert httpx.get(f"{server.url}/health").status_code == 503
     for model in ("chats", "base"):
         assert httpx.post(f"{server.url}/v1/completions", json={"model": model, "prompt": "a"}).status_code == 503
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def test_requests_are_refused_while_models_load(folders, free_port, monkeypatch):
+    loaded, told, servers = threading.Event(), [], []
+
+    class Kept(Server):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            servers.append(self)
+
+    def load():
+        loaded.wait(30)
+        return [open_served(folders["base"], "base", 2)]
+
+    def get(path):
+        try:
+            return httpx.get(f"http://127.0.0.1:{free_port}{path}")
+        except httpx.ConnectError:
+            return None
+
+    def until(condition):
+        end = time.monotonic() + 20
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert condition()
+
+    monkeypatch.setattr("seq2chat.serving.server.Server", Kept)
+    thread = threading.Thread(target=lambda: run_server(load, "127.0.0.1", free_port, "", told.append))
+    thread.start()
+    until(lambda: get("/health") is not None)
+    for path in ("/health", "/", "/v1/models"):
+        refused = get(path)
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert refused.json()["error"]["message"] == "The server is loading its models."
+    assert not told
+    loaded.set()
+    until(lambda: told)
+    assert get("/health").status_code == 200
+    servers[0].should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_what_keeps_models_from_loading_is_told(free_port):
+    def load():
+        raise UserError("There is no such run.")
+
+    with pytest.raises(UserError, match="no such run"):
+        run_server(load, "127.0.0.1", free_port, "", print)
 
 
 def test_draining_finishes_what_runs_and_takes_nothing_new(start, slow):

@@ -23,6 +23,13 @@ def test_characters_appear_when_they_are_whole():
     assert pieces("aß日")[0] == ["a", "", "ß", "", "", "日", ""]
 
 
+def test_a_completion_that_begins_within_a_character_tells_all_of_it():
+    ids = BYTES.encode("a日b")
+    for cut in (2, 3):
+        stream = TextStream(BYTES, before=ids[:cut])
+        assert "".join(map(stream.feed, ids[cut:])) + stream.flush() == "日b"
+
+
 def test_the_start_of_a_stop_string_is_held_back_until_it_is_none():
     assert pieces("a<en<end", ("<end>",))[0] == ["a", "", "", "", "<en", "", "", "", "<end"]
 

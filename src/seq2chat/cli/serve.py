@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -12,6 +12,7 @@ from seq2chat.config import check
 
 if TYPE_CHECKING:
     from seq2chat.generation.engine import Engine
+    from seq2chat.serving.served import Served
 
 
 def serve(
@@ -23,6 +24,10 @@ def serve(
     compile: Annotated[
         bool, Parameter(help="compile each model first, up to a minute; faster afterwards", negative="")
     ] = False,
+    quantize: Annotated[
+        Literal["int8"] | None,
+        Parameter(help="keep weights as 8-bit integers: less memory, faster for few answers at once; compiles, too"),
+    ] = None,
 ) -> None:
     """Serve models: an OpenAI-compatible API, and a page to chat with them in a browser."""
     api_key = api_key or os.environ.get("SEQ2CHAT_API_KEY", "")
@@ -39,19 +44,23 @@ def serve(
     from seq2chat.serving.server import run_server
 
     console = Console(stderr=True, highlight=False)
-    served = [open_served(run, name, slots) for run, name in zip(runs, names(runs), strict=True)]
-    for one in served:
-        if compile and one.engine is not None:
-            with console.status(f"compiling {one.id}"):
-                told = compiled(one.engine)
-            console.print(f"{one.id}: {told}", style="dim")
+    called = names(runs)
+
+    def load() -> list[Served]:
+        served = [open_served(run, name, slots, quantize == "int8") for run, name in zip(runs, called, strict=True)]
+        for one in served:
+            if (compile or quantize) and one.engine is not None:
+                with console.status(f"compiling {one.id}"):
+                    told = compiled(one.engine)
+                console.print(f"{one.id}: {told}", style="dim")
+        return served
 
     def say(address: str) -> None:
-        models = ", ".join(one.id for one in served)
+        models = ", ".join(called)
         console.print(f"Serving {models} at [bold]{address}[/] (API: {address}/v1, its documentation: {address}/docs).")
         console.print("Ctrl-C ends.", style="dim")
 
-    run_server(served, host, port, api_key, say)
+    run_server(load, host, port, api_key, say)
 
 
 def compiled(engine: "Engine") -> str:

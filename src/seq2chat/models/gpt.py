@@ -18,6 +18,7 @@ from seq2chat.config import GPTConfig, check
 from seq2chat.nn.attention import DotProductHeads
 from seq2chat.nn.block import FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
 from seq2chat.nn.cache import KVCache, LayerCache
+from seq2chat.nn.int8 import Int8Linear
 from seq2chat.nn.mask import branch_mask, causal_mask, causal_masks, document_mask, document_starts
 from seq2chat.nn.position import Rotation, rotary, rotate
 from seq2chat.nn.slots import SlotLayer, SlotRows
@@ -39,7 +40,8 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
         self.norm = norm(config, config.d_model)
-        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
+        head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head: Linear | Int8Linear | None = head
         init_weights(self)
 
     @property
@@ -68,7 +70,9 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq vocab"]:
         """Return what the output head makes of `hidden`."""
-        return F.linear(hidden, self.head_weight.to(hidden.dtype))
+        if self.lm_head is not None:
+            return self.lm_head(hidden)
+        return F.linear(hidden, self.embed_tokens.weight.to(hidden.dtype))
 
     def hidden(
         self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None

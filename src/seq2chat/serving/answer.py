@@ -101,7 +101,7 @@ class Answer:
         assert engine is not None and isinstance(tokenizer, Tokenizer)
         self._metrics = metrics
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[Event | Piece]()
-        self._streams = [TextStream(tokenizer, self.stop) for _ in range(self.n)]
+        self._streams = [TextStream(tokenizer, self.stop, self.prompt) for _ in range(self.n)]
         self._control, self._shown = set(tokenizer.control.values()), ""
         self._began = time.monotonic()
         self._last: dict[int, float] = {}

@@ -1,8 +1,7 @@
 """The web server: routes, errors in OpenAI's form, and who may come in."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -52,13 +51,8 @@ def create_app(served: Sequence[Served], worker: Worker, api_key: str = "") -> F
     """Return the application that serves these models; `worker` must be running. With an `api_key`, clients need it."""
     state = State(served, worker)
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        worker.stop()
-
     app = FastAPI(
-        title="seq2chat", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        title="seq2chat", version=__version__, docs_url=None, redoc_url=None,
         description="An OpenAI-compatible API for the models of seq2chat's runs.",
     )  # fmt: skip
     app.state.serving = state

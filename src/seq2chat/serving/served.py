@@ -7,14 +7,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from seq2chat.alignment.data import end_tokens
 from seq2chat.config import check
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.generation.engine import Engine
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import Model
+from seq2chat.models.folder import Model, n_parameters
 from seq2chat.models.gpt import GPT
+from seq2chat.nn.int8 import Int8Linear, quantized
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
@@ -46,6 +48,11 @@ class Served:
         return min(self.model.context, LONGEST)
 
     @cached_property
+    def _n_parameters(self) -> int:
+        """As the model was saved, whatever it is kept as here."""
+        return n_parameters(self.model.config)
+
+    @cached_property
     def _most_bytes(self) -> int | None:
         """Of a text within the context, if that has a bound: a word of any length may be the one token [UNK]."""
         if not isinstance(self.tokenizer, Tokenizer):
@@ -75,25 +82,37 @@ class Served:
 
     def card(self) -> dict[str, object]:
         """What `/v1/models` tells of it."""
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return {
             "id": self.id, "object": "model", "created": self.created, "owned_by": "seq2chat", "context": self.context,
-            "parameters": parameters, "family": self.family, "chat": self.can_chat,
+            "parameters": self._n_parameters, "family": self.family, "chat": self.can_chat,
             "vocab_size": self.tokenizer.vocab_size,
         }  # fmt: skip
 
 
-def open_served(run: Path, name: str, n_slot: int = 16) -> Served:
-    """Return the model of a run or model folder, ready to be served. Raises UserError for a reward model."""
+def open_served(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Served:
+    """Return the model of a run or model folder, ready to be served, with `int8` the weights of a GPT's products as
+    integers. Raises UserError for a reward model, and for `int8` of another family."""
     model, tokenizer = load_checkpoint(run)
     check(model.config.family != "reward", f"{run} is a reward model; serve the policy that it judges.")
     device = pick_device()
     model.to(device)
     if isinstance(model, GPT | BERT):
-        n_parameters = sum(parameter.numel() for parameter in model.parameters())
-        small = device.type == "cpu" and n_parameters < WIDE
+        small = device.type == "cpu" and n_parameters(model.config) < WIDE and not int8
         model.to(torch.float32 if small else pick_precision("auto", device).dtype)
+    if int8:
+        check(isinstance(model, GPT), f"{run} is a {model.config.family}; --quantize is for a GPT.")
+        assert isinstance(model, GPT)
+        quantize(model)
     return Served(name, model, tokenizer, Engine(model, n_slot) if isinstance(model, GPT) else None)
+
+
+def quantize(model: GPT) -> None:
+    """Make the weights of all products of `model` 8-bit integers; a tied head gets integers of its own."""
+    model.lm_head = Int8Linear(model.head_weight)
+    for module in list(model.layers.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, quantized(child))
 
 
 def names(runs: Sequence[Path]) -> list[str]:

@@ -2,51 +2,85 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from seq2chat.config import UserError
-from seq2chat.serving.app import State, create_app
+from seq2chat.serving.app import create_app
+from seq2chat.serving.guard import refuse
 from seq2chat.serving.served import Served
 from seq2chat.serving.worker import Worker
 
 DRAIN_SECONDS = 30  # that running answers have at the end
 
 
+class Opening:
+    """The application as uvicorn sees it: `app` once the models are loaded, 503 before. `error` is why they are not."""
+
+    def __init__(self) -> None:
+        self.app: FastAPI | None = None
+        self.error: BaseException | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.app is not None:
+            await self.app(scope, receive, send)
+        else:
+            await refuse(send, 503, "The server is loading its models.", None)
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, which takes no new request once it is asked to end, and then ends as it should."""
 
-    def __init__(self, config: uvicorn.Config, state: State) -> None:
+    def __init__(self, config: uvicorn.Config, opening: Opening) -> None:
         super().__init__(config)
-        self.state = state
+        self.opening = opening
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let running answers come to their end; a second signal does not."""
-        self.state.draining = True
+        if self.opening.app is not None:
+            self.opening.app.state.serving.draining = True
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
-def run_server(served: Sequence[Served], host: str, port: int, api_key: str, say: Callable[[str], object]) -> None:
-    """Serve until a signal comes. `say` is told the address. Raises UserError for one that cannot be listened at."""
-    listener = listen(host, port)
-    worker = Worker([one.engine for one in served if one.engine is not None])
-    app = create_app(served, worker, api_key)
+def run_server(
+    load: Callable[[], Sequence[Served]], host: str, port: int, api_key: str, say: Callable[[str], object]
+) -> None:
+    """Serve what `load` returns until a signal comes. `say` is told the address once that is loaded. Raises what `load`
+    does, and UserError for an address that cannot be listened at."""
+    listener, opening = listen(host, port), Opening()
     # Requests are not logged: what people write to a model is theirs.
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=30,
-        h11_max_incomplete_event_size=64 * 1024, server_header=False,
+        opening, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=30, h11_max_incomplete_event_size=64 * 1024, server_header=False,
     )  # fmt: skip
-    worker.start()
+    server, workers = Server(config, opening), list[Worker]()
     shown = f"[{host}]" if ":" in host else host
-    say(f"http://{shown}:{listener.getsockname()[1]}")
+
+    def open_models() -> None:
+        try:
+            served = load()
+            workers.append(worker := Worker([one.engine for one in served if one.engine is not None]))
+            worker.start()
+            opening.app = create_app(served, worker, api_key)
+            say(f"http://{shown}:{listener.getsockname()[1]}")
+        except BaseException as error:  # raised where the caller can see it
+            opening.error, server.should_exit = error, True
+
+    threading.Thread(target=open_models, name="loading", daemon=True).start()
     try:
-        asyncio.run(Server(config, app.state.serving).serve(sockets=[listener]))
+        asyncio.run(server.serve(sockets=[listener]))
     finally:
-        worker.stop()
-        worker.join(timeout=DRAIN_SECONDS)
+        for worker in workers:
+            worker.stop()
+            worker.join(timeout=DRAIN_SECONDS)
+    if opening.error is not None:
+        raise opening.error
 
 
 def listen(host: str, port: int) -> socket.socket:

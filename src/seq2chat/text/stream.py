@@ -4,16 +4,21 @@ from collections.abc import Sequence
 
 from seq2chat.text.tokenizer import Tokenizer
 
+LONGEST_CHARACTER = 4  # bytes of UTF-8, and a token has one at least
+
 
 class TextStream:
     """Turns the ids of one completion into text that may be shown at once.
 
     Text that could still become one of the `stop` strings is held back. `text` is all that was shown so far, and
-    `stopped` says that a stop string was met; it and what follows are never shown.
+    `stopped` says that a stop string was met; it and what follows are never shown. The bytes with which `before`, the
+    ids that the completion goes on from, begins a character are part of it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), before: Sequence[int] = ()) -> None:
         self._decoder = tokenizer.stream_decoder()
+        for token_id in before[-LONGEST_CHARACTER:]:
+            self._decoder.feed(token_id)
         self._stop = [s for s in stop if s]
         self._held = ""
         self.text = ""

@@ -181,6 +181,9 @@ export class Session {
     const used = answer.promptIds && answer.promptIds.length + answer.tokens.length;
     if (used >= model.context) throw new ApiError(400, `The model's context of ${model.context} tokens is full.`);
     const sampling = this.settings.sampling(used === null ? maxTokens : Math.min(maxTokens, model.context - used));
+    // Where an answer was cut off in the middle of a character, what comes now begins with all of it.
+    const last = answer.tokens.at(-1);
+    if (last?.adds) last.adds = last.adds.replace(/\uFFFD$/, "");
     for await (const { prompt, tokens, finish } of this.api.answer(model.id, toAnswer(answer), sampling, signal)) {
       answer.promptIds ??= prompt ?? null; // later ones hold what the answer begins with, too
       answer.tokens.push(...tokens);
