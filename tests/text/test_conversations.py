@@ -118,6 +118,20 @@ def test_the_first_bad_line_is_named(tmp_path, read, row, told):
         read(write(tmp_path, row), 0, 0)
 
 
+def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
+    good = [{"prompt": f"p {i}", "answer": "a"} for i in range(3)]
+    file, told = write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"}), []
+    assert [d.messages[0].content for d in read_demonstrations(file, 0, 0, told.append)] == ["p 0", "p 1", "p 2"]
+    [line] = told
+    assert line.startswith("2 of 5 lines are left out. Line 2 of ") and line.endswith("answer is empty.")
+    with pytest.raises(UserError, match="Line 2 of .*answer is empty"):
+        read_demonstrations(file, 0, 0)
+    with pytest.raises(UserError, match="Line 1 of .*answer is empty"):
+        read_demonstrations(write(tmp_path, {"prompt": "x", "answer": ""}), 0, 0, told.append)
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_demonstrations(write(tmp_path, good[0], "{"), 0, 0, told.append)
+
+
 def test_files_that_are_not_there_or_hold_nothing_are_told(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         read_prompts(str(tmp_path / "none.jsonl"), 0, 0)

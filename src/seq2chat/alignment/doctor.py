@@ -87,7 +87,7 @@ def diagnose(
     start, tokenizer = load_policy(align.start)
     start.to(device)
     n = align.examples or TRAINING
-    read = read_prompts(recipe.data.corpus, align.examples, recipe.train.seed)
+    read = read_prompts(recipe.data.corpus, align.examples, recipe.train.seed, lambda text: None)
     fitting = start.context - align.max_tokens
     prompts = that_fit(read, lambda p: len(prompt_ids(tokenizer, p)), fitting, False, "prompts", lambda text: None)
     prompts = random.Random(0).sample(prompts, min(PROMPTS, len(prompts)))
@@ -331,7 +331,7 @@ def held_out_comparisons(data: str, recipe: Recipe, tokenizer: Tokenizer, contex
     """Return comparisons that the reward model was not trained on: those of `data`, the world's by labelers of whom it
     learned nothing, or those that its run held out. None where it is a model folder that knows no run."""
     if data and data != WORLD:
-        compared = [c for c in read_comparisons(data, 0, 0) if c.pairs()]
+        compared = [c for c in read_comparisons(data, 0, 0, lambda text: None) if c.pairs()]
         return that_fit(
             compared, lambda c: longest(*fork(tokenizer, c)), context, False, "comparisons", lambda text: None
         )

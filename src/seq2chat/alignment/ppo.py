@@ -122,7 +122,8 @@ def make_ppo(
 def deal_prompts(recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say) -> tuple[list[Prompt], ExampleLoader]:
     """Return the prompts that are held out, and a loader that deals the others."""
     align = recipe.align
-    asked = list(dict.fromkeys(read_prompts(recipe.data.corpus, align.examples, recipe.train.seed)))
+    bad_line = None if align.strict else say
+    asked = list(dict.fromkeys(read_prompts(recipe.data.corpus, align.examples, recipe.train.seed, bad_line)))
     ids = {prompt: prompt_ids(tokenizer, prompt) for prompt in asked}
     room = context - align.max_tokens
     fitting = that_fit(asked, lambda p: len(ids[p]), room, align.strict, "prompts (leaving room for an answer)", say)

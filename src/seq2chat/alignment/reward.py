@@ -136,7 +136,8 @@ def learned_and_held_out(
     recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Return the comparisons of `recipe.data.corpus` that a reward model learns from, and those held out."""
-    compared = read_comparisons(recipe.data.corpus, recipe.align.examples, recipe.train.seed)
+    bad_line = None if recipe.align.strict else say
+    compared = read_comparisons(recipe.data.corpus, recipe.align.examples, recipe.train.seed, bad_line)
     untied = [c for c in compared if len(set(c.ranks)) > 1]
     if len(untied) < len(compared):
         say(f"{len(compared) - len(untied):,} of {len(compared):,} prompts have ties alone and are left out.")

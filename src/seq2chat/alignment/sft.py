@@ -65,7 +65,8 @@ def make_sft(
     With a `scorer` the checkpoint is kept whose answers it likes best (Ouyang et al. 2022, appendix C.1).
     """
     align, context = recipe.align, model.context
-    demonstrations = read_demonstrations(recipe.data.corpus, align.examples, recipe.train.seed)
+    bad_line = None if align.strict else say
+    demonstrations = read_demonstrations(recipe.data.corpus, align.examples, recipe.train.seed, bad_line)
     tokens = {d: chat_tokens(tokenizer, d.messages) for d in demonstrations}
     fitting = that_fit(demonstrations, lambda d: len(tokens[d].ids) - 1, context, align.strict, "conversations", say)
     train, held_out = split_examples(fitting, recipe)

@@ -37,6 +37,7 @@ from seq2chat.text.world import (
 )
 
 Prompt = tuple[Message, ...]
+Say = Callable[[str], object]
 T = TypeVar("T")
 
 WORLD = "world"
@@ -69,29 +70,33 @@ class Comparison:
         return [(a, b) for a, i in ranked for b, j in ranked if i < j]
 
 
-def read_demonstrations(source: str, n: int, seed: int) -> list[Demonstration]:
+def read_demonstrations(source: str, n: int, seed: int, say: Say | None = None) -> list[Demonstration]:
     """Return the demonstrations in a file, of `world`, or of `gsm8k`.
 
-    `n` of the world's; of a file the first `n`, and all where that is 0. Raises UserError naming the first bad line.
+    `n` of the world's; of a file the first `n`, and all where that is 0. Lines that are none are left out, and `say` is
+    told how many and what is wrong with the first. Raises UserError naming the first bad line where there is no `say`,
+    where no line is good, and for one that is no JSON.
     """
     if source == WORLD:
         asked, chance = world_questions(n or TRAINING, seed), random.Random(f"demonstrations/{seed}")
         return [Demonstration((*q.messages, Message("assistant", demonstration(q, chance)))) for q in asked]
-    return _read(source, n, _demonstration)
+    return _read(source, n, _demonstration, say)
 
 
-def read_comparisons(source: str, n: int, seed: int) -> list[Comparison]:
-    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its labelers."""
+def read_comparisons(source: str, n: int, seed: int, say: Say | None = None) -> list[Comparison]:
+    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its labelers. Bad lines as in
+    `read_demonstrations`."""
     if source == WORLD:
         return world_comparisons(world_questions(n or TRAINING, seed), seed)
-    return _read(source, n, _comparison)
+    return _read(source, n, _comparison, say)
 
 
-def read_prompts(source: str, n: int, seed: int) -> list[Prompt]:
-    """Return prompts: a file's, or the world's. Demonstrations and comparisons in a file lend theirs."""
+def read_prompts(source: str, n: int, seed: int, say: Say | None = None) -> list[Prompt]:
+    """Return prompts: a file's, or the world's. Demonstrations and comparisons in a file lend theirs. Bad lines as in
+    `read_demonstrations`."""
     if source == WORLD:
         return [q.messages for q in world_questions(n or TRAINING, seed)]
-    return _read(source, n, _prompt)
+    return _read(source, n, _prompt, say)
 
 
 def world_questions(n: int, seed: int) -> list[Question]:
@@ -154,13 +159,22 @@ def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
 # Reading a line
 
 
-def _read(source: str, n: int, parse: Callable[[dict[str, Any], str], T]) -> list[T]:
-    examples: list[T] = []
+def _read(source: str, n: int, parse: Callable[[dict[str, Any], str], T], say: Say | None) -> list[T]:
+    examples, wrong = list[T](), list[UserError]()
     for row, where in _rows(source):
-        examples.append(parse(row, where))
+        try:
+            examples.append(parse(row, where))
+        except UserError as error:
+            if say is None:
+                raise
+            wrong.append(error)
         if len(examples) == n:
             break
+    if wrong and not examples:
+        raise wrong[0]
     check(bool(examples), f"{source} holds no example.")
+    if wrong and say is not None:
+        say(f"{len(wrong):,} of {len(wrong) + len(examples):,} lines are left out. {wrong[0]}")
     return examples
 
 
