@@ -124,9 +124,9 @@ def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
     assert [d.messages[0].content for d in read_demonstrations(file, 0, 0, told.append)] == ["p 0", "p 1", "p 2"]
     [line] = told
     assert line.startswith("2 of 5 lines are left out. Line 2 of ") and line.endswith("answer is empty.")
-    with pytest.raises(UserError, match="Line 2 of .*answer is empty"):
+    with pytest.raises(UserError, match=r"Line 2 of .*answer is empty"):
         read_demonstrations(file, 0, 0)
-    with pytest.raises(UserError, match="Line 1 of .*answer is empty"):
+    with pytest.raises(UserError, match=r"Line 1 of .*answer is empty"):
         read_demonstrations(write(tmp_path, {"prompt": "x", "answer": ""}), 0, 0, told.append)
     with pytest.raises(UserError, match="not valid JSON"):
         read_demonstrations(write(tmp_path, good[0], "{"), 0, 0, told.append)

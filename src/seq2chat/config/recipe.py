@@ -144,7 +144,7 @@ class AlignConfig:
     ] = 1.0
     ema: Annotated[float, "ppo: decay of the average of the weights that is kept as the result; 0 keeps the last"] = 0.0
     lora_rank: Annotated[int, "train adapters of this rank instead of the matrices; 0 trains all"] = 0
-    strict: Annotated[bool, "refuse bad lines and data that does not fit the context instead of leaving them out"] = False
+    strict: Annotated[bool, "refuse bad lines and data longer than the context instead of leaving them out"] = False
 
     def __post_init__(self) -> None:
         for name in ("episodes", "group", "inner_epochs", "max_tokens", "ptx_batch"):

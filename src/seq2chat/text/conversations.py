@@ -84,8 +84,8 @@ def read_demonstrations(source: str, n: int, seed: int, say: Say | None = None) 
 
 
 def read_comparisons(source: str, n: int, seed: int, say: Say | None = None) -> list[Comparison]:
-    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its labelers. Bad lines as in
-    `read_demonstrations`."""
+    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its labelers. Bad lines as
+    in `read_demonstrations`."""
     if source == WORLD:
         return world_comparisons(world_questions(n or TRAINING, seed), seed)
     return _read(source, n, _comparison, say)
