@@ -148,7 +148,8 @@ def judge(folder: Path, sft: Any, tokenizer: Any, asked: list) -> dict[str, Any]
 
 
 def page(lines: list[dict[str, Any]]) -> str:
-    """The evidence as a page: each claim, its threshold, and what came out."""
+    """The evidence as a page: each claim, its threshold, and what came out; then what other scripts found."""
+    beyond = real_data([line for line in lines if line["benchmark"] == "real_data"])
     lines = [line for line in lines if line["benchmark"] == "alignment"]
 
     def of(*path: str) -> list[float]:
@@ -217,8 +218,33 @@ def page(lines: list[dict[str, Any]]) -> str:
             f"{line['kl']['ppo']:.1f} | {minutes:.1f} | {word} |"
         )
     machines = ", ".join(sorted({line["machine"] for line in lines}))
-    return "\n".join([HEAD, *rows, "", "## Each seed", "", *each, "", f"Machine: {machines}. {len(lines)} seeds."])
+    told = f"Machine: {machines}. {len(lines)} seeds."
+    return "\n".join([HEAD, *rows, "", "## Each seed", "", *each, "", told, OVEROPTIMISATION, *beyond])
 
+
+def real_data(lines: list[dict[str, Any]]) -> list[str]:
+    """What `benchmarks/real_data.py` measured."""
+    rows = []
+    for line in lines:
+        (first, last), (before, after) = line["sft"]["val_loss"], line["reward"]["val_accuracy"]
+        rows.append(
+            f"A GPT of {line['parameters'] / 1e6:.1f}M parameters, {line['seconds']['base'] / 60:.0f} minutes on "
+            f"WikiText-2, seed {line['seed']}: an epoch of GSM8K's answers takes its loss on held-out ones from "
+            f"{first:.2f} to {last:.2f} nats a token; a reward model orders {after:.1%} of the held-out fifth of "
+            f"hh-rlhf's comparisons as people did ({before:.1%} when first measured). So small a model knows no more."
+        )
+    return ["## Real text", "", *rows] if rows else []
+
+
+OVEROPTIMISATION = """
+## Over-optimisation
+
+![gold score against the square root of KL, for reward models of 200, 800 and 3,000 ranked prompts](overoptimisation.png)
+
+Best of n and PPO with next to no KL penalty and no pretraining mix, against reward models that learned from 200, 800 and
+3,000 ranked prompts (`benchmarks/overoptimisation.py`, one seed): as in Gao et al. 2022, gold rises and then falls while the
+reward goes on rising, and the more the judge learned from, the further it carries.
+"""
 
 HEAD = f"""# Results: from GPT to chat
 
