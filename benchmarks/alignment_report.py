@@ -242,8 +242,8 @@ OVEROPTIMISATION = """
 ![gold score against the square root of KL, for three reward models](overoptimisation.png)
 
 Best of n, and PPO with next to no KL penalty and no pretraining mix, against reward models that learned from 200, 800
-and 3,000 ranked prompts (`benchmarks/overoptimisation.py`, one seed). As in Gao et al. 2022 the gold score rises and then
-falls while the reward goes on rising, and the more the judge learned from, the further it carries.
+and 3,000 ranked prompts (`benchmarks/overoptimisation.py`, one seed). As in Gao et al. 2022 the gold score rises and
+then falls while the reward goes on rising, and the more the judge learned from, the further it carries.
 """
 
 HEAD = f"""# Results: from GPT to chat
