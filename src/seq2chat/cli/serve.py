@@ -46,7 +46,7 @@ def serve(
     console = Console(stderr=True, highlight=False)
     called = names(runs)
 
-    def load() -> list[Served]:
+    def load() -> "list[Served]":
         served = [open_served(run, name, slots, quantize == "int8") for run, name in zip(runs, called, strict=True)]
         for one in served:
             if (compile or quantize) and one.engine is not None:
