@@ -3,7 +3,8 @@
     python benchmarks/generate.py [1M 10M 124M]
 
 GPT-2 shapes with random weights, prompts of 128 tokens, 128 new ones, greedy, one request and 16 at once; medians of
-interleaved rounds, each side in the number format that is faster for it. The first greedy tokens are compared first.
+interleaved rounds, each side in the number format that is faster for it, and ours with weights of 8 bits besides. The
+first greedy tokens are compared first.
 llama.cpp is asked through `pip install llama-cpp-python gguf`, in float16, one request.
 """
 
@@ -27,6 +28,7 @@ from seq2chat.generation.request import Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.models.gpt import GPT
+from seq2chat.serving.served import quantize
 
 SHAPES = {
     "1M": GPTConfig("gpt2", vocab_size=4096, context=256, n_layer=4, n_head=4, d_model=128),
@@ -65,36 +67,39 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         save_model(model, folder, pad_token_id=0)
         theirs = {
-            dtype: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+            str(dtype).removeprefix("torch."): AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
             for dtype in (torch.float32, torch.bfloat16)
         }
         ids = torch.tensor(prompts)
         options = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
         with torch.inference_mode():
-            same = theirs[torch.float32].generate(ids, max_new_tokens=8, min_new_tokens=8, **options)[:, PROMPT:]
+            same = theirs["float32"].generate(ids, max_new_tokens=8, min_new_tokens=8, **options)[:, PROMPT:]
         assert same.tolist() == run(Engine(model, MANY), prompts, 8)[0], "other tokens"
         llama = _llama(Path(folder), config, model)
     engines = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for kind in ("float32", "bfloat16", "int8"):
         own = GPT(config).eval()
         own.load_state_dict(model.state_dict())
-        engines[dtype] = Engine(own.to(dtype), MANY)
-        engines[dtype].compile()
+        own.to(torch.float32 if kind == "float32" else torch.bfloat16)
+        if kind == "int8":
+            quantize(own)
+        engines[kind] = Engine(own, MANY)
+        engines[kind].compile()
 
     @torch.inference_mode()
-    def peer(dtype: torch.dtype, n: int) -> float:
+    def peer(kind: str, n: int) -> float:
         options = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids[:n])}
         began = time.perf_counter()
-        theirs[dtype].generate(ids[:n], max_new_tokens=NEW, min_new_tokens=NEW, **options)
+        theirs[kind].generate(ids[:n], max_new_tokens=NEW, min_new_tokens=NEW, **options)
         return time.perf_counter() - began
 
     result: dict[str, Any] = {"parameters": n_parameters(config)}
     for n in (1, MANY):
         sides: dict[str, Callable[[], float]] = {}
-        for dtype in (torch.float32, torch.bfloat16):
-            short = str(dtype).removeprefix("torch.")
-            sides[f"ours {short}"] = lambda dtype=dtype, n=n: run(engines[dtype], prompts[:n], NEW)[1]
-            sides[f"transformers {short}"] = lambda dtype=dtype, n=n: peer(dtype, n)
+        for kind in engines:
+            sides[f"ours {kind}"] = lambda kind=kind, n=n: run(engines[kind], prompts[:n], NEW)[1]
+        for kind in theirs:
+            sides[f"transformers {kind}"] = lambda kind=kind, n=n: peer(kind, n)
         if llama is not None and n == 1:
             sides["llama.cpp"] = lambda: llama(prompts[0])
         seconds: dict[str, list[float]] = {side: [] for side in sides}
@@ -102,16 +107,15 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
             for side, measure in sides.items():
                 seconds[side].append(measure())
         rates = {side: round(n * NEW / statistics.median(values)) for side, values in seconds.items()}
-        ours = max(rates["ours float32"], rates["ours bfloat16"])
-        best = max(torch.float32, torch.bfloat16, key=lambda dtype: rates[f"ours {str(dtype).removeprefix('torch.')}"])
+        best = max(theirs, key=lambda kind: rates[f"ours {kind}"])
         _, _, first, between = run(engines[best], prompts[:n], NEW)
         result[f"{n} at once"] = rates | {
-            "ratio": round(ours / max(rates["transformers float32"], rates["transformers bfloat16"]), 2),
+            "ratio": round(rates[f"ours {best}"] / max(rates[f"transformers {kind}"] for kind in theirs), 2),
             "ms_to_first_token": round(1e3 * first, 1),
             "ms_between_tokens": round(1e3 * between, 2),
         }
         if n == 1:
-            weights = result["parameters"] * torch.finfo(best).bits / 8
+            weights = result["parameters"] * (4 if best == "float32" else 2)
             result["share_of_bandwidth"] = round(weights / between / bandwidth(), 2)
     return result
 

@@ -39,6 +39,12 @@ def test_training_takes_the_same_gradients_whichever_path_it_takes(masked, n_kv_
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("attend", [scaled_dot_product, scaled_dot_product_plain])
+def test_a_mask_beside_is_causal_is_refused_rather_than_ignored(attend):
+    with pytest.raises(ValueError, match="not both"):
+        attend(*qkv(), torch.ones(1, 1, 7, 7, dtype=torch.bool), is_causal=True)
+
+
 def test_plain_attention_is_the_formula_of_the_paper_one_query_at_a_time():
     q, k, v = qkv(n_head=4, n_kv_head=2)
     context, weights = scaled_dot_product_plain(q, k, v, is_causal=True)

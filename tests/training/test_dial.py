@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seq2chat.config import Budget, Recipe
+from seq2chat.config import Budget, Recipe, UserError
 from seq2chat.training.dial import MOST_PARAMETERS, UTILISATION, choose_tables, size_run
 
 sizes = st.integers(2_000, 10**10)
@@ -83,3 +83,10 @@ def test_other_families_take_the_recipe_that_was_measured_with_the_users_text(ch
     assert recipe.data.source == changes.get("data", {}).get("source", "")
     assert recipe.data.corpus == (source or "pydocs")
     assert "those of the recipe" in told[0]
+
+
+def test_an_unknown_family_is_refused_before_anything_is_measured():
+    told = []
+    with pytest.raises(UserError, match=r"model\.family is 'nope'"):
+        choose_tables("pydocs", {"model": {"family": "nope"}}, told.append)
+    assert not told

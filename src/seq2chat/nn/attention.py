@@ -35,8 +35,10 @@ def scaled_dot_product(
 
     `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is the mask of equally
     many queries and keys without storing it. With fewer key heads than query heads, neighbouring query heads share one
-    (grouped-query attention, Ainslie et al. 2023).
+    (grouped-query attention, Ainslie et al. 2023). Raises ValueError where both are given.
     """
+    if is_causal and mask is not None:
+        raise ValueError("Give a mask or is_causal, not both.")
     if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= SHORT:
         return scaled_dot_product_plain(q, k, v, mask, is_causal, scale)[0]
     if q.device.type == "cpu" and q.shape[2] <= FEW and mask is not None:
@@ -76,7 +78,10 @@ def scaled_dot_product_plain(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> tuple[Float[Tensor, "batch n_head n_query d_value"], Float[Tensor, "batch n_head n_query n_key"]]:
-    """Return the context and the attention weights, as written in the paper; the twin of `scaled_dot_product`."""
+    """Return the context and the attention weights, as written in the paper; the twin of `scaled_dot_product`, which
+    raises as it does."""
+    if is_causal and mask is not None:
+        raise ValueError("Give a mask or is_causal, not both.")
     n_shared = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(n_shared, dim=1), v.repeat_interleave(n_shared, dim=1)
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)

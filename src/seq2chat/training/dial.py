@@ -30,6 +30,7 @@ def choose_tables(
     """
     is_parallel = source in NAMED_PAIRS or "source" in changes.get("data", {})
     family = changes.get("model", {}).get("family", "transformer" if is_parallel else "gpt")
+    Recipe.from_tables({"model": {"family": family}})  # an unknown family is refused before anything is measured
     if family in BORROWED:
         return _borrow(family, source, say)
     data = Recipe.from_tables({"data": changes.get("data", {})}).data
