@@ -33,7 +33,7 @@ PROMPTS = (
     st.text(max_size=60) | st.lists(st.integers(-1, 400), max_size=120) | st.lists(st.text(max_size=20), max_size=3)
 )
 MODELS = st.sampled_from(["chats", "base", "translates", "bert", "none"])
-# The server answers on threads of this process, and its checked types draw from `random` while a request is made up here.
+# The server answers on threads of this process, and its checked types draw from `random` meanwhile.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 several = settings(
     max_examples=N, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)

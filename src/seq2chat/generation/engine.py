@@ -58,8 +58,7 @@ class Engine:
         # On CPUs the products of attention are faster in float32, and these are free of rounding.
         wide = torch.promote_types(dtype, torch.float32) if model.device.type == "cpu" else dtype
         room = _whole(config.context, KEYS)
-        self._least_rows = least_rows(dtype)
-        n_row = _whole(n_slot, self._least_rows)
+        n_row = _whole(n_slot, least_rows(dtype))
         self.cache = SlotCache(config.n_layer, n_row, config.n_kv_head, room, config.d_head, wide, model.device)
         self.statistics = Statistics()
         self._read_tokens = TokenPass(model, self.cache)
@@ -269,7 +268,7 @@ class Engine:
 
     def _bucket(self, n_rows: int) -> int:
         """The least power of two that holds so many rows, or all slots."""
-        return max(self._least_rows, min(1 << (n_rows - 1).bit_length(), self.cache.n_slot))
+        return max(self._read_tokens.least_rows, min(1 << (n_rows - 1).bit_length(), self.cache.n_slot))
 
     # What they say.
 

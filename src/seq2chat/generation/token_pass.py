@@ -1,13 +1,16 @@
 """One more token of each row, in one pass over the weights: what decoding does all day, and what is compiled for it."""
 
+import copy
 import time
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from seq2chat.models.gpt import GPT
+from seq2chat.nn.few_rows import FORMATS as KERNEL_FORMATS
+from seq2chat.nn.few_rows import build, replace_linears
 from seq2chat.nn.slots import SlotCache, SlotRows
 
 
@@ -15,6 +18,22 @@ def least_rows(dtype: torch.dtype) -> int:
     """Return of how many rows, and any multiple of which, a row has the same bits whatever the others are: a product in
     float32 (MKL) keeps them among any multiple of 4 rows, one in bfloat16 (oneDNN) among any number from 2 on."""
     return 2 if dtype == torch.bfloat16 else 4
+
+
+# Rows of a pass with our kernel: it gives a row the same bits among any number, but the code around it is made for two
+# and more; up to 16 it is no slower than the libraries.
+FEWEST, FEW = 2, 16
+
+
+def few_rows_twin(model: GPT) -> GPT:
+    """Return `model` with our kernel for few rows in its linear maps, on the same weights."""
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    if twin.lm_head is None:
+        tied = twin.head_weight
+        twin.lm_head = nn.Linear(tied.shape[1], tied.shape[0], bias=False, device="meta")
+        twin.lm_head.weight = tied
+    replace_linears(twin)
+    return twin
 
 
 class TokenPass:
@@ -25,6 +44,13 @@ class TokenPass:
         self.model, self.cache = model, cache
         self.run: Callable[..., Tensor] = self.plain
         self.compiled: Callable[..., Tensor] | None = None
+        self._few = False
+
+    @property
+    def least_rows(self) -> int:
+        """A pass has a multiple of so many rows."""
+        few = self._few and self.run is self.compiled
+        return FEWEST if few else least_rows(next(self.model.parameters()).dtype)
 
     def __call__(self, tokens: Int[Tensor, "rows 1"], state: SlotRows) -> Float[Tensor, "rows vocab"]:
         """Return the logits after the token of each row, and let the state grow by it."""
@@ -52,9 +78,14 @@ class TokenPass:
         packed into the compiled code, and nothing looks whether they are the same. Raises what torch.compile does where
         it cannot, for one without a C++ compiler.
         """
-        dtype = next(self.model.parameters()).dtype
+        model, dtype = self.model, next(self.model.parameters()).dtype
+        linears = any(isinstance(module, nn.Linear) for module in model.modules())
+        self._few = model.device.type == "cpu" and self.cache.n_slot <= FEW and dtype in KERNEL_FORMATS and linears
+        if self._few:
+            build()
+            model = few_rows_twin(model)
         self.compiled = torch.compile(  # pyrefly: ignore[no-matching-overload]  # its overloads lack the third
-            self.plain,
+            TokenPass(model, self.cache).plain,
             dynamic=True,
             isolate_recompiles=True,  # other models have code of their own
             # Some nine hundred guards would ask at each token whether the model is still what it was.
@@ -62,11 +93,12 @@ class TokenPass:
         )
         # Weights that oneDNN packs pay in bfloat16; few rows of float32 are faster through MKL. Given as an option of
         # torch.compile, freezing is told too late to pack anything.
-        with torch._inductor.config.patch(freezing=dtype == torch.bfloat16):
+        with torch._inductor.config.patch(freezing=dtype == torch.bfloat16 and not self._few):
             # The code is made for any number of rows from 2 on.
-            for n_row in (self.cache.n_slot, least_rows(dtype)):
+            fewest = FEWEST if self._few else self.least_rows
+            for n_row in (self.cache.n_slot, fewest):
                 seconds = self._seconds(self.compiled, n_row, n_key)
-        gain = self._seconds(self.plain, least_rows(dtype), n_key) / seconds
+        gain = self._seconds(self.plain, self.least_rows, n_key) / seconds
         if gain > 1:
             self.run = self.compiled
         return gain
