@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seq2chat.models.gpt import GPT
+from seq2chat.nn.block import Linear
 from seq2chat.nn.few_rows import FORMATS as KERNEL_FORMATS
 from seq2chat.nn.few_rows import build, replace_linears
 from seq2chat.nn.slots import SlotCache, SlotRows
@@ -30,8 +31,9 @@ def few_rows_twin(model: GPT) -> GPT:
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     if twin.lm_head is None:
         tied = twin.head_weight
-        twin.lm_head = nn.Linear(tied.shape[1], tied.shape[0], bias=False, device="meta")
-        twin.lm_head.weight = tied
+        head = Linear(tied.shape[1], tied.shape[0], bias=False, device="meta")
+        head.weight = tied
+        twin.lm_head = head
     replace_linears(twin)
     return twin
 
