@@ -36,17 +36,19 @@ def test_any_shape_and_any_strides_of_x():
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "said"),
+    ("x", "weight", "bias", "said"),
     [
-        (torch.zeros(2, 3), torch.zeros(4, 5), "d_out, d_in"),
-        (torch.zeros(2, 3), torch.zeros(3, 4).T, "lies in rows"),
-        (torch.zeros(2, 3), torch.zeros(4, 3, dtype=torch.bfloat16), "one number format"),
-        (torch.zeros(2, 3).double(), torch.zeros(4, 3).double(), "float32 or bfloat16"),
+        (torch.zeros(2, 3), torch.zeros(4, 5), None, "d_out, d_in"),
+        (torch.zeros(2, 0), torch.zeros(4, 0), None, "d_out, d_in"),
+        (torch.zeros(2, 3), torch.zeros(3, 4).T, None, "lies in rows"),
+        (torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3), "a bias"),
+        (torch.zeros(2, 3), torch.zeros(4, 3, dtype=torch.bfloat16), None, "one number format"),
+        (torch.zeros(2, 3).double(), torch.zeros(4, 3).double(), None, "float32 or bfloat16"),
     ],
 )
-def test_what_it_cannot_multiply_is_refused(x, weight, said):
+def test_what_it_cannot_multiply_is_refused(x, weight, bias, said):
     with pytest.raises(RuntimeError, match=said):
-        torch.ops.seq2chat.few_rows(x, weight, None)
+        torch.ops.seq2chat.few_rows(x, weight, bias)
 
 
 def test_a_twin_computes_with_the_very_same_weights():

@@ -8,13 +8,13 @@
 #include <algorithm>
 #include <cstring>
 
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
 #include <immintrin.h>
 #endif
 
 namespace {
 
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
 constexpr int LANES = 16, ROWS = 4;
 #else
 constexpr int LANES = 8, ROWS = 2;
@@ -42,7 +42,7 @@ inline Floats widen(const at::BFloat16* from) {  // the upper half of a float
 
 // The totals of four sums, each added up in the same order wherever it stands.
 inline Four totals(Floats a, Floats b, Floats c, Floats d) {
-#ifdef __AVX512F__
+#ifdef __AVX512DQ__
   const auto half = [](Floats sum) {
     return _mm256_add_ps(_mm512_castps512_ps256((__m512)sum), _mm512_extractf32x8_ps((__m512)sum, 1));
   };
@@ -180,8 +180,10 @@ void multiply(const at::Tensor& x, const at::Tensor& weight, const std::optional
 }
 
 at::Tensor few_rows(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && x.size(-1) == weight.size(1),
+  TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && weight.size(1) > 0 && x.size(-1) == weight.size(1),
               "few_rows takes x (..., d_in) and a weight (d_out, d_in), which lies in rows");
+  TORCH_CHECK(!bias || (bias->is_contiguous() && bias->sizes() == weight.sizes().slice(0, 1)),
+              "few_rows takes a bias (d_out)");
   TORCH_CHECK(x.scalar_type() == weight.scalar_type() && (!bias || bias->scalar_type() == weight.scalar_type()),
               "few_rows takes x, weight and bias in one number format");
   auto shape = x.sizes().vec();
