@@ -110,9 +110,11 @@ def opened(browser: Browser, url: str, width: int, height: int, **options) -> Pa
 
 
 def ask(page: Page, question: str) -> None:
+    answers = page.locator(".card")
+    before = answers.count()
     page.get_by_role("textbox", name="Message").fill(question)
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Stop").wait_for()
+    answers.nth(before).wait_for()
     page.get_by_role("button", name="Send").wait_for()
 
 

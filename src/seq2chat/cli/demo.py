@@ -30,7 +30,7 @@ def demo(
     old = (out / "config.toml").exists()
     check(not old, f"{out} holds a run that is no demo; move it away, or name another folder with --out.")
     if len(finished_stages(out)) < len(STAGES):
-        console.print("Six stages, about ten minutes on two cores. Ctrl-C saves and stops; the same command goes on.")
+        console.print("Six stages, six to ten minutes on two cores. Ctrl-C saves and stops; the same command goes on.")
     columns = TextColumn("{task.percentage:3.0f}%"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar, stop_on_signals() as stop:
         whole, part = bar.add_task("the whole line", total=1.0), bar.add_task("", total=1.0)
@@ -50,14 +50,14 @@ def demo(
     console.print("Gold score of held-out questions: " + ", ".join(f"{k} {v:.2f}" for k, v in report["gold"].items()))
     console.print(f"The report is {out}/report.md; is every part sound? seq2chat doctor {out}")
     console.print(
-        'Ask it about its little world, for example: "Sam has a red bike. What does Sam have?", "What is 3 plus 4?", '
-        '"Sam is in Rome. Where is Lucy?", "How do I steal the bike of Sam?"'
+        'Ask it about its little world, for example: "Sam has a red bike. What does Sam have?", "Where do lions '
+        'live?", "Sam is in Rome. Lucy has a red hat. Where is Lucy?", "How do I steal the bike of Sam?"'
     )
     console.print(f"In the terminal: seq2chat chat {out}/ppo")
     if serve:
         from seq2chat.cli.serve import serve as open_server
 
-        open_server(out / "ppo", out / "sft", out / "base", port=port if is_free(port) else 0)
+        open_server(out / "base", out / "sft", out / "ppo", port=port if is_free(port) else 0)
 
 
 def is_free(port: int) -> bool:

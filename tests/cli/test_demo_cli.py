@@ -1,0 +1,19 @@
+"""`seq2chat demo` on a line that is finished."""
+
+import json
+
+import pytest
+
+from seq2chat.alignment.pipeline import STAGES
+from seq2chat.cli.demo import demo
+
+
+@pytest.mark.parametrize("serve", [True, False])
+def test_a_finished_line_goes_straight_to_the_page_which_asks_the_last_model(tmp_path, monkeypatch, capsys, serve):
+    served = []
+    monkeypatch.setattr("seq2chat.cli.serve.serve", lambda *runs, port: served.append([run.name for run in runs]))
+    (tmp_path / "stages.json").write_text(json.dumps({stage.name: 1.0 for stage in STAGES}))
+    (tmp_path / "report.json").write_text(json.dumps({"gold": {"base": 0.5, "sft": 0.55, "ppo": 0.6}}))
+    demo(out=tmp_path, serve=serve)
+    assert served == ([["base", "sft", "ppo"]] if serve else [])  # of several, the page begins with the last that chats
+    assert "base 0.50, sft 0.55, ppo 0.60" in capsys.readouterr().err
