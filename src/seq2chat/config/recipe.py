@@ -24,6 +24,7 @@ class DataConfig:
         float, "share of the text held out for validation; alignment: of the prompts, at most 500"
     ] = 0.1
     field: Annotated[str, "key of the text in .jsonl files and hf: data"] = "text"
+    max_characters: Annotated[int, "train on a sample of so many characters, spread over the text; 0 takes all"] = 0
     document_mask: Annotated[bool, "keep attention inside each packed document"] = False
     mask_share: Annotated[float, "BERT: share of the tokens to be guessed in training"] = 0.15
 
@@ -31,6 +32,7 @@ class DataConfig:
         for name in ("val_fraction", "mask_share"):
             value = getattr(self, name)
             check(0 < value < 1, f"data.{name} is {value}; write a number between 0 and 1.")
+        check(self.max_characters >= 0, f"data.max_characters is {self.max_characters}; write 0 or more.")
         check(
             bool(self.source) == bool(self.target),
             "data.source and data.target belong together: one file of sentences, one of their translations.",
@@ -200,6 +202,7 @@ class ExpectConfig:
 # What only some families have a use for; with another it would be ignored, so it is refused.
 _ONLY_FOR = {
     ("data", "source"): ("seq2seq", "transformer"),
+    ("data", "max_characters"): ("gpt", "bert"),
     ("data", "document_mask"): ("gpt",),
     ("data", "mask_share"): ("bert",),
     ("train", "label_smoothing"): ("seq2seq", "transformer"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
 import importlib
 import json
@@ -12,30 +11,28 @@ import re
 import tempfile
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 from seq2chat.config import UserError, check, recipe_names
+from seq2chat.text.plain import PlainText, open_bytes
 from seq2chat.text.world import VERSION as WORLD_VERSION
 from seq2chat.text.world import documents as world_documents
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 Progress = Callable[[int, int], None]
-Reader = Callable[[Path], Iterator[str]]
+Reader = Callable[[Path], Iterator[str | PlainText]]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Named text. `documents()` starts over each time it is called and holds one document at a time in memory."""
+    """Named text. `read()` starts over each time it is called; it yields documents, and plain text files unread."""
 
     name: str
-    read: Callable[[], Iterable[str]] = field(repr=False)
+    read: Callable[[], Iterable[str | PlainText]] = field(repr=False)
     digest: Callable[[], str] = field(repr=False)
 
     def documents(self) -> Iterator[str]:
@@ -44,8 +41,10 @@ class Corpus:
         Raises UserError at the first mistake in the files, or if all documents are blank.
         """
         empty = True
-        for text in self.read():
-            if text.strip():
+        for item in self.read():
+            for text in item.documents() if isinstance(item, PlainText) else (item,):
+                if not text.strip():
+                    continue
                 empty = False
                 yield text
         check(not empty, f"{self.name} is empty; give a text to learn from.")
@@ -114,16 +113,16 @@ def _did_you_mean(path: Path) -> str:
 # Reading one file
 
 
-def _read_file(file: Path, field: str) -> Iterator[str]:
+def _read_file(file: Path, field: str) -> Iterator[str | PlainText]:
     check(file.suffix != ".json", f"{file} is a .json file; write one JSON object a line and call it .jsonl.")
     if file.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _read_jsonl(file, lambda row: row[field])
     else:
-        yield _read_text(file)
+        yield PlainText(file, _decode)
 
 
 def _read_text(file: Path) -> str:
-    with _open(file) as stream:
+    with open_bytes(file) as stream:
         return _decode(stream.read(), file, 0).removeprefix("\ufeff")
 
 
@@ -161,24 +160,12 @@ def _read_jsonl(file: Path, text_of: Callable[[dict[str, Any]], str]) -> Iterato
 
 def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
     offset = 0
-    with _open(file) as stream:
+    with open_bytes(file) as stream:
         for number, line in enumerate(stream, start=1):
             text = _decode(line, file, offset).removeprefix("\ufeff").rstrip("\r\n")
             offset += len(line)
             if text.strip():
                 yield text, number
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[BufferedIOBase]:
-    """Open a file, gzipped or not; damage met inside the `with` block becomes a UserError."""
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            yield stream
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise UserError(f"{file} is not a complete gzip file; fetch or compress it again.") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def _decode(data: bytes, file: Path, offset: int) -> str:
@@ -207,8 +194,8 @@ def _hh_rlhf(file: Path) -> Iterator[str]:
     return _read_jsonl(file, lambda row: row["chosen"].strip())
 
 
-def _whole(file: Path) -> Iterator[str]:
-    yield _read_text(file)
+def _whole(file: Path) -> Iterator[PlainText]:
+    yield PlainText(file, _decode)
 
 
 _GITHUB = "https://raw.githubusercontent.com/"

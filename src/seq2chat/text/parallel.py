@@ -13,7 +13,7 @@ import torch
 from seq2chat.config import DataConfig, UserError, check
 from seq2chat.text.batch import IGNORED, Batch, epoch_key, mix, pad_rows
 from seq2chat.text.corpus import Progress, find_corpus, read_lines
-from seq2chat.text.shards import FEW_DOCUMENTS
+from seq2chat.text.split import FEW_DOCUMENTS
 from seq2chat.text.tokenizer import Tokenizer
 
 NAMED_PAIRS = {f"multi30k-{a}-{b}": (a, b) for a in ("en", "de", "fr") for b in ("en", "de", "fr") if a != b}

@@ -12,13 +12,12 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from unicodedata import combining
 
 import numpy as np
 import tiktoken
@@ -27,6 +26,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from seq2chat.config import UserError, check
 from seq2chat.text.bpe import byte_alphabet
+from seq2chat.text.parts import Part, encode_parts, join_documents
 
 CONTROL = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 
@@ -42,18 +42,14 @@ QWEN2_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# In these patterns a single line break between two visible characters always ends a piece, whatever stands around it,
-# so a long text may be cut there and encoded in parallel.
-CUTTABLE = {PATTERN, GPT2_PATTERN, QWEN2_PATTERN}
-CUT = re.compile(r"(?<=\S\n)(?=\S)")
-CUT_EVERY = 1 << 20
+# In these patterns a piece always ends behind the last line break of some white space.
+LINES_END_PIECES = {PATTERN, QWEN2_PATTERN}
+LINE = re.compile(r"(?<=[\r\n])(?=[^\S\r\n]*\S)")
+LONGEST_WORD = 256  # characters of an unbroken run from which merges are learned together
+LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
 
 # tiktoken's regex engine gives up on a longer run of blanks; such text goes through `tokenizers`, which is slower.
 LONGEST_BLANK = 100_000
-
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 class Tokenizer:
@@ -76,7 +72,7 @@ class Tokenizer:
         except Exception as error:  # the class that tokenizers raises
             raise UserError(f"{where} is damaged: {error}.") from None
         self._slow.encode_special_tokens = True
-        self._cuttable = pattern in CUTTABLE
+        self._lines_end_pieces = pattern in LINES_END_PIECES
 
         self.control: dict[str, int] = {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
         self._fast = tiktoken.Encoding("seq2chat", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
@@ -117,7 +113,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        model.train_from_iterator(texts, trainer)
+        model.train_from_iterator(map(_short_pieces, texts), trainer)
         model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
         # This class makes transformers take tokenizer.json as it stands, whatever the model's own tokenizer is.
         config = {
@@ -177,13 +173,16 @@ class Tokenizer:
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all cores."""
-        parts: list[np.ndarray] = []
-        for encoded in _map_in_order(self._encode_task, _tasks(texts, self._cut)):
-            for ids, ends_document in encoded:
-                parts.append(ids)
-                if ends_document:
-                    yield np.concatenate(parts)
-                    parts = []
+        return join_documents(self.encode_parts(map(Part, texts)))
+
+    def encode_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
+        """Yield the same documents in other parts, each with its ids; they add up to those of the whole document."""
+        return encode_parts(parts, self.last_cut, lambda texts: [self._ids(text) for text in texts])
+
+    def last_cut(self, text: str) -> int:
+        """Return the last position in `text` at which a piece surely ends, whatever follows the text; 0 for none."""
+        cut = last_line_start(text) if self._lines_end_pieces else _last_single_break(text)
+        return cut or last_word_start(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; control tokens by name, bytes that are no UTF-8 as U+FFFD, nothing for ids beyond
@@ -218,16 +217,6 @@ class Tokenizer:
         ids = self._fast.encode_to_numpy(text, disallowed_special=())
         return ids if self._to_id is None else self._to_id[ids]
 
-    def _cut(self, text: str) -> Iterator[str]:
-        start = 0
-        while self._cuttable and (cut := CUT.search(text, start + CUT_EVERY)):
-            yield text[start : cut.start()]
-            start = cut.start()
-        yield text[start:]
-
-    def _encode_task(self, task: list[tuple[str, bool]]) -> list[tuple[np.ndarray, bool]]:
-        return [(self._ids(text), ends_document) for text, ends_document in task]
-
 
 class StreamDecoder:
     """Turns ids into text as they arrive, holding back the bytes of a character until it is complete."""
@@ -245,33 +234,43 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
-def _map_in_order(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Like `map`, on all cores, reading only a little ahead so that memory stays bounded."""
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def last_line_start(text: str) -> int:
+    """Return the last position in `text` behind the line breaks of some white space in front of a visible character, or
+    0. `PATTERN` always ends a piece there."""
+    visible = text.rstrip()
+    return max(visible.rfind("\n"), visible.rfind("\r")) + 1
 
 
-def _tasks(texts: Iterable[str], cut: Callable[[str], Iterator[str]]) -> Iterator[list[tuple[str, bool]]]:
-    """Group parts of texts into tasks of about `CUT_EVERY` characters; each part says whether it ends its text."""
-    task: list[tuple[str, bool]] = []
-    size = 0
-    for text in texts:
-        parts = list(cut(text))
-        for i, part in enumerate(parts):
-            task.append((part, i == len(parts) - 1))
-            size += len(part)
-            if size >= CUT_EVERY:
-                yield task
-                task, size = [], 0
-    if task:
-        yield task
+def _last_single_break(text: str) -> int:
+    """Return the last position in `text` behind a line break that stands alone between visible characters, or 0."""
+    at = len(text) - 1
+    while (at := text.rfind("\n", 0, at)) > 0:
+        if not (text[at - 1].isspace() or text[at + 1].isspace()):
+            return at + 1
+    return 0
+
+
+def last_word_start(text: str) -> int:
+    """Return the last position in `text` of a blank or mark between two letters, where a piece begins; or 0."""
+    for at in range(len(text) - 2, 0, -1):
+        # A combining mark belongs to the letter in front of it, and normalizers join the two.
+        is_mark = text[at] == " " or not (text[at].isspace() or text[at].isalnum() or combining(text[at]))
+        if is_mark and text[at - 1].isalpha() and text[at + 1].isalpha():
+            return at
+    return 0
+
+
+def _short_pieces(text: str) -> list[str]:
+    """Cut a text into lines, and unbroken runs into words of bounded length.
+
+    The trainer works on whole lines in parallel, and its time grows with the square of the longest word.
+    """
+    return [piece for line in LINE.split(text) for piece in (_words(line) if len(line) > LONGEST_WORD else (line,))]
+
+
+def _words(line: str) -> list[str]:
+    cuts = [0, *(match.end() for match in LONG_WORD.finditer(line)), len(line)]
+    return [line[start:end] for start, end in pairwise(cuts)]
 
 
 def _byte_level_bpe(spec: Any, where: str) -> tuple[str, list[list[str]], dict[str, int]]:

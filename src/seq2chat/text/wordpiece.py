@@ -20,6 +20,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from seq2chat.config import UserError, check
+from seq2chat.text.parts import Part, encode_parts, join_documents
 from seq2chat.text.tokenizer import Tokenizer, read_json, read_utf8
 
 CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -125,10 +126,19 @@ class WordPiece:
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all cores."""
-        for text in texts:
-            # No piece contains white space, so a text is the sum of its lines.
-            lines = self._tokenizer.encode_batch_fast(_valid(text).split("\n"), add_special_tokens=False)
-            yield np.concatenate([np.array(line.ids, dtype=np.uint32) for line in lines])
+        return join_documents(self.encode_parts(map(Part, texts)))
+
+    def encode_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
+        """Yield the same documents in other parts, each with its ids; they add up to those of the whole document."""
+        return encode_parts(parts, self.last_cut, self._encode_batch)
+
+    def last_cut(self, text: str) -> int:
+        """Return the last position behind white space, which no piece contains; 0 for none."""
+        return max(text.rfind("\n"), text.rfind(" ")) + 1
+
+    def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        encodings = self._tokenizer.encode_batch_fast(list(map(_valid, texts)), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the words of `ids`, pieces joined; control tokens by name, nothing for ids beyond the vocabulary.

@@ -8,13 +8,14 @@ from seq2chat.config import Budget, Recipe, check, recipe_tables
 from seq2chat.device import describe_machine, pick_device, pick_precision
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.parallel import NAMED_PAIRS
-from seq2chat.text.shards import split_texts
+from seq2chat.text.split import count_characters
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
 USEFUL_EPOCHS = 8  # repeated more often, a text teaches a larger model more than the same model again; docs/log.md
 MOST_PARAMETERS = 20  # for each token of the text
 STEPS = 1000
 LEAST_CHARACTERS = 1000
+LEAST_SAMPLE = 8_000_000  # characters of a text that is too large to be read whole
 # The families whose size is not chosen by measuring, and whose recipe is taken instead.
 BORROWED = {"seq2seq": "multi30k-attention", "transformer": "multi30k-transformer", "bert": "bert-wikitext"}
 READY_SECONDS = 20  # of a timed run go into imports, tokenizer, shards and compiling
@@ -35,7 +36,7 @@ def choose_tables(
         return _borrow(family, source, say)
     data = Recipe.from_tables({"data": changes.get("data", {})}).data
     train = Recipe.from_tables({"train": changes.get("train", {})}).train
-    characters = sum(map(len, split_texts(load_corpus(source, data.field), data.val_fraction, "train")))
+    characters = int(count_characters(load_corpus(source, data.field)) * (1 - data.val_fraction))
     check(
         characters >= LEAST_CHARACTERS,
         f"{source} has {characters} characters to train on; give a text of at least {LEAST_CHARACTERS:,}.",
@@ -63,7 +64,13 @@ def choose_tables(
         f"steps of {tables['train']['batch_size']} sequences → learning rates {optim['matrix_lr']:.3g} for matrices, "
         f"{optim['embedding_lr']:.3g} for embeddings"
     )
-    return tables | {"data": {"corpus": source}}
+    # Four times what the run is expected to read, in case it is faster; the rest would only cost time to prepare.
+    sample = int(max(LEAST_SAMPLE, 4 * epochs * characters) / (1 - data.val_fraction))
+    is_sampled = characters > 1.5 * sample and not data.max_characters
+    tables["data"] = {"corpus": source, "max_characters": sample if is_sampled else 0}
+    if is_sampled:
+        say(f"the budget can read a part of the text: a sample of {sample:,} characters, spread over all of it")
+    return tables
 
 
 def _borrow(family: str, source: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,8 @@ from seq2chat.text.batch import IGNORED, Batch, evaluation_batches
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.masked import masked_evaluation_batches
 from seq2chat.text.parallel import Pairs, excerpt, load_parallel, pair_batches, read_pairs
-from seq2chat.text.shards import shards_in_memory, split_texts
+from seq2chat.text.shards import shards_in_memory
+from seq2chat.text.split import split_texts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint

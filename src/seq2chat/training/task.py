@@ -17,12 +17,14 @@ from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
 from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
 from seq2chat.text.parallel import PairLoader, Pairs, ParallelCorpus, excerpt, load_parallel, pair_batches
-from seq2chat.text.shards import Shards, cached_shards, open_shards, split_texts
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.parts import regroup
+from seq2chat.text.shards import Shards, cached_shards, open_shards
+from seq2chat.text.split import split_parts
+from seq2chat.text.tokenizer import Tokenizer, last_line_start
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
 
-TOKENIZER_CHARACTERS = 100_000_000  # a tokenizer learns no other pieces from more
+TOKENIZER_CHARACTERS = 20_000_000  # spread over the corpus; more of them change few merges (docs/log.md)
 SHOWN = 2  # sentences of the validation split, translated as a sample
 
 Say = Callable[[str], None]
@@ -89,9 +91,15 @@ def make_tokenizer(recipe: Recipe, text: Corpus | ParallelCorpus, say: Say, doin
     if recipe.tokenizer.path:
         return load_tokenizer(Path(recipe.tokenizer.path))
     doing("training the tokenizer")
-    texts = text.texts() if isinstance(text, ParallelCorpus) else split_texts(text, recipe.data.val_fraction, "train")
+    if isinstance(text, ParallelCorpus):
+        texts = text.texts()
+    else:
+        limit = recipe.data.max_characters
+        parts = split_parts(text, recipe.data.val_fraction, min(limit or TOKENIZER_CHARACTERS, TOKENIZER_CHARACTERS))
+        training = (part for part in parts if part.split == "train")
+        texts = (part.text for part in regroup(training, last_line_start))
     kind = WordPiece if isinstance(recipe.model, BERTConfig) else Tokenizer
-    tokenizer = kind.train(_up_to(TOKENIZER_CHARACTERS, texts), recipe.tokenizer.vocab_size)
+    tokenizer = kind.train(texts, recipe.tokenizer.vocab_size)
     say(f"tokenizer: {tokenizer.vocab_size} tokens, trained on the training split of {text.name}")
     return tokenizer
 
@@ -194,14 +202,10 @@ def _about(limit: int, batches: Iterator[Batch], batch_tokens: int) -> Iterator[
 
 def _shards(recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer | WordPiece, doing: Say) -> tuple[Shards, Shards]:
     folder = cached_shards(
-        corpus, tokenizer, recipe.data.val_fraction, progress=lambda n: doing(f"tokenizing: {n:,} characters")
+        corpus,
+        tokenizer,
+        recipe.data.val_fraction,
+        progress=lambda n: doing(f"tokenizing: {n:,} characters"),
+        characters=recipe.data.max_characters,
     )
     return open_shards(folder, "train"), open_shards(folder, "val")
-
-
-def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield text[:characters]
-        characters -= len(text)
-        if characters <= 0:
-            return
