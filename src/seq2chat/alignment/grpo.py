@@ -20,6 +20,7 @@ from seq2chat.text.batch import Batch
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.loop import Job, Update, apply_gradients
 from seq2chat.training.objective import causal_lm
+from seq2chat.training.stop import interruptible
 from seq2chat.training.task import Say, Task
 
 
@@ -47,11 +48,10 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
     began = time.perf_counter()
     n_prompts = align.episodes // align.group
     prompts = job.task.loader.batch(progress.samples, n_prompts)
-    progress.samples += n_prompts
-    seed = job.recipe.train.seed * 1_000_003 + progress.samples
-    rollout = roll_out(policy, tokenizer, prompts, align.max_tokens, align.temperature, align.group, seed)
-    sampled = time.perf_counter()
-    with torch.no_grad():
+    seed = job.recipe.train.seed * 1_000_003 + progress.samples + n_prompts
+    with torch.no_grad(), interruptible():
+        rollout = roll_out(policy, tokenizer, prompts, align.max_tokens, align.temperature, align.group, seed)
+        sampled = time.perf_counter()
         score = ended_scores(rollout, scorer(rollout), align.missing_eos)
         groups = score.unflatten(0, (n_prompts, align.group))
         advantages = group_advantages(groups).flatten()
@@ -65,6 +65,7 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
         with torch.enable_grad():  # so that the very kernels of the update compute them
             old = each(policy)
     scored = time.perf_counter()
+    progress.samples += n_prompts
     updates = []
     for _ in range(align.inner_epochs):
         for rows in parts:

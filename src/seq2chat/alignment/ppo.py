@@ -36,6 +36,7 @@ from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.loop import Job, Update, apply_gradients
 from seq2chat.training.objective import causal_lm
 from seq2chat.training.optim import make_optimizers
+from seq2chat.training.stop import interruptible
 from seq2chat.training.task import Say, Task
 
 JUDGED = 128  # held-out prompts whose answers are scored at each validation
@@ -147,12 +148,13 @@ def iteration(job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, pt
         model.eval()
     began = time.perf_counter()
     prompts = job.task.loader.batch(progress.samples, align.episodes)
+    seed = job.recipe.train.seed * 1_000_003 + progress.samples + align.episodes
+    with interruptible():
+        rollout = roll_out(actors.policy, tokenizer, prompts, align.max_tokens, align.temperature, seed=seed)
+        sampled = time.perf_counter()
+        experience = evaluate_rollout(rollout, actors, scorer, job)
+        scored = time.perf_counter()
     progress.samples += align.episodes
-    seed = job.recipe.train.seed * 1_000_003 + progress.samples
-    rollout = roll_out(actors.policy, tokenizer, prompts, align.max_tokens, align.temperature, seed=seed)
-    sampled = time.perf_counter()
-    experience = evaluate_rollout(rollout, actors, scorer, job)
-    scored = time.perf_counter()
     updates = list(_updates(job, actors, experience, ptx, split))
     first, mean = updates[0], {key: sum(u[key] for u in updates) / len(updates) for key in updates[0]}
     metrics = experience_metrics(experience, actors.coefficient.beta.item()) | mean

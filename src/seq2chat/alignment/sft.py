@@ -106,7 +106,7 @@ def make_sft(
         model, lambda: mean_score(model, tokenizer, prompts[:JUDGED], scorer, align.max_tokens, align.missing_eos)
     )
     judged = dataclasses.replace(
-        task, report=lambda _, limit: {"score": best.measure()}, publish=best.choose,
+        task, report=lambda _, limit: {"score": best.score.item()}, publish=best.choose,
         modules={"policy": model, "best": best},
     )  # fmt: skip
     return recipe, judged
@@ -122,14 +122,20 @@ class Best(nn.Module):
 
     def __init__(self, model: GPT, measure: Callable[[], float]) -> None:
         super().__init__()
-        self.measure, self.current = measure, [model]  # in a list: it is not a part of this one
+        self.measure = measure
+        self.current = [model]  # in a list: it is not a part of this one
+        self.measured = -1  # version of the weights that were measured last
         self.model = copy.deepcopy(model)
         self.register_buffer("score", torch.tensor(float("-inf"), dtype=torch.float64))
 
     @torch.no_grad()
     def choose(self) -> GPT:
-        """Measure the model as it stands, keep it if it is better, and return the best."""
+        """Measure the model if it has changed since the last time, keep it if it is better, and return the best."""
+        version = sum(parameter._version for parameter in self.current[0].parameters())
+        if version == self.measured:
+            return self.model
         score = self.measure()
+        self.measured = version
         if score > self.score.item():
             self.score.fill_(score)
             self.model.load_state_dict(self.current[0].state_dict())

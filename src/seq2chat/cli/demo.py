@@ -24,7 +24,7 @@ def demo(
     Interrupted, it goes on where it stopped; finished, it goes straight to the page.
     """
     from seq2chat.alignment.pipeline import STAGES, finished_stages, run_line
-    from seq2chat.training.loop import stop_on_signals
+    from seq2chat.training.stop import stop_on_signals
 
     console = Console(stderr=True, highlight=False, markup=False)
     old = (out / "config.toml").exists()

@@ -96,11 +96,13 @@ class TrainConfig:
     batch_size: Annotated[int, "sequences in one forward pass; on average, where their lengths differ"] = 16
     accumulation: Annotated[int, "forward passes in one optimizer step"] = 1
     label_smoothing: Annotated[float, "translation: share of the label spread over all tokens (2015)"] = 0.0
+    start: Annotated[str, "run or model folder whose weights, shape and tokenizer to begin with"] = ""
     seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
     precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where a short probe says it is faster"] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "auto: torch.compile where it pays within the budget"] = "auto"
     evals: Annotated[int, "validations in the run, the last one at its end"] = 10
-    eval_tokens: Annotated[int, "validation tokens of the ones before the last; 0 takes all"] = 20_000
+    eval_tokens: Annotated[int, "tokens of each validation, spread over the split; 0 takes all"] = 20_000
+    final_eval_tokens: Annotated[int, "the same for the last validation"] = 1_000_000
     checkpoints: Annotated[int, "checkpoints in the run, the last one at its end"] = 5
     keep: Annotated[int, "newest checkpoints kept on disk"] = 2
     samples: Annotated[int, "texts sampled in the run"] = 5
@@ -110,7 +112,7 @@ class TrainConfig:
         Budget.parse(self.budget)
         for name in ("batch_size", "accumulation", "evals", "checkpoints", "keep"):
             check(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}; write a positive number.")
-        for name in ("eval_tokens", "samples"):
+        for name in ("eval_tokens", "final_eval_tokens", "samples"):
             check(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; write 0 or more.")
         check(
             0 <= self.label_smoothing < 1,

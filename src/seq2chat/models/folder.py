@@ -137,7 +137,9 @@ def _own_fields(config: Seq2SeqConfig | TransformerConfig) -> dict[str, Any]:
 
 
 def _own_config(kind: type[ModelConfig], fields: dict[str, Any]) -> ModelConfig:
-    return kind(**{f.name: fields[f.name] for f in dataclasses.fields(kind)})
+    # Folders of older versions lack the bound of an RNN's context.
+    names = [f.name for f in dataclasses.fields(kind) if f.name != "context" or "context" in fields]
+    return kind(**{name: fields[name] for name in names})
 
 
 _OWN_LAYOUT = Layout(

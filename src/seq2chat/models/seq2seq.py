@@ -4,8 +4,6 @@
 Source and target share one vocabulary and one embedding.
 """
 
-import sys
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -39,8 +37,8 @@ class Seq2Seq(nn.Module):
 
     @property
     def context(self) -> int:
-        """The most positions a row may have: a recurrence knows no bound."""
-        return sys.maxsize
+        """Longest sequence in tokens: a recurrence has no bound, but the memory of its training has."""
+        return self.config.context
 
     @property
     def device(self) -> torch.device:

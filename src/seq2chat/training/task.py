@@ -1,6 +1,5 @@
 """Tasks: all in which language modelling, translation and masked language modelling differ for the training loop."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,8 +47,8 @@ class Dealer(Protocol):
 class Task:
     """What is learned from what.
 
-    `objective` is trained and `measure` reported, in nats a `unit`. `validation(limit)` yields the batches of the
-    validation split, of about its first `limit` tokens where that is not 0; all of it has `validation_tokens`.
+    `objective` is trained and `measure` reported, in nats per `unit`. `validation(limit)` yields the batches of the
+    validation split, or of about `limit` tokens spread over it where that is not 0; all of it has `validation_tokens`.
     `sample(model)` is a text to look at. `origin` is the fingerprint of the models that the task began with.
 
     What only some tasks have: `step(job)` does an optimizer step of its own kind, whose metrics named in `shown` are
@@ -94,8 +93,9 @@ def make_tokenizer(recipe: Recipe, text: Corpus | ParallelCorpus, say: Say, doin
     if isinstance(text, ParallelCorpus):
         texts = text.texts()
     else:
-        limit = recipe.data.max_characters
-        parts = split_parts(text, recipe.data.val_fraction, min(limit or TOKENIZER_CHARACTERS, TOKENIZER_CHARACTERS))
+        # A text too large for its budget is sampled, and a quarter of that sample is time enough for its tokenizer.
+        limit = min(recipe.data.max_characters // 4 or TOKENIZER_CHARACTERS, TOKENIZER_CHARACTERS)
+        parts = split_parts(text, recipe.data.val_fraction, limit)
         training = (part for part in parts if part.split == "train")
         texts = (part.text for part in regroup(training, last_line_start))
     kind = WordPiece if isinstance(recipe.model, BERTConfig) else Tokenizer
@@ -125,8 +125,7 @@ def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: T
     prompt = tokenizer.encode(recipe.train.prompt)
 
     def validation(limit: int) -> Iterator[Batch]:
-        batches = evaluation_batches(val, context, batch_size, recipe.data.document_mask)
-        return _about(limit, batches, batch_size * context)
+        return evaluation_batches(val, context, batch_size, recipe.data.document_mask, limit)
 
     def sample(model: Any) -> str:
         sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=recipe.train.seed)
@@ -138,7 +137,8 @@ def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: T
 
 
 def _translation(recipe: Recipe, text: ParallelCorpus, tokenizer: Tokenizer, say: Say) -> Task:
-    context = getattr(recipe.model, "context", 1 << 30)  # an RNN reads sentences of any length
+    assert isinstance(recipe.model, Seq2SeqConfig | TransformerConfig)
+    context = recipe.model.context
     sides = [Pairs.encode(lines, tokenizer, context) for lines in (text.train, text.val)]
     (train, val), too_long = (pairs for pairs, _ in sides), [line for _, lines in sides for line in lines]
     say(
@@ -177,8 +177,7 @@ def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, token
     )
 
     def validation(limit: int) -> Iterator[Batch]:
-        batches = masked_evaluation_batches(val, context, batch_size, tokenizer)
-        return _about(limit, batches, batch_size * context)
+        return masked_evaluation_batches(val, context, batch_size, tokenizer, limit)
 
     @torch.inference_mode()
     def sample(model: Any) -> str:
@@ -193,11 +192,6 @@ def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, token
         return f"{tokenizer.decode(whole.tolist())}\n{told}"
 
     return Task(masked_lm, masked_lm, loader, validation, val.n_tokens, sample)
-
-
-def _about(limit: int, batches: Iterator[Batch], batch_tokens: int) -> Iterator[Batch]:
-    """Return the first batches, about `limit` tokens of them; all where that is 0."""
-    return itertools.islice(batches, max(1, limit // batch_tokens) if limit else None)
 
 
 def _shards(recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer | WordPiece, doing: Say) -> tuple[Shards, Shards]:
