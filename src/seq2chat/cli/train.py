@@ -83,8 +83,11 @@ class Said:
 
 def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
     """Train by `recipe` into `folder`."""
+    from seq2chat.text.corpus import left_out
     from seq2chat.training.job import start_job
 
+    if others := left_out(recipe.data.corpus):
+        said.say(others)
     with said.console.status("making ready") as status:
         job = start_job(recipe, folder, said.say, status.update, began, prepare_for(recipe.align.method))
     for line in said.lines:
