@@ -14,7 +14,7 @@ import pytest
 
 from seq2chat.config import UserError
 from seq2chat.text import corpus as module
-from seq2chat.text.corpus import NAMED, download, load_corpus
+from seq2chat.text.corpus import NAMED, download, left_out, load_corpus
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -40,7 +40,7 @@ def test_a_text_file_is_one_document_with_every_character_kept(tmp_path, name):
     assert read(write(tmp_path / name, text.replace("\n", "\r\n"))) == [text], "a prompt has \\n only"
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.ndjson", "a.json", "A.JSONL", "a.ndjson.gz"])
 def test_jsonl_is_one_document_a_line(tmp_path, name):
     rows = [{"text": "one\u2028\nline"}, {"id": 2, "text": "two"}, {"text": " \n"}]
     path = write(tmp_path / name, jsonl(*rows) + "\n\n" + '{"text": "half \\ud800"}')
@@ -58,10 +58,24 @@ def test_a_folder_is_read_in_order_of_paths(tmp_path):
     write(tmp_path / "a/z.jsonl", jsonl({"text": "first"}, {"text": "second"}))
     write(tmp_path / "c.txt.gz", "fourth")
     write(tmp_path / "d.txt", "")
+    write(tmp_path / "e.md", "fifth")
+    write(tmp_path / "f.TXT", "sixth")
+    write(tmp_path / "g.py", "seventh = 7")
+    write(tmp_path / "h.csv", "id,text\n1,eighth\n")
     write(tmp_path / ".hidden/x.txt", "never")
     write(tmp_path / "picture.png", b"\0")
     corpus = load_corpus(str(tmp_path))
-    assert list(corpus.documents()) == list(corpus.documents()) == ["first", "second", "third", "fourth"]
+    texts = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh = 7", "eighth"]
+    assert list(corpus.documents()) == list(corpus.documents()) == texts
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
+    write(tmp_path / "a.txt", "text")
+    assert left_out(str(tmp_path)) == "" == left_out("tinyshakespeare")
+    write(tmp_path / "b.pdf", b"%PDF")
+    write(tmp_path / "sub/LICENSE", "words")
+    line = left_out(str(tmp_path))
+    assert line.startswith("2 files in ") and "b.pdf, sub/LICENSE. Convert .pdf to text." in line
 
 
 def test_fingerprint_is_of_the_contents(tmp_path):
@@ -83,15 +97,32 @@ ONE_MISTAKE = [
     ("empty.txt", "", "is empty"),
     ("blank.txt", " \n\t", "is empty"),
     ("blank.jsonl", jsonl({"text": ""}), "is empty"),
-    ("binary.txt", b"PK\x03\x04\0\0", "is a binary file"),
+    ("binary.txt", b"\x01\x02\0\0", "is a binary file"),
     ("wide.txt", "text".encode("utf-16"), "is UTF-16; convert it"),
     ("latin.txt", "Grüße".encode("latin1"), r"is not UTF-8 at byte 2; convert it.*iconv"),
     ("latin.jsonl", jsonl({"text": "fine"}) + '{"text": "\xfc"}', None),
     ("bad.jsonl", jsonl({"text": "fine"}) + "{text}\n", r"Line 2 of .*bad\.jsonl is not valid JSON"),
-    ("list.jsonl", "[1]\n", r"Line 1 of .* is not a JSON object"),
+    ("list.jsonl", "[1]\n", r"Row 1 \(line 1\) of .* is not a JSON object"),
     ("other.jsonl", jsonl({"body": "x", "id": 1}), r"Line 1 of .* has no field 'text'; its fields are: body, id"),
     ("number.jsonl", jsonl({"text": 3}), r"Line 1 of .* holds a int where text should be"),
-    ("a.json", "{}", "is a .json file"),
+    ("null.jsonl", jsonl({"text": "fine"}, {"text": None}), r"Line 2 of .*, field 'text', is null"),
+    ("null.json", '[{"text": "fine"},\n{"text": null}]', r"Row 2 \(line 2\) of .* is null"),
+    ("cut.json", '[{"text": "fine"},\n{"text": "fi', r"Row 2 \(line 2\) of .* is not valid JSON"),
+    ("glued.json", '[{"text": "one"} {"text": "two"}]', r"Row 1 .* is not followed by a comma or a closing bracket"),
+    ("commas.jsonl", '{"text": "one"},\n{"text": "two"},\n', r"Line 1 of .* is not valid JSON \(a comma after"),
+    ("deep.jsonl", '{"text": "fine"}\n{"x": ' + "[" * 99_999 + "]" * 99_999 + "}", r"Line 2 of .* nested too deeply"),
+    ("digits.jsonl", '{"text": "fine", "id": ' + "9" * 6000 + "}", r"Line 1 of .* has a number of too many digits"),
+    ("short.csv", "id,text\n1,one\n2\n", r"Line 3 of .* has 1 fields, but the first line names 2: id, text"),
+    ("quote.csv", 'id,text\n1,"one\n', r"Line 2 of .* is not valid CSV \(unexpected end of data\)"),
+    ("twice.csv", "text,text\n1,2\n", r"Line 1 of .* names a column twice"),
+    ("bare.csv", "one,two\n1,2\n", r"Line 2 of .* has no field 'text'; its fields are: one, two\. Name one with"),
+    ("page.html", "<p>text</p>", r"page\.html is a \.html file.*: pandoc -t plain .*page\.html -o page\.txt"),
+    ("book.PDF", b"%PDF-1.4", r"is a \.pdf file.*: pdftotext "),
+    ("set.sgm", "<seg>text</seg>", r"is a \.sgm file.*: sed -n "),
+    ("texts.zip", b"PK\x03\x04", r"is a \.zip file.*: unzip .* -d texts, then give the folder texts"),
+    ("renamed.txt", b"%PDF-1.4 and so on", r"is a \.pdf file by its content.*: pdftotext "),
+    ("packed.txt", gzip.compress(b"text"), r"is a \.gz file by its content; rename it: mv .*packed\.txt\.gz"),
+    ("table.txt", b"PAR1\0\0", r"is a \.parquet file by its content; rename it: mv .*table\.txt\.parquet"),
 ]
 
 
@@ -249,3 +280,6 @@ def test_hugging_face_data_set(tmp_path, monkeypatch):
         load_corpus(f"hf:{tmp_path}/set", field="body")
     with pytest.raises(UserError, match="could not be loaded"):
         load_corpus(f"hf:{tmp_path}/nothing")
+    write(tmp_path / "gap/train.jsonl", jsonl({"text": "one"}, {"text": None}))
+    with pytest.raises(UserError, match=r"Row 2 of hf:.*/gap, field 'text', is null"):
+        list(load_corpus(f"hf:{tmp_path}/gap").documents())

@@ -17,17 +17,10 @@ from seq2chat.text.split import Sample, count_characters, split_parts
 TEXT = st.text("aé漢🙂 \n\r", max_size=60)
 
 
-def decode(data: bytes, file: Path, offset: int) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 at byte {offset + error.start}") from None
-
-
 def plain_text(folder: Path, data: bytes) -> PlainText:
     file = folder / "text.txt"
     file.write_bytes(data)
-    return PlainText(file, decode)
+    return PlainText(file)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`seq2chat tokenizer`: train one, and see what it does to a text."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +23,11 @@ def train(
     vocab_size: Annotated[int, Parameter(help="bytes, merges and 4 control tokens; 260 is the byte tokenizer")] = 4096,
 ) -> None:
     """Train a byte-level BPE tokenizer on a text."""
-    from seq2chat.text.corpus import load_corpus
+    from seq2chat.text.corpus import left_out, load_corpus
     from seq2chat.text.tokenizer import Tokenizer
 
+    if others := left_out(data):
+        print(others, file=sys.stderr)
     tokenizer = Tokenizer.train(load_corpus(data).documents(), vocab_size)
     tokenizer.save(out)
     print(f"{out}/tokenizer.json: {tokenizer.vocab_size} tokens")

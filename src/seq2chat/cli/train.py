@@ -91,8 +91,11 @@ class Said:
 
 def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
     """Train by `recipe` into `folder`."""
+    from seq2chat.text.corpus import left_out
     from seq2chat.training.job import start_job
 
+    if others := left_out(recipe.data.corpus):
+        said.say(others)
     with preparing(said.console, "making ready") as doing:
         job = start_job(recipe, folder, said.say, doing, began, prepare_for(recipe.align.method))
     for line in said.lines:

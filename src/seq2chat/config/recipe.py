@@ -17,13 +17,13 @@ from seq2chat.config.toml import build, did_you_mean, read_toml, to_toml
 
 @dataclass(frozen=True)
 class DataConfig:
-    corpus: Annotated[str, "named corpus, .txt, .jsonl[.gz], folder, or hf:NAME"] = "pydocs"
+    corpus: Annotated[str, "named corpus, file of text, JSON, CSV or Parquet, folder, or hf:NAME"] = "pydocs"
     source: Annotated[str, "translation: file of sentences to translate, one a line"] = ""
     target: Annotated[str, "translation: file of their translations, line by line"] = ""
     val_fraction: Annotated[
         float, "share of the text held out for validation; alignment: of the prompts, at most 500"
     ] = 0.1
-    field: Annotated[str, "key of the text in .jsonl files and hf: data"] = "text"
+    field: Annotated[str, "field of the text in files of rows (JSON, CSV, Parquet) and hf: data"] = "text"
     max_characters: Annotated[int, "train on a sample of so many characters, spread over the text; 0 takes all"] = 0
     document_mask: Annotated[bool, "keep attention inside each packed document"] = False
     mask_share: Annotated[float, "BERT: share of the tokens to be guessed in training"] = 0.15

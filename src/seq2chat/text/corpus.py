@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import json
 import os
 import re
 import tempfile
@@ -15,14 +14,28 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from seq2chat.config import UserError, check, recipe_names
-from seq2chat.text.plain import PlainText, open_bytes
+from seq2chat.text.files import (
+    OTHER_FORMATS,
+    check_format,
+    decode,
+    numbered_lines,
+    open_bytes,
+    suffix,
+    whole_characters,
+)
+from seq2chat.text.plain import PlainText
+from seq2chat.text.rows import ROW_SUFFIXES, field_names, is_rows, read_rows
 from seq2chat.text.world import VERSION as WORLD_VERSION
 from seq2chat.text.world import documents as world_documents
 
-SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex")
+CODE_SUFFIXES = (".py", ".pyi", ".js", ".ts", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs", ".go", ".java", ".kt", ".swift")
+CODE_SUFFIXES += (".rb", ".php", ".lua", ".pl", ".r", ".jl", ".hs", ".ml", ".scala", ".cs", ".sh", ".sql")
+SUFFIXES = (*TEXT_SUFFIXES, *CODE_SUFFIXES, *ROW_SUFFIXES)
+"""Files that are read from a folder, gzipped or not, in upper or lower case."""
+
 Progress = Callable[[int, int], None]
 Reader = Callable[[Path], Iterator[str | PlainText]]
 
@@ -43,10 +56,9 @@ class Corpus:
         empty = True
         for item in self.read():
             for text in item.documents() if isinstance(item, PlainText) else (item,):
-                if not text.strip():
-                    continue
-                empty = False
-                yield text
+                if text.strip():
+                    empty = False
+                    yield text
         check(not empty, f"{self.name} is empty; give a text to learn from.")
 
     @cached_property
@@ -68,10 +80,10 @@ class NamedCorpus:
 def load_corpus(name: str, field: str = "text", progress: Progress | None = None) -> Corpus:
     """Return the corpus called `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, or the path of a text.
 
-    A file is one document; a `.jsonl` file is one a line, under the key `field`. A folder is all its `.txt` and
-    `.jsonl` files, gzipped or not, in order of their paths. `world` is 8 MB of the generated world, and
-    `world:20MB` is 20. `progress(bytes_done, bytes_total)` is called during a download, with a total of 0 where the
-    server gives none.
+    A text file is one document. A file of rows (see `read_rows`) has one document per row, in the field `field`. A
+    folder holds all its files with one of `SUFFIXES`, in order of their paths; see `left_out`. `world` is 8 MB of the
+    generated world, and `world:20MB` is 20. `progress(bytes_done, bytes_total)` is called during a download, with a
+    total of 0 where the server gives none.
     Raises UserError if there is no such corpus or file.
     """
     if name == "pydocs":
@@ -93,11 +105,35 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     return Corpus(name, lambda: (text for file in files for text in reader(file)), partial(_hash_files, files, field))
 
 
+def left_out(name: str) -> str:
+    """Return a sentence about the files of the folder `name` that `load_corpus` does not read, "" if it reads all."""
+    folder = Path(name)
+    if name in NAMED or not folder.is_dir():
+        return ""
+    others = [file for file in _visible_files(folder) if suffix(file) not in SUFFIXES]
+    if not others:
+        return ""
+    shown = ", ".join(str(file.relative_to(folder)) for file in others[:5]) + (", ..." if len(others) > 5 else "")
+    convertible = sorted({suffix(file) for file in others} & set(OTHER_FORMATS))
+    advice = f" Convert {', '.join(convertible)} to text." if convertible else ""
+    return (
+        f"{len(others):,} files in {name} are left out, because their suffixes are not those of text: {shown}.{advice} "
+        "A file given alone is read as text whatever its suffix."
+    )
+
+
 def _files_in(folder: Path) -> list[Path]:
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES)]
-    files = sorted(file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts))
-    check(bool(files), f"The folder {folder} holds no text; put {', '.join(SUFFIXES)} files in it.")
+    files = [file for file in _visible_files(folder) if suffix(file) in SUFFIXES]
+    check(
+        bool(files),
+        f"The folder {folder} holds no text; put {', '.join(SUFFIXES)} files in it. {left_out(str(folder))}",
+    )
     return files
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return sorted(file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts))
 
 
 def _did_you_mean(path: Path) -> str:
@@ -114,16 +150,16 @@ def _did_you_mean(path: Path) -> str:
 
 
 def _read_file(file: Path, field: str) -> Iterator[str | PlainText]:
-    check(file.suffix != ".json", f"{file} is a .json file; write one JSON object a line and call it .jsonl.")
-    if file.name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _read_jsonl(file, lambda row: row[field])
+    check_format(file)
+    if is_rows(file):
+        yield from _read_texts(file, field)
     else:
-        yield PlainText(file, _decode)
+        yield PlainText(file)
 
 
 def _read_text(file: Path) -> str:
     with open_bytes(file) as stream:
-        return _decode(stream.read(), file, 0).removeprefix("\ufeff")
+        return decode(stream.read(), file, 0).removeprefix("\ufeff")
 
 
 def read_lines(file: Path) -> list[str]:
@@ -139,63 +175,41 @@ def _read_lines(file: Path) -> Iterator[str]:
     return (line for line, _ in numbered_lines(file))
 
 
-def _read_jsonl(file: Path, text_of: Callable[[dict[str, Any]], str]) -> Iterator[str]:
-    for line, number in numbered_lines(file):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"Line {number} of {file} is not valid JSON ({error.msg}); write one object a line."
-            ) from None
-        check(isinstance(row, dict), f'Line {number} of {file} is not a JSON object; write {{"text": "..."}}.')
-        try:
-            text = text_of(row)
-        except KeyError as error:
-            keys = ", ".join(row) or "none"
-            raise UserError(f"Line {number} of {file} has no field {error}; its fields are: {keys}.") from None
-        check(isinstance(text, str), f"Line {number} of {file} holds a {type(text).__name__} where text should be.")
-        # JSON can spell half of a surrogate pair, which no UTF-8 can hold.
-        yield text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _read_texts(file: Path, *names: str) -> Iterator[str]:
+    """Yield for each row of a file the text of its fields `names`, one below the other."""
+    for row in read_rows(file):
+        texts = []
+        for name in names:
+            if name not in row.fields:
+                names_there = field_names(row)
+                raise UserError(
+                    f"{row.where} has no field {name!r}; its fields are: {names_there}. Name one with --data.field."
+                )
+            texts.append(checked_text(row.fields[name], f"{row.where}, field {name!r},"))
+        yield "\n".join(texts)
 
 
-def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
-    offset = 0
-    with open_bytes(file) as stream:
-        for number, line in enumerate(stream, start=1):
-            text = _decode(line, file, offset).removeprefix("\ufeff").rstrip("\r\n")
-            offset += len(line)
-            if text.strip():
-                yield text, number
-
-
-def _decode(data: bytes, file: Path, offset: int) -> str:
-    check(
-        not data.startswith((b"\xff\xfe", b"\xfe\xff")),
-        f"{file} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {file} > new.txt",
-    )
-    check(b"\0" not in data, f"{file} is a binary file (it has NUL bytes); give a text file.")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file} is not UTF-8 at byte {offset + error.start}; "
-            f"convert it, for example: iconv -f LATIN1 -t UTF-8 {file} > new.txt"
-        ) from None
+def checked_text(value: object, where: str) -> str:
+    """Return a value that is a text, with U+FFFD for each half of a surrogate pair. Raises UserError for another."""
+    check(value is not None, f'{where} is null where text should be; leave it out, or write "".')
+    if not isinstance(value, str):
+        raise UserError(f"{where} holds a {type(value).__name__} where text should be.")
+    return whole_characters(value)
 
 
 # Named corpora
 
 
 def _gsm8k(file: Path) -> Iterator[str]:
-    return _read_jsonl(file, lambda row: row["question"] + "\n" + row["answer"])
+    return _read_texts(file, "question", "answer")
 
 
 def _hh_rlhf(file: Path) -> Iterator[str]:
-    return _read_jsonl(file, lambda row: row["chosen"].strip())
+    return (text.strip() for text in _read_texts(file, "chosen"))
 
 
 def _whole(file: Path) -> Iterator[PlainText]:
-    yield PlainText(file, _decode)
+    yield PlainText(file)
 
 
 _GITHUB = "https://raw.githubusercontent.com/"
@@ -338,7 +352,10 @@ def _hugging_face(name: str, field: str) -> Callable[[], Iterator[str]]:
         raise UserError(f"{name} could not be loaded: {error}") from error
     columns = ", ".join(rows.column_names)
     check(field in rows.column_names, f"{name} has no field {field!r}; its fields are: {columns}.")
-    return lambda: (row[field] for row in rows)
+    return lambda: (
+        checked_text(row[field], f"Row {number} of {name}, field {field!r},")
+        for number, row in enumerate(rows, start=1)
+    )
 
 
 # Fingerprints

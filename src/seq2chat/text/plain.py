@@ -1,15 +1,12 @@
 """Plain text files of any size, read in parts and from any place in them."""
 
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 
-from seq2chat.config import UserError
+from seq2chat.text.files import decode, open_bytes
 
 BLOCK = 1 << 16  # bytes read at a time, and the unit in which a large file is sampled
 SEPARATOR = "<|endoftext|>"  # what published dumps write between documents
@@ -18,13 +15,12 @@ _LINE_END = re.compile(r"\r\n?")
 
 @dataclass(frozen=True)
 class PlainText:
-    """One plain text file, UTF-8. `decode(data, file, offset)` decodes strictly, or raises `UserError`.
+    """One plain text file, UTF-8, whose text is read only when it is asked for.
 
     Line ends become `\\n`, a byte order mark is dropped, and `<|endoftext|>` separates documents.
     """
 
     file: Path
-    decode: Callable[[bytes, Path, int], str]
 
     @property
     def size(self) -> int:
@@ -91,7 +87,7 @@ class PlainText:
                 text = []
 
     def _decode(self, data: bytes, offset: int) -> str:
-        text = self.decode(data, self.file, offset)
+        text = decode(data, self.file, offset)
         return _LINE_END.sub("\n", text.removeprefix("\ufeff") if offset == 0 else text)
 
 
@@ -134,15 +130,3 @@ def _unfinished(data: bytes) -> int:
             length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
             return back if length > back else 0
     return 0
-
-
-@contextmanager
-def open_bytes(file: Path) -> Iterator[BufferedIOBase]:
-    """Open a file, gzipped or not; damage met inside the `with` block becomes a `UserError`."""
-    try:
-        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
-            yield stream
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise UserError(f"{file} is not a complete gzip file; fetch or compress it again.") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from None

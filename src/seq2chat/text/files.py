@@ -1,0 +1,203 @@
+"""Files of text: opened, decoded as UTF-8, or refused with the command that converts them."""
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+
+import charset_normalizer
+
+from seq2chat.config import UserError, check
+
+BLOCK = 1 << 16  # bytes read at a time
+GUESSED = 1 << 17  # bytes around the first bad one from which the encoding is guessed
+
+_PANDOC = "pandoc -t plain {0} -o {1}.txt"
+_UNPACK = "unpack it and give the folder"
+OTHER_FORMATS = {
+    **dict.fromkeys((".html", ".htm", ".xhtml", ".epub", ".docx", ".odt", ".rtf", ".ipynb"), _PANDOC),
+    ".doc": "save it as .txt in your word processor",
+    ".pdf": "pdftotext {0} {1}.txt",
+    ".ps": "ps2ascii {0} {1}.txt",
+    ".zip": "unzip {0} -d {1}, then give the folder {1}",
+    **dict.fromkeys((".tar", ".tgz", ".7z", ".rar"), _UNPACK),
+    ".xz": "unxz --keep {0}",
+    ".bz2": "bunzip2 --keep {0}",
+    ".zst": "unzstd {0}",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as .csv in your spreadsheet program"),
+    ".xml": "write the text of each document as one JSON object per line",
+    **dict.fromkeys((".sgm", ".sgml"), r"sed -n 's/.*<seg[^>]*> *\(.*[^ ]\) *<\/seg>.*/\1/p' {0} > {1}.txt"),
+    **dict.fromkeys((".arrow", ".feather", ".npy", ".pt", ".pkl", ".db", ".sqlite"), "write it as .jsonl or .parquet"),
+}
+"""What to do with a file of another format, by its suffix: a command, or advice. {0} is the file, {1} its stem."""
+
+_SIGNATURES = {
+    b"\x1f\x8b": ".gz",
+    b"%PDF-": ".pdf",
+    b"PK\x03\x04": ".zip",
+    b"\xfd7zXZ\x00": ".xz",
+    b"BZh": ".bz2",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"PAR1": ".parquet",
+}
+
+_ENCODINGS = [*(f"cp125{n}" for n in range(9)), "cp437", "cp850", "cp866", "cp874", "cp932", "cp949"]
+_ENCODINGS += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp", "iso8859_2"]
+_WESTERN = set("‘’“”‚„‹›«»–—…•·€£§©®™°¡¿ºª\xa0àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿß")
+_WESTERN |= {character.upper() for character in _WESTERN}
+
+
+def suffix(file: Path) -> str:
+    """Return the suffix that names the format, in lower case: `.jsonl` for `Rows.JSONL.gz`."""
+    plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
+    return plain.suffix.lower()
+
+
+def check_format(file: Path) -> None:
+    """Raise UserError for a file whose suffix names a format that is not read, with what to do about it."""
+    advice = OTHER_FORMATS.get(suffix(file))
+    if advice is not None:
+        raise UserError(f"{file} is a {suffix(file)} file, which is not read; {_convert(advice, file)}.")
+
+
+def _convert(advice: str, file: Path) -> str:
+    command = advice.format(f'"{file}"' if " " in str(file) else file, file.stem)
+    return f"convert it: {command}" if "{0}" in advice else command
+
+
+@contextmanager
+def open_bytes(file: Path) -> Iterator[BufferedIOBase]:
+    """Open a file, gzipped or not; damage met inside the `with` block becomes a UserError."""
+    try:
+        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
+            yield stream
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise UserError(f"{file} is not a complete gzip file; fetch or compress it again.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+
+
+def decode(data: bytes, file: Path, offset: int) -> str:
+    """Return the text of `data`, which stands at byte `offset` of the file.
+
+    Raises UserError for what is not UTF-8, with the command that converts it.
+    """
+    _check_text(data, file, offset)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, offset + error.start) from None
+
+
+def read_blocks(file: Path) -> Iterator[str]:
+    """Yield the text of a file in blocks, without a byte order mark. Raises UserError as `decode` does."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    began = False
+    with open_bytes(file) as stream:
+        while True:
+            block = stream.read(BLOCK)
+            _check_text(block, file, offset)
+            held_back = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(file, offset - held_back + error.start) from None
+            yield text if began else text.removeprefix("\ufeff")
+            began = began or text != ""
+            offset += len(block)
+            if not block:
+                return
+
+
+def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
+    """Yield each line that is not blank, without its end, and its number. Raises UserError as `decode` does."""
+    offset = 0
+    with open_bytes(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            text = decode(line, file, offset).removeprefix("\ufeff").rstrip("\r\n")
+            offset += len(line)
+            if text.strip():
+                yield text, number
+
+
+def whole_characters(text: str) -> str:
+    """Return the text with U+FFFD for each half of a surrogate pair, which JSON can spell and UTF-8 cannot hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _check_text(data: bytes, file: Path, offset: int) -> None:
+    """Raise UserError for bytes that are another format or UTF-16."""
+    if offset == 0:
+        check(
+            not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+            f"{file} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {file} > new.txt",
+        )
+        kind = next((name for head, name in _SIGNATURES.items() if data.startswith(head)), "")
+        if kind in (".gz", ".parquet"):
+            raise UserError(f"{file} is a {kind} file by its content; rename it: mv {file} {file}{kind}")
+        if kind:
+            advice = _convert(OTHER_FORMATS[kind], file)
+            raise UserError(f"{file} is a {kind} file by its content, which is not read; {advice}.")
+    if b"\0" in data:
+        encoding = _utf16_without_mark(data)
+        check(
+            not encoding,
+            f"{file} is UTF-16 without a byte order mark; convert it: iconv -f {encoding} -t UTF-8 {file} > new.txt",
+        )
+        raise UserError(f"{file} is a binary file (it has NUL bytes); give a text file.")
+
+
+def _utf16_without_mark(data: bytes) -> str:
+    """Return the byte order of text in UTF-16, "" where the NUL bytes are none of its."""
+    even = data[:GUESSED][::2].count(0)
+    odd = data[:GUESSED][1::2].count(0)
+    units = max(1, min(len(data), GUESSED) // 2)
+    for zeros, others, name in ((odd, even, "UTF-16LE"), (even, odd, "UTF-16BE")):
+        # Blanks, digits and line ends have a zero byte in every script.
+        if zeros > units / 20 and others < zeros / 50:
+            return name
+    return ""
+
+
+def _not_utf8(file: Path, position: int) -> UserError:
+    """Return the error for bytes at `position` that are not UTF-8, with the likeliest encoding in the command."""
+    with open_bytes(file) as stream:
+        first = max(0, position - GUESSED // 2)
+        stream.seek(first)
+        sample = stream.read(GUESSED)
+    if first:
+        sample = sample[sample.find(b"\n") + 1 :]  # a character of several bytes must not be cut
+    command = f"iconv -f {_guess(sample)} -t UTF-8 {file} > new.txt"
+    if _mostly_utf8(sample):
+        command = f"iconv -c -f UTF-8 -t UTF-8 {file} > new.txt"
+        return UserError(f"{file} is not UTF-8 at byte {position}; leave such bytes out: {command}")
+    return UserError(f"{file} is not UTF-8 at byte {position}; convert it, for example: {command}")
+
+
+def _mostly_utf8(sample: bytes) -> bool:
+    """Return whether the text is UTF-8 with a few damaged places, which another encoding would garble."""
+    text = sample.decode("utf-8", "replace")
+    bad = text.count("\ufffd")
+    return sum(character > "\x7f" for character in text) - bad > 5 * bad
+
+
+def _guess(sample: bytes) -> str:
+    """Return the likeliest encoding of the bytes, as `iconv` names it."""
+    high = [byte for byte in sample if byte > 0x7F]
+    western = sample.decode("cp1252", "replace")
+    # Too few characters above ASCII for statistics; in English, French or German text they are these.
+    if len(high) < len(sample) / 20 and all(c in _WESTERN for c in western if c > "\x7f"):
+        return "CP1252"
+    # Kana are what no other encoding's bytes look like; the detector takes short Japanese text for Korean.
+    for encoding in ("cp932", "euc_jp"):
+        text = sample.decode(encoding, "replace")
+        if sum("\u3041" <= c <= "\u30ff" for c in text) > len(text) / 5:
+            return encoding.upper().replace("_", "-")
+    best = charset_normalizer.from_bytes(sample, cp_isolation=_ENCODINGS).best()
+    if best is None or sample.decode(best.encoding, "replace") == western:
+        return "CP1252"
+    return best.encoding.upper().replace("_", "-")

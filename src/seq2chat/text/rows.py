@@ -1,0 +1,221 @@
+"""Rows of named fields from JSON, CSV, TSV and Parquet files, one at a time."""
+
+import csv
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from seq2chat.config import UserError, check
+from seq2chat.text.files import decode, open_bytes, read_blocks, suffix
+
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+ROW_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
+LARGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 128 KiB
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class Row:
+    """The fields of one example; `where` is its place (`Line 3 of data.jsonl`), `number` the 3 in it."""
+
+    fields: dict[str, Any]
+    where: str
+    number: int
+
+
+def is_rows(file: Path) -> bool:
+    """Return whether the file is JSON, JSON lines, CSV, TSV or Parquet by its suffix."""
+    return suffix(file) in ROW_SUFFIXES
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """Yield the rows of a file. Raises UserError naming the line of the first that cannot be read.
+
+    JSON files hold objects, one per line or over several lines, or arrays of them. The first line
+    of a `.csv` or `.tsv` file names the fields, whose values are then all strings.
+    """
+    match suffix(file):
+        case ".csv" | ".tsv":
+            return _read_table(file)
+        case ".parquet":
+            return _read_parquet(file)
+        case _:
+            return _read_json(file)
+
+
+def field_names(row: Row) -> str:
+    """Return the names of the row's fields, for an error message."""
+    return ", ".join(map(str, row.fields)) or "none"
+
+
+# JSON
+
+
+def _read_json(file: Path) -> Iterator[Row]:
+    """Yield the objects in a stream of JSON values: objects, or arrays of objects."""
+    text = _Buffer(file)
+    n_rows = 0
+    while text.skip_space():
+        if not text.take("["):
+            number = text.line
+            where = f"Line {number} of {file}"
+            yield _object(text.value(where), where, number)
+            # A comma here would be the end of a line of an array without brackets.
+            check(
+                text.peek() != ",", f"{where} is not valid JSON (a comma after the object); write one object per line."
+            )
+            continue
+        text.skip_space()
+        while not text.take("]"):
+            n_rows += 1
+            where = f"Row {n_rows} (line {text.line}) of {file}"
+            yield _object(text.value(where), where, n_rows)
+            text.skip_space()
+            if not text.take(","):
+                check(text.peek() == "]", f"{where} is not followed by a comma or a closing bracket.")
+            text.skip_space()
+
+
+def _object(value: Any, where: str, number: int) -> Row:
+    check(isinstance(value, dict), f'{where} is not a JSON object; write one such as {{"text": "..."}}.')
+    return Row(value, where, number)
+
+
+class _Buffer:
+    """The text of a JSON file, of which no more is held than the value being read."""
+
+    def __init__(self, file: Path) -> None:
+        self.blocks = read_blocks(file)
+        self.text = ""
+        self.position = 0
+        self.line = 1
+
+    def skip_space(self) -> bool:
+        """Move to the next character that is not blank. Returns False at the end of the file."""
+        while True:
+            match = _SPACE.match(self.text, self.position)
+            assert match is not None
+            self._move_to(match.end())
+            if self.position < len(self.text):
+                return True
+            if not self._grow():
+                return False
+
+    def peek(self) -> str:
+        """Return the character at the position, "" at the end of what was read."""
+        return self.text[self.position : self.position + 1]
+
+    def take(self, character: str) -> bool:
+        """Move past `character` if it comes next. Returns whether it did."""
+        if self.peek() != character:
+            return False
+        self._move_to(self.position + 1)
+        return True
+
+    def value(self, where: str) -> Any:
+        """Return the JSON value at the position and move past it. Raises UserError naming `where`."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.position)
+            except json.JSONDecodeError as error:
+                if _may_be_cut(error) and self._grow():
+                    continue
+                raise UserError(f"{where} is not valid JSON ({error.msg}); write one object per line.") from None
+            except RecursionError:
+                raise UserError(f"{where} is nested too deeply to be read; leave it out.") from None
+            except ValueError:
+                raise UserError(f"{where} has a number of too many digits; write it as a string.") from None
+            self._move_to(end)
+            return value
+
+    def _move_to(self, position: int) -> None:
+        self.line += self.text.count("\n", self.position, position)
+        self.position = position
+
+    def _grow(self) -> bool:
+        """Read as much again as is held, at least one block, so that a long value is parsed seldom.
+
+        Returns False at the end of the file.
+        """
+        held = len(self.text) - self.position
+        parts = [self.text[self.position :]]
+        added = 0
+        for block in self.blocks:
+            parts.append(block)
+            added += len(block)
+            if added and added >= held:
+                break
+        self.text = "".join(parts)
+        self.position = 0
+        return added > 0
+
+
+def _may_be_cut(error: json.JSONDecodeError) -> bool:
+    """Return whether more text may mend the error: a value that goes on behind the end of the buffer."""
+    return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc) - len(r"\ud83d\ude00")
+
+
+# Tables
+
+
+def _read_table(file: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file, whose fields may be quoted and hold line breaks."""
+    csv.field_size_limit(LARGEST_CELL)
+    lines = _lines(file)
+    first = next(lines, "")
+    delimiter = "\t" if suffix(file) == ".tsv" or ("\t" in first and "," not in first) else ","
+    if delimiter not in first and ";" in first:
+        delimiter = ";"  # as spreadsheets write it where the comma is the decimal sign
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
+    number = 1
+    names: list[str] = []
+    try:
+        for cells in reader:
+            where = f"Line {number} of {file}"
+            if not names:
+                names = [name.strip() for name in cells]
+                check(len(set(names)) == len(names), f"{where} names a column twice: {', '.join(names)}.")
+            elif cells:
+                check(
+                    len(cells) == len(names),
+                    f"{where} has {len(cells)} fields, but the first line names {len(names)}: {', '.join(names)}.",
+                )
+                yield Row(dict(zip(names, cells, strict=True)), where, number)
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"Line {number} of {file} is not valid {suffix(file)[1:].upper()} ({error}).") from None
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Yield each line with its end."""
+    offset = 0
+    with open_bytes(file) as stream:
+        for line in stream:
+            text = decode(line, file, offset)
+            yield text.removeprefix("\ufeff") if offset == 0 else text
+            offset += len(line)
+
+
+def _read_parquet(file: Path) -> Iterator[Row]:
+    try:
+        arrow = importlib.import_module("pyarrow")
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise UserError(f'{file} needs the pyarrow package; run: pip install "seq2chat[parquet]"') from None
+    number = 0
+    try:
+        with open_bytes(file) as stream, parquet.ParquetFile(stream) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Row(fields, f"Row {number} of {file}", number)
+    except arrow.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file} is not a Parquet file that can be read: {reason}") from None
