@@ -74,7 +74,7 @@ def require_family(model: Model, *families: str) -> None:
     )
 
 
-def save_model(model: Model, folder: str | Path, dtype: torch.dtype | None = None, **token_ids: int | None) -> None:
+def save_model(model: Model, folder: str | Path, dtype: torch.dtype | None = None, **token_ids: Any) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, the weights as `dtype` or as they are.
 
     `transformers` opens the folder of a GPT or a BERT. `bos_token_id`, `eos_token_id` and `pad_token_id` are recorded

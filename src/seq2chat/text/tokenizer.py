@@ -56,8 +56,9 @@ class Tokenizer:
     """A byte-level BPE. Make one with `Tokenizer.train` or `Tokenizer.load`.
 
     `control` maps the text of each control token to its id. `eos_id` is the token that separates documents; `pad_id`
-    never equals it. Either is None where a tokenizer of others has no such token. `chat_template` is for
-    `transformers`, and empty where the model has not learned to chat. `json` is the text of its `tokenizer.json`.
+    never equals it. Either is None where a tokenizer of others has no such token. `end_ids` end a turn or a text.
+    `chat_template` is for `transformers`, and empty where the model has not learned to chat. `json` is the text of its
+    `tokenizer.json`.
     """
 
     def __init__(
@@ -86,6 +87,9 @@ class Tokenizer:
         self.eos_id = self._control_id("<|endoftext|>", names.get("eos_token"))
         pad_id = self._control_id("<|pad|>", names.get("pad_token"))
         self.pad_id = None if pad_id == self.eos_id else pad_id
+        # A chat model ends a turn with a token of its own, and `transformers` calls that one the end token.
+        turn_end = self._control_id("", names.get("eos_token"))
+        self.end_ids = [i for i in dict.fromkeys([turn_end, self.eos_id]) if i is not None]
 
         canonical = json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
@@ -140,25 +144,29 @@ class Tokenizer:
             chat_template=read_utf8(template) if template.is_file() else "",
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
+    def save(self, folder: str | Path, **options: Any) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them.
+
+        `options` such as `model_max_length` are added to the latter.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_bytes(self.json.encode())
-        (folder / "tokenizer_config.json").write_bytes(self._config.encode())
+        (folder / "tokenizer_config.json").write_bytes(with_options(self._config, options).encode())
         if self.chat_template:
             (folder / "chat_template.jinja").write_bytes(self.chat_template.encode())
 
     def with_chat(self, control: Sequence[str], pad: str, template: str) -> Tokenizer:
-        """Return this tokenizer with the `control` tokens and a `pad` token of its own, added behind the others where
-        they are missing, and that chat template."""
+        """Return this tokenizer with the `control` tokens, of which the last ends a turn, and a `pad` token of its own,
+        added behind the others where they are missing, and that chat template."""
         spec, config = tokenizers.Tokenizer.from_str(self.json), read_json(self._config, "tokenizer_config.json")
         wanted = [*control, *([] if self.pad_id is not None else [pad])]
         missing = [AddedToken(name, special=True, normalized=False) for name in wanted if name not in self.control]
         spec.add_special_tokens(missing)
         if self.pad_id is None:
             config["pad_token"] = pad
-        config_text = json.dumps(config, indent=2) + "\n" if missing else self._config
+        config["eos_token"] = control[-1]
+        config_text = json.dumps(config, indent=2) + "\n"
         return Tokenizer(spec.to_str(pretty=True) if missing else self.json, config_text, chat_template=template)
 
     def split(self, text: str) -> list[str]:
@@ -323,6 +331,11 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def with_options(tokenizer_config: str, options: dict[str, Any]) -> str:
+    """Return the text of a `tokenizer_config.json` with some of its values set."""
+    return json.dumps(json.loads(tokenizer_config) | options, indent=2) + "\n" if options else tokenizer_config
 
 
 def read_utf8(file: Path) -> str:

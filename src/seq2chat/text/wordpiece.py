@@ -21,7 +21,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from seq2chat.config import UserError, check
 from seq2chat.text.parts import Part, encode_parts, join_documents
-from seq2chat.text.tokenizer import Tokenizer, read_json, read_utf8
+from seq2chat.text.tokenizer import Tokenizer, read_json, read_utf8, with_options
 
 CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ALPHABET = 1000  # characters of which a vocabulary is made at most, as in BERT's; the rarer ones become [UNK]
@@ -113,12 +113,15 @@ class WordPiece:
         config = file.with_name("tokenizer_config.json")
         return cls(read_utf8(file), read_utf8(config) if config.is_file() else "{}\n", where=str(file))
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
+    def save(self, folder: str | Path, **options: Any) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them.
+
+        `options` such as `model_max_length` are added to the latter.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._json, encoding="utf-8")
-        (folder / "tokenizer_config.json").write_text(self._config, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(with_options(self._config, options), encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` as ordinary text, without [CLS] and [SEP] around it."""

@@ -19,6 +19,7 @@ from torch import nn
 
 from seq2chat.config import UserError, check
 from seq2chat.models.folder import Model, load_model, save_model
+from seq2chat.models.gpt import GPT
 from seq2chat.text.shards import NO_ROOM
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
@@ -62,8 +63,7 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         (temporary / "trainer").mkdir(parents=True)
-        save_model(model, temporary, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
-        tokenizer.save(temporary)
+        save_with_tokenizer(model, tokenizer, temporary)
         for name, module in modules.items():
             state = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
             save_file(state, temporary / "trainer" / f"{name}.safetensors")
@@ -90,6 +90,23 @@ def save_checkpoint(
         # Under a name that is never read, so that a kill in between leaves no half of a checkpoint.
         shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))
     return final
+
+
+def save_with_tokenizer(model: Model, tokenizer: Tokenizer | WordPiece, folder: Path) -> None:
+    """Write model and tokenizer into `folder`, with what others need to know to generate as we do.
+
+    A chat model ends its answers at the end of a turn. Every text begins with the token that ends one. Prompts of
+    different lengths are padded on the left.
+    """
+    if isinstance(tokenizer, WordPiece) or not isinstance(model, GPT):
+        save_model(model, folder, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+        tokenizer.save(folder, model_max_length=model.config.context)
+        return
+    ends: int | list[int] | None = tokenizer.end_ids if len(tokenizer.end_ids) > 1 else tokenizer.eos_id
+    ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
+    save_model(model, folder, **ids)
+    tokenizer.save(folder, model_max_length=model.config.context, padding_side="left")
+    (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
 
 
 def find_checkpoint(path: Path) -> Path:
