@@ -43,6 +43,10 @@ class DataConfig:
 class TokenizerConfig:
     vocab_size: Annotated[int, "bytes, merges and control tokens together; 260 is the plain byte tokenizer"] = 4096
     path: Annotated[str, "use the tokenizer.json in this folder instead of training one"] = ""
+    lowercase: Annotated[Literal["auto", "on", "off"], "BERT: fold case; auto does"] = "auto"
+    strip_accents: Annotated[
+        Literal["auto", "on", "off"], "BERT: drop accents; auto does where case is folded and marks spell no vowels"
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,8 @@ _ONLY_FOR = {
     ("data", "source"): ("seq2seq", "transformer"),
     ("data", "max_characters"): ("gpt", "bert"),
     ("data", "document_mask"): ("gpt",),
+    ("tokenizer", "lowercase"): ("bert",),
+    ("tokenizer", "strip_accents"): ("bert",),
     ("data", "mask_share"): ("bert",),
     ("train", "label_smoothing"): ("seq2seq", "transformer"),
     ("train", "prompt"): ("gpt",),

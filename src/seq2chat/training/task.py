@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -98,8 +99,12 @@ def make_tokenizer(recipe: Recipe, text: Corpus | ParallelCorpus, say: Say, doin
         parts = split_parts(text, recipe.data.val_fraction, limit)
         training = (part for part in parts if part.split == "train")
         texts = (part.text for part in regroup(training, last_line_start))
-    kind = WordPiece if isinstance(recipe.model, BERTConfig) else Tokenizer
-    tokenizer = kind.train(texts, recipe.tokenizer.vocab_size)
+    options = recipe.tokenizer
+    if isinstance(recipe.model, BERTConfig):
+        accents = None if options.strip_accents == "auto" else options.strip_accents == "on"
+        tokenizer = WordPiece.train(texts, options.vocab_size, options.lowercase != "off", accents)
+    else:
+        tokenizer = Tokenizer.train(texts, options.vocab_size)
     say(f"tokenizer: {tokenizer.vocab_size} tokens, trained on the training split of {text.name}")
     return tokenizer
 
@@ -112,7 +117,9 @@ def make_task(
         case GPTConfig(), Corpus(), Tokenizer():
             return _language_modelling(recipe, *_shards(recipe, text, tokenizer, doing), tokenizer)
         case BERTConfig(), Corpus(), WordPiece():
-            return _masked_language_modelling(recipe, *_shards(recipe, text, tokenizer, doing), tokenizer)
+            train, val = _shards(recipe, text, tokenizer, doing)
+            _say_unknown(train, tokenizer, say)
+            return _masked_language_modelling(recipe, train, val, tokenizer)
         case ((Seq2SeqConfig() | TransformerConfig()), ParallelCorpus(), Tokenizer()):
             return _translation(recipe, text, tokenizer, say)
     needed = "WordPiece" if isinstance(recipe.model, BERTConfig) else "byte-level BPE"
@@ -192,6 +199,15 @@ def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, token
         return f"{tokenizer.decode(whole.tolist())}\n{told}"
 
     return Task(masked_lm, masked_lm, loader, validation, val.n_tokens, sample)
+
+
+def _say_unknown(shards: Shards, tokenizer: WordPiece, say: Say) -> None:
+    """Say which share of the tokens is [UNK], in a thousand places of the text."""
+    places = np.linspace(0, shards.n_tokens - 1, min(1000, shards.n_tokens)).astype(int).tolist()
+    sample = np.concatenate([shards.read(place, min(100, shards.n_tokens - place)) for place in places])
+    share = float(np.mean(sample == tokenizer.unk_id))
+    advice = "; raise tokenizer.vocab_size, so that more characters have room" if share > 0.01 else ""
+    say(f"[UNK] stands for {share:.2%} of the tokens{advice}")
 
 
 def _shards(recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer | WordPiece, doing: Say) -> tuple[Shards, Shards]:
