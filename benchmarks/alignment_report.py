@@ -31,6 +31,7 @@ from seq2chat.alignment.rollout import roll_out
 from seq2chat.config import Recipe, recipe_tables
 from seq2chat.device import pick_device
 from seq2chat.models.folder import n_parameters
+from seq2chat.text.conversations import Query
 from seq2chat.text.world import Question, ceiling, gold, labelers, pairs
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.evaluation import evaluate_text
@@ -128,7 +129,7 @@ def judge(folder: Path, sft: Any, tokenizer: Any, asked: list) -> dict[str, Any]
             right += first_better if above else second_better
             total += first_better + second_better
     possible = ceiling(held_out, compared)
-    rollout = roll_out(sft, tokenizer, [q.messages for q in asked], MAX_TOKENS, n=BEST_OF, seed=5)
+    rollout = roll_out(sft, tokenizer, [Query(q.messages) for q in asked], MAX_TOKENS, n=BEST_OF, seed=5)
     each = [question for question in asked for _ in range(BEST_OF)]
     golds = torch.tensor([gold(question, text).score for question, text in zip(each, rollout.answers, strict=True)])
     by_model = from_model(model)(rollout).where(rollout.finished, -math.inf).cpu()

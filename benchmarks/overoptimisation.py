@@ -30,6 +30,7 @@ from seq2chat.alignment.rollout import Rollout, ended_scores, roll_out
 from seq2chat.config import Recipe, recipe_tables
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
+from seq2chat.text.conversations import Query
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import Question, gold
 from seq2chat.training.checkpoint import load_checkpoint
@@ -80,7 +81,7 @@ def checkpoint_at(
     model, _ = load_checkpoint(folder)
     assert isinstance(model, GPT)
     sheet = answer_sheet(folder.name, model, tokenizer, asked, sft)
-    rollout = roll_out(model, tokenizer, [q.messages for q in asked], MAX_TOKENS, seed=0)
+    rollout = roll_out(model, tokenizer, [Query(q.messages) for q in asked], MAX_TOKENS, seed=0)
     return {
         "step": int(folder.name.removeprefix("step-")),
         "kl": round(sum(sheet.kl) / len(sheet.kl), 3),
@@ -92,7 +93,7 @@ def checkpoint_at(
 def best_of_n(sft: GPT, tokenizer: Tokenizer, reward: RewardModel, asked: list[Question]) -> list[dict[str, float]]:
     """The expected gold and reward of the answer with the highest reward among n, from one large sample of each."""
     most = 2 * BEST_OF[-1]
-    rollout: Rollout = roll_out(sft, tokenizer, [q.messages for q in asked], MAX_TOKENS, n=most, seed=1)
+    rollout: Rollout = roll_out(sft, tokenizer, [Query(q.messages) for q in asked], MAX_TOKENS, n=most, seed=1)
     each = [question for question in asked for _ in range(most)]
     golds = torch.tensor([gold(q, a).score for q, a in zip(each, rollout.answers, strict=True)])
     scores = ended_scores(rollout, from_model(reward)(rollout), MISSING_EOS)

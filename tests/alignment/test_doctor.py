@@ -8,9 +8,9 @@ import torch
 
 from seq2chat.alignment import doctor as doctor_module
 from seq2chat.alignment import ppo as ppo_module
-from seq2chat.alignment import sft as sft_module
 from seq2chat.alignment.doctor import best_of, diagnose, verdict
 from seq2chat.config import UserError
+from seq2chat.text import conversations
 from seq2chat.text.chat import END, chat_tokens
 
 RL = {
@@ -67,7 +67,7 @@ def test_demonstrations_whose_end_was_not_trained_are_named(base, corner, align,
         return dataclasses.replace(tokens, trained=trained)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sft_module, "chat_tokens", endless)
+        patch.setattr(conversations, "chat_tokens", endless)
         align("sft", tmp_path / "sft", base, data__corpus=corner, train__budget="60 steps", **rates(0.004))
     align("ppo", tmp_path / "run", tmp_path / "sft", **RL)
     fault, findings = first_fault(tmp_path / "run")

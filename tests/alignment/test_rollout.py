@@ -6,7 +6,7 @@ import torch
 from seq2chat.alignment.data import load_policy
 from seq2chat.alignment.rollout import ended_scores, is_written, roll_out
 from seq2chat.text.chat import END, START
-from seq2chat.text.conversations import read_prompts
+from seq2chat.text.conversations import read_queries
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_an_answer_that_ends_otherwise_is_worth_little_whatever_the_judge_says(p
             -1, torch.tensor([end]), -1e9
         )
 
-    prompts = read_prompts("world", 12, 7)
+    prompts = read_queries("world", 12, 7)
     before = roll_out(model, tokenizer, prompts, 40, 1e-3, seed=1)
     monkeypatch.setattr(type(model), "logits", swapped)
     after = roll_out(model, tokenizer, prompts, 40, 1e-3, seed=1)

@@ -10,7 +10,8 @@ import torch
 from seq2chat.alignment.data import ExampleLoader, grow_vocabulary, load_policy, split_examples
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.lora import add_lora, merged
-from seq2chat.alignment.reward import from_function, load_scorer, score_texts
+from seq2chat.alignment.reward import load_scorer, score_texts
+from seq2chat.alignment.reward_function import FunctionScorer
 from seq2chat.alignment.rollout import Rollout, answer_logp, last_token, roll_out
 from seq2chat.alignment.sft import pack, sft
 from seq2chat.config import GPTConfig, Recipe, UserError, recipe_tables
@@ -19,7 +20,7 @@ from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.batch import IGNORED
 from seq2chat.text.chat import END, Message, chat_tokens, control_id
-from seq2chat.text.conversations import Comparison, read_demonstrations, read_prompts
+from seq2chat.text.conversations import Comparison, Query, read_demonstrations, read_queries
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.runlog import open_run
@@ -63,7 +64,7 @@ def test_fine_tuning_learns_to_end_and_to_answer(fine_tuned, corner):
     first, *_, last = losses(fine_tuned)
     assert last < 0.5 * first
     policy, tokenizer = load_policy(str(fine_tuned))
-    rollout = roll_out(policy, tokenizer, read_prompts(corner, 40, 0), 40, seed=1)
+    rollout = roll_out(policy, tokenizer, read_queries(corner, 40, 0), 40, seed=1)
     assert rollout.finished.float().mean() > 0.9
 
 
@@ -157,7 +158,7 @@ def test_the_judge_gives_demonstrations_the_mean_0_and_ranks_better_than_chance(
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_sampled_and_computed_log_probabilities_agree(temperature, fine_tuned, corner):
     policy, tokenizer = load_policy(str(fine_tuned))
-    rollout = roll_out(policy, tokenizer, read_prompts(corner, 20, 0), 16, temperature, n=2, seed=3)
+    rollout = roll_out(policy, tokenizer, read_queries(corner, 20, 0), 16, temperature, n=2, seed=3)
     with torch.no_grad():
         computed = answer_logp(policy, rollout.tokens, rollout.mask, temperature)
     assert (computed - rollout.sampled_logp).abs().max() < 1e-5
@@ -170,7 +171,7 @@ def test_sampled_and_computed_log_probabilities_agree(temperature, fine_tuned, c
 
 def test_a_temperature_divides_the_logits_of_training_too(fine_tuned, corner):
     policy, tokenizer = load_policy(str(fine_tuned))
-    rollout = roll_out(policy, tokenizer, read_prompts(corner, 4, 0), 8, seed=3)
+    rollout = roll_out(policy, tokenizer, read_queries(corner, 4, 0), 8, seed=3)
     with torch.no_grad():
         logits = policy(rollout.tokens[:, :-1]) / 0.5
         expected = logits.log_softmax(-1).gather(-1, rollout.tokens[:, 1:, None])[..., 0]
@@ -218,13 +219,13 @@ def test_examples_are_dealt_once_an_epoch():
 
 def test_a_reward_of_the_wrong_length_or_no_number_is_told():
     rollout = Rollout(
-        [(), ()], ["a", "b"], torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool),
+        [(), ()], [{}, {}], ["a", "b"], torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool),
         torch.ones(2, dtype=torch.bool), torch.zeros(2, 1),
     )  # fmt: skip
     with pytest.raises(UserError, match="gave 1 rewards for 2 answers"):
-        from_function(lambda p, a: [1.0], "f")(rollout)
+        FunctionScorer(lambda p, a: [1.0], "f")(rollout)
     with pytest.raises(UserError, match="gave nan for the answer 'b'"):
-        from_function(lambda p, a: [1.0, float("nan")], "f")(rollout)
+        FunctionScorer(lambda p, a: [1.0, float("nan")], "f")(rollout)
 
 
 def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_checkpoint(fine_tuned, tmp_path, align):
@@ -362,4 +363,4 @@ def test_a_reward_that_is_no_number_is_told(given, told, tmp_path, fine_tuned):
     policy, tokenizer = load_policy(str(fine_tuned))
     scorer = load_scorer(f"{file}:judge", tokenizer, torch.device("cpu"), 9, 0)
     with pytest.raises(UserError, match=told):
-        scorer(roll_out(policy, tokenizer, [(Message("user", "Hello"),)], 4, seed=0))
+        scorer(roll_out(policy, tokenizer, [Query((Message("user", "Hello"),))], 4, seed=0))

@@ -10,9 +10,10 @@ from seq2chat.text.chat import Message
 from seq2chat.text.conversations import (
     Comparison,
     Demonstration,
+    Query,
     read_comparisons,
     read_demonstrations,
-    read_prompts,
+    read_queries,
     split,
     world_comparisons,
     write_comparisons,
@@ -37,7 +38,7 @@ def test_demonstrations_are_messages_or_prompt_and_answer(tmp_path):
     )  # fmt: skip
     assert read_demonstrations(file, 0, 0) == [Demonstration((USER, Message("assistant", "So.")))] * 4
     assert len(read_demonstrations(file, 2, 0)) == 2
-    assert read_prompts(file, 0, 0) == [(USER,)] * 4
+    assert read_queries(file, 0, 0) == [Query((USER,))] * 4
 
 
 def test_comparisons_are_pairs_ranked_answers_or_transcripts(tmp_path):
@@ -52,7 +53,7 @@ def test_comparisons_are_pairs_ranked_answers_or_transcripts(tmp_path):
     *pairs, ranked = read_comparisons(file, 0, 0)
     assert pairs == [Comparison((USER,), ("So.", "No."), (0, 1))] * 3
     assert ranked.pairs() == [("So.", "No."), ("So.", "Eh.")]  # the tied two are no pair
-    assert read_prompts(file, 0, 0) == [(USER,)] * 4
+    assert read_queries(file, 0, 0) == [Query((USER,))] * 4
 
 
 def test_paragraphs_of_a_transcript_stay_in_their_turn(tmp_path):
@@ -79,7 +80,7 @@ def test_given_answers_are_ranked_among_the_worlds_own():
     ("read", "row", "told"),
     [
         (read_demonstrations, "{", "Line 1 of .* is not valid JSON"),
-        (read_demonstrations, "[1]", "Line 1 of .* is not a JSON object"),
+        (read_demonstrations, "[1]", r"Row 1 \(line 1\) of .* is not a JSON object"),
         (
             read_demonstrations,
             {"text": "x"},
@@ -90,14 +91,14 @@ def test_given_answers_are_ranked_among_the_worlds_own():
         (
             read_demonstrations,
             {"messages": [{"role": "user", "content": "x"}]},
-            "a demonstration ends with the assistant",
+            "there is no answer to learn",
         ),
         (read_comparisons, {"prompt": "x", "chosen": "a"}, "is no comparison"),
         (read_comparisons, {"prompt": "x", "chosen": "a", "rejected": "a "}, "two of its answers are equal"),
         (
             read_comparisons,
             {"prompt": "x", "answers": ["a", "b"], "ranks": [0]},
-            "write a whole number for each of the 2",
+            "write a number for each of the 2",
         ),
         (read_comparisons, {"chosen": "a", "rejected": "b"}, 'chosen does not begin with "Human:"'),
         (
@@ -105,9 +106,9 @@ def test_given_answers_are_ranked_among_the_worlds_own():
             {"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: c\n\nAssistant: b"},
             "chosen and rejected answer different prompts",
         ),
-        (read_prompts, {"text": "x"}, "has no prompt"),
+        (read_queries, {"text": "x"}, "has no prompt"),
         (
-            read_prompts,
+            read_queries,
             {"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
             "the prompt ends with the assistant's turn",
         ),
@@ -120,25 +121,25 @@ def test_the_first_bad_line_is_named(tmp_path, read, row, told):
 
 def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
     good = [{"prompt": f"p {i}", "answer": "a"} for i in range(3)]
-    file, told = write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"}), []
-    assert [d.messages[0].content for d in read_demonstrations(file, 0, 0, told.append)] == ["p 0", "p 1", "p 2"]
-    [line] = told
-    assert line.startswith("2 of 5 lines are left out. Line 2 of ") and line.endswith("answer is empty.")
+    file, said = write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"}), []
+    read = read_demonstrations(file, 0, 0, said.append, strict=False)
+    assert [d.messages[0].content for d in read] == ["p 0", "p 1", "p 2"]
+    assert said == [f"3 examples in {file}. 2 of 5 rows are left out (2, 5). Line 2 of {file}: answer is empty."]
     with pytest.raises(UserError, match=r"Line 2 of .*answer is empty"):
-        read_demonstrations(file, 0, 0)
+        read_demonstrations(file, 0, 0, strict=True)
     with pytest.raises(UserError, match=r"Line 1 of .*answer is empty"):
-        read_demonstrations(write(tmp_path, {"prompt": "x", "answer": ""}), 0, 0, told.append)
+        read_demonstrations(write(tmp_path, {"prompt": "x", "answer": ""}), 0, 0, strict=False)
     with pytest.raises(UserError, match="not valid JSON"):
-        read_demonstrations(write(tmp_path, good[0], "{"), 0, 0, told.append)
+        read_demonstrations(write(tmp_path, good[0], "{"), 0, 0, strict=False)
 
 
 def test_files_that_are_not_there_or_hold_nothing_are_told(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
-        read_prompts(str(tmp_path / "none.jsonl"), 0, 0)
-    with pytest.raises(UserError, match=r"is not a \.jsonl file"):
-        read_prompts(write(tmp_path, "x", name="data.csv"), 0, 0)
+        read_queries(str(tmp_path / "none.jsonl"), 0, 0)
+    with pytest.raises(UserError, match=r"is no file of rows"):
+        read_queries(write(tmp_path, "x", name="data.txt"), 0, 0)
     with pytest.raises(UserError, match="holds no example"):
-        read_prompts(write(tmp_path), 0, 0)
+        read_queries(write(tmp_path), 0, 0)
 
 
 def test_the_end_is_held_out():

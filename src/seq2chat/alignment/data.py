@@ -14,15 +14,15 @@ from seq2chat.config import GPTConfig, Recipe, UserError, check
 from seq2chat.models.folder import require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import epoch_key
-from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, control_id, prompt_ids
-from seq2chat.text.conversations import VALIDATION, Comparison, Demonstration, Prompt, split
+from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, control_id, prompt_ids
+from seq2chat.text.conversations import VALIDATION, Comparison, Demonstration, Query, split
 from seq2chat.text.parallel import shuffled
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.task import Say
 
 T = TypeVar("T")
-Example = TypeVar("Example", Demonstration, Comparison, Prompt)
+Example = TypeVar("Example", Demonstration, Comparison, Query)
 
 
 def load_policy(start: str) -> tuple[GPT, Tokenizer]:
@@ -71,7 +71,10 @@ def end_tokens(tokenizer: Tokenizer) -> list[int]:
 
 def answer_ids(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
     """Return the ids of the prompt and those of the answer, with the token that ends it."""
-    return prompt_ids(tokenizer, prompt), [*tokenizer.encode(answer.strip()), control_id(tokenizer, END)]
+    before = prompt_ids(tokenizer, prompt)
+    both = chat_tokens(tokenizer, [*prompt, Message("assistant", answer)]).ids
+    end = len(both) - both[::-1].index(control_id(tokenizer, END))
+    return before, both[len(before) : end]
 
 
 def written(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str) -> list[int]:
@@ -143,18 +146,14 @@ def split_examples(
 ) -> tuple[list[Example], list[Example]]:
     """Return examples to learn from, and those of the last `data.val_fraction` of their prompts, at most `most`, held
     out: no prompt is on both sides."""
-    prompts = list(dict.fromkeys(_prompt_of(example) for example in examples))
+    prompts = list(dict.fromkeys(example.prompt for example in examples))
     check(len(prompts) > 1, "All examples have one prompt; give at least two: one to learn from, one held out.")
     _, unseen = split(prompts, min(recipe.data.val_fraction, most / len(prompts)))
     held_out = set(unseen)
     sides: tuple[list[Example], list[Example]] = [], []
     for example in examples:
-        sides[_prompt_of(example) in held_out].append(example)
+        sides[example.prompt in held_out].append(example)
     return sides
-
-
-def _prompt_of(example: Demonstration | Comparison | Prompt) -> Prompt:
-    return example if isinstance(example, tuple) else example.prompt
 
 
 def take_shape(recipe: Recipe, shape: GPTConfig) -> GPTConfig:

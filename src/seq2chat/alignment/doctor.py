@@ -26,20 +26,20 @@ from seq2chat.alignment.data import load_policy, that_fit
 from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.reward import (
     fork,
-    from_function,
     learned_and_held_out,
     load_scorer,
     longest,
     oracle,
     score_texts,
 )
+from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.config import Recipe, check
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.chat import prompt_ids
-from seq2chat.text.conversations import TRAINING, WORLD, Comparison, Prompt, rank, read_comparisons, read_prompts
+from seq2chat.text.conversations import TRAINING, WORLD, Comparison, Query, rank, read_comparisons, read_queries, silent
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import candidates, labelers, questions
 from seq2chat.training.checkpoint import load_checkpoint
@@ -87,15 +87,16 @@ def diagnose(
     start, tokenizer = load_policy(align.start)
     start.to(device)
     n = align.examples or TRAINING
-    read = read_prompts(recipe.data.corpus, align.examples, recipe.train.seed, lambda text: None)
-    fitting = start.context - align.max_tokens
-    prompts = that_fit(read, lambda p: len(prompt_ids(tokenizer, p)), fitting, False, "prompts", lambda text: None)
-    prompts = random.Random(0).sample(prompts, min(PROMPTS, len(prompts)))
     scorer = load_scorer(align.reward, tokenizer, device, n, recipe.train.seed)
-    right = from_function(oracle(n, recipe.train.seed), "oracle") if recipe.data.corpus == WORLD else None
+    columns = wanted_columns(scorer)
+    read = read_queries(recipe.data.corpus, align.examples, recipe.train.seed, strict=False, columns=columns)
+    room_for = start.context - align.max_tokens
+    fitting = that_fit(read, lambda q: len(prompt_ids(tokenizer, q.prompt)), room_for, False, "prompts", silent)
+    queries = random.Random(0).sample(fitting, min(PROMPTS, len(fitting)))
+    right = FunctionScorer(oracle(n, recipe.train.seed), "oracle") if recipe.data.corpus == WORLD else None
     doing("sampling answers from the policy that training began with")
-    several = roll_out(start, tokenizer, prompts, align.max_tokens, align.temperature, BEST_OF, seed=0)
-    longer = roll_out(start, tokenizer, prompts, 2 * align.max_tokens, align.temperature, BEST_OF // 4, seed=0)
+    several = roll_out(start, tokenizer, queries, align.max_tokens, align.temperature, BEST_OF, seed=0)
+    longer = roll_out(start, tokenizer, queries, 2 * align.max_tokens, align.temperature, BEST_OF // 4, seed=0)
     findings = [ends(longer, 2 * align.max_tokens), room(longer, align.max_tokens)]
     if right is not None:
         findings.append(headroom(several, right))
@@ -107,7 +108,7 @@ def diagnose(
         compared = held_out_comparisons(data, recipe, tokenizer, model.context)
         if compared:
             findings.append(agrees(model, tokenizer, compared))
-    findings += [same_distribution(run), *moved(run, start, prompts, align.max_tokens, align.temperature)]
+    findings += [same_distribution(run), *moved(run, start, queries, align.max_tokens, align.temperature)]
     if right is not None and practice:
         doing(f"practising on the oracle's reward for {practice} iterations")
         findings += learns(recipe, practice, several, right)
@@ -227,7 +228,7 @@ def same_distribution(run: Path) -> Finding:
     )
 
 
-def moved(run: Path, start: GPT, prompts: Sequence[Prompt], max_tokens: int, temperature: float) -> list[Finding]:
+def moved(run: Path, start: GPT, queries: Sequence[Query], max_tokens: int, temperature: float) -> list[Finding]:
     """Whether the saved policy differs from the one it began as, and gives the answers that training recorded."""
     model, tokenizer = load_checkpoint(run)
     assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
@@ -237,7 +238,7 @@ def moved(run: Path, start: GPT, prompts: Sequence[Prompt], max_tokens: int, tem
         ((p - before[name]).norm() / before[name].norm().clamp(min=1e-12)).item()
         for name, p in model.named_parameters()
     )
-    rollout = roll_out(model, tokenizer, prompts, max_tokens, temperature, seed=0)
+    rollout = roll_out(model, tokenizer, queries, max_tokens, temperature, seed=0)
     with torch.no_grad():
         gap = answer_logp(model, rollout.tokens, rollout.mask, temperature) - answer_logp(
             start, rollout.tokens, rollout.mask, temperature
@@ -309,8 +310,8 @@ def practised(recipe: Recipe, steps: int, rate: float, several: Rollout, right: 
         model, tokenizer = load_checkpoint(Path(scratch) / "run")
     assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
     model.to(several.tokens.device)
-    prompts = several.prompts[::BEST_OF]
-    again = roll_out(model, tokenizer, prompts, align.max_tokens, align.temperature, BEST_OF, seed=0)
+    queries = [Query(prompt) for prompt in several.prompts[::BEST_OF]]
+    again = roll_out(model, tokenizer, queries, align.max_tokens, align.temperature, BEST_OF, seed=0)
     return right(again).unflatten(0, (-1, BEST_OF)).mean(1)
 
 
@@ -331,10 +332,8 @@ def held_out_comparisons(data: str, recipe: Recipe, tokenizer: Tokenizer, contex
     """Return comparisons that the reward model was not trained on: those of `data`, the world's by labelers of whom it
     learned nothing, or those that its run held out. None where it is a model folder that knows no run."""
     if data and data != WORLD:
-        compared = [c for c in read_comparisons(data, 0, 0, lambda text: None) if c.pairs()]
-        return that_fit(
-            compared, lambda c: longest(*fork(tokenizer, c)), context, False, "comparisons", lambda text: None
-        )
+        compared = [c for c in read_comparisons(data, 0, 0, strict=False) if c.pairs()]
+        return that_fit(compared, lambda c: longest(*fork(tokenizer, c)), context, False, "comparisons", silent)
     if recipe.data.corpus == WORLD:
         chance, panel = random.Random(0), [labeler for labeler in labelers() if labeler.held_out]
         asked = questions("train", HELD_OUT, seed=4321)
@@ -342,4 +341,4 @@ def held_out_comparisons(data: str, recipe: Recipe, tokenizer: Tokenizer, contex
         return [c for c in compared if c.pairs()]
     if not (Path(recipe.align.reward) / "config.toml").exists():
         return []
-    return learned_and_held_out(open_run(Path(recipe.align.reward)).recipe(), tokenizer, context, lambda text: None)[1]
+    return learned_and_held_out(open_run(Path(recipe.align.reward)).recipe(), tokenizer, context, silent)[1]

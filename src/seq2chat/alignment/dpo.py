@@ -44,8 +44,7 @@ def make_dpo(recipe: Recipe, model: GPT, tokenizer: Tokenizer, say: Say) -> tupl
     """Return the task of preferring what the readers of `recipe.data.corpus` preferred, and staying near `model` as it
     is now."""
     align, reference = recipe.align, copy.deepcopy(model).eval().requires_grad_(False)
-    bad_line = None if align.strict else say
-    compared = read_comparisons(recipe.data.corpus, align.examples, recipe.train.seed, bad_line)
+    compared = read_comparisons(recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict)
     encoded = {c: _pairs(tokenizer, c) for c in compared}
     check(any(encoded.values()), f"{recipe.data.corpus} has no two answers of which one was preferred.")
     with_pairs = [c for c in compared if encoded[c]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from seq2chat.alignment.advantage import masked_mean
 from seq2chat.alignment.kl import k3
 from seq2chat.alignment.objectives import group_advantages, grpo_loss
-from seq2chat.alignment.ppo import JUDGED, deal_prompts, judge_answers
+from seq2chat.alignment.ppo import JUDGED, deal_queries, judge_answers
 from seq2chat.alignment.rollout import Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
 from seq2chat.config import Recipe
@@ -27,14 +27,15 @@ from seq2chat.training.task import Say, Task
 def make_grpo(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, scorer: Scorer, say: Say) -> tuple[Recipe, Task]:
     """Return the task of answering the prompts of `recipe.data.corpus` better than the policy's own other answers."""
     align, reference = recipe.align, copy.deepcopy(policy).eval().requires_grad_(False)
-    held_out, loader = deal_prompts(recipe, tokenizer, policy.context, say)
+    held_out, loader = deal_queries(recipe, tokenizer, policy.context, scorer, say)
+    shown = [query.prompt for query in held_out[:SHOWN]]
     task = Task(
         causal_lm, None, loader, lambda limit: (), 0,
-        partial(show_answers, tokenizer=tokenizer, prompts=held_out[:SHOWN], max_tokens=align.max_tokens),
+        partial(show_answers, tokenizer=tokenizer, prompts=shown, max_tokens=align.max_tokens),
         step=lambda job: iteration(job, policy, reference, tokenizer, scorer),
         shown=("score", "kl"),
         report=partial(
-            judge_answers, tokenizer=tokenizer, prompts=held_out[:JUDGED], scorer=scorer, reference=reference,
+            judge_answers, tokenizer=tokenizer, queries=held_out[:JUDGED], scorer=scorer, reference=reference,
             max_tokens=align.max_tokens, temperature=align.temperature, missing_eos=align.missing_eos,
         ),
     )  # fmt: skip
@@ -47,10 +48,10 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
     policy.eval()  # without dropout, ratios compare policies and not their noise
     began = time.perf_counter()
     n_prompts = align.episodes // align.group
-    prompts = job.task.loader.batch(progress.samples, n_prompts)
+    queries = job.task.loader.batch(progress.samples, n_prompts)
     seed = job.recipe.train.seed * 1_000_003 + progress.samples + n_prompts
     with torch.no_grad(), interruptible():
-        rollout = roll_out(policy, tokenizer, prompts, align.max_tokens, align.temperature, align.group, seed)
+        rollout = roll_out(policy, tokenizer, queries, align.max_tokens, align.temperature, align.group, seed)
         sampled = time.perf_counter()
         score = ended_scores(rollout, scorer(rollout), align.missing_eos)
         groups = score.unflatten(0, (n_prompts, align.group))

@@ -17,7 +17,7 @@ from seq2chat.alignment.rollout import roll_out
 from seq2chat.config import Recipe, check, recipe_tables
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
-from seq2chat.text.conversations import world_comparisons, world_questions, write_comparisons
+from seq2chat.text.conversations import Query, world_comparisons, world_questions, write_comparisons
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.job import prepare_training, resume_job, start_job
@@ -154,8 +154,8 @@ def _compare(
     for first in range(0, len(asked), CHUNK):
         if stop.is_set():
             return
-        prompts = [q.messages for q in asked[first : first + CHUNK]]
-        texts = roll_out(model, tokenizer, prompts, 32, n=SAMPLED, seed=first).answers
+        queries = [Query(q.messages) for q in asked[first : first + CHUNK]]
+        texts = roll_out(model, tokenizer, queries, 32, n=SAMPLED, seed=first).answers
         answers += [[text for text in texts[i : i + SAMPLED] if text.strip()] for i in range(0, len(texts), SAMPLED)]
         yield first / len(asked), f"{first} of {len(asked)} prompts"
     compared = world_comparisons(asked, seed, answers)

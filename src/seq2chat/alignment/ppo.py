@@ -24,6 +24,7 @@ from seq2chat.alignment.kl import AdaptiveKL, k1
 from seq2chat.alignment.lora import merged
 from seq2chat.alignment.objectives import policy_loss, value_loss
 from seq2chat.alignment.pretraining import add_pretraining, pretraining_text
+from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
 from seq2chat.config import Recipe
@@ -31,7 +32,7 @@ from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.batch import Batch, Loader
 from seq2chat.text.chat import prompt_ids
-from seq2chat.text.conversations import Prompt, read_prompts
+from seq2chat.text.conversations import Query, read_queries
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.loop import Job, Update, apply_gradients
 from seq2chat.training.objective import causal_lm
@@ -103,16 +104,17 @@ def make_ppo(
     average = copy.deepcopy(reference) if align.ema else None
     value = reward_model_from(merged(policy)) if judge is None else judge.to(policy.device).requires_grad_(True)
     actors = Actors(policy, value, reference, average, Coefficient(align.beta))
-    held_out, loader = deal_prompts(recipe, tokenizer, policy.context, say)
+    held_out, loader = deal_queries(recipe, tokenizer, policy.context, scorer, say)
     ptx = pretraining_text(recipe, tokenizer, policy.context, doing)
     optimizers = [make_optimizers(model, recipe.optim, torch.float32) for model in (policy, value)]
+    shown = [query.prompt for query in held_out[:SHOWN]]
     task = Task(
         causal_lm, None, loader, lambda limit: (), 0,
-        partial(show_answers, tokenizer=tokenizer, prompts=held_out[:SHOWN], max_tokens=align.max_tokens),
+        partial(show_answers, tokenizer=tokenizer, prompts=shown, max_tokens=align.max_tokens),
         step=lambda job: iteration(job, actors, tokenizer, scorer, ptx, len(optimizers[0])),
         shown=("score", "kl"),
         report=partial(
-            judge_answers, tokenizer=tokenizer, prompts=held_out[:JUDGED], scorer=scorer, reference=reference,
+            judge_answers, tokenizer=tokenizer, queries=held_out[:JUDGED], scorer=scorer, reference=reference,
             max_tokens=align.max_tokens, temperature=align.temperature, missing_eos=align.missing_eos,
         ),
         publish=lambda: actors.result, modules=actors.modules(), optimizers=[o for both in optimizers for o in both],
@@ -120,19 +122,30 @@ def make_ppo(
     return with_shape(recipe, policy), task
 
 
-def deal_prompts(recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say) -> tuple[list[Prompt], ExampleLoader]:
-    """Return the prompts that are held out, and a loader that deals the others."""
+def deal_queries(
+    recipe: Recipe, tokenizer: Tokenizer, context: int, scorer: Scorer, say: Say
+) -> tuple[list[Query], ExampleLoader]:
+    """Return the prompts that are held out, and a loader that deals the others, with the columns that `scorer` takes.
+
+    Equal prompts with equal columns are dealt once.
+    """
     align = recipe.align
-    bad_line = None if align.strict else say
-    asked = list(dict.fromkeys(read_prompts(recipe.data.corpus, align.examples, recipe.train.seed, bad_line)))
-    ids = {prompt: prompt_ids(tokenizer, prompt) for prompt in asked}
+    columns = wanted_columns(scorer)
+    read = read_queries(recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict, columns)
+    if isinstance(scorer, FunctionScorer):
+        scorer.check_columns(read, recipe.data.corpus)
+    distinct = list(dict.fromkeys(read))
+    if len(distinct) < len(read):
+        say(f"{len(read) - len(distinct):,} of {len(read):,} prompts are repeated, and dealt once.")
+    ids = {query.prompt: prompt_ids(tokenizer, query.prompt) for query in distinct}
     room = context - align.max_tokens
-    fitting = that_fit(asked, lambda p: len(ids[p]), room, align.strict, "prompts (leaving room for an answer)", say)
-    prompts, held_out = split_examples(fitting, recipe, HELD_OUT)
-    say(f"{len(prompts):,} prompts to learn on, {len(held_out):,} held out")
+    what = "prompts (leaving room for an answer)"
+    fitting = that_fit(distinct, lambda query: len(ids[query.prompt]), room, align.strict, what, say)
+    queries, held_out = split_examples(fitting, recipe, HELD_OUT)
+    say(f"{len(queries):,} prompts to learn on, {len(held_out):,} held out")
     loader = ExampleLoader(
-        len(prompts), fingerprint(tokenizer, [ids[p] for p in prompts]), recipe.train.seed, len(prompts),
-        lambda rows: [prompts[i] for i in rows],
+        len(queries), fingerprint(tokenizer, [ids[query.prompt] for query in queries]), recipe.train.seed, len(queries),
+        lambda rows: [queries[i] for i in rows],
         per_step=align.episodes // (align.group if align.method == "grpo" else 1),
     )  # fmt: skip
     return held_out, loader
@@ -147,10 +160,10 @@ def iteration(job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, pt
     for model in (actors.policy, actors.value):
         model.eval()
     began = time.perf_counter()
-    prompts = job.task.loader.batch(progress.samples, align.episodes)
+    queries = job.task.loader.batch(progress.samples, align.episodes)
     seed = job.recipe.train.seed * 1_000_003 + progress.samples + align.episodes
     with interruptible():
-        rollout = roll_out(actors.policy, tokenizer, prompts, align.max_tokens, align.temperature, seed=seed)
+        rollout = roll_out(actors.policy, tokenizer, queries, align.max_tokens, align.temperature, seed=seed)
         sampled = time.perf_counter()
         experience = evaluate_rollout(rollout, actors, scorer, job)
         scored = time.perf_counter()
@@ -267,13 +280,13 @@ def experience_metrics(e: Experience, beta: float) -> dict[str, float]:
 
 @torch.no_grad()
 def judge_answers(
-    policy: GPT, limit: int, tokenizer: Tokenizer, prompts: list[Prompt], scorer: Scorer, reference: GPT,
+    policy: GPT, limit: int, tokenizer: Tokenizer, queries: list[Query], scorer: Scorer, reference: GPT,
     max_tokens: int, temperature: float, missing_eos: float,
 ) -> dict[str, float]:  # fmt: skip
     """Return score, KL from the reference (nats an answer) and length of answers to held-out prompts, sampled with the
     same random numbers each time."""
     policy.eval()
-    rollout = roll_out(policy, tokenizer, prompts, max_tokens, temperature, seed=0)
+    rollout = roll_out(policy, tokenizer, queries, max_tokens, temperature, seed=0)
     gap = answer_logp(policy, rollout.tokens, rollout.mask, temperature) - answer_logp(
         reference, rollout.tokens, rollout.mask, temperature
     )

@@ -15,6 +15,7 @@ from seq2chat.alignment.rollout import answer_logp, roll_out
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
+from seq2chat.text.conversations import Query
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import FAMILIES, RISKS, Gold, Question, gold, questions
 
@@ -52,7 +53,7 @@ def answer_sheet(
     """Return the sampled answers of a model that chats; its KL is estimated against `reference`, if there is one."""
     texts, lengths, kl = [], [], []
     for first in range(0, len(asked), CHUNK):
-        part = [question.messages for question in asked[first : first + CHUNK]]
+        part = [Query(question.messages) for question in asked[first : first + CHUNK]]
         rollout = roll_out(model, tokenizer, part, MAX_TOKENS, seed=seed + first)
         texts += rollout.answers
         lengths += rollout.lengths.tolist()

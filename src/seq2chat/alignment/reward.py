@@ -3,13 +3,10 @@
 
 import copy
 import dataclasses
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -25,8 +22,9 @@ from seq2chat.alignment.data import (
     written,
 )
 from seq2chat.alignment.objectives import ranking_loss
+from seq2chat.alignment.reward_function import FunctionScorer, load_function
 from seq2chat.alignment.rollout import Rollout, Scorer, last_token
-from seq2chat.config import Recipe, RewardConfig, UserError, check
+from seq2chat.config import Recipe, RewardConfig, check
 from seq2chat.models.folder import require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
@@ -136,14 +134,13 @@ def learned_and_held_out(
     recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Return the comparisons of `recipe.data.corpus` that a reward model learns from, and those held out."""
-    bad_line = None if recipe.align.strict else say
-    compared = read_comparisons(recipe.data.corpus, recipe.align.examples, recipe.train.seed, bad_line)
+    align = recipe.align
+    compared = read_comparisons(recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict)
     untied = [c for c in compared if len(set(c.ranks)) > 1]
     if len(untied) < len(compared):
         say(f"{len(compared) - len(untied):,} of {len(compared):,} prompts have ties alone and are left out.")
     check(bool(untied), f"{recipe.data.corpus} has no two answers of which one was preferred.")
-    strict = recipe.align.strict
-    fitting = that_fit(untied, lambda c: longest(*fork(tokenizer, c)), context, strict, "comparisons", say)
+    fitting = that_fit(untied, lambda c: longest(*fork(tokenizer, c)), context, align.strict, "comparisons", say)
     return split_examples(fitting, recipe)
 
 
@@ -230,9 +227,9 @@ def load_scorer(source: str, tokenizer: Tokenizer, device: torch.device, n: int,
     """
     check(source != "", "What judges the answers? Name a reward model's run, FILE.py:FUNCTION or oracle with --reward.")
     if source == "oracle":
-        return from_function(oracle(n, seed), source)
+        return FunctionScorer(oracle(n, seed), source)
     if ".py:" in source:
-        return from_function(_load_function(source), source)
+        return FunctionScorer(load_function(source), source)
     model, theirs = load_checkpoint(Path(source))
     require_family(model, "reward")
     assert isinstance(model, RewardModel) and isinstance(theirs, Tokenizer)
@@ -254,31 +251,6 @@ def from_model(model: RewardModel) -> Scorer:
     return score
 
 
-def from_function(function: Callable[[list[Prompt], list[str]], Sequence[float]], name: str) -> Scorer:
-    """Return the scorer that asks `function(prompts, answers)` for a number an answer.
-
-    The scorer raises UserError for another number of them, and for one that is NaN or infinite.
-    """
-
-    def score(rollout: Rollout) -> Float[Tensor, " batch"]:
-        given = function(rollout.prompts, rollout.answers)
-        try:
-            values = torch.as_tensor(given, dtype=torch.float32).flatten()
-        except (TypeError, ValueError, RuntimeError):
-            what = f"a {type(given).__name__} that holds no numbers" if given is not None else "nothing"
-            raise UserError(f"{name} returned {what}; return a list with one number for each answer.") from None
-        check(
-            len(values) == len(rollout),
-            f"{name} gave {len(values)} rewards for {len(rollout)} answers; return one number for each.",
-        )
-        bad = (~values.isfinite()).nonzero().flatten().tolist()
-        if bad:
-            raise UserError(f"{name} gave {values[bad[0]].item()} for the answer {rollout.answers[bad[0]]!r}.")
-        return values.to(rollout.tokens.device)
-
-    return score
-
-
 def oracle(n: int, seed: int) -> Callable[[list[Prompt], list[str]], list[float]]:
     """Return the function that gives an answer to one of the world's first `n` training questions its gold score."""
     asked = {question.messages: question for question in world_questions(n, seed)}
@@ -289,15 +261,3 @@ def oracle(n: int, seed: int) -> Callable[[list[Prompt], list[str]], list[float]
         return [gold(asked[prompt], answer).score for prompt, answer in zip(prompts, answers, strict=True)]
 
     return score
-
-
-def _load_function(source: str) -> Callable[..., Any]:
-    path, _, name = source.rpartition(":")
-    check(Path(path).is_file(), f"There is no file {path}; write FILE.py:FUNCTION.")
-    spec = importlib.util.spec_from_file_location("seq2chat_reward", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    check(callable(getattr(module, name, None)), f"{path} has no function {name}.")
-    return getattr(module, name)

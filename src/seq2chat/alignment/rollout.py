@@ -1,7 +1,8 @@
 """Rollouts: answers sampled from a policy, with the log probabilities that training gives their tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import pad_rows
 from seq2chat.text.chat import END, control_id, prompt_ids
-from seq2chat.text.conversations import Prompt
+from seq2chat.text.conversations import Prompt, Query
 from seq2chat.text.tokenizer import Tokenizer
 
 
@@ -23,9 +24,10 @@ class Rollout:
     """Prompts and the answers to them, row by row: `tokens` holds the prompt, the answer and its end token, padding
     behind; `mask` is True at the answer's tokens, the end token included. `finished` tells which answers ended as
     answers are written: by the end of a turn, without another control token before. `sampled_logp` are the log
-    probabilities that they were drawn with, at the answer's tokens, in nats."""
+    probabilities that they were drawn with, at the answer's tokens, in nats. `columns` are those of the queries."""
 
     prompts: list[Prompt]
+    columns: list[Mapping[str, Any]]
     answers: list[str]
     tokens: Int64[Tensor, "batch seq"]
     mask: Bool[Tensor, "batch seq"]
@@ -48,25 +50,26 @@ Scorer = Callable[[Rollout], Float[Tensor, " batch"]]
 def roll_out(
     policy: GPT,
     tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
+    queries: Sequence[Query],
     max_tokens: int,
     temperature: float = 1.0,
     n: int = 1,
     seed: int | None = None,
 ) -> Rollout:
-    """Return `n` sampled answers to each prompt, those of one prompt behind each other.
+    """Return `n` sampled answers to each query, those of one query behind each other.
 
     Nothing is left out of the distribution, so that what is sampled is what is trained. Raises UserError for a prompt
     that leaves no room in the context.
     """
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    ids, ends = [prompt_ids(tokenizer, prompt) for prompt in prompts], end_tokens(tokenizer)
+    ids, ends = [prompt_ids(tokenizer, query.prompt) for query in queries], end_tokens(tokenizer)
     completions = generate(policy, ids, sampling, ends, n)
     rows = [(i, completion) for i, several in enumerate(completions) for completion in several]
     answers = [tokenizer.decode(t for t in completion.tokens if t not in ends) for _, completion in rows]
     pad_id = ends[0] if tokenizer.pad_id is None else tokenizer.pad_id
     return Rollout(
-        [prompts[i] for i, _ in rows],
+        [queries[i].prompt for i, _ in rows],
+        [queries[i].columns for i, _ in rows],
         answers,
         pad_rows([[*ids[i], *completion.tokens] for i, completion in rows], pad_id).to(policy.device),
         pad_rows([[0] * len(ids[i]) + [1] * len(c.tokens) for i, c in rows], 0).bool().to(policy.device),

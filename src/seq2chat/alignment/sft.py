@@ -13,16 +13,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from seq2chat.alignment.data import ExampleLoader, end_tokens, fingerprint, split_examples, take_shape, that_fit
+from seq2chat.alignment.data import (
+    ExampleLoader,
+    end_tokens,
+    fingerprint,
+    split_examples,
+    take_shape,
+    that_fit,
+)
 from seq2chat.alignment.pretraining import mixed_step, pretraining_text
+from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Scorer, ended_scores, roll_out
 from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
-from seq2chat.text.chat import ChatTokens, chat_tokens, prompt_ids
-from seq2chat.text.conversations import Prompt, read_demonstrations
+from seq2chat.text.chat import ChatTokens, prompt_ids
+from seq2chat.text.conversations import Prompt, Query, demonstration_tokens, read_demonstrations
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.objective import Loss, nll_sum
 from seq2chat.training.task import Say, Task
@@ -65,18 +73,23 @@ def make_sft(
     With a `scorer` the checkpoint is kept whose answers it likes best (Ouyang et al. 2022, appendix C.1).
     """
     align, context = recipe.align, model.context
-    bad_line = None if align.strict else say
-    demonstrations = read_demonstrations(recipe.data.corpus, align.examples, recipe.train.seed, bad_line)
-    tokens = {d: chat_tokens(tokenizer, d.messages) for d in demonstrations}
+    columns = wanted_columns(scorer)
+    demonstrations = read_demonstrations(
+        recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict, columns
+    )
+    if isinstance(scorer, FunctionScorer):
+        scorer.check_columns([d.query for d in demonstrations], recipe.data.corpus)
+    tokens = {d: demonstration_tokens(tokenizer, d) for d in demonstrations}
     fitting = that_fit(demonstrations, lambda d: len(tokens[d].ids) - 1, context, align.strict, "conversations", say)
     train, held_out = split_examples(fitting, recipe)
     say(f"{len(train):,} conversations to learn from, {len(held_out):,} held out")
     encoded = [tokens[d] for d in train]
+    unlearned = [sorted(d.unlearned) for d in train]
     assert tokenizer.pad_id is not None
     pad_id = tokenizer.pad_id
     loader = ExampleLoader(
         len(encoded),
-        fingerprint(tokenizer, [c.ids for c in encoded]),
+        fingerprint(tokenizer, [c.ids for c in encoded], unlearned if any(unlearned) else []),
         recipe.train.seed,
         sum(sum(c.trained) for c in encoded),
         lambda rows: pack([encoded[i] for i in rows], context, pad_id),
@@ -91,9 +104,11 @@ def make_sft(
             if limit and n >= limit:
                 return
 
-    prompts = [d.prompt for d in held_out]
+    queries = [d.query for d in held_out]
     recipe = with_shape(recipe, model)
-    shown = partial(show_answers, tokenizer=tokenizer, prompts=prompts[:SHOWN], max_tokens=align.max_tokens)
+    shown = partial(
+        show_answers, tokenizer=tokenizer, prompts=[q.prompt for q in queries[:SHOWN]], max_tokens=align.max_tokens
+    )
     n_validation = sum(sum(tokens[d].trained) for d in held_out)
     task = Task(sft, sft, loader, validation, n_validation, shown)
     text = pretraining_text(recipe, tokenizer, context, doing)
@@ -103,7 +118,7 @@ def make_sft(
     if scorer is None:
         return recipe, task
     best = Best(
-        model, lambda: mean_score(model, tokenizer, prompts[:JUDGED], scorer, align.max_tokens, align.missing_eos)
+        model, lambda: mean_score(model, tokenizer, queries[:JUDGED], scorer, align.max_tokens, align.missing_eos)
     )
     judged = dataclasses.replace(
         task, report=lambda _, limit: {"score": best.score.item()}, publish=best.choose,
@@ -143,11 +158,11 @@ class Best(nn.Module):
 
 
 def mean_score(
-    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], scorer: Scorer, max_tokens: int, missing_eos: float
+    model: GPT, tokenizer: Tokenizer, queries: Sequence[Query], scorer: Scorer, max_tokens: int, missing_eos: float
 ) -> float:
-    """Return the mean score of one sampled answer to each prompt, the same random numbers each time; one that does not
+    """Return the mean score of one sampled answer to each query, the same random numbers each time; one that does not
     end scores minus `missing_eos`."""
-    rollout = roll_out(model, tokenizer, prompts, max_tokens, seed=0)
+    rollout = roll_out(model, tokenizer, queries, max_tokens, seed=0)
     return ended_scores(rollout, scorer(rollout), missing_eos).mean().item()
 
 

@@ -12,7 +12,7 @@ from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_table
 
 Source = Annotated[str, Parameter(help="recipe or .toml; without one, the method's own defaults", show_default=False)]
 Data = Annotated[
-    str | None, Parameter(help=".jsonl file of conversations, hh-rlhf, gsm8k, or world, the built-in one (world)")
+    str | None, Parameter(help="file of conversations, hh-rlhf, gsm8k, or world, the built-in one (world)")
 ]
 Start = Annotated[str | None, Parameter(help="run or model folder to start from: ours, a GPT-2 or a Qwen3")]
 Judge = Annotated[

@@ -20,14 +20,14 @@ def chat_tokens(
     ] = (),
     *,
     system: Annotated[str, Parameter(help="instructions in front")] = "",
-    data: Annotated[Path | None, Parameter(help=".jsonl file of demonstrations to show instead")] = None,
+    data: Annotated[Path | None, Parameter(help="file of demonstrations to show instead")] = None,
     line: Annotated[int, Parameter(help="which demonstration of --data")] = 1,
     reply: Annotated[bool, Parameter(help="end with the opening of the assistant's next turn", negative="")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object a token")] = False,
 ) -> None:
     """Show each token of a conversation, whose turn it is in, and whether the model learns to say it (underlined)."""
     from seq2chat.text import chat
-    from seq2chat.text.conversations import WORLD, read_demonstrations
+    from seq2chat.text.conversations import WORLD, Demonstration, demonstration_tokens, read_demonstrations
     from seq2chat.text.tokenizer import Tokenizer
     from seq2chat.training.checkpoint import find_checkpoint
 
@@ -38,13 +38,14 @@ def chat_tokens(
         messages = [chat.Message(roles[i % 2], text) for i, text in enumerate(message)]
         messages = [chat.Message("system", system), *messages] if system else messages
         chat.check_turns(messages, "The conversation")
+        demonstration = Demonstration(tuple(messages))
     else:
         check(not system, "--system belongs to messages of your own; give some, or leave it out.")
         check(line > 0, f"--line is {line}; the first is 1.")
         found = read_demonstrations(WORLD if data is None else str(data), line, seed=0)
         check(len(found) >= line, f"{data} has {len(found)} demonstrations; --line {line} is not among them.")
-        messages = list(found[line - 1].messages)
-    tokens = chat.chat_tokens(tokenizer, messages, reply)
+        demonstration = found[line - 1]
+    tokens = demonstration_tokens(tokenizer, demonstration, reply)
     rows = zip(tokens.ids, tokens.roles, tokens.trained, strict=True)
     if as_json:
         for token_id, role, trained in rows:

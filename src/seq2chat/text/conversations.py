@@ -1,30 +1,25 @@
-"""What alignment learns from: demonstrations, ranked answers and prompts, from JSONL files or the built-in world.
+"""What alignment learns from: demonstrations, ranked answers and prompts, from files of rows or the built-in world.
 
-A line of a file is one of
-
-    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}     a demonstration
-    {"prompt": "...", "answer": "..."}                                                              the same, one turn
-    {"prompt": "...", "chosen": "...", "rejected": "..."}                                           a comparison
-    {"prompt": "...", "answers": ["best", "worse", "worst"], "ranks": [0, 1, 1]}                    K ranked answers
-    {"chosen": "\\n\\nHuman: ... \\n\\nAssistant: ...", "rejected": "..."}                             hh-rlhf's form
-    {"prompt": "..."}                                                                               a prompt
-
-where a prompt may also be called question or instruction, with a context or an input that belongs to it, and an answer
-response, completion or output. A prompt may be a list of messages, and `ranks` may be left out when the best answer
-comes first and no two are equal. What holds more than is asked for is used for what it holds: a demonstration is a
+`formats` lists the forms of a row. What holds more than is needed is used for what it holds: a demonstration is a
 prompt as well.
 """
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 from seq2chat.config import UserError, check
-from seq2chat.text.chat import Message, check_turns, read_messages
-from seq2chat.text.corpus import NAMED, find_corpus, numbered_lines
+from seq2chat.text import formats
+from seq2chat.text.chat import ChatTokens, Message, chat_tokens
+from seq2chat.text.corpus import NAMED, find_corpus
+from seq2chat.text.files import check_format
+from seq2chat.text.rows import ROW_SUFFIXES, Row, is_rows, read_rows
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.turns import Fields
 from seq2chat.text.world import (
     FAMILIES,
     RISKS,
@@ -38,7 +33,13 @@ from seq2chat.text.world import (
 
 Prompt = tuple[Message, ...]
 Say = Callable[[str], object]
+Columns = Collection[str] | None
 T = TypeVar("T")
+
+
+def silent(line: str) -> None:
+    """Print nothing: the default of `say`."""
+
 
 WORLD = "world"
 TRAINING, VALIDATION = 10_000, 500
@@ -46,14 +47,30 @@ TRAINING, VALIDATION = 10_000, 500
 
 
 @dataclass(frozen=True)
+class Query:
+    """A prompt to answer, and the other columns of its row that a reward function takes."""
+
+    prompt: Prompt
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
 class Demonstration:
-    """A conversation that ends with an answer of the assistant, as it should be."""
+    """A conversation to learn from. The assistant's turns are learned, but for those numbered in `unlearned`."""
 
     messages: tuple[Message, ...]
+    unlearned: frozenset[int] = frozenset()
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def prompt(self) -> Prompt:
-        return self.messages[:-1]
+        """The messages before the assistant's last turn."""
+        last = max(number for number, message in enumerate(self.messages) if message.role == "assistant")
+        return self.messages[:last]
+
+    @property
+    def query(self) -> Query:
+        return Query(self.prompt, self.columns)
 
 
 @dataclass(frozen=True)
@@ -70,33 +87,68 @@ class Comparison:
         return [(a, b) for a, i in ranked for b, j in ranked if i < j]
 
 
-def read_demonstrations(source: str, n: int, seed: int, say: Say | None = None) -> list[Demonstration]:
+def read_demonstrations(
+    source: str, n: int, seed: int, say: Say = silent, strict: bool = True, columns: Columns = frozenset()
+) -> list[Demonstration]:
     """Return the demonstrations in a file, of `world`, or of `gsm8k`.
 
-    `n` of the world's; of a file the first `n`, and all where that is 0. Lines that are none are left out, and `say` is
-    told how many and what is wrong with the first. Raises UserError naming the first bad line where there is no `say`,
-    where no line is good, and for one that is no JSON.
+    `n` of the world's; of a file the first `n`, and all where that is 0. `columns` names the fields
+    that are kept beside each for a reward function; None keeps all that are not part of it.
+    `say` gets one line: how many examples there are, which keys were not used, and which lines were
+    left out and why. Raises UserError at the first bad row if `strict`, and otherwise if no row is
+    good; always for a file that cannot be read to its end.
     """
     if source == WORLD:
         asked, chance = world_questions(n or TRAINING, seed), random.Random(f"demonstrations/{seed}")
         return [Demonstration((*q.messages, Message("assistant", demonstration(q, chance)))) for q in asked]
-    return _read(source, n, _demonstration, say)
+
+    def parse(fields: Fields) -> Demonstration:
+        turns = formats.demonstration(fields)
+        unlearned = frozenset(number for number, turn in enumerate(turns) if not turn.learned)
+        return Demonstration(tuple(turn.message for turn in turns), unlearned, fields.columns(columns))
+
+    return _read(source, n, parse, say, strict)
 
 
-def read_comparisons(source: str, n: int, seed: int, say: Say | None = None) -> list[Comparison]:
-    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its labelers. Bad lines as
-    in `read_demonstrations`."""
+def read_comparisons(source: str, n: int, seed: int, say: Say = silent, strict: bool = True) -> list[Comparison]:
+    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its labelers.
+
+    `say` and bad rows as in `read_demonstrations`.
+    """
     if source == WORLD:
         return world_comparisons(world_questions(n or TRAINING, seed), seed)
-    return _read(source, n, _comparison, say)
+
+    def parse(fields: Fields) -> Comparison:
+        prompt, answers, ranks = formats.comparison(fields)
+        return Comparison(tuple(prompt), tuple(answers), tuple(ranks))
+
+    return _read(source, n, parse, say, strict)
 
 
-def read_prompts(source: str, n: int, seed: int, say: Say | None = None) -> list[Prompt]:
-    """Return prompts: a file's, or the world's. Demonstrations and comparisons in a file lend theirs. Bad lines as in
-    `read_demonstrations`."""
+def read_queries(
+    source: str, n: int, seed: int, say: Say = silent, strict: bool = True, columns: Columns = frozenset()
+) -> list[Query]:
+    """Return prompts: a file's, or the world's. Demonstrations and comparisons in a file lend theirs.
+
+    The arguments are those of `read_demonstrations`.
+    """
     if source == WORLD:
-        return [q.messages for q in world_questions(n or TRAINING, seed)]
-    return _read(source, n, _prompt, say)
+        return [Query(q.messages) for q in world_questions(n or TRAINING, seed)]
+    return _read(source, n, lambda fields: Query(tuple(formats.prompt(fields)), fields.columns(columns)), say, strict)
+
+
+def demonstration_tokens(tokenizer: Tokenizer, demonstration: Demonstration, reply: bool = False) -> ChatTokens:
+    """Return the tokens as `chat_tokens` does; the turns in `unlearned` are not trained on."""
+    tokens = chat_tokens(tokenizer, demonstration.messages, reply)
+    if not demonstration.unlearned:
+        return tokens
+    answers = [number for number, message in enumerate(demonstration.messages) if message.role == "assistant"]
+    trained: list[bool] = []
+    turn = -1
+    for is_answer, run in groupby(tokens.trained):
+        turn += is_answer
+        trained += [is_answer and answers[turn] not in demonstration.unlearned for _ in run]
+    return replace(tokens, trained=trained)
 
 
 def world_questions(n: int, seed: int) -> list[Question]:
@@ -156,130 +208,51 @@ def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
     return list(examples[:-held_out]), list(examples[-held_out:])
 
 
-# Reading a line
+# Reading files
 
 
-def _read(source: str, n: int, parse: Callable[[dict[str, Any], str], T], say: Say | None) -> list[T]:
-    examples, wrong = list[T](), list[UserError]()
-    for row, where in _rows(source):
+def _read(source: str, n: int, parse: Callable[[Fields], T], say: Say, strict: bool) -> list[T]:
+    examples: list[T] = []
+    wrong: list[tuple[int, UserError]] = []
+    unused: dict[str, None] = {}
+    for row in _rows(source):
+        fields = Fields(row)
         try:
-            examples.append(parse(row, where))
+            examples.append(parse(fields))
         except UserError as error:
-            if say is None:
+            if strict:
                 raise
-            wrong.append(error)
+            wrong.append((row.number, error))
+            continue
+        unused |= dict.fromkeys(fields.unused())
         if len(examples) == n:
             break
     if wrong and not examples:
-        raise wrong[0]
+        raise wrong[0][1]
     check(bool(examples), f"{source} holds no example.")
-    if wrong and say is not None:
-        say(f"{len(wrong):,} of {len(wrong) + len(examples):,} lines are left out. {wrong[0]}")
+    say(_summary(source, len(examples), list(unused), wrong))
     return examples
 
 
-def _rows(source: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the JSON objects of a file or a named corpus of lines, and where each stood."""
+def _summary(source: str, n: int, unused: Sequence[str], wrong: Sequence[tuple[int, UserError]]) -> str:
+    """Return one line: how many examples were read, which keys were not used, and which lines were left out."""
+    line = f"{n:,} examples in {source}."
+    if unused:
+        line += f" Keys not used: {', '.join(unused)}."
+    if wrong:
+        numbers = ", ".join(str(number) for number, _ in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        line += f" {len(wrong):,} of {len(wrong) + n:,} rows are left out ({numbers}). {wrong[0][1]}"
+    return line
+
+
+def _rows(source: str) -> Iterator[Row]:
+    """Return the rows of a file or of a named corpus of rows."""
     file = find_corpus(source) if source in NAMED else Path(source)
-    check(file.is_file(), f"There is no file {source}; give a .jsonl file of conversations, or {WORLD}.")
+    check(file.is_file(), f"There is no file {source}; give a file of conversations such as talks.jsonl, or {WORLD}.")
+    check_format(file)
     check(
-        file.name.endswith((".jsonl", ".jsonl.gz")),
-        f"{source} is not a .jsonl file; write one JSON object a line: "
+        is_rows(file),
+        f"{source} is no file of rows ({', '.join(ROW_SUFFIXES)}); write one JSON object per line in a .jsonl file: "
         '{"messages": [{"role": "user", "content": "..."}, ...]}.',
     )
-    for line, number in numbered_lines(file):
-        where = f"Line {number} of {file}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON ({error.msg}); write one object a line.") from None
-        check(isinstance(row, dict), f"{where} is not a JSON object.")
-        yield row, where
-
-
-def _demonstration(row: dict[str, Any], where: str) -> Demonstration:
-    if "messages" in row:
-        messages = read_messages(row["messages"], where)
-    else:
-        answer = next((row[key] for key in ("answer", "response", "completion", "output") if key in row), None)
-        check(
-            answer is not None,
-            f'{where} is no demonstration; write "messages", or "prompt" and "answer". It has {_keys(row)}.',
-        )
-        messages = [*_prompt(row, where), Message("assistant", _text(answer, "answer", where))]
-    check(
-        messages[-1].role == "assistant",
-        f"{where}: the last message is the {messages[-1].role}'s; a demonstration ends with the assistant's answer.",
-    )
-    return Demonstration(tuple(messages))
-
-
-def _comparison(row: dict[str, Any], where: str) -> Comparison:
-    if "prompt" not in row and "chosen" in row:
-        chosen, rejected = (_transcript(row.get(key), key, where) for key in ("chosen", "rejected"))
-        check(chosen[:-1] == rejected[:-1], f"{where}: chosen and rejected answer different prompts.")
-        prompt, answers = chosen[:-1], [chosen[-1].content, rejected[-1].content]
-    else:
-        prompt = _prompt(row, where)
-        given = row["answers"] if "answers" in row else [row.get("chosen"), row.get("rejected")]
-        check(
-            isinstance(given, list) and len(given) > 1 and None not in given,
-            f'{where} is no comparison; write "prompt", "chosen" and "rejected", or "answers", a list of two or more. '
-            f"It has {_keys(row)}.",
-        )
-        answers = [_text(answer, f"answer {i}", where) for i, answer in enumerate(given, start=1)]
-    check(len(set(answers)) == len(answers), f"{where}: two of its answers are equal, so neither can be preferred.")
-    ranks = row.get("ranks", list(range(len(answers))))
-    check(
-        isinstance(ranks, list) and len(ranks) == len(answers) and all(isinstance(r, int) for r in ranks),
-        f'{where}: "ranks" is {ranks!r}; write a whole number for each of the {len(answers)} answers, 0 the best.',
-    )
-    return Comparison(tuple(prompt), tuple(answers), tuple(ranks))
-
-
-def _prompt(row: dict[str, Any], where: str) -> Prompt:
-    given = next((row[key] for key in ("prompt", "question", "instruction") if key in row), None)
-    if given is None and "messages" in row:
-        messages = read_messages(row["messages"], where)
-        return tuple(messages[:-1] if messages[-1].role == "assistant" else messages)
-    if given is None and "chosen" in row:
-        return _transcript(row["chosen"], "chosen", where)[:-1]
-    check(given is not None, f'{where} has no prompt; write "prompt" or "messages". It has {_keys(row)}.')
-    if isinstance(given, str):
-        beside = next((row[key] for key in ("context", "input") if row.get(key)), None)  # as Dolly and Alpaca name it
-        text = _text(given, "prompt", where)
-        return (Message("user", text if beside is None else f"{text}\n\n{_text(beside, 'context', where)}"),)
-    messages = read_messages(given, where)
-    check(
-        messages[-1].role == "user", f"{where}: the prompt ends with the assistant's turn; it must end with a user's."
-    )
-    return tuple(messages)
-
-
-def _transcript(text: Any, key: str, where: str) -> Prompt:
-    """Return the conversation that hh-rlhf writes as one string."""
-    text = _text(text, key, where)
-    check(text.startswith("Human:"), f'{where}: {key} does not begin with "Human:", and there is no "prompt".')
-    messages, parts = [], ("\n\n" + text).split("\n\n")
-    for part in parts[1:]:
-        for name, role in (("Human:", "user"), ("Assistant:", "assistant")):
-            if part.startswith(name):
-                messages.append([role, part.removeprefix(name).strip()])
-                break
-        else:
-            messages[-1][1] += "\n\n" + part
-    turns = [Message(role, content) for role, content in messages]
-    check(all(turn.content for turn in turns), f"{where}: a turn of {key} is empty.")
-    check_turns(turns, f"{where}, {key}")
-    check(turns[-1].role == "assistant", f"{where}: {key} ends with a human's turn; it must end with an answer.")
-    return tuple(turns)
-
-
-def _text(value: Any, name: str, where: str) -> str:
-    check(isinstance(value, str), f"{where}: {name} is a {type(value).__name__}; write a text.")
-    check(value.strip() != "", f"{where}: {name} is empty.")
-    return value.strip()
-
-
-def _keys(row: dict[str, Any]) -> str:
-    return ", ".join(row) or "no keys"
+    return read_rows(file)

@@ -1,0 +1,91 @@
+"""A reward function of the user's gets the columns of the data that it takes by name."""
+
+import json
+
+import pytest
+import torch
+
+from seq2chat.alignment.doctor import diagnose
+from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
+from seq2chat.alignment.rollout import Rollout
+from seq2chat.config import UserError
+
+QUICK = {"align__max_tokens": 4, "train__budget": "1 steps"}
+RL = QUICK | {"align__episodes": 8, "train__batch_size": 8}
+
+REWARD = """
+import json
+
+def matches(prompts, answers, solution, level=None, **others):
+    assert len(prompts) == len(answers) == len(solution) and level is None
+    assert "id" in others and "prompt" not in others and "messages" not in others
+    for prompt, right in zip(prompts, solution):
+        assert prompt[-1].content == f"What is {right}?", (prompt, right)
+    return [float(right in answer) for answer, right in zip(answers, solution)]
+
+def plain(p, a):
+    return [float(len(text)) for text in a]
+
+def proven(prompts, answers, proof):
+    return [0.0] * len(answers)
+"""
+
+
+@pytest.fixture
+def reward(tmp_path):
+    file = tmp_path / "reward.py"
+    file.write_text(REWARD)
+    return str(file)
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"What is {i}?", "answer": f"{i}.", "solution": str(i), "id": i} for i in range(12)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("ppo", RL), ("grpo", RL | {"align__group": 4}), ("sft", QUICK | {"train__batch_size": 4})],
+)
+@pytest.mark.parametrize("function", ["matches", "plain"])
+def test_columns_reach_the_function(method, options, function, base, prompts, reward, align, tmp_path):
+    options = options | {"data__corpus": prompts, "align__reward": f"{reward}:{function}"}
+    align(method, tmp_path / "run", base, **options)
+    if method == "ppo":
+        findings = diagnose(tmp_path / "run", practice=0)
+        assert any(finding.part == "reward" for finding in findings)
+
+
+@pytest.mark.parametrize("method", ["ppo", "sft"])
+def test_a_column_that_is_missing_is_named_before_training(method, base, prompts, reward, align, tmp_path):
+    options = {**(RL if method == "ppo" else QUICK), "data__corpus": prompts, "align__reward": f"{reward}:proven"}
+    with pytest.raises(UserError, match=r"needs the column 'proof', which 12 of 12 prompts in .* do not have"):
+        align(method, tmp_path / "run", base, **options)
+
+
+def test_the_signature_says_which_columns_are_taken():
+    def several(questions, texts, solution, *, level=1):
+        return [0.0]
+
+    def everything(prompts, answers, **columns):
+        return [0.0]
+
+    assert FunctionScorer(several, "f").columns == {"solution", "level"}
+    assert FunctionScorer(several, "f").required == ["solution"]
+    assert FunctionScorer(everything, "f").columns is None
+    assert FunctionScorer(lambda p, a: [0.0], "f").columns == set()
+    assert wanted_columns(None) == set()
+
+
+def test_a_column_that_a_row_lacks_is_none():
+    def takes(prompts, answers, level=0):
+        return [0.0 if value is None else value for value in level]
+
+    rollout = Rollout(
+        [(), ()], [{"level": 3}, {}], ["a", "b"], torch.zeros(2, 1, dtype=torch.int64),
+        torch.ones(2, 1, dtype=torch.bool), torch.ones(2, dtype=torch.bool), torch.zeros(2, 1),
+    )  # fmt: skip
+    assert FunctionScorer(takes, "f")(rollout).tolist() == [3.0, 0.0]

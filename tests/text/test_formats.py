@@ -1,0 +1,295 @@
+"""Conversations, comparisons and prompts are read in the forms that data sets have, or refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seq2chat.config import UserError
+from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message
+from seq2chat.text.conversations import (
+    Comparison,
+    demonstration_tokens,
+    read_comparisons,
+    read_demonstrations,
+    read_queries,
+)
+from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.turns import tidy
+
+
+def write(folder: Path, *rows: object, name: str = "data.jsonl") -> str:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(folder / name)
+
+
+def turns(**contents: str) -> list[dict]:
+    return [{"role": role.rstrip("0123456789"), "content": content} for role, content in contents.items()]
+
+
+def shared(*pairs: tuple[str, str]) -> list[dict]:
+    return [{"from": name, "value": value} for name, value in pairs]
+
+
+HELLO = turns(user="Hello", assistant="Hi.")
+EXCHANGE = [("user", "Hello"), ("assistant", "Hi.")]
+DEMONSTRATIONS = {
+    "sharegpt": ({"conversations": shared(("human", "Hello"), ("gpt", "Hi."))}, EXCHANGE),
+    "sharegpt system": (
+        {"conversations": shared(("system", "Be kind."), ("human", "Hello"), ("gpt", "Hi."))},
+        [("system", "Be kind."), *EXCHANGE],
+    ),
+    "sharegpt system beside": (
+        {"system": "Be kind.", "conversations": shared(("human", "Hello"), ("gpt", "Hi."))},
+        [("system", "Be kind."), *EXCHANGE],
+    ),
+    "sharegpt keys in messages": ({"messages": shared(("user", "Hello"), ("assistant", "Hi."))}, EXCHANGE),
+    "trl": ({"prompt": HELLO[:1], "completion": HELLO[1:]}, EXCHANGE),
+    "alpaca": (
+        {
+            "instruction": "Double it.", "input": "2", "output": "4", "system": "Count.",
+            "history": [["Double 1.", "2"], ["Double 3.", "6"]],
+        },
+        [
+            ("system", "Count."), ("user", "Double 1."), ("assistant", "2"), ("user", "Double 3."), ("assistant", "6"),
+            ("user", "Double it.\n\n2"), ("assistant", "4"),
+        ],
+    ),
+    "alpaca with nothing beside": (
+        {"instruction": "Hello", "input": "", "output": "Hi.", "system": "", "history": []}, EXCHANGE,
+    ),
+    "input and output": ({"input": "Hello", "output": "Hi."}, EXCHANGE),
+    "capitals": ({"Instruction": "Hello", "Response": "Hi."}, EXCHANGE),
+    "role names": (
+        {"messages": [{"role": "Human", "content": "Hello"}, {"role": "AI", "content": "Hi."}]}, EXCHANGE,
+    ),
+    "more role names": (
+        {"messages": [{"role": "user", "content": "Hello"}, {"role": "model", "content": "Hi."}]}, EXCHANGE,
+    ),
+    "developer": (
+        {"messages": [{"role": "developer", "content": "Be kind."}, *HELLO]}, [("system", "Be kind."), *EXCHANGE],
+    ),
+    "parts": (
+        {"messages": [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in HELLO]},
+        EXCHANGE,
+    ),
+    "empty system": ({"messages": [{"role": "system", "content": ""}, *HELLO]}, EXCHANGE),
+    "no tools": ({"messages": HELLO, "tools": [], "images": None}, EXCHANGE),
+    "empty columns of a table": ({"prompt": "Hello", "answer": "Hi.", "context": "", "system": None}, EXCHANGE),
+    "transcript as prompt": ({"prompt": "\n\nHuman: Hello\n\nAssistant:", "answer": " Hi."}, EXCHANGE),
+    "indented code": (
+        {"prompt": "Hello", "answer": "\n    def f():\n        return 1\n"},
+        [("user", "Hello"), ("assistant", "    def f():\n        return 1")],
+    ),
+    "half an emoji": ({"prompt": "Hello\ud83d", "answer": "Hi."}, [("user", "Hello\ufffd"), EXCHANGE[1]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEMONSTRATIONS)
+def test_published_forms_of_demonstrations(tmp_path, name):
+    row, expected = DEMONSTRATIONS[name]
+    [demonstration] = read_demonstrations(write(tmp_path, row), 0, 0)
+    assert [(message.role, message.content) for message in demonstration.messages] == expected
+
+
+@pytest.mark.parametrize("name", ["talks.csv", "talks.json"])
+def test_tables_and_arrays_of_conversations(tmp_path, name):
+    text = {"talks.csv": "Question,Answer\nHello,Hi.\n", "talks.json": json.dumps([{"messages": HELLO}], indent=2)}
+    (tmp_path / name).write_text(text[name])
+    [demonstration] = read_demonstrations(str(tmp_path / name), 0, 0)
+    assert [m.content for m in demonstration.messages] == ["Hello", "Hi."]
+
+
+def test_parquet_of_conversations(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = [{"messages": HELLO, "source": "us"}, {"messages": [{**HELLO[0], "name": "Ann"}, HELLO[1]], "source": None}]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    said: list[str] = []
+    assert len(read_demonstrations(str(tmp_path / "a.parquet"), 0, 0, said.append)) == 2
+    assert said[0].endswith("Keys not used: source, messages.name.")
+
+
+CHOSEN, REJECTED = [*HELLO[:1], *turns(assistant="Hi.")], [*HELLO[:1], *turns(assistant="No.")]
+PLAIN = Comparison((Message("user", "Hello"),), ("Hi.", "No."), (0, 1))
+SYSTEM = Comparison((Message("system", "Be kind."), Message("user", "Hello")), ("Hi.", "No."), (0, 1))
+TIE = Comparison(PLAIN.prompt, PLAIN.answers, (0, 0))
+COMPARISONS = {
+    "trl explicit": ({"prompt": HELLO[:1], "chosen": CHOSEN[1:], "rejected": REJECTED[1:]}, PLAIN),
+    "trl implicit": ({"chosen": CHOSEN, "rejected": REJECTED}, PLAIN),
+    "ultrafeedback": (
+        {
+            "prompt": "Hello", "chosen": CHOSEN, "rejected": REJECTED, "messages": CHOSEN, "score_chosen": 8.0,
+            "score_rejected": 3.5,
+        },
+        PLAIN,
+    ),
+    "equal scores": (
+        {"prompt": "Hello", "chosen": "Hi.", "rejected": "No.", "score_chosen": 5, "score_rejected": 5}, TIE,
+    ),
+    "system and question": ({"system": "Be kind.", "question": "Hello", "chosen": "Hi.", "rejected": "No."}, SYSTEM),
+    "alpaca": ({"instruction": "Hello", "input": "", "chosen": "Hi.", "rejected": "No."}, PLAIN),
+    "openai": (
+        {
+            "input": {"messages": HELLO[:1], "tools": []}, "preferred_output": CHOSEN[1:],
+            "non_preferred_output": REJECTED[1:],
+        },
+        PLAIN,
+    ),
+    "sharegpt": (
+        {
+            "conversations": shared(("human", "Hello")), "chosen": shared(("gpt", "Hi."))[0],
+            "rejected": shared(("gpt", "No."))[0],
+        },
+        PLAIN,
+    ),
+    "winner b": ({"prompt": "Hello", "response_a": "No.", "response_b": "Hi.", "winner": "model_b"},
+        Comparison(PLAIN.prompt, ("No.", "Hi."), (1, 0))),
+    "winner tie": ({"prompt": "Hello", "response_a": "Hi.", "response_b": "No.", "winner": "Tie"}, TIE),
+    "whole floats": ({"prompt": "Hello", "answers": ["Hi.", "No."], "ranks": [0.0, 1.0]}, PLAIN),
+    "scores of answers": (
+        {"prompt": "Hello", "answers": ["Hi.", "No.", "Eh."], "scores": [0.5, 0.5, 2]},
+        Comparison(PLAIN.prompt, ("Hi.", "No.", "Eh."), (1, 1, 0)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_published_forms_of_comparisons(tmp_path, name):
+    row, expected = COMPARISONS[name]
+    file = write(tmp_path, row)
+    assert read_comparisons(file, 0, 0) == [expected]
+    assert [query.prompt for query in read_queries(file, 0, 0)] == [expected.prompt]
+
+
+TOOL_CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "clock"}}]}
+PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "told"),
+    [
+        (read_demonstrations, {"messages": [HELLO[0], TOOL_CALL]}, 'Line 1 of .* has "tool_calls", and tools are not'),
+        (read_demonstrations, {"messages": HELLO, "tools": [{"type": "function"}]}, 'has "tools", and tools are not'),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], {"role": "tool", "content": "noon"}, HELLO[1]]},
+            "message 2 is of the role 'tool', and tools are not supported; remove the turn",
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], {"role": "assistant", "content": None}]},
+            "message 2, the assistant's, has no content",
+        ),
+        (
+            read_demonstrations,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, HELLO[1]]},
+            "message 1, the user's, has a part of type 'image_url', and only text is supported",
+        ),
+        (read_demonstrations, {"messages": HELLO, "images": ["a.png"]}, 'has "images", and only text is supported'),
+        (read_demonstrations, {"messages": [{**HELLO[0], "role": "wizard"}]}, "has the role 'wizard'"),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], {**HELLO[1], "weight": 0.5}]},
+            "message 2 has the weight 0.5; write 1, or 0 for a turn",
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], {**HELLO[1], "weight": 0}]},
+            "there is no answer to learn",
+        ),
+        (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "weight": 2}, "has the weight 2"),
+        (read_demonstrations, {"prompt": "Hello", "completion": "No.", "label": False}, "has a label, which says"),
+        (
+            read_demonstrations,
+            {"instruction": "a", "output": "b", "history": ["c"]},
+            '"history" is not a list of pairs',
+        ),
+        (read_comparisons, {"prompt": "Hello", "completion": "No.", "label": False}, "has a label, as KTO learns from"),
+        (read_comparisons, PAIR | {"margin": 2.0}, "has a margin, which is not supported"),
+        (
+            read_comparisons,
+            PAIR | {"score_chosen": 1, "score_rejected": 2},
+            "so the rejected answer is the better one; exchange them",
+        ),
+        (
+            read_comparisons,
+            PAIR | {"score_chosen": 1},
+            r"score_chosen and score_rejected is \[1, None\]; write a number",
+        ),
+        (
+            read_comparisons,
+            {"prompt": "Goodbye", "chosen": CHOSEN, "rejected": REJECTED},
+            "the prompt is not the one that chosen answers",
+        ),
+        (
+            read_comparisons,
+            {"chosen": CHOSEN, "rejected": [*turns(user="Well?"), *REJECTED[1:]]},
+            "chosen and rejected answer different prompts",
+        ),
+        (
+            read_comparisons,
+            {"prompt": "Hello", "response_a": "Hi.", "response_b": "No."},
+            'the winner is None; write "a", "b" or "tie"',
+        ),
+        (read_comparisons, {"prompt": "Hello", "answers": ["a", "b"], "ranks": [0, 0.5]}, "write a whole number for"),
+        (
+            read_comparisons,
+            {"prompt": "Hello", "answers": ["a", "b"], "ranks": [0, float("nan")]},
+            "write a number for",
+        ),
+    ],
+)
+def test_what_cannot_be_learned_as_it_stands_is_refused_by_name(tmp_path, read, row, told):
+    with pytest.raises(UserError, match=told):
+        read(write(tmp_path, row), 0, 0)
+
+
+def test_the_summary_names_keys_and_lines_that_were_left_out(tmp_path):
+    good = {"messages": [{**HELLO[0], "name": "Ann"}, HELLO[1]], "id": 7, "category": "greeting"}
+    file = write(tmp_path, good, {"prompt": "Hello"}, good, {"messages": []})
+    said: list[str] = []
+    read_demonstrations(file, 0, 0, said.append, strict=False)
+    [line] = said
+    assert line.startswith(
+        f"2 examples in {file}. Keys not used: id, category, messages.name. 2 of 4 rows are left out"
+    )
+    assert "(2, 4). Line 2 of" in line
+
+
+def test_turns_of_weight_0_are_read_and_not_learned(tmp_path):
+    talk = [HELLO[0], {**HELLO[1], "weight": 0}, *turns(user="Really?", assistant="Yes.")]
+    [demonstration] = read_demonstrations(write(tmp_path, {"messages": talk}), 0, 0)
+    tokenizer = Tokenizer.train(["Hello Hi. Really? Yes."] * 9, 300).with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
+    tokens = demonstration_tokens(tokenizer, demonstration)
+    learned = tokenizer.decode([i for i, trained in zip(tokens.ids, tokens.trained, strict=True) if trained])
+    assert learned.removesuffix(END) == "Yes."
+    assert "Hi." in tokenizer.decode(tokens.ids)
+
+
+def test_columns_are_kept_for_a_reward_function(tmp_path):
+    file = write(
+        tmp_path, {"prompt": "1+1?", "solution": "2", "level": 1, "id": 5}, {"prompt": "2+2?", "solution": "4"}
+    )
+    said: list[str] = []
+    queries = read_queries(file, 0, 0, said.append, columns={"solution", "level"})
+    assert [query.columns for query in queries] == [{"solution": "2", "level": 1}, {"solution": "4"}]
+    assert said[0].endswith("Keys not used: id.")
+    assert read_queries(file, 0, 0, columns=None)[0].columns == {"solution": "2", "level": 1, "id": 5}
+    assert read_queries(file, 0, 0)[0].columns == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "tidied"),
+    [
+        (" word \n", "word"),
+        ("  \n\n word", "word"),
+        ("    code\n", "    code"),
+        ("\n\tcode", "\tcode"),
+        ("", ""),
+        (" ", ""),
+        ("\n \n", ""),
+    ],
+)
+def test_tidied_text_keeps_the_indentation_of_code(text, tidied):
+    assert tidy(text) == tidied
