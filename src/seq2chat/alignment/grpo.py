@@ -14,6 +14,7 @@ from seq2chat.alignment.objectives import group_advantages, grpo_loss
 from seq2chat.alignment.ppo import JUDGED, deal_queries, judge_answers
 from seq2chat.alignment.rollout import Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
+from seq2chat.alignment.units import in_score_units
 from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Batch
@@ -26,8 +27,11 @@ from seq2chat.training.task import Say, Task
 
 def make_grpo(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, scorer: Scorer, say: Say) -> tuple[Recipe, Task]:
     """Return the task of answering the prompts of `recipe.data.corpus` better than the policy's own other answers."""
-    align, reference = recipe.align, copy.deepcopy(policy).eval().requires_grad_(False)
+    reference = copy.deepcopy(policy).eval().requires_grad_(False)
     held_out, loader = deal_queries(recipe, tokenizer, policy.context, scorer, say)
+    recipe = in_score_units(recipe, reference, tokenizer, held_out[:JUDGED], scorer)
+    align = recipe.align
+    say(f"an answer that does not end is worth {-align.missing_eos:.2f}")
     shown = [query.prompt for query in held_out[:SHOWN]]
     task = Task(
         causal_lm, None, loader, lambda limit: (), 0,

@@ -24,6 +24,7 @@ from seq2chat.alignment.data import (
 from seq2chat.alignment.pretraining import mixed_step, pretraining_text
 from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Scorer, ended_scores, roll_out
+from seq2chat.alignment.units import in_score_units
 from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
@@ -117,6 +118,8 @@ def make_sft(
         task = dataclasses.replace(task, step=lambda job: mixed_step(job, text))
     if scorer is None:
         return recipe, task
+    recipe = in_score_units(recipe, model, tokenizer, queries[:JUDGED], scorer)
+    align = recipe.align
     best = Best(
         model, lambda: mean_score(model, tokenizer, queries[:JUDGED], scorer, align.max_tokens, align.missing_eos)
     )

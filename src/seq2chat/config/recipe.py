@@ -145,11 +145,13 @@ class AlignConfig:
     max_tokens: Annotated[int, "most tokens of a sampled answer"] = 32
     temperature: Annotated[float, "ppo, grpo: divides the logits, in rollouts and in training alike"] = 1.0
     clip: Annotated[float, "ppo, grpo: ratios may leave 1 by this much"] = 0.2
-    value_clip: Annotated[float, "ppo: values may leave those of the rollout by this much, in units of the score"] = 0.2
+    value_clip: Annotated[
+        float, "ppo: values may leave those of the rollout by this much; 0 is 2 deviations of the judge's scores"
+    ] = 0.0
     gae_lambda: Annotated[float, "ppo: λ of the generalised advantage estimate"] = 0.95
     missing_eos: Annotated[
-        float, "sft, ppo, grpo: an answer that does not end scores minus this, whatever the judge says"
-    ] = 1.0
+        float, "sft, ppo, grpo: an answer that does not end scores minus this; 0 is below what the judge gives bad ones"
+    ] = 0.0
     ema: Annotated[float, "ppo: decay of the average of the weights that is kept as the result; 0 keeps the last"] = 0.0
     lora_rank: Annotated[int, "train adapters of this rank instead of the matrices; 0 trains all"] = 0
     strict: Annotated[bool, "refuse bad lines and data longer than the context instead of leaving them out"] = False
@@ -157,7 +159,7 @@ class AlignConfig:
     def __post_init__(self) -> None:
         for name in ("episodes", "group", "inner_epochs", "max_tokens", "ptx_batch"):
             check(getattr(self, name) > 0, f"align.{name} is {getattr(self, name)}; write a positive number.")
-        for name in ("examples", "kl_target", "ptx", "clip", "value_clip", "missing_eos", "lora_rank"):
+        for name in ("examples", "kl_target", "ptx", "clip", "value_clip", "lora_rank"):
             check(getattr(self, name) >= 0, f"align.{name} is {getattr(self, name)}; write 0 or more.")
         for name in ("gae_lambda", "ema"):
             check(0 <= getattr(self, name) <= 1, f"align.{name} is {getattr(self, name)}; write a number in [0, 1].")

@@ -128,32 +128,43 @@ def fit_run(
     tables = size_run(characters, budget, GUESSED_SHARE * precision.peak_flops)
     for _ in range(2 if budget.unit == "seconds" and budget.amount > 120 else 1):
         chosen = {name: table for name, table in tables.items() if name != "epochs"}
-        speed = training_flops(Recipe.from_tables(chosen, changes), device, precision)
-        tables = size_run(characters, budget, speed)
+        recipe = Recipe.from_tables(chosen, changes)
+        tables = size_run(characters, budget, step_flops(recipe) / step_seconds(recipe, device, precision))
     return tables
 
 
-def training_flops(recipe: Recipe, device: torch.device, precision: Precision) -> float:
-    """Return the FLOP/s of the fastest of two training steps of the recipe's model, on random tokens."""
-    assert isinstance(recipe.model, GPTConfig)
-    config = dataclasses.replace(recipe.model, vocab_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size)
+def step_flops(recipe: Recipe) -> float:
+    """Return the floating point operations of one training step of the recipe's model."""
+    config = _full_shape(recipe)
+    with torch.device("meta"):
+        tokens = torch.zeros(recipe.train.batch_size, config.context, dtype=torch.int64)
+        return GPT(config).flops(Batch(tokens, tokens))
+
+
+def step_seconds(recipe: Recipe, device: torch.device, precision: Precision) -> float:
+    """Return the seconds of the fastest of two training steps of the recipe's model, on random tokens."""
+    config = _full_shape(recipe)
+    seconds = []
     with torch.random.fork_rng():
         model = GPT(config).to(device)
         model.compute_dtype = precision.dtype
         optimizers = make_optimizers(model, recipe.optim, precision.dtype)
         tokens = torch.randint(config.vocab_size, (recipe.train.batch_size, config.context), device=device)
-        batch = Batch(tokens, tokens)
-        seconds = []
         for _ in range(3):
             began = time.perf_counter()
-            loss, n_tokens = causal_lm(model, batch)
+            loss, n_tokens = causal_lm(model, Batch(tokens, tokens))
             (loss / n_tokens).backward()
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             synchronize(device)
             seconds.append(time.perf_counter() - began)
-    return model.flops(batch) / min(seconds[1:])
+    return min(seconds[1:])
+
+
+def _full_shape(recipe: Recipe) -> GPTConfig:
+    assert isinstance(recipe.model, GPTConfig)
+    return dataclasses.replace(recipe.model, vocab_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size)
 
 
 def learning_rates(batch_size: int) -> dict[str, float]:
