@@ -79,7 +79,10 @@ class Loader:
         return batch_size
 
     def sample(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return `target`, `labels` and `segments` of sample k, int64 of shape `(context,)` each."""
+        """Return `target`, `labels` and `segments` of sample k, int64 of shape `(context,)` each.
+
+        Segments are all 0 without `document_mask`.
+        """
         epoch, i = divmod(k, self.n_windows)
         key = epoch_key(self.shards.fingerprint, self.seed, epoch)
         offset = int.from_bytes(key[:8], "big") % self.n_transitions
@@ -92,7 +95,8 @@ class Loader:
         target = np.concatenate([head[:-1], tail[:-1]])
         labels = np.concatenate([head[1:], tail[1:]])
         labels[start + np.arange(self.context) >= self.n_transitions] = IGNORED
-        return target, labels, self._segments(circle)
+        segments = self._segments(circle) if self.document_mask else np.zeros_like(target)
+        return target, labels, segments
 
     def batch(self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Return this rank's rows of the global batch of samples first_sample .. first_sample + batch_size - 1.

@@ -122,8 +122,11 @@ def find_checkpoint(path: Path) -> Path:
     return checkpoints[-1]
 
 
-def verify_checkpoint(folder: Path) -> None:
-    """Raises `UserError` naming the first file in `folder` that is missing or differs from the manifest's hash."""
+def verify_checkpoint(folder: Path, resumes: bool = True) -> None:
+    """Raises `UserError` naming the first file in `folder` that is missing or differs from the manifest's hash.
+
+    What only a run that `resumes` reads, such as the optimizer's state, is not checked for others.
+    """
     try:
         hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
     except (OSError, ValueError, KeyError) as error:
@@ -131,6 +134,8 @@ def verify_checkpoint(folder: Path) -> None:
             f"{folder}/manifest.json is missing or damaged; delete that folder to use the one before."
         ) from error
     for name, expected in hashes.items():
+        if name.startswith("trainer") and not resumes:
+            continue
         file = folder / name
         check(file.exists(), f"{file} is missing; delete that folder to use the checkpoint before it.")
         check(
@@ -147,7 +152,7 @@ def load_checkpoint(path: Path) -> tuple[Model, Tokenizer | WordPiece]:
     """
     folder = find_checkpoint(path)
     if (folder / "manifest.json").exists():
-        verify_checkpoint(folder)
+        verify_checkpoint(folder, resumes=False)
     model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
     check(
         tokenizer.vocab_size <= model.config.vocab_size,

@@ -92,7 +92,7 @@ def choose_tables(
     )
     # Four times what the run is expected to read, in case it is faster; the rest would only cost time to prepare.
     sample = int(max(LEAST_SAMPLE, 4 * epochs * characters) / (1 - data.val_fraction))
-    is_sampled = characters > 1.5 * sample and not data.max_characters
+    is_sampled = characters > 1.5 * sample and "max_characters" not in changes.get("data", {})
     tables["data"] = {"corpus": source, "max_characters": sample if is_sampled else 0}
     if is_sampled:
         say(f"the budget can read a part of the text: a sample of {sample:,} characters, spread over all of it")

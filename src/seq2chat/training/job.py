@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from seq2chat.config import Budget, GPTConfig, Recipe, TokenizerConfig, check
-from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize
+from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize, unused_accelerators
 from seq2chat.models.folder import Model, make_model, n_parameters, require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.text.corpus import NAMED
@@ -116,6 +116,8 @@ def start_job(
     precision = pick_precision(recipe.train.precision, device)
     name: Literal["bf16", "fp32"] = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
     say(f"precision {name}: {precision.reason}")
+    if unused := unused_accelerators():
+        say(unused)
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=name))
     recipe = with_absolute_paths(recipe)
     prepared = prepare(recipe, None, device, say, doing)

@@ -115,9 +115,12 @@ def make_task(
     """Return the task of the recipe's model on `text`. Raises UserError if tokenizer or text do not suit it."""
     match recipe.model, text, tokenizer:
         case GPTConfig(), Corpus(), Tokenizer():
-            return _language_modelling(recipe, *_shards(recipe, text, tokenizer, doing), tokenizer)
+            train, val = _shards(recipe, text, tokenizer, doing)
+            _say_split(train, val, say)
+            return _language_modelling(recipe, train, val, tokenizer)
         case BERTConfig(), Corpus(), WordPiece():
             train, val = _shards(recipe, text, tokenizer, doing)
+            _say_split(train, val, say)
             _say_unknown(train, tokenizer, say)
             return _masked_language_modelling(recipe, train, val, tokenizer)
         case ((Seq2SeqConfig() | TransformerConfig()), ParallelCorpus(), Tokenizer()):
@@ -199,6 +202,14 @@ def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, token
         return f"{tokenizer.decode(whole.tolist())}\n{told}"
 
     return Task(masked_lm, masked_lm, loader, validation, val.n_tokens, sample)
+
+
+def _say_split(train: Shards, val: Shards, say: Say) -> None:
+    share = val.n_characters / (train.n_characters + val.n_characters)
+    say(
+        f"{train.n_tokens:,} tokens of {train.n_documents:,} documents to train on, {val.n_tokens:,} of "
+        f"{val.n_documents:,} to validate ({share:.1%} of the text)"
+    )
 
 
 def _say_unknown(shards: Shards, tokenizer: WordPiece, say: Say) -> None:
