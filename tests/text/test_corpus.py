@@ -115,6 +115,7 @@ ONE_MISTAKE = [
     ("quote.csv", 'id,text\n1,"one\n', r"Line 2 of .* is not valid CSV \(unexpected end of data\)"),
     ("twice.csv", "text,text\n1,2\n", r"Line 1 of .* names a column twice"),
     ("bare.csv", "one,two\n1,2\n", r"Line 2 of .* has no field 'text'; its fields are: one, two\. Name one with"),
+    ("pairs.tsv", "one\teins\ntwo\tzwei\n", "To learn translation from two columns: --model.family transformer"),
     ("page.html", "<p>text</p>", r"page\.html is a \.html file.*: pandoc -t plain .*page\.html -o page\.txt"),
     ("book.PDF", b"%PDF-1.4", r"is a \.pdf file.*: pdftotext "),
     ("set.sgm", "<seg>text</seg>", r"is a \.sgm file.*: sed -n "),
