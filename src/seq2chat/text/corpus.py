@@ -234,7 +234,7 @@ NAMED = {
         _whole,
         _GITHUB + "karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
     ),
-    "wikitext-2": NamedCorpus(
+    "wikitext-2-valid": NamedCorpus(
         "wikitext-2/valid.txt",
         "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
         _whole,
