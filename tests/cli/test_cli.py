@@ -153,6 +153,9 @@ def test_tokenizer_commands(text_file, tmp_path):
     assert max(json.loads(ids)) < 276
     assert succeed("tokenizer", "decode", tmp_path, stdin=ids) == "The <|endoftext|> río\n"
     assert succeed("tokenizer", "decode", tmp_path, *json.loads(ids)) == "The <|endoftext|> río\n"
+    # A shell cuts the list that `encode` prints into words.
+    assert succeed("tokenizer", "decode", tmp_path, *ids.split()) == "The <|endoftext|> río\n"
+    assert succeed("tokenizer", "decode", tmp_path, ids) == "The <|endoftext|> río\n"
     pieces = succeed("tokenizer", "encode", tmp_path, "The", "--pieces").splitlines()
     assert all("\t" in line for line in pieces)
 
@@ -180,6 +183,14 @@ def test_a_preset_replaces_the_shape_that_the_dial_chose(text_file, tmp_path):
 def test_generation_says_when_the_context_is_full(run):
     done = seq2chat("generate", run, "--prompt", "The cat", "--max-tokens", 999, "--seed", 1)
     assert "context of 32 tokens is full" in done.stderr
+    both = seq2chat("generate", run, "--prompt", "x", "--max-tokens", 40, "--temperature", 0, "-n", 2)
+    assert "context of 32 tokens is full" in both.stderr, "each text counts its own tokens"
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_it_is_printed(run):
+    done = seq2chat("generate", run, "--prompt", "word " * 100)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "shorten it to 31 or fewer" in " ".join(done.stderr.split())
 
 
 def test_a_second_run_of_the_same_text_takes_a_new_folder(text_file, tiny_tables, tmp_path):
@@ -233,6 +244,7 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path):
         (["runs", "list", tmp_path], ["There is no run"]),
         (["tokenizer", "encode", tmp_path, "hi"], ["no tokenizer"]),
         (["tokenizer", "decode", run, 99999], ["There is no token 99999"]),
+        (["tokenizer", "decode", run, "[1,", "two]"], ["'two' is no token id; write for example [72, 105]"]),
         (["explain", "bidirectional", "--out", "x.bmp"], [".png, .svg or .pdf"]),
     ]
     for arguments, words in cases:

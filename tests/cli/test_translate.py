@@ -232,3 +232,20 @@ def test_average_writes_a_model_that_translates(seq2chat, tmp_path):
         "holds 2 of the 5 checkpoints"
         in seq2chat("average", log.folder, "--last", 5, "--out", tmp_path / "no", code=2)[1]
     )
+
+
+def test_lines_of_old_macs_are_counted_in_a_pipe(folders, seq2chat):
+    out, _ = seq2chat("translate", folders["transformer"], "--max-length", 4, stdin=b"two men\rdog\r")
+    assert len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_pipe_gets_utf8_whatever_the_locale(folders, tmp_path, as_json):
+    (tmp_path / "in.txt").write_text("Männer 🙂\n", encoding="utf-8")
+    command = [sys.executable, "-m", "seq2chat", "translate", folders["transformer"], tmp_path / "in.txt"]
+    command += ["--max-length", "6", *(["--json"] if as_json else [])]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.decode("utf-8").splitlines()
+    assert not as_json or json.loads(line)["source"] == "Männer 🙂"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seq2chat.config import UserError
+from seq2chat.inside import heatmap
 from seq2chat.inside.attention import LabelledMap
 from seq2chat.inside.heatmap import draw, save
 
@@ -127,3 +128,22 @@ def test_keys_are_named_below_each_kind_of_row():
     maps = [random_map(2, path=f"{side}.0", names=(side, side)) for side in ("encoder", "encoder", "decoder")]
     below = [texts(axes.xaxis) for axes in panels(draw(maps))]
     assert below == [[], [], *[list(maps[1].keys)] * 2, *[list(maps[2].keys)] * 2]
+
+
+def test_signs_that_no_font_has_are_whole_escapes_with_room_for_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmap, "_font_with", lambda c: "DejaVu Sans" if c.isascii() else None)
+    m = random_map(1, 3, 3)
+    names = ["今日は天気", "散歩", "🙂"]
+    m = LabelledMap(m.path, m.kind, m.heads, names, names, m.weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where labels leave no room for the map
+        figure = draw([m])
+        figure.savefig(tmp_path / "map.png")
+    [axes] = panels(figure)
+    assert texts(axes.xaxis) == [r"\u4eca\u65e5\u306f…", r"\u6563\u6b69", r"\U0001f642"]
+    assert axes.get_window_extent().height > 40
+
+
+def test_a_font_that_is_installed_draws_its_signs():
+    assert heatmap._font_with("a") == "DejaVu Sans"
+    assert heatmap._font_with("\U0010fffd") is None  # the last-resort font has a box for it

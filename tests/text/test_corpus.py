@@ -116,6 +116,7 @@ ONE_MISTAKE = [
     ("quote.csv", 'id,text\n1,"one\n', r"Line 2 of .* is not valid CSV \(unexpected end of data\)"),
     ("twice.csv", "text,text\n1,2\n", r"Line 1 of .* names a column twice"),
     ("bare.csv", "one,two\n1,2\n", r"Line 2 of .* has no field 'text'; its fields are: one, two\. Name one with"),
+    ("pairs.tsv", "one\teins\ntwo\tzwei\n", "To learn translation from two columns: --model.family transformer"),
     ("page.html", "<p>text</p>", r"page\.html is a \.html file.*: pandoc -t plain .*page\.html -o page\.txt"),
     ("book.PDF", b"%PDF-1.4", r"is a \.pdf file.*: pdftotext "),
     ("set.sgm", "<seg>text</seg>", r"is a \.sgm file.*: sed -n "),
@@ -151,6 +152,8 @@ def test_missing_file_suggests_what_is_near(tmp_path):
         load_corpus(str(tmp_path / "novle.txt"))
     with pytest.raises(UserError, match="Did you mean tinyshakespeare"):
         load_corpus("tinyshakespear")
+    with pytest.raises(UserError, match="There is no corpus or file wikitext-2. Did you mean wikitext-2-valid?"):
+        load_corpus("wikitext-2")
     with pytest.raises(UserError, match="one of: pydocs, tinyshakespeare"):
         load_corpus(str(tmp_path / "xyz/qqq"))
 

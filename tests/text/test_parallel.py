@@ -1,6 +1,8 @@
 """Parallel text: which pairs are read and held out, and how they are dealt."""
 
 import gzip
+import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -50,6 +52,67 @@ def test_text_that_is_not_parallel_is_refused_with_what_to_write():
         load_parallel(DataConfig(corpus="tinyshakespeare"))
     with pytest.raises(UserError, match="belong together"):
         DataConfig(source="a.en")
+
+
+ROWS = {
+    "a.tsv": 'two men\tzwei Männer\n\tleer\n"Yes."\t"Ja."\n',
+    "a.csv": 'source,id,target\ntwo men,1,zwei Männer\n,2,leer\n"""Yes.""",3,"""Ja."""\n',
+    "b.csv": 'english,deutsch\ntwo men,zwei Männer\n,leer\n"""Yes.""","""Ja."""\n',
+    "a.jsonl": "".join(
+        json.dumps({"id": i, "translation": {"en": en, "de": de}}) + "\n"
+        for i, (en, de) in enumerate([("two men", "zwei Männer"), ("", "leer"), ('"Yes."', '"Ja."')])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_two_columns_of_a_table_are_pairs(tmp_path, name):
+    (tmp_path / name).write_text(ROWS[name], encoding="utf-8")
+    text = load_parallel(DataConfig(corpus=str(tmp_path / name)))
+    assert text.train + text.val == [("two men", "zwei Männer"), ('"Yes."', '"Ja."')]
+    assert text.n_blank == 1
+    assert " → " in text.name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.tsv", "one\teins\ntwo\tzwei\tdeux\n", r"Line 2 of .* has 3 columns .*: cut -f1,2 OLD\.tsv > NEW\.tsv"),
+        ("a.tsv", "one\n", "Line 1 of .* has 1 columns where a sentence, a tab and its translation should be"),
+        ("a.csv", "en,de,fr\na,b,c\n", "has the fields en, de, fr; keep two, the sentence first, or name them"),
+        ("a.jsonl", '{"en": "one", "de": "eins"}\n{"en": "two"}\n', "Line 2 of .* has no text in its field 'de'"),
+        ("a.tsv", "\t\n", "holds no pair of sentences"),
+        ("a.sgm", "<seg>one</seg>", r"is a \.sgm file.*sed -n .*a\.sgm > a\.txt"),
+    ],
+)
+def test_a_table_that_holds_no_pairs_is_refused(tmp_path, name, content, told):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=told):
+        load_parallel(DataConfig(corpus=str(tmp_path / name)))
+
+
+def test_a_table_is_not_one_of_two_files(tmp_path):
+    file = write(tmp_path, "a.tsv", ["one\teins"])
+    with pytest.raises(UserError, match=r"is a table by its name.*seq2chat train .*a\.tsv --model.family .*cut -f1 "):
+        read_pairs(file, file)
+
+
+def test_the_advice_for_an_sgml_test_set_gives_its_sentences(tmp_path):
+    file = tmp_path / "set.sgm"
+    file.write_text('<refset>\n<seg id="1"> One, two. </seg>\n<seg id="2">Three.</seg>\n</refset>\n')
+    with pytest.raises(UserError, match="convert it: ") as error:
+        read_pairs(file, file)
+    command = str(error.value).split("convert it: ")[1]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert (tmp_path / "set.txt").read_text() == "One, two.\nThree.\n"
+
+
+def test_lines_of_old_macs_are_counted(tmp_path):
+    (tmp_path / "a").write_bytes(b"one\r\rthree\r")
+    assert read_pairs(tmp_path / "a", write(tmp_path, "b", ["eins", "zwei", "drei"])) == (
+        [("one", "eins"), ("three", "drei")],
+        1,
+    )
 
 
 def test_pairs_are_held_out_by_their_source_so_that_copies_stay_together(tmp_path):

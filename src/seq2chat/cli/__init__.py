@@ -1,5 +1,6 @@
 """The command line: one file a command. It parses and prints; nothing is computed here, and `--help` loads no torch."""
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -48,6 +49,7 @@ def main() -> None:
     # How long threads spin at a barrier before they sleep. The default makes training many times slower as soon as one
     # other program is busy (docs/log.md). OpenMP reads it once, when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _print_any_character()
     try:
         app(print_error=True, exit_on_error=True)
     except UserError as error:
@@ -73,6 +75,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     # CUDA's error is a class of torch, which is not imported here; the CPU allocator has no class of its own.
     kind = type(error).__name__
     return kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error)
+
+
+def _print_any_character() -> None:
+    """Have standard output take every character: UTF-8 in pipes and files, as all input is; escapes on a terminal."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _fail(message: str) -> NoReturn:

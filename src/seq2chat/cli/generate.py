@@ -50,10 +50,16 @@ def generate(
     end_tokens = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     ids = end_tokens + tokenizer.encode(prompt)
     texts = [TextStream(tokenizer, stop) for _ in range(n)]
+    check(
+        len(ids) < model.context,
+        f"The prompt has {len(ids):,} tokens and the model's context has room for {model.context:,}, one new token "
+        f"included; shorten it to {model.context - 1:,} or fewer.",
+    )
     live = n == 1 and not as_json
     if live:
         print(prompt, end="", flush=True)
-    finishes, n_tokens = ["length"] * n, 0
+    finishes = ["length"] * n
+    lengths = [0] * n
 
     def hit_stop(token: Token) -> bool:
         shown = texts[token.sample].feed(token.id)
@@ -63,9 +69,10 @@ def generate(
 
     for tokens in stream(model, [ids], sampling, end_tokens, n, hit_stop):
         for token in tokens:
-            n_tokens += 1
+            lengths[token.sample] += 1
             finishes[token.sample] = token.finish or finishes[token.sample]
-    if "length" in finishes and n_tokens < max_tokens:
+    ended = zip(finishes, lengths, strict=True)
+    if any(finish == "length" and length < max_tokens for finish, length in ended):
         print(f"\n(the model's context of {model.context} tokens is full)", end="", file=sys.stderr)
     for text, finish in zip(texts, finishes, strict=True):
         rest = text.flush()

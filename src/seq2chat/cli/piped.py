@@ -14,10 +14,14 @@ def is_typed() -> bool:
 def piped_lines() -> Iterator[str]:
     """Yield the lines of standard input without their ends; none where it is closed.
 
-    Raises UserError for one that is not UTF-8.
+    Text without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError for one that is not UTF-8.
     """
     for number, line in enumerate([] if sys.stdin is None else sys.stdin.buffer, 1):
-        yield _decoded(line, number).rstrip("\r\n")
+        text = _decoded(line, number)
+        if number == 1 and not text.endswith("\n"):
+            yield from text.removesuffix("\r").split("\r")
+        else:
+            yield text.rstrip("\r\n")
 
 
 def piped_text() -> str:

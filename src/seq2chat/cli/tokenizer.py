@@ -52,25 +52,25 @@ def encode(
 
 @app.command
 def decode(
-    folder: Folder, *ids: Annotated[int, Parameter(help="token ids; without them, a JSON list on standard input")]
+    folder: Folder,
+    *ids: Annotated[str, Parameter(help="token ids, as a JSON list or not; without them, standard input")],
 ) -> None:
-    """Print the text of token ids."""
+    """Print the text of token ids, such as those that `encode` prints."""
     from seq2chat.text.wordpiece import check_ids
 
     tokenizer = _load(folder)
-    given = ids or _read_ids(piped_text())
-    check_ids(tokenizer, given)
-    print(tokenizer.decode(given))
+    numbers = _read_ids(" ".join(ids) if ids else piped_text())
+    check_ids(tokenizer, numbers)
+    print(tokenizer.decode(numbers))
 
 
 def _read_ids(text: str) -> list[int]:
-    try:
-        ids = json.loads(text)
-    except json.JSONDecodeError:
-        ids = None
-    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-        raise UserError("Standard input is not a JSON list of token ids; write for example [72, 105].")
-    return ids
+    """Return the numbers in a JSON list, or set apart by blanks or commas: a shell cuts a list that is not quoted."""
+    words = text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+    bad = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None)
+    if bad is not None or not text.strip():
+        raise UserError(f"{bad or 'An empty text'!r} is no token id; write for example [72, 105].")
+    return [int(word) for word in words]
 
 
 def _load(folder: Path):

@@ -17,7 +17,9 @@ from seq2chat.config.toml import build, did_you_mean, read_toml, to_toml
 
 @dataclass(frozen=True)
 class DataConfig:
-    corpus: Annotated[str, "named corpus, file of text, JSON, CSV or Parquet, folder, or hf:NAME"] = "pydocs"
+    corpus: Annotated[
+        str, "named corpus, file of text, JSON, CSV or Parquet, folder, or hf:NAME; translation: table of two columns"
+    ] = "pydocs"
     source: Annotated[str, "translation: file of sentences to translate, one a line"] = ""
     target: Annotated[str, "translation: file of their translations, line by line"] = ""
     val_fraction: Annotated[

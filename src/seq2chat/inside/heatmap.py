@@ -3,8 +3,10 @@
 import json
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 from matplotlib import font_manager
 from matplotlib.axis import Axis
@@ -20,8 +22,9 @@ PANEL = 1.8  # inches: of one head in a wall
 FONT, SMALLEST = 9.0, 4.0  # points
 LONGEST = 24  # characters of a token that are shown
 
-# Where the first font lacks a sign, the next one that is installed is asked.
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
+FONTS_TRIED = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
+"""Fonts that are tried first for a character; then all others that are installed."""
+UNFIT = ("Last Resort", "Noto Color", "Apple Color")  # they draw boxes, or pictures that matplotlib cannot
 
 
 def save(maps: Sequence[LabelledMap], file: Path) -> None:
@@ -58,7 +61,8 @@ def draw(maps: Sequence[LabelledMap]) -> Figure:
     single = len(maps) == n_column == 1
     width, height = _panel_size(maps, n_column, single)
     # Room for the longest names beside the cells, and for the title and the scale.
-    margin = 0.09 * min(LONGEST, max(len(name) for m in maps for name in (*m.queries, *m.keys))) + 0.6
+    labels = {_drawable(name)[0] for m in maps for name in (*m.queries, *m.keys)}
+    margin = 0.09 * max(map(_width, labels)) + 0.6
     size = (n_column * width + margin + 0.8, len(maps) * height + margin + 0.3)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(maps), n_column, squeeze=False)
@@ -97,20 +101,47 @@ def _name(axis: Axis, names: Sequence[str], cell: float, every_one: bool) -> Non
     if step > 1 and every_one:
         axis.set_ticks([])
         return
-    fonts = _installed()
-    shown = [_drawable(name, fonts) for name in names[::step]]
-    axis.set_ticks(range(0, len(names), step), shown, fontsize=max(size, SMALLEST), family=fonts, parse_math=False)
+    drawable = [_drawable(name) for name in names[::step]]
+    fonts = list(dict.fromkeys([FONTS_TRIED[0], *(font for _, fonts in drawable for font in fonts)]))
+    labels = [label for label, _ in drawable]
+    axis.set_ticks(range(0, len(names), step), labels, fontsize=max(size, SMALLEST), family=fonts, parse_math=False)
 
 
-def _installed() -> list[str]:
-    known = set(font_manager.get_font_names())
-    return [font for font in FONTS if font in known]
+def _width(label: str) -> int:
+    """Return the width of a label in Latin letters; those of Chinese, Japanese and Korean are twice as wide."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in label)
 
 
-def _drawable(name: str, fonts: Sequence[str]) -> str:
-    """Return `name`, cut if it is long, with an escape for each character that none of the fonts can draw."""
-    faces = [font_manager.get_font(font_manager.findfont(font)) for font in fonts]
-    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
-    return "".join(
-        c if any(face.get_char_index(ord(c)) for face in faces) else c.encode("unicode_escape").decode() for c in short
-    )
+def _drawable(name: str) -> tuple[str, list[str]]:
+    """Return `name`, cut if it is long, and the fonts that it is drawn with.
+
+    A character that no installed font can draw becomes an escape, which is never cut in the middle.
+    """
+    fonts = [_font_with(character) for character in name[: LONGEST + 1]]
+    pieces = [
+        character if font is not None else character.encode("unicode_escape").decode()
+        for character, font in zip(name, fonts, strict=False)
+    ]
+    if sum(map(len, pieces)) > LONGEST:
+        while sum(map(len, pieces)) > LONGEST - 1:
+            pieces.pop()
+        pieces.append("…")
+    return "".join(pieces), [font for font in fonts if font is not None]
+
+
+@lru_cache(maxsize=10_000)
+def _font_with(character: str) -> str | None:
+    """Return the name of the first installed font that can draw the character."""
+    for name, file in _installed().items():
+        if font_manager.get_font(file).get_char_index(ord(character)):
+            return name
+    return None
+
+
+@lru_cache(maxsize=1)
+def _installed() -> dict[str, str]:
+    """Return the files of the upright fonts that are installed by their names, those of `FONTS_TRIED` first."""
+    upright = [font for font in font_manager.fontManager.ttflist if font.style == "normal"]
+    files = {font.name: font.fname for font in upright if not font.name.startswith(UNFIT)}
+    names = [name for name in FONTS_TRIED if name in files]
+    return {name: font_manager.findfont(name) for name in names} | files

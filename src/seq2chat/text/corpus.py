@@ -165,9 +165,17 @@ def _read_text(file: Path) -> str:
 def read_lines(file: Path) -> list[str]:
     """Return the lines of a file, gzipped or not, without their ends; blank ones are kept, so that their numbers hold.
 
-    Raises UserError if it cannot be read as text.
+    A file without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError if it cannot be read as text,
+    and for a table.
     """
-    lines = _read_text(file).split("\n")
+    check_format(file)
+    check(
+        not is_rows(file),
+        f"{file} is a table by its name, not one sentence per line. To train on its two columns, write: seq2chat train "
+        f"{file} --model.family transformer. To get one column of a .tsv file: cut -f1 {file} > column.txt",
+    )
+    text = _read_text(file)
+    lines = text.split("\n" if "\n" in text else "\r")
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
@@ -181,10 +189,10 @@ def _read_texts(file: Path, *names: str) -> Iterator[str]:
         texts = []
         for name in names:
             if name not in row.fields:
-                names_there = field_names(row)
-                raise UserError(
-                    f"{row.where} has no field {name!r}; its fields are: {names_there}. Name one with --data.field."
-                )
+                message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
+                if suffix(file) == ".tsv" and len(row.fields) == 2:
+                    message += " To learn translation from two columns: --model.family transformer."
+                raise UserError(f"{message} Name one with --data.field.")
             texts.append(checked_text(row.fields[name], f"{row.where}, field {name!r},"))
         yield "\n".join(texts)
 
@@ -228,7 +236,7 @@ NAMED = {
         _whole,
         _GITHUB + "karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
     ),
-    "wikitext-2": NamedCorpus(
+    "wikitext-2-valid": NamedCorpus(
         "wikitext-2/valid.txt",
         "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
         _whole,

@@ -60,7 +60,7 @@ def check_format(file: Path) -> None:
     """Raise UserError for a file whose suffix names a format that is not read, with what to do about it."""
     advice = OTHER_FORMATS.get(suffix(file))
     if advice is not None:
-        raise UserError(f"{file} is a {suffix(file)} file, which is not read; {_convert(advice, file)}.")
+        raise UserError(f"{file} is a {suffix(file)} file, which is not read; {_convert(advice, file)}")
 
 
 def _convert(advice: str, file: Path) -> str:
@@ -141,7 +141,7 @@ def _check_text(data: bytes, file: Path, offset: int) -> None:
             raise UserError(f"{file} is a {kind} file by its content; rename it: mv {file} {file}{kind}")
         if kind:
             advice = _convert(OTHER_FORMATS[kind], file)
-            raise UserError(f"{file} is a {kind} file by its content, which is not read; {advice}.")
+            raise UserError(f"{file} is a {kind} file by its content, which is not read; {advice}")
     if b"\0" in data:
         encoding = _utf16_without_mark(data)
         check(

@@ -13,10 +13,14 @@ import torch
 from seq2chat.config import DataConfig, UserError, check
 from seq2chat.text.batch import EVALUATION_ORDER, IGNORED, Batch, epoch_key, mix, pad_rows, spread_batches
 from seq2chat.text.corpus import Progress, find_corpus, read_lines
+from seq2chat.text.files import check_format, numbered_lines, suffix
+from seq2chat.text.rows import Row, field_names, is_rows, read_rows
 from seq2chat.text.split import FEW_DOCUMENTS
 from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.turns import tidy
 
 NAMED_PAIRS = {f"multi30k-{a}-{b}": (a, b) for a in ("en", "de", "fr") for b in ("en", "de", "fr") if a != b}
+NAMED_SIDES = (("source", "target"), ("src", "tgt"), ("input", "output"))
 POOL = 100  # batches whose sentences are sorted by length together
 
 Lines = list[tuple[str, str]]
@@ -39,18 +43,26 @@ class ParallelCorpus:
 
 
 def load_parallel(data: DataConfig, progress: Progress | None = None) -> ParallelCorpus:
-    """Return the pairs of `data.source` and `data.target`, or of the named parallel corpus `data.corpus`.
+    """Return the pairs of `data.source` and `data.target`, or of `data.corpus`: a named one or a table.
 
-    A named corpus has a validation split of its own; of files, `val_fraction` of the pairs is held out. Pairs of which
-    one side is blank are left out. Raises UserError when the files have different numbers of lines, or no pair.
+    A table has two columns, or a field `translation` with two; see `read_table`. A named corpus has a validation split
+    of its own; of files, `val_fraction` of the pairs is held out. Pairs of which one side is blank are left out. Raises
+    UserError when the files have different numbers of lines, or no pair.
     """
     if data.source:
         lines, n_blank = read_pairs(Path(data.source), Path(data.target))
         return ParallelCorpus(f"{data.source} → {data.target}", *_split(lines, data.val_fraction), n_blank)
+    file = Path(data.corpus)
+    if data.corpus not in NAMED_PAIRS and file.is_file():
+        check_format(file)
+    if data.corpus not in NAMED_PAIRS and file.is_file() and is_rows(file):
+        lines, n_blank, name = read_table(file)
+        return ParallelCorpus(name, *_split(lines, data.val_fraction), n_blank)
     check(
         data.corpus in NAMED_PAIRS,
-        f"{data.corpus} is not parallel text, which translation learns from; give --data.source and --data.target, "
-        f"two files of equally many lines, or one of: {', '.join(NAMED_PAIRS)}.",
+        f"{data.corpus} is not parallel text, which translation learns from; give a .tsv file of two columns, or "
+        "--data.source and --data.target, two files of equally many lines, or one of: "
+        f"{', '.join(NAMED_PAIRS)}.",
     )
     check(
         data.val_fraction == DataConfig.val_fraction,
@@ -81,6 +93,64 @@ def read_pairs(source: Path, target: Path) -> tuple[Lines, int]:
     pairs = [(s.strip(), t.strip()) for s, t in zip(*sides, strict=True) if s.strip() and t.strip()]
     check(bool(pairs), f"{source} and {target} hold no pair of sentences; give texts to learn from.")
     return pairs, counts[0] - len(pairs)
+
+
+def read_table(file: Path) -> tuple[Lines, int, str]:
+    """Return the pairs of a table, the number of those with a blank side, and the name of the text.
+
+    A `.tsv` file has a sentence, a tab and its translation on each line, without a header and without
+    quoting, as corpora of translations do. Other rows have two fields, or more with two of a pair of
+    names such as `source` and `target`, or a field `translation` that holds two. The first is the source.
+    Raises UserError for a line that is no pair.
+    """
+    if suffix(file) == ".tsv":
+        pairs = [_columns(line, f"Line {number} of {file}") for line, number in numbered_lines(file)]
+        name = f"{file} (column 1 → column 2)"
+    else:
+        rows = list(read_rows(file))
+        check(bool(rows), f"{file} holds no pair of sentences; give texts to learn from.")
+        sides = _sides(rows[0])
+        pairs = [_fields(row, sides) for row in rows]
+        name = f"{file} ({sides[0]} → {sides[1]})"
+    kept = [(source, target) for source, target in pairs if source and target]
+    check(bool(kept), f"{file} holds no pair of sentences; give texts to learn from.")
+    return kept, len(pairs) - len(kept), name
+
+
+def _columns(line: str, where: str) -> tuple[str, str]:
+    columns = line.split("\t")
+    check(
+        len(columns) == 2,
+        f"{where} has {len(columns)} columns where a sentence, a tab and its translation should be; to keep two: "
+        "cut -f1,2 OLD.tsv > NEW.tsv",
+    )
+    return columns[0].strip(), columns[1].strip()
+
+
+def _sides(row: Row) -> tuple[str, str]:
+    """Return the names of the two fields that hold a sentence and its translation."""
+    fields = _translation(row)
+    named = next((pair for pair in NAMED_SIDES if pair[0] in fields and pair[1] in fields), None)
+    names = named or tuple(fields)
+    check(
+        len(names) == 2,
+        f"{row.where} has the fields {field_names(row)}; keep two, the sentence first, or name them source and target.",
+    )
+    return names[0], names[1]
+
+
+def _fields(row: Row, sides: tuple[str, str]) -> tuple[str, str]:
+    fields = _translation(row)
+    texts = [fields.get(side) for side in sides]
+    for side, text in zip(sides, texts, strict=True):
+        check(isinstance(text, str), f'{row.where} has no text in its field {side!r}; write one, or "".')
+    source, target = (" ".join(tidy(str(text)).split("\n")).strip() for text in texts)
+    return source, target
+
+
+def _translation(row: Row) -> dict:
+    inner = row.fields.get("translation")
+    return inner if isinstance(inner, dict) else row.fields
 
 
 def excerpt(lines: Lines) -> str:
