@@ -82,13 +82,24 @@ def test_a_tokenizer_of_others_gets_the_tokens_it_lacks_behind_its_own(tmp_path)
         ([{"role": "robot", "content": "x"}], "message 1 has the role 'robot'; write one of system, user, assistant"),
         ([{"role": "user", "content": " "}], "message 1, the user's, is empty"),
         ([{"role": "system", "content": "x"}], "there is no message of a user"),
-        ([{"role": "assistant", "content": "x"}], "message 1 is the assistant's turn where the user's turn is missing"),
-        ([{"role": "user", "content": "x"}] * 2, "message 2 is the user's where the assistant's turn is missing"),
     ],
 )
 def test_what_is_wrong_with_messages_is_told(rows, told):
-    with pytest.raises(UserError, match=told.replace("'s turn where", "'s where")):
+    with pytest.raises(UserError, match=told):
         read_messages(rows, "Line 7 of talk.jsonl")
+
+
+def test_turns_may_come_in_any_order_and_an_empty_instruction_is_none():
+    roles = ["assistant", "user", "user", "system", "system", "assistant", "assistant"]
+    rows = [{"role": role, "content": f"text {i}"} for i, role in enumerate(roles)]
+    empty = {"role": "system", "content": " "}
+    assert [m.role for m in read_messages([empty, *rows], "here")] == roles
+
+
+def test_the_beginning_of_an_answer_is_continued():
+    asked, begun = [Message("user", "Hello")], Message("assistant", " Fine, ")
+    assert prompt_ids(TOKENIZER, [*asked, begun]) == [*prompt_ids(TOKENIZER, asked), *TOKENIZER.encode("Fine, ")]
+    assert prompt_ids(TOKENIZER, [*asked, Message("assistant", "")]) == prompt_ids(TOKENIZER, asked)
 
 
 def test_a_tokenizer_without_control_tokens_cannot_chat():

@@ -90,7 +90,7 @@ def test_given_answers_are_ranked_among_the_worlds_own():
         (
             read_demonstrations,
             {"messages": [{"role": "user", "content": "x"}]},
-            "a demonstration ends with the assistant",
+            "there is no message of the assistant to learn",
         ),
         (read_comparisons, {"prompt": "x", "chosen": "a"}, "is no comparison"),
         (read_comparisons, {"prompt": "x", "chosen": "a", "rejected": "a "}, "two of its answers are equal"),

@@ -56,9 +56,10 @@ class ChatTokens:
 
 
 def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False) -> ChatTokens:
-    """Return the tokens of `messages`; with `reply`, followed by the opening of the assistant's next turn.
+    """Return the tokens of `messages`; with `reply`, up to where the assistant speaks next.
 
-    Raises UserError for a tokenizer without ChatML's control tokens.
+    With `reply`, a last message of the assistant is the beginning of its answer: it is left open. After any other
+    message comes the opening of the assistant's turn. Raises UserError for a tokenizer without ChatML's control tokens.
     """
     start, end = control_id(tokenizer, START), control_id(tokenizer, END)
     newline = tokenizer.encode("\n")
@@ -69,17 +70,19 @@ def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], reply: bool =
         out.roles.extend([role] * len(ids))
         out.trained.extend([trained] * len(ids))
 
-    for message in messages:
+    begun = messages[-1].content.lstrip() if reply and messages and messages[-1].role == "assistant" else None
+    for message in messages if begun is None else messages[:-1]:
         add([start, *tokenizer.encode(message.role), *newline], message.role)
         add([*tokenizer.encode(message.content.strip()), end], message.role, trained=message.role == "assistant")
         add(newline, message.role)
     if reply:
         add([start, *tokenizer.encode("assistant"), *newline], "assistant")
+        add(tokenizer.encode(begun or ""), "assistant")
     return out
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Return the ids after which the assistant's next answer begins."""
+    """Return the ids after which the assistant's answer begins, or continues."""
     return chat_tokens(tokenizer, messages, reply=True).ids
 
 
@@ -94,8 +97,8 @@ def control_id(tokenizer: Tokenizer, name: str) -> int:
 def read_messages(rows: Any, where: str) -> list[Message]:
     """Return the conversation in a list of `{"role": ..., "content": ...}`, as JSON gives it.
 
-    A system message may come first; then user and assistant take turns, the user being first. Raises UserError, which
-    begins with `where`, for anything else, and for an empty content.
+    Turns may come in any order. A system message without content is left out. Raises UserError, which begins with
+    `where`, for anything else, for another message without content, and for a conversation of system messages alone.
     """
     check(isinstance(rows, list) and bool(rows), f'{where}: "messages" is not a list of messages.')
     messages = []
@@ -106,19 +109,9 @@ def read_messages(rows: Any, where: str) -> list[Message]:
         )
         role, content = row["role"], row["content"].strip()
         check(role in ROLES, f"{where}: message {number} has the role {role!r}; write one of {', '.join(ROLES)}.")
+        if role == "system" and content == "":
+            continue
         check(content != "", f"{where}: message {number}, the {role}'s, is empty.")
         messages.append(Message(role, content))
-    check_turns(messages, where)
+    check(any(m.role != "system" for m in messages), f"{where}: there is no message of a user or the assistant.")
     return messages
-
-
-def check_turns(messages: Sequence[Message], where: str) -> None:
-    """Raise UserError unless the turns are the user's and the assistant's in turn, after a system message or none."""
-    turns = messages[1:] if messages and messages[0].role == "system" else messages
-    check(bool(turns), f"{where}: there is no message of a user.")
-    for number, message in enumerate(turns):
-        expected, place = ("user", "assistant")[number % 2], number + 1 + len(messages) - len(turns)
-        check(
-            message.role == expected,
-            f"{where}: message {place} is the {message.role}'s where the {expected}'s turn is missing.",
-        )

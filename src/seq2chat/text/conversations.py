@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seq2chat.config import UserError, check
-from seq2chat.text.chat import Message, check_turns, read_messages
+from seq2chat.text.chat import Message, read_messages
 from seq2chat.text.corpus import NAMED, find_corpus, numbered_lines
 from seq2chat.text.world import (
     FAMILIES,
@@ -207,11 +207,10 @@ def _demonstration(row: dict[str, Any], where: str) -> Demonstration:
             f'{where} is no demonstration; write "messages", or "prompt" and "answer". It has {_keys(row)}.',
         )
         messages = [*_prompt(row, where), Message("assistant", _text(answer, "answer", where))]
-    check(
-        messages[-1].role == "assistant",
-        f"{where}: the last message is the {messages[-1].role}'s; a demonstration ends with the assistant's answer.",
-    )
-    return Demonstration(tuple(messages))
+    answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
+    check(bool(answers), f"{where}: there is no message of the assistant to learn; end with its answer.")
+    # Nothing is learned from what comes after the last answer.
+    return Demonstration(tuple(messages[: answers[-1] + 1]))
 
 
 def _comparison(row: dict[str, Any], where: str) -> Comparison:
@@ -270,7 +269,10 @@ def _transcript(text: Any, key: str, where: str) -> Prompt:
             messages[-1][1] += "\n\n" + part
     turns = [Message(role, content) for role, content in messages]
     check(all(turn.content for turn in turns), f"{where}: a turn of {key} is empty.")
-    check_turns(turns, f"{where}, {key}")
+    check(
+        [turn.role for turn in turns[-2:]] != ["assistant", "assistant"],
+        f"{where}: {key} ends with two answers; the question of the last one is missing.",
+    )
     check(turns[-1].role == "assistant", f"{where}: {key} ends with a human's turn; it must end with an answer.")
     return tuple(turns)
 
