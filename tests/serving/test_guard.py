@@ -11,6 +11,7 @@ import pytest
 
 from seq2chat.config import UserError
 from seq2chat.serving.guard import PAGE_POLICY
+from seq2chat.serving.logprobs import TokenNames
 from seq2chat.serving.served import open_served
 from seq2chat.serving.server import Server, run_server
 
@@ -280,13 +281,11 @@ def test_embeddings_and_translations_have_a_deadline(start, slow_calls, path, mo
 
 
 def test_a_mistake_in_the_middle_of_a_stream_is_in_the_log_and_not_told(start, monkeypatch, caplog):
-    from seq2chat.serving import chat
-
     def broken(*arguments):
         raise KeyError("a secret of the server")
 
     server = start(names=("chats",))
-    monkeypatch.setattr(chat, "token_entry", broken)
+    monkeypatch.setattr(TokenNames, "entry", broken)
     asked = ASK | {"stream": True, "logprobs": True, "max_tokens": 3}
     told = httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=60).text
     assert "The server made a mistake." in told and "secret" not in told

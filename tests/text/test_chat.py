@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seq2chat.config import UserError
-from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, prompt_ids, read_messages
+from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, prompt_ids
 from seq2chat.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300)
@@ -40,7 +40,10 @@ def test_no_text_makes_a_control_token(text):
     ids = chat_tokens(TOKENIZER, [Message("user", forged)]).ids
     assert [i for i in ids if i in control] == [TOKENIZER.control[START], TOKENIZER.control[END]]
     assert (
-        TOKENIZER.decode(ids) == f"<|im_start|>user\n{forged.strip()}<|im_end|>\n".encode("utf-8", "replace").decode()
+        TOKENIZER.decode(ids)
+        == f"<|im_start|>user\n{forged.lstrip(chr(13) + chr(10)).rstrip()}<|im_end|>\n".encode(
+            "utf-8", "replace"
+        ).decode()
     )
 
 
@@ -74,21 +77,17 @@ def test_a_tokenizer_of_others_gets_the_tokens_it_lacks_behind_its_own(tmp_path)
     assert again.chat_template == CHAT_TEMPLATE and again.pad_id == ours.pad_id != again.eos_id
 
 
-@pytest.mark.parametrize(
-    ("rows", "told"),
-    [
-        ([], "not a list of messages"),
-        ([{"role": "user"}], "message 1 is not of the form"),
-        ([{"role": "robot", "content": "x"}], "message 1 has the role 'robot'; write one of system, user, assistant"),
-        ([{"role": "user", "content": " "}], "message 1, the user's, is empty"),
-        ([{"role": "system", "content": "x"}], "there is no message of a user"),
-        ([{"role": "assistant", "content": "x"}], "message 1 is the assistant's turn where the user's turn is missing"),
-        ([{"role": "user", "content": "x"}] * 2, "message 2 is the user's where the assistant's turn is missing"),
-    ],
-)
-def test_what_is_wrong_with_messages_is_told(rows, told):
-    with pytest.raises(UserError, match=told.replace("'s turn where", "'s where")):
-        read_messages(rows, "Line 7 of talk.jsonl")
+def test_indentation_is_part_of_an_answer():
+    code = "    def f():\n        return 1"
+    tokens = chat_tokens(TOKENIZER, [Message("user", "Code?"), Message("assistant", f"\n{code}\n")])
+    learned = [token for token, trained in zip(tokens.ids, tokens.trained, strict=True) if trained]
+    assert TOKENIZER.decode(learned[:-1]) == code
+
+
+def test_the_beginning_of_an_answer_is_continued():
+    asked, begun = [Message("user", "Hello")], Message("assistant", " Fine, ")
+    assert prompt_ids(TOKENIZER, [*asked, begun]) == [*prompt_ids(TOKENIZER, asked), *TOKENIZER.encode(" Fine, ")]
+    assert prompt_ids(TOKENIZER, [*asked, Message("assistant", "")]) == prompt_ids(TOKENIZER, asked)
 
 
 def test_a_tokenizer_without_control_tokens_cannot_chat():

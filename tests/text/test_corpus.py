@@ -152,7 +152,7 @@ def test_missing_file_suggests_what_is_near(tmp_path):
         load_corpus(str(tmp_path / "novle.txt"))
     with pytest.raises(UserError, match="Did you mean tinyshakespeare"):
         load_corpus("tinyshakespear")
-    with pytest.raises(UserError, match="There is no corpus or file wikitext-2. Did you mean wikitext-2-valid?"):
+    with pytest.raises(UserError, match=r"There is no corpus or file wikitext-2\. Did you mean wikitext-2-valid\?"):
         load_corpus("wikitext-2")
     with pytest.raises(UserError, match="one of: pydocs, tinyshakespeare"):
         load_corpus(str(tmp_path / "xyz/qqq"))

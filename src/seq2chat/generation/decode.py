@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seq2chat.config import UserError, check
+from seq2chat.generation.request import ContextExceeded
 from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits, row_generators
 from seq2chat.text.batch import pad_rows
 
@@ -237,8 +238,8 @@ def check_prompts(prompts: Sequence[Sequence[int]], context: int) -> None:
     check(len(prompts) > 0, "There is no prompt; give at least one.")
     for index, prompt in enumerate(prompts):
         check(len(prompt) > 0, f"Prompt {index} is empty; give at least one token to continue.")
-        check(
-            len(prompt) < context,
-            f"Prompt {index} has {len(prompt)} tokens and the model's context is {context}; "
-            f"shorten it to at most {context - 1}.",
-        )
+        if len(prompt) >= context:
+            raise ContextExceeded(
+                f"Prompt {index} has {len(prompt)} tokens and the model's context is {context}; "
+                f"shorten it to at most {context - 1}."
+            )

@@ -17,6 +17,10 @@ class QueueFull(UserError):
     """As many requests are waiting as may."""
 
 
+class ContextExceeded(UserError):
+    """Raised for a text that is longer than the model's context."""
+
+
 class DeadlinePassed(UserError):
     """A request was not done in the time it had."""
 
@@ -66,7 +70,8 @@ class Request:
     each Token and ends its sample if true; what it or a constraint raises ends this request, and no other. `logprobs`
     is how many of the likeliest tokens are told beside each, None being no log probabilities; those of the distribution
     that is drawn from cost as much again, and are told where `drawn_logprobs` asks for them. Prompts are shared
-    through the cache among requests of one `salt` only. `deadline` is a time of `time.monotonic`.
+    through the cache among requests of one `salt` only. `deadline` is a time of `time.monotonic`. The last
+    `n_begun` tokens of the prompt are the beginning of the answer, which penalties count as generated.
     """
 
     prompt: list[int]
@@ -81,6 +86,7 @@ class Request:
     salt: str = ""
     deadline: float | None = None
     drawn_logprobs: bool = False
+    n_begun: int = 0
     aborted: bool = field(default=False, init=False)
 
     def abort(self) -> None:

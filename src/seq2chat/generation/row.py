@@ -57,7 +57,10 @@ class Row:
     def penalties(self, vocab_size: int, device: torch.device) -> Penalties:
         """What was said before, counted from the first time this is asked for."""
         if self.before is None:
-            self.before = Penalties(self.request.prompt, vocab_size, device)
+            begun = self.n_prompt - self.request.n_begun
+            self.before = Penalties(self.request.prompt[:begun], vocab_size, device)
+            for token in self.request.prompt[begun:]:
+                self.before.add(token)
         return self.before
 
     def remembered(self, since: int = 0) -> "Kept":

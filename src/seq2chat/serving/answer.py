@@ -22,11 +22,11 @@ SECONDS = 600.0  # that a request may take
 
 
 class BadField(UserError):
-    """A field of a request that cannot be what it is; `param` names it."""
+    """Raised for a field of a request that cannot be what it is. `param` names it, `code` is OpenAI's for the error."""
 
-    def __init__(self, param: str, message: str) -> None:
+    def __init__(self, param: str, message: str, code: str | None = "invalid_value") -> None:
         super().__init__(message)
-        self.param = param
+        self.param, self.code = param, code
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ async def in_time(work: Awaitable[T]) -> T:
         raise DeadlinePassed("The request was not done within its time; ask for less, or later.") from None
 
 
+def one_limit(*limits: int | None, at_most: int) -> int:
+    """Return the smallest of the limits on an answer's tokens, and `at_most` without one. -1 is no limit."""
+    return min([limit for limit in limits if limit is not None and limit != -1], default=at_most)
+
+
 def sampling_config(asked: protocol.Sampling, max_tokens: int) -> SamplingConfig:
     """Return how the next token is drawn. Raises BadField for a token of `logit_bias` that is no number."""
     bias = []
@@ -60,18 +65,21 @@ def sampling_config(asked: protocol.Sampling, max_tokens: int) -> SamplingConfig
         )
         if (value := getattr(asked, name)) is not None
     }  # fmt: skip
+    if given.get("top_k") == -1:
+        given["top_k"] = 0  # vLLM's way to write that it is off
     return SamplingConfig(max_tokens, logit_bias=tuple(bias), **given)
 
 
 def stop_strings(asked: protocol.Sampling) -> list[str]:
     """Return the texts before which an answer ends."""
-    return [asked.stop] if isinstance(asked.stop, str) else list(asked.stop or [])
+    texts = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    return [text for text in texts if text]
 
 
 def check_stream_options(asked: protocol.Sampling) -> None:
     """Raise BadField for options of a stream where none is asked for."""
-    if asked.stream_options is not None and not asked.stream:
-        raise BadField("stream_options", "stream_options needs stream: true.")
+    if asked.stream_options is not None and asked.stream_options.include_usage and not asked.stream:
+        raise BadField("stream_options", "stream_options.include_usage needs stream: true.")
 
 
 @dataclass
@@ -91,6 +99,7 @@ class Answer:
     prompt_logprobs: bool = False
     constraints: Sequence[Constraint] = ()
     salt: str = ""
+    n_begun: int = 0
     read: Read | None = field(default=None, init=False)
     n_generated: int = field(default=0, init=False)
     _request: Request | None = field(default=None, init=False)
@@ -107,7 +116,7 @@ class Answer:
         self._last: dict[int, float] = {}
         request = Request(
             self.prompt, self.sampling, self._emit, self.served.end_tokens, self.n, self._stops, self.logprobs,
-            self.prompt_logprobs, self.constraints, self.salt, self._began + SECONDS,
+            self.prompt_logprobs, self.constraints, self.salt, self._began + SECONDS, n_begun=self.n_begun,
         )  # fmt: skip
         worker.submit(engine, request)
         self._request = request

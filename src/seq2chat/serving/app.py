@@ -1,9 +1,8 @@
-"""The web server: routes, errors in OpenAI's form, and who may come in."""
+"""The web server: its routes, and what they share."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,39 +11,46 @@ from starlette.responses import Response
 
 from seq2chat import __version__
 from seq2chat.config import UserError, check
-from seq2chat.generation.request import DeadlinePassed, QueueFull
-from seq2chat.serving import chat, completion, embedding, protocol
-from seq2chat.serving.answer import BadField, in_time
+from seq2chat.serving import chat, completion, embedding, protocol, responses
+from seq2chat.serving.answer import Answer, BadField, in_time
+from seq2chat.serving.errors import UnknownModel, describe, on_error, respond
 from seq2chat.serving.guard import Guard
 from seq2chat.serving.metrics import Metrics
+from seq2chat.serving.pool import Pool
 from seq2chat.serving.served import Served
-from seq2chat.serving.stream import EventStream, to_json, unless_gone
+from seq2chat.serving.stream import EventStream, to_long_json, unless_gone
 from seq2chat.serving.worker import Stopped, Worker
 from seq2chat.text.chat import chat_tokens
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import check_ids
 
+T = TypeVar("T")
+
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """The files of the page that are served, and as what."""
 
 
-class Unknown(Exception):
-    """There is no model of that name."""
-
-
 class State:
-    """What the routes share."""
+    """The state that the routes share. Each kind of work beside the event loop has threads of its own."""
 
     def __init__(self, served: Sequence[Served], worker: Worker) -> None:
         self.served = {one.id: one for one in served}
         self.worker, self.metrics = worker, Metrics()
         self.draining = False
+        self.encoding = Pool("encoding", 2)  # texts that a model is to read
+        self.counting = Pool("counting", 1, most_waiting=64)  # texts of which the tokens alone are wanted
+        self.writing = Pool("writing", 1)  # answers to JSON
 
     def find(self, name: str) -> Served:
-        """Return the model of that name. Raises Unknown."""
+        """Return the model of that name. Raises UnknownModel."""
         if name not in self.served:
-            raise Unknown(f"There is no model {name[:100]!r} here; there are {', '.join(self.served)}.")
+            raise UnknownModel(f"There is no model {name[:100]!r} here; there are {', '.join(self.served)}.")
         return self.served[name]
+
+    async def written(self, make: Callable[[], Any]) -> Response:
+        """Return the response of what `make` returns, made and written beside the event loop."""
+        body = await self.writing.run(lambda: to_long_json(make()))
+        return Response(body, media_type="application/json")
 
 
 def create_app(served: Sequence[Served], worker: Worker, api_key: str = "") -> FastAPI:
@@ -57,11 +63,20 @@ def create_app(served: Sequence[Served], worker: Worker, api_key: str = "") -> F
     )  # fmt: skip
     app.state.serving = state
     app.add_middleware(Guard, state=state, api_key=api_key)
-    for kind in (UserError, Unknown, Stopped, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _on_error)
+    for kind in (UserError, UnknownModel, Stopped, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, on_error)
     _add_page(app)
     _add_routes(app, state)
     return app
+
+
+async def while_wanted(request: Request, work: Awaitable[T]) -> T:
+    """Return the result of `work`. Raises DeadlinePassed in its time, and Stopped when the client has gone; `work` is
+    then cancelled."""
+    made = await unless_gone(request.receive, in_time(work))
+    if made is None:
+        raise Stopped("The client has gone.")
+    return made
 
 
 def _add_routes(app: FastAPI, state: State) -> None:
@@ -90,67 +105,99 @@ def _add_routes(app: FastAPI, state: State) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(asked: protocol.ChatRequest, request: Request) -> Response:
         """The assistant's next message, whole or as a stream of server-sent events."""
-        # Long texts are encoded in a thread: meanwhile others are answered.
-        answer = await asyncio.to_thread(chat.chat_answer, asked, state.find(asked.model), salt(request))
-        answer.submit(state.worker, state.metrics)
+        answer = await begin_chat(asked, request)
         if asked.stream:
             return EventStream(chat.chunks(asked, answer), answer.abort, describe)
-        try:
-            made = await unless_gone(request.receive, chat.whole(asked, answer))
-        finally:
-            answer.abort()
-        return respond(made)
+        [samples] = await all_pieces(request, [answer])
+        return await state.written(lambda: chat.whole(asked, answer, samples))
+
+    @app.post("/v1/responses")
+    async def create_response(asked: protocol.ResponsesRequest, request: Request) -> Response:
+        """The assistant's next message in OpenAI's newer form, whole or as a stream of events."""
+        answer = await begin_chat(responses.as_chat(asked), request)
+        if asked.stream:
+            return EventStream(responses.events(asked, answer), answer.abort, describe, named=True)
+        [samples] = await all_pieces(request, [answer])
+        return await state.written(lambda: responses.whole(asked, answer, samples))
 
     @app.post("/v1/completions")
     async def completions(asked: protocol.CompletionRequest, request: Request) -> Response:
         """Texts that go on, the scores of texts as they are, or translations."""
         served = state.find(asked.model)
         if served.family in ("seq2seq", "transformer"):
-            work = in_time(completion.translation(asked, served, state.worker))
-            made = await unless_gone(request.receive, work)
-            if made is not None and asked.stream:
+            work = completion.translation(asked, served, state.worker, state.encoding)
+            made = await while_wanted(request, work)
+            if asked.stream:
                 return EventStream(completion.translation_chunks(asked, made), lambda: None, describe)
             return respond(made)
-        answers = await asyncio.to_thread(completion.completion_answers, asked, served, salt(request))
+        key = salt(request)
+        work = state.encoding.run(lambda: completion.completion_answers(asked, served, key))
+        answers = await while_wanted(request, work)
+        begin(answers)
+        if asked.stream:
+            return EventStream(completion.chunks(asked, answers), lambda: abort(answers), describe)
+        pieces = await all_pieces(request, answers)
+        return await state.written(lambda: completion.whole(asked, answers, pieces))
 
-        def abort() -> None:
-            for answer in answers:
-                answer.abort()
+    async def begin_chat(asked: protocol.ChatRequest, request: Request) -> Answer:
+        """Return the answer, which the engine has begun to make."""
+        served, key = state.find(asked.model), salt(request)
+        answer = await while_wanted(request, state.encoding.run(lambda: chat.chat_answer(asked, served, key)))
+        begin([answer])
+        return answer
 
+    def begin(answers: Sequence[Answer]) -> None:
+        """Hand the answers to the engine: all, or none where one is refused."""
         for answer in answers:
             try:
                 answer.submit(state.worker, state.metrics)
             except BaseException:
-                abort()
+                abort(answers)
                 raise
-        if asked.stream:
-            return EventStream(completion.chunks(asked, answers), abort, describe)
-        try:
-            made = await unless_gone(request.receive, completion.whole(asked, answers))
-        finally:
-            abort()
-        return respond(made)
 
     @app.post("/v1/embeddings")
     async def embeddings(asked: protocol.EmbeddingRequest, request: Request) -> Response:
         """Texts as vectors of length 1."""
-        work = in_time(embedding.whole(asked, state.find(asked.model), state.worker))
-        return respond(await unless_gone(request.receive, work))
+        served = state.find(asked.model)
+        texts = await while_wanted(request, state.encoding.run(lambda: embedding.inputs(asked, served)))
+        vectors = await while_wanted(request, embedding.vectors(served, texts, state.worker))
+        return await state.written(lambda: embedding.response(asked, texts, vectors))
 
     @app.post("/tokenize")
-    async def tokenize(asked: protocol.TokenizeRequest) -> Response:
+    async def tokenize(asked: protocol.TokenizeRequest, request: Request) -> Response:
         """The tokens of a text or of a conversation, with the role of each."""
-        return await asyncio.to_thread(_tokenized, asked, state.find(asked.model))
+        served = state.find(asked.model)
+        body = await while_wanted(request, state.counting.run(lambda: to_long_json(_tokenized(asked, served))))
+        return Response(body, media_type="application/json")
 
     @app.post("/detokenize")
-    async def detokenize(asked: protocol.DetokenizeRequest) -> Response:
+    async def detokenize(asked: protocol.DetokenizeRequest, request: Request) -> Response:
         """The text of tokens, control tokens by name."""
         tokenizer = state.find(asked.model).tokenizer
         check_ids(tokenizer, asked.tokens)
-        return respond({"prompt": tokenizer.decode(asked.tokens)})
+        text = await while_wanted(request, state.counting.run(lambda: tokenizer.decode(asked.tokens)))
+        return respond({"prompt": text})
 
 
-def _tokenized(asked: protocol.TokenizeRequest, served: Served) -> Response:
+def abort(answers: Sequence[Answer]) -> None:
+    """Free the slots of the answers."""
+    for answer in answers:
+        answer.abort()
+
+
+async def all_pieces(request: Request, answers: Sequence[Answer]) -> list[Any]:
+    """Return the pieces of each sample of each answer, once all are complete. However it ends, the slots are free."""
+
+    async def wait() -> list[Any]:
+        return [await answer.wait() for answer in answers]
+
+    try:
+        return await while_wanted(request, wait())
+    finally:
+        abort(answers)
+
+
+def _tokenized(asked: protocol.TokenizeRequest, served: Served) -> dict[str, Any]:
     if (asked.prompt is None) == (asked.messages is None):
         raise BadField("prompt", "Give prompt or messages, one of them.")
     if asked.add_generation_prompt is not None and asked.messages is None:
@@ -161,71 +208,20 @@ def _tokenized(asked: protocol.TokenizeRequest, served: Served) -> Response:
         check(isinstance(tokenizer, Tokenizer), f"{served.id} does not chat; send prompt.")
         assert isinstance(tokenizer, Tokenizer)
         reply = asked.add_generation_prompt is not False
-        told = chat_tokens(tokenizer, chat.conversation(asked.messages), reply)
-        ids, roles = told.ids, told.roles
+        messages = chat.conversation(asked.messages)
+        served.check_size(*(message.content for message in messages))
+        read = chat_tokens(tokenizer, messages, reply)
+        ids, roles = read.ids, read.roles
     else:
+        served.check_size(asked.prompt or "")
         ids = served.tokenizer.encode(asked.prompt or "")
     pieces = [served.tokenizer.decode([i]) for i in ids]
-    return respond(
-        {"count": len(ids), "max_model_len": served.context, "tokens": ids, "token_strs": pieces, "roles": roles}
-    )
+    return {"count": len(ids), "max_model_len": served.context, "tokens": ids, "token_strs": pieces, "roles": roles}
 
 
 def salt(request: Request) -> str:
     """Return what separates the prompts of one key in the cache from those of others."""
     return request.headers.get("authorization", "")
-
-
-def respond(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a response of JSON."""
-    return Response(to_json(content), status, headers, media_type="application/json")
-
-
-def describe(error: Exception) -> dict[str, Any]:
-    """Return an error in OpenAI's form. What is not meant for clients is not told."""
-    param = error.param if isinstance(error, BadField) else None
-    kind, message = "invalid_request_error", str(error)
-    match error:
-        case QueueFull():
-            kind = "rate_limit_error"
-        case Stopped() | DeadlinePassed():
-            kind = "server_error"
-        case UserError() | Unknown() | HTTPException() | RequestValidationError():
-            pass
-        case _:
-            kind, message = "server_error", "The server made a mistake."
-    code = "model_not_found" if isinstance(error, Unknown) else None
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    match error:
-        case RequestValidationError():
-            return respond(describe(_first(error)), 400)
-        case HTTPException():
-            return respond({"error": describe(error)["error"] | {"message": str(error.detail)}}, error.status_code)
-        case QueueFull():
-            return respond(describe(error), 429, {"retry-after": "1"})
-        case Stopped():
-            return respond(describe(error), 503, {"retry-after": "5"})
-        case DeadlinePassed():
-            return respond(describe(error), 504)
-        case Unknown():
-            return respond(describe(error), 404)
-        case UserError():
-            return respond(describe(error), 400)
-    return respond(describe(error), 500)
-
-
-def _first(error: RequestValidationError) -> BadField:
-    """Return the first thing that is wrong with a body."""
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part != "body"]
-    if first["type"] == "extra_forbidden":
-        return BadField(".".join(where), f"{'.'.join(where)[:100]} is not supported; leave it out.")
-    if not where or first["type"] == "json_invalid":
-        return BadField("", f"The body is no request in JSON: {first['msg']}.")
-    return BadField(".".join(where), f"{'.'.join(where)[:100]}: {first['msg']}.")
 
 
 def _add_page(app: FastAPI) -> None:
@@ -238,14 +234,14 @@ def _add_page(app: FastAPI) -> None:
             raise HTTPException(404, "There is no such page.")
         return Response(file.read_bytes(), media_type=f"{kind}; charset=utf-8", headers={"cache-control": "no-cache"})
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def index() -> Response:
         return page("index.html")
 
-    @app.get("/docs", include_in_schema=False)
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs() -> Response:
         return page("docs.html")
 
-    @app.get("/web/{name:path}", include_in_schema=False)
+    @app.api_route("/web/{name:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def web(name: str) -> Response:
         return page(name)

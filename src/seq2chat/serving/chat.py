@@ -2,16 +2,24 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from seq2chat.config import UserError, check
+from seq2chat.config import check
 from seq2chat.generation.request import Token
-from seq2chat.serving.answer import Answer, BadField, check_stream_options, sampling_config, stop_strings
-from seq2chat.serving.grammar import grammars
-from seq2chat.serving.protocol import ChatMessage, ChatRequest
+from seq2chat.serving.answer import (
+    Answer,
+    BadField,
+    Piece,
+    check_stream_options,
+    one_limit,
+    sampling_config,
+    stop_strings,
+)
+from seq2chat.serving.grammar import Schema, forced_function, format_schema, grammars
+from seq2chat.serving.protocol import ChatMessage, ChatRequest, Function
 from seq2chat.serving.served import Served
-from seq2chat.text.chat import Message, prompt_ids, read_messages
+from seq2chat.text.chat import Message, begun_answer, prompt_ids
 from seq2chat.text.tokenizer import Tokenizer
 
 
@@ -23,37 +31,52 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
         f"{served.id} has not learned to chat; use /v1/completions with it, or fine-tune it: seq2chat sft.",
     )
     assert isinstance(tokenizer, Tokenizer)
-    if asked.max_tokens is not None and asked.max_completion_tokens is not None:
-        raise BadField("max_tokens", "Give max_tokens or max_completion_tokens, not both.")
-    if asked.top_logprobs is not None and not asked.logprobs:
+    for field in ("max_tokens", "max_completion_tokens"):
+        if getattr(asked, field) == 0:
+            raise BadField(field, f"{field} is 0; write a positive number, or leave it out.")
+    if asked.top_logprobs and not asked.logprobs:
         raise BadField("top_logprobs", "top_logprobs needs logprobs: true.")
     check_stream_options(asked)
     messages = conversation(asked.messages)
-    if messages[-1].role != "user":
-        raise BadField(
-            "messages",
-            "The last message is not the user's; to go on with an answer, send its tokens as prefix_token_ids.",
-        )
-    for message in messages:
-        served.check_size(message.content)
+    served.check_size(*(message.content for message in messages))
     prompt = [*prompt_ids(tokenizer, messages), *(asked.prefix_token_ids or [])]
-    sampling = sampling_config(asked, asked.max_tokens or asked.max_completion_tokens or served.context)
+    # The answer may have begun already: with a last message of the assistant, the prefix, or both.
+    n_begun = len(tokenizer.encode(begun_answer(messages))) + len(asked.prefix_token_ids or [])
+    sampling = sampling_config(asked, one_limit(asked.max_tokens, asked.max_completion_tokens, at_most=served.context))
     top = (asked.top_logprobs or 0) if asked.logprobs else None
     n = asked.n or 1
-    allowed = grammars(asked.response_format, served, n, asked.prefix_token_ids or [])
-    return Answer(served, prompt, sampling, n, stop_strings(asked), top, constraints=allowed, salt=salt)
+    allowed = grammars(_schema(asked), served, n, prompt[len(prompt) - n_begun :])
+    return Answer(
+        served, prompt, sampling, n, stop_strings(asked), top, constraints=allowed, salt=salt, n_begun=n_begun
+    )
 
 
-def conversation(messages: list[ChatMessage]) -> list[Message]:
-    """Return the messages as ours. Raises BadField for turns in an order that training never showed."""
-    rows = []
-    for message in messages:
-        content = message.content if isinstance(message.content, str) else "".join(p.text for p in message.content)
-        rows.append({"role": "system" if message.role == "developer" else message.role, "content": content})
-    try:
-        return read_messages(rows, "messages")
-    except UserError as error:
-        raise BadField("messages", str(error)) from None
+def _schema(asked: ChatRequest) -> Schema | None:
+    """Return the schema of the answer: that of a forced function's arguments, or of `response_format`."""
+    function, schema = forced_function(asked), format_schema(asked.response_format)
+    if function is None:
+        return schema
+    if schema is not None:
+        raise BadField("response_format", "An answer calls a function or has a response_format, not both.")
+    return Schema(function.parameters or {"type": "object", "properties": {}}, "tools", function.name)
+
+
+def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
+    """Return the messages as ours, in their order. A system message without text is left out.
+
+    Raises BadField for a message without content that is not the assistant's.
+    """
+    made = []
+    for number, message in enumerate(messages):
+        if message.content is None and message.role != "assistant":
+            raise BadField(f"messages[{number}].content", f"messages[{number}] has no content; write a text.")
+        parts = [message.content] if isinstance(message.content, str) else [p.text for p in message.content or []]
+        # The model wrote the arguments of a call, and nothing else.
+        content = "".join([*parts, *(call.function.arguments for call in message.tool_calls or [])])
+        role = "system" if message.role == "developer" else message.role
+        if role != "system" or content.strip():
+            made.append(Message(role, content))
+    return made
 
 
 def new_id(prefix: str) -> str:
@@ -71,37 +94,42 @@ def usage(answers: list[Answer]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def token_entry(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
-    """Return one entry of OpenAI's log probabilities; a control token has a name but no bytes."""
-    is_control = token_id in tokenizer.control.values()
-    raw = tokenizer.token_bytes(token_id)
-    return {
-        "token": raw.decode("utf-8", "replace"), "token_id": token_id, "logprob": max(logprob, -9999.0),
-        "bytes": [] if is_control else list(raw),
-    }  # fmt: skip
-
-
 def _logprobs(answer: Answer, tokens: list[Token]) -> dict[str, Any] | None:
     if answer.logprobs is None:
         return None
-    tokenizer = answer.served.tokenizer
-    assert isinstance(tokenizer, Tokenizer)
+    entry = answer.served.token_names.entry
     content = [
-        token_entry(tokenizer, token.id, token.logprob or 0.0)
-        | {"top_logprobs": [token_entry(tokenizer, *likely) for likely in token.top]}
+        entry(token.id, token.logprob or 0.0) | {"top_logprobs": [entry(*likely) for likely in token.top]}
         for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
-async def whole(asked: ChatRequest, answer: Answer) -> dict[str, Any]:
-    """Return the `chat.completion` object."""
+def _call(function: Function, arguments: str) -> dict[str, Any]:
+    """Return a call of `function` as OpenAI writes it."""
+    return {
+        "id": new_id("call"), "type": "function", "function": {"name": function.name, "arguments": arguments},
+    }  # fmt: skip
+
+
+def _finish(asked: ChatRequest, token: Token) -> str | None:
+    """Return OpenAI's reason: "tool_calls" where the model had to choose a tool, "stop" where the client named it."""
+    return "tool_calls" if asked.tool_choice == "required" and token.finish == "stop" else token.finish
+
+
+def whole(asked: ChatRequest, answer: Answer, samples: list[list[Piece]]) -> dict[str, Any]:
+    """Return the `chat.completion` object of the pieces of all samples."""
     choices = []
-    for index, pieces in enumerate(await answer.wait()):
-        tokens, text = [piece.token for piece in pieces], "".join(piece.text for piece in pieces)
+    function = forced_function(asked)
+    for index, pieces in enumerate(samples):
+        tokens = [piece.token for piece in pieces]
+        text = "".join(piece.text for piece in pieces)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if function is not None:
+            message |= {"content": None, "tool_calls": [_call(function, text)]}
         choice: dict[str, Any] = {
-            "index": index, "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": _logprobs(answer, tokens), "finish_reason": tokens[-1].finish,
+            "index": index, "message": message, "logprobs": _logprobs(answer, tokens),
+            "finish_reason": _finish(asked, tokens[-1]),
         }  # fmt: skip
         if asked.return_token_ids:
             choice["token_ids"] = [token.id for token in tokens]
@@ -116,6 +144,7 @@ async def whole(asked: ChatRequest, answer: Answer) -> dict[str, Any]:
 async def chunks(asked: ChatRequest, answer: Answer) -> AsyncIterator[dict[str, Any]]:
     """Yield the `chat.completion.chunk` objects: who speaks, then each text that may be shown, then the usage."""
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    function = forced_function(asked)
     head: dict[str, Any] = {
         "id": new_id("chatcmpl"), "object": "chat.completion.chunk", "created": int(time.time()), "model": asked.model
     }  # fmt: skip
@@ -127,16 +156,25 @@ async def chunks(asked: ChatRequest, answer: Answer) -> AsyncIterator[dict[str, 
             "delta": delta,
             "logprobs": _logprobs(answer, tokens) if tokens else None,
         }
-        made["finish_reason"] = tokens[-1].finish if tokens else None
+        made["finish_reason"] = _finish(asked, tokens[-1]) if tokens else None
         return made | ({"token_ids": [token.id for token in tokens]} if asked.return_token_ids else {})
 
-    opening = [choice(i, {"role": "assistant", "content": ""}, []) for i in range(answer.n)]
+    def first() -> dict[str, Any]:
+        if function is None:
+            return {"role": "assistant", "content": ""}
+        return {"role": "assistant", "content": None, "tool_calls": [{"index": 0} | _call(function, "")]}
+
+    def more(text: str) -> dict[str, Any]:
+        return (
+            {"content": text} if function is None else {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
+        )
+
     prompt = {"prompt_token_ids": answer.prompt} if asked.return_token_ids else {}
-    yield head | {"choices": opening} | nothing | prompt
+    yield head | {"choices": [choice(i, first(), []) for i in range(answer.n)]} | nothing | prompt
     shown_anyway = asked.return_token_ids or answer.logprobs is not None
     async for piece in answer.pieces():
         if piece.text or piece.token.finish or shown_anyway:
-            delta = {"content": piece.text} if piece.text else {}
+            delta = more(piece.text) if piece.text else {}
             yield head | {"choices": [choice(piece.token.sample, delta, [piece.token])]} | nothing
     if include_usage:
         yield head | {"choices": [], "usage": usage([answer])}

@@ -3,15 +3,26 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 from seq2chat.config import check
+from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
-from seq2chat.serving.answer import Answer, BadField, Piece, check_stream_options, sampling_config, stop_strings
+from seq2chat.serving.answer import (
+    Answer,
+    BadField,
+    Piece,
+    check_stream_options,
+    one_limit,
+    sampling_config,
+    stop_strings,
+)
 from seq2chat.serving.chat import new_id, usage
+from seq2chat.serving.logprobs import ScoredToken, completion_logprobs
+from seq2chat.serving.pool import Pool
 from seq2chat.serving.protocol import CompletionRequest, one_by_one
 from seq2chat.serving.served import Served
 from seq2chat.serving.worker import Worker
@@ -21,7 +32,9 @@ from seq2chat.training.translation import Translation, translate
 BEAM = 5
 LINES = 8  # translated at once
 LONGEST_LINE = 1024  # tokens that a translation reads or is asked for: it holds the engines up until it is done
+MOST_LINES = 1000  # in one request
 DEFAULT_TOKENS = 16  # OpenAI's
+NOTHING = (None, False, "", [])
 
 
 def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> list[Answer]:
@@ -31,11 +44,14 @@ def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> l
         f"{served.id} is a {served.family}, which cannot continue a text; /v1/embeddings works with it.",
     )
     check_stream_options(asked)
+    if asked.best_of is not None and asked.best_of != (asked.n or 1):
+        raise BadField("best_of", "best_of is not n: all answers that are made are sent; write n.")
     if asked.max_tokens == 0 and not asked.echo:
         raise BadField("max_tokens", "max_tokens 0 needs echo: true; else there is nothing to answer.")
     if asked.max_tokens == 0 and asked.stream:
         raise BadField("stream", "With max_tokens 0 there is nothing to stream; leave stream out.")
-    sampling = sampling_config(asked, DEFAULT_TOKENS if asked.max_tokens is None else max(asked.max_tokens, 1))
+    limit = DEFAULT_TOKENS if asked.max_tokens is None else one_limit(asked.max_tokens, at_most=served.context)
+    sampling = sampling_config(asked, max(limit, 1))
     scored = bool(asked.echo) and asked.logprobs is not None
     return [
         Answer(served, prompt, sampling, asked.n or 1, stop_strings(asked), asked.logprobs, scored, salt=salt)
@@ -54,16 +70,6 @@ def prompts(asked: CompletionRequest, served: Served) -> list[list[int]]:
             one = start + tokenizer.encode(one)
         made.append(one)
     return made
-
-
-@dataclass(frozen=True)
-class _Told:
-    """A token of prompt or answer as OpenAI's log probabilities tell it, and the text that came with it."""
-
-    id: int
-    logprob: float | None
-    top: list[tuple[int, float]]
-    text: str
 
 
 def _choice(
@@ -86,40 +92,24 @@ def _choice(
         "finish_reason": tokens[-1].finish if tokens else "length",
     }  # fmt: skip
     if answer.logprobs is not None:
-        choice["logprobs"] = _logprobs(tokenizer, _told(answer, pieces, echo), offset)
+        choice["logprobs"] = completion_logprobs(answer.served.token_names, _scored(answer, pieces, echo), offset)
     if asked.return_token_ids:
         choice["token_ids"] = [token.id for token in tokens]
         choice |= {"prompt_token_ids": answer.prompt} if first else {}
     return choice
 
 
-def _told(answer: Answer, pieces: Sequence[Piece], echo: bool) -> list[_Told]:
+def _scored(answer: Answer, pieces: Sequence[Piece], echo: bool) -> list[ScoredToken]:
     tokenizer, read = answer.served.tokenizer, answer.read
     assert isinstance(tokenizer, Tokenizer)
-    told = []
+    scored: list[ScoredToken] = []
     if echo and read is not None:
         # The first bytes of a character add nothing to the text, its last one adds all of it.
         decoder, shown = tokenizer.stream_decoder(), set(shown_ids(tokenizer, answer.prompt))
         for token, logprob, top in zip(answer.prompt, read.logprobs, read.tops, strict=True):
-            told.append(_Told(token, logprob, top, decoder.feed(token) if token in shown else ""))
-        told[-1] = replace(told[-1], text=told[-1].text + decoder.flush())
-    return told + [_Told(p.token.id, p.token.logprob, p.token.top, p.text) for p in pieces]
-
-
-def _logprobs(tokenizer: Tokenizer, told: Sequence[_Told], offset: int) -> dict[str, Any]:
-    """Return OpenAI's four lists, places in the text counted from `offset`. Of several tokens with one name, such as
-    halves of characters, the likeliest is in `top_logprobs`; the token itself always is."""
-    names, offsets, at = [], [], offset
-    for one in told:
-        names.append(tokenizer.decode([one.id]))
-        offsets.append(at)
-        at += len(one.text)
-    tops: list[dict[str, float] | None] = []
-    for one, name in zip(told, names, strict=True):
-        likely = {tokenizer.decode([token]): max(logprob, -9999.0) for token, logprob in reversed(one.top)}
-        tops.append(None if one.logprob is None else {name: max(one.logprob, -9999.0)} | likely)
-    logprobs = [None if one.logprob is None else max(one.logprob, -9999.0) for one in told]
-    return {"tokens": names, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
+            scored.append(ScoredToken(token, logprob, top, decoder.feed(token) if token in shown else ""))
+        scored[-1] = replace(scored[-1], text=scored[-1].text + decoder.flush())
+    return scored + [ScoredToken(p.token.id, p.token.logprob, p.token.top, p.text) for p in pieces]
 
 
 def prompt_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -137,10 +127,11 @@ def _head(asked: CompletionRequest) -> dict[str, Any]:
     return {"id": new_id("cmpl"), "object": "text_completion", "created": int(time.time()), "model": asked.model}
 
 
-async def whole(asked: CompletionRequest, answers: list[Answer]) -> dict[str, Any]:
-    """Return the `text_completion` object: `n` choices for each prompt, in their order."""
+def whole(asked: CompletionRequest, answers: list[Answer], made: list[list[list[Piece]]]) -> dict[str, Any]:
+    """Return the `text_completion` object of the pieces of each answer's samples: `n` choices for each prompt, in
+    their order."""
     choices: list[dict[str, Any]] = []
-    for answer, samples in zip(answers, await asyncio.gather(*(a.wait() for a in answers)), strict=True):
+    for answer, samples in zip(answers, made, strict=True):
         for pieces in samples:
             kept = [] if asked.max_tokens == 0 else pieces
             choices.append(_choice(asked, answer, len(choices), kept, bool(asked.echo)))
@@ -189,47 +180,68 @@ async def _merged(answers: list[Answer]) -> AsyncIterator[tuple[int, Piece]]:
             task.cancel()
 
 
-async def translation(asked: CompletionRequest, served: Served, worker: Worker) -> dict[str, Any]:
-    """Return the translations of the prompts, each a line, by beam search: the `n` best of each, best first.
+async def translation(asked: CompletionRequest, served: Served, worker: Worker, encoding: Pool) -> dict[str, Any]:
+    """Return the translations of the prompts by beam search: the `n` best of each, best first.
 
-    Raises BadField for options that beam search has no use for.
+    Each line of a prompt is translated for itself, and an empty line stays empty. Raises BadField for options that
+    beam search has no use for.
     """
-    unused = sorted(asked.model_fields_set - {"model", "prompt", "n", "max_tokens", "stream", "stream_options"})
-    if unused:
-        raise BadField(unused[0], f"{unused[0]} has no meaning for {served.id}, which translates by beam search.")
-    check_stream_options(asked)
-    lines = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-    texts = [line for line in lines if isinstance(line, str)]
-    if len(texts) < len(lines):
-        raise BadField("prompt", f"{served.id} translates texts; send them as text, not as tokens.")
-    if any(not line.strip() or "\n" in line.strip() for line in texts):
-        raise BadField("prompt", f"{served.id} translates sentences; send each as one line that is not empty.")
-    if asked.max_tokens == 0:
-        raise BadField("max_tokens", "max_tokens 0 is for scoring texts; a translation has at least one token.")
+    check_translation(asked, served)
+    texts = [one for one in one_by_one(asked.prompt) if isinstance(one, str)]
     model, tokenizer, n = served.model, served.tokenizer, asked.n or 1
     assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, Tokenizer)
-    if (asked.max_tokens or 0) > LONGEST_LINE:
-        raise BadField("max_tokens", f"A translation has at most {LONGEST_LINE} tokens; write a smaller max_tokens.")
-    most = min(asked.max_tokens or 0, served.context - 1)
+    lines = [line for text in texts for line in text.split("\n") if line.strip()]
+    if len(lines) > MOST_LINES:
+        raise BadField("prompt", f"The prompt has {len(lines):,} lines; send at most {MOST_LINES:,} at once.")
+    most = min(one_limit(asked.max_tokens, at_most=0), served.context - 1)
     options = {"beam": max(BEAM, n), "n_best": n, "max_length": most}
     room = min(served.context - 1, LONGEST_LINE)
-    for line in texts:
+    for line in lines:
         served.check_size(line.strip())
-    if await asyncio.to_thread(lambda: max(len(tokenizer.encode(line)) for line in texts)) > room:
+    if lines and await encoding.run(lambda: max(len(tokenizer.encode(line)) for line in lines)) > room:
         raise BadField("prompt", f"A line has more than the {room} tokens that {served.id} reads; send sentences.")
     found: list[Translation] = []
-    for first in range(0, len(texts), LINES):  # so that the engines step in between, and nobody is waited for who left
-        work = partial(list, translate(model, tokenizer, texts[first : first + LINES], **options))
+    for first in range(0, len(lines), LINES):  # so that the engines step in between, and nobody is waited for who left
+        work = partial(list, translate(model, tokenizer, lines[first : first + LINES], **options))
         found += await asyncio.wrap_future(worker.call(work))
     choices: list[dict[str, Any]] = []
-    for line in found:
-        for text, hypothesis in zip(line.texts, line.hypotheses, strict=True):
-            finish = "stop" if hypothesis.finished else "length"
-            choices.append({"index": len(choices), "text": text, "logprobs": None, "finish_reason": finish})
+    following = iter(found)
+    for text in texts:
+        translated = [next(following) if line.strip() else None for line in text.split("\n")]
+        for sample in range(n):
+            written = ["" if line is None else line.texts[sample] for line in translated]
+            is_whole = all(line is None or line.hypotheses[sample].finished for line in translated)
+            choices.append({
+                "index": len(choices), "text": "\n".join(written), "logprobs": None,
+                "finish_reason": "stop" if is_whole else "length",
+            })  # fmt: skip
     read = sum(len(line.source) for line in found)
     written = sum(len(h.tokens) for line in found for h in line.hypotheses)
     counts = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
     return _head(asked) | {"choices": choices, "usage": counts}
+
+
+def check_translation(asked: CompletionRequest, served: Served) -> None:
+    """Raise BadField for a request that beam search cannot honor. Neutral values ask for nothing of it."""
+    sampling = sampling_config(asked, 1)
+    plain = SamplingConfig(1, temperature=sampling.temperature, seed=sampling.seed)
+    options = [
+        field.name for field in fields(SamplingConfig) if getattr(sampling, field.name) != getattr(plain, field.name)
+    ]
+    options += [
+        name for name in ("stop", "echo", "logprobs", "return_token_ids") if getattr(asked, name) not in NOTHING
+    ]
+    if sampling.temperature not in (0, 1):
+        options.append("temperature")  # 0 asks for the likeliest, which beam search looks for, and 1 is the default
+    if options:
+        raise BadField(options[0], f"{options[0]} has no meaning for {served.id}, which translates by beam search.")
+    check_stream_options(asked)
+    if not all(isinstance(one, str) for one in one_by_one(asked.prompt)):
+        raise BadField("prompt", f"{served.id} translates texts; send them as text, not as tokens.")
+    if asked.max_tokens == 0:
+        raise BadField("max_tokens", "max_tokens 0 is for scoring texts; a translation has at least one token.")
+    if (asked.max_tokens or 0) > LONGEST_LINE:
+        raise BadField("max_tokens", f"A translation has at most {LONGEST_LINE} tokens; write a smaller max_tokens.")
 
 
 async def translation_chunks(asked: CompletionRequest, whole: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seq2chat.config import UserError, check
+from seq2chat.generation.request import ContextExceeded
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
+from seq2chat.serving.answer import BadField
 from seq2chat.serving.protocol import EmbeddingRequest, one_by_one
 from seq2chat.serving.served import Served
 from seq2chat.serving.worker import Worker
@@ -26,6 +28,9 @@ def inputs(asked: EmbeddingRequest, served: Served) -> list[list[int]]:
         isinstance(served.model, GPT | BERT),
         f"{served.id} is a {served.family}; embeddings are made by a GPT or a BERT.",
     )
+    size = served.model.config.d_model
+    if asked.dimensions not in (None, size):
+        raise BadField("dimensions", f"dimensions is {asked.dimensions} and the vectors of {served.id} have {size}.")
     tokenizer, made = served.tokenizer, []
     for number, one in enumerate(one_by_one(asked.input)):
         if isinstance(one, str):
@@ -36,10 +41,10 @@ def inputs(asked: EmbeddingRequest, served: Served) -> list[list[int]]:
         else:
             ids = one
         check(len(ids) > 0, f"Input {number} is empty; give at least one token.")
-        check(
-            len(ids) <= served.context,
-            f"Input {number} has {len(ids)} tokens and the model's context is {served.context}; shorten it.",
-        )
+        if len(ids) > served.context:
+            raise ContextExceeded(
+                f"Input {number} has {len(ids)} tokens and the model's context is {served.context}; shorten it."
+            )
         last = served.model.config.vocab_size - 1
         check(max(ids) <= last, f"Input {number} has a token that is none of the model's, which go from 0 to {last}.")
         made.append(ids)
@@ -56,13 +61,12 @@ def embed(model: GPT | BERT, text: Sequence[int]) -> Float[Tensor, " d_model"]:
     return torch.nn.functional.normalize(mean, dim=0)
 
 
-async def whole(asked: EmbeddingRequest, served: Served, worker: Worker) -> dict[str, Any]:
-    """Return the `list` object. Raises as `inputs` and `response` do."""
-    texts, model = await asyncio.to_thread(inputs, asked, served), served.model
+async def vectors(served: Served, texts: Sequence[Sequence[int]], worker: Worker) -> list[Tensor]:
+    """Return the vector of each text."""
+    model = served.model
     assert isinstance(model, GPT | BERT)
     # One by one, so that the engines step in between, and nobody is waited for who left.
-    vectors = [await asyncio.wrap_future(worker.call(partial(embed, model, text))) for text in texts]
-    return response(asked, texts, vectors)
+    return [await asyncio.wrap_future(worker.call(partial(embed, model, text))) for text in texts]
 
 
 def response(asked: EmbeddingRequest, texts: Sequence[Sequence[int]], vectors: Sequence[Tensor]) -> dict[str, Any]:

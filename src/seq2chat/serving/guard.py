@@ -19,6 +19,9 @@ PAGE_POLICY = (
     b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     b"object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+OPEN = ("/", "/docs", "/health")
+"""Routes that need no key, beside the files of the page: a page must be able to ask for the key."""
+
 HEADERS = [
     (b"content-security-policy", PAGE_POLICY),
     (b"x-content-type-options", b"nosniff"),
@@ -47,6 +50,8 @@ class Guard:
         headers = dict(scope["headers"])
         if self._expected is None and not _names_this_machine(headers.get(b"host", b"localhost")):
             await refuse(guarded_send, 400, "Without an API key this server answers to localhost only.", None)
+        elif self._expected is None and path not in OPEN and _is_foreign(headers):
+            await refuse(guarded_send, 403, "Pages of other sites may not use this server without an API key.", None)
         elif not self._may_enter(path, headers.get(b"authorization", b"")):
             await refuse(guarded_send, 401, "Give the API key: Authorization: Bearer KEY.", "invalid_api_key")
         elif self.state.draining and path != "/health":
@@ -55,8 +60,8 @@ class Guard:
             await self.app(scope, _bounded(receive), guarded_send)
 
     def _may_enter(self, path: str, given: bytes) -> bool:
-        """The page's files and /health are open; a page must be able to ask for the key."""
-        if self._expected is None or path in ("/", "/docs", "/health") or path.startswith("/web/"):
+        """Whether the route is open, or the key is right."""
+        if self._expected is None or path in OPEN or path.startswith("/web/"):
             return True
         return hmac.compare_digest(given, self._expected)
 
@@ -66,6 +71,14 @@ def _names_this_machine(host: bytes) -> bool:
     the browser keeps from it otherwise (DNS rebinding)."""
     text = host.decode("latin-1")
     return is_loopback(text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0])
+
+
+def _is_foreign(headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser sends this for a page of another site, which could keep the models busy without reading what
+    they answer. Other programs send neither header."""
+    origin = headers.get(b"origin")
+    own = {scheme + headers.get(b"host", b"") for scheme in (b"http://", b"https://")}
+    return headers.get(b"sec-fetch-site") == b"cross-site" or (origin is not None and origin not in own)
 
 
 def _bounded(receive: Receive) -> Receive:

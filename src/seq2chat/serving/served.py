@@ -13,10 +13,12 @@ from seq2chat.alignment.data import end_tokens
 from seq2chat.config import check
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.generation.engine import Engine
+from seq2chat.generation.request import ContextExceeded
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model, n_parameters
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.int8 import Int8Linear, quantized
+from seq2chat.serving.logprobs import TokenNames
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
@@ -54,18 +56,26 @@ class Served:
 
     @cached_property
     def _most_bytes(self) -> int | None:
-        """Of a text within the context, if that has a bound: a word of any length may be the one token [UNK]."""
+        """Upper bound in bytes on a text that fits the context. None for WordPiece: any word may be the token [UNK]."""
         if not isinstance(self.tokenizer, Tokenizer):
             return None
         tokens = range(self.tokenizer.vocab_size)
         return NFC * self.context * max(len(self.tokenizer.token_bytes(token)) for token in tokens)
 
-    def check_size(self, text: str) -> None:
-        """Raise UserError for a text that fits the context in no way, before encoding it takes a while."""
-        check(
-            self._most_bytes is None or len(text.encode(errors="surrogatepass")) <= self._most_bytes,
-            f"A text has {len(text):,} characters, more than a context of {self.context} tokens holds; shorten it.",
-        )
+    @cached_property
+    def token_names(self) -> TokenNames:
+        """The tokens as log probabilities write them."""
+        assert isinstance(self.tokenizer, Tokenizer)
+        return TokenNames(self.tokenizer)
+
+    def check_size(self, *texts: str) -> None:
+        """Raise ContextExceeded for texts that fit one context in no way, before encoding them takes a while."""
+        n_bytes = sum(len(text.encode(errors="surrogatepass")) for text in texts)
+        if self._most_bytes is not None and n_bytes > self._most_bytes:
+            raise ContextExceeded(
+                f"The text has {sum(map(len, texts)):,} characters, more than a context of {self.context} tokens "
+                "holds; shorten it."
+            )
 
     @property
     def can_chat(self) -> bool:

@@ -14,6 +14,7 @@ from seq2chat.config import UserError
 from seq2chat.serving.app import create_app
 from seq2chat.serving.guard import refuse
 from seq2chat.serving.served import Served
+from seq2chat.serving.timeouts import TimedProtocol
 from seq2chat.serving.worker import Worker
 
 DRAIN_SECONDS = 30  # that running answers have at the end
@@ -57,7 +58,7 @@ def run_server(
     # Requests are not logged: what people write to a model is theirs.
     config = uvicorn.Config(
         opening, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
-        timeout_keep_alive=30, h11_max_incomplete_event_size=64 * 1024, server_header=False,
+        timeout_keep_alive=30, http=TimedProtocol, h11_max_incomplete_event_size=64 * 1024, server_header=False,
     )  # fmt: skip
     server, workers = Server(config, opening), list[Worker]()
     shown = f"[{host}]" if ":" in host else host

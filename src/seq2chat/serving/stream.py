@@ -23,6 +23,19 @@ def to_json(content: Any) -> bytes:
     return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
 
 
+def to_long_json(content: Any, depth: int = 5) -> bytes:
+    """Return the bytes of `to_json` for an answer of any length, made in small steps.
+
+    One call of `json.dumps` keeps all other threads waiting until its end.
+    """
+    if depth and isinstance(content, dict):
+        parts = [to_json(key) + b":" + to_long_json(value, depth - 1) for key, value in content.items()]
+        return b"{" + b",".join(parts) + b"}"
+    if depth and isinstance(content, list) and content and isinstance(content[0], dict | list):
+        return b"[" + b",".join([to_long_json(value, depth - 1) for value in content]) + b"]"
+    return to_json(content)
+
+
 async def until_gone(receive: Receive) -> None:
     """Return when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
@@ -43,17 +56,25 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
 
 
 class EventStream(Response):
-    """An ASGI response that sends each object of `chunks` as it comes. `close` is called at the end, however it comes:
-    all sent, the client gone or too slow to take anything, an error (which is sent as an object of its own)."""
+    """An ASGI response that sends each object of `chunks` as it comes.
+
+    `close` is called at the end, however it comes: all sent, the client gone or too slow to take anything, or an error,
+    which is sent as an object of its own. With `named`, each object is an event of its `type`, and there is no [DONE].
+    """
 
     def __init__(
         self,
         chunks: AsyncIterator[dict[str, Any]],
         close: Callable[[], object],
         describe: Callable[[Exception], dict[str, Any]],
+        named: bool = False,
     ) -> None:
         super().__init__()
-        self._chunks, self._close, self._describe = chunks, close, describe
+        self._chunks, self._close, self._describe, self._named = chunks, close, describe, named
+
+    def _event(self, chunk: dict[str, Any]) -> bytes:
+        name = f"event: {chunk.get('type', 'error')}\n" if self._named else ""
+        return name.encode() + b"data: " + to_json(chunk) + b"\n\n"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def say(message: Message) -> None:
@@ -71,14 +92,13 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async for chunk in self._chunks:
-                await send(
-                    {"type": "http.response.body", "body": b"data: " + to_json(chunk) + b"\n\n", "more_body": True}
-                )
+                await send({"type": "http.response.body", "body": self._event(chunk), "more_body": True})
         except (TimeoutError, OSError):
             raise
         except Exception as error:
             if not isinstance(error, UserError | Stopped):  # the first are the client's, the last is in the log already
                 logging.getLogger("seq2chat").exception("A stream ended with a mistake of the server.")
-            body = b"data: " + to_json(self._describe(error)) + b"\n\n"
+            body = self._event(self._describe(error))
             await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+        end = b"" if self._named else b"data: [DONE]\n\n"
+        await send({"type": "http.response.body", "body": end, "more_body": False})

@@ -5,11 +5,11 @@ and a line break. Control tokens are put in by their ids and contents are encode
 can forge a role. Training, rollouts and serving all build their prompts here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from seq2chat.config import UserError, check
+from seq2chat.config import UserError
 from seq2chat.text.tokenizer import Tokenizer
 
 Role = Literal["system", "user", "assistant"]
@@ -22,9 +22,9 @@ CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message['role'] + '\\n' -}}
 {%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{- message['content'] | trim + '<|im_end|>' -}}{%- endgeneration -%}
+{%- generation -%}{{- message['content'].lstrip('\\r\\n').rstrip() + '<|im_end|>' -}}{%- endgeneration -%}
 {%- else -%}
-{{- message['content'] | trim + '<|im_end|>' -}}
+{{- message['content'].lstrip('\\r\\n').rstrip() + '<|im_end|>' -}}
 {%- endif -%}
 {{- '\\n' -}}
 {%- endfor -%}
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. White space around its content is not part of it."""
+    """One turn. Line breaks before its content and white space behind it are not part of it; indentation is."""
 
     role: Role
     content: str
@@ -56,9 +56,10 @@ class ChatTokens:
 
 
 def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False) -> ChatTokens:
-    """Return the tokens of `messages`; with `reply`, followed by the opening of the assistant's next turn.
+    """Return the tokens of `messages`; with `reply`, up to where the assistant speaks next.
 
-    Raises UserError for a tokenizer without ChatML's control tokens.
+    With `reply`, a last message of the assistant is the beginning of its answer: it is left open. After any other
+    message comes the opening of the assistant's turn. Raises UserError for a tokenizer without ChatML's control tokens.
     """
     start, end = control_id(tokenizer, START), control_id(tokenizer, END)
     newline = tokenizer.encode("\n")
@@ -69,17 +70,30 @@ def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], reply: bool =
         out.roles.extend([role] * len(ids))
         out.trained.extend([trained] * len(ids))
 
-    for message in messages:
+    is_begun = reply and len(messages) > 0 and messages[-1].role == "assistant"
+    for message in messages[:-1] if is_begun else messages:
         add([start, *tokenizer.encode(message.role), *newline], message.role)
-        add([*tokenizer.encode(message.content.strip()), end], message.role, trained=message.role == "assistant")
+        add([*tokenizer.encode(trimmed(message.content)), end], message.role, trained=message.role == "assistant")
         add(newline, message.role)
     if reply:
         add([start, *tokenizer.encode("assistant"), *newline], "assistant")
+        add(tokenizer.encode(begun_answer(messages)), "assistant")
     return out
 
 
+def begun_answer(messages: Sequence[Message]) -> str:
+    """Return the beginning of an answer that the messages end with, or nothing."""
+    is_begun = len(messages) > 0 and messages[-1].role == "assistant"
+    return messages[-1].content.lstrip("\r\n") if is_begun else ""
+
+
+def trimmed(content: str) -> str:
+    """Return the part of a content that belongs to its turn."""
+    return content.lstrip("\r\n").rstrip()
+
+
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Return the ids after which the assistant's next answer begins."""
+    """Return the ids after which the assistant's answer begins, or continues."""
     return chat_tokens(tokenizer, messages, reply=True).ids
 
 
@@ -89,36 +103,3 @@ def control_id(tokenizer: Tokenizer, name: str) -> int:
     if token_id is None:
         raise UserError(f"The tokenizer has no {name}, so the model cannot chat; fine-tune it first: seq2chat sft.")
     return token_id
-
-
-def read_messages(rows: Any, where: str) -> list[Message]:
-    """Return the conversation in a list of `{"role": ..., "content": ...}`, as JSON gives it.
-
-    A system message may come first; then user and assistant take turns, the user being first. Raises UserError, which
-    begins with `where`, for anything else, and for an empty content.
-    """
-    check(isinstance(rows, list) and bool(rows), f'{where}: "messages" is not a list of messages.')
-    messages = []
-    for number, row in enumerate(rows, start=1):
-        check(
-            isinstance(row, Mapping) and isinstance(row.get("content"), str) and isinstance(row.get("role"), str),
-            f'{where}: message {number} is not of the form {{"role": "user", "content": "..."}}.',
-        )
-        role, content = row["role"], row["content"].strip()
-        check(role in ROLES, f"{where}: message {number} has the role {role!r}; write one of {', '.join(ROLES)}.")
-        check(content != "", f"{where}: message {number}, the {role}'s, is empty.")
-        messages.append(Message(role, content))
-    check_turns(messages, where)
-    return messages
-
-
-def check_turns(messages: Sequence[Message], where: str) -> None:
-    """Raise UserError unless the turns are the user's and the assistant's in turn, after a system message or none."""
-    turns = messages[1:] if messages and messages[0].role == "system" else messages
-    check(bool(turns), f"{where}: there is no message of a user.")
-    for number, message in enumerate(turns):
-        expected, place = ("user", "assistant")[number % 2], number + 1 + len(messages) - len(turns)
-        check(
-            message.role == expected,
-            f"{where}: message {place} is the {message.role}'s where the {expected}'s turn is missing.",
-        )

@@ -23,7 +23,7 @@ from itertools import chain
 from typing import Any
 
 from seq2chat.config import UserError, check
-from seq2chat.text.chat import Message, Role, check_turns
+from seq2chat.text.chat import Message, Role
 from seq2chat.text.rows import field_names
 from seq2chat.text.turns import (
     Fields,
@@ -64,7 +64,6 @@ def demonstration(fields: Fields) -> list[Turn]:
             f"It has {field_names(fields.row)}.",
         )
         turns = [*prompt_turns(fields), *_answer_turns(fields, answer, "answer")]
-    check_turns([turn.message for turn in turns], fields.where)
     learned = any(turn.learned for turn in turns if turn.message.role == "assistant")
     check(learned, f"{fields.where}: there is no answer to learn; a demonstration has a turn of the assistant.")
     return turns
@@ -112,7 +111,6 @@ def _pair(fields: Fields, names: tuple[str, str]) -> tuple[list[Message], list[s
             prompt = before + prompt
         elif not _repeats(prompt, before):
             raise UserError(f"{fields.where}: the prompt is not the one that {names[0]} answers.")
-    check_turns([*prompt, answer], f"{fields.where}, {names[0]}")
     return prompt, [answer.content, other.content]
 
 
@@ -192,13 +190,11 @@ def _numbers(values: Any, name: str, n: int, where: str) -> list[float]:
 def prompt(fields: Fields) -> list[Message]:
     """Return the prompt that a row holds, or that its demonstration or comparison answers."""
     check_supported(fields)
-    messages = prompt_messages(fields)
-    check_turns(messages, fields.where)
-    return messages
+    return prompt_messages(fields)
 
 
 def prompt_messages(fields: Fields) -> list[Message]:
-    """Return the messages of the prompt; `check_turns` is left to the caller, who knows what follows."""
+    """Return the messages of the prompt."""
     return [turn.message for turn in prompt_turns(fields)]
 
 

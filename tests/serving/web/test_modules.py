@@ -46,7 +46,11 @@ console.log(JSON.stringify({ prompt, names, text: textOf(tokens), texts: texts(t
 
 def test_characters_of_several_tokens_are_whole_in_a_completion(run):
     """Each chunk has the name of a token, which is no text where it is a part of a character."""
-    told = [("h", "h"), ("\ufffd", ""), ("\ufffd", "é"), ("\ufffd", ""), ("\ufffd", ""), ("\ufffd", "漢"), (END, "")]
+    bytes_of = {"é": "é".encode(), "漢": "漢".encode()}
+    parts = [
+        (f"bytes:\\x{byte:02x}", letter if byte == raw[-1] else "") for letter, raw in bytes_of.items() for byte in raw
+    ]
+    told = [("h", "h"), *parts, (END, "")]
     chunks = []
     for index, (name, text) in enumerate(told):
         logprobs = {"tokens": [name], "token_logprobs": [-1.0], "top_logprobs": [{name: -1.0}], "text_offset": [0]}
@@ -56,7 +60,8 @@ def test_characters_of_several_tokens_are_whole_in_a_completion(run):
     events = "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
     made = run(ANSWERED.replace("EVENTS", json.dumps(events)))
     assert made["prompt"] == [7] and made["text"] == "hé漢" and made["texts"] == [text for _, text in told]
-    assert made["names"] == [name for name, _ in told]  # by which the door knows them among their alternatives
+    hexes = [f"‹{byte:02X}›" for raw in bytes_of.values() for byte in raw]
+    assert made["names"] == ["h", *hexes, END]  # by which the door knows them among their alternatives
 
 
 PREPARED = """

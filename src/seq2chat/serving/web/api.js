@@ -2,7 +2,7 @@
 
 /** @typedef {{id: number, text: string, logprob: number, bytes?: number[], adds?: string, control?: true, top?: Piece[]}} Piece
  * One token. `bytes` is there where they are not whole characters by themselves, or `adds`, the text that came with it,
- * where the server tells no bytes; `control` says that it has no text. */
+ * where its name is not that text; `control` says that it has no text. */
 
 export const KEY = "seq2chat.key";
 const ALTERNATIVES = 10;
@@ -144,15 +144,29 @@ function piece({ token, token_id, logprob, bytes }) {
       logprob,
     };
   } catch {
-    const hex = bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ");
-    return { id: token_id, text: `‹${hex}›`, logprob, bytes };
+    return { id: token_id, text: inHex(bytes), logprob, bytes };
   }
+}
+
+/** Show bytes that are no whole characters. */
+function inHex(bytes) {
+  return `‹${bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}›`;
+}
+
+/** Return the bytes in a name such as `bytes:\xe4\xbd`, which a completion gives to a part of a character. */
+function bytesIn(name) {
+  if (!/^bytes:(\\x[0-9a-f]{2})+$/.test(name)) return null;
+  return name.split("\\x").slice(1).map((hex) => parseInt(hex, 16));
 }
 
 /** A completion's chunk as pieces; alternatives come without their ids. */
 function completionPieces(choice) {
   const logprobs = choice?.logprobs;
-  const named = (text, logprob) => ({ text, logprob, ...(CONTROL.test(text) && { control: true }) });
+  const named = (name, logprob) => {
+    const bytes = bytesIn(name);
+    if (bytes) return { text: inHex(bytes), logprob, bytes };
+    return { text: name, logprob, ...(CONTROL.test(name) && { control: true }) };
+  };
   const pieces = (logprobs?.tokens ?? []).map((text, i) => ({
     id: choice.token_ids[i],
     ...named(text, logprobs.token_logprobs[i]),
@@ -160,8 +174,8 @@ function completionPieces(choice) {
       .map(([other, logprob]) => named(other, logprob))
       .sort((a, b) => b.logprob - a.logprob),
   }));
-  // The name of a part of a character is no text; what the chunk adds to the answer is whole characters.
+  // The name of a token is not always its text; what the chunk adds to the answer is.
   const [only] = pieces;
-  if (pieces.length === 1 && choice.text !== (only.control ? "" : only.text)) only.adds = choice.text;
+  if (pieces.length === 1 && !only.bytes && choice.text !== (only.control ? "" : only.text)) only.adds = choice.text;
   return pieces;
 }

@@ -1,0 +1,127 @@
+"""Errors as clients get them, in OpenAI's form: one sentence, the field, and a code that programs can look for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from seq2chat.config import UserError
+from seq2chat.generation.request import ContextExceeded, DeadlinePassed, QueueFull
+from seq2chat.serving.answer import BadField
+from seq2chat.serving.stream import to_json
+from seq2chat.serving.worker import Stopped
+
+ROUTES = (
+    "POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /tokenize, /detokenize; "
+    "GET /v1/models, /health, /metrics, /docs, /"
+)
+
+CODES = {
+    "extra_forbidden": "unknown_parameter",
+    "missing": "missing_required_parameter",
+    "value_error": "unsupported_value",
+}
+"""OpenAI's code by pydantic's type of error."""
+
+
+class UnknownModel(Exception):
+    """Raised where there is no model of that name."""
+
+
+def respond(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a response of JSON."""
+    return Response(to_json(content), status, headers, media_type="application/json")
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """Return an error in OpenAI's form. What is not meant for clients is left out."""
+    kind, message, code = "invalid_request_error", str(error), None
+    match error:
+        case QueueFull():
+            kind, code = "rate_limit_error", "rate_limit_exceeded"
+        case Stopped() | DeadlinePassed():
+            kind = "server_error"
+        case ContextExceeded():
+            code = "context_length_exceeded"
+        case UnknownModel():
+            code = "model_not_found"
+        case BadField():
+            code = error.code
+        case UserError() | HTTPException():
+            pass
+        case _:
+            kind, message = "server_error", "The server made a mistake."
+    param = error.param if isinstance(error, BadField) else "model" if isinstance(error, UnknownModel) else None
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Return the response to a request that ended with `error`."""
+    match error:
+        case RequestValidationError():
+            return respond(describe(_bad_field(request, error)), 400)
+        case HTTPException():
+            content = describe(error)
+            content["error"]["message"] = _http_message(request, error)
+            return respond(content, error.status_code)
+        case QueueFull():
+            return respond(describe(error), 429, {"retry-after": "1"})
+        case Stopped():
+            return respond(describe(error), 503, {"retry-after": "5"})
+        case DeadlinePassed():
+            return respond(describe(error), 504)
+        case UnknownModel():
+            return respond(describe(error), 404)
+        case UserError():
+            return respond(describe(error), 400)
+    return respond(describe(error), 500)
+
+
+def _http_message(request: Request, error: HTTPException) -> str:
+    """Return the message of an error of the router or of a route."""
+    what = f"{request.method} {request.url.path[:100]}"
+    if error.status_code == 404 and error.detail == "Not Found":
+        return f"There is no route {what}. There are {ROUTES}."
+    if error.status_code == 405:
+        return f"There is no route {what}, but one of another method. There are {ROUTES}."
+    return str(error.detail)
+
+
+def _bad_field(request: Request, error: RequestValidationError) -> BadField:
+    """Return the error of a body that tells a client most."""
+    errors, body = error.errors(), error.body
+    if not isinstance(body, dict):
+        if "json" not in request.headers.get("content-type", ""):
+            return BadField("", "The body is not marked as JSON; send the header Content-Type: application/json.")
+        return BadField("", f"The body is no request in JSON: {errors[0]['msg']}.")
+    places = [_place(one["loc"][1:], body) for one in errors]
+
+    def value(number: int) -> tuple[bool, int, int]:
+        # Each branch of a union gives errors. Those of the branch that was meant are not about the type of the whole.
+        is_type = errors[number]["type"].endswith("_type")
+        return not is_type, places[number].count(".") + places[number].count("["), -number
+
+    best = max(range(len(errors)), key=value)
+    first, place = errors[best], places[best]
+    code = CODES.get(first["type"], "invalid_type" if first["type"].endswith("_type") else "invalid_value")
+    if first["type"] == "extra_forbidden":
+        return BadField(place, f"{place[:200]} is not supported; leave it out.", code)
+    message = first["msg"].removeprefix("Value error, ")
+    return BadField(place, f"{place[:200]}: {message[:1].lower()}{message[1:]}.", code)
+
+
+def _place(location: Sequence[str | int], body: Any) -> str:
+    """Return where something is, such as `messages[0].content[1]`: `location` without the names of pydantic's types."""
+    place = ""
+    for number, part in enumerate(location):
+        is_last = number == len(location) - 1
+        if isinstance(part, int) and isinstance(body, list):
+            place += f"[{part}]"
+            body = body[part] if part < len(body) else None
+        elif isinstance(body, dict) and (part in body or is_last):
+            place += f".{part}" if place else str(part)
+            body = body.get(part)
+    return place

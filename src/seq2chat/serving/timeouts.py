@@ -1,0 +1,57 @@
+"""Connections of uvicorn with a deadline: a request must have come whole in its time, whatever key it brings."""
+
+import asyncio
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+REQUEST_SECONDS = 30.0  # for the headers of a request, and as long again for its body
+MOST_CONNECTIONS = 512
+
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\nconnection: close\r\n\r\n"
+    b'{"error":{"message":"The server has too many connections; try again later.","type":"server_error",'
+    b'"param":null,"code":null}}'
+)
+
+
+class TimedProtocol(H11Protocol):
+    """HTTP on one connection. It is closed when headers or body of a request take longer than REQUEST_SECONDS."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _timed: object = None
+    """The part of a request that the timer waits for, as h11 calls it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.write(FULL)
+            transport.close()
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Keep the timer that fits what the client has still to send."""
+        state = self.conn.their_state
+        if state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop_timer()
+        elif self._timer is None or state is not self._timed:
+            self._stop_timer()
+            self._timed = state
+            self._timer = self.loop.call_later(REQUEST_SECONDS, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,132 @@
+"""Fields that ask for nothing are accepted, whatever they are; the list is that of the installed SDK."""
+
+import typing
+
+import httpx
+import pytest
+from openai.types import completion_create_params, embedding_create_params
+from openai.types.chat import ChatCompletionAssistantMessageParam, ChatCompletionMessage, ChatCompletionUserMessageParam
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.chat.chat_completion_content_part_text_param import ChatCompletionContentPartTextParam
+from openai.types.responses import ResponseOutputMessage, ResponseOutputText, response_create_params
+
+from seq2chat.serving import protocol
+
+BODIES = {
+    "/v1/chat/completions": {"model": "chats", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
+    "/v1/completions": {"model": "base", "prompt": "Hi", "max_tokens": 2},
+    "/v1/embeddings": {"model": "base", "input": "Hi"},
+    "/v1/responses": {"model": "chats", "input": "Hi", "max_output_tokens": 2},
+}
+TYPES = {
+    "/v1/chat/completions": chat_params.CompletionCreateParamsNonStreaming,
+    "/v1/completions": completion_create_params.CompletionCreateParamsNonStreaming,
+    "/v1/embeddings": embedding_create_params.EmbeddingCreateParams,
+    "/v1/responses": response_create_params.ResponseCreateParamsNonStreaming,
+}
+SHARED = {
+    "temperature": 1, "top_p": 1, "top_k": -1, "stop": "", "n": 1, "seed": 1.0, "stream": False, "user": "me",
+    "stream_options": {"include_usage": False, "include_obfuscation": False}, "presence_penalty": 0, "max_tokens": -1,
+    "frequency_penalty": 0, "logit_bias": {}, "logprobs": False,
+}  # fmt: skip
+CALLER = {"metadata": {"a": "b"}, "store": True, "safety_identifier": "me", "prompt_cache_key": "a",
+          "prompt_cache_retention": "24h", "parallel_tool_calls": True, "service_tier": "auto"}  # fmt: skip
+NEUTRAL = {
+    "/v1/chat/completions": SHARED | CALLER | {
+        "tools": [], "tool_choice": "auto", "functions": [], "function_call": "none", "top_logprobs": 0,
+        "reasoning_effort": "none", "verbosity": "medium", "modalities": ["text"], "max_completion_tokens": 4.0,
+        "response_format": {"type": "text"}, "prefix_token_ids": [], "web_search_options": {}, "prediction": {},
+    },
+    "/v1/completions": SHARED | {"best_of": 1, "suffix": "", "echo": False},
+    "/v1/embeddings": {"user": "me", "encoding_format": "float"},
+    "/v1/responses": CALLER | {
+        "tools": [], "tool_choice": "none", "truncation": "disabled", "background": False, "include": [],
+        "reasoning": {}, "top_logprobs": 0, "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "stream_options": {"include_obfuscation": True},
+    },
+}  # fmt: skip
+REFUSED = {
+    "/v1/chat/completions": {
+        "audio": {"voice": "a"}, "service_tier": "priority", "modalities": ["audio"], "reasoning_effort": "high",
+        "verbosity": "low", "functions": [{"name": "f"}], "web_search_options": {"a": 1}, "prediction": {"a": 1},
+        "moderation": {"model": "a"},
+    },
+    "/v1/completions": {"best_of": 2, "suffix": "end"},
+    "/v1/embeddings": {"dimensions": 3},
+    "/v1/responses": {
+        "conversation": "a", "prompt": {"id": "a"}, "background": True, "tools": [{"type": "web_search"}],
+        "truncation": "auto", "reasoning": {"effort": "high"}, "include": ["a"], "top_logprobs": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_fields_of_the_sdk_that_ask_for_nothing_are_accepted(client, path):
+    """A new version of the SDK shows its new fields here."""
+    for name in typing.get_type_hints(TYPES[path]).keys() - BODIES[path].keys():
+        response = client.post(path, json=BODIES[path] | {name: None})
+        assert response.status_code == 200, (name, response.text)
+    plain = client.post(path, json=BODIES[path]).json()
+    for name, value in NEUTRAL[path].items():
+        response = client.post(path, json=BODIES[path] | {name: value})
+        assert response.status_code == 200, (name, response.text)
+    assert "usage" in plain
+
+
+def test_every_field_of_the_sdk_has_a_decision():
+    models = {
+        protocol.ChatRequest: TYPES["/v1/chat/completions"], protocol.CompletionRequest: TYPES["/v1/completions"],
+        protocol.EmbeddingRequest: TYPES["/v1/embeddings"], protocol.ResponsesRequest: TYPES["/v1/responses"],
+        protocol.ChatMessage: ChatCompletionUserMessageParam, protocol.TextPart: ChatCompletionContentPartTextParam,
+    }  # fmt: skip
+    for ours, theirs in models.items():
+        assert set(typing.get_type_hints(theirs)) <= set(ours.model_fields), theirs
+    assert set(typing.get_type_hints(ChatCompletionAssistantMessageParam)) <= set(protocol.ChatMessage.model_fields)
+    assert set(ChatCompletionMessage.model_fields) <= set(protocol.ChatMessage.model_fields)
+    assert set(ResponseOutputMessage.model_fields) <= set(protocol.ResponseMessage.model_fields)
+    assert set(ResponseOutputText.model_fields) <= set(protocol.ResponsePart.model_fields)
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_values_that_ask_for_what_is_not_here_are_refused_by_name(client, path):
+    for name, value in REFUSED[path].items():
+        error = client.post(path, json=BODIES[path] | {name: value}).json()["error"]
+        assert error["param"] == name and error["message"].startswith(name), error
+
+
+@pytest.mark.parametrize(
+    "roles",
+    ["user user", "assistant user", "system system user", "user system user", "system", "user assistant assistant"],
+)
+def test_turns_in_any_order_are_answered(client, roles):
+    messages = [{"role": role, "content": f"Hello {i}"} for i, role in enumerate(roles.split())]
+    body = BODIES["/v1/chat/completions"] | {"messages": messages, "return_token_ids": True}
+    answer = client.post("/v1/chat/completions", json=body).json()
+    tokens = client.post("/tokenize", json={"model": "chats", "messages": messages}).json()
+    assert answer["prompt_token_ids"] == tokens["tokens"] and answer["choices"][0]["finish_reason"]
+
+
+def test_the_beginning_of_an_answer_is_continued_and_an_empty_instruction_is_none(client):
+    path, body = "/v1/chat/completions", BODIES["/v1/chat/completions"] | {"temperature": 0, "return_token_ids": True}
+    user, empty = {"role": "user", "content": "Hi"}, {"role": "system", "content": ""}
+    plain = client.post(path, json=body).json()
+    same = client.post(path, json=body | {"messages": [empty, user, {"role": "assistant", "content": ""}]}).json()
+    assert same["prompt_token_ids"] == plain["prompt_token_ids"]
+    begun = client.post(path, json=body | {"messages": [user, {"role": "assistant", "content": "Hello"}]}).json()
+    hello = client.post("/tokenize", json={"model": "chats", "prompt": "Hello"}).json()["tokens"]
+    assert begun["prompt_token_ids"] == [*plain["prompt_token_ids"], *hello]
+    prefixed = client.post(path, json=body | {"prefix_token_ids": hello}).json()
+    assert prefixed["choices"][0]["token_ids"] == begun["choices"][0]["token_ids"]
+
+
+def test_the_smaller_of_two_limits_holds(client):
+    body = BODIES["/v1/chat/completions"] | {"max_tokens": 5, "max_completion_tokens": 3}
+    for fields in ({}, {"max_tokens": 3, "max_completion_tokens": 5}, {"max_tokens": -1}):
+        made = client.post("/v1/chat/completions", json=body | {"seed": 1} | fields).json()
+        assert made["usage"]["completion_tokens"] <= 3
