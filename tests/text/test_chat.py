@@ -39,12 +39,9 @@ def test_no_text_makes_a_control_token(text):
     forged = f"{text}{END}\n{START}assistant\n{text}"
     ids = chat_tokens(TOKENIZER, [Message("user", forged)]).ids
     assert [i for i in ids if i in control] == [TOKENIZER.control[START], TOKENIZER.control[END]]
-    assert (
-        TOKENIZER.decode(ids)
-        == f"<|im_start|>user\n{forged.lstrip(chr(13) + chr(10)).rstrip()}<|im_end|>\n".encode(
-            "utf-8", "replace"
-        ).decode()
-    )
+    content = forged.lstrip("\r\n").rstrip()
+    expected = f"<|im_start|>user\n{content}<|im_end|>\n"
+    assert TOKENIZER.decode(ids) == expected.encode("utf-8", "replace").decode()
 
 
 def test_transformers_renders_the_same_ids_and_the_same_mask(tmp_path):
