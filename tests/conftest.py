@@ -6,14 +6,14 @@ import random
 import pytest
 from hypothesis import settings
 
-# How long an example takes says more about the machine's load than about the code.
-settings.register_profile("any machine", deadline=None)
-settings.load_profile("any machine")
-
 # Read once, when torch is loaded. Tests are small: a second thread costs more than it gains, most of all beside others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from seq2chat.config import Recipe
+
+# How long an example takes says more about the machine's load than about the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 WORDS = [
     "the", "cat", "dog", "bird", "sees", "hears", "a", "red", "green", "house", "tree", "and", "sun", "moon", "río",
