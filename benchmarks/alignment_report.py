@@ -230,8 +230,9 @@ def real_data(lines: list[dict[str, Any]]) -> list[str]:
         (first, last), (before, after) = line["sft"]["val_loss"], line["reward"]["val_accuracy"]
         rows.append(
             f"A GPT of {line['parameters'] / 1e6:.1f}M parameters, {line['seconds']['base'] / 60:.0f} minutes on "
-            f"WikiText-2's validation text, seed {line['seed']}: an epoch of GSM8K's answers takes its loss on held-out ones from "
-            f"{first:.2f} to {last:.2f} nats a token; a reward model orders {after:.1%} of the held-out fifth of "
+            f"WikiText-2's validation text, seed {line['seed']}: an epoch of GSM8K's answers takes its "
+            f"loss on held-out ones from {first:.2f} to {last:.2f} nats a token; a reward model orders {after:.1%} of "
+            "the held-out fifth of "
             f"hh-rlhf's comparisons as people did ({before:.1%} when first measured). So small a model knows no more."
         )
     return ["## Real text", "", *rows] if rows else []

@@ -2,9 +2,9 @@
 
     SEQ2CHAT_DATA=... python benchmarks/real_data.py --minutes 5 >> benchmarks/results/LINES.jsonl
 
-A small GPT reads WikiText-2's validation text, is fine-tuned on the answers of GSM8K's training questions, and a reward model learns
-from Anthropic's hh-rlhf comparisons with a fifth of them held out. Small models on little text: the numbers say that
-the line runs, and how far from useful so small a model is.
+A small GPT reads WikiText-2's validation text, is fine-tuned on the answers of GSM8K's training questions, and a
+reward model learns from Anthropic's hh-rlhf comparisons with a fifth of them held out. Small models on little text: the
+numbers say that the line runs, and how far from useful so small a model is.
 """
 
 import argparse

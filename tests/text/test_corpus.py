@@ -74,7 +74,7 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     write(tmp_path / "b.pdf", b"%PDF")
     write(tmp_path / "sub/LICENSE", "words")
     line = left_out(str(tmp_path))
-    assert line.startswith("2 files in ") and "b.pdf, sub/LICENSE. Convert .pdf to text." in line
+    assert line.startswith("Left out of ") and "b.pdf, sub/LICENSE (2 in all). Convert .pdf to text." in line
 
 
 def test_fingerprint_is_of_the_contents(tmp_path):
@@ -151,7 +151,7 @@ def test_missing_file_suggests_what_is_near(tmp_path):
         load_corpus(str(tmp_path / "novle.txt"))
     with pytest.raises(UserError, match="Did you mean tinyshakespeare"):
         load_corpus("tinyshakespear")
-    with pytest.raises(UserError, match="There is no corpus or file wikitext-2. Did you mean wikitext-2-valid?"):
+    with pytest.raises(UserError, match=r"There is no corpus or file wikitext-2\. Did you mean wikitext-2-valid\?"):
         load_corpus("wikitext-2")
     with pytest.raises(UserError, match="one of: pydocs, tinyshakespeare"):
         load_corpus(str(tmp_path / "xyz/qqq"))
