@@ -37,7 +37,6 @@ def chat_tokens(
         roles: list[chat.Role] = ["user", "assistant"]
         messages = [chat.Message(roles[i % 2], text) for i, text in enumerate(message)]
         messages = [chat.Message("system", system), *messages] if system else messages
-        chat.check_turns(messages, "The conversation")
         demonstration = Demonstration(tuple(messages))
     else:
         check(not system, "--system belongs to messages of your own; give some, or leave it out.")

@@ -23,7 +23,7 @@ from itertools import chain
 from typing import Any
 
 from seq2chat.config import UserError, check
-from seq2chat.text.chat import Message, Role, check_turns
+from seq2chat.text.chat import Message, Role
 from seq2chat.text.rows import field_names
 from seq2chat.text.turns import (
     Fields,
@@ -64,9 +64,16 @@ def demonstration(fields: Fields) -> list[Turn]:
             f"It has {field_names(fields.row)}.",
         )
         turns = [*prompt_turns(fields), *_answer_turns(fields, answer, "answer")]
-    check_turns([turn.message for turn in turns], fields.where)
-    learned = any(turn.learned for turn in turns if turn.message.role == "assistant")
-    check(learned, f"{fields.where}: there is no answer to learn; a demonstration has a turn of the assistant.")
+    while turns and turns[-1].message.role != "assistant":
+        turns.pop()  # nothing is learned from what comes after the last answer
+    check(
+        any(turn.learned for turn in turns if turn.message.role == "assistant"),
+        f"{fields.where}: there is no answer to learn; a demonstration has a turn of the assistant.",
+    )
+    check(
+        any(turn.message.role != "assistant" for turn in turns),
+        f"{fields.where}: there is no message of a user before the answer.",
+    )
     return turns
 
 
@@ -112,7 +119,7 @@ def _pair(fields: Fields, names: tuple[str, str]) -> tuple[list[Message], list[s
             prompt = before + prompt
         elif not _repeats(prompt, before):
             raise UserError(f"{fields.where}: the prompt is not the one that {names[0]} answers.")
-    check_turns([*prompt, answer], f"{fields.where}, {names[0]}")
+    _check_prompt(prompt, fields.where)
     return prompt, [answer.content, other.content]
 
 
@@ -192,13 +199,11 @@ def _numbers(values: Any, name: str, n: int, where: str) -> list[float]:
 def prompt(fields: Fields) -> list[Message]:
     """Return the prompt that a row holds, or that its demonstration or comparison answers."""
     check_supported(fields)
-    messages = prompt_messages(fields)
-    check_turns(messages, fields.where)
-    return messages
+    return prompt_messages(fields)
 
 
 def prompt_messages(fields: Fields) -> list[Message]:
-    """Return the messages of the prompt; `check_turns` is left to the caller, who knows what follows."""
+    """Return the messages of the prompt, without a look at keys that are not supported."""
     return [turn.message for turn in prompt_turns(fields)]
 
 
@@ -216,11 +221,15 @@ def prompt_turns(fields: Fields) -> list[Turn]:
     else:
         turns = _written_prompt(fields)
     turns = _with_system(fields, turns)
-    check(
-        bool(turns) and turns[-1].message.role == "user",
-        f"{fields.where}: the prompt ends with the assistant's turn; it must end with a user's.",
-    )
+    _check_prompt([turn.message for turn in turns], fields.where)
     return turns
+
+
+def _check_prompt(messages: list[Message], where: str) -> None:
+    """Raise UserError for a prompt that does not end with a user's turn."""
+    check(bool(messages), f"{where} has an answer without a prompt.")
+    role = messages[-1].role
+    check(role == "user", f"{where}: the prompt ends with the {role}'s turn; it must end with a user's.")
 
 
 def _written_prompt(fields: Fields) -> list[Turn]:

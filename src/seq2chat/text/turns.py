@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from seq2chat.config import check
-from seq2chat.text.chat import Message, Role, check_turns
+from seq2chat.text.chat import Message, Role
 from seq2chat.text.files import whole_characters
 from seq2chat.text.rows import Row
 
@@ -125,7 +125,10 @@ def read_transcript(fields: Fields, text: str, key: str) -> list[Message]:
             messages[-1][1].append(part)
     turns = [Message(role, tidy("\n\n".join(parts))) for role, parts in messages]
     check(all(turn.content for turn in turns), f"{where}: a turn of {key} is empty.")
-    check_turns(turns, f"{where}, {key}")
+    check(
+        [turn.role for turn in turns[-2:]] != ["assistant", "assistant"],
+        f"{where}: {key} ends with two answers; the question of the last one is missing.",
+    )
     check(turns[-1].role == "assistant", f"{where}: {key} ends with a human's turn; it must end with an answer.")
     return turns
 
