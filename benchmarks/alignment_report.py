@@ -28,15 +28,15 @@ from seq2chat.alignment.pipeline import finished_stages, run_line, stage_tables
 from seq2chat.alignment.report import MAX_TOKENS, SHOTS, Sheet, answer_sheet, exam, summarise, text_sheet, win_rate
 from seq2chat.alignment.reward import from_model, score_texts
 from seq2chat.alignment.rollout import roll_out
-from seq2chat.config import DataConfig, Recipe, recipe_tables
+from seq2chat.config import Recipe, recipe_tables
 from seq2chat.device import pick_device
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.conversations import Query
 from seq2chat.text.world import Question, ceiling, gold, labelers, pairs
 from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.evaluation import evaluate_text
 from seq2chat.training.job import prepare_training, resume_job, start_job
 from seq2chat.training.loop import train
-from seq2chat.training.metrics import evaluate_text
 from seq2chat.training.runlog import open_run
 
 QUESTIONS, BEST_OF, PAIRS = 630, 16, 400
@@ -69,7 +69,7 @@ def measure(folder: Path, seed: int, large: bool) -> dict[str, Any]:
     line["without_mix"] = {"gold": round(plain.score, 4), "kl": round(statistics.fmean(plain.kl), 3)}
     line["bits_per_byte"] = {
         name: round(
-            evaluate_text(folder / run, DataConfig(corpus="world:1MB"), 32, None, lambda b, n: b).bits_per_byte, 4
+            evaluate_text(folder / run, {"corpus": "world:1MB"}, 32, None, None, lambda b, n: b).bits_per_byte, 4
         )
         for name, run in names.items()
     }

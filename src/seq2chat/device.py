@@ -15,6 +15,16 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def unused_accelerators() -> str:
+    """Return a sentence about accelerators of this machine that a run leaves idle, "" where there are none."""
+    n_gpus = torch.cuda.device_count()
+    if n_gpus > 1:
+        return f"1 of {n_gpus} GPUs is used: training is one process on one device so far"
+    if n_gpus == 0 and torch.backends.mps.is_available():
+        return "the Mac's GPU is not used: training runs on its CPU so far"
+    return ""
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until `device` has done all it was given, so that a clock read next is true."""
     if device.type == "cuda":

@@ -373,19 +373,108 @@ def test_many_come_and_go_and_each_gets_its_own():
             assert mine == (theirs[: len(mine)] if request.aborted else theirs)
 
 
-def test_weights_that_diverged_end_the_requests_that_meet_them_and_no_other():
-    model, told = random_gpt(CONFIGS["modern"]), [[], []]
-    with torch.no_grad():
-        model.embed_tokens.weight[7] = torch.nan
+class Leaving:
+    """A client that aborts its request from inside a callback, in the middle of a step, as another thread may."""
+
+    def __init__(self, prompt, moment, n):
+        self.moment, self.n_read = moment, 0
+        stop = self.stop if moment == "stop" else None
+        self.request = Request(prompt, SamplingConfig(40), self.emit, n=n, stop=stop)
+
+    def emit(self, event):
+        self.n_read += isinstance(event, Read)
+        if type(event).__name__ == self.moment:
+            self.request.abort()
+
+    def stop(self, token):
+        self.request.abort()
+        return False
+
+
+@pytest.mark.parametrize("moment", ["Read", "Token", "stop"])
+def test_a_client_may_leave_at_any_moment_of_any_prompt(moment):
+    config = GPTConfig("modern", vocab_size=101, context=48, n_layer=1, n_head=2, d_model=16)
+    model, prompt = random_gpt(config, torch.float32), [5, 6, 7]
+    [alone] = run(Engine(model, 1), [prompt], max_tokens=4)
     engine = Engine(model, n_slot=4)
-    [alone] = run(Engine(model, n_slot=4), [[1, 2, 3]], options={"temperature": 0.0, "logit_bias": ((7, -100.0),)})
-    sampling = SamplingConfig(20, temperature=0.0, logit_bias=((7, -100.0),))
-    for prompt, events in zip(([1, 2, 3], [1, 7, 3]), told, strict=True):
-        engine.submit(Request(prompt, sampling, events.append, n=2))
+    for n_prompt in range(1, model.context):
+        events = []
+        leaving = Leaving([(5 * i + n_prompt) % 101 for i in range(n_prompt)], moment, n=n_prompt % 3 + 1)
+        engine.submit(leaving.request)
+        engine.submit(asked(prompt, events, max_tokens=4))
+        engine.run()
+        assert [event for event in events if isinstance(event, Token)] == alone, n_prompt
+        assert leaving.n_read == 1 and engine.n_running == 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_diverged_end_the_requests_that_meet_them_and_no_other(value):
+    model, events = random_gpt(CONFIGS["modern"]), [[], []]
+    with torch.no_grad():
+        model.embed_tokens.weight[7] = value
+    sampling = SamplingConfig(20, temperature=0.0)
+    sound = random_gpt(CONFIGS["modern"])
+    logits = model.logits
+
+    def spoiled(hidden):
+        """The logits of the sound weights, but for rows that have met token 7."""
+        return sound.logits(hidden).where(hidden.isfinite().all(-1, keepdim=True), value)
+
+    model.logits = spoiled
+    engine = Engine(model, n_slot=4)
+    for prompt, told in zip(([1, 2, 3], [1, 7, 3]), events, strict=True):
+        engine.submit(Request(prompt, sampling, told.append, n=2))
     engine.run()
-    good, bad = told
+    model.logits = logits
+    good, bad = events
+    [alone] = run(Engine(sound, n_slot=4), [[1, 2, 3]])
     assert isinstance(bad[-1], UserError) and "no number" in str(bad[-1]) and engine.n_running == 0
     assert [e.id for e in good if isinstance(e, Token) and e.sample == 0] == [t.id for t in alone]
+
+
+def test_keys_that_are_no_numbers_stay_in_no_slot():
+    model = random_gpt(CONFIGS["modern"])
+    engine, prompt = Engine(model, n_slot=1), [1, 2, 3]
+    [alone] = run(Engine(model, n_slot=1), [prompt])
+    embedding = model.embed_tokens.weight
+    sound = embedding.detach().clone()
+    with torch.no_grad():
+        embedding[7] = torch.nan
+    [nothing] = run(engine, [[7] * 50])
+    with torch.no_grad():
+        embedding.copy_(sound)
+    assert nothing == [] and run(engine, [prompt]) == [alone]
+
+
+def test_a_callback_that_fails_ends_its_request_and_no_other(caplog):
+    model, prompt, others = random_gpt(CONFIGS["modern"]), [1, 2, 3], []
+
+    def fail(event):
+        raise RuntimeError("the event loop is closed")
+
+    engine = Engine(model, n_slot=5)
+    engine.submit(Request(prompt, SamplingConfig(20), fail, n=2))
+    engine.submit(asked(prompt, others))
+    engine.run()
+    assert others[1:] == run(Engine(model, n_slot=1), [prompt])[0]
+    assert "the event loop is closed" in caplog.text and engine.n_running == 0
+
+
+def test_a_step_that_broke_ends_what_runs_and_the_engine_starts_over(monkeypatch):
+    model, prompts = random_gpt(CONFIGS["modern"]), texts(3)
+    engine, events = Engine(model, n_slot=2), [[] for _ in prompts]
+    expected = run(Engine(model, n_slot=2), prompts)
+    for prompt, told in zip(prompts, events, strict=True):
+        engine.submit(asked(prompt, told))
+    for _ in range(7):
+        engine.step()
+    for stored in (*engine.cache.keys, *engine.cache.values):
+        stored.fill_(torch.nan)
+    engine.rebuild(RuntimeError("broken"))
+    engine.run()
+    assert [str(told[-1]) for told in events[:2]] == ["broken", "broken"]
+    assert events[2][1:] == expected[2]  # it was still waiting
+    assert run(engine, prompts) == expected
 
 
 class Broken:

@@ -77,7 +77,7 @@ def test_a_full_queue_is_429_and_a_stream_gets_its_own_error(start, slow):
     assert refused.headers["retry-after"] == "1" and refused.json()["error"]["type"] == "rate_limit_error"
 
 
-def test_a_broken_engine_fails_everyone_and_says_so(start, slow, monkeypatch):
+def test_a_step_that_breaks_fails_what_runs_and_says_so(start, slow, monkeypatch):
     server = start(names=("chats", "base"))
     engine, answers = server.engine("chats"), []
     url = f"{server.url}/v1/chat/completions"
@@ -90,7 +90,10 @@ def test_a_broken_engine_fails_everyone_and_says_so(start, slow, monkeypatch):
         thread.start()
     assert server.until(lambda: engine.n_running == 2)
 
+    step = engine.step
+
     def broken():
+        monkeypatch.setattr(engine, "step", step)
         raise MemoryError("no more of it")
 
     monkeypatch.setattr(engine, "step", broken)
@@ -99,9 +102,9 @@ def test_a_broken_engine_fails_everyone_and_says_so(start, slow, monkeypatch):
     assert sorted(answer.status_code for answer in answers) == [200, 503]
     streamed = next(answer.text for answer in answers if answer.status_code == 200)
     assert '"error"' in streamed and streamed.endswith("data: [DONE]\n\n")
-    assert httpx.get(f"{server.url}/health").status_code == 503
     for model in ("chats", "base"):
-        assert httpx.post(f"{server.url}/v1/completions", json={"model": model, "prompt": "a"}).status_code == 503
+        assert httpx.post(f"{server.url}/v1/completions", json={"model": model, "prompt": "a"}).status_code == 200
+    assert httpx.get(f"{server.url}/health").status_code == 200
 
 
 @pytest.fixture
@@ -150,6 +153,25 @@ def test_requests_are_refused_while_models_load(folders, free_port, monkeypatch)
     servers[0].should_exit = True
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_server_whose_engine_breaks_for_good_exits_with_a_failure(folders, free_port, monkeypatch, caplog):
+    def load():
+        served = open_served(folders["base"], "base", 2)
+
+        def broken():
+            raise MemoryError("no more of it")
+
+        monkeypatch.setattr(served.engine, "step", broken)
+        return [served]
+
+    def ask(address):
+        body = {"model": "base", "prompt": ["a"] * 16, "max_tokens": 1}
+        threading.Thread(target=lambda: httpx.post(f"{address}/v1/completions", json=body), daemon=True).start()
+
+    with pytest.raises(SystemExit) as end:
+        run_server(load, "127.0.0.1", free_port, "", ask)
+    assert end.value.code != 0 and "broke for good" in caplog.text
 
 
 def test_what_keeps_models_from_loading_is_told(free_port):

@@ -34,9 +34,10 @@ def read(name: str, **options: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.md", "noextension"])
 def test_a_text_file_is_one_document_with_every_character_kept(tmp_path, name):
-    text = "Füße\r\n\n  two\u2028\ttabs 🙂\n"
+    text = "Füße\n\n  two\u2028\ttabs 🙂\n"
     assert read(write(tmp_path / name, text)) == [text]
     assert read(write(tmp_path / name, "\ufeff" + text)) == [text], "a byte order mark is no text"
+    assert read(write(tmp_path / name, text.replace("\n", "\r\n"))) == [text], "a prompt has \\n only"
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.ndjson", "a.json", "A.JSONL", "a.ndjson.gz"])

@@ -15,10 +15,9 @@ from seq2chat.text.shards import (
     cached_shards,
     open_shards,
     shards_in_memory,
-    split_documents,
-    split_texts,
     write_shards,
 )
+from seq2chat.text.split import split_parts, split_texts
 from seq2chat.text.tokenizer import Tokenizer
 
 
@@ -37,21 +36,23 @@ def tokenizer() -> Tokenizer:
 
 def test_one_document_is_split_as_nanogpt_does():
     text = "".join(chr(65 + i % 26) for i in range(1_001))
-    halves = dict(split_documents(corpus_of([text]), 0.1))
+    halves = {part.split: part.text for part in split_parts(corpus_of([text]), 0.1)}
     assert halves == {"train": text[: int(len(text) * 0.9)], "val": text[int(len(text) * 0.9) :]}
 
 
 @settings(max_examples=50, deadline=None)
 @given(texts=st.lists(st.text("ab", min_size=1), min_size=1, max_size=5), share=st.floats(0.01, 0.99))
 def test_of_few_documents_each_gives_its_end(texts, share):
-    parts = list(split_documents(corpus_of(texts), share))
-    assert "".join(text for _, text in parts) == "".join(texts)
-    assert sum(len(text) for split, text in parts if split == "train") == sum(int(len(t) * (1 - share)) for t in texts)
+    parts = list(split_parts(corpus_of(texts), share))
+    assert "".join(part.text for part in parts) == "".join(texts)
+    assert sum(len(part.text) for part in parts if part.split == "train") == sum(
+        int(len(t) * (1 - share)) for t in texts
+    )
 
 
 def test_of_many_documents_some_are_held_out_whole_and_copies_stay_together():
-    parts = list(split_documents(MANY, 0.2))
-    assert [text for _, text in parts] == list(MANY.documents())
+    parts = list(split_parts(MANY, 0.2))
+    assert [part.text for part in parts] == list(MANY.documents())
     train, val = (set(split_texts(MANY, 0.2, split)) for split in ("train", "val"))
     assert not train & val
     assert 0.1 < len(val) / 150 < 0.3

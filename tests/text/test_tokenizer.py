@@ -1,6 +1,8 @@
 """Ids equal those of `tokenizers`, `transformers` and the plain twin; user text never becomes a control token."""
 
 import json
+import random
+import time
 from functools import cache
 from pydoc_data.topics import topics
 
@@ -11,8 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from seq2chat.config import UserError
-from seq2chat.text import bpe
-from seq2chat.text import tokenizer as module
+from seq2chat.text import bpe, parts
 from seq2chat.text.tokenizer import CONTROL, GPT2_PATTERN, QWEN2_PATTERN, Tokenizer
 from seq2chat.text.wordpiece import check_ids
 
@@ -22,6 +23,7 @@ TRAINING_TEXT = (
 WORDS = st.sampled_from(
     [*CONTROL, " ", "\n", "\r\n", "\t", "  ", "'S", "'ſ", "don't", "I'LL", "123", " the", "\u0301", "ﬁ", "İ", "𐐀"]
 )
+CUT_ALPHABET = "ab1'.- \n\r\t\x1c\x85 \u0301。"
 STRINGS = st.lists(st.text(max_size=8) | WORDS, max_size=8).map("".join)
 
 
@@ -161,19 +163,34 @@ def test_ids_to_which_a_model_is_padded_have_no_text(trained):
 
 
 def test_documents_are_encoded_in_order_and_long_ones_in_parts(trained, theirs, monkeypatch):
-    monkeypatch.setattr(module, "CUT_EVERY", 50)
+    monkeypatch.setattr(parts, "LONGEST_PART", 50)
     texts = [TRAINING_TEXT[:3000], "", "x", " \n \n\n y\n", TRAINING_TEXT[3000:4000], *["tiny"] * 40]
     assert [ids.tolist() for ids in trained.encode_documents(texts)] == [theirs.encode(text).ids for text in texts]
     assert list(trained.encode_documents([])) == []
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.text(alphabet="ab1'.- \n\r\t\x1c\x85 ", max_size=40))
+@given(text=st.text(CUT_ALPHABET, max_size=40), more=st.text(CUT_ALPHABET, max_size=20))
 @pytest.mark.parametrize("make", [gpt2_like, qwen_like, None], ids=["gpt2", "qwen", "ours"])
-def test_cutting_a_long_text_changes_no_id(trained, make, text, foreign):
+def test_cutting_a_long_text_changes_no_id(trained, make, text, more, foreign):
     tokenizer = trained if make is None else foreign(make)[1]
-    parts = module.CUT.split(text)
-    assert [piece for part in parts for piece in tokenizer.split(part)] == tokenizer.split(text)
+    cut = tokenizer.last_cut(text)
+    whole = text + more
+    assert [*tokenizer.split(whole[:cut]), *tokenizer.split(whole[cut:])] == tokenizer.split(whole)
+
+
+@pytest.mark.parametrize("text", ["a\r\nb", "a\n\n  b", " \n" * 9 + "x", "one two", "他说，我们", "if x:\n    y"])
+def test_a_long_text_can_be_cut_whatever_its_line_ends(trained, text):
+    assert 0 < trained.last_cut(text) < len(text)
+
+
+def test_an_endless_word_trains_a_tokenizer_in_seconds():
+    letters = "".join(random.Random(0).choices("acgt", k=1_000_000))
+    began = time.perf_counter()
+    tokenizer = Tokenizer.train([letters], 512)
+    assert time.perf_counter() - began < 20
+    assert tokenizer.vocab_size == 512
+    assert tokenizer.decode(next(tokenizer.encode_documents([letters])).tolist()) == letters
 
 
 def test_pieces_are_words_with_their_space_single_digits_and_line_ends(trained):

@@ -195,3 +195,24 @@ def test_ids_to_which_a_model_is_padded_have_no_text(trained):
     )
     with pytest.raises(UserError, match="no token 1000; this tokenizer has ids from 0 to 999"):
         check_ids(trained, [1000])
+
+
+@pytest.mark.parametrize("text", ["हिन्दी किताब है", "เป็นที่รัก"])
+def test_vowel_signs_are_kept_where_they_spell_words(text):
+    tokenizer = WordPiece.train([text] * 5, 300)
+    assert tokenizer.decode(tokenizer.encode(text)).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("lowercase", "strip_accents", "expected"),
+    [(True, None, "cafe paris"), (True, False, "café paris"), (False, None, "Café Paris"), (False, True, "Cafe Paris")],
+)
+def test_case_and_accents_are_options(lowercase, strip_accents, expected):
+    tokenizer = WordPiece.train(["Café Paris"] * 9, 300, lowercase, strip_accents)
+    assert tokenizer.decode(tokenizer.encode("Café Paris")) == expected
+
+
+def test_a_vocabulary_of_many_characters_knows_more_of_them():
+    letters = "".join(chr(0x4E00 + i) for i in range(4000))
+    tokenizer = WordPiece.train([" ".join(letters)], 20_000)
+    assert tokenizer.unk_id not in tokenizer.encode(letters)

@@ -117,7 +117,7 @@ def test_milestones_save_before_they_evaluate(tiny_recipe, tmp_path):
     assert kinds == [
         (Saved, 10), (Validated, 10), (Saved, 20), (Validated, 20), (Saved, 30), (Validated, 30), (Sampled, 30),
     ]  # fmt: skip
-    assert events[-2].whole
+    assert events[-2].final
     assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000020", "step-000030"]
 
 

@@ -64,7 +64,7 @@ def test_a_run_learns_saves_validates_and_shows_translations(family, parallel_fi
     [shown] = [e.text for e in events if isinstance(e, Sampled)]
     assert shown.count("→") == 2
     last = [e for e in events if isinstance(e, Validated)][-1]
-    assert last.whole
+    assert last.final
     model, _ = load_checkpoint(tmp_path / "run")
     assert model.config.family == family
     assert Recipe.load(tmp_path / "run" / "config.toml").model == model.config

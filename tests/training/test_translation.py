@@ -137,3 +137,20 @@ def test_unequal_numbers_of_lines_are_refused():
         bleu(["a", "b"], ["a"])
     with pytest.raises(UserError, match="no line to measure"):
         chrf([], [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "tokenizer"),
+    [
+        (["A dog runs.", "Ein Hund läuft."], "13a"),
+        (["一只狗在雪地里奔跑。"], "zh"),
+        (["犬が雪の中を走る。"], {"ja-mecab", "char"}),
+        (["สุนัขวิ่งในหิมะ"], "char"),
+        (["개가 눈 속을 달린다."], {"ko-mecab", "13a"}),
+    ],
+)
+def test_bleu_parts_words_as_their_script_does(lines, tokenizer):
+    chosen = translation.bleu(lines, lines)
+    assert chosen.score == pytest.approx(100.0)
+    named = {part.split(":")[1] for part in chosen.signature.split("|") if part.startswith("tok:")}
+    assert named <= (tokenizer if isinstance(tokenizer, set) else {tokenizer})

@@ -66,7 +66,7 @@ def grow_vocabulary(model: GPT, vocab_size: int) -> GPT:
 
 def end_tokens(tokenizer: Tokenizer) -> list[int]:
     """Return the tokens that end an answer: that of a turn, and that of a text."""
-    return [control_id(tokenizer, END), *([] if tokenizer.eos_id is None else [tokenizer.eos_id])]
+    return list(dict.fromkeys([control_id(tokenizer, END), *tokenizer.end_ids]))
 
 
 def answer_ids(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:

@@ -14,19 +14,24 @@ from seq2chat.alignment.objectives import group_advantages, grpo_loss
 from seq2chat.alignment.ppo import JUDGED, deal_queries, judge_answers
 from seq2chat.alignment.rollout import Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
+from seq2chat.alignment.units import in_score_units
 from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Batch
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.loop import Job, Update, apply_gradients
 from seq2chat.training.objective import causal_lm
+from seq2chat.training.stop import interruptible
 from seq2chat.training.task import Say, Task
 
 
 def make_grpo(recipe: Recipe, policy: GPT, tokenizer: Tokenizer, scorer: Scorer, say: Say) -> tuple[Recipe, Task]:
     """Return the task of answering the prompts of `recipe.data.corpus` better than the policy's own other answers."""
-    align, reference = recipe.align, copy.deepcopy(policy).eval().requires_grad_(False)
+    reference = copy.deepcopy(policy).eval().requires_grad_(False)
     held_out, loader = deal_queries(recipe, tokenizer, policy.context, scorer, say)
+    recipe = in_score_units(recipe, reference, tokenizer, held_out[:JUDGED], scorer)
+    align = recipe.align
+    say(f"an answer that does not end is worth {-align.missing_eos:.2f}")
     shown = [query.prompt for query in held_out[:SHOWN]]
     task = Task(
         causal_lm, None, loader, lambda limit: (), 0,
@@ -48,11 +53,10 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
     began = time.perf_counter()
     n_prompts = align.episodes // align.group
     queries = job.task.loader.batch(progress.samples, n_prompts)
-    progress.samples += n_prompts
-    seed = job.recipe.train.seed * 1_000_003 + progress.samples
-    rollout = roll_out(policy, tokenizer, queries, align.max_tokens, align.temperature, align.group, seed)
-    sampled = time.perf_counter()
-    with torch.no_grad():
+    seed = job.recipe.train.seed * 1_000_003 + progress.samples + n_prompts
+    with torch.no_grad(), interruptible():
+        rollout = roll_out(policy, tokenizer, queries, align.max_tokens, align.temperature, align.group, seed)
+        sampled = time.perf_counter()
         score = ended_scores(rollout, scorer(rollout), align.missing_eos)
         groups = score.unflatten(0, (n_prompts, align.group))
         advantages = group_advantages(groups).flatten()
@@ -66,6 +70,7 @@ def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, score
         with torch.enable_grad():  # so that the very kernels of the update compute them
             old = each(policy)
     scored = time.perf_counter()
+    progress.samples += n_prompts
     updates = []
     for _ in range(align.inner_epochs):
         for rows in parts:

@@ -34,7 +34,7 @@ class AdaptiveKL:
 
     beta: float
     target: float
-    horizon: int = 10_000
+    horizon: float = 10_000
 
     def update(self, kl: float, n: int) -> "AdaptiveKL":
         """Return the coefficient after `n` episodes whose mean KL was `kl` nats."""

@@ -59,7 +59,8 @@ def merged(model: GPT) -> GPT:
     state = {key: tensor for key, tensor in model.state_dict().items() if ".parametrizations." not in key}
     adapted = ((name, m) for name, m in model.named_modules() if parametrize.is_parametrized(m))
     state |= {f"{name}.weight": module.weight for name, module in adapted}
-    plain = GPT(model.config).to(model.device, next(model.parameters()).dtype)
+    with torch.random.fork_rng(devices=[]):  # weights that are replaced at once must not move the random state
+        plain = GPT(model.config).to(model.device, next(model.parameters()).dtype)
     plain.load_state_dict(state)
     plain.compute_dtype = model.compute_dtype
     return plain.eval()

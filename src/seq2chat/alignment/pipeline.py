@@ -4,9 +4,10 @@ Each stage leaves its folder and is told in `stages.json`; started again, the li
 """
 
 import json
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.report import SHOTS, answer_sheet, exam, text_sheet, write_report
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.config import Recipe, check, recipe_tables
-from seq2chat.device import pick_device
+from seq2chat.device import pick_device, pick_precision
 from seq2chat.models.gpt import GPT
 from seq2chat.text.conversations import Query, world_comparisons, world_questions, write_comparisons
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.dial import step_seconds
 from seq2chat.training.job import prepare_training, resume_job, start_job
 from seq2chat.training.loop import Sampled, Step, Validated, train
 from seq2chat.training.runlog import open_run
@@ -30,7 +32,8 @@ Tables = dict[str, dict[str, Any]]
 SAMPLED, RANKED, CHUNK = 4, 5000, 64
 """Answers sampled from the policy to each prompt that labelers rank, number of prompts, prompts sampled at once."""
 
-EXAM = 420  # held-out questions of the report, 20 a family
+EXAM = 420  # held-out questions of the report, 20 per family
+LEAST_LENGTH = 42  # steps, examples, prompts or questions of a shortened stage: 2 questions per family
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,83 @@ class Moment:
     text: str
 
 
+FULL_STEPS = 2000  # of pretraining, by its recipe
+LEAST_SCALE = 0.02  # of the full lengths; with less, no stage has anything to learn from
+
+
+class Pace:
+    """Shortens the stages so that the line ends within `seconds`, of which `used` have passed.
+
+    Where all stages have time for their recipes' lengths, they have those lengths. Where they do not, training stages
+    get their share of the time that is left, and the others their share of prompts and questions.
+    """
+
+    def __init__(self, seconds: float, used: float, left: Sequence[Stage]) -> None:
+        self.ends = time.monotonic() + seconds - used
+        self.left = list(left)
+        recipe = Recipe.from_tables(recipe_tables("demo-base"))
+        device = pick_device()
+        a_step = step_seconds(recipe, device, pick_precision(recipe.train.precision, device))
+        self.whole = a_step * FULL_STEPS / STAGES[0].share
+        least = used + LEAST_SCALE * self.whole * self.shares()
+        check(
+            self.scale() >= LEAST_SCALE,
+            f"The budget of {seconds:.0f}s is too short for the demo on this machine; write at least "
+            f"--budget {math.ceil(1.5 * least)}s.",
+        )
+
+    def shares(self) -> float:
+        """Return the share of the whole line that is left."""
+        return sum(stage.share for stage in self.left)
+
+    def scale(self) -> float:
+        """Return the share of their full lengths for which the stages left have time, at most 1."""
+        return min(1.0, (self.ends - time.monotonic()) / (self.whole * self.shares()))
+
+    def begin(self, stage: Stage) -> dict[str, Any]:
+        """Return the options that shorten the next stage."""
+        scale = self.scale()
+        seconds = (self.ends - time.monotonic()) * stage.share / self.shares()
+        self.left.remove(stage)
+        if scale >= 1:
+            return {}
+        if stage.name == "comparisons":
+            return {"prompts": max(LEAST_LENGTH, round(scale * RANKED)), "seconds": seconds}
+        if stage.name == "report":
+            return {"questions": max(LEAST_LENGTH, round(scale * EXAM))}
+        return {"train.budget": f"{max(1, round(seconds))}s"}
+
+
 def run_line(
-    folder: Path, stop: threading.Event, say: Say, changes: Tables | None = None, seed: int = 1
+    folder: Path,
+    stop: threading.Event,
+    say: Say,
+    changes: Tables | None = None,
+    seed: int = 1,
+    seconds: float = math.inf,
 ) -> Iterator[Moment]:
     """Run what is left of the line in `folder`, until `stop` is set; yields where it stands.
 
-    `changes` are laid over the recipes: `{"base": {"train.budget": "1m"}, ...}`.
+    `changes` are laid over the recipes: `{"base": {"train.budget": "1m"}, ...}`. Where the whole line would take more
+    than `seconds` on this machine, its stages are shortened. Raises UserError where that leaves nothing of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished = finished_stages(folder)
     if (folder / "base" / "config.toml").exists():
         begun = open_run(folder / "base").recipe().train.seed // 100
         check(begun == seed, f"{folder} was begun with seed {begun}; go on with it, or choose another folder.")
+    left = [stage for stage in STAGES if stage.name not in finished]
+    pace = Pace(seconds, sum(finished.values()), left) if left and seconds < math.inf else None
+    if pace is not None and pace.scale() < 1:
+        say(f"this machine has time for {pace.scale():.0%} of the demo's full length in {seconds / 60:.0f} minutes")
     for number, stage in enumerate(STAGES):
         before = sum(s.share for s in STAGES[:number])
         if stage.name in finished:
             continue
         work = {"comparisons": _compare, "report": _report}.get(stage.name, _train)
         began = time.monotonic()
-        for share, text in work(folder, stage.name, stop, say, (changes or {}).get(stage.name, {}), seed):
+        options = ({} if pace is None else pace.begin(stage)) | (changes or {}).get(stage.name, {})
+        for share, text in work(folder, stage.name, stop, say, options, seed):
             yield Moment(stage, before + share * stage.share, share, text)
         if stop.is_set():
             return
@@ -151,14 +212,17 @@ def _compare(
     model.to(pick_device())
     asked = world_questions(changes.get("prompts", RANKED), seed=100 * seed + 50)
     answers: list[list[str]] = []
+    began = time.monotonic()
     for first in range(0, len(asked), CHUNK):
         if stop.is_set():
             return
+        if time.monotonic() - began > changes.get("seconds", math.inf):
+            break
         queries = [Query(q.messages) for q in asked[first : first + CHUNK]]
         texts = roll_out(model, tokenizer, queries, 32, n=SAMPLED, seed=first).answers
         answers += [[text for text in texts[i : i + SAMPLED] if text.strip()] for i in range(0, len(texts), SAMPLED)]
         yield first / len(asked), f"{first} of {len(asked)} prompts"
-    compared = world_comparisons(asked, seed, answers)
+    compared = world_comparisons(asked[: len(answers)], seed, answers)
     write_comparisons(folder / "comparisons.jsonl", compared)
     say(f"{sum(len(c.pairs()) for c in compared):,} pairs of answers ranked")
 

@@ -27,6 +27,7 @@ from seq2chat.alignment.pretraining import add_pretraining, pretraining_text
 from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
+from seq2chat.alignment.units import in_score_units
 from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
@@ -34,12 +35,15 @@ from seq2chat.text.batch import Batch, Loader
 from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import Query, read_queries
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.training.loop import Job, Update, apply_gradients
+from seq2chat.training.loop import Job, Update, apply_gradients, total_steps
 from seq2chat.training.objective import causal_lm
 from seq2chat.training.optim import make_optimizers
+from seq2chat.training.stop import interruptible
 from seq2chat.training.task import Say, Task
 
 JUDGED = 128  # held-out prompts whose answers are scored at each validation
+RESPONSES = 20  # horizons in a run: β can change by a factor of e^4 over it (error clipped to 0.2)
+UNKNOWN_STEPS = 100  # of a run whose length is a time
 HELD_OUT = 256  # prompts that are never trained on, unless data.val_fraction is fewer
 
 
@@ -65,9 +69,9 @@ class Coefficient(nn.Module):
         super().__init__()
         self.register_buffer("beta", torch.tensor(beta, dtype=torch.float64))
 
-    def follow(self, kl: float, n: int, target: float) -> None:
+    def follow(self, kl: float, n: int, target: float, horizon: float) -> None:
         """Move β so that the KL of an answer comes nearer to `target` nats; see `AdaptiveKL`."""
-        self.beta.fill_(AdaptiveKL(self.beta.item(), target).update(kl, n).beta)
+        self.beta.fill_(AdaptiveKL(self.beta.item(), target, horizon).update(kl, n).beta)
 
 
 @dataclass
@@ -104,6 +108,9 @@ def make_ppo(
     value = reward_model_from(merged(policy)) if judge is None else judge.to(policy.device).requires_grad_(True)
     actors = Actors(policy, value, reference, average, Coefficient(align.beta))
     held_out, loader = deal_queries(recipe, tokenizer, policy.context, scorer, say)
+    recipe = in_score_units(recipe, reference, tokenizer, held_out[:JUDGED], scorer)
+    align = recipe.align
+    say(f"an answer that does not end is worth {-align.missing_eos:.2f}; values move by at most {align.value_clip:.2f}")
     ptx = pretraining_text(recipe, tokenizer, policy.context, doing)
     optimizers = [make_optimizers(model, recipe.optim, torch.float32) for model in (policy, value)]
     shown = [query.prompt for query in held_out[:SHOWN]]
@@ -160,12 +167,13 @@ def iteration(job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, pt
         model.eval()
     began = time.perf_counter()
     queries = job.task.loader.batch(progress.samples, align.episodes)
+    seed = job.recipe.train.seed * 1_000_003 + progress.samples + align.episodes
+    with interruptible():
+        rollout = roll_out(actors.policy, tokenizer, queries, align.max_tokens, align.temperature, seed=seed)
+        sampled = time.perf_counter()
+        experience = evaluate_rollout(rollout, actors, scorer, job)
+        scored = time.perf_counter()
     progress.samples += align.episodes
-    seed = job.recipe.train.seed * 1_000_003 + progress.samples
-    rollout = roll_out(actors.policy, tokenizer, queries, align.max_tokens, align.temperature, seed=seed)
-    sampled = time.perf_counter()
-    experience = evaluate_rollout(rollout, actors, scorer, job)
-    scored = time.perf_counter()
     updates = list(_updates(job, actors, experience, ptx, split))
     first, mean = updates[0], {key: sum(u[key] for u in updates) / len(updates) for key in updates[0]}
     metrics = experience_metrics(experience, actors.coefficient.beta.item()) | mean
@@ -173,7 +181,8 @@ def iteration(job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, pt
     metrics |= {"seconds_rollout": sampled - began, "seconds_score": scored - sampled}
     metrics |= {"seconds_update": time.perf_counter() - scored}
     if align.kl_target:
-        actors.coefficient.follow(metrics["kl"], align.episodes, align.kl_target)
+        horizon = (total_steps(job) or UNKNOWN_STEPS) * align.episodes / RESPONSES
+        actors.coefficient.follow(metrics["kl"], align.episodes, align.kl_target, horizon)
     n_tokens = int(rollout.mask.sum())
     flops = 3 * actors.policy.flops(Batch(rollout.tokens, rollout.tokens))
     return Update(metrics["policy_loss"], metrics["grad_norm"], n_tokens, flops, metrics)

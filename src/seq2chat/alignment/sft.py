@@ -24,6 +24,7 @@ from seq2chat.alignment.data import (
 from seq2chat.alignment.pretraining import mixed_step, pretraining_text
 from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Scorer, ended_scores, roll_out
+from seq2chat.alignment.units import in_score_units
 from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
@@ -117,11 +118,13 @@ def make_sft(
         task = dataclasses.replace(task, step=lambda job: mixed_step(job, text))
     if scorer is None:
         return recipe, task
+    recipe = in_score_units(recipe, model, tokenizer, queries[:JUDGED], scorer)
+    align = recipe.align
     best = Best(
         model, lambda: mean_score(model, tokenizer, queries[:JUDGED], scorer, align.max_tokens, align.missing_eos)
     )
     judged = dataclasses.replace(
-        task, report=lambda _, limit: {"score": best.measure()}, publish=best.choose,
+        task, report=lambda _, limit: {"score": best.score.item()}, publish=best.choose,
         modules={"policy": model, "best": best},
     )  # fmt: skip
     return recipe, judged
@@ -137,14 +140,20 @@ class Best(nn.Module):
 
     def __init__(self, model: GPT, measure: Callable[[], float]) -> None:
         super().__init__()
-        self.measure, self.current = measure, [model]  # in a list: it is not a part of this one
+        self.measure = measure
+        self.current = [model]  # in a list: it is not a part of this one
+        self.measured = -1  # version of the weights that were measured last
         self.model = copy.deepcopy(model)
         self.register_buffer("score", torch.tensor(float("-inf"), dtype=torch.float64))
 
     @torch.no_grad()
     def choose(self) -> GPT:
-        """Measure the model as it stands, keep it if it is better, and return the best."""
+        """Measure the model if it has changed since the last time, keep it if it is better, and return the best."""
+        version = sum(parameter._version for parameter in self.current[0].parameters())
+        if version == self.measured:
+            return self.model
         score = self.measure()
+        self.measured = version
         if score > self.score.item():
             self.score.fill_(score)
             self.model.load_state_dict(self.current[0].state_dict())

@@ -41,6 +41,7 @@ app.command("seq2chat.cli.plot:plot", help="Draw loss curves.")
 app.command("seq2chat.cli.average:average", help="Average the last checkpoints of a run.")
 app.command("seq2chat.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer; encode and decode.")
 app.command("seq2chat.cli.runs:app", name="runs", help="List, show and compare runs.")
+app.command("seq2chat.cli.cache:app", name="cache", help="List and clear tokenized texts and downloads.")
 
 
 def main() -> None:
@@ -61,6 +62,19 @@ def main() -> None:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
     except KeyboardInterrupt:
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(
+            "The memory is full. Make the batch smaller, --train.batch-size, and --train.accumulation as many times "
+            "larger; or take a smaller model, --model.d-model, or a shorter --model.context."
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # CUDA's error is a class of torch, which is not imported here; the CPU allocator has no class of its own.
+    kind = type(error).__name__
+    return kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error)
 
 
 def _print_any_character() -> None:

@@ -9,11 +9,12 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from seq2chat.config import check
+from seq2chat.config import Budget, check
 
 
 def demo(
     *,
+    budget: Annotated[str, Parameter(help="most time for all stages together, such as 5m or 1h")] = "10m",
     out: Annotated[Path, Parameter(help="folder of the line")] = Path("runs/demo"),
     seed: Annotated[int, Parameter(help="seed of all its stages")] = 1,
     serve: Annotated[bool, Parameter(help="end by serving a page to chat with the models")] = True,
@@ -24,18 +25,24 @@ def demo(
     Interrupted, it goes on where it stopped; finished, it goes straight to the page.
     """
     from seq2chat.alignment.pipeline import STAGES, finished_stages, run_line
-    from seq2chat.training.loop import stop_on_signals
+    from seq2chat.training.stop import stop_on_signals
 
     console = Console(stderr=True, highlight=False, markup=False)
+    length = Budget.parse(budget)
+    check(length.unit == "seconds", f"--budget is {budget}; the demo needs a time, such as 10m.")
     old = (out / "config.toml").exists()
     check(not old, f"{out} holds a run that is no demo; move it away, or name another folder with --out.")
     if len(finished_stages(out)) < len(STAGES):
-        console.print("Six stages, six to ten minutes on two cores. Ctrl-C saves and stops; the same command goes on.")
+        console.print(f"Six stages, at most {budget}. Ctrl-C saves and stops; the same command goes on.")
     columns = TextColumn("{task.percentage:3.0f}%"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar, stop_on_signals() as stop:
         whole, part = bar.add_task("the whole line", total=1.0), bar.add_task("", total=1.0)
         last = ""
-        for moment in run_line(out, stop, lambda line: console.print(line, style="dim", soft_wrap=True), seed=seed):
+
+        def say(line: str) -> None:
+            console.print(line, style="dim", soft_wrap=True)
+
+        for moment in run_line(out, stop, say, seed=seed, seconds=length.amount):
             if moment.stage.name != last:
                 last = moment.stage.name
                 number = [stage.name for stage in STAGES].index(last) + 1

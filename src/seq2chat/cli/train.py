@@ -1,7 +1,10 @@
 """`seq2chat train`: from a recipe, a corpus or a text to a run folder."""
 
+import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +28,9 @@ def train(
     *,
     budget: Annotated[str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs", "20M tokens"')] = None,
     out: Annotated[Path | None, Parameter(help="run folder [runs/NAME]")] = None,
+    start: Annotated[
+        str | None, Parameter(help="run or model folder to continue from: its weights and tokenizer")
+    ] = None,
     resume: Annotated[bool, Parameter(help="continue the run in --out, or the run folder given", negative="")] = False,
     flags: Annotated[RecipeFlags, Parameter(name="*")] = RecipeFlags(),  # noqa: B008 (frozen)
 ) -> None:
@@ -37,6 +43,8 @@ def train(
     changes = given(flags)
     if budget is not None:
         changes.setdefault("train", {})["budget"] = budget
+    if start is not None:
+        changes.setdefault("train", {})["start"] = start
     if resume:
         check(not (source and out), f"Name the run to continue once: either {source} or --out {out}.")
         check(bool(source or out), "Which run shall go on? Write `seq2chat train runs/NAME --resume`.")
@@ -88,11 +96,32 @@ def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
 
     if others := left_out(recipe.data.corpus):
         said.say(others)
-    with said.console.status("making ready") as status:
-        job = start_job(recipe, folder, said.say, status.update, began, prepare_for(recipe.align.method))
+    with preparing(said.console, "making ready") as doing:
+        job = start_job(recipe, folder, said.say, doing, began, prepare_for(recipe.align.method))
     for line in said.lines:
         job.log.note(line)
     watch(job, said.console)
+
+
+@contextmanager
+def preparing(console: Console, text: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being prepared, and stop within two seconds when asked to; yields what sets the text shown."""
+    from seq2chat.training.stop import nothing_to_lose
+
+    now = text
+    with console.status(text) as status, nothing_to_lose():
+
+        def doing(text: str) -> None:
+            nonlocal now
+            now = text
+            status.update(text)
+
+        try:
+            yield doing
+        except KeyboardInterrupt:
+            status.stop()
+            console.print(f"Stopped while {now}. Nothing was trained yet, so nothing is lost.", soft_wrap=True)
+            sys.exit(130)
 
 
 def continue_run(folder: Path, changes: dict) -> None:
@@ -101,9 +130,9 @@ def continue_run(folder: Path, changes: dict) -> None:
     from seq2chat.training.runlog import open_run
 
     console = Console(stderr=True, highlight=False, markup=False)
-    with console.status("reading the run back") as status:
+    with preparing(console, "reading the run back") as doing:
         prepare = prepare_for(open_run(folder).recipe().align.method)
-        job = resume_job(folder, changes, console.print, status.update, prepare)
+        job = resume_job(folder, changes, console.print, doing, prepare)
     watch(job, console)
 
 
@@ -128,11 +157,12 @@ def _validation(event: "Validated", unit: str) -> str:
     """What a validation found, in one line."""
     found, e = [], event.evaluation
     if e is not None:
-        found.append(f"{e.loss:.4f} a {unit}")
+        found.append(f"{e.loss:.4f} per {unit}")
         if e.bytes and unit == "token":
-            found += [f"{e.loss_per_character:.4f} a character", f"{e.bits_per_byte:.4f} bits per byte"]
+            found += [f"{e.loss_per_character:.4f} per character", f"{e.bits_per_byte:.4f} bits per byte"]
     found += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items()]
-    return f"step {event.step}: validation{'' if event.whole else ' (sampled)'} {' · '.join(found)}"
+    size = "" if e is None else f" on {e.tokens:,} {unit}s"
+    return f"step {event.step}: validation{size}: {' · '.join(found)}"
 
 
 def watch(job, console: Console) -> None:
@@ -140,6 +170,7 @@ def watch(job, console: Console) -> None:
     from seq2chat.models.folder import COMMAND
     from seq2chat.training import loop
     from seq2chat.training.runlog import plot_runs
+    from seq2chat.training.stop import stop_on_signals
 
     columns = (
         TextColumn("[bold]{task.percentage:3.0f}%"),
@@ -147,7 +178,7 @@ def watch(job, console: Console) -> None:
         TextColumn("{task.description}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console, transient=True) as bar, loop.stop_on_signals() as stop:
+    with Progress(*columns, console=console, transient=True) as bar, stop_on_signals() as stop:
         task, losses, saved = bar.add_task("starting", total=1.0), deque(maxlen=20), None
         for event in loop.train(job, stop):
             match event:
@@ -176,13 +207,21 @@ def watch(job, console: Console) -> None:
     if job.progress.step:
         plot_runs([job.log], job.log.folder / "loss.png")
     if stop.is_set():
-        console.print(f"Stopped and saved. Go on with: seq2chat train {job.log.folder} --resume", soft_wrap=True)
+        method = job.recipe.align.method
+        command = f"seq2chat {method} --out {job.log.folder}" if method else f"seq2chat train {job.log.folder}"
+        if loop.is_over(job):
+            console.print(f"Trained to the end and saved: {saved}. What was stopped is its last validation.")
+            console.print(f"To measure it: {command} --resume", soft_wrap=True)
+        else:
+            console.print(
+                f"Stopped and saved at step {job.progress.step}. Go on with: {command} --resume", soft_wrap=True
+            )
         return
     expected = job.recipe.expect
     if expected.val_loss_per_character:
-        console.print(f"The recipe as it is: {expected.val_loss_per_character} a character ({expected.machine}).")
+        console.print(f"The recipe as it is: {expected.val_loss_per_character} per character ({expected.machine}).")
     if expected.val_loss:
-        console.print(f"The recipe as it is: {expected.val_loss} a token ({expected.machine}).")
+        console.print(f"The recipe as it is: {expected.val_loss} per token ({expected.machine}).")
     chats = job.recipe.align.method not in ("", "reward")
     command = "chat" if chats else COMMAND[job.model.config.family]
     console.print(f"Done: {saved}\nTry: seq2chat {command} {job.log.folder}", soft_wrap=True)

@@ -26,6 +26,7 @@ class DataConfig:
         float, "share of the text held out for validation; alignment: of the prompts, at most 500"
     ] = 0.1
     field: Annotated[str, "field of the text in files of rows (JSON, CSV, Parquet) and hf: data"] = "text"
+    max_characters: Annotated[int, "train on a sample of so many characters, spread over the text; 0 takes all"] = 0
     document_mask: Annotated[bool, "keep attention inside each packed document"] = False
     mask_share: Annotated[float, "BERT: share of the tokens to be guessed in training"] = 0.15
 
@@ -33,6 +34,7 @@ class DataConfig:
         for name in ("val_fraction", "mask_share"):
             value = getattr(self, name)
             check(0 < value < 1, f"data.{name} is {value}; write a number between 0 and 1.")
+        check(self.max_characters >= 0, f"data.max_characters is {self.max_characters}; write 0 or more.")
         check(
             bool(self.source) == bool(self.target),
             "data.source and data.target belong together: one file of sentences, one of their translations.",
@@ -43,6 +45,10 @@ class DataConfig:
 class TokenizerConfig:
     vocab_size: Annotated[int, "bytes, merges and control tokens together; 260 is the plain byte tokenizer"] = 4096
     path: Annotated[str, "use the tokenizer.json in this folder instead of training one"] = ""
+    lowercase: Annotated[Literal["auto", "on", "off"], "BERT: fold case; auto does"] = "auto"
+    strip_accents: Annotated[
+        Literal["auto", "on", "off"], "BERT: drop accents; auto does where case is folded and marks spell no vowels"
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -96,11 +102,13 @@ class TrainConfig:
     batch_size: Annotated[int, "sequences in one forward pass; on average, where their lengths differ"] = 16
     accumulation: Annotated[int, "forward passes in one optimizer step"] = 1
     label_smoothing: Annotated[float, "translation: share of the label spread over all tokens (2015)"] = 0.0
+    start: Annotated[str, "run or model folder whose weights, shape and tokenizer to begin with"] = ""
     seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
     precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where a short probe says it is faster"] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "auto: torch.compile where it pays within the budget"] = "auto"
     evals: Annotated[int, "validations in the run, the last one at its end"] = 10
-    eval_tokens: Annotated[int, "validation tokens of the ones before the last; 0 takes all"] = 20_000
+    eval_tokens: Annotated[int, "tokens of each validation, spread over the split; 0 takes all"] = 20_000
+    final_eval_tokens: Annotated[int, "the same for the last validation"] = 1_000_000
     checkpoints: Annotated[int, "checkpoints in the run, the last one at its end"] = 5
     keep: Annotated[int, "newest checkpoints kept on disk"] = 2
     samples: Annotated[int, "texts sampled in the run"] = 5
@@ -110,7 +118,7 @@ class TrainConfig:
         Budget.parse(self.budget)
         for name in ("batch_size", "accumulation", "evals", "checkpoints", "keep"):
             check(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}; write a positive number.")
-        for name in ("eval_tokens", "samples"):
+        for name in ("eval_tokens", "final_eval_tokens", "samples"):
             check(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; write 0 or more.")
         check(
             0 <= self.label_smoothing < 1,
@@ -139,11 +147,13 @@ class AlignConfig:
     max_tokens: Annotated[int, "most tokens of a sampled answer"] = 32
     temperature: Annotated[float, "ppo, grpo: divides the logits, in rollouts and in training alike"] = 1.0
     clip: Annotated[float, "ppo, grpo: ratios may leave 1 by this much"] = 0.2
-    value_clip: Annotated[float, "ppo: values may leave those of the rollout by this much, in units of the score"] = 0.2
+    value_clip: Annotated[
+        float, "ppo: values may leave those of the rollout by this much; 0 is 2 deviations of the judge's scores"
+    ] = 0.0
     gae_lambda: Annotated[float, "ppo: λ of the generalised advantage estimate"] = 0.95
     missing_eos: Annotated[
-        float, "sft, ppo, grpo: an answer that does not end scores minus this, whatever the judge says"
-    ] = 1.0
+        float, "sft, ppo, grpo: an answer that does not end scores minus this; 0 is below what the judge gives bad ones"
+    ] = 0.0
     ema: Annotated[float, "ppo: decay of the average of the weights that is kept as the result; 0 keeps the last"] = 0.0
     lora_rank: Annotated[int, "train adapters of this rank instead of the matrices; 0 trains all"] = 0
     strict: Annotated[bool, "refuse bad lines and data longer than the context instead of leaving them out"] = False
@@ -151,7 +161,7 @@ class AlignConfig:
     def __post_init__(self) -> None:
         for name in ("episodes", "group", "inner_epochs", "max_tokens", "ptx_batch"):
             check(getattr(self, name) > 0, f"align.{name} is {getattr(self, name)}; write a positive number.")
-        for name in ("examples", "kl_target", "ptx", "clip", "value_clip", "missing_eos", "lora_rank"):
+        for name in ("examples", "kl_target", "ptx", "clip", "value_clip", "lora_rank"):
             check(getattr(self, name) >= 0, f"align.{name} is {getattr(self, name)}; write 0 or more.")
         for name in ("gae_lambda", "ema"):
             check(0 <= getattr(self, name) <= 1, f"align.{name} is {getattr(self, name)}; write a number in [0, 1].")
@@ -202,7 +212,10 @@ class ExpectConfig:
 # What only some families have a use for; with another it would be ignored, so it is refused.
 _ONLY_FOR = {
     ("data", "source"): ("seq2seq", "transformer"),
+    ("data", "max_characters"): ("gpt", "bert"),
     ("data", "document_mask"): ("gpt",),
+    ("tokenizer", "lowercase"): ("bert",),
+    ("tokenizer", "strip_accents"): ("bert",),
     ("data", "mask_share"): ("bert",),
     ("train", "label_smoothing"): ("seq2seq", "transformer"),
     ("train", "prompt"): ("gpt",),

@@ -79,6 +79,7 @@ class Seq2SeqConfig:
         Literal["fixed", "additive"], "what the decoder sees of the source: its last state, or Bahdanau's attention"
     ] = "additive"
     cell: Annotated[Literal["gru", "lstm"], "recurrent cell"] = "gru"
+    context: Annotated[int, "most tokens of a source or a target in training; it bounds the memory"] = 256
     n_layer: Annotated[int, "recurrent layers of encoder and decoder each"] = 1
     d_embed: Annotated[int, "width of the embeddings"] = 256
     d_model: Annotated[int, "width of a hidden state"] = 512
@@ -88,7 +89,7 @@ class Seq2SeqConfig:
     tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = True
 
     def __post_init__(self) -> None:
-        _check_shape(self, positive=("n_layer", "d_embed", "d_model"))
+        _check_shape(self, positive=("context", "n_layer", "d_embed", "d_model"))
 
 
 @dataclass(frozen=True)

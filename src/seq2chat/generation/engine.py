@@ -11,6 +11,7 @@ cache; on a GPU, to rounding.
 """
 
 import itertools
+import logging
 import threading
 import time
 from collections import deque
@@ -22,8 +23,8 @@ from torch import Tensor
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.decode import check_prompts, log_softmax
-from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
-from seq2chat.generation.row import Kept, Row, draw_tokens, likeliest
+from seq2chat.generation.request import DeadlinePassed, Event, QueueFull, Read, Request, Token
+from seq2chat.generation.row import Kept, Phase, Row, draw_tokens, likeliest
 from seq2chat.generation.sampling import row_generators
 from seq2chat.generation.token_pass import TokenPass, least_rows
 from seq2chat.models.gpt import GPT
@@ -107,14 +108,27 @@ class Engine:
         return request
 
     def fail(self, error: Exception) -> None:
-        """End everything that runs or waits with `error`."""
+        """End all running and waiting requests with `error`."""
         with self._lock:
-            requests = {id(r): r for r in [*self._waiting, *(row.request for row in self._rows)]}
+            waiting = list(self._waiting)
             self._waiting.clear()
+        self.rebuild(error)
+        for request in waiting:
+            self._emit(request, error)
+
+    def rebuild(self, error: Exception) -> None:
+        """Start over with an empty cache, after a step that failed in the middle.
+
+        Running requests end with `error`. Waiting requests stay in the queue.
+        """
+        requests = {id(row.request): row.request for row in self._rows}
+        for row in self._rows:
+            row.phase = Phase.ENDED
         self._rows.clear()
         self._kept = [Kept()] * self.n_slot
+        self.cache.clear()
         for request in requests.values():
-            request.emit(error)
+            self._emit(request, error)
 
     def run(self) -> None:
         """Step until nothing is left to do."""
@@ -127,7 +141,7 @@ class Engine:
         self.statistics.steps += 1
         self._drop()
         self._admit()
-        if decoding := [row for row in self._rows if row.is_decoding]:
+        if decoding := [row for row in self._rows if row.phase is Phase.DECODING]:
             self._advance(decoding, self._decode(decoding))
         n_chunks = max(1, (self.budget - len(decoding)) // CHUNK)
         while n_chunks > 0 and (unread := self._next_to_read(n_chunks)):
@@ -137,7 +151,10 @@ class Engine:
     # Who runs, and where.
 
     def _drop(self) -> None:
-        """End what was aborted and what is late."""
+        """End the requests that were aborted and those that are late.
+
+        Nothing else in a step reads `aborted`, so a client that leaves in the middle of a step changes nothing in it.
+        """
         now = time.monotonic()
         with self._lock:
             late = [r for r in self._waiting if r.aborted or (r.deadline is not None and now > r.deadline)]
@@ -147,10 +164,10 @@ class Engine:
         late += [r for r in running.values() if r.aborted or (r.deadline is not None and now > r.deadline)]
         for request in late:
             self.statistics.aborted += 1
-            for row in [row for row in self._rows if row.request is request]:
-                self._release(row)
+            self._release_all(request)
             if not request.aborted:
-                request.emit(DeadlinePassed("The request was not done within its time; ask for less, or later."))
+                error = DeadlinePassed("The request was not done within its time; ask for less, or later.")
+                self._emit(request, error)
 
     def _admit(self) -> None:
         """Give slots to those who wait, in their order, while there are enough."""
@@ -163,7 +180,8 @@ class Engine:
             for sample, generator in enumerate(row_generators(request.sampling.seed, request.n)):
                 cached = self._take_slot(request, reuse=sample == 0 and not request.prompt_logprobs)
                 slot, arrival = len(self._rows), next(self._clock)
-                row = Row(request, sample, slot, room, generator, list(request.prompt), arrival, cached, cached)
+                phase = Phase.READING if sample == 0 else Phase.WAITING
+                row = Row(request, sample, slot, room, generator, list(request.prompt), arrival, phase, cached, cached)
                 self._rows.append(row)
                 self.statistics.cached_tokens += cached
 
@@ -191,6 +209,7 @@ class Engine:
 
     def _release(self, row: Row) -> None:
         """Take the row out, and move the last running one into its place."""
+        row.phase = Phase.ENDED
         last = self._rows.pop()
         self._kept[last.slot] = row.remembered(next(self._clock))
         if last is not row:
@@ -198,17 +217,24 @@ class Engine:
             self._rows[row.slot] = last
             last.slot, row.slot = row.slot, last.slot
 
+    def _release_all(self, request: Request) -> list[Row]:
+        """Release the rows of `request` and return them."""
+        rows = [row for row in self._rows if row.request is request]
+        for row in rows:
+            self._release(row)
+        return rows
+
     # What they compute.
 
     def _next_to_read(self, most: int) -> list[Row]:
         """Return the row that waits the longest for its prompt to be read, and up to `most` - 1 in the slots behind it
         that stand at the same place of theirs, so that one pass can read all; none if every prompt is read."""
-        unread = [row for row in self._rows if row.sample == 0 and not row.is_decoding]
+        unread = [row for row in self._rows if row.phase is Phase.READING]
         if not unread:
             return []
         first = min(unread, key=lambda row: row.arrival)
         behind = itertools.takewhile(
-            lambda row: row.sample == 0 and not row.is_decoding and row.computed == first.computed,
+            lambda row: row.phase is Phase.READING and row.computed == first.computed,
             self._rows[first.slot + 1 : first.slot + most],
         )
         return [first, *behind]
@@ -218,7 +244,9 @@ class Engine:
         last one, draw the first token of each sample."""
         start, n_key = rows[0].computed, rows[0].computed + CHUNK
         chunks = [row.request.prompt[start:n_key] for row in rows]
-        tokens = torch.tensor([chunk + [0] * (CHUNK - len(chunk)) for chunk in chunks], device=self.model.device)
+        # A short chunk is filled up with a token of its own: a masked key that is not a number still spoils a row.
+        filled = [chunk + chunk[-1:] * (CHUNK - len(chunk)) for chunk in chunks]
+        tokens = torch.tensor(filled, device=self.model.device)
         state = self.cache.rows(rows[0].slot, [start] * len(rows), [True] * len(rows), CHUNK, n_key)
         hidden = self.model.hidden_step(tokens, state)
         for row, chunk in zip(rows, chunks, strict=True):
@@ -232,12 +260,16 @@ class Engine:
 
     def _begin(self, row: Row, last: Float[Tensor, " d_model"]) -> None:
         """Draw the first token of each sample of a prompt that is read; `last` is what the head reads at its end."""
-        row.request.emit(Read(row.cached, row.logprobs, row.tops))
         samples = [other for other in self._rows if other.request is row.request]
         for sample in samples:
             if sample is not row:
                 self.cache.copy(row.slot, sample.slot, row.n_prompt)
                 sample.computed = row.n_prompt
+            sample.phase = Phase.DECODING
+        self._emit(row.request, Read(row.cached, row.logprobs, row.tops))
+        samples = [sample for sample in samples if sample.phase is Phase.DECODING]
+        if not samples:
+            return
         # The head reads as many rows as in a step of decoding, never one alone.
         logits = self.model.logits(last.expand(self._bucket(1), 1, -1))[:1, 0]
         self._advance(samples, logits.expand(len(samples), -1))
@@ -275,8 +307,9 @@ class Engine:
     def _advance(self, rows: list[Row], logits: Float[Tensor, "rows vocab"]) -> None:
         """Draw the next token of each row, tell it, and release the rows that end with it."""
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-        if bool(logits.isnan().any()):
-            rows, logits = self._only_numbers(rows, logits)
+        finite = logits.isfinite().all(1)
+        if not bool(finite.all()):
+            rows, logits = self._only_finite(rows, logits, finite.tolist())
             if not rows:
                 return
         tokens, drawn = draw_tokens(rows, self._constrained(rows, logits))
@@ -292,15 +325,18 @@ class Engine:
             logprob, top = told.get(index, (None, []))
             self._tell(row, Token(row.sample, tokens[index], logprob, drawn[index], top, None))
 
-    def _only_numbers(
-        self, rows: list[Row], logits: Float[Tensor, "rows vocab"]
+    def _only_finite(
+        self, rows: list[Row], logits: Float[Tensor, "rows vocab"], finite: list[bool]
     ) -> tuple[list[Row], Float[Tensor, "fewer vocab"]]:
-        """End the requests whose logits are no numbers, as those of weights that diverged, and return the others."""
-        broken = {id(row.request): row.request for row, bad in zip(rows, logits.isnan().any(1), strict=True) if bad}
+        """End the requests with infinite or undefined logits, which diverged weights give, and return the others."""
+        broken = {id(row.request): row.request for row, good in zip(rows, finite, strict=True) if not good}
         kept = [i for i, row in enumerate(rows) if id(row.request) not in broken]
         for request in broken.values():
             message = "The model's output is no number: its weights have diverged; serve another checkpoint."
-            self._end(request, UserError(message))
+            for row in self._end(request, UserError(message)):
+                # The next row in this slot must not find keys that are not numbers behind its own.
+                self._kept[row.slot] = Kept()
+                self.cache.clear_slot(row.slot)
         return [rows[i] for i in kept], logits[kept]
 
     def _constrained(self, rows: list[Row], logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
@@ -309,24 +345,31 @@ class Engine:
             return logits
         allowed = logits.clone()
         for index, row in enumerate(rows):
-            if not row.request.aborted:
+            if row.phase is not Phase.ENDED:
                 try:
                     allowed[index] = row.constrained(logits[index])
                 except Exception as error:  # it is the request's code, which must not end the others
                     self._end(row.request, error)
         return allowed
 
-    def _end(self, request: Request, error: Exception) -> None:
-        """End a running request with `error`; the others go on."""
-        for row in [row for row in self._rows if row.request is request]:
-            self._release(row)
-        request.emit(error)
-        request.abort()
+    def _end(self, request: Request, error: Exception) -> list[Row]:
+        """End a running request with `error` and return its rows, which are released. Other requests continue."""
+        rows = self._release_all(request)
+        self._emit(request, error)
+        return rows
+
+    def _emit(self, request: Request, event: Event) -> None:
+        """Emit `event` to the owner of the request. If that fails, the request ends and the others continue."""
+        try:
+            request.emit(event)
+        except Exception:
+            logging.getLogger("seq2chat").exception("A request ended because it could not take an event.")
+            self._release_all(request)
 
     def _tell(self, row: Row, token: Token) -> None:
         """Tell a token that was drawn for the row, and whether it is the last."""
         request = row.request
-        if request.aborted:  # perhaps in this very step, so that it has no slot any more
+        if row.phase is Phase.ENDED:  # another sample of the request failed in this step
             return
         row.tokens.append(token.id)
         if row.before is not None:
@@ -344,8 +387,7 @@ class Engine:
             token = replace(token, finish="length")
         if token.finish is not None:
             self._release(row)
-        if not request.aborted:
-            request.emit(token)
+        self._emit(request, token)
 
 
 def _whole(n: int, size: int) -> int:

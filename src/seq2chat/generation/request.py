@@ -61,7 +61,8 @@ class Constraint(Protocol):
 class Request:
     """What is asked of the engine, and whom it tells.
 
-    `emit` is called in the engine's thread with each Event; an exception is the last one. `stop(token)` is asked of
+    `emit` is called in the engine's thread with each Event; an exception is the last one. If `emit` raises, the request
+    ends. `stop(token)` is asked of
     each Token and ends its sample if true; what it or a constraint raises ends this request, and no other. `logprobs`
     is how many of the likeliest tokens are told beside each, None being no log probabilities; those of the distribution
     that is drawn from cost as much again, and are told where `drawn_logprobs` asks for them. Prompts are shared
@@ -83,5 +84,5 @@ class Request:
     aborted: bool = field(default=False, init=False)
 
     def abort(self) -> None:
-        """End with the engine's next step, without another event."""
+        """End the request before the engine's next step. The step in progress may still emit its events."""
         self.aborted = True

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,15 @@ from torch import Tensor
 from seq2chat.generation.decode import token_logprobs
 from seq2chat.generation.request import Constraint, Request
 from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits
+
+
+class Phase(Enum):
+    """The states of a row, in the order in which it passes through them. A row may end in any of them."""
+
+    WAITING = "waiting"  # the first sample of the request reads the prompt for this one
+    READING = "reading"
+    DECODING = "decoding"
+    ENDED = "ended"  # the slot belongs to others
 
 
 @dataclass
@@ -24,6 +34,7 @@ class Row:
     generator: random.Random
     tokens: list[int]
     arrival: int
+    phase: Phase = Phase.READING
     computed: int = 0
     cached: int = 0
     before: Penalties | None = None
@@ -33,10 +44,6 @@ class Row:
     @property
     def n_prompt(self) -> int:
         return len(self.request.prompt)
-
-    @property
-    def is_decoding(self) -> bool:
-        return len(self.tokens) > self.n_prompt
 
     @property
     def constraint(self) -> Constraint | None:

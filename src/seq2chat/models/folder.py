@@ -74,7 +74,7 @@ def require_family(model: Model, *families: str) -> None:
     )
 
 
-def save_model(model: Model, folder: str | Path, dtype: torch.dtype | None = None, **token_ids: int | None) -> None:
+def save_model(model: Model, folder: str | Path, dtype: torch.dtype | None = None, **token_ids: Any) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, the weights as `dtype` or as they are.
 
     `transformers` opens the folder of a GPT or a BERT. `bos_token_id`, `eos_token_id` and `pad_token_id` are recorded
@@ -137,7 +137,9 @@ def _own_fields(config: Seq2SeqConfig | TransformerConfig) -> dict[str, Any]:
 
 
 def _own_config(kind: type[ModelConfig], fields: dict[str, Any]) -> ModelConfig:
-    return kind(**{f.name: fields[f.name] for f in dataclasses.fields(kind)})
+    # Folders of older versions lack the bound of an RNN's context.
+    names = [f.name for f in dataclasses.fields(kind) if f.name != "context" or "context" in fields]
+    return kind(**{name: fields[name] for name in names})
 
 
 _OWN_LAYOUT = Layout(

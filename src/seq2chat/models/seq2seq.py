@@ -39,7 +39,7 @@ class Seq2Seq(nn.Module):
 
     @property
     def context(self) -> int:
-        """The most positions a row may have: a recurrence knows no bound."""
+        """The most positions a row may have: a recurrence knows no bound; `config.context` bounds its training."""
         return sys.maxsize
 
     @property

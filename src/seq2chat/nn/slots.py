@@ -30,8 +30,23 @@ class SlotCache:
         device: torch.device,
     ) -> None:
         self.n_slot, self.n_kv_head, self.room = n_slot, n_kv_head, room + 1
-        shape = n_slot * n_kv_head * self.room, d_head
-        self.keys, self.values = ([_zeros(shape, dtype, device) for _ in range(n_layer)] for _ in range(2))
+        self._shape = n_slot * n_kv_head * self.room, d_head
+        self._n_layer, self._dtype, self._device = n_layer, dtype, device
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Replace all keys and values by zeros, in memory of their own."""
+        self.keys = []  # first, so that old and new ones never need memory together
+        self.values = []
+        self.keys = [_zeros(self._shape, self._dtype, self._device) for _ in range(self._n_layer)]
+        self.values = [_zeros(self._shape, self._dtype, self._device) for _ in range(self._n_layer)]
+
+    def clear_slot(self, slot: int) -> None:
+        """Set the keys and values of one slot to zero."""
+        for stored in self._by_slot():
+            stored[slot] = 0
 
     def rows(self, first: int, starts: Sequence[int], active: Sequence[bool], n_new: int, n_key: int) -> "SlotRows":
         """Return the state in which the slots from `first` on read `n_new` tokens, beginning at positions `starts`.

@@ -52,7 +52,7 @@ def run_server(
     load: Callable[[], Sequence[Served]], host: str, port: int, api_key: str, say: Callable[[str], object]
 ) -> None:
     """Serve what `load` returns until a signal comes. `say` is told the address once that is loaded. Raises what `load`
-    does, and UserError for an address that cannot be listened at."""
+    does, UserError for an address that cannot be listened at, and SystemExit when an engine breaks again and again."""
     listener, opening = listen(host, port), Opening()
     # Requests are not logged: what people write to a model is theirs.
     config = uvicorn.Config(
@@ -69,6 +69,9 @@ def run_server(
             worker.start()
             opening.app = create_app(served, worker, api_key)
             say(f"http://{shown}:{listener.getsockname()[1]}")
+            worker.join()
+            if worker.error is not None:
+                raise SystemExit(1)  # the log has the cause; a supervisor starts the server again
         except BaseException as error:  # raised where the caller can see it
             opening.error, server.should_exit = error, True
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -12,22 +13,28 @@ from seq2chat.generation.request import QueueFull, Request
 
 MOST_CALLS = 256  # that may wait
 
+# An engine that breaks more often than this within the time is beyond repair: the worker ends.
+MOST_BREAKS = 5
+BREAK_SECONDS = 60.0
+
 
 class Stopped(RuntimeError):
-    """The thread that computes has ended, by itself or because it was asked to."""
+    """Raised when the server cannot answer, because it is stopping or because an engine broke."""
 
 
 class Worker(threading.Thread):
-    """Steps `engines` while they have work, and runs what `call` is given between the steps.
+    """Steps `engines` while they have work, and runs the functions given to `call` between the steps.
 
-    When a step fails, everything that waits fails with it, the log and `error` say why, and nothing is taken any more:
-    the state of an engine that broke in the middle of a step is not known.
+    When a step fails, the running requests of that engine fail and the engine starts over with an empty cache; other
+    engines are not touched. When an engine breaks again and again, the worker ends: all requests fail, `error` is the
+    cause, and nothing more is accepted.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         super().__init__(name="engine", daemon=True)
         self.engines = engines
         self.error: BaseException | None = None
+        self._breaks: deque[float] = deque(maxlen=MOST_BREAKS)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -70,11 +77,23 @@ class Worker(threading.Thread):
                     self._run_call(work, future)
                 for engine in self.engines:
                     if engine.has_work:
-                        engine.step()
-        except BaseException as error:  # what a panic of Rust raises is no Exception
+                        self._step(engine)
+        except BaseException as error:
             self.error = error
-            logging.getLogger("seq2chat").exception("The engine broke; start the server again.")
+            logging.getLogger("seq2chat").exception("The engine broke for good.")
         self._fail(self._stopped())
+
+    def _step(self, engine: Engine) -> None:
+        """Step the engine, and rebuild it if that fails. Raises the error of an engine that is beyond repair."""
+        try:
+            engine.step()
+        except BaseException as error:  # a panic of Rust is not an Exception
+            now = time.monotonic()
+            if len(self._breaks) == MOST_BREAKS and now - self._breaks[0] < BREAK_SECONDS:
+                raise
+            self._breaks.append(now)
+            logging.getLogger("seq2chat").error("The engine broke and starts over.", exc_info=error)
+            engine.rebuild(Stopped("The engine broke and has started over; send the request again."))
 
     def _wait(self) -> bool:
         """Wait for work; whether there is some, rather than the end."""
@@ -87,7 +106,7 @@ class Worker(threading.Thread):
             raise self._stopped()
 
     def _stopped(self) -> Stopped:
-        """What clients are told; why it broke is for the log."""
+        """The error that clients get. The cause of a break is for the log only."""
         return Stopped("The server is stopping." if self.error is None else "The engine broke; its log says why.")
 
     def _run_call(self, work: Callable[[], Any], future: "Future[Any]") -> None:
@@ -97,6 +116,9 @@ class Worker(threading.Thread):
             future.set_result(work())
         except Exception as error:
             future.set_exception(error)
+        except BaseException as error:  # a panic of Rust, which asyncio would not hand on as an error of the request
+            logging.getLogger("seq2chat").error("A computation panicked.", exc_info=error)
+            future.set_exception(RuntimeError(f"A computation panicked: {error}"))
 
     def _fail(self, error: Exception) -> None:
         with self._wake:

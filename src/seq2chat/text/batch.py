@@ -20,6 +20,7 @@ from seq2chat.text.shards import Shards
 
 IGNORED = -100
 FEISTEL_ROUNDS = 6
+EVALUATION_ORDER = bytes(32)  # key of the order in which samples are measured: always the same
 
 B = TypeVar("B", bound="Batch")
 
@@ -78,7 +79,10 @@ class Loader:
         return batch_size
 
     def sample(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return `target`, `labels` and `segments` of sample k, int64 of shape `(context,)` each."""
+        """Return `target`, `labels` and `segments` of sample k, int64 of shape `(context,)` each.
+
+        Segments are all 0 without `document_mask`.
+        """
         epoch, i = divmod(k, self.n_windows)
         key = epoch_key(self.shards.fingerprint, self.seed, epoch)
         offset = int.from_bytes(key[:8], "big") % self.n_transitions
@@ -91,7 +95,8 @@ class Loader:
         target = np.concatenate([head[:-1], tail[:-1]])
         labels = np.concatenate([head[1:], tail[1:]])
         labels[start + np.arange(self.context) >= self.n_transitions] = IGNORED
-        return target, labels, self._segments(circle)
+        segments = self._segments(circle) if self.document_mask else np.zeros_like(target)
+        return target, labels, segments
 
     def batch(self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
         """Return this rank's rows of the global batch of samples first_sample .. first_sample + batch_size - 1.
@@ -108,25 +113,42 @@ class Loader:
         return _documents(self.shards, position) + turn * self.shards.n_documents
 
 
-def evaluation_batches(shards: Shards, context: int, batch_size: int, document_mask: bool = False) -> Iterator[Batch]:
+def evaluation_batches(
+    shards: Shards, context: int, batch_size: int, document_mask: bool = False, limit: int = 0
+) -> Iterator[Batch]:
     """Yield the whole stream once, in order, in windows of `context` that do not overlap.
+
+    With a `limit` they are windows of about so many tokens, spread over the stream, in an order that makes every
+    beginning of them a sample as well.
 
     Every token of text is a label exactly once. The end-of-text tokens between documents are not (-100), so that the
     sum of the losses is that of the text alone and can be divided by its bytes. The last row is padded on the right,
     where causal attention does not look; the last batch may have fewer rows.
     """
-    n_transitions = shards.n_tokens - 1
-    for first in range(0, n_transitions, batch_size * context):
-        last = min(first + batch_size * context, n_transitions)
-        tokens = shards.read(first, last - first + 1).astype(np.int64)
-        rows = -(-(last - first) // context)
-        target = np.full(rows * context, shards.eos_id, dtype=np.int64)
-        labels = np.full(rows * context, IGNORED, dtype=np.int64)
-        segments = _documents(shards, first + np.arange(rows * context))
-        target[: last - first] = tokens[:-1]
-        labels[: last - first] = np.where(tokens[1:] == shards.eos_id, IGNORED, tokens[1:])
-        target, labels, segments = (a.reshape(rows, context) for a in (target, labels, segments))
+    n_windows = -(-(shards.n_tokens - 1) // context)
+    for windows in spread_batches(n_windows, batch_size, -(-limit // context)):
+        rows = [_evaluation_row(shards, context, window) for window in windows]
+        target, labels, segments = (np.stack(column) for column in zip(*rows, strict=True))
         yield _batch(target, labels, segments if document_mask else None)
+
+
+def spread_batches(n: int, batch_size: int, limit: int = 0) -> Iterator[list[int]]:
+    """Yield range(n) in batches; with a `limit` only so many of its numbers, in a fixed pseudo-random order."""
+    count = min(n, limit) if limit else n
+    for first in range(0, count, batch_size):
+        batch = range(first, min(count, first + batch_size))
+        yield [permute(i, n, EVALUATION_ORDER) for i in batch] if limit else list(batch)
+
+
+def _evaluation_row(shards: Shards, context: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    first = window * context
+    length = min(context, shards.n_tokens - 1 - first)
+    tokens = shards.read(first, length + 1).astype(np.int64)
+    target = np.full(context, shards.eos_id, dtype=np.int64)
+    labels = np.full(context, IGNORED, dtype=np.int64)
+    target[:length] = tokens[:-1]
+    labels[:length] = np.where(tokens[1:] == shards.eos_id, IGNORED, tokens[1:])
+    return target, labels, _documents(shards, first + np.arange(context))
 
 
 def pad_rows(rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: int | float) -> Tensor:

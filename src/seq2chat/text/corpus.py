@@ -25,6 +25,7 @@ from seq2chat.text.files import (
     suffix,
     whole_characters,
 )
+from seq2chat.text.plain import PlainText
 from seq2chat.text.rows import ROW_SUFFIXES, field_names, is_rows, read_rows
 from seq2chat.text.world import VERSION as WORLD_VERSION
 from seq2chat.text.world import documents as world_documents
@@ -36,15 +37,15 @@ SUFFIXES = (*TEXT_SUFFIXES, *CODE_SUFFIXES, *ROW_SUFFIXES)
 """Files that are read from a folder, gzipped or not, in upper or lower case."""
 
 Progress = Callable[[int, int], None]
-Reader = Callable[[Path], Iterator[str]]
+Reader = Callable[[Path], Iterator[str | PlainText]]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Named text. `documents()` starts over each time it is called and holds one document at a time in memory."""
+    """Named text. `read()` starts over each time it is called; it yields documents, and plain text files unread."""
 
     name: str
-    read: Callable[[], Iterable[str]] = field(repr=False)
+    read: Callable[[], Iterable[str | PlainText]] = field(repr=False)
     digest: Callable[[], str] = field(repr=False)
 
     def documents(self) -> Iterator[str]:
@@ -53,10 +54,11 @@ class Corpus:
         Raises UserError at the first mistake in the files, or if all documents are blank.
         """
         empty = True
-        for text in self.read():
-            if text.strip():
-                empty = False
-                yield text
+        for item in self.read():
+            for text in item.documents() if isinstance(item, PlainText) else (item,):
+                if text.strip():
+                    empty = False
+                    yield text
         check(not empty, f"{self.name} is empty; give a text to learn from.")
 
     @cached_property
@@ -147,12 +149,12 @@ def _did_you_mean(path: Path) -> str:
 # Reading one file
 
 
-def _read_file(file: Path, field: str) -> Iterator[str]:
+def _read_file(file: Path, field: str) -> Iterator[str | PlainText]:
     check_format(file)
     if is_rows(file):
         yield from _read_texts(file, field)
     else:
-        yield _read_text(file)
+        yield PlainText(file)
 
 
 def _read_text(file: Path) -> str:
@@ -214,8 +216,8 @@ def _hh_rlhf(file: Path) -> Iterator[str]:
     return (text.strip() for text in _read_texts(file, "chosen"))
 
 
-def _whole(file: Path) -> Iterator[str]:
-    yield _read_text(file)
+def _whole(file: Path) -> Iterator[PlainText]:
+    yield PlainText(file)
 
 
 _GITHUB = "https://raw.githubusercontent.com/"

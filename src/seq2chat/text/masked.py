@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from seq2chat.config import check
-from seq2chat.text.batch import IGNORED, Batch, Loader
+from seq2chat.text.batch import IGNORED, Batch, Loader, spread_batches
 from seq2chat.text.shards import Shards
 from seq2chat.text.wordpiece import WordPiece
 
@@ -91,8 +91,12 @@ class MaskedLoader:
         return self.shards.read(int(rng.integers(self.shards.n_tokens - count + 1)), count)
 
 
-def masked_evaluation_batches(shards: Shards, context: int, batch_size: int, tokenizer: WordPiece) -> Iterator[Batch]:
+def masked_evaluation_batches(
+    shards: Shards, context: int, batch_size: int, tokenizer: WordPiece, limit: int = 0
+) -> Iterator[Batch]:
     """Yield the whole stream once, in order, as rows [CLS] text [SEP], with 15 % of the tokens chosen.
+
+    With a `limit` they are rows of about so many tokens, spread over the stream.
 
     What is chosen depends on the text and the context alone, so that models are asked for the same. The last row is
     padded, with a `target_mask`; the last batch may have fewer rows.
@@ -101,9 +105,9 @@ def masked_evaluation_batches(shards: Shards, context: int, batch_size: int, tok
     check(width > 0, f"--context is {context}; [CLS] and [SEP] need room beside the text, so write at least 3.")
     n_tokens = shards.n_tokens - 1
     firsts = range(0, n_tokens, width)
-    for i in range(0, len(firsts), batch_size):
+    for windows in spread_batches(len(firsts), batch_size, -(-limit // width)):
         rows = []
-        for first in firsts[i : i + batch_size]:
+        for first in (firsts[window] for window in windows):
             text = shards.read(first, min(width, n_tokens - first)).astype(np.int64)
             tokens = np.concatenate([[tokenizer.cls_id], text, [tokenizer.sep_id]])
             rng = _generator(shards.fingerprint, "evaluation", first)
@@ -164,8 +168,8 @@ def fill(text: str, index: int, piece: str) -> str:
 
 
 def _control(tokens: np.ndarray, tokenizer: WordPiece) -> np.ndarray:
-    """Return which tokens are never chosen: those that text does not consist of."""
-    return np.isin(tokens, [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id])
+    """Return which tokens are never chosen: those that text does not consist of, and [UNK], which is no word."""
+    return np.isin(tokens, [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.unk_id])
 
 
 def _generator(*key: object) -> np.random.Generator:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from seq2chat.config import DataConfig, UserError, check
-from seq2chat.text.batch import IGNORED, Batch, epoch_key, mix, pad_rows
+from seq2chat.text.batch import EVALUATION_ORDER, IGNORED, Batch, epoch_key, mix, pad_rows, spread_batches
 from seq2chat.text.corpus import Progress, find_corpus, read_lines
 from seq2chat.text.files import check_format, numbered_lines, suffix
 from seq2chat.text.rows import Row, field_names, is_rows, read_rows
-from seq2chat.text.shards import FEW_DOCUMENTS
+from seq2chat.text.split import FEW_DOCUMENTS
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.turns import tidy
 
@@ -278,12 +278,17 @@ def _cut(rows: np.ndarray, lengths: np.ndarray, budget: float) -> list[np.ndarra
 
 
 def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batch]:
-    """Yield each pair once, sorted by length; with a `limit`, only the first pairs, about so many target tokens."""
+    """Yield each pair once, in batches of like length; with a `limit`, pairs of about so many target tokens."""
     lengths = np.array([len(target) + 1 for target in pairs.target])
-    n = len(pairs) if not limit else int(np.searchsorted(np.cumsum(lengths), limit)) + 1
-    order = np.argsort(lengths[:n], kind="stable")
-    for first in range(0, len(order), batch_size):
-        yield pairs.batch(order[first : first + batch_size].tolist())
+    rows = np.arange(len(pairs))
+    if limit:
+        rows = shuffled(len(pairs), EVALUATION_ORDER[:8])
+        rows = rows[: int(np.searchsorted(np.cumsum(lengths[rows]), limit)) + 1]
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
+    batches = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    # A sample may be cut short, and its beginning must not be the short sentences alone.
+    for [i] in spread_batches(len(batches), 1, limit):
+        yield pairs.batch(batches[i].tolist())
 
 
 def shuffled(n: int, key: bytes) -> np.ndarray:

@@ -14,10 +14,8 @@ import re
 import shutil
 import tempfile
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,43 +23,16 @@ import numpy as np
 
 from seq2chat.config import UserError, check
 from seq2chat.text.corpus import Corpus, cache_folder
+from seq2chat.text.split import sample_fingerprint, split_parts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 
 FORMAT = 1
 SPLITS = ("train", "val")
 SHARD_TOKENS = 100_000_000
-FEW_DOCUMENTS = 100
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Progress = Callable[[int], None]
-
-
-# Splitting
-
-
-def split_documents(corpus: Corpus, val_fraction: float) -> Iterator[tuple[str, str]]:
-    """Yield `(split, text)` for the whole corpus in order, split being "train" or "val".
-
-    With fewer than 100 documents the end of each is held out: of n characters, the first int(n * (1 - val_fraction))
-    are for training (one document gives nanoGPT's split of tinyshakespeare). Otherwise whole documents are held out by
-    the hash of their text, so that copies of one document are on the same side.
-    """
-    documents = corpus.documents()
-    first = list(islice(documents, FEW_DOCUMENTS))
-    if len(first) < FEW_DOCUMENTS:
-        for text in first:
-            cut = int(len(text) * (1 - val_fraction))
-            yield from ((split, part) for split, part in (("train", text[:cut]), ("val", text[cut:])) if part)
-    else:
-        for text in chain(first, documents):
-            share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-            yield ("val" if share < val_fraction else "train"), text
-
-
-def split_texts(corpus: Corpus, val_fraction: float, split: str) -> Iterator[str]:
-    """Yield the texts of one split, "train" or "val"; a tokenizer is trained on the first before any shard exists."""
-    return (text for name, text in split_documents(corpus, val_fraction) if name == split)
 
 
 # Reading
@@ -130,10 +101,17 @@ def open_shards(folder: str | Path, split: str) -> Shards:
 def shards_in_memory(texts: Iterable[str], tokenizer: Tokenizer | WordPiece, name: str = "text") -> Shards:
     """Return the stream of `texts` without writing it, for evaluating on a file."""
     eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
-    texts = list(texts)
-    documents = [
-        np.concatenate([np.array([eos_id], dtype), ids.astype(dtype)]) for ids in tokenizer.encode_documents(texts)
-    ]
+    n_bytes = n_characters = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal n_bytes, n_characters
+        for text in texts:
+            n_bytes += len(text.encode("utf-8", "replace"))
+            n_characters += len(text)
+            yield text
+
+    encoded = tokenizer.encode_documents(counted())
+    documents = [np.concatenate([np.array([eos_id], dtype), ids.astype(dtype)]) for ids in encoded]
     tokens = np.concatenate([*documents, np.array([eos_id], dtype)])
     return Shards(
         name=name,
@@ -141,9 +119,9 @@ def shards_in_memory(texts: Iterable[str], tokenizer: Tokenizer | WordPiece, nam
         tokenizer=tokenizer.fingerprint,
         eos_id=eos_id,
         n_tokens=len(tokens),
-        n_documents=len(texts),
-        n_bytes=sum(len(text.encode()) for text in texts),
-        n_characters=sum(map(len, texts)),
+        n_documents=len(documents),
+        n_bytes=n_bytes,
+        n_characters=n_characters,
         parts=[tokens],
         starts=np.cumsum([0, *map(len, documents)][: len(documents)], dtype=np.uint64),
     )
@@ -182,17 +160,21 @@ def cached_shards(
     val_fraction: float,
     cache: str | Path | None = None,
     progress: Progress | None = None,
+    characters: int = 0,
 ) -> Path:
-    """Return a folder with the shards of this corpus, tokenizer and split, writing them only if they are not there yet.
+    """Return a folder with the shards of this corpus, tokenizer and split, writing them only if they are not there.
+
+    With `characters` they are of a sample of that size.
 
     The folder is under `cache`, by default the user's cache folder.
     """
-    key = [FORMAT, corpus.fingerprint, tokenizer.fingerprint, val_fraction]
+    text = sample_fingerprint(corpus, val_fraction, characters) if characters else corpus.fingerprint
+    key = [FORMAT, text, tokenizer.fingerprint, val_fraction]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     slug = re.sub(r"[^\w.-]+", "-", Path(corpus.name).name)[:40]
     folder = Path(cache or cache_folder() / "shards") / f"{slug}-{digest}"
     if not (folder / "manifest.json").is_file():
-        write_shards(corpus, tokenizer, folder, val_fraction, progress=progress)
+        write_shards(corpus, tokenizer, folder, val_fraction, progress=progress, characters=characters)
     return folder
 
 
@@ -203,10 +185,13 @@ def write_shards(
     val_fraction: float,
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
+    characters: int = 0,
 ) -> None:
     """Tokenize the corpus into `folder`, which appears complete or not at all; older shards in it are replaced.
 
-    `progress(characters_done)` is called after each document. Raises UserError if a split is empty, the disk is full,
+    With `characters` a sample of that size is tokenized.
+
+    `progress(characters_done)` is called after each part. Raises UserError if a split is empty, the disk is full,
     or the folder holds something else.
     """
     folder = Path(folder)
@@ -216,7 +201,7 @@ def write_shards(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        _write_into(temporary, corpus, tokenizer, val_fraction, shard_tokens, progress)
+        _write_into(temporary, corpus, tokenizer, val_fraction, characters, shard_tokens, progress)
         _move(temporary, folder)
     except OSError as error:
         if error.errno in NO_ROOM:
@@ -232,24 +217,21 @@ def _write_into(
     corpus: Corpus,
     tokenizer: Tokenizer | WordPiece,
     val_fraction: float,
+    characters: int,
     shard_tokens: int,
     progress: Progress | None,
 ) -> None:
     eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
     writers = {split: _SplitWriter(folder, split, dtype, shard_tokens) for split in SPLITS}
-    waiting: deque[tuple[str, str]] = deque()
-
-    def texts() -> Iterator[str]:
-        for split, text in split_documents(corpus, val_fraction):
-            waiting.append((split, text))
-            yield text
-
+    begins = True
     done = 0
     try:
-        for ids in tokenizer.encode_documents(texts()):
-            split, text = waiting.popleft()
-            writers[split].add(text, np.concatenate([np.array([eos_id], dtype), ids.astype(dtype)]))
-            done += len(text)
+        for part, ids in tokenizer.encode_parts(split_parts(corpus, val_fraction, characters)):
+            if begins:
+                writers[part.split].begin_document(np.array([eos_id], dtype))
+            writers[part.split].add(part.text, ids.astype(dtype))
+            begins = part.ends
+            done += len(part.text)
             if progress:
                 progress(done)
         for split, writer in writers.items():
@@ -261,7 +243,7 @@ def _write_into(
             writer.close()
     manifest = {
         "format": FORMAT,
-        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "corpus": corpus.name,
         "tokenizer": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "eos_id": eos_id,
@@ -284,9 +266,12 @@ class _SplitWriter:
         self.index: dict[str, Any] = {}
         self.out: BinaryIO | None = None
 
-    def add(self, text: str, tokens: np.ndarray) -> None:
+    def begin_document(self, separator: np.ndarray) -> None:
         self.starts.append(self.n_tokens)
         self.n_documents += 1
+        self._write(separator)
+
+    def add(self, text: str, tokens: np.ndarray) -> None:
         self.n_characters += len(text)
         self.n_bytes += len(text.encode())
         self._write(tokens)

@@ -12,13 +12,12 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from unicodedata import combining
 
 import numpy as np
 import tiktoken
@@ -27,6 +26,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from seq2chat.config import UserError, check
 from seq2chat.text.bpe import byte_alphabet
+from seq2chat.text.parts import Part, encode_parts, join_documents
 
 CONTROL = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 
@@ -42,26 +42,23 @@ QWEN2_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# In these patterns a single line break between two visible characters always ends a piece, whatever stands around it,
-# so a long text may be cut there and encoded in parallel.
-CUTTABLE = {PATTERN, GPT2_PATTERN, QWEN2_PATTERN}
-CUT = re.compile(r"(?<=\S\n)(?=\S)")
-CUT_EVERY = 1 << 20
+# In these patterns a piece always ends behind the last line break of some white space.
+LINES_END_PIECES = {PATTERN, QWEN2_PATTERN}
+LINE = re.compile(r"(?<=[\r\n])(?=[^\S\r\n]*\S)")
+LONGEST_WORD = 256  # characters of an unbroken run from which merges are learned together
+LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
 
 # tiktoken's regex engine gives up on a longer run of blanks; such text goes through `tokenizers`, which is slower.
 LONGEST_BLANK = 100_000
-
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 class Tokenizer:
     """A byte-level BPE. Make one with `Tokenizer.train` or `Tokenizer.load`.
 
     `control` maps the text of each control token to its id. `eos_id` is the token that separates documents; `pad_id`
-    never equals it. Either is None where a tokenizer of others has no such token. `chat_template` is for
-    `transformers`, and empty where the model has not learned to chat. `json` is the text of its `tokenizer.json`.
+    never equals it. Either is None where a tokenizer of others has no such token. `end_ids` end a turn or a text.
+    `chat_template` is for `transformers`, and empty where the model has not learned to chat. `json` is the text of its
+    `tokenizer.json`.
     """
 
     def __init__(
@@ -76,7 +73,7 @@ class Tokenizer:
         except Exception as error:  # the class that tokenizers raises
             raise UserError(f"{where} is damaged: {error}.") from None
         self._slow.encode_special_tokens = True
-        self._cuttable = pattern in CUTTABLE
+        self._lines_end_pieces = pattern in LINES_END_PIECES
 
         self.control: dict[str, int] = {token["content"]: token["id"] for token in spec.get("added_tokens", [])}
         self._fast = tiktoken.Encoding("seq2chat", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
@@ -90,6 +87,9 @@ class Tokenizer:
         self.eos_id = self._control_id("<|endoftext|>", names.get("eos_token"))
         pad_id = self._control_id("<|pad|>", names.get("pad_token"))
         self.pad_id = None if pad_id == self.eos_id else pad_id
+        # A chat model ends a turn with a token of its own, and `transformers` calls that one the end token.
+        turn_end = self._control_id("", names.get("eos_token"))
+        self.end_ids = [i for i in dict.fromkeys([turn_end, self.eos_id]) if i is not None]
 
         canonical = json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
@@ -117,7 +117,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        model.train_from_iterator(texts, trainer)
+        model.train_from_iterator(map(_short_pieces, texts), trainer)
         model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
         # This class makes transformers take tokenizer.json as it stands, whatever the model's own tokenizer is.
         config = {
@@ -144,25 +144,29 @@ class Tokenizer:
             chat_template=read_utf8(template) if template.is_file() else "",
         )
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
+    def save(self, folder: str | Path, **options: Any) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them.
+
+        `options` such as `model_max_length` are added to the latter.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_bytes(self.json.encode())
-        (folder / "tokenizer_config.json").write_bytes(self._config.encode())
+        (folder / "tokenizer_config.json").write_bytes(with_options(self._config, options).encode())
         if self.chat_template:
             (folder / "chat_template.jinja").write_bytes(self.chat_template.encode())
 
     def with_chat(self, control: Sequence[str], pad: str, template: str) -> Tokenizer:
-        """Return this tokenizer with the `control` tokens and a `pad` token of its own, added behind the others where
-        they are missing, and that chat template."""
+        """Return this tokenizer with the `control` tokens, of which the last ends a turn, and a `pad` token of its own,
+        added behind the others where they are missing, and that chat template."""
         spec, config = tokenizers.Tokenizer.from_str(self.json), read_json(self._config, "tokenizer_config.json")
         wanted = [*control, *([] if self.pad_id is not None else [pad])]
         missing = [AddedToken(name, special=True, normalized=False) for name in wanted if name not in self.control]
         spec.add_special_tokens(missing)
         if self.pad_id is None:
             config["pad_token"] = pad
-        config_text = json.dumps(config, indent=2) + "\n" if missing else self._config
+        config["eos_token"] = control[-1]
+        config_text = json.dumps(config, indent=2) + "\n"
         return Tokenizer(spec.to_str(pretty=True) if missing else self.json, config_text, chat_template=template)
 
     def split(self, text: str) -> list[str]:
@@ -177,13 +181,16 @@ class Tokenizer:
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all cores."""
-        parts: list[np.ndarray] = []
-        for encoded in _map_in_order(self._encode_task, _tasks(texts, self._cut)):
-            for ids, ends_document in encoded:
-                parts.append(ids)
-                if ends_document:
-                    yield np.concatenate(parts)
-                    parts = []
+        return join_documents(self.encode_parts(map(Part, texts)))
+
+    def encode_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
+        """Yield the same documents in other parts, each with its ids; they add up to those of the whole document."""
+        return encode_parts(parts, self.last_cut, lambda texts: [self._ids(text) for text in texts])
+
+    def last_cut(self, text: str) -> int:
+        """Return the last position in `text` at which a piece surely ends, whatever follows the text; 0 for none."""
+        cut = last_line_start(text) if self._lines_end_pieces else _last_single_break(text)
+        return cut or last_word_start(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; control tokens by name, bytes that are no UTF-8 as U+FFFD, nothing for ids beyond
@@ -218,16 +225,6 @@ class Tokenizer:
         ids = self._fast.encode_to_numpy(text, disallowed_special=())
         return ids if self._to_id is None else self._to_id[ids]
 
-    def _cut(self, text: str) -> Iterator[str]:
-        start = 0
-        while self._cuttable and (cut := CUT.search(text, start + CUT_EVERY)):
-            yield text[start : cut.start()]
-            start = cut.start()
-        yield text[start:]
-
-    def _encode_task(self, task: list[tuple[str, bool]]) -> list[tuple[np.ndarray, bool]]:
-        return [(self._ids(text), ends_document) for text, ends_document in task]
-
 
 class StreamDecoder:
     """Turns ids into text as they arrive, holding back the bytes of a character until it is complete."""
@@ -245,33 +242,43 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
-def _map_in_order(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Like `map`, on all cores, reading only a little ahead so that memory stays bounded."""
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def last_line_start(text: str) -> int:
+    """Return the last position in `text` behind the line breaks of some white space in front of a visible character, or
+    0. `PATTERN` always ends a piece there."""
+    visible = text.rstrip()
+    return max(visible.rfind("\n"), visible.rfind("\r")) + 1
 
 
-def _tasks(texts: Iterable[str], cut: Callable[[str], Iterator[str]]) -> Iterator[list[tuple[str, bool]]]:
-    """Group parts of texts into tasks of about `CUT_EVERY` characters; each part says whether it ends its text."""
-    task: list[tuple[str, bool]] = []
-    size = 0
-    for text in texts:
-        parts = list(cut(text))
-        for i, part in enumerate(parts):
-            task.append((part, i == len(parts) - 1))
-            size += len(part)
-            if size >= CUT_EVERY:
-                yield task
-                task, size = [], 0
-    if task:
-        yield task
+def _last_single_break(text: str) -> int:
+    """Return the last position in `text` behind a line break that stands alone between visible characters, or 0."""
+    at = len(text) - 1
+    while (at := text.rfind("\n", 0, at)) > 0:
+        if not (text[at - 1].isspace() or text[at + 1].isspace()):
+            return at + 1
+    return 0
+
+
+def last_word_start(text: str) -> int:
+    """Return the last position in `text` of a blank or mark between two letters, where a piece begins; or 0."""
+    for at in range(len(text) - 2, 0, -1):
+        # A combining mark belongs to the letter in front of it, and normalizers join the two.
+        is_mark = text[at] == " " or not (text[at].isspace() or text[at].isalnum() or combining(text[at]))
+        if is_mark and text[at - 1].isalpha() and text[at + 1].isalpha():
+            return at
+    return 0
+
+
+def _short_pieces(text: str) -> list[str]:
+    """Cut a text into lines, and unbroken runs into words of bounded length.
+
+    The trainer works on whole lines in parallel, and its time grows with the square of the longest word.
+    """
+    return [piece for line in LINE.split(text) for piece in (_words(line) if len(line) > LONGEST_WORD else (line,))]
+
+
+def _words(line: str) -> list[str]:
+    cuts = [0, *(match.end() for match in LONG_WORD.finditer(line)), len(line)]
+    return [line[start:end] for start, end in pairwise(cuts)]
 
 
 def _byte_level_bpe(spec: Any, where: str) -> tuple[str, list[list[str]], dict[str, int]]:
@@ -324,6 +331,11 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def with_options(tokenizer_config: str, options: dict[str, Any]) -> str:
+    """Return the text of a `tokenizer_config.json` with some of its values set."""
+    return json.dumps(json.loads(tokenizer_config) | options, indent=2) + "\n" if options else tokenizer_config
 
 
 def read_utf8(file: Path) -> str:

@@ -1,5 +1,5 @@
-"""WordPiece, the tokenizer of BERT (Devlin et al. 2018, section 3): text is lower-cased and freed of accents, and each
-word is cut into the longest pieces that the vocabulary has, `un ##afford ##able`.
+"""WordPiece, the tokenizer of BERT (Devlin et al. 2018, section 3): each word is cut into the longest pieces that the
+vocabulary has, `un ##afford ##able`. As in BERT, text is lowercased and stripped of accents unless asked otherwise.
 
 `tokenizers` trains and encodes; the files are those that `transformers` reads. As with the byte-level `Tokenizer`, text
 is always ordinary text: a `[MASK]` that somebody typed is a bracket, a word and a bracket. Code that needs the control
@@ -14,16 +14,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from seq2chat.config import UserError, check
-from seq2chat.text.tokenizer import Tokenizer, read_json, read_utf8
+from seq2chat.text.parts import Part, encode_parts, join_documents
+from seq2chat.text.tokenizer import Tokenizer, read_json, read_utf8, with_options
 
 CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ALPHABET = 1000  # characters of which a vocabulary is made at most, as in BERT's; the rarer ones become [UNK]
+ALPHABET = 1000  # characters that any vocabulary may be made of, and larger ones of a quarter as many as tokens
 
 
 class WordPiece:
@@ -56,18 +58,25 @@ class WordPiece:
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> WordPiece:
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, lowercase: bool = True, strip_accents: bool | None = None
+    ) -> WordPiece:
         """Return a tokenizer with at most `vocab_size` tokens: the 5 control tokens, each character as the start and as
         the continuation of a word, and merges.
 
-        It is smaller than asked for where `texts` have too few pairs that occur twice. Raises UserError where the
-        characters alone are more.
+        Accents are stripped by default where case is folded, but not from scripts whose marks are vowels, such as
+        Devanagari and Thai. The vocabulary is smaller than asked for where `texts` have too few pairs that occur
+        twice. Raises UserError where the characters alone are more.
         """
-        texts, model = list(texts), _untrained(models.WordPiece(unk_token=CONTROL[1]))
+        texts = list(map(_valid, texts))
+        if strip_accents is None:
+            strip_accents = lowercase and not has_vowel_marks(texts)
+        model = _untrained(models.WordPiece(unk_token=CONTROL[1]), lowercase, strip_accents)
         counts = Counter[str]()
         for text in texts:
-            counts.update(model.normalizer.normalize_str(_valid(text)))
-        alphabet = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:ALPHABET]
+            counts.update(model.normalizer.normalize_str(text))
+        room = max(ALPHABET, vocab_size // 4)
+        alphabet = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:room]
         least = len(CONTROL) + 2 * len(alphabet)
         check(
             vocab_size >= least,
@@ -85,9 +94,10 @@ class WordPiece:
             special_tokens=[*CONTROL, *continuations],
             show_progress=False,
         )
-        model.train_from_iterator(map(_valid, texts), trainer)
+        model.train_from_iterator(texts, trainer)
         # Made anew, because the trainer has declared the continuations control tokens.
-        model = _untrained(models.WordPiece(model.get_vocab(), unk_token=CONTROL[1]))
+        vocabulary = models.WordPiece(model.get_vocab(), unk_token=CONTROL[1])
+        model = _untrained(vocabulary, lowercase, strip_accents)
         model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
         model.decoder = decoders.WordPiece(prefix="##")
         model.post_processor = processors.TemplateProcessing(
@@ -97,9 +107,12 @@ class WordPiece:
         )
         names = {f"{token[1:-1].lower()}_token": token for token in CONTROL}
         config = {
-            "tokenizer_class": "BertTokenizer", "do_lower_case": True, "strip_accents": None,
-            "tokenize_chinese_chars": True, **names,
-        }  # fmt: skip
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": lowercase,
+            "strip_accents": strip_accents,
+            "tokenize_chinese_chars": True,
+            **names,
+        }
         return cls(model.to_str(pretty=True), json.dumps(config, indent=2) + "\n")
 
     @classmethod
@@ -112,12 +125,15 @@ class WordPiece:
         config = file.with_name("tokenizer_config.json")
         return cls(read_utf8(file), read_utf8(config) if config.is_file() else "{}\n", where=str(file))
 
-    def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them."""
+    def save(self, folder: str | Path, **options: Any) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them.
+
+        `options` such as `model_max_length` are added to the latter.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._json, encoding="utf-8")
-        (folder / "tokenizer_config.json").write_text(self._config, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(with_options(self._config, options), encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` as ordinary text, without [CLS] and [SEP] around it."""
@@ -125,15 +141,24 @@ class WordPiece:
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all cores."""
-        for text in texts:
-            # No piece contains white space, so a text is the sum of its lines.
-            lines = self._tokenizer.encode_batch_fast(_valid(text).split("\n"), add_special_tokens=False)
-            yield np.concatenate([np.array(line.ids, dtype=np.uint32) for line in lines])
+        return join_documents(self.encode_parts(map(Part, texts)))
+
+    def encode_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
+        """Yield the same documents in other parts, each with its ids; they add up to those of the whole document."""
+        return encode_parts(parts, self.last_cut, self._encode_batch)
+
+    def last_cut(self, text: str) -> int:
+        """Return the last position behind white space, which no piece contains; 0 for none."""
+        return max(text.rfind("\n"), text.rfind(" ")) + 1
+
+    def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        encodings = self._tokenizer.encode_batch_fast(list(map(_valid, texts)), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the words of `ids`, pieces joined; control tokens by name, nothing for ids beyond the vocabulary.
 
-        Case, accents and spacing are lost.
+        Spacing is lost, and case and accents if they were folded.
         """
         return self._tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
 
@@ -163,9 +188,20 @@ def load_tokenizer(path: str | Path) -> Tokenizer | WordPiece:
     return WordPiece.load(file) if kind == "WordPiece" else Tokenizer.load(file)
 
 
-def _untrained(model: models.WordPiece) -> tokenizers.Tokenizer:
+def has_vowel_marks(texts: Iterable[str]) -> bool:
+    """Return whether one character in a hundred is a combining mark of a script in which such marks spell vowels."""
+    n_marks = n_characters = 0
+    for text in texts:
+        n_characters += len(text)
+        # Below U+0590 combining marks are accents of Latin, Greek and Cyrillic letters.
+        marks = (count for c, count in Counter(text).items() if c > "\u0590" and category(c) in ("Mn", "Mc"))
+        n_marks += sum(marks)
+    return 100 * n_marks > n_characters
+
+
+def _untrained(model: models.WordPiece, lowercase: bool, strip_accents: bool) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
 

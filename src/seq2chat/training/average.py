@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 
 from seq2chat.config import check
-from seq2chat.models.folder import save_model
-from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.checkpoint import load_checkpoint, save_with_tokenizer
 from seq2chat.training.runlog import open_run
 
 
@@ -36,6 +35,5 @@ def average_checkpoints(run: Path, last: int, out: Path) -> list[Path]:
             sums[name] += parameter.double()
     for name, parameter in model.named_parameters():
         parameter.copy_(sums[name] / last)
-    save_model(model, out, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
-    tokenizer.save(out)
+    save_with_tokenizer(model, tokenizer, out)
     return chosen

@@ -19,6 +19,7 @@ from torch import nn
 
 from seq2chat.config import UserError, check
 from seq2chat.models.folder import Model, load_model, save_model
+from seq2chat.models.gpt import GPT
 from seq2chat.text.shards import NO_ROOM
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
@@ -62,8 +63,7 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         (temporary / "trainer").mkdir(parents=True)
-        save_model(model, temporary, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
-        tokenizer.save(temporary)
+        save_with_tokenizer(model, tokenizer, temporary)
         for name, module in modules.items():
             state = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
             save_file(state, temporary / "trainer" / f"{name}.safetensors")
@@ -92,6 +92,23 @@ def save_checkpoint(
     return final
 
 
+def save_with_tokenizer(model: Model, tokenizer: Tokenizer | WordPiece, folder: Path) -> None:
+    """Write model and tokenizer into `folder`, with what others need to know to generate as we do.
+
+    A chat model ends its answers at the end of a turn. Every text begins with the token that ends one. Prompts of
+    different lengths are padded on the left.
+    """
+    if isinstance(tokenizer, WordPiece) or not isinstance(model, GPT):
+        save_model(model, folder, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+        tokenizer.save(folder, model_max_length=model.config.context)
+        return
+    ends: int | list[int] | None = tokenizer.end_ids if len(tokenizer.end_ids) > 1 else tokenizer.eos_id
+    ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
+    save_model(model, folder, **ids)
+    tokenizer.save(folder, model_max_length=model.config.context, padding_side="left")
+    (folder / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+
+
 def find_checkpoint(path: Path) -> Path:
     """Model folder meant by `path`: itself if it holds a model, else the newest checkpoint of the run at `path`.
 
@@ -105,8 +122,11 @@ def find_checkpoint(path: Path) -> Path:
     return checkpoints[-1]
 
 
-def verify_checkpoint(folder: Path) -> None:
-    """Raises `UserError` naming the first file in `folder` that is missing or differs from the manifest's hash."""
+def verify_checkpoint(folder: Path, resumes: bool = True) -> None:
+    """Raises `UserError` naming the first file in `folder` that is missing or differs from the manifest's hash.
+
+    What only a run that `resumes` reads, such as the optimizer's state, is not checked for others.
+    """
     try:
         hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
     except (OSError, ValueError, KeyError) as error:
@@ -114,6 +134,8 @@ def verify_checkpoint(folder: Path) -> None:
             f"{folder}/manifest.json is missing or damaged; delete that folder to use the one before."
         ) from error
     for name, expected in hashes.items():
+        if name.startswith("trainer") and not resumes:
+            continue
         file = folder / name
         check(file.exists(), f"{file} is missing; delete that folder to use the checkpoint before it.")
         check(
@@ -130,7 +152,7 @@ def load_checkpoint(path: Path) -> tuple[Model, Tokenizer | WordPiece]:
     """
     folder = find_checkpoint(path)
     if (folder / "manifest.json").exists():
-        verify_checkpoint(folder)
+        verify_checkpoint(folder, resumes=False)
     model, tokenizer = load_model(folder).eval(), load_tokenizer(folder)
     check(
         tokenizer.vocab_size <= model.config.vocab_size,

@@ -1,24 +1,37 @@
 """One dial: from a budget to a recipe, by measuring the machine and the text."""
 
+import dataclasses
 import math
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from seq2chat.config import Budget, Recipe, check, recipe_tables
-from seq2chat.device import describe_machine, pick_device, pick_precision
+import torch
+
+from seq2chat.config import Budget, GPTConfig, ModelConfig, Recipe, check, recipe_tables
+from seq2chat.device import Precision, describe_machine, pick_device, pick_precision, synchronize
+from seq2chat.models.folder import load_config
+from seq2chat.models.gpt import GPT
+from seq2chat.text.batch import Batch
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.parallel import NAMED_PAIRS
-from seq2chat.text.shards import split_texts
+from seq2chat.text.split import count_characters
+from seq2chat.training.checkpoint import find_checkpoint
+from seq2chat.training.objective import causal_lm
+from seq2chat.training.optim import make_optimizers
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
 USEFUL_EPOCHS = 8  # repeated more often, a text teaches a larger model more than the same model again; docs/log.md
 MOST_PARAMETERS = 20  # for each token of the text
 STEPS = 1000
 LEAST_CHARACTERS = 1000
+START_RATE = 0.3  # of a fresh model's peak, for one that has been trained before
+LEAST_SAMPLE = 8_000_000  # characters of a text that is too large to be read whole
 # The families whose size is not chosen by measuring, and whose recipe is taken instead.
 BORROWED = {"seq2seq": "multi30k-attention", "transformer": "multi30k-transformer", "bert": "bert-wikitext"}
 READY_SECONDS = 20  # of a timed run go into imports, tokenizer, shards and compiling
-UTILISATION = 0.3  # share of the measured peak that training reaches; benchmarks/train_step.py
+GUESSED_SHARE = 0.1  # of the measured peak that training reaches, until it is measured
 
 
 def choose_tables(
@@ -29,41 +42,71 @@ def choose_tables(
     `changes` are options already given; they are laid over the result, and what depends on them follows them here.
     """
     is_parallel = source in NAMED_PAIRS or "source" in changes.get("data", {})
+    start = changes.get("train", {}).get("start", "")
+    shape = load_config(find_checkpoint(Path(start))) if start else None
     family = changes.get("model", {}).get("family", "transformer" if is_parallel else "gpt")
+    if shape is not None:
+        family = shape.family
     Recipe.from_tables({"model": {"family": family}})  # an unknown family is refused before anything is measured
     if family in BORROWED:
-        return _borrow(family, source, say)
+        tables = _borrow(family, source, say)
+        return tables if shape is None else _start_from(start, shape, tables, say)
     data = Recipe.from_tables({"data": changes.get("data", {})}).data
     train = Recipe.from_tables({"train": changes.get("train", {})}).train
-    characters = sum(map(len, split_texts(load_corpus(source, data.field), data.val_fraction, "train")))
+    characters = int(count_characters(load_corpus(source, data.field)) * (1 - data.val_fraction))
     check(
         characters >= LEAST_CHARACTERS,
         f"{source} has {characters} characters to train on; give a text of at least {LEAST_CHARACTERS:,}.",
     )
     device = pick_device()
-    peak = pick_precision(train.precision, device).peak_flops
-    tables = size_run(characters, Budget.parse(train.budget), peak)
+    precision = pick_precision(train.precision, device)
+    tables = fit_run(characters, Budget.parse(train.budget), changes, device, precision)
     epochs = tables.pop("epochs")
-    model, optim, given = tables["model"], tables["optim"], changes.get("model", {})
+    if shape is not None:
+        tables = _start_from(start, shape, tables, say)
+    model = tables["model"]
+    given = changes.get("model", {})
     if "d_model" in given:
         model["d_model"] = given["d_model"]
         model["n_head"] = max(1, model["d_model"] // 64)
-    say(f"machine: {describe_machine(device)}, {peak / 1e9:,.0f} GFLOP/s in matrix products")
-    say(f"text: {characters:,} characters to train on → vocabulary {tables['tokenizer']['vocab_size']}")
+    if {"batch_size", "accumulation"} & changes.get("train", {}).keys():
+        tables["optim"] = learning_rates(
+            changes["train"].get("batch_size", tables["train"]["batch_size"]) * train.accumulation
+        )
+    chosen = Recipe.from_tables(tables, changes)
+    say(f"machine: {describe_machine(device)}, {precision.peak_flops / 1e9:,.0f} GFLOP/s in matrix products")
+    say(f"text: {characters:,} characters to train on → vocabulary {chosen.tokenizer.vocab_size}")
     if "preset" in given:
         say(f"model: {given['preset']}, as given")
     else:
-        say(
-            f"budget {train.budget} → {model['n_layer']} layers of width {model['d_model']}, context {model['context']}"
-        )
-        say(f"the text is then read about {epochs:.1f} times → dropout {model['dropout']}")
+        config = chosen.model
+        assert isinstance(config, GPTConfig)
+        say(f"budget {train.budget} → {config.n_layer} layers of width {config.d_model}, context {config.context}")
+        say(f"the text is then read about {epochs:.1f} times → dropout {config.dropout}")
     if epochs > 4 * USEFUL_EPOCHS:
         say(f"so small a text is learned by heart: take more text, or {4 * USEFUL_EPOCHS / epochs:.1%} of the budget")
+    rates = chosen.optim
     say(
-        f"steps of {tables['train']['batch_size']} sequences → learning rates {optim['matrix_lr']:.3g} for matrices, "
-        f"{optim['embedding_lr']:.3g} for embeddings"
+        f"steps of {chosen.train.batch_size * chosen.train.accumulation} sequences → learning rates "
+        f"{rates.matrix_lr:.3g} for matrices, {rates.embedding_lr:.3g} for embeddings"
     )
-    return tables | {"data": {"corpus": source}}
+    # Four times what the run is expected to read, in case it is faster; the rest would only cost time to prepare.
+    sample = int(max(LEAST_SAMPLE, 4 * epochs * characters) / (1 - data.val_fraction))
+    is_sampled = characters > 1.5 * sample and "max_characters" not in changes.get("data", {})
+    tables["data"] = {"corpus": source, "max_characters": sample if is_sampled else 0}
+    if is_sampled:
+        say(f"the budget can read a part of the text: a sample of {sample:,} characters, spread over all of it")
+    return tables
+
+
+def _start_from(start: str, shape: ModelConfig, tables: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Return `tables` with the shape of the model `start`, and rates that do not undo what it has learned."""
+    kept = {key: value for key, value in tables.items() if key != "tokenizer"}
+    dropout = tables["model"].get("dropout", getattr(shape, "dropout", 0.0))
+    rates = {name: rate * START_RATE if name.endswith("_lr") else rate for name, rate in tables["optim"].items()}
+    say(f"begins with {start}: its shape and its tokenizer, and {START_RATE} times the learning rates of a fresh model")
+    model = {"family": shape.family} | dataclasses.asdict(shape) | {"dropout": dropout}
+    return kept | {"model": model, "optim": rates}
 
 
 def _borrow(family: str, source: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
@@ -74,8 +117,64 @@ def _borrow(family: str, source: str, say: Callable[[str], None]) -> dict[str, d
     return kept | ({"data": {"corpus": source}} if source else {})
 
 
-def size_run(characters: int, budget: Budget, peak_flops: float) -> dict[str, Any]:
-    """Vocabulary, shape, batch and rates for `characters` of training text and a `budget` at `peak_flops`.
+def fit_run(
+    characters: int, budget: Budget, changes: dict[str, dict[str, Any]], device: torch.device, precision: Precision
+) -> dict[str, Any]:
+    """Return the result of `size_run` for the speed at which the model that it chooses is really trained here.
+
+    Small models reach a few percent of the peak of matrix products, and large ones half of it, so the shape is chosen
+    for a guess, measured, and chosen again.
+    """
+    tables = size_run(characters, budget, GUESSED_SHARE * precision.peak_flops)
+    for _ in range(2 if budget.unit == "seconds" and budget.amount > 120 else 1):
+        chosen = {name: table for name, table in tables.items() if name != "epochs"}
+        recipe = Recipe.from_tables(chosen, changes)
+        tables = size_run(characters, budget, step_flops(recipe) / step_seconds(recipe, device, precision))
+    return tables
+
+
+def step_flops(recipe: Recipe) -> float:
+    """Return the floating point operations of one training step of the recipe's model."""
+    config = _full_shape(recipe)
+    with torch.device("meta"):
+        tokens = torch.zeros(recipe.train.batch_size, config.context, dtype=torch.int64)
+        return GPT(config).flops(Batch(tokens, tokens))
+
+
+def step_seconds(recipe: Recipe, device: torch.device, precision: Precision) -> float:
+    """Return the seconds of the fastest of two training steps of the recipe's model, on random tokens."""
+    config = _full_shape(recipe)
+    seconds = []
+    with torch.random.fork_rng():
+        model = GPT(config).to(device)
+        model.compute_dtype = precision.dtype
+        optimizers = make_optimizers(model, recipe.optim, precision.dtype)
+        tokens = torch.randint(config.vocab_size, (recipe.train.batch_size, config.context), device=device)
+        for _ in range(3):
+            began = time.perf_counter()
+            loss, n_tokens = causal_lm(model, Batch(tokens, tokens))
+            (loss / n_tokens).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            synchronize(device)
+            seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def _full_shape(recipe: Recipe) -> GPTConfig:
+    assert isinstance(recipe.model, GPTConfig)
+    return dataclasses.replace(recipe.model, vocab_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size)
+
+
+def learning_rates(batch_size: int) -> dict[str, float]:
+    """Return the peak rates for steps of so many sequences; they grow with the square root (Malladi et al. 2022)."""
+    scale = math.sqrt(batch_size / 16)
+    return {"matrix_lr": 0.02 * scale, "embedding_lr": 0.02 * scale, "head_lr": 0.004 * scale}
+
+
+def size_run(characters: int, budget: Budget, flops: float) -> dict[str, Any]:
+    """Vocabulary, shape, batch and rates for `characters` of training text and a `budget` at `flops` per second.
 
     The vocabulary grows with the text, since a token must be seen often to be learned. Training N parameters on D
     tokens takes 6 N D FLOPs, and D = 20 N uses them best; where that would repeat a small text too often, the FLOPs go
@@ -87,7 +186,7 @@ def size_run(characters: int, budget: Budget, peak_flops: float) -> dict[str, An
     text_tokens = characters / (0.9 + 0.63 * math.log2(vocab_size / 256))
     context = 256 if characters < 100_000_000 else 1024
     seconds = budget.amount if budget.unit == "seconds" else 600.0
-    products = max(0.5 * seconds, seconds - READY_SECONDS) * 0.9 * UTILISATION * peak_flops / 6
+    products = max(0.5 * seconds, seconds - READY_SECONDS) * 0.9 * flops / 6
     if budget.unit == "seconds":
         tokens = min(math.sqrt(products * TOKENS_PER_PARAMETER), USEFUL_EPOCHS * text_tokens)
         parameters = min(products / tokens, MOST_PARAMETERS * text_tokens)
@@ -99,7 +198,6 @@ def size_run(characters: int, budget: Budget, peak_flops: float) -> dict[str, An
     pressure = epochs * math.sqrt(parameters / text_tokens)  # to learn the text by heart
     d_model = max(128, 64 * round((64 * parameters / 12) ** (1 / 3) / 64))
     batch_size = 16 if budget.unit == "steps" else 2 ** min(6, max(3, round(math.log2(seen / context / STEPS))))
-    scale = math.sqrt(batch_size / 16)
     return {
         "tokenizer": {"vocab_size": vocab_size},
         "model": {
@@ -109,7 +207,7 @@ def size_run(characters: int, budget: Budget, peak_flops: float) -> dict[str, An
             "context": context,
             "dropout": next(dropout for least, dropout in DROPOUT if pressure >= least),
         },
-        "optim": {"matrix_lr": 0.02 * scale, "embedding_lr": 0.02 * scale, "head_lr": 0.004 * scale},
+        "optim": learning_rates(batch_size),
         "train": {"batch_size": batch_size},
         "epochs": epochs,
     }

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import torch
 
-from seq2chat.config import Budget, GPTConfig, Recipe, check
-from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize
-from seq2chat.models.folder import Model, make_model, n_parameters
+from seq2chat.config import Budget, GPTConfig, Recipe, TokenizerConfig, check
+from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize, unused_accelerators
+from seq2chat.models.folder import Model, make_model, n_parameters, require_family
 from seq2chat.models.gpt import GPT
+from seq2chat.text.corpus import NAMED
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
-from seq2chat.training.checkpoint import Progress, resume_checkpoint, verify_checkpoint
+from seq2chat.training.checkpoint import Progress, load_checkpoint, resume_checkpoint, verify_checkpoint
 from seq2chat.training.loop import Job, total_steps
 from seq2chat.training.objective import causal_lm, nll_sum
 from seq2chat.training.optim import make_optimizers
@@ -51,8 +52,12 @@ def prepare_training(
 
     Raises `UserError` when tokenizer, text and model do not fit together.
     """
-    text = load_text(recipe, doing)
     resumed = tokenizer is not None
+    model = None
+    if recipe.train.start:
+        doing("loading the model to begin with")
+        recipe, model, tokenizer = _load_start(recipe)
+    text = load_text(recipe, doing)
     tokenizer = tokenizer or make_tokenizer(recipe, text, say, doing)
     _check_prompt(recipe, tokenizer)
     vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
@@ -63,9 +68,31 @@ def prepare_training(
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=vocab_size))
     task = make_task(recipe, text, tokenizer, say, doing)
     seed_everything(recipe.train.seed)
-    with device:
-        model = make_model(recipe.model)
-    return Prepared(recipe, model, tokenizer, task)
+    if model is None:
+        with device:
+            model = make_model(recipe.model)
+    return Prepared(recipe, model.to(device), tokenizer, task)
+
+
+def _load_start(recipe: Recipe) -> tuple[Recipe, Model, Tokenizer | WordPiece]:
+    """Return the model and tokenizer to begin with, and the recipe with its shape."""
+    start = recipe.train.start
+    check(
+        recipe.tokenizer == TokenizerConfig(),
+        f"The tokenizer is that of train.start, {start}; leave the options of [tokenizer] out.",
+    )
+    loaded, tokenizer = load_checkpoint(Path(start))
+    require_family(loaded, "gpt", "bert", "transformer", "seq2seq")
+    shape = dataclasses.replace(loaded.config, dropout=recipe.model.dropout)
+    default = type(recipe.model)()
+    for name, value in vars(recipe.model).items():
+        check(
+            value in (getattr(default, name), getattr(shape, name, None)),
+            f"model.{name} is {value}, but train.start has {getattr(shape, name, None)}; leave it out.",
+        )
+    model = make_model(shape)  # with the dropout of this run
+    model.load_state_dict(loaded.state_dict())
+    return dataclasses.replace(recipe, model=shape), model, tokenizer
 
 
 def start_job(
@@ -89,7 +116,10 @@ def start_job(
     precision = pick_precision(recipe.train.precision, device)
     name: Literal["bf16", "fp32"] = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
     say(f"precision {name}: {precision.reason}")
+    if unused := unused_accelerators():
+        say(unused)
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, precision=name))
+    recipe = with_absolute_paths(recipe)
     prepared = prepare(recipe, None, device, say, doing)
     model = prepared.recipe.model
     say(f"model {model.family}: {n_parameters(model) / 1e6:.1f}M parameters, {model.n_layer} layers of {model.d_model}")
@@ -116,14 +146,19 @@ def resume_job(
 ) -> Job:
     """Job that continues the run in `folder` from its newest checkpoint, exactly; from its start if it has none.
 
-    Of its options only the budget may be changed. Raises `UserError` for other changes, a damaged checkpoint, or data
-    that is no longer the same.
+    `changes` are options from now on: of optimizer, schedule, validation and budget, say. Raises `UserError` for those
+    that would change the order of the data or the shape of the model, for a damaged checkpoint, or for data that is no
+    longer the same.
     """
     log = open_run(folder)
-    recipe = Recipe.load(folder / "config.toml", changes)
-    before = Recipe.load(folder / "config.toml")
-    same = dataclasses.replace(before, train=dataclasses.replace(before.train, budget=recipe.train.budget))
-    check(recipe == same, f"{folder} continues with the options it began with; only --budget can be changed.")
+    recipe = with_absolute_paths(Recipe.load(folder / "config.toml", changes))
+    changed = changed_options(with_absolute_paths(Recipe.load(folder / "config.toml")), recipe)
+    for name, (old, new) in changed.items():
+        check(
+            name not in FIXED and name.split(".")[0] not in FIXED,
+            f"{folder} was begun with {name} {old}, which can't become {new}: the order of its data or the shape of "
+            "its model would be another. Leave it out, or begin a new run, with --start its weights.",
+        )
     checkpoints = log.list_checkpoints()
     if checkpoints:
         verify_checkpoint(checkpoints[-1])
@@ -143,9 +178,52 @@ def resume_job(
     log.forget_after(job.progress.step)
     for unfinished in log.checkpoints.glob(".step-*.tmp"):
         shutil.rmtree(unfinished)
-    log.note(f"resumed at step {job.progress.step}")
-    say(f"resumed {folder} at step {job.progress.step}")
+    for line in (
+        f"resumed {folder} at step {job.progress.step}",
+        *(f"from now on {name} is {new}, not {old}" for name, (old, new) in changed.items()),
+    ):
+        log.note(line)
+        say(line)
     return job
+
+
+FIXED = (
+    "model", "tokenizer", "data.val_fraction", "data.field", "data.document_mask", "data.mask_share",
+    "data.max_characters", "train.seed", "train.batch_size", "train.start", "optim.matrices",
+    "align.method", "align.examples", "align.episodes", "align.group", "align.lora_rank", "align.strict", "align.ema",
+    "align.ptx_batch",
+)  # fmt: skip
+"""Tables and options of a run that can't be changed: order of the data, shape of model and optimizer. The texts may
+move, because their fingerprints prove that they are the same; so may the model that an alignment began with."""
+
+
+def changed_options(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return the options in which two recipes differ, `table.name`, with both values. Dropout shapes no model."""
+    changed: dict[str, tuple[Any, Any]] = {}
+    for field in dataclasses.fields(Recipe):
+        old, new = dataclasses.asdict(getattr(before, field.name)), dataclasses.asdict(getattr(after, field.name))
+        for name in old | new:
+            if old.get(name) != new.get(name):
+                key = "dropout" if (field.name, name) == ("model", "dropout") else f"{field.name}.{name}"
+                changed[key] = (old.get(name), new.get(name))
+    return changed
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return the recipe with the paths that exist made absolute, so that a run may be used from another folder."""
+    for table, name in PATHS:
+        section = getattr(recipe, table)
+        value = getattr(section, name)
+        if value and Path(value).exists() and value not in NAMED and value not in ("pydocs", "world", "oracle"):
+            section = dataclasses.replace(section, **{name: str(Path(value).resolve())})
+            recipe = dataclasses.replace(recipe, **{table: section})
+    return recipe
+
+
+PATHS = (
+    ("data", "corpus"), ("data", "source"), ("data", "target"), ("tokenizer", "path"), ("train", "start"),
+    ("align", "start"), ("align", "reward"), ("align", "ptx_corpus"),
+)  # fmt: skip
 
 
 def check_free(folder: Path) -> None:

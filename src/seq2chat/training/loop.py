@@ -1,11 +1,10 @@
 """The training loop, in the open: one for every objective."""
 
 import math
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,16 +12,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seq2chat.config import Budget, Recipe, UserError
+from seq2chat.config import Budget, Recipe, UserError, check
 from seq2chat.device import Precision
 from seq2chat.models.folder import Model
+from seq2chat.text.batch import Batch
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import Progress, save_checkpoint
 from seq2chat.training.metrics import Evaluation, evaluate, token_lengths
 from seq2chat.training.runlog import RunLog
 from seq2chat.training.schedule import rate
+from seq2chat.training.stop import Stopped, interruptible
 from seq2chat.training.task import Objective, Task
+
+VALIDATION_SHARE = 0.1  # of a timed budget that the last validation may take, and all the others together
+LEAST_STEPS = 20  # of a timed run; with fewer there is no warmup and decay to speak of
 
 
 @dataclass
@@ -72,7 +76,7 @@ class Update(NamedTuple):
 class Validated:
     step: int
     evaluation: Evaluation | None
-    whole: bool
+    final: bool
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -91,35 +95,38 @@ class Sampled:
 Event = Step | Validated | Saved | Sampled
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one acts as it would have without us."""
-    stop = threading.Event()
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, frame: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for s in before:
-        signal.signal(s, on_signal)
-    try:
-        yield stop
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
 def train(job: Job, stop: threading.Event) -> Iterator[Event]:
     """Train `job` from where it stands to the end of its budget, or until `stop` is set; yields what happens.
 
-    Every milestone saves before it evaluates. Raises `UserError` when the loss is no longer a number; the weights on
-    disk are those of the last checkpoint. A run that is at its end yields nothing.
+    Every milestone saves before it evaluates. Raises `UserError` when the loss is no longer a number, or when a timed
+    budget holds too few steps to learn in; the weights on disk are those of the last checkpoint. A run that is at its
+    end yields nothing.
     """
-    config, progress = job.recipe.train, job.progress
     clock = _Clock(job)
-    if clock.over() and job.log.is_validated(progress.step):
+    if clock.over() and job.log.is_validated(job.progress.step):
         return
+    # A signal leaves a step only where it has changed nothing, and a milestone only after it was saved.
+    with suppress(Stopped):
+        yield from _steps(job, clock, stop)
+    over = clock.over()
+    if over:
+        clock.use_up()
+    yield _save(job, clock)
+    if over and not stop.is_set():
+        with suppress(Stopped):
+            yield _validate(job, clock, final=True)
+            if job.recipe.train.samples:
+                yield _sample(job, clock)
+
+
+def is_over(job: Job) -> bool:
+    """Return whether the budget of `job` is used up."""
+    return _Clock(job).over()
+
+
+def _steps(job: Job, clock: "_Clock", stop: threading.Event) -> Iterator[Event]:
+    progress = job.progress
+    first = progress.step
     mark = clock.share()
     job.model.train()
     while not clock.over() and not stop.is_set():
@@ -140,18 +147,12 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         )  # fmt: skip
         job.log.record({k: v for k, v in vars(step).items() if k not in ("share", "metrics")} | metrics)
         yield step
+        if progress.step == first + 2:
+            clock.check_usable()
         if clock.over():
             break
         yield from _milestones(job, clock, mark, after)
         mark = max(mark, after)
-    over = clock.over()
-    if over:
-        clock.use_up()
-    yield _save(job, clock)
-    if over:
-        yield _validate(job, clock, whole=True)
-        if config.samples:
-            yield _sample(job, clock)
 
 
 def train_step(job: Job) -> Update:
@@ -193,8 +194,12 @@ def apply_gradients(
 
 def _diverged(job: Job, what: str) -> UserError:
     checkpoints = job.log.list_checkpoints()
-    kept = f"The last good checkpoint is {checkpoints[-1]}" if checkpoints else "There is no checkpoint yet"
-    return UserError(f"{what}, so training stopped. {kept}. Lower optim.matrix_lr and optim.embedding_lr.")
+    optim = job.recipe.optim
+    lower = f"--optim.matrix-lr {optim.matrix_lr / 3:.2g} --optim.embedding-lr {optim.embedding_lr / 3:.2g}"
+    method = job.recipe.align.method
+    command = f"seq2chat {method} --out {job.log.folder}" if method else f"seq2chat train {job.log.folder}"
+    kept = f"from {checkpoints[-1].name}" if checkpoints else "from the start, as there is no checkpoint yet"
+    return UserError(f"{what}, so training stopped. Go on {kept} with lower rates: {command} --resume {lower}")
 
 
 def total_steps(job: Job) -> int:
@@ -221,7 +226,10 @@ class _Clock:
         self.reserve: dict[str, float] = {}
         loader, batch_size = job.task.loader, job.recipe.train.batch_size
         tokens_per_batch = loader.epoch_tokens / loader.epoch_batches(batch_size)
-        self.validation_steps = job.task.validation_tokens / (2 * tokens_per_batch)
+        self.validation_tokens = job.task.validation_tokens
+        if job.recipe.train.final_eval_tokens:
+            self.validation_tokens = min(self.validation_tokens, job.recipe.train.final_eval_tokens)
+        self.validation_steps = self.validation_tokens / (2 * tokens_per_batch)
 
     def tick(self, step_seconds: float) -> float:
         """Count a step that took so long; the share used after it."""
@@ -233,15 +241,39 @@ class _Clock:
         self.progress.seconds = time.monotonic() - self.began
         if self.steps:
             return (self.progress.step + steps) / self.steps
-        reserve = sum(({"validation": self.validation_steps * self.step_seconds} | self.reserve).values())
-        return (self.progress.seconds + steps * self.step_seconds) / max(1e-9, self.seconds - reserve)
+        reserve = {"validation": self.validation_steps * self.step_seconds} | self.reserve
+        # Whatever the size of the validation split, it gets a tenth of the budget and is cut short there.
+        reserve["validation"] = min(reserve["validation"], VALIDATION_SHARE * self.seconds)
+        usable = self.seconds - min(sum(reserve.values()), self.seconds / 2)
+        return (self.progress.seconds + steps * self.step_seconds) / usable
 
     def schedule_progress(self) -> float:
         """Share at the middle of the next step, counted from the first step on, before which nothing was learned."""
         share = self.share(0.5)
         if self.progress.step == 0:
-            self.progress.start = 0.0 if self.steps else min(share, 0.5)
+            self.progress.start = 0.0 if self.steps else min(share, 0.99)
         return min(1.0, max(0.0, (share - self.progress.start) / (1 - self.progress.start)))
+
+    def check_usable(self) -> None:
+        """Raise `UserError` when a timed budget holds fewer steps than any schedule needs."""
+        if self.steps:
+            return
+        used = self.progress.start * self.seconds
+        n_steps = self.progress.step + (1 - self.share()) * self.seconds / self.step_seconds
+        least = used + LEAST_STEPS * self.step_seconds / (1 - 2 * VALIDATION_SHARE)
+        check(
+            n_steps >= LEAST_STEPS,
+            f"The budget of {self.seconds:.0f}s holds {n_steps:.0f} steps of {self.step_seconds:.1f} s, too few to "
+            f"learn from; write at least --budget {math.ceil(1.2 * least)}s, or make the model or the batch smaller.",
+        )
+
+    def left(self, final: bool, evals: int) -> float:
+        """Return the seconds that a validation may take; infinite unless the budget is a time."""
+        if self.steps:
+            return math.inf
+        if not final:
+            return VALIDATION_SHARE * self.seconds / evals
+        return self.seconds - (time.monotonic() - self.began) - self.reserve.get("sample", 0.0)
 
     @contextmanager
     def timed(self, kind: str, times: float = 1.0) -> Iterator[None]:
@@ -268,7 +300,7 @@ def _milestones(job: Job, clock: _Clock, before: float, after: float) -> Iterato
     if crossed(config.checkpoints):
         yield _save(job, clock)
     if crossed(config.evals):
-        yield _validate(job, clock, whole=False)
+        yield _validate(job, clock, final=False)
     if config.samples and crossed(config.samples):
         yield _sample(job, clock)
 
@@ -277,36 +309,57 @@ def _save(job: Job, clock: _Clock) -> Saved:
     if not all(parameter.isfinite().all() for parameter in job.model.parameters()):
         raise _diverged(job, f"Weights are no longer numbers after step {job.progress.step}")
     with clock.timed("checkpoint"):
-        model = job.task.publish() if job.task.publish else job.model
         keep, modules = job.recipe.train.keep, job.task.modules
-        folder = save_checkpoint(job.log, model, job.tokenizer, job.optimizers, job.progress, keep, modules)
+        folder = save_checkpoint(job.log, _published(job), job.tokenizer, job.optimizers, job.progress, keep, modules)
     return Saved(job.progress.step, folder)
 
 
-def _validate(job: Job, clock: _Clock, whole: bool) -> Validated:
-    limit = 0 if whole else job.recipe.train.eval_tokens
-    with clock.timed("validation", times=max(1.0, job.task.validation_tokens / limit) if limit else 1.0):
-        evaluation = validate(job, limit)
-        metrics = {} if job.task.report is None else job.task.report(job.model, limit)
+def _validate(job: Job, clock: _Clock, final: bool) -> Validated:
+    train = job.recipe.train
+    limit = train.final_eval_tokens if final else train.eval_tokens
+    available = job.task.validation_tokens
+    tokens = min(available, limit) if limit else available
+    with clock.timed("validation", times=max(1.0, clock.validation_tokens / max(1, tokens))), interruptible():
+        evaluation = validate(job, limit, clock.left(final, train.evals))
+        metrics = {} if job.task.report is None else job.task.report(_published(job), limit)
     where = {"step": job.progress.step, "tokens": job.progress.tokens}
-    values = {
-        f"val_{name}": value for name, value in (({} if evaluation is None else evaluation.values()) | metrics).items()
-    }
+    measured = ({} if evaluation is None else evaluation.values()) | metrics
+    values = {f"val_{name}": value for name, value in measured.items()}
     job.log.record(where | values | {"elapsed_seconds": time.monotonic() - clock.began})
-    return Validated(job.progress.step, evaluation, whole, metrics)
+    return Validated(job.progress.step, evaluation, final, metrics)
 
 
-def validate(job: Job, limit: int) -> Evaluation | None:
-    """Loss on the validation split, or on about its first `limit` tokens where that is not 0; None for a task that has
-    no loss to measure, such as reinforcement learning."""
+def validate(job: Job, limit: int, seconds: float = math.inf) -> Evaluation | None:
+    """Loss on the validation split, or on about `limit` tokens spread over it where that is not 0.
+
+    After so many `seconds` it is that of what was measured until then. None for a task that has no loss to measure,
+    such as reinforcement learning.
+    """
     if job.task.measure is None:
         return None
-    return evaluate(job.model, job.task.measure, job.task.validation(limit), token_lengths(job.tokenizer))
+    if not limit and seconds < math.inf:
+        limit = job.task.validation_tokens  # in an order of which each beginning is a sample
+    batches = _within(seconds, job.task.validation(limit))
+    return evaluate(_published(job), job.task.measure, batches, token_lengths(job.tokenizer))
+
+
+def _within(seconds: float, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches until `seconds` have passed; the first one in any case."""
+    end = time.perf_counter() + seconds
+    for batch in batches:
+        yield batch
+        if time.perf_counter() >= end:
+            return
+
+
+def _published(job: Job) -> Model:
+    """Return the model that a checkpoint holds: validation, samples and checkpoints are of the same weights."""
+    return job.task.publish() if job.task.publish else job.model
 
 
 @torch.compiler.set_stance("force_eager")
 def _sample(job: Job, clock: _Clock) -> Sampled:
-    with clock.timed("sample"):
-        text = job.task.sample(job.model)
+    with clock.timed("sample"), interruptible():
+        text = job.task.sample(_published(job))
     job.log.sample(job.progress.step, text)
     return Sampled(job.progress.step, text)

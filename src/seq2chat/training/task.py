@@ -1,12 +1,12 @@
 """Tasks: all in which language modelling, translation and masked language modelling differ for the training loop."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,12 +17,14 @@ from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
 from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
 from seq2chat.text.parallel import PairLoader, Pairs, ParallelCorpus, excerpt, load_parallel, pair_batches
-from seq2chat.text.shards import Shards, cached_shards, open_shards, split_texts
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.parts import regroup
+from seq2chat.text.shards import Shards, cached_shards, open_shards
+from seq2chat.text.split import split_parts
+from seq2chat.text.tokenizer import Tokenizer, last_line_start
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
 
-TOKENIZER_CHARACTERS = 100_000_000  # a tokenizer learns no other pieces from more
+TOKENIZER_CHARACTERS = 20_000_000  # spread over the corpus; more of them change few merges (docs/log.md)
 SHOWN = 2  # sentences of the validation split, translated as a sample
 
 Say = Callable[[str], None]
@@ -46,8 +48,8 @@ class Dealer(Protocol):
 class Task:
     """What is learned from what.
 
-    `objective` is trained and `measure` reported, in nats a `unit`. `validation(limit)` yields the batches of the
-    validation split, of about its first `limit` tokens where that is not 0; all of it has `validation_tokens`.
+    `objective` is trained and `measure` reported, in nats per `unit`. `validation(limit)` yields the batches of the
+    validation split, or of about `limit` tokens spread over it where that is not 0; all of it has `validation_tokens`.
     `sample(model)` is a text to look at. `origin` is the fingerprint of the models that the task began with.
 
     What only some tasks have: `step(job)` does an optimizer step of its own kind, whose metrics named in `shown` are
@@ -89,9 +91,20 @@ def make_tokenizer(recipe: Recipe, text: Corpus | ParallelCorpus, say: Say, doin
     if recipe.tokenizer.path:
         return load_tokenizer(Path(recipe.tokenizer.path))
     doing("training the tokenizer")
-    texts = text.texts() if isinstance(text, ParallelCorpus) else split_texts(text, recipe.data.val_fraction, "train")
-    kind = WordPiece if isinstance(recipe.model, BERTConfig) else Tokenizer
-    tokenizer = kind.train(_up_to(TOKENIZER_CHARACTERS, texts), recipe.tokenizer.vocab_size)
+    if isinstance(text, ParallelCorpus):
+        texts = text.texts()
+    else:
+        # A text too large for its budget is sampled, and a quarter of that sample is time enough for its tokenizer.
+        limit = min(recipe.data.max_characters // 4 or TOKENIZER_CHARACTERS, TOKENIZER_CHARACTERS)
+        parts = split_parts(text, recipe.data.val_fraction, limit)
+        training = (part for part in parts if part.split == "train")
+        texts = (part.text for part in regroup(training, last_line_start))
+    options = recipe.tokenizer
+    if isinstance(recipe.model, BERTConfig):
+        accents = None if options.strip_accents == "auto" else options.strip_accents == "on"
+        tokenizer = WordPiece.train(texts, options.vocab_size, options.lowercase != "off", accents)
+    else:
+        tokenizer = Tokenizer.train(texts, options.vocab_size)
     say(f"tokenizer: {tokenizer.vocab_size} tokens, trained on the training split of {text.name}")
     return tokenizer
 
@@ -102,9 +115,14 @@ def make_task(
     """Return the task of the recipe's model on `text`. Raises UserError if tokenizer or text do not suit it."""
     match recipe.model, text, tokenizer:
         case GPTConfig(), Corpus(), Tokenizer():
-            return _language_modelling(recipe, *_shards(recipe, text, tokenizer, doing), tokenizer)
+            train, val = _shards(recipe, text, tokenizer, doing)
+            _say_split(train, val, say)
+            return _language_modelling(recipe, train, val, tokenizer)
         case BERTConfig(), Corpus(), WordPiece():
-            return _masked_language_modelling(recipe, *_shards(recipe, text, tokenizer, doing), tokenizer)
+            train, val = _shards(recipe, text, tokenizer, doing)
+            _say_split(train, val, say)
+            _say_unknown(train, tokenizer, say)
+            return _masked_language_modelling(recipe, train, val, tokenizer)
         case ((Seq2SeqConfig() | TransformerConfig()), ParallelCorpus(), Tokenizer()):
             return _translation(recipe, text, tokenizer, say)
     needed = "WordPiece" if isinstance(recipe.model, BERTConfig) else "byte-level BPE"
@@ -117,8 +135,7 @@ def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: T
     prompt = tokenizer.encode(recipe.train.prompt)
 
     def validation(limit: int) -> Iterator[Batch]:
-        batches = evaluation_batches(val, context, batch_size, recipe.data.document_mask)
-        return _about(limit, batches, batch_size * context)
+        return evaluation_batches(val, context, batch_size, recipe.data.document_mask, limit)
 
     def sample(model: Any) -> str:
         sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=recipe.train.seed)
@@ -130,7 +147,8 @@ def _language_modelling(recipe: Recipe, train: Shards, val: Shards, tokenizer: T
 
 
 def _translation(recipe: Recipe, text: ParallelCorpus, tokenizer: Tokenizer, say: Say) -> Task:
-    context = getattr(recipe.model, "context", 1 << 30)  # an RNN reads sentences of any length
+    assert isinstance(recipe.model, Seq2SeqConfig | TransformerConfig)
+    context = recipe.model.context
     sides = [Pairs.encode(lines, tokenizer, context) for lines in (text.train, text.val)]
     (train, val), too_long = (pairs for pairs, _ in sides), [line for _, lines in sides for line in lines]
     say(
@@ -169,8 +187,7 @@ def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, token
     )
 
     def validation(limit: int) -> Iterator[Batch]:
-        batches = masked_evaluation_batches(val, context, batch_size, tokenizer)
-        return _about(limit, batches, batch_size * context)
+        return masked_evaluation_batches(val, context, batch_size, tokenizer, limit)
 
     @torch.inference_mode()
     def sample(model: Any) -> str:
@@ -187,21 +204,29 @@ def _masked_language_modelling(recipe: Recipe, train: Shards, val: Shards, token
     return Task(masked_lm, masked_lm, loader, validation, val.n_tokens, sample)
 
 
-def _about(limit: int, batches: Iterator[Batch], batch_tokens: int) -> Iterator[Batch]:
-    """Return the first batches, about `limit` tokens of them; all where that is 0."""
-    return itertools.islice(batches, max(1, limit // batch_tokens) if limit else None)
+def _say_split(train: Shards, val: Shards, say: Say) -> None:
+    share = val.n_characters / (train.n_characters + val.n_characters)
+    say(
+        f"{train.n_tokens:,} tokens of {train.n_documents:,} documents to train on, {val.n_tokens:,} of "
+        f"{val.n_documents:,} to validate ({share:.1%} of the text)"
+    )
+
+
+def _say_unknown(shards: Shards, tokenizer: WordPiece, say: Say) -> None:
+    """Say which share of the tokens is [UNK], in a thousand places of the text."""
+    places = np.linspace(0, shards.n_tokens - 1, min(1000, shards.n_tokens)).astype(int).tolist()
+    sample = np.concatenate([shards.read(place, min(100, shards.n_tokens - place)) for place in places])
+    share = float(np.mean(sample == tokenizer.unk_id))
+    advice = "; raise tokenizer.vocab_size, so that more characters have room" if share > 0.01 else ""
+    say(f"[UNK] stands for {share:.2%} of the tokens{advice}")
 
 
 def _shards(recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer | WordPiece, doing: Say) -> tuple[Shards, Shards]:
     folder = cached_shards(
-        corpus, tokenizer, recipe.data.val_fraction, progress=lambda n: doing(f"tokenizing: {n:,} characters")
+        corpus,
+        tokenizer,
+        recipe.data.val_fraction,
+        progress=lambda n: doing(f"tokenizing: {n:,} characters"),
+        characters=recipe.data.max_characters,
     )
     return open_shards(folder, "train"), open_shards(folder, "val")
-
-
-def _up_to(characters: int, texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield text[:characters]
-        characters -= len(text)
-        if characters <= 0:
-            return

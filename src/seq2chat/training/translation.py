@@ -1,7 +1,9 @@
 """Translating lines of text, and how well that was done: BLEU and chrF."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
@@ -102,15 +104,42 @@ class Metric:
     signature: str
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> Metric:
-    """Return the corpus BLEU (Papineni et al. 2002) by sacrebleu (Post 2018), one reference a line.
+def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "") -> Metric:
+    """Return the corpus BLEU (Papineni et al. 2002) by sacrebleu (Post 2018), one reference per line.
 
-    `tokenize` "13a" is for raw text; "none" takes text that is tokenized. Raises UserError unless there are as many
-    references as hypotheses.
+    `tokenize` is one of sacrebleu's tokenizers, by default that of the references' script; "none" takes text that is
+    tokenized. Raises UserError unless there are as many references as hypotheses.
     """
     from sacrebleu.metrics import BLEU
 
+    tokenize = tokenize or script_tokenizer(references)
     return _measure(BLEU(tokenize=tokenize, force=tokenize == "none"), hypotheses, references)
+
+
+KANA = "\u3040-\u30ff"
+HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+HANGUL = "\uac00-\ud7a3"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+
+
+def script_tokenizer(references: Sequence[str]) -> str:
+    """Return the sacrebleu tokenizer for the script of most of the references' letters.
+
+    "13a" parts words at white space, which Chinese, Japanese and Thai do not write; for them it would compare whole
+    sentences. MeCab parts Japanese and Korean words where it is installed, and characters are compared where not.
+    """
+    text = "".join(references)
+    n_letters = sum(map(str.isalpha, text))
+    kana, han, hangul, unspaced = (len(re.findall(f"[{script}]", text)) for script in (KANA, HAN, HANGUL, UNSPACED))
+    if 2 * (kana + han + hangul + unspaced) <= n_letters:
+        return "13a"
+    if unspaced > han + kana + hangul:
+        return "char"
+    if hangul > han + kana:
+        return "ko-mecab" if find_spec("mecab_ko") else "13a"
+    if 20 * kana > han:
+        return "ja-mecab" if find_spec("MeCab") and find_spec("ipadic") else "char"
+    return "zh"
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Metric:

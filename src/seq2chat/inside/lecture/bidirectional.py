@@ -19,7 +19,8 @@ from seq2chat.nn.attention import DotProductHeads
 from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
-from seq2chat.text.shards import Shards, shards_in_memory, split_texts
+from seq2chat.text.shards import Shards, shards_in_memory
+from seq2chat.text.split import split_texts
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.objective import masked_lm
 

@@ -1,0 +1,96 @@
+"""Text in parts, so that documents of any length pass through memory about a megabyte at a time."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+LONGEST_PART = 1 << 20  # characters that are encoded in one go
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Part(NamedTuple):
+    """A stretch of a document of the split "train" or "val"; `ends` marks the last one of the document."""
+
+    text: str
+    ends: bool = True
+    split: str = "train"
+
+
+def regroup(parts: Iterable[Part], last_cut: Callable[[str], int]) -> Iterator[Part]:
+    """Yield the same documents in parts of at most `LONGEST_PART` characters that may be encoded one by one.
+
+    `last_cut(text)` returns the last position at which the encodings of both sides add up to that of the whole, or 0.
+    A stretch of `LONGEST_PART` characters without such a position, such as an endless word, is cut at its end.
+    """
+    held = ""
+    for part in parts:
+        for start in range(0, max(1, len(part.text)), LONGEST_PART):
+            held += part.text[start : start + LONGEST_PART]
+            while len(held) >= LONGEST_PART:
+                cut = last_cut(held[:LONGEST_PART]) or LONGEST_PART
+                yield Part(held[:cut], False, part.split)
+                held = held[cut:]
+        if part.ends:
+            yield Part(held, True, part.split)
+            held = ""
+
+
+def encode_parts(
+    parts: Iterable[Part],
+    last_cut: Callable[[str], int],
+    encode: Callable[[list[str]], list[np.ndarray]],
+) -> Iterator[tuple[Part, np.ndarray]]:
+    """Yield regrouped parts with their ids, uint32 of shape `(n_tokens,)`, in order, encoding on all cores.
+
+    `encode` is given several short parts at once.
+    """
+
+    def encode_task(task: list[Part]) -> list[tuple[Part, np.ndarray]]:
+        return list(zip(task, encode([part.text for part in task]), strict=True))
+
+    for encoded in _map_in_order(encode_task, _tasks(regroup(parts, last_cut))):
+        yield from encoded
+
+
+def join_documents(encoded: Iterable[tuple[Part, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Yield the ids of each document from the ids of its parts."""
+    ids: list[np.ndarray] = []
+    for part, part_ids in encoded:
+        ids.append(part_ids)
+        if part.ends:
+            yield np.concatenate(ids)
+            ids = []
+
+
+def _tasks(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Group parts into tasks of about `LONGEST_PART` characters."""
+    task: list[Part] = []
+    size = 0
+    for part in parts:
+        task.append(part)
+        size += len(part.text)
+        if size >= LONGEST_PART // 2:
+            yield task
+            task = []
+            size = 0
+    if task:
+        yield task
+
+
+def _map_in_order(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Like `map`, on all cores, reading only a little ahead so that memory stays bounded."""
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[B]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,132 @@
+"""Plain text files of any size, read in parts and from any place in them."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+
+from seq2chat.text.files import decode, open_bytes
+
+BLOCK = 1 << 16  # bytes read at a time, and the unit in which a large file is sampled
+SEPARATOR = "<|endoftext|>"  # what published dumps write between documents
+_LINE_END = re.compile(r"\r\n?")
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """One plain text file, UTF-8, whose text is read only when it is asked for.
+
+    Line ends become `\\n`, a byte order mark is dropped, and `<|endoftext|>` separates documents.
+    """
+
+    file: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes of text. A gzipped file is read through to know them."""
+        if self.file.suffix.lower() != ".gz":
+            return self.file.stat().st_size
+        with open_bytes(self.file) as stream:
+            size = 0
+            while block := stream.read(1 << 22):
+                size += len(block)
+            return size
+
+    def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
+        """Yield `(text, ends)` for the bytes from `start` to `end`, both moved back to the start of a character.
+
+        `ends` is True where a document ends: at a separator and at the last part.
+        """
+        with open_bytes(self.file) as stream:
+            first = _character_start(stream, start) if start else 0
+            stream.seek(first)
+            yield from _documents(self._texts(stream, first, end))
+
+    def sample(self, takes: Callable[[], bool], start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
+        """Yield `(text, ends)` for those blocks of 64 KiB between `start` and `end` for which `takes()` is True.
+
+        Each block is a document of its own. The others are not read.
+        """
+        with open_bytes(self.file) as stream:
+            for offset in range(start, self.size if end is None else end, BLOCK):
+                if not takes():
+                    continue
+                stream.seek(offset)
+                data = stream.read(BLOCK if end is None else min(BLOCK, end - offset))
+                while data[0] & 0xC0 == 0x80 and offset:
+                    data = data[1:]
+                    offset += 1
+                text = self._decode(data[: len(data) - _unfinished(data)], offset)
+                yield from _documents(iter([text]))
+
+    def _texts(self, stream: BufferedIOBase, offset: int, end: int | None) -> Iterator[str]:
+        rest = b""
+        while block := stream.read(BLOCK if end is None else min(BLOCK, end - offset - len(rest))):
+            data = rest + block
+            whole = len(data) - _unfinished(data)
+            # A line end of two bytes must not be cut, so its first half waits for the next block.
+            whole -= data[:whole].endswith(b"\r")
+            rest = data[whole:]
+            if whole:
+                yield self._decode(data[:whole], offset)
+                offset += whole
+        # Half a character at `end` belongs to the text behind it; at the end of the file it is a mistake.
+        if end is not None:
+            rest = rest[: len(rest) - _unfinished(rest)]
+        if rest:
+            yield self._decode(rest, offset)
+
+    def documents(self) -> Iterator[str]:
+        """Yield each document as one string."""
+        text: list[str] = []
+        for part, ends in self.read():
+            text.append(part)
+            if ends:
+                yield "".join(text)
+                text = []
+
+    def _decode(self, data: bytes, offset: int) -> str:
+        text = decode(data, self.file, offset)
+        return _LINE_END.sub("\n", text.removeprefix("\ufeff") if offset == 0 else text)
+
+
+def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
+    """Yield `(text, ends)`, documents ended by the separator or by the end of the texts."""
+    held = ""
+    began = False  # whether the current document has yielded text
+    for text in texts:
+        *documents, held = (held + text).split(SEPARATOR)
+        for document in documents:
+            if began or document.strip():
+                yield document, True
+            began = False
+        # A separator may begin at the end of this part and go on in the next.
+        safe = len(held) - max((n for n in range(len(SEPARATOR)) if held.endswith(SEPARATOR[:n])), default=0)
+        if safe:
+            yield held[:safe], False
+            held = held[safe:]
+            began = True
+    if began or held.strip():
+        yield held, True
+
+
+def _character_start(stream: BufferedIOBase, position: int) -> int:
+    """Return the start of the UTF-8 character that the byte at `position` belongs to."""
+    first = max(0, position - 3)
+    stream.seek(first)
+    before = stream.read(position - first + 1)
+    at = position - first
+    while at > 0 and at < len(before) and before[at] & 0xC0 == 0x80:
+        at -= 1
+    return first + at
+
+
+def _unfinished(data: bytes) -> int:
+    """Return how many bytes at the end of `data` begin a UTF-8 character that is not complete."""
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte & 0xC0 != 0x80:
+            length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+            return back if length > back else 0
+    return 0
