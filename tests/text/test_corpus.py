@@ -75,7 +75,7 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     write(tmp_path / "b.pdf", b"%PDF")
     write(tmp_path / "sub/LICENSE", "words")
     line = left_out(str(tmp_path))
-    assert line.startswith("2 files in ") and "b.pdf, sub/LICENSE. Convert .pdf to text." in line
+    assert line.startswith("Left out of ") and "b.pdf, sub/LICENSE (2 in all). Convert .pdf to text." in line
 
 
 def test_fingerprint_is_of_the_contents(tmp_path):

@@ -1,5 +1,6 @@
 """Text in another encoding is refused with the command that converts it."""
 
+import gzip
 import shlex
 import subprocess
 
@@ -27,7 +28,7 @@ SENTENCES = {
 @pytest.mark.parametrize("encoding", SENTENCES)
 def test_the_advice_gives_the_right_text(tmp_path, encoding):
     text = SENTENCES[encoding] * 20
-    file = tmp_path / "a.txt"
+    file = tmp_path / "a text.txt"
     file.write_bytes(text.encode(encoding))
     with pytest.raises(UserError, match="convert it") as error:
         list(load_corpus(str(file)).documents())
@@ -47,4 +48,11 @@ def test_a_bad_byte_is_found_wherever_the_blocks_end(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(('{"text": "' + "ü" * 70_001).encode() + b'\xe9"}')
     with pytest.raises(UserError, match=r"is not UTF-8 at byte 140012"):
+        list(load_corpus(str(file)).documents())
+
+
+def test_the_advice_for_a_compressed_file_unpacks_it(tmp_path):
+    file = tmp_path / "a.txt.gz"
+    file.write_bytes(gzip.compress("Der schöne Bär. ".encode("latin1")))
+    with pytest.raises(UserError, match=r"convert it, for example: gunzip -c .*a\.txt\.gz \| iconv -f CP1252 "):
         list(load_corpus(str(file)).documents())

@@ -81,6 +81,11 @@ DEMONSTRATIONS = {
         {"prompt": "Hello", "answer": "\n    def f():\n        return 1\n"},
         [("user", "Hello"), ("assistant", "    def f():\n        return 1")],
     ),
+    "turns in any order": (
+        {"messages": turns(system="Be kind.", assistant="Welcome!", user="Hello", user2="Well?", assistant2="Hi.")},
+        [("system", "Be kind."), ("assistant", "Welcome!"), ("user", "Hello"), ("user", "Well?"), ("assistant", "Hi.")],
+    ),
+    "thanks at the end": ({"messages": [*HELLO, *turns(user="Thanks.")]}, EXCHANGE),
     "half an emoji": ({"prompt": "Hello\ud83d", "answer": "Hi."}, [("user", "Hello\ufffd"), EXCHANGE[1]]),
 }  # fmt: skip
 
@@ -197,6 +202,13 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             read_demonstrations,
             {"messages": [HELLO[0], {**HELLO[1], "weight": 0}]},
             "there is no answer to learn",
+        ),
+        (read_demonstrations, {"messages": turns(assistant="Hi.")}, "there is no message of a user before the answer"),
+        (read_comparisons, {"chosen": CHOSEN[1:], "rejected": REJECTED[1:]}, "has an answer without a prompt"),
+        (
+            read_comparisons,
+            {"prompt": [*HELLO], "chosen": "Well?", "rejected": "No."},
+            "the prompt ends with the assistant's turn; it must end with a user's",
         ),
         (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "weight": 2}, "has the weight 2"),
         (read_demonstrations, {"prompt": "Hello", "completion": "No.", "label": False}, "has a label, which says"),

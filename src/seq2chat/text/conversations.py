@@ -56,7 +56,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A conversation to learn from. The assistant's turns are learned, but for those numbered in `unlearned`."""
+    """A conversation that ends with an answer. The assistant's turns are learned, but for those in `unlearned`."""
 
     messages: tuple[Message, ...]
     unlearned: frozenset[int] = frozenset()
@@ -64,9 +64,8 @@ class Demonstration:
 
     @property
     def prompt(self) -> Prompt:
-        """The messages before the assistant's last turn."""
-        last = max(number for number, message in enumerate(self.messages) if message.role == "assistant")
-        return self.messages[:last]
+        """The messages before the last answer."""
+        return self.messages[:-1]
 
     @property
     def query(self) -> Query:

@@ -117,7 +117,7 @@ def left_out(name: str) -> str:
     convertible = sorted({suffix(file) for file in others} & set(OTHER_FORMATS))
     advice = f" Convert {', '.join(convertible)} to text." if convertible else ""
     return (
-        f"{len(others):,} files in {name} are left out, because their suffixes are not those of text: {shown}.{advice} "
+        f"Left out of {name}, because of their suffixes: {shown} ({len(others):,} in all).{advice} "
         "A file given alone is read as text whatever its suffix."
     )
 

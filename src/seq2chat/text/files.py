@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import shlex
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +65,7 @@ def check_format(file: Path) -> None:
 
 
 def _convert(advice: str, file: Path) -> str:
-    command = advice.format(f'"{file}"' if " " in str(file) else file, file.stem)
+    command = advice.format(shlex.quote(str(file)), shlex.quote(file.stem))
     return f"convert it: {command}" if "{0}" in advice else command
 
 
@@ -134,11 +135,12 @@ def _check_text(data: bytes, file: Path, offset: int) -> None:
     if offset == 0:
         check(
             not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
-            f"{file} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 {file} > new.txt",
+            f"{file} is UTF-16; convert it: {_iconv('-f UTF-16', file)}",
         )
         kind = next((name for head, name in _SIGNATURES.items() if data.startswith(head)), "")
         if kind in (".gz", ".parquet"):
-            raise UserError(f"{file} is a {kind} file by its content; rename it: mv {file} {file}{kind}")
+            names = shlex.join([str(file), f"{file}{kind}"])
+            raise UserError(f"{file} is a {kind} file by its content; rename it: mv {names}")
         if kind:
             advice = _convert(OTHER_FORMATS[kind], file)
             raise UserError(f"{file} is a {kind} file by its content, which is not read; {advice}")
@@ -146,7 +148,7 @@ def _check_text(data: bytes, file: Path, offset: int) -> None:
         encoding = _utf16_without_mark(data)
         check(
             not encoding,
-            f"{file} is UTF-16 without a byte order mark; convert it: iconv -f {encoding} -t UTF-8 {file} > new.txt",
+            f"{file} is UTF-16 without a byte order mark; convert it: {_iconv(f'-f {encoding}', file)}",
         )
         raise UserError(f"{file} is a binary file (it has NUL bytes); give a text file.")
 
@@ -171,11 +173,17 @@ def _not_utf8(file: Path, position: int) -> UserError:
         sample = stream.read(GUESSED)
     if first:
         sample = sample[sample.find(b"\n") + 1 :]  # a character of several bytes must not be cut
-    command = f"iconv -f {_guess(sample)} -t UTF-8 {file} > new.txt"
+    place = f"{file} is not UTF-8 at byte {position}"
     if _mostly_utf8(sample):
-        command = f"iconv -c -f UTF-8 -t UTF-8 {file} > new.txt"
-        return UserError(f"{file} is not UTF-8 at byte {position}; leave such bytes out: {command}")
-    return UserError(f"{file} is not UTF-8 at byte {position}; convert it, for example: {command}")
+        return UserError(f"{place}; leave such bytes out: {_iconv('-c -f UTF-8', file)}")
+    return UserError(f"{place}; convert it, for example: {_iconv(f'-f {_guess(sample)}', file)}")
+
+
+def _iconv(options: str, file: Path) -> str:
+    """Return the command that writes the file in UTF-8."""
+    if file.suffix.lower() == ".gz":
+        return f"gunzip -c {shlex.quote(str(file))} | iconv {options} -t UTF-8 > new.txt"
+    return f"iconv {options} -t UTF-8 {shlex.quote(str(file))} > new.txt"
 
 
 def _mostly_utf8(sample: bytes) -> bool:

@@ -64,8 +64,16 @@ def demonstration(fields: Fields) -> list[Turn]:
             f"It has {field_names(fields.row)}.",
         )
         turns = [*prompt_turns(fields), *_answer_turns(fields, answer, "answer")]
-    learned = any(turn.learned for turn in turns if turn.message.role == "assistant")
-    check(learned, f"{fields.where}: there is no answer to learn; a demonstration has a turn of the assistant.")
+    while turns and turns[-1].message.role != "assistant":
+        turns.pop()  # nothing is learned from what comes after the last answer
+    check(
+        any(turn.learned for turn in turns if turn.message.role == "assistant"),
+        f"{fields.where}: there is no answer to learn; a demonstration has a turn of the assistant.",
+    )
+    check(
+        any(turn.message.role != "assistant" for turn in turns),
+        f"{fields.where}: there is no message of a user before the answer.",
+    )
     return turns
 
 
@@ -111,6 +119,7 @@ def _pair(fields: Fields, names: tuple[str, str]) -> tuple[list[Message], list[s
             prompt = before + prompt
         elif not _repeats(prompt, before):
             raise UserError(f"{fields.where}: the prompt is not the one that {names[0]} answers.")
+    _check_prompt(prompt, fields.where)
     return prompt, [answer.content, other.content]
 
 
@@ -194,7 +203,7 @@ def prompt(fields: Fields) -> list[Message]:
 
 
 def prompt_messages(fields: Fields) -> list[Message]:
-    """Return the messages of the prompt."""
+    """Return the messages of the prompt, without a look at keys that are not supported."""
     return [turn.message for turn in prompt_turns(fields)]
 
 
@@ -212,11 +221,15 @@ def prompt_turns(fields: Fields) -> list[Turn]:
     else:
         turns = _written_prompt(fields)
     turns = _with_system(fields, turns)
-    check(
-        bool(turns) and turns[-1].message.role == "user",
-        f"{fields.where}: the prompt ends with the assistant's turn; it must end with a user's.",
-    )
+    _check_prompt([turn.message for turn in turns], fields.where)
     return turns
+
+
+def _check_prompt(messages: list[Message], where: str) -> None:
+    """Raise UserError for a prompt that does not end with a user's turn."""
+    check(bool(messages), f"{where} has an answer without a prompt.")
+    role = messages[-1].role
+    check(role == "user", f"{where}: the prompt ends with the {role}'s turn; it must end with a user's.")
 
 
 def _written_prompt(fields: Fields) -> list[Turn]:

@@ -125,6 +125,10 @@ def read_transcript(fields: Fields, text: str, key: str) -> list[Message]:
             messages[-1][1].append(part)
     turns = [Message(role, tidy("\n\n".join(parts))) for role, parts in messages]
     check(all(turn.content for turn in turns), f"{where}: a turn of {key} is empty.")
+    check(
+        [turn.role for turn in turns[-2:]] != ["assistant", "assistant"],
+        f"{where}: {key} ends with two answers; the question of the last one is missing.",
+    )
     check(turns[-1].role == "assistant", f"{where}: {key} ends with a human's turn; it must end with an answer.")
     return turns
 
