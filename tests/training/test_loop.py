@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from seq2chat.config import Recipe, ScheduleConfig, UserError
+from seq2chat.config import Recipe, ScheduleConfig, TokenizerConfig, UserError
 from seq2chat.text.batch import evaluation_batches
 from seq2chat.text.shards import shards_in_memory
 from seq2chat.text.tokenizer import Tokenizer
@@ -129,7 +129,7 @@ def test_sampling_and_validating_do_not_change_training(tiny_recipe, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tiny_recipe, tmp_path):
     job = start_job(tiny_recipe, tmp_path / "run", quiet)
-    with pytest.raises(UserError, match=r"step 13.*last good checkpoint"):
+    with pytest.raises(UserError, match=r"step 13.*Go on from step-000010.*--resume --optim.matrix-lr"):
         for event in train(job, threading.Event()):
             if isinstance(event, Step) and event.step == 12:
                 with torch.no_grad():
@@ -250,10 +250,70 @@ def test_a_finished_run_resumed_with_a_larger_budget_goes_on(tiny_recipe, tmp_pa
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 16))
 
 
-def test_only_the_budget_may_change_on_resume(tiny_recipe, tmp_path):
-    run(start_job(with_train(tiny_recipe, budget="2 steps"), tmp_path / "run", quiet))
-    with pytest.raises(UserError, match="only --budget"):
-        resume_job(tmp_path / "run", {"optim": {"clip": 5.0}}, quiet)
+def test_optimizer_schedule_and_validation_may_change_on_resume(tiny_recipe, tmp_path):
+    run(start_job(with_train(tiny_recipe, budget="4 steps"), tmp_path / "run", quiet), stop_after=2)
+    said = []
+    changes = {"optim": {"matrix_lr": 0.001}, "train": {"evals": 1, "budget": "6 steps"}, "model": {"dropout": 0.0}}
+    job = resume_job(tmp_path / "run", changes, said.append)
+    assert {group["peak"] for group in job.optimizers[0].param_groups} == {0.001}
+    assert "from now on optim.matrix_lr is 0.001, not 0.02" in said
+    assert "from now on optim.matrix_lr is 0.001, not 0.02" in (tmp_path / "run" / "log.txt").read_text()
+    run(job)
+    assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 7))
+    assert Recipe.load(tmp_path / "run" / "config.toml").optim.matrix_lr == 0.001
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"seed": 2}},
+        {"train": {"batch_size": 2}},
+        {"model": {"n_layer": 1}},
+        {"data": {"val_fraction": 0.2}},
+        {"optim": {"matrices": "adamw"}},
+    ],
+)
+def test_order_of_data_and_shape_may_not_change_on_resume(tiny_recipe, tmp_path, changes):
+    run(start_job(with_train(tiny_recipe, budget="1 step"), tmp_path / "run", quiet))
+    with pytest.raises(UserError, match="Leave it out"):
+        resume_job(tmp_path / "run", changes, quiet)
+
+
+def test_a_run_can_be_used_from_another_folder(tiny_recipe, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    text = Path(tiny_recipe.data.corpus).read_text(encoding="utf-8")
+    (tmp_path / "here" / "own.txt").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = dataclasses.replace(tiny_recipe, data=dataclasses.replace(tiny_recipe.data, corpus="own.txt"))
+    run(start_job(with_train(recipe, budget="4 steps"), Path("run"), quiet), stop_after=2)
+    monkeypatch.chdir(tmp_path)
+    run(resume_job(Path("here/run"), {}, quiet))
+    # A text that has moved is found again by its new path, and proves by its fingerprint that it is the same.
+    (tmp_path / "here" / "own.txt").rename(tmp_path / "moved.txt")
+    changes = {"data": {"corpus": "moved.txt"}, "train": {"budget": "5 steps"}}
+    run(resume_job(Path("here/run"), changes, quiet))
+    assert [step for step, _ in losses(tmp_path / "here" / "run")] == list(range(1, 6))
+
+
+def test_pretraining_begins_with_the_weights_of_another_run(tiny_recipe, tmp_path, text_file):
+    run(start_job(with_train(tiny_recipe, budget="3 steps"), tmp_path / "first", quiet))
+    other = tmp_path / "other.txt"
+    other.write_text(text_file.read_text(encoding="utf-8").upper(), encoding="utf-8")
+    recipe = dataclasses.replace(
+        tiny_recipe,
+        data=dataclasses.replace(tiny_recipe.data, corpus=str(other)),
+        tokenizer=TokenizerConfig(),
+        train=dataclasses.replace(tiny_recipe.train, start=str(tmp_path / "first"), budget="4 steps"),
+    )
+    job = start_job(recipe, tmp_path / "second", quiet)
+    before = load_file(tmp_path / "first" / "checkpoints" / "step-000003" / "model.safetensors")
+    assert torch.equal(job.model.embed_tokens.weight, before["model.embed_tokens.weight"])
+    run(job, stop_after=2)
+    run(resume_job(tmp_path / "second", {}, quiet))
+    assert [step for step, _ in losses(tmp_path / "second")] == [1, 2, 3, 4]
+    with pytest.raises(UserError, match=r"\[tokenizer\]"):
+        wrong = dataclasses.replace(recipe, tokenizer=tiny_recipe.tokenizer)
+        start_job(wrong, tmp_path / "third", quiet)
 
 
 def test_a_run_is_never_overwritten(tiny_recipe, tmp_path):
