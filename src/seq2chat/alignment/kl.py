@@ -34,7 +34,7 @@ class AdaptiveKL:
 
     beta: float
     target: float
-    horizon: float = 10_000
+    horizon: float = 10_000.0
 
     def update(self, kl: float, n: int) -> "AdaptiveKL":
         """Return the coefficient after `n` episodes whose mean KL was `kl` nats."""
