@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from seq2chat.alignment.data import answer_ids
 from seq2chat.config import UserError
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message
 from seq2chat.text.conversations import (
@@ -305,3 +306,13 @@ def test_columns_are_kept_for_a_reward_function(tmp_path):
 )
 def test_tidied_text_keeps_the_indentation_of_code(text, tidied):
     assert tidy(text) == tidied
+
+
+def test_the_indentation_of_an_answer_is_learned(tmp_path):
+    code = "    def f():\n        return 1"
+    [demonstration] = read_demonstrations(write(tmp_path, {"prompt": "Write f.", "answer": f"\n{code}\n"}), 0, 0)
+    tokenizer = Tokenizer.train([code] * 9, 300).with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
+    tokens = demonstration_tokens(tokenizer, demonstration)
+    learned = [i for i, trained in zip(tokens.ids, tokens.trained, strict=True) if trained]
+    assert tokenizer.decode(learned[:-1]) == code
+    assert answer_ids(tokenizer, demonstration.prompt, code)[1] == learned
