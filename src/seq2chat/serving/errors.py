@@ -54,7 +54,7 @@ def describe(error: Exception) -> dict[str, Any]:
             pass
         case _:
             kind, message = "server_error", "The server made a mistake."
-    param = error.param if isinstance(error, BadField) else "model" if isinstance(error, UnknownModel) else None
+    param = error.param or None if isinstance(error, BadField) else "model" if isinstance(error, UnknownModel) else None
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -60,7 +60,10 @@ MaxTokens = Annotated[int, Whole, Field(ge=-1, le=MOST_TOKENS)]
 Ignored = Annotated[Any, Field(description="Accepted and ignored: it never changes an answer.")]
 Audio = Annotated[Any, _lacking("the models here write text only; leave it out")]
 Moderation = Annotated[Any, _lacking("nothing is moderated here; leave it out")]
-Reasoning = Annotated[Any, _lacking("the models here do not reason before they answer; leave it out", "none", "medium")]
+# A model that does not reason is within each of these limits.
+EFFORTS = ("none", "minimal", "low", "medium")
+NO_REASONING = "the models here do not reason before they answer; leave it out"
+Reasoning = Annotated[Any, _lacking(NO_REASONING, *EFFORTS)]
 Verbosity = Annotated[Any, _lacking("the length of an answer cannot be chosen; leave it out", "medium")]
 Tier = Annotated[Any, _lacking("there is one tier of service; write auto or default", "auto", "default")]
 
@@ -98,6 +101,7 @@ class Sampling(Strict):
     seed: Annotated[int, Whole, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     n: Annotated[int, Whole, Field(ge=1, le=16)] | None = None
+    best_of: Annotated[int, Whole, Field(ge=1, le=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
@@ -109,6 +113,14 @@ class TextPart(Strict):
     text: Text
     cache_control: Ignored = None
     prompt_cache_breakpoint: Ignored = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_text(cls, data: Any) -> Any:
+        kind = data.get("type", "text") if isinstance(data, dict) else "text"
+        if kind != "text":
+            raise ValueError(f"the models here read text only, and not {str(kind)[:40]}; leave it out")
+        return data
 
 
 class CalledFunction(Strict):
@@ -213,7 +225,6 @@ class CompletionRequest(Sampling):
     max_tokens: MaxTokens | None = None
     logprobs: Annotated[Annotated[int, Field(ge=0, le=20)] | None, BeforeValidator(_count)] = None
     echo: bool | None = None
-    best_of: Annotated[int, Whole, Field(ge=1, le=16)] | None = None
     suffix: Annotated[Any, _lacking("a text is continued at its end only; leave it out")] = None
 
 
@@ -285,7 +296,7 @@ class ResponsesRequest(Strict):
     background: Annotated[Any, _lacking("there are no responses in the background; leave it out")] = None
     context_management: Annotated[Any, _lacking("nothing is left out of a conversation; leave it out")] = None
     include: Annotated[Any, _lacking("there is nothing to include; leave it out")] = None
-    reasoning: Annotated[Any, _lacking("the models here do not reason before they answer; leave it out")] = None
+    reasoning: Annotated[Any, _lacking(NO_REASONING, *({"effort": effort} for effort in EFFORTS))] = None
     tools: Annotated[Any, _lacking("tools can be forced with /v1/chat/completions only; leave it out")] = None
     tool_choice: Annotated[Any, _lacking("there are no tools here; leave it out", "none", "auto")] = None
     top_logprobs: Annotated[Any, _lacking("log probabilities are sent by /v1/chat/completions only", 0)] = None
