@@ -1,4 +1,4 @@
-"""Errors as clients get them, in OpenAI's form: one sentence, the field, and a code that programs can look for."""
+"""Errors as clients get them, in OpenAI's form: a sentence, the field, and a code."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -114,7 +114,9 @@ def _bad_field(request: Request, error: RequestValidationError) -> BadField:
 
 
 def _place(location: Sequence[str | int], body: Any) -> str:
-    """Return where something is, such as `messages[0].content[1]`: `location` without the names of pydantic's types."""
+    """Return where something is, such as `messages[0].content[1]`: `location` without the names of
+    pydantic's types.
+    """
     place = ""
     for number, part in enumerate(location):
         is_last = number == len(location) - 1

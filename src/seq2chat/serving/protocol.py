@@ -1,7 +1,8 @@
 """The requests that clients may send: OpenAI's, with bounds.
 
-A field is honored, or refused by its name. What asks for nothing is accepted and ignored: null, the neutral values of
-features that are not here, and fields that never change an answer, such as `user`.
+A field is honored, or refused by its name. What asks for nothing is accepted and ignored: null, the
+neutral values of features that are not here, and fields that never change an answer, such as
+`user`.
 """
 
 from typing import Annotated, Any, Literal, cast
@@ -40,12 +41,16 @@ def _whole(value: Any) -> Any:
 
 
 def _count(value: Any) -> Any:
-    """Return how many likely tokens are sent beside each: true asks for the log probabilities of the tokens alone."""
+    """Return how many likely tokens are sent beside each: true asks for the log probabilities of
+    the tokens alone.
+    """
     return {True: 0, False: None}[value] if isinstance(value, bool) else _whole(value)
 
 
 def _lacking(reason: str, *neutral: Any) -> AfterValidator:
-    """A validator for a feature that is not here: empty and `neutral` values pass, others are refused with `reason`."""
+    """A validator for a feature that is not here: empty and `neutral` values pass, others are
+    refused with `reason`.
+    """
 
     def check(value: Any) -> Any:
         if value in ("", False, [], {}) or value in neutral:
@@ -69,7 +74,9 @@ Tier = Annotated[Any, _lacking("there is one tier of service; write auto or defa
 
 
 class Strict(BaseModel):
-    """No unknown field and no number that is written as text. A field that is null counts as left out."""
+    """No unknown field and no number that is written as text. A field that is null counts as left
+    out.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -87,7 +94,9 @@ class StreamOptions(Strict):
 
 
 class Sampling(Strict):
-    """The fields of chat and completions; the numbers are those of `generation.sampling.SamplingConfig`."""
+    """The fields of chat and completions; the numbers are those of
+    `generation.sampling.SamplingConfig`.
+    """
 
     model: Name
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -129,7 +138,9 @@ class CalledFunction(Strict):
 
 
 class ToolCall(Strict):
-    """A call that an answer of this server contains. The text that the model wrote is its `arguments`."""
+    """A call that an answer of this server contains. The text that the model wrote is its
+    `arguments`.
+    """
 
     id: Ignored = None
     type: Literal["function"] = "function"
@@ -138,7 +149,9 @@ class ToolCall(Strict):
 
 
 class ChatMessage(Strict):
-    """One message. The fields of the SDK's answer are among its fields, so that it can be sent back as it came."""
+    """One message. The fields of the SDK's answer are among its fields, so that it can be sent back
+    as it came.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS)] | None = None
@@ -174,7 +187,9 @@ class ToolChoice(Strict):
 
 
 class JsonSchema(Strict):
-    """A schema that the answer follows, with or without `strict`. The model is not shown its name and description."""
+    """A schema that the answer follows, with or without `strict`. The model is not shown its name
+    and description.
+    """
 
     name: FunctionName
     schema_: Annotated[dict[str, Any], Field(alias="schema")] = {"type": "object"}
@@ -188,7 +203,9 @@ class ResponseFormat(Strict):
 
 
 class ChatRequest(Sampling):
-    """`POST /v1/chat/completions`. `prefix_token_ids` is how the answer begins; it is not sent back."""
+    """`POST /v1/chat/completions`. `prefix_token_ids` is how the answer begins; it is not sent
+    back.
+    """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
     max_tokens: MaxTokens | None = None
@@ -237,7 +254,9 @@ class ResponsePart(Strict):
 
 
 class ResponseMessage(Strict):
-    """A message of the input. The fields of an output message are among its fields, so that it can be sent back."""
+    """A message of the input. The fields of an output message are among its fields, so that it can
+    be sent back.
+    """
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]

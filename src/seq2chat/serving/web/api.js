@@ -65,7 +65,7 @@ export class Api {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new ApiError(chunk.error.code ?? 500, chunk.error.message);
+      if (chunk.error) throw new ApiError(500, chunk.error.message, chunk.error.code);
       const choice = chunk.choices?.[0];
       yield {
         prompt: chat ? chunk.prompt_token_ids : choice?.prompt_token_ids,
