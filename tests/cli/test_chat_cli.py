@@ -43,6 +43,40 @@ def test_as_many_lines_come_out_as_go_in(folders):
     assert "forgotten" in done.stderr
 
 
+def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch, capsys):
+    """The second one, where a message is typed, ends the chat."""
+    from seq2chat.alignment import conversation
+    from seq2chat.cli import chat as command
+
+    typed, talks, read = iter(["Hello?", "And you?"]), [], []
+
+    def type_line(prompt):
+        try:
+            return next(typed)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    stream = conversation.stream
+
+    def interrupted(model, prompts, *arguments):
+        read.append(prompts[0])
+        for count, tokens in enumerate(stream(model, prompts, *arguments)):
+            if len(read) == 1 and count == 3:
+                raise KeyboardInterrupt
+            yield tokens
+
+    opened = conversation.Conversation.open
+    monkeypatch.setattr(conversation, "stream", interrupted)
+    monkeypatch.setattr(conversation.Conversation, "open", lambda *given: talks.append(opened(*given)) or talks[0])
+    monkeypatch.setattr(command, "is_typed", lambda: True)
+    monkeypatch.setattr("builtins.input", type_line)
+    with pytest.raises(KeyboardInterrupt):
+        command.chat(folders["chats"], max_tokens=6, seed=1)
+    roles = [message.role for message in talks[0].messages]
+    assert roles == ["user", "assistant"] * 2 and len(read[1]) > len(read[0])
+    assert capsys.readouterr().out.count("\n") == 2
+
+
 def test_a_message_that_is_no_utf8_is_told_with_its_line(folders):
     command = [sys.executable, "-m", "seq2chat", "chat", folders["chats"], "--max-tokens", "4"]
     done = subprocess.run(command, input=b"Hello?\n\xff\n", capture_output=True, timeout=120)

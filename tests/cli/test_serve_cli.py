@@ -55,12 +55,23 @@ def test_it_prints_an_address_answers_there_and_ends_on_sigterm(folder):
     assert process.returncode == 0 and "Traceback" not in err and out == ""
 
 
+def test_a_demo_is_served_with_its_finished_stages(tmp_path):
+    from seq2chat.serving.served import stages
+
+    assert stages(tmp_path) == [tmp_path]
+    (tmp_path / "stages.json").write_text('{"base": 1.0, "sft": 1.0, "comparisons": 1.0, "reward": 1.0}')
+    assert stages(tmp_path) == [tmp_path / "sft", tmp_path / "base"]
+    (tmp_path / "stages.json").write_text('{"base": 1.0, "sft": 1.0, "ppo": 1.0, "report": 1.0}')
+    assert stages(tmp_path)[0] == tmp_path / "ppo"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "Which model shall be served"),
         (("{folder}", "--host", "0.0.0.0"), "lets other machines in; set a key"),
         (("{folder}", "--port", "99999"), "from 0 to 65535"),
+        (("{folder}", "--api-key", "clé"), "characters that a browser cannot send"),
         (("{folder}", "{folder}"), "Two of the runs would be called"),
         (("nowhere",), "There is no run or model folder"),
     ],

@@ -14,6 +14,7 @@ from seq2chat.models.folder import make_model, save_model
 from seq2chat.serving.app import create_app
 from seq2chat.serving.served import open_served
 from seq2chat.serving.server import Opening, Server, listen
+from seq2chat.serving.timeouts import TimedProtocol
 from seq2chat.serving.worker import Worker
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
 from seq2chat.text.tokenizer import Tokenizer
@@ -56,7 +57,8 @@ class Running:
         opening = Opening()
         opening.app = create_app(self.served, self.worker, api_key)
         self.state = opening.app.state.serving
-        self.server = Server(uvicorn.Config(opening, lifespan="off", log_level="error", access_log=False), opening)
+        config = uvicorn.Config(opening, lifespan="off", log_level="error", access_log=False, http=TimedProtocol)
+        self.server = Server(config, opening)
         listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets=[listener])), daemon=True)

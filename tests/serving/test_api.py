@@ -150,7 +150,7 @@ def test_a_prefix_goes_on_as_if_it_had_been_said(client):
         ({"messages": []}, "messages"), ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role"), ({"seed": 1.5}, "seed"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]},
-         "messages[0].content[1].type"),
+         "messages[0].content[1]"),
         ({"messages": [{"role": "user", "content": [7]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": "a", "nickname": "b"}]}, "messages[0].nickname"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},

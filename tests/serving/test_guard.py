@@ -318,3 +318,65 @@ def test_without_a_key_only_names_of_this_machine_are_answered(start):
     server = start(names=("chats",))
     for host, status in (("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:8000", 200), ("evil.example:8000", 400)):
         assert httpx.get(f"{server.url}/v1/models", headers={"host": host}).status_code == status, host
+
+
+def test_pages_of_other_sites_are_refused_without_a_key(start):
+    server = start(names=("chats",))
+    own = server.url.removeprefix("http://")
+    body = json.dumps(ASK | {"max_tokens": 1}).encode()
+    foreign = [
+        {"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
+        {"origin": "http://127.0.0.1:1", "sec-fetch-site": "same-site"},
+    ]  # fmt: skip
+    for headers in foreign:
+        for kind in ({}, {"content-type": "text/plain"}, {"content-type": "application/json"}):
+            refused = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers | kind)
+            assert refused.status_code == 403, headers
+    assert (
+        httpx.get(f"{server.url}/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
+    )  # a link to the page
+    headers = {"origin": f"http://{own}", "sec-fetch-site": "same-origin", "content-type": "application/json"}
+    assert httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("api_key", ["", "key-1"])
+def test_connections_that_say_nothing_are_closed(start, monkeypatch, api_key):
+    monkeypatch.setattr("seq2chat.serving.timeouts.REQUEST_SECONDS", 0.3)
+    server = start(names=("chats",), api_key=api_key)
+    begun = [
+        b"",
+        b"POST /v1/chat",
+        f"{HEAD}90\r\n\r\n{{".encode(),
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /h",
+    ]
+    connections = []
+    for data in begun:
+        connection = socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])))
+        connection.sendall(data)
+        connection.settimeout(5)
+        connections.append(connection)
+    for connection in connections:
+        while connection.recv(4096):  # until the server closes it
+            pass
+        connection.close()
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_an_answer_may_take_longer_than_its_request(start, slow, monkeypatch):
+    monkeypatch.setattr("seq2chat.serving.timeouts.REQUEST_SECONDS", 0.2)
+    server = start(names=("chats",))
+    made = httpx.post(f"{server.url}/v1/chat/completions", json=LONG | {"max_tokens": 40}, timeout=60)
+    assert made.status_code == 200 and slow.seconds * made.json()["usage"]["completion_tokens"] > 0.2
+
+
+def test_connections_are_bounded(start, monkeypatch):
+    monkeypatch.setattr("seq2chat.serving.timeouts.MOST_CONNECTIONS", 3)
+    server = start(names=("chats",))
+    address = "127.0.0.1", int(server.url.rsplit(":", 1)[1])
+    silent = [socket.create_connection(address) for _ in range(3)]
+    refused = socket.create_connection(address)
+    refused.settimeout(5)
+    assert b"503" in refused.recv(4096)
+    for connection in [*silent, refused]:
+        connection.close()
+    assert server.until(lambda: httpx.get(f"{server.url}/health").status_code == 200)

@@ -34,21 +34,24 @@ CALLER = {"metadata": {"a": "b"}, "store": True, "safety_identifier": "me", "pro
 NEUTRAL = {
     "/v1/chat/completions": SHARED | CALLER | {
         "tools": [], "tool_choice": "auto", "functions": [], "function_call": "none", "top_logprobs": 0,
-        "reasoning_effort": "none", "verbosity": "medium", "modalities": ["text"], "max_completion_tokens": 4.0,
+        "reasoning_effort": "low", "best_of": 1, "verbosity": "medium", "modalities": ["text"],
+        "max_completion_tokens": 4.0,
         "response_format": {"type": "text"}, "prefix_token_ids": [], "web_search_options": {}, "prediction": {},
     },
     "/v1/completions": SHARED | {"best_of": 1, "suffix": "", "echo": False},
     "/v1/embeddings": {"user": "me", "encoding_format": "float"},
     "/v1/responses": CALLER | {
         "tools": [], "tool_choice": "none", "truncation": "disabled", "background": False, "include": [],
-        "reasoning": {}, "top_logprobs": 0, "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "reasoning": {"effort": "medium"}, "top_logprobs": 0,
+        "text": {"format": {"type": "text"}, "verbosity": "medium"},
         "stream_options": {"include_obfuscation": True},
     },
 }  # fmt: skip
 REFUSED = {
     "/v1/chat/completions": {
         "audio": {"voice": "a"}, "service_tier": "priority", "modalities": ["audio"], "reasoning_effort": "high",
-        "verbosity": "low", "functions": [{"name": "f"}], "web_search_options": {"a": 1}, "prediction": {"a": 1},
+        "verbosity": "low", "best_of": 3, "functions": [{"name": "f"}], "web_search_options": {"a": 1},
+        "prediction": {"a": 1},
         "moderation": {"model": "a"},
     },
     "/v1/completions": {"best_of": 2, "suffix": "end"},

@@ -1,6 +1,6 @@
 """A conversation with a model: turns are kept, answers stream, and what no longer fits the context is forgotten."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from seq2chat.alignment.data import end_tokens
@@ -62,13 +62,16 @@ class Conversation:
             forgotten += 2
         return forgotten
 
-    def answer(self, text: str, sampling: SamplingConfig) -> Iterator[str]:
-        """Yield the answer to `text` as it is written; both are then part of the conversation."""
+    def answer(self, text: str, sampling: SamplingConfig) -> Generator[str]:
+        """Yield the answer to `text` as it is written; both are then part of the conversation. So is an answer that is
+        interrupted, as far as it was written."""
         asked = [*self.messages, Message("user", text)]
         shown, ends = TextStream(self.tokenizer), end_tokens(self.tokenizer)
-        for [token] in stream(self.model, [prompt_ids(self.tokenizer, asked)], sampling, ends):
-            if token.id not in ends and (part := shown.feed(token.id)):
+        try:
+            for [token] in stream(self.model, [prompt_ids(self.tokenizer, asked)], sampling, ends):
+                if token.id not in ends and (part := shown.feed(token.id)):
+                    yield part
+            if part := shown.flush():
                 yield part
-        if part := shown.flush():
-            yield part
-        self.messages = [*asked, Message("assistant", shown.text)]
+        finally:
+            self.messages = [*asked, Message("assistant", shown.text)]

@@ -12,7 +12,7 @@ from rich.console import Console
 from seq2chat.cli.piped import is_typed, piped_lines
 from seq2chat.config import check
 
-HELP = "/reset forgets the conversation, /system TEXT sets instructions, /quit or Ctrl-D ends."
+HELP = "/reset forgets the conversation, /system TEXT sets instructions, Ctrl-C stops an answer, /quit or Ctrl-D ends."
 
 
 def chat(
@@ -55,8 +55,14 @@ def chat(
             case _:
                 if forgotten := conversation.make_room(line, max_tokens):
                     console.print(f"(the first {forgotten} messages no longer fit the context)", style="dim")
-                for text in conversation.answer(line, sampling):
-                    print(text if on_terminal else text.replace("\n", " "), end="", flush=True)
+                answer = conversation.answer(line, sampling)
+                try:
+                    for text in answer:
+                        print(text if on_terminal else text.replace("\n", " "), end="", flush=True)
+                except KeyboardInterrupt:
+                    if not on_terminal:
+                        raise
+                    answer.close()  # the conversation keeps what was written
                 print(flush=True)
 
 

@@ -64,7 +64,7 @@ def demo(
     if serve:
         from seq2chat.cli.serve import serve as open_server
 
-        open_server(out / "base", out / "sft", out / "ppo", port=port if is_free(port) else 0)
+        open_server(out, port=port if is_free(port) else 0)
 
 
 def is_free(port: int) -> bool:

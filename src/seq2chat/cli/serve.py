@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def serve(
-    *runs: Annotated[Path, Parameter(help="runs or model folders; several are served side by side")],
+    *runs: Annotated[Path, Parameter(help="runs, model folders or a demo's folder; several are served side by side")],
     host: Annotated[str, Parameter(help="address to listen at")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="port to listen at; 0 takes a free one")] = 8000,
     api_key: Annotated[str, Parameter(help="what clients must send; also $SEQ2CHAT_API_KEY", show_default=False)] = "",
@@ -34,14 +34,18 @@ def serve(
     check(bool(runs), "Which model shall be served? Name a run or a model folder: seq2chat serve runs/demo/ppo.")
     check(0 <= port < 65536, f"--port is {port}; write a number from 0 to 65535.")
     check(slots > 0, f"--slots is {slots}; write a positive number.")
-    from seq2chat.serving.guard import is_loopback
+    from seq2chat.serving.guard import check_key, is_loopback
+
+    check_key(api_key)
 
     check(
         api_key != "" or is_loopback(host),
         f"--host {host} lets other machines in; set a key for them with --api-key, or leave --host out.",
     )
-    from seq2chat.serving.served import names, open_served
+    from seq2chat.serving.served import names, open_served, stages
     from seq2chat.serving.server import run_server
+
+    runs = tuple(stage for run in runs for stage in stages(run))
 
     console = Console(stderr=True, highlight=False)
     called = names(runs)

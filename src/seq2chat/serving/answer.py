@@ -76,6 +76,12 @@ def stop_strings(asked: protocol.Sampling) -> list[str]:
     return [text for text in texts if text]
 
 
+def check_best_of(asked: protocol.Sampling) -> None:
+    """Raise BadField for more answers to choose from than are sent."""
+    if asked.best_of is not None and asked.best_of != (asked.n or 1):
+        raise BadField("best_of", "best_of is not n: all answers that are made are sent; write n.")
+
+
 def check_stream_options(asked: protocol.Sampling) -> None:
     """Raise BadField for options of a stream where none is asked for."""
     if asked.stream_options is not None and asked.stream_options.include_usage and not asked.stream:

@@ -11,6 +11,7 @@ from seq2chat.serving.answer import (
     Answer,
     BadField,
     Piece,
+    check_best_of,
     check_stream_options,
     one_limit,
     sampling_config,
@@ -37,6 +38,7 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
     if asked.top_logprobs and not asked.logprobs:
         raise BadField("top_logprobs", "top_logprobs needs logprobs: true.")
     check_stream_options(asked)
+    check_best_of(asked)
     messages = conversation(asked.messages)
     served.check_size(*(message.content for message in messages))
     prompt = [*prompt_ids(tokenizer, messages), *(asked.prefix_token_ids or [])]

@@ -15,6 +15,7 @@ from seq2chat.serving.answer import (
     Answer,
     BadField,
     Piece,
+    check_best_of,
     check_stream_options,
     one_limit,
     sampling_config,
@@ -44,8 +45,7 @@ def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> l
         f"{served.id} is a {served.family}, which cannot continue a text; /v1/embeddings works with it.",
     )
     check_stream_options(asked)
-    if asked.best_of is not None and asked.best_of != (asked.n or 1):
-        raise BadField("best_of", "best_of is not n: all answers that are made are sent; write n.")
+    check_best_of(asked)
     if asked.max_tokens == 0 and not asked.echo:
         raise BadField("max_tokens", "max_tokens 0 needs echo: true; else there is nothing to answer.")
     if asked.max_tokens == 0 and asked.stream:
@@ -236,6 +236,7 @@ def check_translation(asked: CompletionRequest, served: Served) -> None:
     if options:
         raise BadField(options[0], f"{options[0]} has no meaning for {served.id}, which translates by beam search.")
     check_stream_options(asked)
+    check_best_of(asked)
     if not all(isinstance(one, str) for one in one_by_one(asked.prompt)):
         raise BadField("prompt", f"{served.id} translates texts; send them as text, not as tokens.")
     if asked.max_tokens == 0:

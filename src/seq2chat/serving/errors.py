@@ -1,4 +1,4 @@
-"""Errors as clients get them, in OpenAI's form: one sentence, the field, and a code that programs can look for."""
+"""Errors as clients get them, in OpenAI's form: a sentence, the field, and a code."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +54,7 @@ def describe(error: Exception) -> dict[str, Any]:
             pass
         case _:
             kind, message = "server_error", "The server made a mistake."
-    param = error.param if isinstance(error, BadField) else "model" if isinstance(error, UnknownModel) else None
+    param = error.param or None if isinstance(error, BadField) else "model" if isinstance(error, UnknownModel) else None
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -114,7 +114,9 @@ def _bad_field(request: Request, error: RequestValidationError) -> BadField:
 
 
 def _place(location: Sequence[str | int], body: Any) -> str:
-    """Return where something is, such as `messages[0].content[1]`: `location` without the names of pydantic's types."""
+    """Return where something is, such as `messages[0].content[1]`: `location` without the names of
+    pydantic's types.
+    """
     place = ""
     for number, part in enumerate(location):
         is_last = number == len(location) - 1

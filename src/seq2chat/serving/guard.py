@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from seq2chat.config import check
 from seq2chat.serving.stream import to_json
 
 if TYPE_CHECKING:
@@ -105,6 +106,14 @@ async def refuse(send: Send, status: int, message: str, code: str | None) -> Non
     headers += [(b"retry-after", b"5")] if status == 503 else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": to_json(content)})
+
+
+def check_key(api_key: str) -> None:
+    """Raise UserError for a key that a browser cannot send as a header."""
+    check(
+        api_key.isascii() and api_key.isprintable() and api_key == api_key.strip(),
+        "The API key has characters that a browser cannot send; write letters without accents, digits and signs.",
+    )
 
 
 def is_loopback(host: str) -> bool:

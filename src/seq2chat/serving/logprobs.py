@@ -35,8 +35,8 @@ class TokenNames:
     def name(self, token_id: int) -> str:
         r"""Return the key of a token in a completion's log probabilities, which no other token has.
 
-        It is the text of the token. A part of a character is `bytes:\xe4`, as OpenAI writes it, and a token without
-        bytes, or with those of another, `token:7`.
+        It is the text of the token. A part of a character is `bytes:\xe4`, as OpenAI writes it, and
+        a token without bytes, or with those of another, `token:7`.
         """
         name = self._names.get(token_id)
         if name is None:
@@ -58,8 +58,9 @@ class TokenNames:
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A token of a prompt or an answer, its log probability, the likeliest (id, log probability) in its place, and the
-    text that came with it."""
+    """A token of a prompt or an answer, its log probability, the likeliest (id, log probability) in
+    its place, and the text that came with it.
+    """
 
     id: int
     logprob: float | None
@@ -68,8 +69,9 @@ class ScoredToken:
 
 
 def completion_logprobs(names: TokenNames, tokens: Sequence[ScoredToken], offset: int) -> dict[str, Any]:
-    """Return OpenAI's four lists, with places in the text counted from `offset`. A token is always among its own
-    `top_logprobs`."""
+    """Return OpenAI's four lists, with places in the text counted from `offset`. A token is always
+    among its own `top_logprobs`.
+    """
     written: list[str] = []
     offsets: list[int] = []
     logprobs: list[float | None] = []

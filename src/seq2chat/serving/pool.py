@@ -1,4 +1,4 @@
-"""Threads for the work of one kind beside the event loop: so many at once, so many waiting, and no more."""
+"""Threads for one kind of work beside the event loop, with a bound on what waits."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,8 @@ T = TypeVar("T")
 class Pool:
     """Runs functions in `n_threads` threads, in their order. At most `most_waiting` wait.
 
-    Each kind of work has a pool of its own, so that one kind never keeps another waiting for a thread.
+    Each kind of work has a pool of its own, so that one kind never keeps another waiting for a
+    thread.
     """
 
     def __init__(self, name: str, n_threads: int, most_waiting: int = 256) -> None:
@@ -23,7 +24,8 @@ class Pool:
         self._most_busy = n_threads + most_waiting
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Return the result of `work`. A caller that is cancelled takes its work with it unless that has begun.
+        """Return the result of `work`. A caller that is cancelled takes its work with it unless
+        that has begun.
 
         Raises QueueFull when too many wait.
         """

@@ -1,7 +1,8 @@
 """The requests that clients may send: OpenAI's, with bounds.
 
-A field is honored, or refused by its name. What asks for nothing is accepted and ignored: null, the neutral values of
-features that are not here, and fields that never change an answer, such as `user`.
+A field is honored, or refused by its name. What asks for nothing is accepted and ignored: null, the
+neutral values of features that are not here, and fields that never change an answer, such as
+`user`.
 """
 
 from typing import Annotated, Any, Literal, cast
@@ -40,12 +41,16 @@ def _whole(value: Any) -> Any:
 
 
 def _count(value: Any) -> Any:
-    """Return how many likely tokens are sent beside each: true asks for the log probabilities of the tokens alone."""
+    """Return how many likely tokens are sent beside each: true asks for the log probabilities of
+    the tokens alone.
+    """
     return {True: 0, False: None}[value] if isinstance(value, bool) else _whole(value)
 
 
 def _lacking(reason: str, *neutral: Any) -> AfterValidator:
-    """A validator for a feature that is not here: empty and `neutral` values pass, others are refused with `reason`."""
+    """A validator for a feature that is not here: empty and `neutral` values pass, others are
+    refused with `reason`.
+    """
 
     def check(value: Any) -> Any:
         if value in ("", False, [], {}) or value in neutral:
@@ -60,13 +65,18 @@ MaxTokens = Annotated[int, Whole, Field(ge=-1, le=MOST_TOKENS)]
 Ignored = Annotated[Any, Field(description="Accepted and ignored: it never changes an answer.")]
 Audio = Annotated[Any, _lacking("the models here write text only; leave it out")]
 Moderation = Annotated[Any, _lacking("nothing is moderated here; leave it out")]
-Reasoning = Annotated[Any, _lacking("the models here do not reason before they answer; leave it out", "none", "medium")]
+# A model that does not reason is within each of these limits.
+EFFORTS = ("none", "minimal", "low", "medium")
+NO_REASONING = "the models here do not reason before they answer; leave it out"
+Reasoning = Annotated[Any, _lacking(NO_REASONING, *EFFORTS)]
 Verbosity = Annotated[Any, _lacking("the length of an answer cannot be chosen; leave it out", "medium")]
 Tier = Annotated[Any, _lacking("there is one tier of service; write auto or default", "auto", "default")]
 
 
 class Strict(BaseModel):
-    """No unknown field and no number that is written as text. A field that is null counts as left out."""
+    """No unknown field and no number that is written as text. A field that is null counts as left
+    out.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -84,7 +94,9 @@ class StreamOptions(Strict):
 
 
 class Sampling(Strict):
-    """The fields of chat and completions; the numbers are those of `generation.sampling.SamplingConfig`."""
+    """The fields of chat and completions; the numbers are those of
+    `generation.sampling.SamplingConfig`.
+    """
 
     model: Name
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -98,6 +110,7 @@ class Sampling(Strict):
     seed: Annotated[int, Whole, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     n: Annotated[int, Whole, Field(ge=1, le=16)] | None = None
+    best_of: Annotated[int, Whole, Field(ge=1, le=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
@@ -110,6 +123,14 @@ class TextPart(Strict):
     cache_control: Ignored = None
     prompt_cache_breakpoint: Ignored = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_text(cls, data: Any) -> Any:
+        kind = data.get("type", "text") if isinstance(data, dict) else "text"
+        if kind != "text":
+            raise ValueError(f"the models here read text only, and not {str(kind)[:40]}; leave it out")
+        return data
+
 
 class CalledFunction(Strict):
     name: FunctionName
@@ -117,7 +138,9 @@ class CalledFunction(Strict):
 
 
 class ToolCall(Strict):
-    """A call that an answer of this server contains. The text that the model wrote is its `arguments`."""
+    """A call that an answer of this server contains. The text that the model wrote is its
+    `arguments`.
+    """
 
     id: Ignored = None
     type: Literal["function"] = "function"
@@ -126,7 +149,9 @@ class ToolCall(Strict):
 
 
 class ChatMessage(Strict):
-    """One message. The fields of the SDK's answer are among its fields, so that it can be sent back as it came."""
+    """One message. The fields of the SDK's answer are among its fields, so that it can be sent back
+    as it came.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS)] | None = None
@@ -162,7 +187,9 @@ class ToolChoice(Strict):
 
 
 class JsonSchema(Strict):
-    """A schema that the answer follows, with or without `strict`. The model is not shown its name and description."""
+    """A schema that the answer follows, with or without `strict`. The model is not shown its name
+    and description.
+    """
 
     name: FunctionName
     schema_: Annotated[dict[str, Any], Field(alias="schema")] = {"type": "object"}
@@ -176,7 +203,9 @@ class ResponseFormat(Strict):
 
 
 class ChatRequest(Sampling):
-    """`POST /v1/chat/completions`. `prefix_token_ids` is how the answer begins; it is not sent back."""
+    """`POST /v1/chat/completions`. `prefix_token_ids` is how the answer begins; it is not sent
+    back.
+    """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
     max_tokens: MaxTokens | None = None
@@ -213,7 +242,6 @@ class CompletionRequest(Sampling):
     max_tokens: MaxTokens | None = None
     logprobs: Annotated[Annotated[int, Field(ge=0, le=20)] | None, BeforeValidator(_count)] = None
     echo: bool | None = None
-    best_of: Annotated[int, Whole, Field(ge=1, le=16)] | None = None
     suffix: Annotated[Any, _lacking("a text is continued at its end only; leave it out")] = None
 
 
@@ -226,7 +254,9 @@ class ResponsePart(Strict):
 
 
 class ResponseMessage(Strict):
-    """A message of the input. The fields of an output message are among its fields, so that it can be sent back."""
+    """A message of the input. The fields of an output message are among its fields, so that it can
+    be sent back.
+    """
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
@@ -285,7 +315,7 @@ class ResponsesRequest(Strict):
     background: Annotated[Any, _lacking("there are no responses in the background; leave it out")] = None
     context_management: Annotated[Any, _lacking("nothing is left out of a conversation; leave it out")] = None
     include: Annotated[Any, _lacking("there is nothing to include; leave it out")] = None
-    reasoning: Annotated[Any, _lacking("the models here do not reason before they answer; leave it out")] = None
+    reasoning: Annotated[Any, _lacking(NO_REASONING, *({"effort": effort} for effort in EFFORTS))] = None
     tools: Annotated[Any, _lacking("tools can be forced with /v1/chat/completions only; leave it out")] = None
     tool_choice: Annotated[Any, _lacking("there are no tools here; leave it out", "none", "auto")] = None
     top_logprobs: Annotated[Any, _lacking("log probabilities are sent by /v1/chat/completions only", 0)] = None

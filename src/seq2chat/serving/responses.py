@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's newer form of a chat, for text. The answer is made as that of a chat is."""
+"""`POST /v1/responses`: OpenAI's newer form of a chat, for text."""
 
 import time
 from collections.abc import AsyncIterator

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from seq2chat.alignment.data import end_tokens
+from seq2chat.alignment.pipeline import finished_stages
 from seq2chat.config import check
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.generation.engine import Engine
@@ -123,6 +124,13 @@ def quantize(model: GPT) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
                 setattr(module, name, quantized(child))
+
+
+def stages(folder: Path) -> list[Path]:
+    """Return the finished runs of a demo's folder that can be served, the aligned one first. A folder of another kind
+    is returned as it is."""
+    finished = finished_stages(folder)
+    return [folder / name for name in ("ppo", "sft", "base") if name in finished] or [folder]
 
 
 def names(runs: Sequence[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Connections of uvicorn with a deadline: a request must have come whole in its time, whatever key it brings."""
+"""HTTP connections with a deadline for each request, before any key is read."""
 
 import asyncio
 
@@ -16,7 +16,9 @@ FULL = (
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP on one connection. It is closed when headers or body of a request take longer than REQUEST_SECONDS."""
+    """HTTP on one connection. It is closed when headers or body of a request take longer than
+    REQUEST_SECONDS.
+    """
 
     _timer: asyncio.TimerHandle | None = None
     _timed: object = None

@@ -1,4 +1,6 @@
-"""The one thread that computes: it steps the engines of all models in turn, so that they never compete for cores."""
+"""The one thread that computes: it steps the engines of all models in turn, so that they never
+compete for cores.
+"""
 
 import logging
 import threading
@@ -23,11 +25,12 @@ class Stopped(RuntimeError):
 
 
 class Worker(threading.Thread):
-    """Steps `engines` while they have work, and runs the functions given to `call` between the steps.
+    """Steps `engines` while they have work, and runs the functions given to `call` between the
+    steps.
 
-    When a step fails, the running requests of that engine fail and the engine starts over with an empty cache; other
-    engines are not touched. When an engine breaks again and again, the worker ends: all requests fail, `error` is the
-    cause, and nothing more is accepted.
+    When a step fails, the running requests of that engine fail and the engine starts over with an
+    empty cache; other engines are not touched. When an engine breaks again and again, the worker
+    ends: all requests fail, `error` is the cause, and nothing more is accepted.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -52,8 +55,9 @@ class Worker(threading.Thread):
             self._wake.notify()
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
-        """Return the future result of `work`, which runs in this thread. Raises Stopped, and QueueFull when too many
-        calls wait."""
+        """Return the future result of `work`, which runs in this thread. Raises Stopped, and
+        QueueFull when too many calls wait.
+        """
         with self._wake:
             self._check()
             if len(self._calls) >= MOST_CALLS:
@@ -84,7 +88,9 @@ class Worker(threading.Thread):
         self._fail(self._stopped())
 
     def _step(self, engine: Engine) -> None:
-        """Step the engine, and rebuild it if that fails. Raises the error of an engine that is beyond repair."""
+        """Step the engine, and rebuild it if that fails. Raises the error of an engine that is
+        beyond repair.
+        """
         try:
             engine.step()
         except BaseException as error:  # a panic of Rust is not an Exception

@@ -77,7 +77,13 @@ for (let i = 0; i <= PAIRS; i++) {
 }
 const model = { id: "base", chat: false, context: 20 };
 let asked = 0;
-const api = { tokenize: async (_, { prompt }) => (asked++, { tokens: [...prompt] }) };
+const refusal = Object.assign(new Error(), { code: "context_length_exceeded" });
+const tokenize = async (_, { prompt }) => {
+  asked++;
+  if (prompt.length > 100) throw refusal;
+  return { tokens: [...prompt] };
+};
+const api = { tokenize };
 const { sent, forgotten } = await prepare(api, model, conversation, turn, { maxTokens: 10, frame: "text" });
 console.log(JSON.stringify({ text: sent.text, forgotten, asked }));
 """

@@ -11,9 +11,11 @@ const ALTERNATIVES = 10;
 export const CONTROL = /^<\|.+\|>$/;
 
 export class ApiError extends Error {
-  constructor(status, message) {
+  /** `code` is OpenAI's name of the error, where it has one. */
+  constructor(status, message, code = null) {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
 
@@ -31,10 +33,14 @@ export class Api {
     this.asking = null;
   }
 
-  /** Return the models that chat or go on with a text. */
+  /** Return all models that are served. */
   async models() {
-    const { data } = await (await this.#request("/v1/models")).json();
-    return data.filter(({ family }) => family === "gpt");
+    return (await (await this.#request("/v1/models")).json()).data;
+  }
+
+  /** Return the translation of a text, line by line. */
+  async translate(model, text) {
+    return (await (await this.#request("/v1/completions", { model, prompt: text })).json()).choices[0].text;
   }
 
   /** Return the tokens of `what`, which has `messages` or a `prompt`: `{tokens, token_strs, roles}`. */
@@ -59,7 +65,7 @@ export class Api {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new ApiError(chunk.error.code ?? 500, chunk.error.message);
+      if (chunk.error) throw new ApiError(500, chunk.error.message, chunk.error.code);
       const choice = chunk.choices?.[0];
       yield {
         prompt: chat ? chunk.prompt_token_ids : choice?.prompt_token_ids,
@@ -71,8 +77,8 @@ export class Api {
   }
 
   async #request(path, body, signal) {
-    for (let wasWrong = false; ; wasWrong = true) {
-      const key = sessionStorage.getItem(KEY);
+    for (let given = null; ; ) {
+      const key = given ?? sessionStorage.getItem(KEY);
       const response = await fetch(path, {
         method: body ? "POST" : "GET",
         headers: {
@@ -82,30 +88,22 @@ export class Api {
         body: body && JSON.stringify(body),
         signal,
       });
+      if (given && response.status !== 401) sessionStorage.setItem(KEY, given); // kept once it has worked
       if (response.ok) return response;
       if (response.status !== 401) throw await failure(response);
       // Several answers may be refused at once: the key is asked for once.
-      this.asking ??= this.askKey(wasWrong || key !== null).finally(() => (this.asking = null));
-      const given = await this.asking;
+      this.asking ??= this.askKey(key !== null).finally(() => (this.asking = null));
+      given = await this.asking;
       if (!given) throw new ApiError(401, "The server asks for an API key.");
-      sessionStorage.setItem(KEY, given);
     }
   }
 }
 
 /** Return the error that a response stands for. */
 async function failure(response) {
-  const wait = response.headers.get("Retry-After");
-  const explained = {
-    404: "The server does not have this model. Choose another one.",
-    429: `The server is busy with other requests. Try again ${wait ? `in ${wait} seconds` : "in a moment"}.`,
-    503: "The server is starting or shutting down. Try again in a moment.",
-  }[response.status];
-  const told = await response.json().catch(() => null);
-  return new ApiError(
-    response.status,
-    explained ?? told?.error?.message ?? `The server answered with error ${response.status}.`,
-  );
+  const { error } = (await response.json().catch(() => null)) ?? {};
+  const message = error?.message ?? `The server answered with error ${response.status}.`;
+  return new ApiError(response.status, message, error?.code);
 }
 
 /** Yield the data of each server-sent event of a stream of bytes. */

@@ -60,7 +60,7 @@ async function show() {
   const response = await fetch("/openapi.json", { headers: key ? { Authorization: `Bearer ${key}` } : {} });
   if (!response.ok) throw new Error("The server asks for its API key: give it on the chat page first.");
   const { info, paths, components } = await response.json();
-  const intro = element("p", `${info.description} Version ${info.version}. A field that is not listed is refused.`);
+  const intro = element("p", `${info.description} Version ${info.version}. A field that is not listed is refused; null is as good as left out.`);
   const routes = Object.entries(paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => route(path, method, operation, components.schemas)),
   );

@@ -18,6 +18,9 @@ import { View } from "./view.js";
 
 const CURRENT = "seq2chat.current";
 
+/** The served models that neither chat nor continue a text. */
+let others = [];
+
 const settings = new Settings();
 const history = new History(() => session.follow() || showHistory());
 const api = new Api(askKey);
@@ -32,6 +35,7 @@ const view = new View({
   send,
   redraw,
   copy,
+  translate: (model, text) => api.translate(model, text),
   open: openToken,
   raw: openTokens,
   isRunning: (answer) => session.isRunning(answer),
@@ -69,7 +73,8 @@ function redraw() {
   const { conversation, models, busy } = session;
   const asked = conversation.models.map((id) => session.model(id)).filter(Boolean);
   showModels(models, conversation.models, (ids) => session.useModels(ids));
-  view.show(conversation, models);
+  view.show(conversation, models, others);
+  byId("composer").hidden = !models.length && others.length > 0;
   composer.show(busy, asked.length > 0 && asked.every(({ chat }) => !chat));
   showHistory();
   document.title = conversation.title ? `${conversation.title} · seq2chat` : "seq2chat";
@@ -86,7 +91,7 @@ function send(question) {
   if (models.length) {
     session.send(question);
     view.toEnd();
-  } else toast("The server has told of no model yet.");
+  } else toast("The server hasn't listed any models yet.");
   byId("composer-text").focus();
   return models.length > 0;
 }
@@ -175,10 +180,12 @@ function tint(name, focus = false) {
 function askKey(wasWrong) {
   const { promise, resolve } = Promise.withResolvers();
   const dialog = byId("key");
-  const field = el("input", { type: "password", id: "key-field", autocomplete: "off", required: true });
+  // A header takes no other characters.
+  const limits = { required: true, pattern: "[ -~]+", title: "A key has letters without accents, digits and signs." };
+  const field = el("input", { type: "password", id: "key-field", autocomplete: "off", ...limits });
   const send = (event) => {
     event.preventDefault();
-    resolve(field.value);
+    resolve(field.value.trim());
     dialog.close();
   };
   openDialog(
@@ -218,7 +225,9 @@ function onKey(event) {
 /** Ask the server for its models, and again when the user wishes, until it answers. */
 async function start() {
   try {
-    session.models = await api.models();
+    const served = await api.models();
+    session.models = served.filter(({ family }) => family === "gpt");
+    others = served.filter(({ family }) => family !== "gpt");
     byId("toast").replaceChildren();
   } catch (error) {
     const retry = el("button", { type: "button", class: "button", onclick: start }, "Try again");

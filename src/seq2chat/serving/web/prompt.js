@@ -20,11 +20,20 @@ export async function prepare(api, model, conversation, turn, { maxTokens, frame
   // To try a number is to send the conversation: that of a long one is found by bisection, once 0 is too little.
   let [least, most] = [0, before.length];
   for (let forgotten = 0; least < most; forgotten = (least + most) >> 1) {
-    const { tokens } = await api.tokenize(model.id, toTokenize(without(forgotten)), signal);
-    if (tokens.length <= room) most = forgotten;
+    if (await fits(api, model, without(forgotten), room, signal)) most = forgotten;
     else least = forgotten + 1;
   }
   return { sent: without(least), forgotten: least };
+}
+
+/** Return whether `sent` has at most `room` tokens. A text far beyond the context is refused before it is counted. */
+async function fits(api, model, sent, room, signal) {
+  try {
+    return (await api.tokenize(model.id, toTokenize(sent), signal)).tokens.length <= room;
+  } catch (error) {
+    if (error.code === "context_length_exceeded") return false;
+    throw error;
+  }
 }
 
 /** Return how `/tokenize` is asked for the tokens of what was sent. */

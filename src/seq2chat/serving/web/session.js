@@ -43,7 +43,7 @@ export class Session {
   /** Ask models that are served, where those of the conversation are not. */
   useServedModels() {
     const served = this.conversation.models.filter((id) => this.model(id));
-    const favourite = this.models.findLast(({ chat }) => chat) ?? this.models[0];
+    const favourite = this.models.find(({ chat }) => chat) ?? this.models[0];
     this.conversation.models = served.length || !favourite ? served : [favourite.id];
   }
 

@@ -4,6 +4,7 @@ import { branches, Card } from "./card.js";
 import { path, versions } from "./conversation.js";
 import { byId, el, iconButton } from "./dom.js";
 import { emptyState } from "./examples.js";
+import { otherModels } from "./others.js";
 
 const NEAR_END = 80; // pixels
 const FRAME = 16; // milliseconds
@@ -19,7 +20,7 @@ export class View {
   }
 
   /** Draw everything, and give the focus back to the button that had it. */
-  show(conversation, models) {
+  show(conversation, models, others) {
     const key = document.activeElement?.dataset.key;
     const isNew = this.shown !== conversation.id;
     const turns = path(conversation);
@@ -29,7 +30,11 @@ export class View {
       this.root.replaceChildren(
         ...(turns.length
           ? turns.map((turn) => this.#turn(conversation, turn))
-          : [emptyState(conversation, models, this.actions.send)]),
+          : [
+              models.length || !others.length
+                ? emptyState(conversation, models, this.actions.send)
+                : otherModels(others, this.actions.translate),
+            ]),
       ),
     );
     this.root.classList.toggle("empty", !turns.length);

@@ -1,0 +1,119 @@
+"""Work beside the event loop: bounded, in its order, and gone with those who wanted it."""
+
+import asyncio
+import json
+import threading
+import time
+
+import httpx
+import pytest
+
+from seq2chat.generation.request import QueueFull, Token
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.serving import chat
+from seq2chat.serving.answer import Answer, Piece
+from seq2chat.serving.pool import Pool
+from seq2chat.serving.protocol import ChatRequest
+from seq2chat.serving.served import open_served
+from seq2chat.serving.stream import to_json, to_long_json
+from seq2chat.text.tokenizer import Tokenizer
+
+
+def test_a_pool_takes_so_many_and_forgets_those_who_left():
+    pool, gate, done = Pool("counting", 1, most_waiting=2), threading.Event(), []
+
+    async def main():
+        begun = asyncio.create_task(pool.run(lambda: gate.wait(10)))
+        waiting = [asyncio.create_task(pool.run(lambda i=i: done.append(i))) for i in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="2 requests are waiting for counting"):
+            await pool.run(lambda: None)
+        waiting[0].cancel()
+        begun.cancel()
+        await asyncio.sleep(0.01)
+        later = asyncio.create_task(pool.run(lambda: done.append("later")))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(waiting[1], later)
+
+    asyncio.run(main())
+    assert done == [1, "later"]
+
+
+def test_counting_tokens_keeps_no_chat_waiting(start, monkeypatch):
+    server, gate = start(names=("chats",)), threading.Event()
+    encode = Tokenizer.encode
+
+    def slow(self, text):
+        if "count me" in text:
+            gate.wait(10)
+        return encode(self, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", slow)
+    body = {"model": "chats", "prompt": "count me"}
+    threads = [
+        threading.Thread(target=lambda: httpx.post(f"{server.url}/tokenize", json=body, timeout=30)) for _ in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    assert server.until(lambda: server.state.counting._n_busy == 12)
+    asked = {"model": "chats", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=5).status_code == 200
+    gate.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_text_beyond_all_contexts_is_not_even_counted(server):
+    text = "q" * 900_000
+    for fields in ({"prompt": text}, {"messages": [{"role": "user", "content": text[:9000]}] * 90}):
+        error = httpx.post(f"{server.url}/tokenize", json={"model": "chats"} | fields).json()["error"]
+        assert error["code"] == "context_length_exceeded"
+
+
+def test_a_long_answer_is_written_in_small_steps(folders, monkeypatch):
+    """Each entry of a token is made once, and no call of `json.dumps` writes more than an entry or two."""
+    served = open_served(folders["chats"], "chats", 2)
+    top = [(i, -1.0) for i in range(20)]
+    samples = [[Piece(Token(0, i % 50, -1.0, None, top, None), "a") for i in range(300)] for _ in range(4)]
+    asked = ChatRequest(model="chats", messages=[{"role": "user", "content": "a"}], logprobs=True)
+    answer = Answer(served, [1], SamplingConfig(1), n=4, logprobs=20)
+    read = []
+    real = Tokenizer.token_bytes
+    monkeypatch.setattr(Tokenizer, "token_bytes", lambda self, i: read.append(i) or real(self, i))
+    served.token_names  # noqa: B018
+    n_names = len(read)
+    made = chat.whole(asked, answer, samples)
+    assert len(read) == n_names + 50
+    sizes = []
+    monkeypatch.setattr(
+        "seq2chat.serving.stream.to_json", lambda part: sizes.append(len(to_json(part))) or to_json(part)
+    )
+    assert json.loads(to_long_json(made)) == made
+    assert max(sizes) < 3000
+
+
+def test_long_json_is_json():
+    for content in ({}, [], {"a": []}, {"a": [{"b": [1, {"c": [[1.5], [None]]}]}, {}], "é": "🙂"}, [1, 2], "a", None):
+        assert to_long_json(content) == to_json(content)
+
+
+def test_the_event_loop_goes_on_while_an_answer_is_written(start, monkeypatch):
+    server, gate = start(names=("chats",)), threading.Event()
+    real = chat.whole
+
+    def slow(*arguments):
+        gate.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(chat, "whole", slow)
+    asked = {"model": "chats", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    answers = []
+    url = f"{server.url}/v1/chat/completions"
+    thread = threading.Thread(target=lambda: answers.append(httpx.post(url, json=asked, timeout=30)))
+    thread.start()
+    time.sleep(0.2)
+    assert httpx.get(f"{server.url}/health", timeout=5).status_code == 200
+    gate.set()
+    thread.join()
+    assert answers[0].status_code == 200
