@@ -116,7 +116,10 @@ def test_ppo_keeps_its_invariants(fine_tuned, judge, tmp_path, align):
 def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, judge):
     """On a device that holds shapes only, as there may be no other: a part left behind fails at the first step."""
     tables = {"align": {"start": str(fine_tuned), "examples": 60}}
-    tables["align"] |= {"reward": str(judge)} if method in ("ppo", "grpo") else {}
+    if method in ("ppo", "grpo"):
+        tables["align"] |= {"reward": str(judge), "missing_eos": 1.0}  # no answer can be sampled there to derive it
+    if method == "ppo":
+        tables["align"]["value_clip"] = 1.0
     recipe = Recipe.from_tables(recipe_tables(method), tables | {"train": {"precision": "fp32"}})
     prepared = prepare_alignment(recipe, None, torch.device("meta"), str, str)
     parts = {"model": prepared.model} | dict(prepared.task.modules or {})

@@ -54,7 +54,7 @@ def test_every_transition_is_seen_exactly_once_an_epoch(lengths, context, seed, 
 def test_inside_a_window_text_runs_on(lengths, context, k):
     shards = stream(lengths)
     context = min(context, shards.n_tokens - 1)
-    target, labels, segments = Loader(shards, context, 0).sample(k)
+    target, labels, segments = Loader(shards, context, 0, document_mask=True).sample(k)
     tokens = text_of(shards)
     same = np.flatnonzero((labels[:-1] != IGNORED) & (segments[:-1] == segments[1:]))
     assert (labels[:-1][same] == target[1:][same]).all()
@@ -118,7 +118,7 @@ def test_the_stream_is_closed_into_a_circle():
     shards = stream([4, 3])  # tokens 0 1 2 3 4 | 0 6 7 8 | 0: 9 transitions
     offsets = set()
     for seed in range(60):
-        target, labels, segments = Loader(shards, 9, seed).sample(0)
+        target, labels, segments = Loader(shards, 9, seed, document_mask=True).sample(0)
         offset = int(np.flatnonzero(labels == 1)[0])
         offsets.add(offset)
         assert np.roll(target, -offset).tolist() == [0, 1, 2, 3, 4, 0, 6, 7, 8]
@@ -169,3 +169,16 @@ def test_batch_moves_whole():
     batch = Loader(stream([30]), 8, 0, document_mask=True).batch(0, 2).to("meta")
     assert batch.target.device.type == batch.labels.device.type == batch.segments.device.type == "meta"
     assert batch.source is None
+
+
+def test_a_limited_evaluation_is_spread_over_the_text_and_its_beginning_is_a_sample():
+    shards = stream([4000])
+    limited = list(evaluation_batches(shards, 8, 4, limit=400))
+    windows = [int(row[0]) // 8 for batch in limited for row in batch.target]
+    assert len(windows) == len(set(windows)) == 50
+    assert windows != sorted(windows)
+    assert min(windows) < 100 and max(windows) > 400
+    more = [int(row[0]) // 8 for batch in evaluation_batches(shards, 8, 4, limit=800) for row in batch.target]
+    assert more[:50] == windows, "a smaller sample is the beginning of a larger one"
+    every = list(evaluation_batches(shards, 8, 4, limit=10**6))
+    assert sum(int((batch.labels != -100).sum()) for batch in every) == 4000
