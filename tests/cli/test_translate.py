@@ -249,3 +249,14 @@ def test_a_pipe_gets_utf8_whatever_the_locale(folders, tmp_path, as_json):
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.decode("utf-8").splitlines()
     assert not as_json or json.loads(line)["source"] == "Männer 🙂"
+
+
+def test_a_program_that_waits_for_its_translation_gets_it(folders):
+    command = [sys.executable, "-m", "seq2chat", "translate", str(folders["transformer"]), "--max-length", "4"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for line in ("two men", "a dog"):
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline().endswith("\n")  # standard input is still open
+    process.communicate(timeout=60)
+    assert process.returncode == 0

@@ -2,8 +2,12 @@
 
 import sys
 from collections.abc import Iterator
+from queue import Empty, Queue
+from threading import Thread
 
 from seq2chat.config import UserError
+
+PAUSE = 0.05  # seconds without another line after which those that have arrived are worked on
 
 
 def is_typed() -> bool:
@@ -22,6 +26,42 @@ def piped_lines() -> Iterator[str]:
             yield from text.removesuffix("\r").split("\r")
         else:
             yield text.rstrip("\r\n")
+
+
+def piped_pools(most: int) -> Iterator[list[str]]:
+    """Yield the lines that have arrived on standard input, at most `most` together, as soon as no more arrive.
+
+    A program that writes a line and waits for what becomes of it is therefore answered.
+    """
+    arrived: Queue[str | UserError | None] = Queue(maxsize=most)
+
+    def read() -> None:
+        try:
+            for line in piped_lines():
+                arrived.put(line)
+        except UserError as error:
+            arrived.put(error)
+        arrived.put(None)
+
+    Thread(target=read, daemon=True).start()
+    pool: list[str] = []
+    while True:
+        try:
+            item = arrived.get(timeout=PAUSE if pool else None)
+        except Empty:
+            yield pool
+            pool = []
+            continue
+        if not isinstance(item, str):
+            break
+        pool.append(item)
+        if len(pool) == most:
+            yield pool
+            pool = []
+    if pool:
+        yield pool
+    if item is not None:
+        raise item
 
 
 def piped_text() -> str:

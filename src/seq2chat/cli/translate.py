@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from seq2chat.cli.piped import is_typed, piped_lines
+from seq2chat.cli.piped import is_typed, piped_pools
 from seq2chat.config import check
 
 if TYPE_CHECKING:
@@ -102,9 +103,10 @@ def translate(
                 show(number, found)
         return
     with _bar(console, None if lines is None else len(lines)) as progress:
-        given = piped_lines() if lines is None else lines
-        for number, found in enumerate(translation.translate(model, tokenizer, given, progress=progress, **options), 1):
-            show(number, found)
+        pools = piped_pools(translation.POOL) if lines is None else [lines]
+        found = (translation.translate(model, tokenizer, pool, progress=progress, **options) for pool in pools)
+        for number, one in enumerate(chain.from_iterable(found), 1):
+            show(number, one)
     if references is not None:
         bleu, chrf = translation.bleu(texts, references), translation.chrf(texts, references)
         if as_json:
