@@ -5,8 +5,10 @@ import threading
 
 import pytest
 
-from seq2chat.alignment.pipeline import STAGES, finished_stages, run_line
+from seq2chat.alignment import pipeline
+from seq2chat.alignment.pipeline import STAGES, Pace, finished_stages, run_line
 from seq2chat.alignment.report import Sheet, exam, summarise, win_rate
+from seq2chat.config import UserError
 from seq2chat.text.world import FAMILIES, Gold, gold
 
 TINY = {
@@ -83,3 +85,35 @@ def test_the_best_answers_have_gold_1_and_every_family_is_examined():
     result = summarise(asked, [best])
     assert result["gold"]["best"] == 1.0 and set(result["right"]["best"].values()) == {1.0}
     assert {q.family for q in asked} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("scale", [0.11, 0.2, 0.5, 0.9])
+def test_a_slow_machine_gets_shorter_stages_that_fit_the_budget(monkeypatch, scale):
+    seconds = 600.0
+    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: seconds * STAGES[0].share / scale / pipeline.FULL_STEPS)
+    now = [1000.0]
+    monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
+    pace = Pace(seconds, 0.0, STAGES)
+    assert pace.scale() == pytest.approx(scale, rel=0.01)
+    options = {}
+    for stage in STAGES:
+        options[stage.name] = pace.begin(stage)
+        now[0] += seconds * stage.share  # each takes the time that it was given
+        if stage.name in ("base", "sft", "reward", "ppo"):
+            length = float(options[stage.name]["train.budget"].removesuffix("s"))
+            assert length == pytest.approx(seconds * stage.share, abs=1)
+    iterations = scale * pipeline.RL_STEPS * pipeline.RL_EPISODES / options["ppo"]["align.episodes"]
+    assert iterations >= 20, "fewer steps are refused"
+    assert options["report"]["questions"] >= 42
+
+
+def test_a_machine_that_is_fast_enough_runs_the_recipes_as_they_are(monkeypatch):
+    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 1e-4)
+    pace = Pace(600.0, 0.0, STAGES)
+    assert all(pace.begin(stage) == {} for stage in STAGES)
+
+
+def test_a_budget_for_nothing_is_refused_with_the_least_that_does(monkeypatch):
+    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 10.0)
+    with pytest.raises(UserError, match="write at least --budget"):
+        Pace(600.0, 0.0, STAGES)

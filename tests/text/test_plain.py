@@ -11,8 +11,8 @@ from seq2chat.config import UserError
 from seq2chat.text import plain
 from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.parts import Part
-from seq2chat.text.plain import PlainText
-from seq2chat.text.split import Sample, count_characters, split_parts
+from seq2chat.text.plain import PlainText, Sample
+from seq2chat.text.split import split_parts
 
 TEXT = st.text("aé漢🙂 \n\r", max_size=60)
 
@@ -69,7 +69,7 @@ def test_a_sampled_corpus_has_all_its_languages_in_both_splits(tmp_path, name):
     data = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
     corpus = load_corpus(str(tmp_path / name))
-    assert count_characters(corpus) == pytest.approx(len(text), rel=0.02)
+    assert corpus.n_characters == pytest.approx(len(text), rel=0.02)
     parts = list(split_parts(corpus, 0.5, 1_000_000))
     assert sum(len(part.text) for part in parts) == pytest.approx(1_000_000, rel=0.15)
     for split, words in (("train", ("eins", "zwei")), ("val", ("三三", "four"))):
@@ -99,3 +99,14 @@ def join(parts: "list[Part]") -> dict[str, str]:
     for part in parts:
         texts[part.split] += part.text
     return texts
+
+
+def test_a_sample_of_few_large_documents_is_not_empty():
+    corpus = Corpus("books", lambda: ["words " * 10_000] * 150 + ["other " * 10_000] * 150, lambda: "digest")
+    parts = list(split_parts(corpus, 0.5, 1_000))
+    assert {part.split for part in parts} == {"train", "val"}
+
+
+def test_a_block_of_continuation_bytes_alone_is_no_text(tmp_path):
+    item = plain_text(tmp_path, b"x" * (plain.BLOCK - 1) + "é".encode())
+    assert "".join(part for part, _ in item.sample(lambda: True)).startswith("xxx")

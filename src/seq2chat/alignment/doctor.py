@@ -298,7 +298,10 @@ def practised(recipe: Recipe, steps: int, rate: float, several: Rollout, right: 
     rates = {name: rate * getattr(recipe.optim, name) for name in ("matrix_lr", "embedding_lr", "head_lr", "vector_lr")}
     quick = dataclasses.replace(
         recipe,
-        align=dataclasses.replace(recipe.align, reward="oracle", ptx=0.0, ptx_corpus=""),
+        # The oracle's scores have another unit than the judge's, so what is derived from scores is derived again.
+        align=dataclasses.replace(
+            recipe.align, reward="oracle", ptx=0.0, ptx_corpus="", missing_eos=0.0, value_clip=0.0
+        ),
         optim=dataclasses.replace(recipe.optim, **rates),
         train=dataclasses.replace(recipe.train, budget=f"{steps} steps", evals=1, checkpoints=1, samples=1),
     )

@@ -5,6 +5,7 @@ Each stage leaves its folder and is told in `stages.json`; started again, the li
 
 import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.dial import step_seconds
 from seq2chat.training.job import prepare_training, resume_job, start_job
 from seq2chat.training.loop import Sampled, Step, Validated, train
-from seq2chat.training.runlog import open_run
+from seq2chat.training.runlog import RunLog, open_run
 
 Say = Callable[[str], None]
 Tables = dict[str, dict[str, Any]]
@@ -66,7 +67,9 @@ class Moment:
 
 
 FULL_STEPS = 2000  # of pretraining, by its recipe
-LEAST_SCALE = 0.02  # of the full lengths; with less, no stage has anything to learn from
+LEAST_SCALE = 0.1  # of the full lengths; with less, no stage has anything to learn from
+RL_STEPS, RL_EPISODES = 70, 128  # of reinforcement learning, by its recipe
+RL_BATCH, RL_LEAST = 32, 26  # episodes are whole minibatches, and so many steps are left a schedule
 
 
 class Pace:
@@ -109,7 +112,12 @@ class Pace:
             return {"prompts": max(LEAST_LENGTH, round(scale * RANKED)), "seconds": seconds}
         if stage.name == "report":
             return {"questions": max(LEAST_LENGTH, round(scale * EXAM))}
-        return {"train.budget": f"{max(1, round(seconds))}s"}
+        shortened: dict[str, Any] = {"train.budget": f"{max(1, round(seconds))}s"}
+        if stage.name == "ppo":
+            # Fewer answers per step rather than too few steps.
+            batches = scale * RL_STEPS * RL_EPISODES / (RL_LEAST * RL_BATCH)
+            shortened["align.episodes"] = min(RL_EPISODES, RL_BATCH * max(1, int(batches)))
+        return shortened
 
 
 def run_line(
@@ -131,7 +139,9 @@ def run_line(
         begun = open_run(folder / "base").recipe().train.seed // 100
         check(begun == seed, f"{folder} was begun with seed {begun}; go on with it, or choose another folder.")
     left = [stage for stage in STAGES if stage.name not in finished]
-    pace = Pace(seconds, sum(finished.values()), left) if left and seconds < math.inf else None
+    pace = None
+    if left and seconds < math.inf:
+        pace = Pace(seconds, sum(finished.values()) + unfinished_seconds(folder, left), left)
     if pace is not None and pace.scale() < 1:
         say(f"this machine has time for {pace.scale():.0%} of the demo's full length in {seconds / 60:.0f} minutes")
     for number, stage in enumerate(STAGES):
@@ -147,6 +157,15 @@ def run_line(
             return
         finished[stage.name] = round(time.monotonic() - began, 1)
         (folder / "stages.json").write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
+
+
+def unfinished_seconds(folder: Path, left: Sequence[Stage]) -> float:
+    """Return the seconds that the stage which was interrupted has been trained."""
+    checkpoints = RunLog(folder / left[0].name).list_checkpoints()
+    if not checkpoints:
+        return 0.0
+    progress = json.loads((checkpoints[-1] / "trainer" / "progress.json").read_text(encoding="utf-8"))
+    return progress["seconds"]
 
 
 def finished_stages(folder: Path) -> dict[str, float]:
@@ -177,6 +196,8 @@ def _train(
 ) -> Iterator[tuple[float, str]]:
     run, prepare = folder / name, prepare_training if name == "base" else prepare_alignment
     yield 0.0, "making ready"
+    if not RunLog(run).list_checkpoints():
+        shutil.rmtree(run, ignore_errors=True)  # a stage without a checkpoint begins again, with the time it has now
     if (run / "config.toml").exists():
         job = resume_job(run, {}, say, prepare=prepare)
     else:
@@ -240,6 +261,8 @@ def _report(
     sheets = [text_sheet("base", models["base"], tokenizer, asked)]
     sheets.append(text_sheet("base, prompted", models["base"], tokenizer, asked, SHOTS))
     for place, run in ((0.3, "sft"), (0.6, "ppo")):
+        if stop.is_set():
+            return
         yield place, run
         sheets.append(answer_sheet(run, models[run], tokenizer, asked, models["sft"] if run == "ppo" else None))
     write_report(folder, asked, sheets)

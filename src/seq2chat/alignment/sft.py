@@ -29,7 +29,7 @@ from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
-from seq2chat.text.batch import IGNORED, Batch, pad_rows
+from seq2chat.text.batch import IGNORED, Batch, pad_rows, spread_batches
 from seq2chat.text.chat import ChatTokens, prompt_ids
 from seq2chat.text.conversations import Prompt, Query, demonstration_tokens, read_demonstrations
 from seq2chat.text.tokenizer import Tokenizer
@@ -96,21 +96,18 @@ def make_sft(
         lambda rows: pack([encoded[i] for i in rows], context, pad_id),
     )
 
+    n_validation = sum(sum(tokens[d].trained) for d in held_out)
+
     def validation(limit: int) -> Iterator[Batch]:
-        size, n = recipe.train.batch_size, 0
-        for first in range(0, len(held_out), size):
-            several = [tokens[d] for d in held_out[first : first + size]]
-            yield pack(several, context, pad_id)
-            n += sum(sum(conversation.trained) for conversation in several)
-            if limit and n >= limit:
-                return
+        n_wanted = -(-limit * len(held_out) // max(1, n_validation))
+        for rows in spread_batches(len(held_out), recipe.train.batch_size, n_wanted):
+            yield pack([tokens[held_out[i]] for i in rows], context, pad_id)
 
     queries = [d.query for d in held_out]
     recipe = with_shape(recipe, model)
     shown = partial(
         show_answers, tokenizer=tokenizer, prompts=[q.prompt for q in queries[:SHOWN]], max_tokens=align.max_tokens
     )
-    n_validation = sum(sum(tokens[d].trained) for d in held_out)
     task = Task(sft, sft, loader, validation, n_validation, shown)
     text = pretraining_text(recipe, tokenizer, context, doing)
     if text is not None:
@@ -153,10 +150,11 @@ class Best(nn.Module):
         if version == self.measured:
             return self.model
         score = self.measure()
-        self.measured = version
         if score > self.score.item():
-            self.score.fill_(score)
+            # In this order a copy that was interrupted is made again.
             self.model.load_state_dict(self.current[0].state_dict())
+            self.score.fill_(score)
+        self.measured = version
         return self.model
 
 

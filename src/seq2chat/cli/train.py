@@ -96,7 +96,7 @@ def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
 
     if others := left_out(recipe.data.corpus):
         said.say(others)
-    with preparing(said.console, "making ready") as doing:
+    with preparing(said.console, "making ready", "Nothing was trained yet, so nothing is lost.") as doing:
         job = start_job(recipe, folder, said.say, doing, began, prepare_for(recipe.align.method))
     for line in said.lines:
         job.log.note(line)
@@ -104,12 +104,15 @@ def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
 
 
 @contextmanager
-def preparing(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being prepared, and stop within two seconds when asked to; yields what sets the text shown."""
+def preparing(console: Console, text: str, comfort: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being prepared, and stop within two seconds when asked to; yields what sets the text shown.
+
+    Whoever stops it is told what was being done, and in `comfort` what has become of the run.
+    """
     from seq2chat.training.stop import nothing_to_lose
 
     now = text
-    with console.status(text) as status, nothing_to_lose():
+    with console.status(text) as status, nothing_to_lose(f"Stopped. {comfort}"):
 
         def doing(text: str) -> None:
             nonlocal now
@@ -120,7 +123,7 @@ def preparing(console: Console, text: str) -> Iterator[Callable[[str], None]]:
             yield doing
         except KeyboardInterrupt:
             status.stop()
-            console.print(f"Stopped while {now}. Nothing was trained yet, so nothing is lost.", soft_wrap=True)
+            console.print(f"Stopped while {now}. {comfort}", soft_wrap=True)
             sys.exit(130)
 
 
@@ -130,7 +133,7 @@ def continue_run(folder: Path, changes: dict) -> None:
     from seq2chat.training.runlog import open_run
 
     console = Console(stderr=True, highlight=False, markup=False)
-    with preparing(console, "reading the run back") as doing:
+    with preparing(console, "reading the run back", f"{folder} is as it was.") as doing:
         prepare = prepare_for(open_run(folder).recipe().align.method)
         job = resume_job(folder, changes, console.print, doing, prepare)
     watch(job, console)

@@ -62,6 +62,11 @@ class Corpus:
         check(not empty, f"{self.name} is empty; give a text to learn from.")
 
     @cached_property
+    def n_characters(self) -> int:
+        """How many characters it has; of large plain text files an estimate."""
+        return sum(item.count() if isinstance(item, PlainText) else len(item) for item in self.read())
+
+    @cached_property
     def fingerprint(self) -> str:
         """The sha256 of the contents."""
         return self.digest()

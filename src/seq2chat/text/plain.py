@@ -1,9 +1,12 @@
 """Plain text files of any size, read in parts and from any place in them."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BufferedIOBase
+from math import ceil
 from pathlib import Path
 
 from seq2chat.text.files import decode, open_bytes
@@ -11,6 +14,33 @@ from seq2chat.text.files import decode, open_bytes
 BLOCK = 1 << 16  # bytes read at a time, and the unit in which a large file is sampled
 SEPARATOR = "<|endoftext|>"  # what published dumps write between documents
 _LINE_END = re.compile(r"\r\n?")
+
+
+def hash_share(text: str) -> float:
+    """Return a number in [0, 1) that depends on `text` alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+class Sample:
+    """A stratified sample: a hash picks one unit of every 1 / share successive ones.
+
+    The sample is spread over the whole, whatever the order of the units, and its size is known beforehand.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.seen = 0
+
+    def takes(self) -> bool:
+        """Return whether the next unit belongs to the sample."""
+        unit = self.seen
+        self.seen += 1
+        stratum = int(unit * self.share)
+        if stratum == 0:
+            return unit == 0  # so that a sample of few large units is not empty
+        first = ceil(stratum / self.share)
+        after = ceil((stratum + 1) / self.share)
+        return first + int(hash_share(str(stratum)) * (after - first)) == unit
 
 
 @dataclass(frozen=True)
@@ -25,13 +55,19 @@ class PlainText:
     @property
     def size(self) -> int:
         """Bytes of text. A gzipped file is read through to know them."""
+        stat = self.file.stat()
         if self.file.suffix.lower() != ".gz":
-            return self.file.stat().st_size
-        with open_bytes(self.file) as stream:
-            size = 0
-            while block := stream.read(1 << 22):
-                size += len(block)
-            return size
+            return stat.st_size
+        return _unpacked_size(self.file, stat.st_size, stat.st_mtime_ns)
+
+    def count(self) -> int:
+        """Return how many characters the file has: of a large one an estimate from 64 blocks."""
+        size = self.size
+        if size <= 64 * BLOCK:
+            return sum(len(part) for part, _ in self.read())
+        # The share of bytes that begin a character is that of the sampled blocks.
+        sampled = [part for part, _ in self.sample(Sample(64 * BLOCK / size).takes)]
+        return int(size * sum(map(len, sampled)) / max(1, sum(len(part.encode()) for part in sampled)))
 
     def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
         """Yield `(text, ends)` for the bytes from `start` to `end`, both moved back to the start of a character.
@@ -54,7 +90,7 @@ class PlainText:
                     continue
                 stream.seek(offset)
                 data = stream.read(BLOCK if end is None else min(BLOCK, end - offset))
-                while data[0] & 0xC0 == 0x80 and offset:
+                while data and data[0] & 0xC0 == 0x80 and offset:
                     data = data[1:]
                     offset += 1
                 text = self._decode(data[: len(data) - _unfinished(data)], offset)
@@ -89,6 +125,16 @@ class PlainText:
     def _decode(self, data: bytes, offset: int) -> str:
         text = decode(data, self.file, offset)
         return _LINE_END.sub("\n", text.removeprefix("\ufeff") if offset == 0 else text)
+
+
+@lru_cache(maxsize=1024)
+def _unpacked_size(file: Path, size: int, modified: int) -> int:
+    """Return the bytes that a gzipped file of this size and time unpacks to."""
+    total = 0
+    with open_bytes(file) as stream:
+        while block := stream.read(1 << 22):
+            total += len(block)
+    return total
 
 
 def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:

@@ -27,7 +27,7 @@ from seq2chat.text.split import sample_fingerprint, split_parts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "val")
 SHARD_TOKENS = 100_000_000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -3,34 +3,13 @@
 import hashlib
 from collections.abc import Iterator
 from itertools import chain, islice
-from math import ceil
 
 from seq2chat.config import check
 from seq2chat.text.corpus import Corpus
 from seq2chat.text.parts import Part
-from seq2chat.text.plain import BLOCK, PlainText
+from seq2chat.text.plain import PlainText, Sample, hash_share
 
 FEW_DOCUMENTS = 100
-
-
-class Sample:
-    """A stratified sample: a hash picks one unit of every 1 / share successive ones.
-
-    The sample is spread over the whole, whatever the order of the units, and its size is known beforehand.
-    """
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-        self.seen = 0
-
-    def takes(self) -> bool:
-        """Return whether the next unit belongs to the sample."""
-        unit = self.seen
-        self.seen += 1
-        stratum = int(unit * self.share)
-        first = ceil(stratum / self.share)
-        after = ceil((stratum + 1) / self.share)
-        return first + int(_hash_share(str(stratum)) * (after - first)) == unit
 
 
 def split_parts(corpus: Corpus, val_fraction: float, characters: int = 0) -> Iterator[Part]:
@@ -41,7 +20,7 @@ def split_parts(corpus: Corpus, val_fraction: float, characters: int = 0) -> Ite
     documents are held out by the hash of their beginning, so that copies of one document are on the same side. A sample
     takes blocks of a plain text file, and whole documents of anything else.
     """
-    share = characters / max(1, count_characters(corpus)) if characters else 1.0
+    share = characters / max(1, corpus.n_characters) if characters else 1.0
     samples = {split: Sample(share) for split in ("train", "val")}
     items = iter(corpus.read())
     first = list(islice(items, FEW_DOCUMENTS))
@@ -65,27 +44,12 @@ def split_texts(corpus: Corpus, val_fraction: float, split: str) -> Iterator[str
                 text = []
 
 
-def count_characters(corpus: Corpus) -> int:
-    """Return how many characters the corpus has; of plain text files an estimate from 64 blocks of each."""
-    return sum(_estimate(item) if isinstance(item, PlainText) else len(item) for item in corpus.read())
-
-
 def sample_fingerprint(corpus: Corpus, val_fraction: float, characters: int) -> str:
     """Return the sha256 of the sample of `characters` that `split_parts` takes."""
     digest = hashlib.sha256()
     for part in split_parts(corpus, val_fraction, characters):
         digest.update(f"{part.split} {part.ends} {part.text}".encode())
     return digest.hexdigest()
-
-
-def _estimate(text: PlainText) -> int:
-    size = text.size
-    if size <= 64 * BLOCK:
-        return sum(len(part) for part, _ in text.read())
-    # The share of bytes that begin a character is that of the sampled blocks.
-    share = 64 * BLOCK / size
-    sampled = [part for part, _ in text.sample(Sample(share).takes)]
-    return int(size * sum(map(len, sampled)) / sum(len(part.encode()) for part in sampled))
 
 
 def _ends(item: str | PlainText, val_fraction: float, samples: dict[str, Sample] | None) -> Iterator[Part]:
@@ -105,10 +69,10 @@ def _whole_documents(item: str | PlainText, val_fraction: float, samples: dict[s
     """Hold out whole documents."""
     if isinstance(item, PlainText):
         beginning = next(item.read(), ("", True))[0]
-        split = "val" if _hash_share(beginning) < val_fraction else "train"
+        split = "val" if hash_share(beginning) < val_fraction else "train"
         yield from _plain(item, split, samples, 0, None)
     elif item.strip():
-        split = "val" if _hash_share(item) < val_fraction else "train"
+        split = "val" if hash_share(item) < val_fraction else "train"
         if samples is None or samples[split].takes():
             yield Part(item, True, split)
 
@@ -118,8 +82,3 @@ def _plain(
 ) -> Iterator[Part]:
     parts = item.read(start, end) if samples is None else item.sample(samples[split].takes, start, end)
     return (Part(text, ends, split) for text, ends in parts)
-
-
-def _hash_share(text: str) -> float:
-    """Return a number in [0, 1) that depends on `text` alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -57,8 +57,9 @@ def save_checkpoint(
     """
     folder = log.checkpoints
     final = folder / f"step-{progress.step:06d}"
-    if (final / "manifest.json").exists():
-        return final  # the weights of a step are written once
+    stood = json.dumps(asdict(progress), indent=1) + "\n"
+    if (final / "manifest.json").exists() and (final / "trainer" / "progress.json").read_text() == stood:
+        return final  # the weights of a step are written once, but for a budget that has been used up since
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -70,7 +71,7 @@ def save_checkpoint(
         named = _optimizer_tensors(_names(model, modules), optimizers)
         save_file(named, temporary / "trainer" / "optimizer.safetensors")
         save_file(_rng_states(), temporary / "trainer" / "rng.safetensors")
-        (temporary / "trainer" / "progress.json").write_text(json.dumps(asdict(progress), indent=1) + "\n")
+        (temporary / "trainer" / "progress.json").write_text(stood)
         hashes = {str(f.relative_to(temporary)): _sha256(f) for f in sorted(temporary.rglob("*")) if f.is_file()}
         (temporary / "manifest.json").write_text(json.dumps({"sha256": hashes}, indent=1) + "\n")
         for file in [*temporary.rglob("*"), temporary]:

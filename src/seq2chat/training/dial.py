@@ -16,7 +16,6 @@ from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Batch
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.parallel import NAMED_PAIRS
-from seq2chat.text.split import count_characters
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.objective import causal_lm
 from seq2chat.training.optim import make_optimizers
@@ -53,7 +52,7 @@ def choose_tables(
         return tables if shape is None else _start_from(start, shape, tables, say)
     data = Recipe.from_tables({"data": changes.get("data", {})}).data
     train = Recipe.from_tables({"train": changes.get("train", {})}).train
-    characters = int(count_characters(load_corpus(source, data.field)) * (1 - data.val_fraction))
+    characters = int(load_corpus(source, data.field).n_characters * (1 - data.val_fraction))
     check(
         characters >= LEAST_CHARACTERS,
         f"{source} has {characters} characters to train on; give a text of at least {LEAST_CHARACTERS:,}.",
@@ -62,8 +61,6 @@ def choose_tables(
     precision = pick_precision(train.precision, device)
     tables = fit_run(characters, Budget.parse(train.budget), changes, device, precision)
     epochs = tables.pop("epochs")
-    if shape is not None:
-        tables = _start_from(start, shape, tables, say)
     model = tables["model"]
     given = changes.get("model", {})
     if "d_model" in given:
@@ -73,6 +70,8 @@ def choose_tables(
         tables["optim"] = learning_rates(
             changes["train"].get("batch_size", tables["train"]["batch_size"]) * train.accumulation
         )
+    if shape is not None:
+        tables = _start_from(start, shape, tables, say)
     chosen = Recipe.from_tables(tables, changes)
     say(f"machine: {describe_machine(device)}, {precision.peak_flops / 1e9:,.0f} GFLOP/s in matrix products")
     say(f"text: {characters:,} characters to train on → vocabulary {chosen.tokenizer.vocab_size}")

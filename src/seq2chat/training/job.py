@@ -163,8 +163,13 @@ def resume_job(
     if checkpoints:
         verify_checkpoint(checkpoints[-1])
     device = pick_device()
+    # A run with a checkpoint needs the model that it began with no more.
+    start = recipe.train.start
+    if checkpoints:
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, start=""))
     prepared = prepare(recipe, load_tokenizer(folder / "tokenizer"), device, say, doing)
     job = _make_job(prepared, log, device, say, doing)
+    job.recipe = dataclasses.replace(job.recipe, train=dataclasses.replace(job.recipe.train, start=start))
     if checkpoints:
         data = job.progress.data
         job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers, job.task.modules)
@@ -214,8 +219,11 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     for table, name in PATHS:
         section = getattr(recipe, table)
         value = getattr(section, name)
-        if value and Path(value).exists() and value not in NAMED and value not in ("pydocs", "world", "oracle"):
-            section = dataclasses.replace(section, **{name: str(Path(value).resolve())})
+        file, ending, function = value.partition(".py:")  # a reward is FILE.py:FUNCTION
+        path = Path(file + ".py") if ending else Path(value)
+        if value and path.exists() and value not in NAMED and value not in ("pydocs", "world", "oracle"):
+            absolute = f"{path.resolve()}:{function}" if ending else str(path.resolve())
+            section = dataclasses.replace(section, **{name: absolute})
             recipe = dataclasses.replace(recipe, **{table: section})
     return recipe
 

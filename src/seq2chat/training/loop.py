@@ -147,7 +147,8 @@ def _steps(job: Job, clock: "_Clock", stop: threading.Event) -> Iterator[Event]:
         )  # fmt: skip
         job.log.record({k: v for k, v in vars(step).items() if k not in ("share", "metrics")} | metrics)
         yield step
-        if progress.step == first + 2:
+        # The first step is slow, and tells nothing unless it is the only one.
+        if progress.step == first + 2 or (progress.step == first + 1 and clock.over()):
             clock.check_usable()
         if clock.over():
             break
@@ -273,6 +274,8 @@ class _Clock:
             return math.inf
         if not final:
             return VALIDATION_SHARE * self.seconds / evals
+        if self.progress.seconds >= self.seconds:  # the last validation of a run that was trained before
+            return VALIDATION_SHARE * self.seconds
         return self.seconds - (time.monotonic() - self.began) - self.reserve.get("sample", 0.0)
 
     @contextmanager

@@ -18,10 +18,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 1.5  # seconds until a call into C that does not return is ended
 
 _interruptible = False
+_stop: threading.Event | None = None
 
 
-class Stopped(Exception):
-    """Raised inside `interruptible` when a signal arrives."""
+class Stopped(BaseException):
+    """Raised inside `interruptible` when a signal arrives. No `except Exception` of a user's code catches it."""
 
 
 @contextmanager
@@ -30,7 +31,10 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
     Inside `interruptible` the first signal raises `Stopped` as well.
     """
+    global _stop
     stop = threading.Event()
+    outer = _stop
+    _stop = stop
     before = {s: signal.getsignal(s) for s in SIGNALS}
 
     def on_signal(number: int, frame: object) -> None:
@@ -44,6 +48,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
     try:
         yield stop
     finally:
+        _stop = outer
         for s, handler in before.items():
             signal.signal(s, handler)
 
@@ -52,6 +57,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
 def interruptible() -> Iterator[None]:
     """Let a signal leave the body at once, by `Stopped`, with torch's random state as it was before."""
     global _interruptible
+    if _stop is not None and _stop.is_set():
+        raise Stopped  # the signal came before
     state = torch.get_rng_state()
     outer = _interruptible
     _interruptible = True
@@ -65,8 +72,10 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def nothing_to_lose() -> Iterator[None]:
+def nothing_to_lose(farewell: str = "Stopped.") -> Iterator[None]:
     """Make both signals raise `KeyboardInterrupt` in the body, and end the process if that takes too long.
+
+    The last words are then `farewell`.
 
     Python handles a signal only when a call into C returns, and training a tokenizer is one long call.
     """
@@ -77,7 +86,7 @@ def nothing_to_lose() -> Iterator[None]:
 
     def watch() -> None:
         if ours.recv(1) and not done.wait(PATIENCE):
-            print("Stopped. Nothing was trained yet, so there is nothing to resume.", file=sys.stderr, flush=True)
+            print(farewell, file=sys.stderr, flush=True)
             os._exit(130)
 
     thread = threading.Thread(target=watch, daemon=True)
