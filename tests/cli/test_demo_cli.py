@@ -15,5 +15,5 @@ def test_a_finished_line_goes_straight_to_the_page_which_asks_the_last_model(tmp
     (tmp_path / "stages.json").write_text(json.dumps({stage.name: 1.0 for stage in STAGES}))
     (tmp_path / "report.json").write_text(json.dumps({"gold": {"base": 0.5, "sft": 0.55, "ppo": 0.6}}))
     demo(out=tmp_path, serve=serve)
-    assert served == ([["base", "sft", "ppo"]] if serve else [])  # of several, the page begins with the last that chats
+    assert served == ([[tmp_path.name]] if serve else [])  # whose page begins with the aligned model
     assert "base 0.50, sft 0.55, ppo 0.60" in capsys.readouterr().err

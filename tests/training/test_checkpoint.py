@@ -64,8 +64,11 @@ def test_one_changed_byte_is_found_and_the_file_named(run, file):
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
-    with pytest.raises(UserError, match=rf"{file} is damaged.*sha256.*checkpoint before it"):
-        load_checkpoint(run)
+    if file.startswith("trainer"):
+        load_checkpoint(run)  # which only a resumed run reads
+    else:
+        with pytest.raises(UserError, match=rf"{file} is damaged.*sha256.*checkpoint before it"):
+            load_checkpoint(run)
     with pytest.raises(UserError, match=rf"{file} is damaged"):
         resume_job(run, {}, quiet)
     load_checkpoint(run / "checkpoints" / "step-000004")

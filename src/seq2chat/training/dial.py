@@ -30,6 +30,7 @@ LEAST_SAMPLE = 8_000_000  # characters of a text that is too large to be read wh
 # The families whose size is not chosen by measuring, and whose recipe is taken instead.
 BORROWED = {"seq2seq": "multi30k-attention", "transformer": "multi30k-transformer", "bert": "bert-wikitext"}
 READY_SECONDS = 20  # of a timed run go into imports, tokenizer, shards and compiling
+PROBED_ROWS = 4  # sequences in the training steps that are timed
 GUESSED_SHARE = 0.1  # of the measured peak that training reaches, until it is measured
 
 
@@ -137,28 +138,36 @@ def step_flops(recipe: Recipe) -> float:
     config = _full_shape(recipe)
     with torch.device("meta"):
         tokens = torch.zeros(recipe.train.batch_size, config.context, dtype=torch.int64)
-        return GPT(config).flops(Batch(tokens, tokens))
+        return float(GPT(config).flops(Batch(tokens, tokens)))
 
 
 def step_seconds(recipe: Recipe, device: torch.device, precision: Precision) -> float:
-    """Return the seconds of the fastest of two training steps of the recipe's model, on random tokens."""
+    """Return the seconds of a training step of the recipe's model, the fastest of two on random tokens.
+
+    A CPU is as fast per sequence with a few sequences as with all of a batch, so a few are timed.
+    """
     config = _full_shape(recipe)
-    seconds = []
+    rows = recipe.train.batch_size if device.type == "cuda" else min(PROBED_ROWS, recipe.train.batch_size)
+    passes: list[float] = []
+    updates: list[float] = []
     with torch.random.fork_rng():
         model = GPT(config).to(device)
         model.compute_dtype = precision.dtype
         optimizers = make_optimizers(model, recipe.optim, precision.dtype)
-        tokens = torch.randint(config.vocab_size, (recipe.train.batch_size, config.context), device=device)
+        tokens = torch.randint(config.vocab_size, (rows, config.context), device=device)
         for _ in range(3):
             began = time.perf_counter()
             loss, n_tokens = causal_lm(model, Batch(tokens, tokens))
             (loss / n_tokens).backward()
+            synchronize(device)
+            passed = time.perf_counter()
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             synchronize(device)
-            seconds.append(time.perf_counter() - began)
-    return min(seconds[1:])
+            passes.append(passed - began)
+            updates.append(time.perf_counter() - passed)
+    return min(passes[1:]) * recipe.train.batch_size / rows + min(updates[1:])
 
 
 def _full_shape(recipe: Recipe) -> GPTConfig:
