@@ -7,10 +7,12 @@ from math import ceil
 
 from seq2chat.config import check
 from seq2chat.text.corpus import Corpus
-from seq2chat.text.parts import Part
+from seq2chat.text.parts import Part, regroup
 from seq2chat.text.plain import BLOCK, PlainText
+from seq2chat.text.tokenizer import last_line_start
 
 FEW_DOCUMENTS = 100
+TOKENIZER_CHARACTERS = 20_000_000  # spread over the corpus; more of them change few merges (docs/log.md)
 
 
 class Sample:
@@ -65,6 +67,12 @@ def split_texts(corpus: Corpus, val_fraction: float, split: str) -> Iterator[str
                 text = []
 
 
+def tokenizer_texts(corpus: Corpus, val_fraction: float, characters: int = TOKENIZER_CHARACTERS) -> Iterator[str]:
+    """Yield about `characters` of the training split to train a tokenizer on, in pieces of bounded size."""
+    parts = (part for part in split_parts(corpus, val_fraction, characters) if part.split == "train")
+    return (part.text for part in regroup(parts, last_line_start))
+
+
 def count_characters(corpus: Corpus) -> int:
     """Return how many characters the corpus has; of plain text files an estimate from 64 blocks of each."""
     return sum(_estimate(item) if isinstance(item, PlainText) else len(item) for item in corpus.read())
@@ -97,7 +105,7 @@ def _ends(item: str | PlainText, val_fraction: float, samples: dict[str, Sample]
     elif item.strip() and (samples is None or samples["train"].takes()):
         cut = int(len(item) * (1 - val_fraction))
         for split, text in (("train", item[:cut]), ("val", item[cut:])):
-            if text:
+            if text.strip():
                 yield Part(text, True, split)
 
 
