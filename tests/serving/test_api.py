@@ -501,7 +501,7 @@ LONG_PARTS = [{"type": "input_text", "text": "q" * 600_000}] * 2
     ids=["messages", "text"],
 )
 def test_a_response_request_that_no_chat_can_hold_is_refused_by_the_name_of_its_field(fields, param):
-    with pytest.raises(BadField, match="^input") as caught:
+    with pytest.raises(BadField, match=r"^input") as caught:
         as_chat(ResponsesRequest.model_validate({"model": "chats"} | fields))
     assert caught.value.param == param
 
