@@ -1,14 +1,17 @@
 """A reward function of the user's gets the columns of the data that it takes by name."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from seq2chat.alignment.data import load_policy
 from seq2chat.alignment.doctor import diagnose
+from seq2chat.alignment.ppo import deal_queries
 from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Rollout
-from seq2chat.config import UserError
+from seq2chat.config import Recipe, UserError, recipe_tables
 
 QUICK = {"align__max_tokens": 4, "train__budget": "1 steps"}
 RL = QUICK | {"align__episodes": 8, "train__batch_size": 8}
@@ -25,6 +28,10 @@ def matches(prompts, answers, solution, level=None, **others):
 
 def plain(p, a):
     return [float(len(text)) for text in a]
+
+def reward_len(completions, **kwargs):
+    assert len(kwargs["prompts"]) == len(kwargs["solution"]) == len(completions) and "answers" not in kwargs
+    return [float(len(text)) for text in completions]
 
 def proven(prompts, answers, proof):
     return [0.0] * len(answers)
@@ -50,7 +57,7 @@ def prompts(tmp_path):
     ("method", "options"),
     [("ppo", RL), ("grpo", RL | {"align__group": 4}), ("sft", QUICK | {"train__batch_size": 4})],
 )
-@pytest.mark.parametrize("function", ["matches", "plain"])
+@pytest.mark.parametrize("function", ["matches", "plain", "reward_len"])
 def test_columns_reach_the_function(method, options, function, base, prompts, reward, align, tmp_path):
     options = options | {"data__corpus": prompts, "align__reward": f"{reward}:{function}"}
     align(method, tmp_path / "run", base, **options)
@@ -89,3 +96,68 @@ def test_a_column_that_a_row_lacks_is_none():
         torch.ones(2, 1, dtype=torch.bool), torch.ones(2, dtype=torch.bool), torch.zeros(2, 1),
     )  # fmt: skip
     assert FunctionScorer(takes, "f")(rollout).tolist() == [3.0, 0.0]
+
+
+def call(function):
+    """The scores of the answers "a" and "bb", with the columns that the function takes, and those that it needs."""
+    scorer = FunctionScorer(function, "f")
+    rows = [{"solution": 1}, {"solution": 2}]
+    if scorer.columns is not None:
+        rows = [{name: row[name] for name in scorer.columns} for row in rows]
+    rollout = Rollout(
+        [(), ()], rows, ["a", "bb"], torch.zeros(2, 1, dtype=torch.int64),
+        torch.ones(2, 1, dtype=torch.bool), torch.ones(2, dtype=torch.bool), torch.zeros(2, 1),
+    )  # fmt: skip
+    return scorer(rollout).tolist(), scorer.required
+
+
+LENGTHS = [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("source", "required"),
+    [
+        ("lambda completions, **kwargs: lengths(completions)", []),
+        ("lambda completions: lengths(completions)", []),
+        ("lambda completions, solution, **kwargs: lengths(completions)", ["solution"]),
+        ("lambda solution, completions: lengths(completions) if solution == [1, 2] else None", ["solution"]),
+        ("lambda answers, prompts: lengths(answers) if prompts == [(), ()] else None", []),
+        ("lambda *, prompts, answers: lengths(answers)", []),
+        ("lambda **kwargs: lengths(kwargs['completions']) if kwargs['prompts'] == [(), ()] else None", []),
+        ("lambda prompts, **kwargs: lengths(kwargs['completions'])", []),
+        ("lambda p, a: lengths(a)", []),
+        ("lambda prompts, texts, **kwargs: lengths(texts)", []),
+        ("lambda prompts, answers, /: lengths(answers)", []),
+        ("lambda *both: lengths(both[1])", []),
+    ],
+)
+def test_a_function_is_called_by_the_names_of_its_parameters(source, required):
+    function = eval(source, {"lengths": lambda texts: [float(len(text)) for text in texts]})
+    assert call(function) == (LENGTHS, required)
+
+
+@pytest.mark.parametrize("function", [lambda: [0.0], lambda texts: [0.0], lambda prompts: [0.0], lambda *, a=1: [0.0]])
+def test_a_function_that_takes_no_answers_is_refused(function):
+    with pytest.raises(UserError, match=r"^f takes no prompts and answers; write it as def reward\(prompts, answers\)"):
+        FunctionScorer(function, "f")
+
+
+def test_an_edited_column_is_other_data(base, prompts):
+    def score(prompts, answers, solution):
+        return [0.0] * len(answers)
+
+    policy, tokenizer = load_policy(str(base))
+    tables = {"data": {"corpus": prompts}, "align": {"max_tokens": 4}}
+    recipe = Recipe.from_tables(recipe_tables("ppo"), tables)
+
+    def fingerprint(function):
+        scorer = FunctionScorer(function, "f")
+        return deal_queries(recipe, tokenizer, policy.context, scorer, lambda line: None)[1].fingerprint
+
+    plain = fingerprint(lambda p, a: [0.0])
+    before = fingerprint(score)
+    assert fingerprint(score) == before != plain
+    file = Path(prompts)
+    file.write_text(file.read_text().replace('"solution": "0"', '"solution": "zero"'))
+    assert fingerprint(score) != before
+    assert fingerprint(lambda p, a: [0.0]) == plain

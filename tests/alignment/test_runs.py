@@ -325,6 +325,17 @@ def test_lora_learns_what_new_control_tokens_are(tmp_path, align):
     assert job.task.origin
 
 
+def test_an_edited_text_of_pretraining_does_not_resume(tmp_path, base, corner, align, resume):
+    text = tmp_path / "text.txt"
+    text.write_text("The river runs to the sea. " * 400)
+    options = QUICK | {"data__corpus": corner, "train__batch_size": 4, "train__budget": "4 steps"}
+    mix = {"align__ptx": 0.5, "align__ptx_corpus": str(text), "align__ptx_batch": 2}
+    align("sft", tmp_path / "run", base, stop_after=2, **options, **mix)
+    text.write_text("The river runs to the lake. " * 400)
+    with pytest.raises(UserError, match=r"a text that is mixed in or a model .* is no longer what it was"):
+        resume(tmp_path / "run")
+
+
 def test_no_prompt_is_on_both_sides_of_a_split():
     recipe = Recipe.from_tables(recipe_tables("dpo"), {"data": {"val_fraction": 0.2}})
     prompts = [(Message("user", f"Question {i % 10}"),) for i in range(50)]

@@ -77,6 +77,23 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch
     assert capsys.readouterr().out.count("\n") == 2
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_turn_is_kept_after_an_interrupt_but_not_after_an_error(folders, monkeypatch, error):
+    from seq2chat.alignment import conversation
+    from seq2chat.generation.sampling import SamplingConfig
+
+    def broken(*arguments):
+        raise error
+        yield
+
+    talk = conversation.Conversation.open(folders["chats"], "Be brief.")
+    monkeypatch.setattr(conversation, "stream", broken)
+    with pytest.raises(error):
+        list(talk.answer("Hello?", SamplingConfig(4)))
+    roles = [message.role for message in talk.messages]
+    assert roles == ["system"] + ["user", "assistant"] * (error is KeyboardInterrupt)
+
+
 def test_a_message_that_is_no_utf8_is_told_with_its_line(folders):
     command = [sys.executable, "-m", "seq2chat", "chat", folders["chats"], "--max-tokens", "4"]
     done = subprocess.run(command, input=b"Hello?\n\xff\n", capture_output=True, timeout=120)

@@ -477,6 +477,43 @@ def test_a_step_that_broke_ends_what_runs_and_the_engine_starts_over(monkeypatch
     assert run(engine, prompts) == expected
 
 
+def test_requests_get_their_error_even_if_the_cache_cannot_be_emptied(monkeypatch):
+    engine, events = Engine(random_gpt(CONFIGS["modern"]), n_slot=2), [[], [], []]
+    for told in events:
+        engine.submit(asked([1, 2, 3], told))
+    engine.step()
+
+    def fail():
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(engine.cache, "clear", fail)
+    with pytest.raises(MemoryError):
+        engine.fail(RuntimeError("broken"))
+    assert [str(told[-1]) for told in events] == ["broken"] * 3
+
+
+@pytest.mark.parametrize("sample", [0, 1])
+def test_a_request_whose_slot_cannot_be_taken_gets_an_error_once(sample, monkeypatch):
+    engine, told = Engine(random_gpt(CONFIGS["modern"]), n_slot=3), []
+    real = engine._take_slot
+
+    def fail(request, reuse):
+        if engine.n_running == sample:
+            raise MemoryError("no memory")
+        return real(request, reuse)
+
+    engine.submit(asked([1, 2, 3], told, n=2))
+    monkeypatch.setattr(engine, "_take_slot", fail)
+    with pytest.raises(MemoryError):
+        engine.step()
+    engine.rebuild(RuntimeError("broken"))
+    assert [str(event) for event in told] == ["broken"]
+    monkeypatch.undo()
+    assert not engine.has_work
+    engine.rebuild(RuntimeError("broken again"))
+    assert len(told) == 1
+
+
 class Broken:
     """A constraint that allows all, and fails in the third token of its sample."""
 

@@ -12,6 +12,9 @@ from seq2chat.generation.beam import beam_search
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
+from seq2chat.serving.answer import BadField
+from seq2chat.serving.protocol import ResponsesRequest
+from seq2chat.serving.responses import as_chat
 from seq2chat.text.chat import Message, chat_tokens, prompt_ids
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -484,3 +487,27 @@ def test_the_page_is_served_with_a_strict_policy_and_nothing_beside_it(client, t
     ):
         assert client.get(f"/web/{path}").status_code == 404, path
     assert "access-control-allow-origin" not in client.get("/", headers={"origin": "http://evil.example"}).headers
+
+
+LONG_PARTS = [{"type": "input_text", "text": "q" * 600_000}] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"instructions": "Be brief.", "input": [{"role": "user", "content": "a"}] * 1000}, "input"),
+        ({"instructions": "Be brief.", "input": [{"role": "user", "content": LONG_PARTS}]}, "input[0].content"),
+    ],
+    ids=["messages", "text"],
+)
+def test_a_response_request_that_no_chat_can_hold_is_refused_by_the_name_of_its_field(fields, param):
+    with pytest.raises(BadField, match=r"^input") as caught:
+        as_chat(ResponsesRequest.model_validate({"model": "chats"} | fields))
+    assert caught.value.param == param
+
+
+def test_too_many_messages_of_a_response_request_are_an_error_of_the_client(client):
+    fields = {"model": "chats", "instructions": "Be brief.", "input": [{"role": "user", "content": "a"}] * 1000}
+    response = client.post("/v1/responses", json=fields)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == "input"

@@ -40,6 +40,19 @@ def test_a_pool_takes_so_many_and_forgets_those_who_left():
     assert done == [1, "later"]
 
 
+def test_answers_that_wait_to_be_written_are_not_refused(server):
+    """They were generated already."""
+    gate = threading.Event()
+
+    async def main():
+        responses = [asyncio.create_task(server.state.written(lambda: gate.wait(10))) for _ in range(300)]
+        await asyncio.sleep(0)
+        gate.set()
+        return await asyncio.gather(*responses)
+
+    assert {response.body for response in asyncio.run(main())} == {b"true"}
+
+
 def test_counting_tokens_keeps_no_chat_waiting(start, monkeypatch):
     server, gate = start(names=("chats",)), threading.Event()
     encode = Tokenizer.encode

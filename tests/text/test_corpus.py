@@ -78,6 +78,33 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     assert line.startswith("Left out of ") and "b.pdf, sub/LICENSE (2 in all). Convert .pdf to text." in line
 
 
+def test_settings_in_a_folder_of_source_code_are_left_out_and_named(tmp_path):
+    write(tmp_path / "a.py", "a = 1")
+    write(tmp_path / "data.csv", "id,value\n1,2\n")
+    write(tmp_path / "list.json", "[1, 2]")
+    write(tmp_path / "package.json", '{"name": "a"}')
+    write(tmp_path / "rows.jsonl", jsonl({"text": "b"}))
+    write(tmp_path / "tsconfig.json", '{\n  // strict\n  "strict": true\n}')
+    assert read(str(tmp_path)) == ["a = 1", "b"]
+    line = left_out(str(tmp_path))
+    assert "no field 'text': data.csv, list.json, package.json, tsconfig.json (4 in all). Name another" in line
+    assert read(str(tmp_path), field="name") == ["a = 1", "a"]
+    assert "rows.jsonl" in left_out(str(tmp_path), "name") and "package.json" not in left_out(str(tmp_path), "name")
+
+
+def test_a_mistake_in_the_first_row_of_a_folder_is_still_reported(tmp_path):
+    write(tmp_path / "a.txt", "a")
+    write(tmp_path / "b.jsonl", "{text}")
+    with pytest.raises(UserError, match=r"Line 1 of .*b\.jsonl is not valid JSON"):
+        read(str(tmp_path))
+
+
+def test_a_folder_of_rows_without_the_field_says_which(tmp_path):
+    write(tmp_path / "a.jsonl", jsonl({"body": "a"}))
+    with pytest.raises(UserError, match=r"holds no text.*have no field 'text': a\.jsonl"):
+        load_corpus(str(tmp_path))
+
+
 def test_fingerprint_is_of_the_contents(tmp_path):
     one, two = write(tmp_path / "one.txt", "text"), write(tmp_path / "two.txt", "text")
     assert load_corpus(one).fingerprint == load_corpus(two).fingerprint

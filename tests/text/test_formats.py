@@ -134,6 +134,21 @@ COMPARISONS = {
         {"prompt": "Hello", "chosen": "Hi.", "rejected": "No.", "score_chosen": 5, "score_rejected": 5}, TIE,
     ),
     "system and question": ({"system": "Be kind.", "question": "Hello", "chosen": "Hi.", "rejected": "No."}, SYSTEM),
+    "system and messages": ({"system": "Be kind.", "chosen": CHOSEN, "rejected": REJECTED}, SYSTEM),
+    "system, prompt and messages": (
+        {"system": "Be kind.", "prompt": "Hello", "chosen": CHOSEN, "rejected": REJECTED}, SYSTEM,
+    ),
+    "system twice": (
+        {"system": "Be kind.", "chosen": [*turns(system="Be kind."), *CHOSEN],
+         "rejected": [*turns(system="Be kind."), *REJECTED]}, SYSTEM,
+    ),
+    "system in the messages alone": (
+        {"prompt": "Hello", "chosen": [*turns(system="Be kind."), *CHOSEN],
+         "rejected": [*turns(system="Be kind."), *REJECTED]}, SYSTEM,
+    ),
+    "messages of pairwise labels": (
+        {"system": "Be kind.", "response_a": CHOSEN, "response_b": REJECTED, "winner": "a"}, SYSTEM,
+    ),
     "alpaca": ({"instruction": "Hello", "input": "", "chosen": "Hi.", "rejected": "No."}, PLAIN),
     "openai": (
         {

@@ -41,12 +41,24 @@ def test_two_ranges_hold_the_text_once_whatever_the_blocks(tmp_path_factory, tex
     before = data[:cut].decode(errors="ignore")
     expected = [before, text[len(before) :]]
     lines = [part.replace("\r\n", "\n").replace("\r", "\n") for part in expected]
-    assert halves == [line if line.strip() or line == half else "" for line, half in zip(lines, halves, strict=True)]
+    assert halves == [line if line.strip() else "" for line in lines]
 
 
 def test_separators_end_documents_wherever_blocks_end(tmp_path, small_blocks):
     item = plain_text(tmp_path, b"one<|endoftext|>\ntwo <|endof text<|endoftext|><|endoftext|>three")
     assert list(item.documents()) == ["one", "\ntwo <|endof text", "three"]
+
+
+@pytest.mark.parametrize("text", [" \n", "\n" * 12, f"\n{plain.SEPARATOR}\n\n\n\n\n\n{plain.SEPARATOR} "])
+def test_a_blank_file_has_no_documents_wherever_blocks_end(tmp_path, small_blocks, text):
+    assert list(plain_text(tmp_path, text.encode()).read()) == []
+    with pytest.raises(UserError, match="is empty"):
+        list(split_parts(load_corpus(str(tmp_path / "text.txt")), 0.0))
+
+
+def test_a_blank_end_is_no_document_and_a_blank_beginning_is_kept(tmp_path, small_blocks):
+    item = plain_text(tmp_path, b"\n\n\n\n\n\n\na<|endoftext|>\n")
+    assert list(item.documents()) == ["\n\n\n\n\n\n\na"]
 
 
 def test_half_a_character_at_the_end_of_a_file_is_a_mistake(tmp_path):

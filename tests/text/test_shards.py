@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from seq2chat.config import UserError
 from seq2chat.text.corpus import Corpus, load_corpus
+from seq2chat.text.parts import LONGEST_PART, Part
 from seq2chat.text.shards import (
     cached_shards,
     open_shards,
@@ -205,3 +206,24 @@ def test_a_tokenizer_without_an_end_of_text(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "eos_id", None)
     with pytest.raises(UserError, match="no <\\|endoftext\\|>"):
         shards_in_memory(["text"], tokenizer)
+
+
+def test_parts_of_documents_are_the_documents():
+    tokenizer = Tokenizer.train(["ab"], 260)
+    parts = [Part("a b", False), Part("c"), Part("d")]
+    one, other = shards_in_memory(parts, tokenizer), shards_in_memory(["a bc", "d"], tokenizer)
+    assert one.fingerprint == other.fingerprint and one.starts.tolist() == other.starts.tolist() == [0, 5]
+    assert (one.n_bytes, one.n_characters, one.n_documents) == (5, 5, 2)
+
+
+def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text_in_pieces(tmp_path, monkeypatch, capsys):
+    from seq2chat.cli import tokenizer as command
+
+    file = tmp_path / "big.txt"
+    file.write_text("The river runs to the sea.\n" * 1_000_000)
+    read = []
+    small = Tokenizer.train(["ab"], 260)
+    monkeypatch.setattr(Tokenizer, "train", lambda texts, size: read.extend(map(len, texts)) or small)
+    command.train(str(file), out=tmp_path / "out")
+    assert 18_000_000 < sum(read) < 22_000_000
+    assert max(read) <= LONGEST_PART

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2chat.config import GPTConfig
+from seq2chat.config import DataConfig, GPTConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import evaluation_batches
 from seq2chat.text.shards import shards_in_memory
@@ -67,3 +67,22 @@ def test_nll_sum_is_the_plain_formula():
     log_p = (hidden @ head.T).log_softmax(-1)
     expected = -sum(log_p[i, j, labels[i, j]] for i in range(2) for j in range(3) if labels[i, j] >= 0)
     torch.testing.assert_close(nll_sum(hidden, head, labels), expected)
+
+
+@pytest.mark.parametrize("tokens", [100, 0])
+def test_a_few_tokens_of_a_large_text_are_a_sample_of_it_in_parts(tokens, tmp_path, monkeypatch):
+    from seq2chat.training import evaluation
+
+    file = tmp_path / "big.txt"
+    file.write_text("The river runs to the sea.\n" * 400_000)
+    read = []
+
+    def in_memory(parts, tokenizer):
+        read.extend(len(part.text) for part in parts)
+        return shards_in_memory(["The river"], tokenizer)
+
+    monkeypatch.setattr(evaluation, "shards_in_memory", in_memory)
+    model = GPT(GPTConfig(vocab_size=TOKENIZER.vocab_size, context=8, n_layer=1, n_head=1, d_model=8))
+    evaluation._other_text(DataConfig(corpus=str(file)), model, TOKENIZER, 2, 8, tokens)
+    assert max(read) <= 1 << 20
+    assert sum(read) == 10_800_000 if tokens == 0 else 3_000_000 < sum(read) < 5_000_000

@@ -63,8 +63,10 @@ class Conversation:
         return forgotten
 
     def answer(self, text: str, sampling: SamplingConfig) -> Generator[str]:
-        """Yield the answer to `text` as it is written; both are then part of the conversation. So is an answer that is
-        interrupted, as far as it was written."""
+        """Yield the answer to `text` as it is written; both are then part of the conversation.
+
+        An answer that is interrupted is kept as far as it was written. After an error the conversation is as before.
+        """
         asked = [*self.messages, Message("user", text)]
         shown, ends = TextStream(self.tokenizer), end_tokens(self.tokenizer)
         try:
@@ -73,5 +75,7 @@ class Conversation:
                     yield part
             if part := shown.flush():
                 yield part
-        finally:
+        except (KeyboardInterrupt, GeneratorExit):
             self.messages = [*asked, Message("assistant", shown.text)]
+            raise
+        self.messages = [*asked, Message("assistant", shown.text)]

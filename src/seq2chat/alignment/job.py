@@ -82,7 +82,8 @@ def prepare_alignment(
     if align.lora_rank:
         publish = task.publish or (lambda: policy)
         task = dataclasses.replace(task, publish=lambda: merged(publish()), modules=task.modules or {"policy": policy})
-    return Prepared(recipe, policy, own, dataclasses.replace(task, origin=weights_fingerprint(align)))
+    # What the task mixes in, such as text of pretraining, is part of its origin already.
+    return Prepared(recipe, policy, own, dataclasses.replace(task, origin=weights_fingerprint(align) + task.origin))
 
 
 def weights_fingerprint(align: AlignConfig) -> str:

@@ -8,6 +8,7 @@ the same optimizer step (PPO-ptx).
 """
 
 import copy
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ def make_ppo(
             max_tokens=align.max_tokens, temperature=align.temperature, missing_eos=align.missing_eos,
         ),
         publish=lambda: actors.result, modules=actors.modules(), optimizers=[o for both in optimizers for o in both],
+        origin="" if ptx is None else ptx.fingerprint,
     )  # fmt: skip
     return with_shape(recipe, policy), task
 
@@ -149,8 +151,11 @@ def deal_queries(
     fitting = that_fit(distinct, lambda query: len(ids[query.prompt]), room, align.strict, what, say)
     queries, held_out = split_examples(fitting, recipe, HELD_OUT)
     say(f"{len(queries):,} prompts to learn on, {len(held_out):,} held out")
+    # Where the scorer takes columns, an edited one makes other rewards.
+    digested = [json.dumps(query.columns, sort_keys=True, default=str).encode() for query in queries if query.columns]
     loader = ExampleLoader(
-        len(queries), fingerprint(tokenizer, [ids[query.prompt] for query in queries]), recipe.train.seed, len(queries),
+        len(queries), fingerprint(tokenizer, [ids[query.prompt] for query in queries], digested), recipe.train.seed,
+        len(queries),
         lambda rows: [queries[i] for i in rows],
         per_step=align.episodes // (align.group if align.method == "grpo" else 1),
     )  # fmt: skip

@@ -1,9 +1,10 @@
-"""Rewards by a function of the user's: `reward(prompts, answers, **columns)`, as TRL calls it."""
+"""Rewards by a function of the user's: `reward(prompts, answers, **columns)`, or TRL's forms of it."""
 
 import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,43 @@ from seq2chat.alignment.rollout import Rollout, Scorer
 from seq2chat.config import UserError, check
 from seq2chat.text.conversations import Columns, Query
 
+PROMPTS = "prompts"
+ANSWERS = ("completions", "answers")  # TRL's name first: beside it, `answers` is a column
+
 
 class FunctionScorer:
-    """A scorer that calls `function(prompts, answers, **columns)` for one number per answer.
+    """A scorer that calls `function` for one number per answer.
 
-    `columns` names the columns that the function takes by name; None where it takes all (`**kwargs`).
-    Each is passed as a list with one value per answer. `required` are those without a default.
+    Parameters called `prompts`, and `completions` or else `answers`, are passed by keyword. A function without such a
+    name for the answers is called as `function(prompts, answers, **columns)`. `columns` names the columns that the
+    function takes by name; None where it takes all (`**kwargs`). Each is passed as a list with one value per answer.
+    `required` are those without a default.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.function, self.name = function, name
         parameters = list(inspect.signature(function).parameters.values())
+        kinds = {p.kind for p in parameters}
         by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        # The first two are the prompts and the answers, whatever they are called.
-        self.first = by_place[:2]
-        named = [
-            p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in self.first
-        ]
-        takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters)
+        by_keyword = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        keywords = {p.name for p in by_keyword}
+        takes_all = Parameter.VAR_KEYWORD in kinds
+        can_be_placed = len(by_place) >= 2 or Parameter.VAR_POSITIONAL in kinds
+        called = next((answers for answers in ANSWERS if answers in keywords), "")
+        if not called and takes_all and not can_be_placed:
+            called = ANSWERS[0]
+        if Parameter.POSITIONAL_ONLY in kinds and can_be_placed:
+            called = ""
+        check(
+            called != "" or can_be_placed,
+            f"{name} takes no prompts and answers; write it as def reward(prompts, answers), or with the columns that "
+            "it needs as def reward(prompts, answers, solution).",
+        )
+        # The keywords of the prompts and the answers, none where these are the first two, whatever they are called.
+        self.prompts_keyword = PROMPTS if called and (PROMPTS in keywords or takes_all) else ""
+        self.answers_keyword = called
+        self.taken = {PROMPTS, called} if called else set(by_place[:2])
+        named = [p for p in by_keyword if p.name not in self.taken]
         self.columns: Columns = None if takes_all else frozenset(p.name for p in named)
         self.required = [p.name for p in named if p.default is p.empty]
 
@@ -48,9 +68,9 @@ class FunctionScorer:
 
     def __call__(self, rollout: Rollout) -> Float[Tensor, " batch"]:
         """Return the score of each answer. Raises UserError for another number of them, and for one not finite."""
-        names = dict.fromkeys(name for columns in rollout.columns for name in columns if name not in self.first)
+        names = dict.fromkeys(name for columns in rollout.columns for name in columns if name not in self.taken)
         columns = {name: [row.get(name) for row in rollout.columns] for name in names}
-        scores = self.function(rollout.prompts, rollout.answers, **columns)
+        scores = self._call(rollout, columns)
         try:
             values = torch.as_tensor(scores, dtype=torch.float32).flatten()
         except (TypeError, ValueError, RuntimeError):
@@ -64,6 +84,14 @@ class FunctionScorer:
         if bad:
             raise UserError(f"{self.name} gave {values[bad[0]].item()} for the answer {rollout.answers[bad[0]]!r}.")
         return values.to(rollout.tokens.device)
+
+    def _call(self, rollout: Rollout, columns: dict[str, list[Any]]) -> Any:
+        if not self.answers_keyword:
+            return self.function(rollout.prompts, rollout.answers, **columns)
+        keywords: dict[str, Any] = {self.answers_keyword: rollout.answers}
+        if self.prompts_keyword:
+            keywords[self.prompts_keyword] = rollout.prompts
+        return self.function(**keywords, **columns)
 
 
 def wanted_columns(scorer: Scorer | None) -> Columns:

@@ -112,7 +112,7 @@ def make_sft(
     text = pretraining_text(recipe, tokenizer, context, doing)
     if text is not None:
         check(recipe.train.accumulation == 1, "train.accumulation and align.ptx do not go together; leave one out.")
-        task = dataclasses.replace(task, step=lambda job: mixed_step(job, text))
+        task = dataclasses.replace(task, step=lambda job: mixed_step(job, text), origin=text.fingerprint)
     if scorer is None:
         return recipe, task
     recipe = in_score_units(recipe, model, tokenizer, queries[:JUDGED], scorer)

@@ -36,13 +36,20 @@ def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative="", help
 def clear(
     *names: Annotated[str, Parameter(help="entries to delete, by the names that `cache list` prints; none is all")],
 ) -> None:
-    """Delete what is kept. Runs that need a text again tokenize or download it again."""
+    """Delete what is kept. Runs that need a text again tokenize or download it again.
+
+    Unfinished entries younger than a day are left alone, because a run may be writing them, unless they are named.
+    """
     from seq2chat.text.cache import cached, remove
 
     entries = {entry.name: entry for entry in cached()}
     for name in names:
         check(name in entries, f"Nothing kept is called {name}; `seq2chat cache list` prints the names.")
-    chosen = [entries[name] for name in names] if names else list(entries.values())
+    in_use = [] if names else [entry for entry in entries.values() if entry.may_be_in_use]
+    chosen = [entries[name] for name in names or entries if entries[name] not in in_use]
     for entry in chosen:
         remove(entry)
+    if in_use:
+        names_in_use = ", ".join(entry.name for entry in in_use)
+        print(f"Left alone, because a run may be writing them: {names_in_use}. To delete one, name it.")
     print(f"Deleted {len(chosen)} of {len(entries)} entries, {sum(entry.size for entry in chosen) / 1e6:,.1f} MB.")

@@ -24,11 +24,12 @@ def train(
 ) -> None:
     """Train a byte-level BPE tokenizer on a text."""
     from seq2chat.text.corpus import left_out, load_corpus
+    from seq2chat.text.split import tokenizer_texts
     from seq2chat.text.tokenizer import Tokenizer
 
     if others := left_out(data):
         print(others, file=sys.stderr)
-    tokenizer = Tokenizer.train(load_corpus(data).documents(), vocab_size)
+    tokenizer = Tokenizer.train(tokenizer_texts(load_corpus(data), val_fraction=0.0), vocab_size)
     tokenizer.save(out)
     print(f"{out}/tokenizer.json: {tokenizer.vocab_size} tokens")
 

@@ -94,7 +94,7 @@ def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
     from seq2chat.text.corpus import left_out
     from seq2chat.training.job import start_job
 
-    if others := left_out(recipe.data.corpus):
+    if others := left_out(recipe.data.corpus, recipe.data.field):
         said.say(others)
     with preparing(said.console, "making ready", "Nothing was trained yet, so nothing is lost.") as doing:
         job = start_job(recipe, folder, said.say, doing, began, prepare_for(recipe.align.method))

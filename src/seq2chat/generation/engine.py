@@ -24,7 +24,7 @@ from torch import Tensor
 from seq2chat.config import UserError, check
 from seq2chat.generation.decode import check_prompts, log_softmax
 from seq2chat.generation.request import DeadlinePassed, Event, QueueFull, Read, Request, Token
-from seq2chat.generation.row import Kept, Phase, Row, draw_tokens, likeliest
+from seq2chat.generation.row import Kept, Phase, Row, draw_tokens, likeliest, n_shared_tokens
 from seq2chat.generation.sampling import row_generators
 from seq2chat.generation.token_pass import TokenPass, least_rows
 from seq2chat.models.gpt import GPT
@@ -64,6 +64,7 @@ class Engine:
         self.statistics = Statistics()
         self._read_tokens = TokenPass(model, self.cache)
         self._rows: list[Row] = []
+        self._admitted: Request | None = None  # a request that is out of the queue, but may not have its rows yet
         self._kept = [Kept()] * n_slot
         self._clock = itertools.count(1)
         self._waiting: deque[Request] = deque()
@@ -112,23 +113,25 @@ class Engine:
         with self._lock:
             waiting = list(self._waiting)
             self._waiting.clear()
-        self.rebuild(error)
         for request in waiting:
             self._emit(request, error)
+        self.rebuild(error)
 
     def rebuild(self, error: Exception) -> None:
         """Start over with an empty cache, after a step that failed in the middle.
 
         Running requests end with `error`. Waiting requests stay in the queue.
         """
-        requests = {id(row.request): row.request for row in self._rows}
+        running = [*(row.request for row in self._rows), self._admitted]
+        requests = {id(request): request for request in running if request is not None}
         for row in self._rows:
             row.phase = Phase.ENDED
         self._rows.clear()
+        self._admitted = None
         self._kept = [Kept()] * self.n_slot
-        self.cache.clear()
         for request in requests.values():
             self._emit(request, error)
+        self.cache.clear()  # the last, because it may fail where memory is short
 
     def run(self) -> None:
         """Step until nothing is left to do."""
@@ -175,7 +178,7 @@ class Engine:
             with self._lock:
                 if not self._waiting or self._waiting[0].n > self.n_slot - len(self._rows):
                     return
-                request = self._waiting.popleft()
+                request = self._admitted = self._waiting.popleft()
             room = min(request.sampling.max_tokens, self.model.context - len(request.prompt))
             for sample, generator in enumerate(row_generators(request.sampling.seed, request.n)):
                 cached = self._take_slot(request, reuse=sample == 0 and not request.prompt_logprobs)
@@ -184,13 +187,14 @@ class Engine:
                 row = Row(request, sample, slot, room, generator, list(request.prompt), arrival, phase, cached, cached)
                 self._rows.append(row)
                 self.statistics.cached_tokens += cached
+            self._admitted = None
 
     def _take_slot(self, request: Request, reuse: bool) -> int:
         """Empty the first slot behind the running ones, put there what is remembered of the prompt, and return how many
         tokens that is. What the slot held moves to the one that was left alone the longest."""
         slot = len(self._rows)
         held = [*(row.remembered() for row in self._rows), *self._kept[slot:]]
-        shared = [_shared(kept, request) if reuse else 0 for kept in held]
+        shared = [n_shared_tokens(kept, request, CHUNK) if reuse else 0 for kept in held]
         source = max(range(self.n_slot), key=lambda i: shared[i])
         free = range(slot, self.n_slot)
         if source in free and shared[source] == len(held[source].prompt) // CHUNK * CHUNK > 0:
@@ -393,13 +397,3 @@ class Engine:
 def _whole(n: int, size: int) -> int:
     """Return the least multiple of `size` that is not below `n`."""
     return -(-n // size) * size
-
-
-def _shared(kept: Kept, request: Request) -> int:
-    """Return how many tokens at the beginning of both prompts are the same, in whole chunks, leaving one to read."""
-    if kept.salt != request.salt:
-        return 0
-    most = (min(len(kept.prompt), len(request.prompt) - 1)) // CHUNK * CHUNK
-    return next(
-        (i for i in range(0, most, CHUNK) if kept.prompt[i : i + CHUNK] != request.prompt[i : i + CHUNK]), max(most, 0)
-    )

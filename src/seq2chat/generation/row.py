@@ -107,3 +107,13 @@ def likeliest(logprobs: Float[Tensor, "rows vocab"], counts: list[int]) -> list[
         list(zip(ids[:n], values[:n], strict=True))
         for ids, values, n in zip(best.indices.tolist(), best.values.tolist(), counts, strict=True)
     ]
+
+
+def n_shared_tokens(kept: Kept, request: Request, chunk: int) -> int:
+    """Return how many tokens at the beginning of both prompts are the same, in whole chunks, leaving one to read."""
+    if kept.salt != request.salt:
+        return 0
+    most = (min(len(kept.prompt), len(request.prompt) - 1)) // chunk * chunk
+    return next(
+        (i for i in range(0, most, chunk) if kept.prompt[i : i + chunk] != request.prompt[i : i + chunk]), max(most, 0)
+    )

@@ -39,7 +39,7 @@ class State:
         self.draining = False
         self.encoding = Pool("encoding", 2)  # texts that a model is to read
         self.counting = Pool("counting", 1, most_waiting=64)  # texts of which the tokens alone are wanted
-        self.writing = Pool("writing", 1)  # answers to JSON
+        self.writing = Pool("writing", 1, most_waiting=None)  # answers to JSON, which have cost too much to be refused
 
     def find(self, name: str) -> Served:
         """Return the model of that name. Raises UnknownModel."""

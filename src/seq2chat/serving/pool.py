@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import TypeVar
 
 from seq2chat.generation.request import QueueFull
@@ -11,17 +12,17 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Runs functions in `n_threads` threads, in their order. At most `most_waiting` wait.
+    """Runs functions in `n_threads` threads, in their order. At most `most_waiting` wait, any number with None.
 
     Each kind of work has a pool of its own, so that one kind never keeps another waiting for a
     thread.
     """
 
-    def __init__(self, name: str, n_threads: int, most_waiting: int = 256) -> None:
+    def __init__(self, name: str, n_threads: int, most_waiting: int | None = 256) -> None:
         self.name, self.most_waiting = name, most_waiting
         self._executor = ThreadPoolExecutor(n_threads, thread_name_prefix=name)
         self._n_busy = 0
-        self._most_busy = n_threads + most_waiting
+        self._most_busy = inf if most_waiting is None else n_threads + most_waiting
 
     async def run(self, work: Callable[[], T]) -> T:
         """Return the result of `work`. A caller that is cancelled takes its work with it unless

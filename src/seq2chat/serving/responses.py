@@ -4,13 +4,15 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from pydantic import ValidationError
+
 from seq2chat.serving.answer import Answer, BadField, Piece
 from seq2chat.serving.chat import new_id, usage
-from seq2chat.serving.protocol import ChatRequest, ResponseFormat, ResponseMessage, ResponsesRequest
+from seq2chat.serving.protocol import ChatRequest, ResponseMessage, ResponsesRequest
 
 
 def as_chat(asked: ResponsesRequest) -> ChatRequest:
-    """Return the chat that asks for the same answer."""
+    """Return the chat request with the same answer. Raises BadField for what a chat cannot hold."""
     given = [ResponseMessage(role="user", content=asked.input)] if isinstance(asked.input, str) else asked.input
     instructions = [{"role": "system", "content": asked.instructions}] if asked.instructions else []
     messages: list[dict[str, Any]] = []
@@ -23,13 +25,30 @@ def as_chat(asked: ResponsesRequest) -> ChatRequest:
     schema = None
     if form is not None and form.type == "json_schema":
         schema = {"name": form.name or "answer", "schema": form.schema_ or {"type": "object"}}
-    return ChatRequest.model_validate({
+    fields = {
         "model": asked.model, "messages": [*instructions, *messages], "max_tokens": asked.max_output_tokens,
         "temperature": asked.temperature, "top_p": asked.top_p, "stream": asked.stream,
-        "response_format": None if form is None else ResponseFormat.model_validate(
-            {"type": form.type, "json_schema": schema}
-        ),
-    })  # fmt: skip
+        "response_format": None if form is None else {"type": form.type, "json_schema": schema},
+    }  # fmt: skip
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        raise _bad_field(error, len(instructions)) from None
+
+
+def _bad_field(error: ValidationError, n_instructions: int) -> BadField:
+    """Return the error of a chat request, about the field of the response request that it is made of."""
+    first = error.errors(include_url=False)[0]
+    name, *rest = first["loc"]
+    names = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
+    place = names.get(str(name), str(name))
+    if name == "messages" and rest:
+        number = int(rest[0]) - n_instructions
+        place = f"input[{number}].content" if number >= 0 else "instructions"
+    elif name == "messages" and n_instructions:
+        place = "input, with the instructions as one of its messages"
+    message = first["msg"]
+    return BadField(place.partition(",")[0], f"{place}: {message[:1].lower()}{message[1:]}.")
 
 
 class Reply:

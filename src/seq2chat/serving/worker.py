@@ -134,4 +134,7 @@ class Worker(threading.Thread):
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
         for engine in self.engines:
-            engine.fail(error)
+            try:
+                engine.fail(error)
+            except Exception:  # one engine that cannot be emptied must not keep the others' clients waiting
+                logging.getLogger("seq2chat").exception("The cache of an engine could not be emptied.")

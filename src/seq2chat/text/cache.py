@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2chat.text.corpus import cache_folder
+from seq2chat.text.corpus import NAMED, cache_folder
+
+UNFINISHED = "unfinished"
+DAY = 24 * 60 * 60  # seconds
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,11 @@ class Entry:
     text: str
     size: int
     made: float
+
+    @property
+    def may_be_in_use(self) -> bool:
+        """Whether a run may be writing this entry right now: it is unfinished and younger than a day."""
+        return self.text == UNFINISHED and time.time() - self.made < DAY
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
@@ -42,19 +51,22 @@ def _entries() -> Iterator[Entry]:
     root = cache_folder()
     shards = root / "shards"
     for folder in shards.iterdir() if shards.is_dir() else ():
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        yield Entry(f"shards/{folder.name}", folder, _text_of(folder), size, folder.stat().st_mtime)
+        stats = [file.stat() for file in folder.rglob("*") if file.is_file()]
+        made = max(stat.st_mtime for stat in (folder.stat(), *stats))
+        yield Entry(f"shards/{folder.name}", folder, _text_of(folder), sum(stat.st_size for stat in stats), made)
     data = root / "data"
+    downloads = {corpus.path for corpus in NAMED.values()}
     for file in data.rglob("*") if data.is_dir() else ():
         if file.is_file():
             stat = file.stat()
-            yield Entry(str(file.relative_to(root)), file, "download", stat.st_size, stat.st_mtime)
+            text = "download" if file.relative_to(data).as_posix() in downloads else UNFINISHED
+            yield Entry(str(file.relative_to(root)), file, text, stat.st_size, stat.st_mtime)
 
 
 def _text_of(folder: Path) -> str:
     """Return the name of the text whose tokens are in `folder`."""
     if folder.name.startswith("."):
-        return "unfinished"
+        return UNFINISHED
     try:
         corpus = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["corpus"]
     except (OSError, ValueError, KeyError):

@@ -86,9 +86,9 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     """Return the corpus called `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, or the path of a text.
 
     A text file is one document. A file of rows (see `read_rows`) has one document per row, in the field `field`. A
-    folder holds all its files with one of `SUFFIXES`, in order of their paths; see `left_out`. `world` is 8 MB of the
-    generated world, and `world:20MB` is 20. `progress(bytes_done, bytes_total)` is called during a download, with a
-    total of 0 where the server gives none.
+    folder holds its files with one of `SUFFIXES`, in order of their paths, without rows that lack the field; see
+    `left_out`. `world` is 8 MB of the generated world, and `world:20MB` is 20. `progress(bytes_done, bytes_total)` is
+    called during a download, with a total of 0 where the server gives none.
     Raises UserError if there is no such corpus or file.
     """
     if name == "pydocs":
@@ -105,35 +105,61 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     path = Path(name)
     if not path.exists():
         raise UserError(f"There is no corpus or file {name}.{_did_you_mean(path)}")
-    files = _files_in(path) if path.is_dir() else [path]
+    files = _files_in(path, field) if path.is_dir() else [path]
     reader = partial(_read_file, field=field)
     return Corpus(name, lambda: (text for file in files for text in reader(file)), partial(_hash_files, files, field))
 
 
-def left_out(name: str) -> str:
+def left_out(name: str, field: str = "text") -> str:
     """Return a sentence about the files of the folder `name` that `load_corpus` does not read, "" if it reads all."""
     folder = Path(name)
     if name in NAMED or not folder.is_dir():
         return ""
     others = [file for file in _visible_files(folder) if suffix(file) not in SUFFIXES]
-    if not others:
-        return ""
-    shown = ", ".join(str(file.relative_to(folder)) for file in others[:5]) + (", ..." if len(others) > 5 else "")
-    convertible = sorted({suffix(file) for file in others} & set(OTHER_FORMATS))
-    advice = f" Convert {', '.join(convertible)} to text." if convertible else ""
-    return (
-        f"Left out of {name}, because of their suffixes: {shown} ({len(others):,} in all).{advice} "
-        "A file given alone is read as text whatever its suffix."
-    )
+    sentences = []
+    if others:
+        convertible = sorted({suffix(file) for file in others} & set(OTHER_FORMATS))
+        advice = f" Convert {', '.join(convertible)} to text." if convertible else ""
+        sentences.append(
+            f"Left out of {name}, because of their suffixes: {_listed(others, folder)}.{advice} A file of any other "
+            "suffix is read as text if it is given alone."
+        )
+    rows = [file for file in _visible_files(folder) if is_rows(file) and _lacks(file, field)]
+    if rows:
+        sentences.append(
+            f"Left out of {name}, because their rows have no field {field!r}: {_listed(rows, folder)}. Name another "
+            "field with --data.field."
+        )
+    return " ".join(sentences)
 
 
-def _files_in(folder: Path) -> list[Path]:
+def _listed(files: list[Path], folder: Path) -> str:
+    """Return the first few of the files and how many there are."""
+    shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + (", ..." if len(files) > 5 else "")
+    return f"{shown} ({len(files):,} in all)"
+
+
+def _files_in(folder: Path, field: str) -> list[Path]:
     files = [file for file in _visible_files(folder) if suffix(file) in SUFFIXES]
+    files = [file for file in files if not (is_rows(file) and _lacks(file, field))]
     check(
         bool(files),
-        f"The folder {folder} holds no text; put {', '.join(SUFFIXES)} files in it. {left_out(str(folder))}",
+        f"The folder {folder} holds no text; put {', '.join(SUFFIXES)} files in it. {left_out(str(folder), field)}",
     )
     return files
+
+
+def _lacks(file: Path, field: str) -> bool:
+    """Return whether the first row of a file lacks the field, as in the settings of a program.
+
+    Settings may also be a `.json` file that holds no rows. Any other file that can't be read does not lack the field,
+    so that the mistake in it is reported.
+    """
+    try:
+        first = next(read_rows(file), None)
+    except UserError:
+        return suffix(file) == ".json"
+    return first is not None and field not in first.fields
 
 
 def _visible_files(folder: Path) -> list[Path]:

@@ -84,7 +84,7 @@ def comparison(fields: Fields) -> tuple[list[Message], list[str], list[int]]:
     """Return the prompt, the answers and the rank of each, 0 the best. Raises UserError for a row without two."""
     check_supported(fields)
     check(not fields.has("margin"), f'{fields.where} has a margin, which is not supported; remove the key "margin".')
-    pair = next((names for names in SIDES if fields.has(names[0]) and fields.has(names[1])), None)
+    pair = _sides(fields)
     if fields.has("label"):
         raise UserError(
             f"{fields.where} has a label, as KTO learns from, which is not supported; "
@@ -98,6 +98,11 @@ def comparison(fields: Fields) -> tuple[list[Message], list[str], list[int]]:
         ranks = _ranks(fields, len(answers))
     check(len(set(answers)) == len(answers), f"{fields.where}: two of its answers are equal, so neither is better.")
     return prompt, answers, ranks
+
+
+def _sides(fields: Fields) -> tuple[str, str] | None:
+    """Return the names of the two sides of a pair, if the row has one."""
+    return next((names for names in SIDES if fields.has(names[0]) and fields.has(names[1])), None)
 
 
 def _pair(fields: Fields, names: tuple[str, str]) -> tuple[list[Message], list[str]]:
@@ -117,10 +122,18 @@ def _pair(fields: Fields, names: tuple[str, str]) -> tuple[list[Message], list[s
         before = prompt_messages(fields)
         if not any(message.role == "user" for message in prompt):
             prompt = before + prompt
-        elif not _repeats(prompt, before):
-            raise UserError(f"{fields.where}: the prompt is not the one that {names[0]} answers.")
+        else:
+            prompt = _behind_system(fields, prompt)
+            check(_repeats(prompt, before), f"{fields.where}: the prompt is not the one that {names[0]} answers.")
+    else:
+        prompt = _behind_system(fields, prompt)
     _check_prompt(prompt, fields.where)
     return prompt, [answer.content, other.content]
+
+
+def _behind_system(fields: Fields, messages: list[Message]) -> list[Message]:
+    """Return the messages behind the row's `system` message, if it has one."""
+    return [turn.message for turn in _with_system(fields, [Turn(message) for message in messages])]
 
 
 def _repeats(conversation: list[Message], prompt: list[Message]) -> bool:
@@ -199,6 +212,12 @@ def _numbers(values: Any, name: str, n: int, where: str) -> list[float]:
 def prompt(fields: Fields) -> list[Message]:
     """Return the prompt that a row holds, or that its demonstration or comparison answers."""
     check_supported(fields)
+    pair = _sides(fields)
+    if pair is not None:
+        side = fields.row.fields[fields.names[pair[0]]]
+        if isinstance(side, list) and len(side) > 1:
+            # A conversation may hold more turns than the field of the prompt.
+            return _pair(fields, pair)[0]
     return prompt_messages(fields)
 
 
@@ -267,11 +286,14 @@ def _history(fields: Fields) -> list[Turn]:
 
 
 def _with_system(fields: Fields, turns: list[Turn]) -> list[Turn]:
-    """Return the turns behind the row's `system` message, if it has one."""
+    """Return the turns behind the row's `system` message, if it has one that they do not begin with already."""
     system = fields.get("system", "system_prompt")
     if is_blank(system):
         return turns
-    return [Turn(Message("system", read_text(system, "system", fields.where))), *turns]
+    message = Message("system", read_text(system, "system", fields.where))
+    if turns and turns[0].message == message:
+        return turns
+    return [Turn(message), *turns]
 
 
 def _answer_turns(fields: Fields, answer: Any, name: str) -> list[Turn]:

@@ -47,7 +47,8 @@ class Sample:
 class PlainText:
     """One plain text file, UTF-8, whose text is read only when it is asked for.
 
-    Line ends become `\\n`, a byte order mark is dropped, and `<|endoftext|>` separates documents.
+    Line ends become `\\n`, a byte order mark is dropped, and `<|endoftext|>` separates documents. Blank documents are
+    left out.
     """
 
     file: Path
@@ -140,21 +141,27 @@ def _unpacked_size(file: Path, size: int, modified: int) -> int:
 def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
     """Yield `(text, ends)`, documents ended by the separator or by the end of the texts."""
     held = ""
+    blank: list[str] = []  # the beginning of the current document, as long as that is blank
     began = False  # whether the current document has yielded text
     for text in texts:
         *documents, held = (held + text).split(SEPARATOR)
         for document in documents:
             if began or document.strip():
-                yield document, True
+                yield "".join([*blank, document]), True
+            blank = []
             began = False
         # A separator may begin at the end of this part and go on in the next.
         safe = len(held) - max((n for n in range(len(SEPARATOR)) if held.endswith(SEPARATOR[:n])), default=0)
-        if safe:
-            yield held[:safe], False
-            held = held[safe:]
+        part = held[:safe]
+        held = held[safe:]
+        if part and (began or part.strip()):
+            yield "".join([*blank, part]), False
+            blank = []
             began = True
+        elif part:
+            blank.append(part)
     if began or held.strip():
-        yield held, True
+        yield "".join([*blank, held]), True
 
 
 def _character_start(stream: BufferedIOBase, position: int) -> int:

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,7 @@ import numpy as np
 
 from seq2chat.config import UserError, check
 from seq2chat.text.corpus import Corpus, cache_folder
+from seq2chat.text.parts import Part
 from seq2chat.text.split import sample_fingerprint, split_parts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -98,32 +99,37 @@ def open_shards(folder: str | Path, split: str) -> Shards:
     )
 
 
-def shards_in_memory(texts: Iterable[str], tokenizer: Tokenizer | WordPiece, name: str = "text") -> Shards:
-    """Return the stream of `texts` without writing it, for evaluating on a file."""
+def shards_in_memory(texts: Iterable[str | Part], tokenizer: Tokenizer | WordPiece, name: str = "text") -> Shards:
+    """Return the stream of `texts`, documents or parts of them, without writing it, for evaluating on a file."""
     eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
-    n_bytes = n_characters = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal n_bytes, n_characters
-        for text in texts:
-            n_bytes += len(text.encode("utf-8", "replace"))
-            n_characters += len(text)
-            yield text
-
-    encoded = tokenizer.encode_documents(counted())
-    documents = [np.concatenate([np.array([eos_id], dtype), ids.astype(dtype)]) for ids in encoded]
-    tokens = np.concatenate([*documents, np.array([eos_id], dtype)])
+    separator = np.array([eos_id], dtype)
+    pieces: list[np.ndarray] = []
+    starts: list[int] = []
+    n_tokens = n_bytes = n_characters = 0
+    begins = True
+    parts = (text if isinstance(text, Part) else Part(text) for text in texts)
+    for part, ids in tokenizer.encode_parts(parts):
+        if begins:
+            starts.append(n_tokens)
+            pieces.append(separator)
+            n_tokens += 1
+        pieces.append(ids.astype(dtype))
+        n_tokens += len(ids)
+        n_bytes += len(part.text.encode("utf-8", "replace"))
+        n_characters += len(part.text)
+        begins = part.ends
+    tokens = np.concatenate([*pieces, separator])
     return Shards(
         name=name,
         fingerprint=_fingerprint(hashlib.sha256(tokens.tobytes()).hexdigest(), dtype.name, tokenizer.fingerprint),
         tokenizer=tokenizer.fingerprint,
         eos_id=eos_id,
         n_tokens=len(tokens),
-        n_documents=len(documents),
+        n_documents=len(starts),
         n_bytes=n_bytes,
         n_characters=n_characters,
         parts=[tokens],
-        starts=np.cumsum([0, *map(len, documents)][: len(documents)], dtype=np.uint64),
+        starts=np.array(starts, np.uint64),
     )
 
 

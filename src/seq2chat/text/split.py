@@ -6,10 +6,12 @@ from itertools import chain, islice
 
 from seq2chat.config import check
 from seq2chat.text.corpus import Corpus
-from seq2chat.text.parts import Part
+from seq2chat.text.parts import Part, regroup
 from seq2chat.text.plain import PlainText, Sample, hash_share
+from seq2chat.text.tokenizer import last_line_start
 
 FEW_DOCUMENTS = 100
+TOKENIZER_CHARACTERS = 20_000_000  # spread over the corpus; more of them change few merges (docs/log.md)
 
 
 def split_parts(corpus: Corpus, val_fraction: float, characters: int = 0) -> Iterator[Part]:
@@ -44,6 +46,12 @@ def split_texts(corpus: Corpus, val_fraction: float, split: str) -> Iterator[str
                 text = []
 
 
+def tokenizer_texts(corpus: Corpus, val_fraction: float, characters: int = TOKENIZER_CHARACTERS) -> Iterator[str]:
+    """Yield about `characters` of the training split to train a tokenizer on, in pieces of bounded size."""
+    parts = (part for part in split_parts(corpus, val_fraction, characters) if part.split == "train")
+    return (part.text for part in regroup(parts, last_line_start))
+
+
 def sample_fingerprint(corpus: Corpus, val_fraction: float, characters: int) -> str:
     """Return the sha256 of the sample of `characters` that `split_parts` takes."""
     digest = hashlib.sha256()
@@ -61,7 +69,7 @@ def _ends(item: str | PlainText, val_fraction: float, samples: dict[str, Sample]
     elif item.strip() and (samples is None or samples["train"].takes()):
         cut = int(len(item) * (1 - val_fraction))
         for split, text in (("train", item[:cut]), ("val", item[cut:])):
-            if text:
+            if text.strip():
                 yield Part(text, True, split)
 
 

@@ -16,7 +16,9 @@ from seq2chat.text.batch import Batch, evaluation_batches
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.masked import masked_evaluation_batches
 from seq2chat.text.parallel import Pairs, excerpt, pair_batches, read_pairs
+from seq2chat.text.plain import BLOCK
 from seq2chat.text.shards import shards_in_memory
+from seq2chat.text.split import split_parts
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint
@@ -24,6 +26,9 @@ from seq2chat.training.metrics import Evaluation, evaluate, token_lengths
 from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
 from seq2chat.training.runlog import open_run
 from seq2chat.training.task import load_text, make_task
+
+CHARACTERS_PER_TOKEN = 8  # more than a token has on average, so that a sample of the text is large enough
+LEAST_CHARACTERS = 64 * BLOCK  # a sample of fewer blocks is hardly spread over the text
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
@@ -117,7 +122,9 @@ def _other_text(
             f"{len(too_long)} pairs have more than the model's {context} tokens; leave them out: {excerpt(too_long)}.",
         )
         return Measurement(pair_batches(pairs, batch_size, tokens), -(-len(pairs) // batch_size), translation)
-    shards = shards_in_memory(load_corpus(data.corpus, data.field).documents(), tokenizer)
+    characters = max(CHARACTERS_PER_TOKEN * tokens, LEAST_CHARACTERS) if tokens else 0
+    parts = split_parts(load_corpus(data.corpus, data.field), val_fraction=0.0, characters=characters)
+    shards = shards_in_memory(parts, tokenizer)
     size = min(tokens, shards.n_tokens) if tokens else shards.n_tokens - 1
     n_batches = -(-size // (batch_size * context))
     if isinstance(model, BERT):

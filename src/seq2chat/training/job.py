@@ -176,8 +176,8 @@ def resume_job(
         text = recipe.data.source or recipe.data.corpus
         check(
             job.progress.data == data,
-            f"{text}, its tokenizer or a model that {folder} began with is no longer what it was; put it back, or "
-            "begin a new run.",
+            f"{text}, its tokenizer, a text that is mixed in or a model that {folder} began with is no longer what it "
+            "was; put it back, or begin a new run.",
         )
     job.recipe.save(folder / "config.toml")
     log.forget_after(job.progress.step)

@@ -17,14 +17,12 @@ from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
 from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
 from seq2chat.text.parallel import PairLoader, Pairs, ParallelCorpus, excerpt, load_parallel, pair_batches
-from seq2chat.text.parts import regroup
 from seq2chat.text.shards import Shards, cached_shards, open_shards
-from seq2chat.text.split import split_parts
-from seq2chat.text.tokenizer import Tokenizer, last_line_start
+from seq2chat.text.split import TOKENIZER_CHARACTERS, tokenizer_texts
+from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
 
-TOKENIZER_CHARACTERS = 20_000_000  # spread over the corpus; more of them change few merges (docs/log.md)
 SHOWN = 2  # sentences of the validation split, translated as a sample
 
 Say = Callable[[str], None]
@@ -50,7 +48,8 @@ class Task:
 
     `objective` is trained and `measure` reported, in nats per `unit`. `validation(limit)` yields the batches of the
     validation split, or of about `limit` tokens spread over it where that is not 0; all of it has `validation_tokens`.
-    `sample(model)` is a text to look at. `origin` is the fingerprint of the models that the task began with.
+    `sample(model)` is a text to look at. `origin` is the fingerprint of the models that the task began with
+    and of the text that is mixed in.
 
     What only some tasks have: `step(job)` does an optimizer step of its own kind, whose metrics named in `shown` are
     for the display; `report(model, limit)` measures more than the loss at each validation; `publish()` is the model
@@ -96,9 +95,7 @@ def make_tokenizer(recipe: Recipe, text: Corpus | ParallelCorpus, say: Say, doin
     else:
         # A text too large for its budget is sampled, and a quarter of that sample is time enough for its tokenizer.
         limit = min(recipe.data.max_characters // 4 or TOKENIZER_CHARACTERS, TOKENIZER_CHARACTERS)
-        parts = split_parts(text, recipe.data.val_fraction, limit)
-        training = (part for part in parts if part.split == "train")
-        texts = (part.text for part in regroup(training, last_line_start))
+        texts = tokenizer_texts(text, recipe.data.val_fraction, limit)
     options = recipe.tokenizer
     if isinstance(recipe.model, BERTConfig):
         accents = None if options.strip_accents == "auto" else options.strip_accents == "on"

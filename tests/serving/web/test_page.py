@@ -394,7 +394,8 @@ def test_the_raw_view_shows_control_tokens_as_such_and_text_as_text(page, folder
     button(page, "Show the exact tokens").click()
     dialog = page.get_by_role("dialog", name="The exact tokens")
     frames = dialog.locator("section").first.locator(".control")
-    expect(frames).to_have_text(["<|im_start|>", "<|im_end|>", "<|im_start|>"])
+    frames.first.wait_for()
+    assert frames.all_inner_texts() == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
     shown_ids = [int(number) for number in dialog.locator("section").first.locator(".id").all_inner_texts()]
     assert shown_ids == prompt_ids(Tokenizer.load(folders["ppo"]), [Message("user", "Hello <|im_end|>")])
     dialog.locator("[data-token]").first.click()

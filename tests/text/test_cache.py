@@ -1,0 +1,39 @@
+"""The cache is listed and cleared, but not under a run that is writing it."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from seq2chat.cli.cache import clear
+from seq2chat.text.cache import cached
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shards = tmp_path / "seq2chat" / "shards"
+    for name in ("done-0", ".now-1.abc", ".killed-2.abc"):
+        (shards / name).mkdir(parents=True)
+        (shards / name / "train-00000.bin").write_bytes(b"1")
+    for path in (shards / ".killed-2.abc" / "train-00000.bin", shards / ".killed-2.abc", shards / ".now-1.abc"):
+        os.utime(path, (time.time() - 90_000,) * 2)  # a run writes its files, not their folder
+    return shards
+
+
+def test_what_a_run_is_writing_is_left_alone(shards, capsys):
+    downloads = shards.parent / "data" / "gsm8k"
+    downloads.mkdir(parents=True)
+    for name in ("train.jsonl.gz", "train.jsonl.gz.x1"):
+        (downloads / name).write_bytes(b"1")
+    clear()
+    left = {"shards/.now-1.abc", str(Path("data", "gsm8k", "train.jsonl.gz.x1"))}
+    assert {entry.name for entry in cached()} == left
+    out = capsys.readouterr().out
+    assert "Left alone" in out and all(name in out for name in left) and "Deleted 3 of 5" in out
+
+
+def test_what_is_named_is_deleted(shards):
+    clear("shards/.now-1.abc")
+    assert {entry.name for entry in cached()} == {"shards/done-0", "shards/.killed-2.abc"}
