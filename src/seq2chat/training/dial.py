@@ -127,10 +127,36 @@ def fit_run(
     """
     tables = size_run(characters, budget, GUESSED_SHARE * precision.peak_flops)
     for _ in range(2 if budget.unit == "seconds" and budget.amount > 120 else 1):
-        chosen = {name: table for name, table in tables.items() if name != "epochs"}
-        recipe = Recipe.from_tables(chosen, changes)
+        recipe = _recipe(tables, changes)
         tables = size_run(characters, budget, step_flops(recipe) / step_seconds(recipe, device, precision))
+    if budget.unit == "seconds":
+        # The smallest models are slower than their FLOPs say, so what the run will read is measured as well.
+        recipe = _recipe(tables, changes)
+        config = _full_shape(recipe)
+        sequences = recipe.train.batch_size / step_seconds(recipe, device, precision) * _training_seconds(budget)
+        tables["train"]["batch_size"] = _batch_size(sequences)
+        tables["optim"] = learning_rates(tables["train"]["batch_size"])
+        tables["epochs"] = sequences * config.context / text_tokens(characters, recipe.tokenizer.vocab_size)
     return tables
+
+
+def _recipe(tables: dict[str, Any], changes: dict[str, dict[str, Any]]) -> Recipe:
+    return Recipe.from_tables({name: table for name, table in tables.items() if name != "epochs"}, changes)
+
+
+def _training_seconds(budget: Budget) -> float:
+    """Return the seconds of a timed budget that are left for training."""
+    return max(0.5 * budget.amount, budget.amount - READY_SECONDS) * 0.9
+
+
+def _batch_size(sequences: float) -> int:
+    """Return the batch that leaves about a thousand steps of so many sequences."""
+    return 2 ** min(6, max(3, round(math.log2(max(1.0, sequences / STEPS)))))
+
+
+def text_tokens(characters: int, vocab_size: int) -> float:
+    """Return about how many tokens a text has."""
+    return characters / (0.9 + 0.63 * math.log2(vocab_size / 256))
 
 
 def step_flops(recipe: Recipe) -> float:
@@ -190,22 +216,25 @@ def size_run(characters: int, budget: Budget, flops: float) -> dict[str, Any]:
     about a thousand steps, and the learning rates grow with its square root (Malladi et al. 2022). A budget in steps,
     tokens or epochs fixes D, and N is what can be trained on it in about ten minutes.
     """
-    vocab_size = 2 ** min(13, max(9, round(10 + 0.5 * math.log2(max(1, characters) / 1e6))))
-    text_tokens = characters / (0.9 + 0.63 * math.log2(vocab_size / 256))
-    context = 256 if characters < 100_000_000 else 1024
-    seconds = budget.amount if budget.unit == "seconds" else 600.0
-    products = max(0.5 * seconds, seconds - READY_SECONDS) * 0.9 * flops / 6
+    timed = budget if budget.unit == "seconds" else Budget(600.0, "seconds")
+    products = _training_seconds(timed) * flops / 6
+    # Of a text that is too large to be read, what matters is the part that is.
+    readable = 4 * math.sqrt(products * TOKENS_PER_PARAMETER) if budget.unit == "seconds" else math.inf
+    read = min(characters, readable)
+    vocab_size = 2 ** min(13, max(9, round(10 + 0.5 * math.log2(max(1, read) / 1e6))))
+    n_tokens = text_tokens(characters, vocab_size)
+    context = 256 if read < 100_000_000 else 1024
     if budget.unit == "seconds":
-        tokens = min(math.sqrt(products * TOKENS_PER_PARAMETER), USEFUL_EPOCHS * text_tokens)
-        parameters = min(products / tokens, MOST_PARAMETERS * text_tokens)
+        tokens = min(math.sqrt(products * TOKENS_PER_PARAMETER), USEFUL_EPOCHS * n_tokens)
+        parameters = min(products / tokens, MOST_PARAMETERS * n_tokens)
         seen = products / parameters
     else:
-        seen = budget.amount * {"steps": 16 * context, "tokens": 1, "epochs": text_tokens}[budget.unit]
-        parameters = min(products / seen, MOST_PARAMETERS * text_tokens)
-    epochs = seen / text_tokens
-    pressure = epochs * math.sqrt(parameters / text_tokens)  # to learn the text by heart
+        seen = budget.amount * {"steps": 16 * context, "tokens": 1, "epochs": n_tokens}[budget.unit]
+        parameters = min(products / seen, MOST_PARAMETERS * n_tokens)
+    epochs = seen / n_tokens
+    pressure = epochs * math.sqrt(parameters / n_tokens)  # to learn the text by heart
     d_model = max(128, 64 * round((64 * parameters / 12) ** (1 / 3) / 64))
-    batch_size = 16 if budget.unit == "steps" else 2 ** min(6, max(3, round(math.log2(seen / context / STEPS))))
+    batch_size = 16 if budget.unit == "steps" else _batch_size(seen / context)
     return {
         "tokenizer": {"vocab_size": vocab_size},
         "model": {
