@@ -122,3 +122,11 @@ def test_a_sample_of_few_large_documents_is_not_empty():
 def test_a_block_of_continuation_bytes_alone_is_no_text(tmp_path):
     item = plain_text(tmp_path, b"x" * (plain.BLOCK - 1) + "é".encode())
     assert "".join(part for part, _ in item.sample(lambda: True)).startswith("xxx")
+
+
+def test_no_cut_falls_into_a_separator(tmp_path):
+    data = "añ<|endoftext|>b".encode()
+    item = plain_text(tmp_path, data)
+    for cut in range(len(data) + 1):
+        halves = [[part for part, _ in item.read(*ends)] for ends in ((0, cut), (cut, None))]
+        assert "".join(map("".join, halves)) == "añb", cut

@@ -71,14 +71,15 @@ class PlainText:
         return int(size * sum(map(len, sampled)) / max(1, sum(len(part.encode()) for part in sampled)))
 
     def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
-        """Yield `(text, ends)` for the bytes from `start` to `end`, both moved back to the start of a character.
+        """Yield `(text, ends)` for the bytes from `start` to `end`.
 
-        `ends` is True where a document ends: at a separator and at the last part.
+        Both are moved back to the start of the character or separator that they would cut. `ends` is True where a document ends: at a separator and at the last part.
         """
         with open_bytes(self.file) as stream:
-            first = _character_start(stream, start) if start else 0
+            stop = None if end is None else _boundary(stream, end)
+            first = _boundary(stream, start) if start else 0
             stream.seek(first)
-            yield from _documents(self._texts(stream, first, end))
+            yield from _documents(self._texts(stream, first, stop))
 
     def sample(self, takes: Callable[[], bool], start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
         """Yield `(text, ends)` for those blocks of 64 KiB between `start` and `end` for which `takes()` is True.
@@ -108,9 +109,6 @@ class PlainText:
             if whole:
                 yield self._decode(data[:whole], offset)
                 offset += whole
-        # Half a character at `end` belongs to the text behind it; at the end of the file it is a mistake.
-        if end is not None:
-            rest = rest[: len(rest) - _unfinished(rest)]
         if rest:
             yield self._decode(rest, offset)
 
@@ -164,13 +162,17 @@ def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
         yield "".join([*blank, held]), True
 
 
-def _character_start(stream: BufferedIOBase, position: int) -> int:
-    """Return the start of the UTF-8 character that the byte at `position` belongs to."""
-    first = max(0, position - 3)
+def _boundary(stream: BufferedIOBase, position: int) -> int:
+    """Return `position`, moved back to the start of the character or separator that it would cut."""
+    mark = SEPARATOR.encode()
+    first = max(0, position - len(mark) + 1)
     stream.seek(first)
-    before = stream.read(position - first + 1)
+    around = stream.read(position - first + len(mark) - 1)
+    separator = around.find(mark)
+    if separator >= 0:  # so short a stretch holds none that ends or begins at `position`
+        return first + separator
     at = position - first
-    while at > 0 and at < len(before) and before[at] & 0xC0 == 0x80:
+    while 0 < at < len(around) and around[at] & 0xC0 == 0x80:
         at -= 1
     return first + at
 
