@@ -73,7 +73,8 @@ class PlainText:
     def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
         """Yield `(text, ends)` for the bytes from `start` to `end`.
 
-        Both are moved back to the start of the character or separator that they would cut. `ends` is True where a document ends: at a separator and at the last part.
+        Both are moved back to the start of the character or separator that they would cut. `ends` is True where a
+        document ends: at a separator and at the last part.
         """
         with open_bytes(self.file) as stream:
             stop = None if end is None else _boundary(stream, end)
