@@ -313,6 +313,21 @@ class ResponsesRequest(Strict):
     conversation: Annotated[Any, _lacking(KEPT)] = None
     prompt: Annotated[Any, _lacking("no prompts are kept here; send the text as instructions")] = None
     background: Annotated[Any, _lacking("there are no responses in the background; leave it out")] = None
+    background_options: Annotated[
+        Any,
+        _lacking("there are no responses in the background; leave it out", {"completion_window": "soonest"}),
+    ] = None
+    image: Annotated[
+        Any,
+        _lacking(
+            "there are no images here; leave it out",
+            {"context_compression": "auto"},
+            {"context_compression": "disabled"},
+        ),
+    ] = None
+    access_programs: Annotated[
+        Any, _lacking("there are no access programs here; leave it out", {"cyber": "standard"})
+    ] = None
     context_management: Annotated[Any, _lacking("nothing is left out of a conversation; leave it out")] = None
     include: Annotated[Any, _lacking("there is nothing to include; leave it out")] = None
     reasoning: Annotated[Any, _lacking(NO_REASONING, *({"effort": effort} for effort in EFFORTS))] = None
