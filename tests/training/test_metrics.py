@@ -14,7 +14,7 @@ from seq2chat.text.batch import evaluation_batches
 from seq2chat.text.shards import shards_in_memory
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.metrics import Evaluation, evaluate, token_lengths
-from seq2chat.training.objective import causal_lm, nll_sum
+from seq2chat.training.objective import causal_lm
 
 TOKENIZER = Tokenizer.train(["the river río straße 日本語 the other river runs " * 4] * 3, 300)
 LENGTHS = token_lengths(TOKENIZER)
@@ -58,15 +58,6 @@ def test_evaluation_leaves_the_mode_and_uses_no_dropout():
     a, b = (evaluate(model.train(), causal_lm, evaluation_batches(shards, 8, 2), LENGTHS) for _ in range(2))
     assert a == b
     assert model.training
-
-
-def test_nll_sum_is_the_plain_formula():
-    torch.manual_seed(0)
-    hidden, head = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
-    labels = torch.tensor([[1, 2, -100], [-100, 0, 6]])
-    log_p = (hidden @ head.T).log_softmax(-1)
-    expected = -sum(log_p[i, j, labels[i, j]] for i in range(2) for j in range(3) if labels[i, j] >= 0)
-    torch.testing.assert_close(nll_sum(hidden, head, labels), expected)
 
 
 @pytest.mark.parametrize("tokens", [100, 0])

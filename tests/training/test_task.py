@@ -12,7 +12,7 @@ from seq2chat.text.batch import IGNORED
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.job import resume_job, start_job
 from seq2chat.training.loop import Sampled, Step, Validated, train, train_step, validate
-from seq2chat.training.objective import nll_sum, translation
+from seq2chat.training.objective import translation
 
 SHAPES = {
     "transformer": {"n_layer": 1, "n_head": 2, "d_model": 32, "context": 64},
@@ -168,15 +168,6 @@ def test_samples_count_pairs_and_a_step_reports_its_work(parallel_files, tmp_pat
     assert job.progress.samples == batch.target.shape[0]
     assert n_tokens == (batch.labels != IGNORED).sum()
     assert flops == job.model.flops(batch)
-
-
-def test_label_smoothing_mixes_the_label_with_the_whole_vocabulary():
-    torch.manual_seed(0)
-    hidden, head = torch.randn(5, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
-    labels = torch.tensor([0, 6, 2, 2, 1])
-    log_p = (hidden @ head.T).log_softmax(-1)
-    expected = -(0.9 * log_p[torch.arange(5), labels] + 0.1 * log_p.mean(-1)).sum()
-    torch.testing.assert_close(nll_sum(hidden, head, labels, 0.1), expected)
 
 
 def test_what_does_not_belong_together_is_refused(parallel_files, tmp_path, text_file):

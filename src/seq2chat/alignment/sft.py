@@ -33,7 +33,8 @@ from seq2chat.text.batch import IGNORED, Batch, pad_rows, spread_batches
 from seq2chat.text.chat import ChatTokens, prompt_ids
 from seq2chat.text.conversations import Prompt, Query, demonstration_tokens, read_demonstrations
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.training.objective import Loss, nll_sum
+from seq2chat.training.nll import chunked_nll_sum
+from seq2chat.training.objective import Loss
 from seq2chat.training.task import Say, Task
 
 SHOWN = 4  # prompts whose answers are shown as a sample
@@ -44,7 +45,7 @@ def sft(model: GPT, batch: Batch) -> Loss:
     """Cross-entropy in nats of the tokens that the assistant says, summed, and their number."""
     asked = batch.labels != IGNORED
     hidden = model.hidden(batch.target, batch.segments)
-    return nll_sum(hidden[asked], model.head_weight, batch.labels[asked]), asked.sum()
+    return chunked_nll_sum(hidden[asked], model.head_weight, batch.labels[asked]), asked.sum()
 
 
 def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batch:

@@ -62,22 +62,14 @@ def choose_tables(
     precision = pick_precision(train.precision, device)
     tables = fit_run(characters, Budget.parse(train.budget), changes, device, precision)
     epochs = tables.pop("epochs")
-    model = tables["model"]
-    given = changes.get("model", {})
-    if "d_model" in given:
-        model["d_model"] = given["d_model"]
-        model["n_head"] = max(1, model["d_model"] // 64)
-    if {"batch_size", "accumulation"} & changes.get("train", {}).keys():
-        tables["optim"] = learning_rates(
-            changes["train"].get("batch_size", tables["train"]["batch_size"]) * train.accumulation
-        )
     if shape is not None:
         tables = _start_from(start, shape, tables, say)
     chosen = Recipe.from_tables(tables, changes)
     say(f"machine: {describe_machine(device)}, {precision.peak_flops / 1e9:,.0f} GFLOP/s in matrix products")
     say(f"text: {characters:,} characters to train on → vocabulary {chosen.tokenizer.vocab_size}")
-    if "preset" in given:
-        say(f"model: {given['preset']}, as given")
+    preset = changes.get("model", {}).get("preset")
+    if preset:
+        say(f"model: {preset}, as given")
     else:
         config = chosen.model
         assert isinstance(config, GPTConfig)
@@ -125,10 +117,11 @@ def fit_run(
     Small models reach a few percent of the peak of matrix products, and large ones half of it, so the shape is chosen
     for a guess, measured, and chosen again.
     """
-    tables = size_run(characters, budget, GUESSED_SHARE * precision.peak_flops)
+    tables = _follow(size_run(characters, budget, GUESSED_SHARE * precision.peak_flops), changes)
     for _ in range(2 if budget.unit == "seconds" and budget.amount > 120 else 1):
         recipe = _recipe(tables, changes)
-        tables = size_run(characters, budget, step_flops(recipe) / step_seconds(recipe, device, precision))
+        flops = step_flops(recipe) / step_seconds(recipe, device, precision)
+        tables = _follow(size_run(characters, budget, flops), changes)
     if budget.unit == "seconds":
         # The smallest models are slower than their FLOPs say, so what the run will read is measured as well.
         recipe = _recipe(tables, changes)
@@ -137,6 +130,18 @@ def fit_run(
         tables["train"]["batch_size"] = _batch_size(sequences)
         tables["optim"] = learning_rates(tables["train"]["batch_size"])
         tables["epochs"] = sequences * config.context / text_tokens(characters, recipe.tokenizer.vocab_size)
+    return _follow(tables, changes)
+
+
+def _follow(tables: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return `tables` with the heads of a width that is given, and the rates of a batch that is given."""
+    model, train = changes.get("model", {}), changes.get("train", {})
+    if "d_model" in model:
+        n_head = max(1, model["d_model"] // 64)
+        tables = tables | {"model": tables["model"] | {"d_model": model["d_model"], "n_head": n_head}}
+    if {"batch_size", "accumulation"} & train.keys():
+        batch_size = train.get("batch_size", tables["train"]["batch_size"])
+        tables = tables | {"optim": learning_rates(batch_size * train.get("accumulation", 1))}
     return tables
 
 

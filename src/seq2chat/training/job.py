@@ -20,7 +20,8 @@ from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.checkpoint import Progress, load_checkpoint, resume_checkpoint, verify_checkpoint
 from seq2chat.training.loop import Job, total_steps
-from seq2chat.training.objective import causal_lm, nll_sum
+from seq2chat.training.nll import nll_sum
+from seq2chat.training.objective import causal_lm
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.runlog import RunLog, open_run
 from seq2chat.training.task import Say, Task, load_text, make_task, make_tokenizer

@@ -6,7 +6,6 @@ step is cut into pieces never changes its loss.
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,6 +15,7 @@ from seq2chat.models.gpt import GPT
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch
+from seq2chat.training.nll import chunked_nll_sum, wide
 
 Loss = tuple[Float[Tensor, ""], Int[Tensor, ""]]
 
@@ -23,25 +23,10 @@ Loss = tuple[Float[Tensor, ""], Int[Tensor, ""]]
 Nll = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def nll_sum(
-    hidden: Float[Tensor, "*shape d_model"],
-    head_weight: Float[Tensor, "vocab d_model"],
-    labels: Int[Tensor, "*shape"],
-    smoothing: float = 0.0,
-) -> Float[Tensor, ""]:
-    """Summed negative log-likelihood of `labels` in nats; the softmax is float32 whatever the head's format.
-
-    With `smoothing` ε, that of the label weighs 1 - ε and the mean over the vocabulary ε (Szegedy et al. 2015,
-    section 7).
-    """
-    logits = _wide(F.linear(hidden, head_weight.to(hidden.dtype)).flatten(0, -2))
-    return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
-
-
-def causal_lm(model: GPT, batch: Batch, nll: Nll = nll_sum) -> Loss:
+def causal_lm(model: GPT, batch: Batch, nll: Nll = chunked_nll_sum) -> Loss:
     """Next-token cross-entropy in nats (Radford et al. 2018, equation 1), summed, and the number of labels.
 
-    `nll` may be a compiled `nll_sum`: head and loss in one kernel, without the logits in between.
+    `nll` may be a compiled `nll_sum`: head and loss in one kernel.
     """
     hidden = model.hidden(batch.target, batch.segments)
     return nll(hidden, model.head_weight, batch.labels), (batch.labels != IGNORED).sum()
@@ -53,7 +38,7 @@ def translation(model: Seq2Seq | Transformer, batch: Batch, label_smoothing: flo
     assert batch.source is not None
     hidden = model.hidden(batch.source, batch.target, batch.source_mask)
     asked = batch.labels != IGNORED
-    return nll_sum(hidden[asked], model.head_weight, batch.labels[asked], label_smoothing), asked.sum()
+    return chunked_nll_sum(hidden[asked], model.head_weight, batch.labels[asked], label_smoothing), asked.sum()
 
 
 def masked_lm(model: BERT, batch: Batch) -> Loss:
@@ -74,8 +59,4 @@ def masked_lm(model: BERT, batch: Batch) -> Loss:
 
 
 def _cross_entropy(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    return F.cross_entropy(_wide(logits), labels, reduction="none")
-
-
-def _wide(logits: Float[Tensor, "*shape classes"]) -> Float[Tensor, "*shape classes"]:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide(logits), labels, reduction="none")
