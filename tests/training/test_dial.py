@@ -1,11 +1,13 @@
 """The dial against its own rule: FLOPs spent, text repeated, shapes that fit together."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seq2chat.config import Budget, Recipe, UserError
-from seq2chat.training.dial import MOST_PARAMETERS, choose_tables, size_run
+from seq2chat.device import Precision
+from seq2chat.training.dial import MOST_PARAMETERS, choose_tables, fit_run, learning_rates, size_run
 
 sizes = st.integers(2_000, 10**10)
 times = st.floats(30.0, 1e6)
@@ -65,6 +67,15 @@ def test_choices_are_told_and_follow_what_is_given(text_file):
     assert tables["model"]["n_head"] == 4
     told = "\n".join(lines)
     assert all(word in told for word in ("GFLOP/s", "vocabulary 512", "budget 50 steps", "learning rate"))
+
+
+def test_a_given_width_has_its_heads_while_its_speed_is_measured():
+    """On a fast machine the guess has many heads, which do not divide every width."""
+    fast = Precision(torch.float32, 1e15, "")
+    changes = {"model": {"d_model": 74, "n_layer": 1, "context": 16}, "train": {"budget": "20 steps", "batch_size": 2}}
+    tables = fit_run(10_000_000, Budget(20.0, "steps"), changes, torch.device("cpu"), fast)
+    assert tables["model"]["n_head"] == 1
+    assert tables["optim"] == learning_rates(2)
 
 
 @pytest.mark.parametrize(
