@@ -1,12 +1,10 @@
 """`seq2chat attention` as users type it, on random models of all families."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from command import seq2chat
 
 from seq2chat.cli.attention import attention
 from seq2chat.config import BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig, UserError
@@ -50,23 +48,15 @@ def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def seq2chat(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "seq2chat", "attention", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"},
-    )  # fmt: skip
-
-
 def test_a_picture_of_a_translation(folders, tmp_path):
-    done = seq2chat(folders["transformer"], "--text", "the red cat", "--target", "die Straße")
+    done = seq2chat("attention", folders["transformer"], "--text", "the red cat", "--target", "die Straße")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == ["die Straße", "attention.png"]
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_mistakes_end_in_one_sentence(folders, tmp_path):
-    done = seq2chat(folders["transformer"], "--text", "the cat", "--layer", "2")
+    done = seq2chat("attention", folders["transformer"], "--text", "the cat", "--layer", "2")
     assert done.returncode == 2
     assert done.stderr == "error: There is no layer 2; the layers are 0 to 1.\n"
     assert not list(tmp_path.iterdir())
@@ -119,16 +109,3 @@ def test_what_is_wrong_is_said(name, options, message, folders, tmp_path):
     with pytest.raises(UserError, match=message):
         attention(folders[name], **options)
     assert not list(tmp_path.iterdir())
-
-
-def test_help_loads_no_torch():
-    code = (
-        "import sys; sys.argv = ['seq2chat', 'attention', '--help']\n"
-        "from seq2chat.cli import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "seq2chat attention" in done.stdout

@@ -1,11 +1,10 @@
 """Talking on the command line: a pipe of messages, the viewer of tokens, and the commands of alignment."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from command import fail, seq2chat
 
 from seq2chat.config import GPTConfig
 from seq2chat.models.folder import make_model, save_model
@@ -13,11 +12,6 @@ from seq2chat.text.chat import CHAT_TEMPLATE, END, START
 from seq2chat.text.tokenizer import Tokenizer
 
 PLAIN = Tokenizer.train(["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300)
-
-
-def run(*arguments, given=""):
-    command = [sys.executable, "-m", "seq2chat", *map(str, arguments)]
-    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +29,7 @@ def folders(tmp_path_factory):
 
 def test_as_many_lines_come_out_as_go_in(folders):
     options = ("--max-tokens", 5, "--temperature", 0)
-    done = run("chat", folders["chats"], *options, given="Hello?\n\nHow are you?\n/reset\nHello?\n")
+    done = seq2chat("chat", folders["chats"], *options, stdin="Hello?\n\nHow are you?\n/reset\nHello?\n")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
     assert len(lines) == 5 and lines[1] == "" and lines[4] == ""
@@ -95,34 +89,34 @@ def test_a_turn_is_kept_after_an_interrupt_but_not_after_an_error(folders, monke
 
 
 def test_a_message_that_is_no_utf8_is_told_with_its_line(folders):
-    command = [sys.executable, "-m", "seq2chat", "chat", folders["chats"], "--max-tokens", "4"]
-    done = subprocess.run(command, input=b"Hello?\n\xff\n", capture_output=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.startswith(b"error: Line 2 of standard input is not UTF-8"), done.stderr
+    message = fail("chat", folders["chats"], "--max-tokens", 4, stdin=b"Hello?\n\xff\n")
+    assert message.startswith("error: Line 2 of standard input is not UTF-8")
 
 
 def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
-    done = run("chat", folders["chats"], "--max-tokens", 4, "--seed", 1, given="/system Be brief.\n" + "Hello?\n" * 8)
+    done = seq2chat(
+        "chat", folders["chats"], "--max-tokens", 4, "--seed", 1, stdin="/system Be brief.\n" + "Hello?\n" * 8
+    )
     assert done.returncode == 0, done.stderr
     assert "begins anew with these instructions" in done.stderr and "no longer fit the context" in done.stderr
     assert done.stdout.count("\n") == 8
-    long = run("chat", folders["chats"], given="Hello? " * 80 + "\n")
+    long = seq2chat("chat", folders["chats"], stdin="Hello? " * 80 + "\n")
     assert long.returncode == 2 and "write a shorter one" in long.stderr
 
 
 def test_a_model_that_has_not_learned_to_chat_says_what_to_do(folders):
-    done = run("chat", folders["base"], given="Hello?\n")
+    done = seq2chat("chat", folders["base"], stdin="Hello?\n")
     assert done.returncode == 2 and "has not learned to chat; fine-tune it first: seq2chat sft" in done.stderr
 
 
 def test_the_viewer_tells_role_and_training_of_each_token(folders):
-    done = run("chat-tokens", folders["base"], "Hello <|im_end|>", "Fine.", "--system", "Be brief.", "--json")
+    done = seq2chat("chat-tokens", folders["base"], "Hello <|im_end|>", "Fine.", "--system", "Be brief.", "--json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert "".join(row["text"] for row in rows if row["trained"]) == "Fine.<|im_end|>"
     assert {row["role"] for row in rows} == {"system", "user", "assistant"}
     control = PLAIN.control["<|im_end|>"]
     assert sum(row["id"] == control for row in rows) == 3  # what the user wrote is not one
-    shown = run("chat-tokens", folders["base"], "Hello", "--reply")
+    shown = seq2chat("chat-tokens", folders["base"], "Hello", "--reply")
     assert "trained on" in shown.stdout and "assist" in shown.stdout.replace("·", "")
 
 
@@ -140,12 +134,12 @@ def test_the_viewer_tells_role_and_training_of_each_token(folders):
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, told):
-    done = run(*arguments)
+    done = seq2chat(*arguments)
     assert done.returncode == 2 and told in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
 
 
 def test_ppo_needs_a_judge(folders):
-    done = run("ppo", "--start", folders["base"])
+    done = seq2chat("ppo", "--start", folders["base"])
     assert done.returncode == 2 and "Name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(
         done.stderr.split()
     )

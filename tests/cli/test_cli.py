@@ -2,38 +2,15 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from command import fail, seq2chat, succeed
 
 from seq2chat import cli
 from seq2chat.cli import app
 from seq2chat.config import Recipe
-
-
-def seq2chat(*arguments: object, stdin: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "seq2chat", *map(str, arguments)],
-        input=stdin, cwd=cwd, capture_output=True, text=True, timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"},
-    )  # fmt: skip
-
-
-def succeed(*arguments: object, **options) -> str:
-    done = seq2chat(*arguments, **options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def fail(*arguments: object, **options) -> str:
-    """The one message of a mistake, on one line."""
-    done = seq2chat(*arguments, **options)
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return " ".join(done.stderr.split())
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +73,8 @@ def test_generate_reads_a_pipe_and_prints_json(run):
 
 @pytest.mark.parametrize("command", [["generate"], ["tokenizer", "encode"]])
 def test_input_that_is_no_utf8_is_told_with_its_line(command, run):
-    done = subprocess.run(
-        [sys.executable, "-m", "seq2chat", *command, run], input=b"fine\n\xff\n", capture_output=True, timeout=120
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(b"error: Line 2 of standard input is not UTF-8"), done.stderr
+    message = fail(*command, run, stdin=b"fine\n\xff\n")
+    assert message.startswith("error: Line 2 of standard input is not UTF-8")
 
 
 def test_generate_stops_before_a_stop_string(run):
