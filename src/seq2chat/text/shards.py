@@ -1,4 +1,4 @@
-"""Tokenized text on disk: memory-mapped shards with a manifest that names the hash of every file.
+"""Tokenized text on disk: shards that are read in windows, with a manifest that names the hash of every file.
 
 A split is one stream of tokens, `<|endoftext|> document <|endoftext|> document ... <|endoftext|>`, cut into files
 `train-00000.bin`, `train-00001.bin`, ... of 16-bit tokens (32-bit for vocabularies above 65,536), beside
@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
+import weakref
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -39,6 +41,28 @@ Progress = Callable[[int], None]
 # Reading
 
 
+class TokenFile:
+    """The tokens of one file, read a slice at a time.
+
+    A memory map would count every page that was once read as memory of this process. The file stays open, so that a run
+    goes on if its cache is cleared.
+    """
+
+    def __init__(self, file: Path, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self._descriptor = os.open(file, os.O_RDONLY)
+        self._length = os.fstat(self._descriptor).st_size // dtype.itemsize
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, tokens: slice) -> np.ndarray:
+        start, stop, _ = tokens.indices(self._length)
+        size = self.dtype.itemsize
+        return np.frombuffer(os.pread(self._descriptor, (stop - start) * size, start * size), self.dtype)
+
+
 @dataclass(frozen=True)
 class Shards:
     """One split as a stream of `n_tokens` tokens.
@@ -56,7 +80,7 @@ class Shards:
     n_documents: int
     n_bytes: int
     n_characters: int
-    parts: list[np.ndarray] = field(repr=False)
+    parts: list[TokenFile | np.ndarray] = field(repr=False)
     starts: np.ndarray = field(repr=False)
 
     def read(self, start: int, count: int) -> np.ndarray:
@@ -75,7 +99,7 @@ class Shards:
 
 
 def open_shards(folder: str | Path, split: str) -> Shards:
-    """Return one split of a folder made by `write_shards`, memory-mapped.
+    """Return one split of a folder made by `write_shards`.
 
     Raises UserError naming the file that is missing, of the wrong size or of the wrong hash.
     """
@@ -94,7 +118,7 @@ def open_shards(folder: str | Path, split: str) -> Shards:
         n_documents=about["documents"],
         n_bytes=about["bytes"],
         n_characters=about["characters"],
-        parts=[np.memmap(folder / entry["name"], dtype, mode="r") for entry in about["files"]],
+        parts=[TokenFile(folder / entry["name"], dtype) for entry in about["files"]],
         starts=np.memmap(folder / about["index"]["name"], np.uint64, mode="r"),
     )
 
