@@ -32,7 +32,8 @@ WARMUP = 3  # batches before the clock starts
 
 def make_work(file: Path, options: argparse.Namespace) -> None:
     """Write the batches that everybody trains on and decodes, as lists of ids, into `file`."""
-    from seq2chat.text.corpus import find_corpus, read_lines
+    from seq2chat.text.named import find_corpus
+    from seq2chat.text.parallel import read_lines
 
     with tempfile.TemporaryDirectory() as folder:
         job = start(Path(folder) / "run")

@@ -14,7 +14,8 @@ import pytest
 
 from seq2chat.config import UserError
 from seq2chat.text import corpus as module
-from seq2chat.text.corpus import NAMED, download, left_out, load_corpus
+from seq2chat.text.corpus import left_out, load_corpus
+from seq2chat.text.named import NAMED, download
 
 
 def write(path: Path, content: str | bytes) -> str:

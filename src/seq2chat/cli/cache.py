@@ -17,7 +17,7 @@ app = App(name="cache", help="List and clear the tokenized texts and downloads t
 def list_(*, as_json: Annotated[bool, Parameter(name="--json", negative="", help="print JSON")] = False) -> None:
     """List what is kept, largest first."""
     from seq2chat.text.cache import cached
-    from seq2chat.text.corpus import cache_folder
+    from seq2chat.text.named import cache_folder
 
     entries = sorted(cached(), key=lambda entry: -entry.size)
     if as_json:

@@ -49,7 +49,7 @@ def translate(
     from seq2chat.models.folder import require_family
     from seq2chat.models.seq2seq import Seq2Seq
     from seq2chat.models.transformer import Transformer
-    from seq2chat.text.corpus import read_lines
+    from seq2chat.text.parallel import read_lines
     from seq2chat.text.tokenizer import Tokenizer
     from seq2chat.training import translation
     from seq2chat.training.checkpoint import load_checkpoint

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2chat.text.corpus import NAMED, cache_folder
+from seq2chat.text.named import NAMED, cache_folder
 
 UNFINISHED = "unfinished"
 DAY = 24 * 60 * 60  # seconds

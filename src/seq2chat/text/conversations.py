@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from seq2chat.config import UserError, check
 from seq2chat.text import formats
 from seq2chat.text.chat import ChatTokens, Message, chat_tokens
-from seq2chat.text.corpus import NAMED, find_corpus
 from seq2chat.text.files import check_format
+from seq2chat.text.named import NAMED, find_corpus
 from seq2chat.text.rows import ROW_SUFFIXES, Row, is_rows, read_rows
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.turns import Fields

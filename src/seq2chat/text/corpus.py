@@ -5,11 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import os
 import re
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,14 +15,11 @@ from seq2chat.config import UserError, check, recipe_names
 from seq2chat.text.files import (
     OTHER_FORMATS,
     check_format,
-    decode,
-    numbered_lines,
-    open_bytes,
     suffix,
-    whole_characters,
 )
+from seq2chat.text.named import NAMED, Progress, find_corpus, hash_file
 from seq2chat.text.plain import PlainText
-from seq2chat.text.rows import ROW_SUFFIXES, field_names, is_rows, read_rows
+from seq2chat.text.rows import ROW_SUFFIXES, checked_text, is_rows, read_fields, read_rows
 from seq2chat.text.world import VERSION as WORLD_VERSION
 from seq2chat.text.world import documents as world_documents
 
@@ -35,9 +28,6 @@ CODE_SUFFIXES = (".py", ".pyi", ".js", ".ts", ".c", ".h", ".cc", ".cpp", ".hpp",
 CODE_SUFFIXES += (".rb", ".php", ".lua", ".pl", ".r", ".jl", ".hs", ".ml", ".scala", ".cs", ".sh", ".sql")
 SUFFIXES = (*TEXT_SUFFIXES, *CODE_SUFFIXES, *ROW_SUFFIXES)
 """Files that are read from a folder, gzipped or not, in upper or lower case."""
-
-Progress = Callable[[int, int], None]
-Reader = Callable[[Path], Iterator[str | PlainText]]
 
 
 @dataclass(frozen=True)
@@ -70,16 +60,6 @@ class Corpus:
     def fingerprint(self) -> str:
         """The sha256 of the contents."""
         return self.digest()
-
-
-@dataclass(frozen=True)
-class NamedCorpus:
-    """One pinned file. Without a URL nobody publishes it in this form, and the user puts it in place."""
-
-    path: str
-    sha256: str
-    read: Reader
-    url: str = ""
 
 
 def load_corpus(name: str, field: str = "text", progress: Progress | None = None) -> Corpus:
@@ -183,170 +163,9 @@ def _did_you_mean(path: Path) -> str:
 def _read_file(file: Path, field: str) -> Iterator[str | PlainText]:
     check_format(file)
     if is_rows(file):
-        yield from _read_texts(file, field)
+        yield from read_fields(file, field)
     else:
         yield PlainText(file)
-
-
-def _read_text(file: Path) -> str:
-    with open_bytes(file) as stream:
-        return decode(stream.read(), file, 0).removeprefix("\ufeff")
-
-
-def read_lines(file: Path) -> list[str]:
-    """Return the lines of a file, gzipped or not, without their ends; blank ones are kept, so that their numbers hold.
-
-    A file without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError if it cannot be read as text,
-    and for a table.
-    """
-    check_format(file)
-    check(
-        not is_rows(file),
-        f"{file} is a table by its name, not one sentence per line. To train on its two columns, write: seq2chat train "
-        f"{file} --model.family transformer. To get one column of a .tsv file: cut -f1 {file} > column.txt",
-    )
-    text = _read_text(file)
-    lines = text.split("\n" if "\n" in text else "\r")
-    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
-
-
-def _read_lines(file: Path) -> Iterator[str]:
-    return (line for line, _ in numbered_lines(file))
-
-
-def _read_texts(file: Path, *names: str) -> Iterator[str]:
-    """Yield for each row of a file the text of its fields `names`, one below the other."""
-    for row in read_rows(file):
-        texts = []
-        for name in names:
-            if name not in row.fields:
-                message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
-                if suffix(file) == ".tsv" and len(row.fields) == 2:
-                    message += " To learn translation from two columns: --model.family transformer."
-                raise UserError(f"{message} Name one with --data.field.")
-            texts.append(checked_text(row.fields[name], f"{row.where}, field {name!r},"))
-        yield "\n".join(texts)
-
-
-def checked_text(value: object, where: str) -> str:
-    """Return a value that is a text, with U+FFFD for each half of a surrogate pair. Raises UserError for another."""
-    check(value is not None, f'{where} is null where text should be; leave it out, or write "".')
-    if not isinstance(value, str):
-        raise UserError(f"{where} holds a {type(value).__name__} where text should be.")
-    return whole_characters(value)
-
-
-# Named corpora
-
-
-def _gsm8k(file: Path) -> Iterator[str]:
-    return _read_texts(file, "question", "answer")
-
-
-def _hh_rlhf(file: Path) -> Iterator[str]:
-    return (text.strip() for text in _read_texts(file, "chosen"))
-
-
-def _whole(file: Path) -> Iterator[PlainText]:
-    yield PlainText(file)
-
-
-_GITHUB = "https://raw.githubusercontent.com/"
-_MULTI30K = _GITHUB + "multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw/"
-
-
-def _multi30k(split: str, language: str, sha256: str) -> NamedCorpus:
-    name = f"{split}.{language}.gz"
-    return NamedCorpus(f"multi30k/{name}", sha256, _read_lines, _MULTI30K + name)
-
-
-NAMED = {
-    "tinyshakespeare": NamedCorpus(
-        "tinyshakespeare.txt",
-        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        _whole,
-        _GITHUB + "karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
-    ),
-    "wikitext-2-valid": NamedCorpus(
-        "wikitext-2/valid.txt",
-        "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
-        _whole,
-        _GITHUB
-        + "pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2/valid.txt",
-    ),
-    "multi30k-en": _multi30k("train", "en", "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f"),
-    "multi30k-de": _multi30k("train", "de", "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6"),
-    "multi30k-fr": _multi30k("train", "fr", "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c"),
-    "multi30k-val-en": _multi30k("val", "en", "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28"),
-    "multi30k-val-de": _multi30k("val", "de", "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a"),
-    "multi30k-val-fr": _multi30k("val", "fr", "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9"),
-    "gsm8k": NamedCorpus(
-        "gsm8k/train.jsonl.gz",
-        "047ae96fb3025b18b8cfa89c4f9e9c7cd5120906864d58c3f93c91c495da6449",
-        _gsm8k,
-    ),
-    "hh-rlhf": NamedCorpus(
-        "hh-rlhf/harmless-base.part.jsonl.gz",
-        "75e40115ead02cc5c7aec7d9443d8fd2a470024e25d5391b5d94d7ba8a69703b",
-        _hh_rlhf,
-    ),
-}
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloads and tokenized text: `$XDG_CACHE_HOME/seq2chat`, else `~/.cache/seq2chat`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seq2chat"
-
-
-def find_corpus(name: str, progress: Progress | None = None) -> Path:
-    """Return the file of the named corpus `name`, downloaded first if it must be. Raises UserError if it cannot be."""
-    corpus = NAMED[name]
-    given = os.environ.get("SEQ2CHAT_DATA")
-    cached = cache_folder() / "data" / corpus.path
-    for file in [Path(given) / corpus.path, cached] if given else [cached]:
-        if file.is_file():
-            found = _hash_file(file)
-            check(
-                found == corpus.sha256,
-                f"{file} is not the pinned {name}: its sha256 is {found}, not {corpus.sha256}; remove or replace it.",
-            )
-            return file
-    if not corpus.url:
-        where = (
-            f"{given}/{corpus.path}" if given else f"{corpus.path} in a folder and name that folder in SEQ2CHAT_DATA"
-        )
-        raise UserError(f"{name} cannot be downloaded in this form; put it at {where} (sha256 {corpus.sha256}).")
-    download(corpus.url, corpus.sha256, cached, progress)
-    return cached
-
-
-def download(url: str, sha256: str, file: Path, progress: Progress | None = None) -> None:
-    """Fetch `url` to `file`, which appears only when it is complete and its sha256 is right.
-
-    Raises UserError if it cannot be fetched, or is not the pinned file.
-    """
-    part: Path | None = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=file.name + ".", dir=file.parent)
-        part = Path(name)
-        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=30) as response:
-            total, done, digest = int(response.headers.get("Content-Length") or 0), 0, hashlib.sha256()
-            while block := response.read(1 << 16):
-                out.write(block)
-                digest.update(block)
-                done += len(block)
-                if progress:
-                    progress(done, total)
-        check(digest.hexdigest() == sha256, f"{url} has changed: its sha256 is {digest.hexdigest()}, not {sha256}.")
-        part.replace(file)
-    except OSError as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        raise UserError(f"{url} could not be downloaded ({error}); fetch it by hand and put it at {file}.") from None
-    finally:
-        if part:
-            part.unlink(missing_ok=True)
 
 
 # Text that is no file
@@ -400,14 +219,9 @@ def _hugging_face(name: str, field: str) -> Callable[[], Iterator[str]]:
 # Fingerprints
 
 
-def _hash_file(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _hash_files(files: list[Path], how: str) -> str:
     """Hash contents, in order, and how they are read; not names, so that a moved file keeps its fingerprint."""
-    return hashlib.sha256("\n".join([how, *(_hash_file(file) for file in files)]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([how, *(hash_file(file) for file in files)]).encode()).hexdigest()
 
 
 def _hash_texts(read: Callable[[], Iterable[str]]) -> str:

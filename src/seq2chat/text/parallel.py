@@ -12,8 +12,8 @@ import torch
 
 from seq2chat.config import DataConfig, UserError, check
 from seq2chat.text.batch import EVALUATION_ORDER, IGNORED, Batch, epoch_key, mix, pad_rows, spread_batches
-from seq2chat.text.corpus import Progress, find_corpus, read_lines
-from seq2chat.text.files import check_format, numbered_lines, suffix
+from seq2chat.text.files import check_format, decode, numbered_lines, open_bytes, suffix
+from seq2chat.text.named import Progress, find_corpus
 from seq2chat.text.rows import Row, field_names, is_rows, read_rows
 from seq2chat.text.split import FEW_DOCUMENTS
 from seq2chat.text.tokenizer import Tokenizer
@@ -295,3 +295,21 @@ def shuffled(n: int, key: bytes) -> np.ndarray:
     """Return a permutation of range(n) that is a function of 8 bytes: the order of the hashes of 0 .. n - 1."""
     spread = np.arange(n, dtype=np.uint64) * 0x9E3779B97F4A7C15 + np.frombuffer(key, np.uint64)
     return np.argsort(mix(spread), kind="stable")
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a file, gzipped or not, without their ends; blank ones are kept, so that their numbers hold.
+
+    A file without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError if it cannot be read as text,
+    and for a table.
+    """
+    check_format(file)
+    check(
+        not is_rows(file),
+        f"{file} is a table by its name, not one sentence per line. To train on its two columns, write: seq2chat train "
+        f"{file} --model.family transformer. To get one column of a .tsv file: cut -f1 {file} > column.txt",
+    )
+    with open_bytes(file) as stream:
+        text = decode(stream.read(), file, 0).removeprefix("\ufeff")
+    lines = text.split("\n" if "\n" in text else "\r")
+    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]

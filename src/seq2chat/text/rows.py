@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2chat.config import UserError, check
-from seq2chat.text.files import decode, open_bytes, read_blocks, suffix
+from seq2chat.text.files import decode, open_bytes, read_blocks, suffix, whole_characters
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 ROW_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
@@ -53,6 +53,28 @@ def read_rows(file: Path) -> Iterator[Row]:
 def field_names(row: Row) -> str:
     """Return the names of the row's fields, for an error message."""
     return ", ".join(map(str, row.fields)) or "none"
+
+
+def read_fields(file: Path, *names: str) -> Iterator[str]:
+    """Yield for each row of a file the text of its fields `names`, one below the other."""
+    for row in read_rows(file):
+        texts = []
+        for name in names:
+            if name not in row.fields:
+                message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
+                if suffix(file) == ".tsv" and len(row.fields) == 2:
+                    message += " To learn translation from two columns: --model.family transformer."
+                raise UserError(f"{message} Name one with --data.field.")
+            texts.append(checked_text(row.fields[name], f"{row.where}, field {name!r},"))
+        yield "\n".join(texts)
+
+
+def checked_text(value: object, where: str) -> str:
+    """Return a value that is a text, with U+FFFD for each half of a surrogate pair. Raises UserError for another."""
+    check(value is not None, f'{where} is null where text should be; leave it out, or write "".')
+    if not isinstance(value, str):
+        raise UserError(f"{where} holds a {type(value).__name__} where text should be.")
+    return whole_characters(value)
 
 
 # JSON

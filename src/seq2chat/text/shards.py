@@ -24,7 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from seq2chat.config import UserError, check
-from seq2chat.text.corpus import Corpus, cache_folder
+from seq2chat.text.corpus import Corpus
+from seq2chat.text.named import cache_folder
 from seq2chat.text.parts import Part
 from seq2chat.text.split import sample_fingerprint, split_parts
 from seq2chat.text.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ from seq2chat.config import Budget, GPTConfig, Recipe, TokenizerConfig, check
 from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize, unused_accelerators
 from seq2chat.models.folder import Model, make_model, n_parameters, require_family
 from seq2chat.models.gpt import GPT
-from seq2chat.text.corpus import NAMED
+from seq2chat.text.named import NAMED
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.checkpoint import Progress, load_checkpoint, resume_checkpoint, verify_checkpoint
