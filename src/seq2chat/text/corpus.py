@@ -17,6 +17,7 @@ from seq2chat.text.files import (
     check_format,
     suffix,
 )
+from seq2chat.text.jsonlines import JsonLines, is_json_lines
 from seq2chat.text.named import NAMED, Progress, find_corpus, hash_file
 from seq2chat.text.plain import PlainText
 from seq2chat.text.rows import ROW_SUFFIXES, checked_text, is_rows, read_fields, read_rows
@@ -30,12 +31,16 @@ SUFFIXES = (*TEXT_SUFFIXES, *CODE_SUFFIXES, *ROW_SUFFIXES)
 """Files that are read from a folder, gzipped or not, in upper or lower case."""
 
 
+Item = str | PlainText | JsonLines
+"""A document, or a file of documents."""
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """Named text. `read()` starts over each time it is called; it yields documents, and plain text files unread."""
+    """Named text. `read()` starts over each time it is called; it yields documents, and large files unread."""
 
     name: str
-    read: Callable[[], Iterable[str | PlainText]] = field(repr=False)
+    read: Callable[[], Iterable[Item]] = field(repr=False)
     digest: Callable[[], str] = field(repr=False)
 
     def documents(self) -> Iterator[str]:
@@ -45,7 +50,7 @@ class Corpus:
         """
         empty = True
         for item in self.read():
-            for text in item.documents() if isinstance(item, PlainText) else (item,):
+            for text in (item,) if isinstance(item, str) else item.documents():
                 if text.strip():
                     empty = False
                     yield text
@@ -53,8 +58,8 @@ class Corpus:
 
     @cached_property
     def n_characters(self) -> int:
-        """How many characters it has; of large plain text files an estimate."""
-        return sum(item.count() if isinstance(item, PlainText) else len(item) for item in self.read())
+        """How many characters it has; of large files an estimate."""
+        return sum(len(item) if isinstance(item, str) else item.count() for item in self.read())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -160,9 +165,11 @@ def _did_you_mean(path: Path) -> str:
 # Reading one file
 
 
-def _read_file(file: Path, field: str) -> Iterator[str | PlainText]:
+def _read_file(file: Path, field: str) -> Iterator[Item]:
     check_format(file)
-    if is_rows(file):
+    if is_json_lines(file):
+        yield JsonLines(file, field)
+    elif is_rows(file):
         yield from read_fields(file, field)
     else:
         yield PlainText(file)

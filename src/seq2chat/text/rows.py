@@ -58,15 +58,17 @@ def field_names(row: Row) -> str:
 def read_fields(file: Path, *names: str) -> Iterator[str]:
     """Yield for each row of a file the text of its fields `names`, one below the other."""
     for row in read_rows(file):
-        texts = []
-        for name in names:
-            if name not in row.fields:
-                message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
-                if suffix(file) == ".tsv" and len(row.fields) == 2:
-                    message += " To learn translation from two columns: --model.family transformer."
-                raise UserError(f"{message} Name one with --data.field.")
-            texts.append(checked_text(row.fields[name], f"{row.where}, field {name!r},"))
-        yield "\n".join(texts)
+        yield "\n".join(field_text(row, file, name) for name in names)
+
+
+def field_text(row: Row, file: Path, name: str) -> str:
+    """Return the text of one field. Raises UserError where the row lacks it or holds something else in it."""
+    if name not in row.fields:
+        message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
+        if suffix(file) == ".tsv" and len(row.fields) == 2:
+            message += " To learn translation from two columns: --model.family transformer."
+        raise UserError(f"{message} Name one with --data.field.")
+    return checked_text(row.fields[name], f"{row.where}, field {name!r},")
 
 
 def checked_text(value: object, where: str) -> str:

@@ -6,6 +6,7 @@ from itertools import chain, islice
 
 from seq2chat.config import check
 from seq2chat.text.corpus import Corpus
+from seq2chat.text.jsonlines import JsonLines
 from seq2chat.text.parts import Part, regroup
 from seq2chat.text.plain import PlainText, Sample, hash_share
 from seq2chat.text.tokenizer import last_line_start
@@ -20,16 +21,15 @@ def split_parts(corpus: Corpus, val_fraction: float, characters: int = 0) -> Ite
     With fewer than 100 documents the end of each is held out: of n characters (bytes, in a plain text file), the first
     int(n * (1 - val_fraction)) are for training. One document gives nanoGPT's split of tinyshakespeare. Otherwise whole
     documents are held out by the hash of their beginning, so that copies of one document are on the same side. A sample
-    takes blocks of a plain text file, and whole documents of anything else.
+    takes blocks of a plain text file, and whole documents of anything else (of JSON lines those that start in a block).
     """
     share = characters / max(1, corpus.n_characters) if characters else 1.0
-    samples = {split: Sample(share) for split in ("train", "val")}
-    items = iter(corpus.read())
+    items = _sampled(corpus, share)
     first = list(islice(items, FEW_DOCUMENTS))
     held_out = _ends if len(first) < FEW_DOCUMENTS else _whole_documents
     empty = True
-    for item in chain(first, items):
-        for part in held_out(item, val_fraction, samples if share < 1 else None):
+    for item, samples in chain(first, items):
+        for part in held_out(item, val_fraction, samples):
             empty = False
             yield part
     check(not empty, f"{corpus.name} is empty; give a text to learn from.")
@@ -58,6 +58,17 @@ def sample_fingerprint(corpus: Corpus, val_fraction: float, characters: int) -> 
     for part in split_parts(corpus, val_fraction, characters):
         digest.update(f"{part.split} {part.ends} {part.text}".encode())
     return digest.hexdigest()
+
+
+def _sampled(corpus: Corpus, share: float) -> Iterator[tuple[str | PlainText, dict[str, Sample] | None]]:
+    """Yield documents and plain text files, each with the samples that decide which of it is taken; None takes all."""
+    samples = {split: Sample(share) for split in ("train", "val")} if share < 1 else None
+    for item in corpus.read():
+        if isinstance(item, JsonLines):
+            for text in item.documents() if samples is None else item.sample(share):
+                yield text, None
+        else:
+            yield item, samples
 
 
 def _ends(item: str | PlainText, val_fraction: float, samples: dict[str, Sample] | None) -> Iterator[Part]:

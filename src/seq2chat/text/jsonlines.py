@@ -1,0 +1,67 @@
+"""Files of JSON lines of any size: counted and sampled without parsing all of their lines."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seq2chat.config import UserError
+from seq2chat.text.files import decode, open_bytes
+from seq2chat.text.plain import BLOCK, Sample
+from seq2chat.text.rows import Row, field_text, read_fields
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """One file with a JSON object per line, whose `field` is a document."""
+
+    file: Path
+    field: str
+
+    def count(self) -> int:
+        """Return how many characters its documents have: of a large file an estimate from 64 blocks."""
+        size = self.file.stat().st_size
+        if size <= 64 * BLOCK:
+            return sum(map(len, self.documents()))
+        share = 64 * BLOCK / size
+        return int(sum(map(len, self.sample(share))) / share)
+
+    def documents(self) -> Iterator[str]:
+        """Yield each document. Raises UserError naming the line of the first mistake."""
+        return read_fields(self.file, self.field)
+
+    def sample(self, share: float) -> Iterator[str]:
+        """Yield the documents whose lines start in a sample of the blocks of 64 KiB; the other blocks are not read."""
+        takes = Sample(share).takes
+        with open_bytes(self.file) as stream:
+            for start in range(0, self.file.stat().st_size, BLOCK):
+                if not takes():
+                    continue
+                stream.seek(max(0, start - 1))
+                if start:
+                    stream.readline()  # the end of a line that starts in an earlier block
+                while (offset := stream.tell()) < start + BLOCK and (line := stream.readline()):
+                    text = decode(line, self.file, offset).removeprefix("\ufeff")
+                    if text.strip():
+                        yield self._document(text, f"The line at byte {offset:,} of {self.file}")
+
+    def _document(self, line: str, where: str) -> str:
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not valid JSON ({error}); write one object per line.") from None
+        if not isinstance(fields, dict):
+            raise UserError(f'{where} is not a JSON object; write one such as {{"text": "..."}}.')
+        return field_text(Row(fields, where, 0), self.file, self.field)
+
+
+def is_json_lines(file: Path) -> bool:
+    """Return whether the file is JSON lines by its suffix and its first line; a gzipped one has no blocks to skip."""
+    if file.suffix.lower() not in (".jsonl", ".ndjson"):
+        return False
+    with open_bytes(file) as stream:
+        line = stream.readline(16 * BLOCK)
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
