@@ -5,28 +5,23 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from seq2chat.config import Budget, GPTConfig, Recipe, TokenizerConfig, check
-from seq2chat.device import pick_device, pick_precision, seed_everything, synchronize, unused_accelerators
+from seq2chat.device import pick_device, pick_precision, seed_everything, unused_accelerators
 from seq2chat.models.folder import Model, make_model, n_parameters, require_family
-from seq2chat.models.gpt import GPT
 from seq2chat.text.named import NAMED
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
 from seq2chat.training.checkpoint import Progress, load_checkpoint, resume_checkpoint, verify_checkpoint
-from seq2chat.training.loop import Job, total_steps
-from seq2chat.training.nll import nll_sum
-from seq2chat.training.objective import causal_lm
+from seq2chat.training.compiled import compile_steps
+from seq2chat.training.loop import Job
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.runlog import RunLog, open_run
 from seq2chat.training.task import Say, Task, load_text, make_task, make_tokenizer
-
-COMPILE_PAYS = 120  # seconds of the shortest run in which it does; docs/log.md
 
 
 def _nothing(text: str) -> None: ...
@@ -259,52 +254,8 @@ def _make_job(prepared: Prepared, log: RunLog, device: torch.device, say: Say, d
         precision, device, Progress(data=task.loader.fingerprint + task.origin),
     )  # fmt: skip
     doing("compiling")
-    compiled = _compile(job, say)
+    is_compiled = compile_steps(job, say)
     job.recipe = dataclasses.replace(
-        recipe, train=dataclasses.replace(recipe.train, compile="on" if compiled else "off")
+        recipe, train=dataclasses.replace(recipe.train, compile="on" if is_compiled else "off")
     )
     return job
-
-
-def _compile(job: Job, say: Say) -> bool:
-    """Compile the blocks and the loss of `job` if that is asked for or pays; whether they are. A failure falls back."""
-    train, model = job.recipe.train, job.model
-    if not isinstance(model, GPT) or job.recipe.align.method:
-        what = job.recipe.align.method or model.config.family
-        check(train.compile != "on", f"train.compile is for pretraining a GPT; for {what} write auto or off.")
-        return False
-
-    def seconds_of_a_pass(rows: int) -> float:
-        batch = job.task.loader.batch(0, rows).to(job.device)
-        began = time.perf_counter()
-        loss, _ = job.objective(model, batch)
-        loss.backward()
-        synchronize(job.device)
-        model.zero_grad(set_to_none=True)
-        return time.perf_counter() - began
-
-    choice, budget = train.compile, Budget.parse(train.budget)
-    if choice == "auto":
-        # A part of a batch is enough to tell, and leaves the memory of a plain pass over all of it unused.
-        rows = max(1, train.batch_size // 4)
-        passes = total_steps(job) * train.accumulation * train.batch_size / rows
-        seconds = budget.amount if budget.unit == "seconds" else passes * min(seconds_of_a_pass(rows) for _ in range(2))
-        choice = "on" if seconds >= COMPILE_PAYS else "off"
-        if choice == "off":
-            say(f"torch.compile off: the run takes about {seconds:.0f} s, and compiling pays from {COMPILE_PAYS} s on")
-    if choice == "on":
-        plain = job.objective
-        # The blocks share one compiled function, so this takes a fraction of compiling the model whole (docs/log.md).
-        for block in model.layers:
-            block.compile(dynamic=False)
-        job.objective = partial(causal_lm, nll=torch.compile(nll_sum, dynamic=False))
-        try:
-            say(f"torch.compile on: ready after {seconds_of_a_pass(train.batch_size):.0f} s")
-        except Exception as error:
-            for block in model.layers:
-                block._compiled_call_impl = None
-            job.objective, choice = plain, "off"
-            say(f"torch.compile failed here ({type(error).__name__}), so training is not compiled.")
-    model.zero_grad(set_to_none=True)
-    seed_everything(job.recipe.train.seed)
-    return choice == "on"
