@@ -143,3 +143,24 @@ def test_ppo_needs_a_judge(folders):
     assert done.returncode == 2 and "Name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(
         done.stderr.split()
     )
+
+
+@pytest.mark.parametrize(("limit", "taken"), [((), 0), (("--align.examples", 40), 40)])
+def test_a_file_is_read_whole_unless_a_number_of_examples_is_given(limit, taken, folders, tmp_path):
+    """The recipe's own number is that of its own data."""
+    rows = ({"prompt": f"How are you, {n}?", "chosen": "Fine.", "rejected": "Hello."} for n in range(3100))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = [
+        "--data",
+        tmp_path / "pairs.jsonl",
+        "--budget",
+        "1 step",
+        "--train.evals",
+        1,
+        "--out",
+        tmp_path / "run",
+    ]
+    done = seq2chat("reward", "--start", folders["base"], *arguments, *limit)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    assert "3,100 examples in" in told and ("40 of them are taken" in told) == bool(taken)

@@ -167,3 +167,12 @@ def test_the_demonstration_is_among_the_answers_that_labelers_rank():
     for sampled in ((), [["One.", "Two.", "Three.", "Four."]] * 30):
         for question, compared in zip(asked, world_comparisons(asked, 4, sampled), strict=True):
             assert question.answer in compared.answers and 4 <= len(compared.answers) <= 6
+
+
+def test_a_number_of_examples_is_spread_over_a_file(tmp_path):
+    file, said = write(tmp_path, *({"prompt": "How?", "answer": str(n)} for n in range(400))), []
+    taken = [int(d.messages[-1].content) for d in read_demonstrations(file, 40, 7, said.append)]
+    assert taken == sorted(set(taken)) and len(taken) == 40
+    assert all(any(100 * quarter <= n < 100 * (quarter + 1) for n in taken) for quarter in range(4))
+    assert said == [f"400 examples in {file}.", "40 of them are taken, spread over the file, as align.examples says."]
+    assert [d.messages[-1].content for d in read_demonstrations(file, 40, 7)] == list(map(str, taken))

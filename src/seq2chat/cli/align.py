@@ -97,5 +97,7 @@ def _align(
         tables = recipe_tables(name)
     theirs = tables.get("align", {}).get("method", method)
     check(theirs == method, f"{source} is a recipe of {theirs}; write seq2chat {theirs} {source}.")
+    if "corpus" in changes.get("data", {}):
+        tables.get("align", {}).pop("examples", None)  # the number that suits the recipe's own data
     recipe = Recipe.from_tables(tables, changes, source=source if source.endswith(".toml") else "the flags")
     begin(recipe, out or free_folder(Path(source or method).stem), Said(), began)

@@ -135,7 +135,9 @@ class AlignConfig:
     )
     start: Annotated[str, "run or model folder to start from; also the reference of dpo, ppo and grpo"] = ""
     reward: Annotated[str, "run of a reward model, oracle, or FILE.py:FUNCTION; sft keeps what it likes best"] = ""
-    examples: Annotated[int, "world: number of demonstrations, ranked prompts or prompts; 0 is 10,000"] = 0
+    examples: Annotated[
+        int, "number of demonstrations, ranked prompts or prompts; 0 is 10,000 of the world, and all of a file"
+    ] = 0
     beta: Annotated[float, "weight of the KL divergence from the start; -1 is 0.02 (ppo), 0.1 (dpo), 0 (grpo)"] = -1.0
     kl_target: Annotated[float, "ppo: nats an answer that beta is adapted to; 0 keeps beta fixed"] = 0.0
     ptx: Annotated[float, "sft, ppo: weight γ of the pretraining gradient in each step"] = 0.0

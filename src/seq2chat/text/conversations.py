@@ -91,7 +91,7 @@ def read_demonstrations(
 ) -> list[Demonstration]:
     """Return the demonstrations in a file, of `world`, or of `gsm8k`.
 
-    `n` of the world's; of a file the first `n`, and all where that is 0. `columns` names the fields
+    `n` of the world's; of a file `n` spread over it, and all where that is 0. `columns` names the fields
     that are kept beside each for a reward function; None keeps all that are not part of it.
     `say` gets one line: how many examples there are, which keys were not used, and which lines were
     left out and why. Raises UserError at the first bad row if `strict`, and otherwise if no row is
@@ -106,7 +106,7 @@ def read_demonstrations(
         unlearned = frozenset(number for number, turn in enumerate(turns) if not turn.learned)
         return Demonstration(tuple(turn.message for turn in turns), unlearned, fields.columns(columns))
 
-    return _read(source, n, parse, say, strict)
+    return _read(source, n, seed, parse, say, strict)
 
 
 def read_comparisons(source: str, n: int, seed: int, say: Say = silent, strict: bool = True) -> list[Comparison]:
@@ -121,7 +121,7 @@ def read_comparisons(source: str, n: int, seed: int, say: Say = silent, strict: 
         prompt, answers, ranks = formats.comparison(fields)
         return Comparison(tuple(prompt), tuple(answers), tuple(ranks))
 
-    return _read(source, n, parse, say, strict)
+    return _read(source, n, seed, parse, say, strict)
 
 
 def read_queries(
@@ -133,7 +133,9 @@ def read_queries(
     """
     if source == WORLD:
         return [Query(q.messages) for q in world_questions(n or TRAINING, seed)]
-    return _read(source, n, lambda fields: Query(tuple(formats.prompt(fields)), fields.columns(columns)), say, strict)
+    return _read(
+        source, n, seed, lambda fields: Query(tuple(formats.prompt(fields)), fields.columns(columns)), say, strict
+    )
 
 
 def demonstration_tokens(tokenizer: Tokenizer, demonstration: Demonstration, reply: bool = False) -> ChatTokens:
@@ -210,7 +212,8 @@ def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
 # Reading files
 
 
-def _read(source: str, n: int, parse: Callable[[Fields], T], say: Say, strict: bool) -> list[T]:
+def _read(source: str, n: int, seed: int, parse: Callable[[Fields], T], say: Say, strict: bool) -> list[T]:
+    """Return the examples of a file, `n` spread over it if that is not 0."""
     examples: list[T] = []
     wrong: list[tuple[int, UserError]] = []
     unused: dict[str, None] = {}
@@ -224,12 +227,14 @@ def _read(source: str, n: int, parse: Callable[[Fields], T], say: Say, strict: b
             wrong.append((row.number, error))
             continue
         unused |= dict.fromkeys(fields.unused())
-        if len(examples) == n:
-            break
     if wrong and not examples:
         raise wrong[0][1]
     check(bool(examples), f"{source} holds no example.")
     say(_summary(source, len(examples), list(unused), wrong))
+    if 0 < n < len(examples):
+        say(f"{n:,} of them are taken, spread over the file, as align.examples says.")
+        taken = sorted(random.Random(f"examples/{seed}").sample(range(len(examples)), n))
+        examples = [examples[index] for index in taken]
     return examples
 
 
