@@ -95,3 +95,31 @@ def test_derived_sizes():
 
 def test_toml_escapes_what_toml_forbids():
     assert to_toml({"t": {"k": 'a"b\\c\n\x7f'}}) == '[t]\nk = "a\\"b\\\\c\\n\\u007f"\n'
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": {"shape": "cosine", "decay": 0.3}}, "schedule.decay is 0.3, but schedule.shape is not"),
+        ({"optim": {"matrices": "adamw", "momentum": 0.5}}, "optim.momentum is 0.5, but optim.matrices is not"),
+        ({"model": {"tie_embeddings": True}, "optim": {"head_lr": 0.1}}, "optim.head_lr is 0.1, but the head is the"),
+        ({"model": {"layout": "gpt2", "rope_theta": 500.0}}, "model.rope_theta is 500.0, but the gpt2 layout"),
+        ({"model": {"layout": "gpt2", "tie_embeddings": False}}, "model.tie_embeddings is True, but the gpt2 layout"),
+        ({"align": {"method": "sft"}, "data": {"max_characters": 10}}, "data.max_characters is 10, but alignment"),
+        ({"align": {"method": "sft"}, "train": {"start": "runs/a"}}, "train.start is runs/a, but alignment begins"),
+        ({"optim": {"matrix_lr": float("inf")}}, "optim.matrix_lr is inf in the recipe; write a finite number"),
+        ({"train": {"seed": 10**22}}, "write a number of at most 18 digits"),
+        ({"tokenizer": {"vocab_size": 10**10}}, "write at most 1,000,000"),
+    ],
+)
+def test_an_option_given_where_nothing_uses_it_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        Recipe.from_tables({}, changes)
+
+
+def test_a_complete_recipe_is_accepted_and_may_change_its_shape(tmp_path):
+    """`config.toml` holds options that have no use beside its others; only what is given on top must have one."""
+    cosine = Recipe.from_tables({"schedule": {"shape": "cosine"}, "optim": {"matrices": "adamw"}})
+    cosine.save(tmp_path / "config.toml")
+    assert Recipe.load(tmp_path / "config.toml", {"schedule": {"floor": 0.1}}).schedule.floor == 0.1
+    assert Recipe.from_tables({"schedule": {"decay": 0.2}}, {"schedule": {"shape": "cosine"}})

@@ -9,7 +9,7 @@ import torch
 from seq2chat.alignment.data import load_policy
 from seq2chat.alignment.doctor import diagnose
 from seq2chat.alignment.ppo import deal_queries
-from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
+from seq2chat.alignment.reward_function import FunctionScorer, load_function, wanted_columns
 from seq2chat.alignment.rollout import Rollout
 from seq2chat.config import Recipe, UserError, recipe_tables
 
@@ -161,3 +161,23 @@ def test_an_edited_column_is_other_data(base, prompts):
     file.write_text(file.read_text().replace('"solution": "0"', '"solution": "zero"'))
     assert fingerprint(score) != before
     assert fingerprint(lambda p, a: [0.0]) == plain
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def judge(prompts, answers:\n", r"Line 1 of .*mine.py failed \(SyntaxError"),
+        ("\nimport no_such_module\n", r"Line 2 of .*mine.py failed \(ModuleNotFoundError"),
+        ("raise SystemExit(0)\n", r"Line 1 of .*mine.py failed \(SystemExit: 0\)"),
+        ("def judge(prompts, answers):\n\n    return [1 / 0]\n", r"Line 3 of .*mine.py failed \(ZeroDivisionError"),
+        ("def judge(prompts, answers):\n    exit()\n", r"Line 2 of .*mine.py failed \(SystemExit"),
+    ],
+)
+def test_an_error_in_the_file_is_one_sentence_with_its_line(body, message, tmp_path):
+    (tmp_path / "mine.py").write_text(body)
+    rollout = Rollout(
+        [()], [{}], ["a"], torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool),
+        torch.ones(1, dtype=torch.bool), torch.zeros(1, 1),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=message):
+        FunctionScorer(load_function(f"{tmp_path / 'mine.py'}:judge"), "judge")(rollout)

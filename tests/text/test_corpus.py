@@ -186,6 +186,12 @@ def test_missing_file_suggests_what_is_near(tmp_path):
         load_corpus(str(tmp_path / "xyz/qqq"))
 
 
+def test_a_field_of_a_plain_text_is_refused(tmp_path):
+    write(tmp_path / "novel.txt", b"Once upon a time.")
+    with pytest.raises(UserError, match=r"novel.txt is no file of rows by its suffix, so it has no field 'body'"):
+        load_corpus(str(tmp_path / "novel.txt"), "body")
+
+
 def test_folder_without_text(tmp_path):
     write(tmp_path / "picture.png", b"\0")
     with pytest.raises(UserError, match=r"holds no text; put \.txt"):

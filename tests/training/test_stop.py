@@ -75,6 +75,19 @@ def test_preparing_stops_at_once_and_says_that_nothing_was_trained(tmp_path, lar
     assert not (tmp_path / "run").exists()
 
 
+def test_training_a_tokenizer_stops_at_once(tmp_path, large_text):
+    command = [sys.executable, "-m", "seq2chat", "tokenizer", "train", str(large_text), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, "--vocab-size", "20000"], stderr=subprocess.PIPE, text=True)
+    time.sleep(3)  # imports take less
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert time.monotonic() - began < PATIENCE
+    assert process.returncode == 130 and "Nothing was written" in message and "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_last_validation_stops_at_once_and_says_that_training_is_complete(tmp_path, tiny_tables):
     text = tmp_path / "text.txt"
     text.write_text("The river runs to the sea, and the sea is wide.\n" * 200_000)

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from inspect import Parameter
 from pathlib import Path
@@ -70,7 +71,10 @@ class FunctionScorer:
         """Return the score of each answer. Raises UserError for another number of them, and for one not finite."""
         names = dict.fromkeys(name for columns in rollout.columns for name in columns if name not in self.taken)
         columns = {name: [row.get(name) for row in rollout.columns] for name in names}
-        scores = self._call(rollout, columns)
+        try:
+            scores = self._call(rollout, columns)
+        except (Exception, SystemExit) as error:
+            raise _fault(error, inspect.getsourcefile(self.function) or self.name) from error
         try:
             values = torch.as_tensor(scores, dtype=torch.float32).flatten()
         except (TypeError, ValueError, RuntimeError):
@@ -107,6 +111,17 @@ def load_function(source: str) -> Callable[..., Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _fault(error, path) from error
     check(callable(getattr(module, name, None)), f"{path} has no function {name}.")
     return getattr(module, name)
+
+
+def _fault(error: BaseException, file: str) -> UserError:
+    """Return one sentence about an error in the user's own code: its file, its line there, and what it was."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == Path(file)]
+    line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), 0)
+    message = str(error) or "no message"
+    return UserError(f"Line {line} of {file} failed ({type(error).__name__}: {message}); mend the function.")

@@ -78,6 +78,7 @@ def _align(
             changes.setdefault(table, {})[key] = value
     if resume:
         check(out is not None, "Which run shall go on? Name it with --out.")
+        check(source == "", f"A run goes on by its own recipe; leave {source} out, or leave --resume out.")
         assert out is not None
         from seq2chat.training.runlog import open_run
 

@@ -23,13 +23,20 @@ def train(
     vocab_size: Annotated[int, Parameter(help="bytes, merges and 4 control tokens; 260 is the byte tokenizer")] = 4096,
 ) -> None:
     """Train a byte-level BPE tokenizer on a text."""
+    from rich.console import Console
+
+    from seq2chat.cli.train import preparing
+    from seq2chat.config import TokenizerConfig
     from seq2chat.text.corpus import left_out, load_corpus
     from seq2chat.text.split import tokenizer_texts
     from seq2chat.text.tokenizer import Tokenizer
 
     if others := left_out(data):
         print(others, file=sys.stderr)
-    tokenizer = Tokenizer.train(tokenizer_texts(load_corpus(data), val_fraction=0.0), vocab_size)
+    TokenizerConfig(vocab_size)
+    console = Console(stderr=True, highlight=False, markup=False)
+    with preparing(console, "training the tokenizer", "Nothing was written."):
+        tokenizer = Tokenizer.train(tokenizer_texts(load_corpus(data), val_fraction=0.0), vocab_size)
     tokenizer.save(out)
     print(f"{out}/tokenizer.json: {tokenizer.vocab_size} tokens")
 

@@ -1,6 +1,6 @@
 """`seq2chat train`: from a recipe, a corpus or a text to a run folder."""
 
-import sys
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -124,7 +124,8 @@ def preparing(console: Console, text: str, comfort: str) -> Iterator[Callable[[s
         except KeyboardInterrupt:
             status.stop()
             console.print(f"Stopped while {now}. {comfort}", soft_wrap=True)
-            sys.exit(130)
+            # What libraries do at exit, such as waiting for a compiler's processes, can take ten seconds.
+            os._exit(130)
 
 
 def continue_run(folder: Path, changes: dict) -> None:

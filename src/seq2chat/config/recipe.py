@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -41,6 +42,9 @@ class DataConfig:
         )
 
 
+MOST_TOKENS = 1_000_000  # of a vocabulary; the largest published ones have about 260,000
+
+
 @dataclass(frozen=True)
 class TokenizerConfig:
     vocab_size: Annotated[int, "bytes, merges and control tokens together; 260 is the plain byte tokenizer"] = 4096
@@ -49,6 +53,12 @@ class TokenizerConfig:
     strip_accents: Annotated[
         Literal["auto", "on", "off"], "BERT: drop accents; auto does where case is folded and marks spell no vowels"
     ] = "auto"
+
+    def __post_init__(self) -> None:
+        check(
+            self.vocab_size <= MOST_TOKENS,
+            f"tokenizer.vocab_size is {self.vocab_size}; write at most {MOST_TOKENS:,}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         Budget.parse(self.budget)
+        check(abs(self.seed) < 2**63, f"train.seed is {self.seed}; write a number of at most 18 digits.")
         for name in ("batch_size", "accumulation", "evals", "checkpoints", "keep"):
             check(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}; write a positive number.")
         for name in ("eval_tokens", "final_eval_tokens", "samples"):
@@ -268,7 +279,10 @@ class Recipe:
         for table in merged:
             if table not in sections:
                 raise UserError(f"Unknown table [{table}] in {source}.{did_you_mean(table, list(sections))}")
-        return cls(**{t: build(sections[t], t, keys, source) for t, keys in merged.items()})
+        recipe = cls(**{t: build(sections[t], t, keys, source) for t, keys in merged.items()})
+        for changes in layers[1:]:
+            _refuse_unused(recipe, changes)
+        return recipe
 
     @classmethod
     def load(cls, path: Path, changes: dict[str, dict[str, Any]] | None = None) -> Recipe:
@@ -285,6 +299,35 @@ class Recipe:
         tables["model"] = {"family": self.model.family} | tables["model"]
         temporary.write_text(to_toml(tables), encoding="utf-8")
         temporary.replace(path)
+
+
+def _refuse_unused(recipe: Recipe, changes: dict[str, dict[str, Any]]) -> None:
+    """Raise UserError for an option among `changes` that the recipe, as the others make it, has no use for."""
+    for (table, name), (is_used, reason) in _USED_IF.items():
+        if name in changes.get(table, {}):
+            value = getattr(getattr(recipe, table), name)
+            check(is_used(recipe), f"{table}.{name} is {value}, but {reason}, so leave it out.")
+
+
+# What has a use only beside some other option. A recipe's own file may hold it, as `config.toml` holds every option.
+_USED_IF: dict[tuple[str, str], tuple[Callable[[Recipe], bool], str]] = {
+    ("model", "rope_theta"): (
+        lambda r: getattr(r.model, "layout", "") != "gpt2",
+        "the gpt2 layout has learned positions",
+    ),
+    ("model", "tie_embeddings"): (
+        lambda r: getattr(r.model, "layout", "") != "gpt2",
+        "the gpt2 layout has no other head",
+    ),
+    ("optim", "momentum"): (lambda r: r.optim.matrices == "muon", 'optim.matrices is not "muon"'),
+    ("optim", "head_lr"): (
+        lambda r: r.align.method != "" or not getattr(r.model, "tie_embeddings", False),
+        "the head is the embedding, whose rate is optim.embedding_lr",
+    ),
+    ("schedule", "decay"): (lambda r: r.schedule.shape == "wsd", 'schedule.shape is not "wsd"'),
+    ("data", "max_characters"): (lambda r: r.align.method == "", "alignment reads all of its examples"),
+    ("train", "start"): (lambda r: r.align.method == "", "alignment begins with align.start"),
+}
 
 
 def _preset(name: str) -> dict[str, Any]:

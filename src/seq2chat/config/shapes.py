@@ -50,7 +50,7 @@ class GPTConfig:
             f"model.n_head {self.n_head} is not a multiple of model.n_kv_head {self.n_kv_head}.",
         )
         if gpt2:
-            object.__setattr__(self, "tie_embeddings", True)
+            object.__setattr__(self, "tie_embeddings", True)  # as GPT-2's is
             check(
                 self.n_kv_head == self.n_head and self.d_head * self.n_head == self.d_model,
                 "model.n_kv_head and model.d_head belong to the modern layout; leave them out for gpt2.",

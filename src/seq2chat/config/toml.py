@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -25,6 +26,8 @@ def build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
         elif get_origin(hints[key]) is Literal:
             choices = get_args(hints[key])
             check(value in choices, f"{table}.{key} is {value!r} in {source}; write one of {', '.join(choices)}.")
+        elif type(value) is float and not math.isfinite(value):
+            raise UserError(f"{table}.{key} is {value} in {source}; write a finite number.")
         elif type(value) is not hints[key]:
             raise UserError(f"{table}.{key} is {value!r} in {source}; write a value of type {hints[key].__name__}.")
     return section(**keys)

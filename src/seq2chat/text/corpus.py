@@ -91,6 +91,11 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     if not path.exists():
         raise UserError(f"There is no corpus or file {name}.{_did_you_mean(path)}")
     files = _files_in(path, field) if path.is_dir() else [path]
+    check(
+        field == "text" or path.is_dir() or is_rows(path),
+        f"{name} is no file of rows by its suffix, so it has no field {field!r}; leave the field out, or give the file "
+        f"one of the suffixes {', '.join(ROW_SUFFIXES)}.",
+    )
     reader = partial(_read_file, field=field)
     return Corpus(name, lambda: (text for file in files for text in reader(file)), partial(_hash_files, files, field))
 

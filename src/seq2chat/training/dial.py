@@ -47,6 +47,8 @@ def choose_tables(
     family = changes.get("model", {}).get("family", "transformer" if is_parallel else "gpt")
     if shape is not None:
         family = shape.family
+        preset = changes.get("model", {}).get("preset")
+        check(preset is None, f"{start} has a shape of its own; leave model.preset {preset} out.")
     Recipe.from_tables({"model": {"family": family}})  # an unknown family is refused before anything is measured
     if family in BORROWED:
         tables = _borrow(family, source, say)

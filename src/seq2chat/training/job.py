@@ -150,8 +150,9 @@ def resume_job(
     recipe = with_absolute_paths(Recipe.load(folder / "config.toml", changes))
     changed = changed_options(with_absolute_paths(Recipe.load(folder / "config.toml")), recipe)
     for name, (old, new) in changed.items():
+        gets_or_loses_judge = name == "align.reward" and not (old and new)
         check(
-            name not in FIXED and name.split(".")[0] not in FIXED,
+            name not in FIXED and name.split(".")[0] not in FIXED and not gets_or_loses_judge,
             f"{folder} was begun with {name} {old}, which can't become {new}: the order of its data or the shape of "
             "its model would be another. Leave it out, or begin a new run, with --start its weights.",
         )
