@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from seq2chat.config import UserError, check
 from seq2chat.text import formats
 from seq2chat.text.chat import ChatTokens, Message, chat_tokens
+from seq2chat.text.fields import Fields
 from seq2chat.text.files import check_format
 from seq2chat.text.named import NAMED, find_corpus
 from seq2chat.text.rows import ROW_SUFFIXES, Row, is_rows, read_rows
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.turns import Fields
 from seq2chat.text.world import (
     FAMILIES,
     RISKS,
@@ -215,8 +215,8 @@ def _read(source: str, n: int, parse: Callable[[Fields], T], say: Say, strict: b
     wrong: list[tuple[int, UserError]] = []
     unused: dict[str, None] = {}
     for row in _rows(source):
-        fields = Fields(row)
         try:
+            fields = Fields(row)
             examples.append(parse(fields))
         except UserError as error:
             if strict:
