@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -167,3 +168,9 @@ def test_the_demonstration_is_among_the_answers_that_labelers_rank():
     for sampled in ((), [["One.", "Two.", "Three.", "Four."]] * 30):
         for question, compared in zip(asked, world_comparisons(asked, 4, sampled), strict=True):
             assert question.answer in compared.answers and 4 <= len(compared.answers) <= 6
+
+
+def test_a_pipe_of_conversations_is_refused_as_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a pipe, which can be read only once"):
+        read_queries(str(tmp_path / "pipe"), 0, 0)

@@ -247,7 +247,10 @@ def _summary(source: str, n: int, unused: Sequence[str], wrong: Sequence[tuple[i
 def _rows(source: str) -> Iterator[Row]:
     """Return the rows of a file or of a named corpus of rows."""
     file = find_corpus(source) if source in NAMED else Path(source)
-    check(file.is_file(), f"There is no file {source}; give a file of conversations such as talks.jsonl, or {WORLD}.")
+    check(
+        file.exists() and not file.is_dir(),
+        f"There is no file {source}; give a file of conversations such as talks.jsonl, or {WORLD}.",
+    )
     check_format(file)
     check(
         is_rows(file),
