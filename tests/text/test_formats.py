@@ -325,6 +325,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (read_demonstrations, {"messages": [HELLO[0] | {"Image": "a"}, HELLO[1]]}, 'message 1 has "image" .*only text'),
         (read_queries, {"prompt": [HELLO[0] | {"images": ["a"]}]}, 'message 1 has "images", and only text'),
         (read_queries, {"input": {"messages": HELLO[:1], "images": ["a"]}}, 'has "images", and only text'),
+        (read_demonstrations, {"input": {"messages": HELLO[:1], "Score": 1}, "output": "Hi."}, 'has "score" 1, which'),
         (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"train": False}]}, "there is no answer to learn"),
         (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"loss": 0.5}]}, "message 2 has the loss 0.5"),
         (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"train_detail": [{}]}]}, 'has "train_detail", and'),
@@ -418,6 +419,12 @@ def test_a_cell_that_contradicts_its_row_is_refused(tmp_path):
 def test_keys_about_the_answer_are_columns_of_a_prompt(tmp_path):
     file = write(tmp_path, {"prompt": "1+1?", "label": "2", "score": 3})
     assert read_queries(file, 0, 0, columns={"label", "score"})[0].columns == {"label": "2", "score": 3}
+
+
+def test_keys_inside_the_input_are_named(tmp_path):
+    said: list[str] = []
+    read_queries(write(tmp_path, {"input": {"messages": HELLO[:1], "parallel_tool_calls": True}}), 0, 0, said.append)
+    assert said[0].endswith("Keys not used: prompt.parallel_tool_calls.")
 
 
 def test_columns_are_kept_for_a_reward_function(tmp_path):

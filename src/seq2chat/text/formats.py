@@ -296,7 +296,8 @@ def _inner_prompt(fields: Fields, given: Mapping[str, Any]) -> list[Turn]:
     inner = Fields(Row(dict(given), fields.where, fields.row.number))
     turns = _with_beginning(inner, read_turns(inner, inner.get("messages"), "prompt"))
     inner.check_unused(UNSUPPORTED)
-    fields.inner_unused |= {f"prompt.{name}": given[name] for name in inner.columns(None)} | inner.inner_unused
+    unused = {f"prompt.{name.lower()}": value for name, value in inner.columns(None).items()}
+    fields.inner_unused |= unused | inner.inner_unused
     return turns
 
 
