@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -176,3 +177,9 @@ def test_a_number_of_examples_is_spread_over_a_file(tmp_path):
     assert all(any(100 * quarter <= n < 100 * (quarter + 1) for n in taken) for quarter in range(4))
     assert said == [f"400 examples in {file}.", "40 of them are taken, spread over the file, as align.examples says."]
     assert [d.messages[-1].content for d in read_demonstrations(file, 40, 7)] == list(map(str, taken))
+
+
+def test_a_pipe_of_conversations_is_refused_as_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a pipe, which can be read only once"):
+        read_queries(str(tmp_path / "pipe"), 0, 0)

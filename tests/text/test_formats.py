@@ -87,6 +87,30 @@ DEMONSTRATIONS = {
         [("system", "Be kind."), ("assistant", "Welcome!"), ("user", "Hello"), ("user", "Well?"), ("assistant", "Hi.")],
     ),
     "thanks at the end": ({"messages": [*HELLO, *turns(user="Thanks.")]}, EXCHANGE),
+    "whole conversation as completion": ({"prompt": HELLO[:1], "completion": HELLO}, EXCHANGE),
+    "whole transcript as answer": (
+        {"prompt": "Hello", "answer": "\n\nHuman: Hello\n\nAssistant: Hi."}, EXCHANGE,
+    ),
+    "history behind the system message": (
+        {"prompt": turns(system="Be kind.", user="Well?"), "history": [["Hello", "Hi."]], "answer": "Yes."},
+        [("system", "Be kind."), *EXCHANGE, ("user", "Well?"), ("assistant", "Yes.")],
+    ),
+    "history before messages": (
+        {"messages": turns(user="Well?", assistant="Yes."), "history": [["Hello", "Hi."]]},
+        [*EXCHANGE, ("user", "Well?"), ("assistant", "Yes.")],
+    ),
+    "history in the messages already": (
+        {"messages": [*HELLO, *turns(user="Well?", assistant="Yes.")], "history": [["Hello", "Hi."]]},
+        [*EXCHANGE, ("user", "Well?"), ("assistant", "Yes.")],
+    ),
+    "history inside the input": (
+        {"input": {"messages": turns(user="Well?"), "history": [["Hello", "Hi."]]}, "output": "Yes."},
+        [*EXCHANGE, ("user", "Well?"), ("assistant", "Yes.")],
+    ),
+    "neutral keys": (
+        {"messages": [{**HELLO[0], "train": False, "images": []}, {**HELLO[1], "loss": True}], "weight": 1.0}, EXCHANGE,
+    ),
+    "two names of one role": ({"messages": [{**HELLO[0], "from": "human"}, HELLO[1]]}, EXCHANGE),
     "half an emoji": ({"prompt": "Hello\ud83d", "answer": "Hi."}, [("user", "Hello\ufffd"), EXCHANGE[1]]),
 }  # fmt: skip
 
@@ -120,6 +144,9 @@ CHOSEN, REJECTED = [*HELLO[:1], *turns(assistant="Hi.")], [*HELLO[:1], *turns(as
 PLAIN = Comparison((Message("user", "Hello"),), ("Hi.", "No."), (0, 1))
 SYSTEM = Comparison((Message("system", "Be kind."), Message("user", "Hello")), ("Hi.", "No."), (0, 1))
 TIE = Comparison(PLAIN.prompt, PLAIN.answers, (0, 0))
+TRANSCRIPTS = {
+    "chosen": "\n\nHuman: Hello\n\nAssistant: Hi.", "rejected": "\n\nHuman: Hello\n\nAssistant: No.",
+}  # fmt: skip
 COMPARISONS = {
     "trl explicit": ({"prompt": HELLO[:1], "chosen": CHOSEN[1:], "rejected": REJECTED[1:]}, PLAIN),
     "trl implicit": ({"chosen": CHOSEN, "rejected": REJECTED}, PLAIN),
@@ -168,6 +195,23 @@ COMPARISONS = {
         Comparison(PLAIN.prompt, ("No.", "Hi."), (1, 0))),
     "winner tie": ({"prompt": "Hello", "response_a": "Hi.", "response_b": "No.", "winner": "Tie"}, TIE),
     "whole floats": ({"prompt": "Hello", "answers": ["Hi.", "No."], "ranks": [0.0, 1.0]}, PLAIN),
+    "transcripts and their prompt": (
+        {"prompt": "\n\nHuman: Hello\n\nAssistant:"} | TRANSCRIPTS, PLAIN,
+    ),
+    "transcripts and their question": ({"prompt": "Hello"} | TRANSCRIPTS, PLAIN),
+    "answers with their prompt": (
+        {"prompt": "Hello", "answers": [*TRANSCRIPTS.values()], "ranks": [0, 1]}, PLAIN,
+    ),
+    "history before both sides": (
+        {"chosen": turns(user="Well?", assistant="Yes."), "rejected": turns(user="Well?", assistant="No."),
+         "history": [["Hello", "Hi."]]},
+        Comparison((*(Message(*turn) for turn in EXCHANGE), Message("user", "Well?")), ("Yes.", "No."), (0, 1)),
+    ),
+    "preference tie": ({"prompt": "Hello", "chosen": "Hi.", "rejected": "No.", "preference": "tie"}, TIE),
+    "rewards of answers": (
+        {"prompt": "Hello", "answers": ["Hi.", "No."], "rewards": [1, 3]},
+        Comparison(PLAIN.prompt, PLAIN.answers, (1, 0)),
+    ),
     "scores of answers": (
         {"prompt": "Hello", "answers": ["Hi.", "No.", "Eh."], "scores": [0.5, 0.5, 2]},
         Comparison(PLAIN.prompt, ("Hi.", "No.", "Eh."), (1, 1, 0)),
@@ -226,7 +270,11 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             {"prompt": [*HELLO], "chosen": "Well?", "rejected": "No."},
             "the prompt ends with the assistant's turn; it must end with a user's",
         ),
-        (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "weight": 2}, "has the weight 2"),
+        (
+            read_demonstrations,
+            {"prompt": "Hello", "answer": "Hi.", "weight": 2},
+            'has "weight" 2, which is not supported',
+        ),
         (read_demonstrations, {"prompt": "Hello", "completion": "No.", "label": False}, "has a label, which says"),
         (
             read_demonstrations,
@@ -234,7 +282,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             '"history" is not a list of pairs',
         ),
         (read_comparisons, {"prompt": "Hello", "completion": "No.", "label": False}, "has a label, as KTO learns from"),
-        (read_comparisons, PAIR | {"margin": 2.0}, "has a margin, which is not supported"),
+        (read_comparisons, PAIR | {"margin": 2.0}, 'has "margin" 2.0, which is not supported'),
         (
             read_comparisons,
             PAIR | {"score_chosen": 1, "score_rejected": 2},
@@ -266,6 +314,41 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             {"prompt": "Hello", "answers": ["a", "b"], "ranks": [0, float("nan")]},
             "write a number for",
         ),
+        (
+            read_comparisons,
+            {"prompt": "Hello", "answers": ["a", "b"], "ranks": [0, 1], "scores": [1, 2]},
+            "scores and ranks order the answers differently",
+        ),
+        (read_comparisons, {"prompt": "Goodbye"} | TRANSCRIPTS, "the prompt is not the one that chosen answers"),
+        (read_demonstrations, {"prompt": "Goodbye", "completion": HELLO}, "the prompt is not the one that the answer"),
+        (read_demonstrations, {"messages": [HELLO[0] | {"images": ["a"]}, HELLO[1]]}, 'message 1 has "images", and'),
+        (read_demonstrations, {"messages": [HELLO[0] | {"Image": "a"}, HELLO[1]]}, 'message 1 has "image" .*only text'),
+        (read_queries, {"prompt": [HELLO[0] | {"images": ["a"]}]}, 'message 1 has "images", and only text'),
+        (read_queries, {"input": {"messages": HELLO[:1], "images": ["a"]}}, 'has "images", and only text'),
+        (read_demonstrations, {"input": {"messages": HELLO[:1], "Score": 1}, "output": "Hi."}, 'has "score" 1, which'),
+        (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"train": False}]}, "there is no answer to learn"),
+        (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"loss": 0.5}]}, "message 2 has the loss 0.5"),
+        (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"train_detail": [{}]}]}, 'has "train_detail", and'),
+        (read_demonstrations, {"messages": [HELLO[0] | {"train": True}, HELLO[1]]}, "the user's turns are never"),
+        (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"score": 0.1}]}, 'has "score" 0.1, which says how'),
+        (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "sample_weight": 0.5}, 'has "sample_weight" 0.5'),
+        (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "Score": 2}, 'has "score" 2, which says how good'),
+        (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "reward": -1}, 'has "reward" -1, which says how'),
+        (read_comparisons, PAIR | {"chosen_reward": 1, "rejected_reward": 3}, "the rejected answer is the better one"),
+        (read_comparisons, PAIR | {"preference": "rejected"}, 'write "chosen" or "tie", or remove the key'),
+        (read_comparisons, PAIR | {"scores": [1, 2]}, 'has "scores", which says how good'),
+        (
+            read_comparisons,
+            PAIR | {"chosen": [HELLO[1] | {"weight": 0}]},
+            "chosen is marked as not to be learned",
+        ),
+        (
+            read_demonstrations,
+            {"prompt": "a", "Prompt": "b", "answer": "c"},
+            'has "prompt" and "Prompt" with different',
+        ),
+        (read_demonstrations, {"messages": [HELLO[0] | {"from": "gpt"}, HELLO[1]]}, "message 1 has two roles that"),
+        (read_demonstrations, {"messages": [HELLO[0] | {"value": "b"}, HELLO[1]]}, "user's, has two contents that"),
     ],
 )
 def test_what_cannot_be_learned_as_it_stands_is_refused_by_name(tmp_path, read, row, told):
@@ -285,14 +368,63 @@ def test_the_summary_names_keys_and_lines_that_were_left_out(tmp_path):
     assert "(2, 4). Line 2 of" in line
 
 
-def test_turns_of_weight_0_are_read_and_not_learned(tmp_path):
-    talk = [HELLO[0], {**HELLO[1], "weight": 0}, *turns(user="Really?", assistant="Yes.")]
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"loss": False}])
+def test_marked_turns_are_read_and_not_learned(tmp_path, mark):
+    talk = [HELLO[0], {**HELLO[1], **mark}, *turns(user="Really?", assistant="Yes.")]
     [demonstration] = read_demonstrations(write(tmp_path, {"messages": talk}), 0, 0)
     tokenizer = Tokenizer.train(["Hello Hi. Really? Yes."] * 9, 300).with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     tokens = demonstration_tokens(tokenizer, demonstration)
     learned = tokenizer.decode([i for i, trained in zip(tokens.ids, tokens.trained, strict=True) if trained])
     assert learned.removesuffix(END) == "Yes."
     assert "Hi." in tokenizer.decode(tokens.ids)
+
+
+@pytest.mark.parametrize(
+    ("keys", "cells"),
+    [
+        ("weight,images,label", ",,"),
+        ("weight,images,sample_weight", "1,[],1.0"),
+        ("messages,history,tools", ",[],{}"),
+        ("score,train", ",true"),
+    ],
+)
+def test_blank_and_neutral_cells_of_a_table_change_nothing(tmp_path, keys, cells):
+    (tmp_path / "a.csv").write_text(f"prompt,answer,{keys}\nHello,Hi.,{cells}\n")
+    [demonstration] = read_demonstrations(str(tmp_path / "a.csv"), 0, 0)
+    assert [(m.role, m.content) for m in demonstration.messages] == EXCHANGE
+
+
+@pytest.mark.parametrize(
+    ("keys", "cells", "expected"),
+    [
+        ("score_chosen,score_rejected", "7.0,5.0", PLAIN),
+        ("score_chosen,score_rejected", "5,5.0", TIE),
+        ("score_chosen,score_rejected", ",", PLAIN),
+        ("margin,label,weight", ",,1", PLAIN),
+    ],
+)
+def test_numbers_in_a_table_of_comparisons(tmp_path, keys, cells, expected):
+    (tmp_path / "a.csv").write_text(f"prompt,chosen,rejected,{keys}\nHello,Hi.,No.,{cells}\n")
+    assert read_comparisons(str(tmp_path / "a.csv"), 0, 0) == [expected]
+
+
+def test_a_cell_that_contradicts_its_row_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,score_chosen,score_rejected\nHello,Hi.,No.,10,9\n")
+    assert read_comparisons(str(tmp_path / "a.csv"), 0, 0) == [PLAIN]
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,score_chosen,score_rejected\nHello,Hi.,No.,9,10\n")
+    with pytest.raises(UserError, match="the rejected answer is the better one"):
+        read_comparisons(str(tmp_path / "a.csv"), 0, 0)
+
+
+def test_keys_about_the_answer_are_columns_of_a_prompt(tmp_path):
+    file = write(tmp_path, {"prompt": "1+1?", "label": "2", "score": 3})
+    assert read_queries(file, 0, 0, columns={"label", "score"})[0].columns == {"label": "2", "score": 3}
+
+
+def test_keys_inside_the_input_are_named(tmp_path):
+    said: list[str] = []
+    read_queries(write(tmp_path, {"input": {"messages": HELLO[:1], "parallel_tool_calls": True}}), 0, 0, said.append)
+    assert said[0].endswith("Keys not used: prompt.parallel_tool_calls.")
 
 
 def test_columns_are_kept_for_a_reward_function(tmp_path):

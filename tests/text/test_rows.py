@@ -73,6 +73,12 @@ def test_a_large_array_is_not_held(tmp_path, monkeypatch):
     assert len(held) < 21_000, "values are not parsed over and over"
 
 
+@pytest.mark.parametrize("row", ['{"text": "a", "text": "b"}', '{"messages": [{"text": "a", "text": "b"}]}'])
+def test_a_key_with_two_values_is_refused(tmp_path, row):
+    with pytest.raises(UserError, match=r'Line 2 of .* has the key "text" twice with different values; keep one'):
+        read(tmp_path / "a.jsonl", '{"n": 1, "n": 1}\n' + row)
+
+
 def test_parquet_is_read_in_batches(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

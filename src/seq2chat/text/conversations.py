@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from seq2chat.config import UserError, check
 from seq2chat.text import formats
 from seq2chat.text.chat import ChatTokens, Message, chat_tokens
+from seq2chat.text.fields import Fields
 from seq2chat.text.files import check_format
 from seq2chat.text.named import NAMED, find_corpus
 from seq2chat.text.rows import ROW_SUFFIXES, Row, is_rows, read_rows
 from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.turns import Fields
 from seq2chat.text.world import (
     FAMILIES,
     RISKS,
@@ -218,8 +218,8 @@ def _read(source: str, n: int, seed: int, parse: Callable[[Fields], T], say: Say
     wrong: list[tuple[int, UserError]] = []
     unused: dict[str, None] = {}
     for row in _rows(source):
-        fields = Fields(row)
         try:
+            fields = Fields(row)
             examples.append(parse(fields))
         except UserError as error:
             if strict:
@@ -252,7 +252,10 @@ def _summary(source: str, n: int, unused: Sequence[str], wrong: Sequence[tuple[i
 def _rows(source: str) -> Iterator[Row]:
     """Return the rows of a file or of a named corpus of rows."""
     file = find_corpus(source) if source in NAMED else Path(source)
-    check(file.is_file(), f"There is no file {source}; give a file of conversations such as talks.jsonl, or {WORLD}.")
+    check(
+        file.exists() and not file.is_dir(),
+        f"There is no file {source}; give a file of conversations such as talks.jsonl, or {WORLD}.",
+    )
     check_format(file)
     check(
         is_rows(file),

@@ -45,6 +45,10 @@ _SIGNATURES = {
     b"PAR1": ".parquet",
 }
 
+_MARKS = {
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # little-endian, it begins with the mark of UTF-16
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 _ENCODINGS = [*(f"cp125{n}" for n in range(9)), "cp437", "cp850", "cp866", "cp874", "cp932", "cp949"]
 _ENCODINGS += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp", "iso8859_2"]
 _WESTERN = set("‘’“”‚„‹›«»–—…•·€£§©®™°¡¿ºª\xa0àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿß")
@@ -58,10 +62,16 @@ def suffix(file: Path) -> str:
 
 
 def check_format(file: Path) -> None:
-    """Raise UserError for a file whose suffix names a format that is not read, with what to do about it."""
+    """Raise UserError for a pipe, or a file whose suffix names a format that is not read, with what to do about it."""
+    _check_no_pipe(file)
     advice = OTHER_FORMATS.get(suffix(file))
     if advice is not None:
         raise UserError(f"{file} is a {suffix(file)} file, which is not read; {_convert(advice, file)}")
+
+
+def _check_no_pipe(file: Path) -> None:
+    # A text is read several times: to count it, to fingerprint it and to encode it.
+    check(not file.is_fifo(), f"{file} is a pipe, which can be read only once; save it to a file first, and give that.")
 
 
 def _convert(advice: str, file: Path) -> str:
@@ -72,13 +82,14 @@ def _convert(advice: str, file: Path) -> str:
 @contextmanager
 def open_bytes(file: Path) -> Iterator[BufferedIOBase]:
     """Open a file, gzipped or not; damage met inside the `with` block becomes a UserError."""
+    _check_no_pipe(file)
     try:
         with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
             yield stream
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(f"{file} is not a complete gzip file; fetch or compress it again.") from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
 
 
 def decode(data: bytes, file: Path, offset: int) -> str:
@@ -131,13 +142,14 @@ def whole_characters(text: str) -> str:
 
 
 def _check_text(data: bytes, file: Path, offset: int) -> None:
-    """Raise UserError for bytes that are another format or UTF-16."""
+    """Raise UserError for bytes that are another format, UTF-16 or UTF-32."""
     if offset == 0:
-        check(
-            not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
-            f"{file} is UTF-16; convert it: {_iconv('-f UTF-16', file)}",
-        )
+        for encoding, marks in _MARKS.items():
+            command = _iconv(f"-f {encoding}", file)
+            check(not data.startswith(marks), f"{file} is {encoding}; convert it: {command}")
         kind = next((name for head, name in _SIGNATURES.items() if data.startswith(head)), "")
+        if kind and file.suffix.lower() == ".gz":
+            raise UserError(f"{file} holds a {kind} file; unpack it: {_unpack(file, kind)}")
         if kind in (".gz", ".parquet"):
             names = shlex.join([str(file), f"{file}{kind}"])
             raise UserError(f"{file} is a {kind} file by its content; rename it: mv {names}")
@@ -155,14 +167,22 @@ def _check_text(data: bytes, file: Path, offset: int) -> None:
 
 def _utf16_without_mark(data: bytes) -> str:
     """Return the byte order of text in UTF-16, "" where the NUL bytes are none of its."""
-    even = data[:GUESSED][::2].count(0)
-    odd = data[:GUESSED][1::2].count(0)
-    units = max(1, min(len(data), GUESSED) // 2)
+    sample = data[: min(len(data), GUESSED) // 2 * 2]
+    even = sample[::2].count(0)
+    odd = sample[1::2].count(0)
+    # ASCII in UTF-16 has a zero in every unit. Blanks, digits and line ends have one in every script.
+    is_utf8 = _is_plain_utf8(sample.replace(b"\0", b""))
+    least = len(sample) / 2 * (0.9 if is_utf8 else 0.05)
     for zeros, others, name in ((odd, even, "UTF-16LE"), (even, odd, "UTF-16BE")):
-        # Blanks, digits and line ends have a zero byte in every script.
-        if zeros > units / 20 and others < zeros / 50:
+        if zeros > least and others < zeros / 50:
             return name
     return ""
+
+
+def _is_plain_utf8(data: bytes) -> bool:
+    """Return whether the bytes are UTF-8 without control characters."""
+    text = data.decode("utf-8", "replace")
+    return "\ufffd" not in text and all(character >= " " or character.isspace() for character in text)
 
 
 def _not_utf8(file: Path, position: int) -> UserError:
@@ -171,6 +191,13 @@ def _not_utf8(file: Path, position: int) -> UserError:
         first = max(0, position - GUESSED // 2)
         stream.seek(first)
         sample = stream.read(GUESSED)
+    before, tail = sample[: position - first], sample[position - first :]
+    # One last byte may also be the one accented letter of a text in another encoding.
+    if _is_unfinished(tail) and (len(tail) > 1 or not before.isascii()):
+        return UserError(
+            f"{file} is not UTF-8 at byte {position}: it ends within a character, so it is cut; fetch it again, "
+            f"or leave the end out: {_head(position, file)}"
+        )
     if first:
         sample = sample[sample.find(b"\n") + 1 :]  # a character of several bytes must not be cut
     place = f"{file} is not UTF-8 at byte {position}"
@@ -184,6 +211,32 @@ def _iconv(options: str, file: Path) -> str:
     if file.suffix.lower() == ".gz":
         return f"gunzip -c {shlex.quote(str(file))} | iconv {options} -t UTF-8 > new.txt"
     return f"iconv {options} -t UTF-8 {shlex.quote(str(file))} > new.txt"
+
+
+def _head(size: int, file: Path) -> str:
+    """Return the command that writes the first bytes of the text."""
+    if file.suffix.lower() == ".gz":
+        return f"gunzip -c {shlex.quote(str(file))} | head -c {size} > new.txt"
+    return f"head -c {size} {shlex.quote(str(file))} > new.txt"
+
+
+def _unpack(file: Path, kind: str) -> str:
+    """Return the command that unpacks a gzipped file to the file of another format in it, or to its text."""
+    command = f"gunzip -c {shlex.quote(str(file))}"
+    unpacked = file.with_suffix("")
+    if kind == ".gz":
+        return f"{command} | gunzip -c > {shlex.quote(str(unpacked))}"
+    named = unpacked if unpacked.suffix.lower() == kind else Path(f"{unpacked}{kind}")
+    return f"{command} > {shlex.quote(str(named))}"
+
+
+def _is_unfinished(tail: bytes) -> bool:
+    """Return whether the bytes are the beginning of one UTF-8 character."""
+    try:
+        tail.decode()
+    except UnicodeDecodeError as error:
+        return error.start == 0 and error.reason == "unexpected end of data"
+    return False
 
 
 def _mostly_utf8(sample: bytes) -> bool:

@@ -24,23 +24,21 @@ from typing import Any
 
 from seq2chat.config import UserError, check
 from seq2chat.text.chat import Message, Role
-from seq2chat.text.rows import field_names
-from seq2chat.text.turns import (
-    Fields,
-    Turn,
-    check_supported,
-    check_tools,
-    is_blank,
-    read_text,
-    read_transcript,
-    read_turns,
-)
+from seq2chat.text.fields import PREFERENCES, SCORES, UNSUPPORTED, Fields, as_number, is_blank, is_empty
+from seq2chat.text.rows import Row, field_names
+from seq2chat.text.turns import Turn, is_transcript, read_text, read_transcript, read_turns
 
 PROMPT = ("prompt", "question", "instruction", "query", "input")
 ANSWER = ("answer", "response", "completion", "output")
 MESSAGES = ("messages", "conversations", "conversation")
 SIDES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"), ("response_a", "response_b"))
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
+PAIR_SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen_reward", "rejected_reward"),
+    ("reward_chosen", "reward_rejected"),
+)
 
 
 # Demonstrations
@@ -48,14 +46,13 @@ SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score")
 
 def demonstration(fields: Fields) -> list[Turn]:
     """Return the turns of a conversation to learn from. Raises UserError for a row that holds none."""
-    check_supported(fields)
     if fields.has("label"):
         raise UserError(
             f"{fields.where} has a label, which says whether the answer is good; keep the rows with good "
             'answers and remove the key "label", or pair good and bad answers as "chosen" and "rejected".'
         )
     if fields.has(*MESSAGES):
-        turns = _with_system(fields, read_turns(fields, fields.get(*MESSAGES), "messages"))
+        turns = _with_beginning(fields, read_turns(fields, fields.get(*MESSAGES), "messages"))
     else:
         answer = fields.get(*ANSWER)
         check(
@@ -63,7 +60,8 @@ def demonstration(fields: Fields) -> list[Turn]:
             f'{fields.where} is no demonstration; write "messages", or "prompt" and "answer". '
             f"It has {field_names(fields.row)}.",
         )
-        turns = [*prompt_turns(fields), *_answer_turns(fields, answer, "answer")]
+        turns = _answered(fields, answer)
+    fields.check_unused({**UNSUPPORTED, **SCORES})
     while turns and turns[-1].message.role != "assistant":
         turns.pop()  # nothing is learned from what comes after the last answer
     check(
@@ -77,63 +75,84 @@ def demonstration(fields: Fields) -> list[Turn]:
     return turns
 
 
+def _answered(fields: Fields, answer: Any) -> list[Turn]:
+    """Return the conversation of the row's prompt and its answer, which may repeat the prompt."""
+    before = prompt_turns(fields)
+    turns = (read_transcript if is_transcript(answer) else _answer_turns)(fields, answer, "answer")
+    if turns[0].message.role == "assistant":
+        return [*before, *turns]
+    turns = _with_beginning(fields, turns)
+    repeated = _repeats([turn.message for turn in turns], [turn.message for turn in before])
+    check(repeated, f"{fields.where}: the prompt is not the one that the answer answers.")
+    return turns
+
+
 # Comparisons
 
 
 def comparison(fields: Fields) -> tuple[list[Message], list[str], list[int]]:
     """Return the prompt, the answers and the rank of each, 0 the best. Raises UserError for a row without two."""
-    check_supported(fields)
-    check(not fields.has("margin"), f'{fields.where} has a margin, which is not supported; remove the key "margin".')
     pair = _sides(fields)
     if fields.has("label"):
         raise UserError(
             f"{fields.where} has a label, as KTO learns from, which is not supported; "
             + ("remove the key." if pair else 'pair a good and a bad answer to each prompt as "chosen" and "rejected".')
         )
-    if pair is not None:
-        prompt, answers = _pair(fields, pair)
-        ranks = _winner(fields) if pair == ("response_a", "response_b") else _order(fields)
+    if pair:
+        prompt, answers = _compared(fields, {name: fields.get(name) for name in pair})
+        ranks = _winner(fields) if "response_a" in pair else _order(fields)
     else:
-        prompt, answers = _several(fields)
+        prompt, answers = _compared(fields, _several(fields))
         ranks = _ranks(fields, len(answers))
+    fields.check_unused({**UNSUPPORTED, **PREFERENCES})
     check(len(set(answers)) == len(answers), f"{fields.where}: two of its answers are equal, so neither is better.")
     return prompt, answers, ranks
 
 
-def _sides(fields: Fields) -> tuple[str, str] | None:
-    """Return the names of the two sides of a pair, if the row has one."""
-    return next((names for names in SIDES if fields.has(names[0]) and fields.has(names[1])), None)
+def _sides(fields: Fields) -> tuple[str, ...]:
+    """Return the names of the two sides of a pair, () if the row has none."""
+    return next((pair for pair in SIDES if all(name in fields.names for name in pair)), ())
 
 
-def _pair(fields: Fields, names: tuple[str, str]) -> tuple[list[Message], list[str]]:
-    """Return the prompt and the answers of two sides, which may repeat the prompt."""
-    given = [fields.get(name) for name in names]
+def _several(fields: Fields) -> dict[str, Any]:
+    """Return the answers of a row with a list of them by name."""
+    answers = fields.get("answers")
+    check(
+        isinstance(answers, list) and len(answers) > 1 and None not in answers,
+        f'{fields.where} is no comparison; write "prompt", "chosen" and "rejected", or "answers", a list of two or '
+        f"more. It has {field_names(fields.row)}.",
+    )
+    return {f"answer {number}": answer for number, answer in enumerate(answers, start=1)}
+
+
+def _compared(fields: Fields, sides: Mapping[str, Any]) -> tuple[list[Message], list[str]]:
+    """Return the prompt and the answers of several sides by name, which may repeat the prompt."""
     explicit = fields.has(*PROMPT, *MESSAGES)
-    if not explicit and all(isinstance(side, str) for side in given):
-        sides = [read_transcript(fields, side, name) for side, name in zip(given, names, strict=True)]
+    values = sides.values()
+    whole = all(map(is_transcript, values)) or (not explicit and all(isinstance(value, str) for value in values))
+    read = read_transcript if whole else _answer_turns
+    turns = {name: read(fields, side, name) for name, side in sides.items()}
+    for name, side in turns.items():
+        check(side[-1].learned, f"{fields.where}: {name} is marked as not to be learned; leave such rows out.")
+    messages = {name: [turn.message for turn in side] for name, side in turns.items()}
+    first = next(iter(messages))
+    prompt = messages[first][:-1]
+    for name, side in messages.items():
+        check(side[:-1] == prompt, f"{fields.where}: {first} and {name} answer different prompts.")
+    if explicit and not any(message.role == "user" for message in prompt):
+        prompt = prompt_messages(fields) + prompt
     else:
-        sides = [
-            [turn.message for turn in _answer_turns(fields, side, name)]
-            for side, name in zip(given, names, strict=True)
-        ]
-    (*prompt, answer), (*other_prompt, other) = sides
-    check(prompt == other_prompt, f"{fields.where}: {names[0]} and {names[1]} answer different prompts.")
-    if explicit:
-        before = prompt_messages(fields)
-        if not any(message.role == "user" for message in prompt):
-            prompt = before + prompt
-        else:
-            prompt = _behind_system(fields, prompt)
-            check(_repeats(prompt, before), f"{fields.where}: the prompt is not the one that {names[0]} answers.")
-    else:
-        prompt = _behind_system(fields, prompt)
+        prompt = [turn.message for turn in _with_beginning(fields, turns[first][:-1])]
+        if explicit:
+            repeated = _repeats(prompt, prompt_messages(fields))
+            check(repeated, f"{fields.where}: the prompt is not the one that {first} answers.")
     _check_prompt(prompt, fields.where)
-    return prompt, [answer.content, other.content]
+    return prompt, [side[-1].content for side in messages.values()]
 
 
-def _behind_system(fields: Fields, messages: list[Message]) -> list[Message]:
-    """Return the messages behind the row's `system` message, if it has one."""
-    return [turn.message for turn in _with_system(fields, [Turn(message) for message in messages])]
+def _hold_prompt(sides: list[Any]) -> bool:
+    """Return whether the sides are conversations: transcripts, or lists of several messages."""
+    return bool(sides) and (all(map(is_transcript, sides)) or (isinstance(sides[0], list) and len(sides[0]) > 1))
 
 
 def _repeats(conversation: list[Message], prompt: list[Message]) -> bool:
@@ -141,20 +160,9 @@ def _repeats(conversation: list[Message], prompt: list[Message]) -> bool:
     return all(message in conversation for message in prompt)
 
 
-def _several(fields: Fields) -> tuple[list[Message], list[str]]:
-    """Return the prompt and the answers of a row with a list of them."""
-    answers = fields.get("answers")
-    check(
-        isinstance(answers, list) and len(answers) > 1 and None not in answers,
-        f'{fields.where} is no comparison; write "prompt", "chosen" and "rejected", or "answers", a list of two or '
-        f"more. It has {field_names(fields.row)}.",
-    )
-    return prompt_messages(fields), [read_text(a, f"answer {i}", fields.where) for i, a in enumerate(answers, start=1)]
-
-
 def _winner(fields: Fields) -> list[int]:
     """Return the ranks of two answers of which `winner` names the better, or a tie."""
-    winner = fields.get("winner")
+    winner = fields.get("winner", "preference")
     name = re.sub(r"^(model|response)[ _]", "", str(winner).strip().lower())
     ranks = {"a": [0, 1], "b": [1, 0], "tie": [0, 0]}.get(name)
     if ranks is None:
@@ -163,10 +171,16 @@ def _winner(fields: Fields) -> list[int]:
 
 
 def _order(fields: Fields) -> list[int]:
-    """Return the ranks of a chosen and a rejected answer: tied where both have the same score."""
-    for names in SCORES:
+    """Return the ranks of a chosen and a rejected answer: tied where a field says so or both have the same score."""
+    winner = fields.get("winner", "preference")
+    tie = str(winner).strip().lower() == "tie"
+    check(
+        tie or is_blank(winner) or str(winner).strip().lower() == "chosen",
+        f'{fields.where}: the winner of chosen and rejected is {winner!r}; write "chosen" or "tie", or remove the key.',
+    )
+    for names in PAIR_SCORES:
         better, worse = (fields.get(name, name.replace("_", "-")) for name in names)
-        if better is None and worse is None:
+        if is_blank(better) and is_blank(worse):
             continue
         scores = _numbers([better, worse], f"{names[0]} and {names[1]}", 2, fields.where)
         check(
@@ -174,36 +188,41 @@ def _order(fields: Fields) -> list[int]:
             f"{fields.where}: {names[0]} is {better} and {names[1]} is {worse}, so the rejected answer is the better "
             "one; exchange them, or remove the scores.",
         )
-        return [0, 0] if scores[0] == scores[1] else [0, 1]
-    return [0, 1]
+        tie = tie or scores[0] == scores[1]
+    return [0, 0] if tie else [0, 1]
 
 
 def _ranks(fields: Fields, n: int) -> list[int]:
     """Return the ranks of `n` answers: as given, by their scores, or the best first."""
-    if (scores := fields.get("scores")) is not None:
-        values = _numbers(scores, '"scores"', n, fields.where)
-        return [sum(other > value for other in set(values)) for value in values]
+    scores = fields.get("scores", "rewards", "ratings")
     ranks = fields.get("ranks")
-    if ranks is None:
-        return list(range(n))
-    values = _numbers(ranks, '"ranks"', n, fields.where)
+    orders = []
+    if not is_blank(scores):
+        values = _numbers(scores, '"scores"', n, fields.where)
+        orders.append([sum(other > value for other in set(values)) for value in values])
+    if not is_blank(ranks):
+        values = _numbers(ranks, '"ranks"', n, fields.where)
+        check(
+            all(value == int(value) for value in values),
+            f'{fields.where}: "ranks" is {ranks!r}; write a whole number for each of the {n} answers, 0 the best.',
+        )
+        orders.append([int(value) for value in values])
+    dense = [[sorted(set(order)).index(rank) for rank in order] for order in orders]
     check(
-        all(value == int(value) for value in values),
-        f'{fields.where}: "ranks" is {ranks!r}; write a whole number for each of the {n} answers, 0 the best.',
+        all(order == dense[0] for order in dense),
+        f"{fields.where}: its scores and ranks order the answers differently; remove one of them.",
     )
-    return [int(value) for value in values]
+    return orders[-1] if orders else list(range(n))
 
 
 def _numbers(values: Any, name: str, n: int, where: str) -> list[float]:
-    numbers = values if isinstance(values, list) else []
-    finite = all(
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15 for value in numbers
-    )
+    numbers = [as_number(value) for value in values] if isinstance(values, list) else []
+    finite = [number for number in numbers if number is not None]
     check(
-        finite and len(numbers) == n,
+        len(finite) == len(numbers) == n,
         f"{where}: {name} is {values!r}; write a number for each of the {n} answers.",
     )
-    return [float(value) for value in numbers]
+    return finite
 
 
 # Prompts
@@ -211,14 +230,14 @@ def _numbers(values: Any, name: str, n: int, where: str) -> list[float]:
 
 def prompt(fields: Fields) -> list[Message]:
     """Return the prompt that a row holds, or that its demonstration or comparison answers."""
-    check_supported(fields)
-    pair = _sides(fields)
-    if pair is not None:
-        side = fields.row.fields[fields.names[pair[0]]]
-        if isinstance(side, list) and len(side) > 1:
-            # A conversation may hold more turns than the field of the prompt.
-            return _pair(fields, pair)[0]
-    return prompt_messages(fields)
+    sides = {name: fields.row.fields[fields.names[name]] for name in _sides(fields)}
+    # A conversation may hold more turns than the field of the prompt.
+    if _hold_prompt(list(sides.values())):
+        messages, _ = _compared(fields, {name: fields.get(name) for name in sides})
+    else:
+        messages = prompt_messages(fields)
+    fields.check_unused(UNSUPPORTED)
+    return messages
 
 
 def prompt_messages(fields: Fields) -> list[Message]:
@@ -233,13 +252,11 @@ def prompt_turns(fields: Fields) -> list[Turn]:
         turns = turns[:-1] if turns[-1].message.role == "assistant" else turns
     elif not fields.has(*PROMPT) and fields.has("chosen"):
         chosen = fields.get("chosen")
-        if isinstance(chosen, str):
-            turns = [Turn(message) for message in read_transcript(fields, chosen, "chosen")[:-1]]
-        else:
-            turns = read_turns(fields, chosen, "chosen")[:-1]
+        read = read_transcript if isinstance(chosen, str) else _answer_turns
+        turns = read(fields, chosen, "chosen")[:-1]
     else:
         turns = _written_prompt(fields)
-    turns = _with_system(fields, turns)
+    turns = _with_beginning(fields, turns)
     _check_prompt([turn.message for turn in turns], fields.where)
     return turns
 
@@ -252,32 +269,42 @@ def _check_prompt(messages: list[Message], where: str) -> None:
 
 
 def _written_prompt(fields: Fields) -> list[Turn]:
-    """Return the prompt in a field of its own, behind the turns of `history`, with what belongs to an instruction."""
+    """Return the prompt in a field of its own, with what belongs to an instruction."""
     given = fields.get(*PROMPT)
     check(
         given is not None,
         f'{fields.where} has no prompt; write "prompt" or "messages". It has {field_names(fields.row)}.',
     )
     if isinstance(given, Mapping):
-        check_tools(given, fields.where)
-        given = given.get("messages")
+        return _inner_prompt(fields, given)
     if not isinstance(given, str):
-        return [*_history(fields), *read_turns(fields, given, "prompt")]
+        return read_turns(fields, given, "prompt")
     text = read_text(given, "prompt", fields.where)
     if text.startswith("Human:") and text.endswith("Assistant:"):
         begun = text.removesuffix("Assistant:") + "Assistant: ..."
-        return [Turn(message) for message in read_transcript(fields, begun, "prompt")[:-1]]
+        return read_transcript(fields, begun, "prompt")[:-1]
     # As Dolly and Alpaca name what belongs to the instruction; `input` alone is the prompt itself.
     names = ("context", "input") if fields.has(*PROMPT[:-1]) else ("context",)
     context = next((value for name in names if not is_blank(value := fields.get(name))), None)
     if context is not None:
         text = f"{text}\n\n{read_text(context, 'context', fields.where)}"
-    return [*_history(fields), Turn(Message("user", text))]
+    return [Turn(Message("user", text))]
+
+
+def _inner_prompt(fields: Fields, given: Mapping[str, Any]) -> list[Turn]:
+    """Return the turns of OpenAI's `{"input": {"messages": [...]}}`, whose keys are checked as a row's are."""
+    inner = Fields(Row(dict(given), fields.where, fields.row.number))
+    turns = _with_beginning(inner, read_turns(inner, inner.get("messages"), "prompt"))
+    inner.check_unused(UNSUPPORTED)
+    unused = {f"prompt.{name.lower()}": value for name, value in inner.columns(None).items()}
+    fields.inner_unused |= unused | inner.inner_unused
+    return turns
 
 
 def _history(fields: Fields) -> list[Turn]:
     """Return the earlier turns of Alpaca's `history`, pairs of a question and its answer."""
-    pairs = fields.get("history") or []
+    pairs = fields.get("history")
+    pairs = [] if is_empty(pairs) else pairs
     is_pairs = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
     check(is_pairs, f'{fields.where}: "history" is not a list of pairs, each ["question", "answer"].')
     texts = [read_text(text, "a turn of history", fields.where) for text in chain.from_iterable(pairs)]
@@ -285,15 +312,19 @@ def _history(fields: Fields) -> list[Turn]:
     return [Turn(Message(roles[i % 2], text)) for i, text in enumerate(texts)]
 
 
-def _with_system(fields: Fields, turns: list[Turn]) -> list[Turn]:
-    """Return the turns behind the row's `system` message, if it has one that they do not begin with already."""
+def _with_beginning(fields: Fields, turns: list[Turn]) -> list[Turn]:
+    """Return the turns with the row's `system` message first and then those of `history`, unless they are there."""
+    n_system = next((number for number, turn in enumerate(turns) if turn.message.role != "system"), len(turns))
+    first, rest = turns[:n_system], turns[n_system:]
     system = fields.get("system", "system_prompt")
-    if is_blank(system):
-        return turns
-    message = Message("system", read_text(system, "system", fields.where))
-    if turns and turns[0].message == message:
-        return turns
-    return [Turn(message), *turns]
+    if not is_blank(system):
+        message = Message("system", read_text(system, "system", fields.where))
+        if [turn.message for turn in first[:1]] != [message]:
+            first = [Turn(message), *first]
+    history = _history(fields)
+    if [turn.message for turn in rest[: len(history)]] != [turn.message for turn in history]:
+        rest = [*history, *rest]
+    return [*first, *rest]
 
 
 def _answer_turns(fields: Fields, answer: Any, name: str) -> list[Turn]:

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from seq2chat.config import UserError
 from seq2chat.text.files import decode, open_bytes
 from seq2chat.text.plain import BLOCK, Sample
-from seq2chat.text.rows import Row, field_text, read_fields
+from seq2chat.text.rows import JSON, field_text, json_error, json_object, read_fields
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,10 @@ class JsonLines:
 
     def _document(self, line: str, where: str) -> str:
         try:
-            fields = json.loads(line)
+            fields = JSON.decode(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where} is not valid JSON ({error}); write one object per line.") from None
-        if not isinstance(fields, dict):
-            raise UserError(f'{where} is not a JSON object; write one such as {{"text": "..."}}.')
-        return field_text(Row(fields, where, 0), self.file, self.field)
+            raise json_error(error, where) from None
+        return field_text(json_object(fields, where, 0), self.file, self.field)
 
 
 def is_json_lines(file: Path) -> bool:

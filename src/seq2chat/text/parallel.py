@@ -82,7 +82,7 @@ def read_pairs(source: Path, target: Path) -> tuple[Lines, int]:
     Raises UserError as `load_parallel` does.
     """
     for file in (source, target):
-        check(file.is_file(), f"There is no file {file}; give two files of sentences, one a line.")
+        check(file.exists() and not file.is_dir(), f"There is no file {file}; give two files of sentences, one a line.")
     sides = [read_lines(file) for file in (source, target)]
     counts = [len(lines) for lines in sides]
     check(

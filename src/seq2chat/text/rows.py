@@ -18,7 +18,23 @@ ROW_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
 LARGEST_CELL = 2**31 - 1  # characters; the csv module's own limit is 128 KiB
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+
+
+class _DoubledKey(ValueError):
+    """A key that an object has twice with different values."""
+
+
+def _single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these pairs, of which `dict` alone would silently keep the last."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        for name, value in pairs:
+            if fields[name] != value:
+                raise _DoubledKey(name)
+    return fields
+
+
+JSON = json.JSONDecoder(object_pairs_hook=_single_keys)
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ def _read_json(file: Path) -> Iterator[Row]:
         if not text.take("["):
             number = text.line
             where = f"Line {number} of {file}"
-            yield _object(text.value(where), where, number)
+            yield json_object(text.value(where), where, number)
             # A comma here would be the end of a line of an array without brackets.
             check(
                 text.peek() != ",", f"{where} is not valid JSON (a comma after the object); write one object per line."
@@ -100,14 +116,28 @@ def _read_json(file: Path) -> Iterator[Row]:
         while not text.take("]"):
             n_rows += 1
             where = f"Row {n_rows} (line {text.line}) of {file}"
-            yield _object(text.value(where), where, n_rows)
+            yield json_object(text.value(where), where, n_rows)
             text.skip_space()
             if not text.take(","):
                 check(text.peek() == "]", f"{where} is not followed by a comma or a closing bracket.")
             text.skip_space()
 
 
-def _object(value: Any, where: str, number: int) -> Row:
+def json_error(error: ValueError | RecursionError, where: str) -> UserError:
+    """Return the error to raise for a mistake that the decoder `JSON` met at `where`."""
+    match error:
+        case _DoubledKey():
+            return UserError(f'{where} has the key "{error}" twice with different values; keep one.')
+        case json.JSONDecodeError():
+            return UserError(f"{where} is not valid JSON ({error.msg}); write one object per line.")
+        case RecursionError():
+            return UserError(f"{where} is nested too deeply to be read; leave it out.")
+        case _:
+            return UserError(f"{where} has a number of too many digits; write it as a string.")
+
+
+def json_object(value: Any, where: str, number: int) -> Row:
+    """Return a JSON value as a row. Raises UserError for a value that is no object."""
     check(isinstance(value, dict), f'{where} is not a JSON object; write one such as {{"text": "..."}}.')
     return Row(value, where, number)
 
@@ -147,15 +177,11 @@ class _Buffer:
         """Return the JSON value at the position and move past it. Raises UserError naming `where`."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.text, self.position)
-            except json.JSONDecodeError as error:
-                if _may_be_cut(error) and self._grow():
+                value, end = JSON.raw_decode(self.text, self.position)
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, json.JSONDecodeError) and _may_be_cut(error) and self._grow():
                     continue
-                raise UserError(f"{where} is not valid JSON ({error.msg}); write one object per line.") from None
-            except RecursionError:
-                raise UserError(f"{where} is nested too deeply to be read; leave it out.") from None
-            except ValueError:
-                raise UserError(f"{where} has a number of too many digits; write it as a string.") from None
+                raise json_error(error, where) from None
             self._move_to(end)
             return value
 

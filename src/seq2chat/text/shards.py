@@ -237,7 +237,7 @@ def write_shards(
     except OSError as error:
         if error.errno in NO_ROOM:
             raise UserError(f"The disk is full: there is no room for the shards in {folder.parent}.") from None
-        raise UserError(f"The shards cannot be written to {folder}: {error.strerror}.") from None
+        raise UserError(f"The shards cannot be written to {folder}: {error.strerror or error}.") from None
     finally:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
