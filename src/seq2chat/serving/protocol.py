@@ -49,11 +49,13 @@ def _count(value: Any) -> Any:
 
 def _lacking(reason: str, *neutral: Any) -> AfterValidator:
     """A validator for a feature that is not here: empty and `neutral` values pass, others are
-    refused with `reason`.
+    refused with `reason`. An object in which all is null is empty.
     """
 
     def check(value: Any) -> Any:
-        if value in ("", False, [], {}) or value in neutral:
+        if isinstance(value, dict) and all(field is None for field in value.values()):
+            return None
+        if value in ("", False, []) or value in neutral:
             return None
         raise ValueError(reason)
 
@@ -68,7 +70,8 @@ Moderation = Annotated[Any, _lacking("nothing is moderated here; leave it out")]
 # A model that does not reason is within each of these limits.
 EFFORTS = ("none", "minimal", "low", "medium")
 NO_REASONING = "the models here do not reason before they answer; leave it out"
-Reasoning = Annotated[Any, _lacking(NO_REASONING, *EFFORTS)]
+NO_BACKGROUND = "there are no responses in the background; leave it out"
+Effort = Annotated[Any, _lacking(NO_REASONING, *EFFORTS)]
 Verbosity = Annotated[Any, _lacking("the length of an answer cannot be chosen; leave it out", "medium")]
 Tier = Annotated[Any, _lacking("there is one tier of service; write auto or default", "auto", "default")]
 
@@ -226,7 +229,7 @@ class ChatRequest(Sampling):
     prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
     service_tier: Tier = None
-    reasoning_effort: Reasoning = None
+    reasoning_effort: Effort = None
     verbosity: Verbosity = None
     modalities: Annotated[Any, _lacking("the models here write text only; write text", ["text"])] = None
     audio: Audio = None
@@ -283,6 +286,27 @@ class ResponseStreamOptions(Strict):
     include_obfuscation: Ignored = None
 
 
+class ReasoningOptions(Strict):
+    effort: Effort = None
+    summary: Annotated[Any, _lacking(NO_REASONING)] = None
+    generate_summary: Annotated[Any, _lacking(NO_REASONING)] = None
+    context: Annotated[Any, _lacking(NO_REASONING, "auto")] = None
+    mode: Annotated[Any, _lacking(NO_REASONING, "standard")] = None
+
+
+class BackgroundOptions(Strict):
+    completion_window: Annotated[Any, _lacking(NO_BACKGROUND, "soonest")] = None
+    continuation_id: Ignored = None
+
+
+class ImageOptions(Strict):
+    context_compression: Annotated[Any, _lacking("there are no images here; leave it out", "auto", "disabled")] = None
+
+
+class AccessPrograms(Strict):
+    cyber: Annotated[Any, _lacking("there are no access programs here; leave it out", "standard")] = None
+
+
 KEPT = "no response is kept here; send the whole conversation as input"
 
 
@@ -312,25 +336,13 @@ class ResponsesRequest(Strict):
     previous_response_id: Annotated[Any, _lacking(KEPT)] = None
     conversation: Annotated[Any, _lacking(KEPT)] = None
     prompt: Annotated[Any, _lacking("no prompts are kept here; send the text as instructions")] = None
-    background: Annotated[Any, _lacking("there are no responses in the background; leave it out")] = None
-    background_options: Annotated[
-        Any,
-        _lacking("there are no responses in the background; leave it out", {"completion_window": "soonest"}),
-    ] = None
-    image: Annotated[
-        Any,
-        _lacking(
-            "there are no images here; leave it out",
-            {"context_compression": "auto"},
-            {"context_compression": "disabled"},
-        ),
-    ] = None
-    access_programs: Annotated[
-        Any, _lacking("there are no access programs here; leave it out", {"cyber": "standard"})
-    ] = None
+    background: Annotated[Any, _lacking(NO_BACKGROUND)] = None
+    background_options: BackgroundOptions | None = None
+    image: ImageOptions | None = None
+    access_programs: AccessPrograms | None = None
     context_management: Annotated[Any, _lacking("nothing is left out of a conversation; leave it out")] = None
     include: Annotated[Any, _lacking("there is nothing to include; leave it out")] = None
-    reasoning: Annotated[Any, _lacking(NO_REASONING, *({"effort": effort} for effort in EFFORTS))] = None
+    reasoning: ReasoningOptions | None = None
     tools: Annotated[Any, _lacking("tools can be forced with /v1/chat/completions only; leave it out")] = None
     tool_choice: Annotated[Any, _lacking("there are no tools here; leave it out", "none", "auto")] = None
     top_logprobs: Annotated[Any, _lacking("log probabilities are sent by /v1/chat/completions only", 0)] = None
