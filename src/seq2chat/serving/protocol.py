@@ -5,16 +5,18 @@ neutral values of features that are not here, and fields that never change an an
 `user`.
 """
 
+from functools import cache
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST_TOKENS = 1_000_000  # of one answer; the model's context is always less
 MOST_PARTS = 128  # prompts or inputs in one request
+MOST_BIASES = 300  # tokens in one `logit_bias`
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Text = Annotated[str, Field(max_length=1_000_000)]
-# A list is refused at the first token that is none: to name them all would take seconds.
+# A list is refused at its first item that is wrong: to name them all would take seconds.
 Tokens = Annotated[list[TokenId], Field(min_length=1, max_length=100_000, fail_fast=True)]
 Texts = (
     Text
@@ -62,7 +64,16 @@ def _lacking(reason: str, *neutral: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _few_biases(value: Any) -> Any:
+    """Refuse a long `logit_bias` before its values are looked at: each that is wrong is an error."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise ValueError(f"it has {len(value):,} tokens; write at most {MOST_BIASES}")
+    return value
+
+
 Whole = BeforeValidator(_whole)
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[dict[str, Bias], Field(max_length=MOST_BIASES), BeforeValidator(_few_biases)]
 MaxTokens = Annotated[int, Whole, Field(ge=-1, le=MOST_TOKENS)]
 Ignored = Annotated[Any, Field(description="Accepted and ignored: it never changes an answer.")]
 Audio = Annotated[Any, _lacking("the models here write text only; leave it out")]
@@ -78,7 +89,8 @@ Tier = Annotated[Any, _lacking("there is one tier of service; write auto or defa
 
 class Strict(BaseModel):
     """No unknown field and no number that is written as text. A field that is null counts as left
-    out.
+    out. The first unknown field is an error, and those after it are not looked at: to name them all
+    would take seconds.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -88,7 +100,18 @@ class Strict(BaseModel):
     def _without_nulls(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {name: value for name, value in data.items() if value is not None}
+        fields = {name: value for name, value in data.items() if value is not None}
+        unknown = fields.keys() - cls._names()
+        if unknown:
+            first = next(name for name in fields if name in unknown)
+            fields = {name: value for name, value in fields.items() if name == first or name not in unknown}
+        return fields
+
+    @classmethod
+    @cache
+    def _names(cls) -> frozenset[str]:
+        """The names of the fields in a body."""
+        return frozenset(field.alias or name for name, field in cls.model_fields.items())
 
 
 class StreamOptions(Strict):
@@ -109,7 +132,7 @@ class Sampling(Strict):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
+    logit_bias: Biases | None = None
     seed: Annotated[int, Whole, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     n: Annotated[int, Whole, Field(ge=1, le=16)] | None = None
@@ -157,13 +180,16 @@ class ChatMessage(Strict):
     """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS)] | None = None
+    content: Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
     name: Ignored = None
     annotations: Ignored = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=1)] | None = None
     refusal: Annotated[Any, _lacking("a refusal is not kept apart from the content; send it as content")] = None
     audio: Audio = None
     function_call: Annotated[Any, _lacking("functions are called through tools; send tool_calls")] = None
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
 class Function(Strict):
@@ -210,14 +236,14 @@ class ChatRequest(Sampling):
     back.
     """
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
+    messages: Messages
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Whole, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     prefix_token_ids: Annotated[list[TokenId], Field(max_length=100_000, fail_fast=True)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: Ignored = None
     functions: Annotated[Any, _lacking("functions are called through tools; send tools")] = None
@@ -263,7 +289,7 @@ class ResponseMessage(Strict):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[ResponsePart], Field(max_length=MOST_PARTS)]
+    content: Text | Annotated[list[ResponsePart], Field(max_length=MOST_PARTS, fail_fast=True)]
     id: Ignored = None
     status: Ignored = None
     phase: Ignored = None
@@ -314,7 +340,7 @@ class ResponsesRequest(Strict):
     """`POST /v1/responses`, for text."""
 
     model: Name
-    input: Text | Annotated[list[ResponseMessage], Field(min_length=1, max_length=1000)]
+    input: Text | Annotated[list[ResponseMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
     instructions: Text | None = None
     max_output_tokens: MaxTokens | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -364,7 +390,7 @@ class TokenizeRequest(Strict):
 
     model: Name
     prompt: Text | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = None
+    messages: Messages | None = None
     add_generation_prompt: bool | None = None
 
 
