@@ -489,6 +489,24 @@ def test_the_page_is_served_with_a_strict_policy_and_nothing_beside_it(client, t
     assert "access-control-allow-origin" not in client.get("/", headers={"origin": "http://evil.example"}).headers
 
 
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}}, "tool_choice.type"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"messages": [{"role": "user", "content": [{"text": "a"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"stop": 3}, "stop"),
+        ({"stop": ["a", 3]}, "stop[1]"),
+        ({"logit_bias": {"1": "a"}}, "logit_bias.1"),
+    ],
+)
+def test_an_error_names_a_place_in_the_body(client, fields, place):
+    error = chat(client, status=400, **fields)["error"]
+    assert error["param"] == place and error["message"].startswith(f"{place}: ")
+
+
 LONG_PARTS = [{"type": "input_text", "text": "q" * 600_000}] * 2
 
 

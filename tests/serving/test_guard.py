@@ -1,5 +1,6 @@
 """Who may come in, what happens when one goes away, and what happens when the engine breaks or the server ends."""
 
+import gc
 import json
 import logging
 import socket
@@ -148,9 +149,12 @@ def test_requests_are_refused_while_models_load(folders, free_port, monkeypatch)
         assert refused.status_code == 503 and refused.headers["retry-after"]
         assert refused.json()["error"]["message"] == "The server is loading its models."
     assert not told
+    gc.unfreeze()
     loaded.set()
     until(lambda: told)
     assert get("/health").status_code == 200
+    assert gc.get_freeze_count() > 100_000  # the libraries and models, which garbage collections leave out from now on
+    gc.unfreeze()
     servers[0].should_exit = True
     thread.join(20)
     assert not thread.is_alive()

@@ -9,6 +9,7 @@ from openai.types.chat import ChatCompletionAssistantMessageParam, ChatCompletio
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.chat.chat_completion_content_part_text_param import ChatCompletionContentPartTextParam
 from openai.types.responses import ResponseOutputMessage, ResponseOutputText, response_create_params
+from openai.types.shared_params import Reasoning
 
 from seq2chat.serving import protocol
 
@@ -58,9 +59,29 @@ REFUSED = {
     "/v1/embeddings": {"dimensions": 3},
     "/v1/responses": {
         "conversation": "a", "prompt": {"id": "a"}, "background": True, "tools": [{"type": "web_search"}],
-        "truncation": "auto", "reasoning": {"effort": "high"}, "include": ["a"], "top_logprobs": 1,
+        "truncation": "auto", "include": ["a"], "top_logprobs": 1,
     },
 }  # fmt: skip
+OPTIONS_THAT_ASK_FOR_NOTHING = [
+    {"reasoning": {"effort": None}}, {"reasoning": {"summary": None}}, {"reasoning": {"generate_summary": None}},
+    {"reasoning": {"effort": "low", "summary": None}}, {"reasoning": {}},
+    {"reasoning": {"effort": "none", "context": "auto", "mode": "standard"}},
+    {"background_options": {"completion_window": "soonest", "continuation_id": None}},
+    {"image": {"context_compression": None}}, {"image": {"context_compression": "disabled"}},
+    {"access_programs": {"cyber": "standard"}}, {"access_programs": {"cyber": None}},
+    {"moderation": {"model": None, "policy": None}}, {"prompt": {"id": None}}, {"conversation": {}},
+]  # fmt: skip
+OPTIONS_THAT_ARE_REFUSED = [
+    ("reasoning.effort", {"reasoning": {"effort": "high"}}),
+    ("reasoning.summary", {"reasoning": {"effort": "low", "summary": "auto"}}),
+    ("reasoning.generate_summary", {"reasoning": {"generate_summary": "concise"}}),
+    ("reasoning.mode", {"reasoning": {"mode": "pro"}}),
+    ("reasoning.unknown", {"reasoning": {"unknown": 1}}),
+    ("background_options.completion_window", {"background_options": {"completion_window": "2h"}}),
+    ("image.context_compression", {"image": {"context_compression": "enabled"}}),
+    ("access_programs.cyber", {"access_programs": {"cyber": "daybreak_red"}}),
+    ("moderation", {"moderation": {"model": "a", "policy": None}}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +112,14 @@ def test_every_field_of_the_sdk_has_a_decision():
     for ours, theirs in models.items():
         assert set(typing.get_type_hints(theirs)) <= set(ours.model_fields), theirs
     assert set(typing.get_type_hints(ChatCompletionAssistantMessageParam)) <= set(protocol.ChatMessage.model_fields)
+    options = {
+        protocol.ReasoningOptions: Reasoning,
+        protocol.BackgroundOptions: response_create_params.BackgroundOptions,
+        protocol.ImageOptions: response_create_params.Image,
+        protocol.AccessPrograms: response_create_params.AccessPrograms,
+    }
+    for ours, theirs in options.items():
+        assert set(typing.get_type_hints(theirs)) == set(ours.model_fields), theirs
     assert set(ChatCompletionMessage.model_fields) <= set(protocol.ChatMessage.model_fields)
     assert set(ResponseOutputMessage.model_fields) <= set(protocol.ResponseMessage.model_fields)
     assert set(ResponseOutputText.model_fields) <= set(protocol.ResponsePart.model_fields)
@@ -101,6 +130,18 @@ def test_values_that_ask_for_what_is_not_here_are_refused_by_name(client, path):
     for name, value in REFUSED[path].items():
         error = client.post(path, json=BODIES[path] | {name: value}).json()["error"]
         assert error["param"] == name and error["message"].startswith(name), error
+
+
+@pytest.mark.parametrize("fields", OPTIONS_THAT_ASK_FOR_NOTHING, ids=str)
+def test_options_that_ask_for_nothing_are_accepted(fields):
+    protocol.ResponsesRequest.model_validate(BODIES["/v1/responses"] | fields)
+
+
+@pytest.mark.parametrize(("place", "fields"), OPTIONS_THAT_ARE_REFUSED)
+def test_options_that_ask_for_what_is_not_here_are_refused_by_their_place(client, place, fields):
+    response = client.post("/v1/responses", json=BODIES["/v1/responses"] | fields)
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["param"] == place and error["message"].startswith(place), error
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from seq2chat import __version__
 from seq2chat.config import UserError, check
 from seq2chat.serving import chat, completion, embedding, protocol, responses
 from seq2chat.serving.answer import Answer, BadField, in_time
+from seq2chat.serving.body import JSONRoute
 from seq2chat.serving.errors import UnknownModel, describe, on_error, respond
 from seq2chat.serving.guard import Guard
 from seq2chat.serving.metrics import Metrics
@@ -62,6 +63,7 @@ def create_app(served: Sequence[Served], worker: Worker, api_key: str = "") -> F
         description="An OpenAI-compatible API for the models of seq2chat's runs.",
     )  # fmt: skip
     app.state.serving = state
+    app.router.route_class = JSONRoute
     app.add_middleware(Guard, state=state, api_key=api_key)
     for kind in (UserError, UnknownModel, Stopped, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, on_error)

@@ -97,7 +97,7 @@ def _bad_field(request: Request, error: RequestValidationError) -> BadField:
         if "json" not in request.headers.get("content-type", ""):
             return BadField("", "The body is not marked as JSON; send the header Content-Type: application/json.")
         return BadField("", f"The body is no request in JSON: {errors[0]['msg']}.")
-    places = [_place(one["loc"][1:], body) for one in errors]
+    places = [_place(one["loc"][1:], body, one["type"] == "missing") for one in errors]
 
     def value(number: int) -> tuple[bool, int, int]:
         # Each branch of a union gives errors. Those of the branch that was meant are not about the type of the whole.
@@ -113,9 +113,9 @@ def _bad_field(request: Request, error: RequestValidationError) -> BadField:
     return BadField(place, f"{place[:200]}: {message[:1].lower()}{message[1:]}.", code)
 
 
-def _place(location: Sequence[str | int], body: Any) -> str:
+def _place(location: Sequence[str | int], body: Any, is_missing: bool) -> str:
     """Return where something is, such as `messages[0].content[1]`: `location` without the names of
-    pydantic's types.
+    pydantic's types. Its last part is in the body unless it `is_missing`.
     """
     place = ""
     for number, part in enumerate(location):
@@ -123,7 +123,7 @@ def _place(location: Sequence[str | int], body: Any) -> str:
         if isinstance(part, int) and isinstance(body, list):
             place += f"[{part}]"
             body = body[part] if part < len(body) else None
-        elif isinstance(body, dict) and (part in body or is_last):
+        elif isinstance(body, dict) and (part in body or (is_missing and is_last)):
             place += f".{part}" if place else str(part)
             body = body.get(part)
     return place

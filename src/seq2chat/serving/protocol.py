@@ -5,16 +5,18 @@ neutral values of features that are not here, and fields that never change an an
 `user`.
 """
 
+from functools import cache
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MOST_TOKENS = 1_000_000  # of one answer; the model's context is always less
 MOST_PARTS = 128  # prompts or inputs in one request
+MOST_BIASES = 300  # tokens in one `logit_bias`
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Text = Annotated[str, Field(max_length=1_000_000)]
-# A list is refused at the first token that is none: to name them all would take seconds.
+# A list is refused at its first item that is wrong: to name them all would take seconds.
 Tokens = Annotated[list[TokenId], Field(min_length=1, max_length=100_000, fail_fast=True)]
 Texts = (
     Text
@@ -49,18 +51,29 @@ def _count(value: Any) -> Any:
 
 def _lacking(reason: str, *neutral: Any) -> AfterValidator:
     """A validator for a feature that is not here: empty and `neutral` values pass, others are
-    refused with `reason`.
+    refused with `reason`. An object in which all is null is empty.
     """
 
     def check(value: Any) -> Any:
-        if value in ("", False, [], {}) or value in neutral:
+        if isinstance(value, dict) and all(field is None for field in value.values()):
+            return None
+        if value in ("", False, []) or value in neutral:
             return None
         raise ValueError(reason)
 
     return AfterValidator(check)
 
 
+def _few_biases(value: Any) -> Any:
+    """Refuse a long `logit_bias` before its values are looked at: each that is wrong is an error."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise ValueError(f"it has {len(value):,} tokens; write at most {MOST_BIASES}")
+    return value
+
+
 Whole = BeforeValidator(_whole)
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[dict[str, Bias], Field(max_length=MOST_BIASES), BeforeValidator(_few_biases)]
 MaxTokens = Annotated[int, Whole, Field(ge=-1, le=MOST_TOKENS)]
 Ignored = Annotated[Any, Field(description="Accepted and ignored: it never changes an answer.")]
 Audio = Annotated[Any, _lacking("the models here write text only; leave it out")]
@@ -68,14 +81,16 @@ Moderation = Annotated[Any, _lacking("nothing is moderated here; leave it out")]
 # A model that does not reason is within each of these limits.
 EFFORTS = ("none", "minimal", "low", "medium")
 NO_REASONING = "the models here do not reason before they answer; leave it out"
-Reasoning = Annotated[Any, _lacking(NO_REASONING, *EFFORTS)]
+NO_BACKGROUND = "there are no responses in the background; leave it out"
+Effort = Annotated[Any, _lacking(NO_REASONING, *EFFORTS)]
 Verbosity = Annotated[Any, _lacking("the length of an answer cannot be chosen; leave it out", "medium")]
 Tier = Annotated[Any, _lacking("there is one tier of service; write auto or default", "auto", "default")]
 
 
 class Strict(BaseModel):
     """No unknown field and no number that is written as text. A field that is null counts as left
-    out.
+    out. The first unknown field is an error, and those after it are not looked at: to name them all
+    would take seconds.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -85,7 +100,18 @@ class Strict(BaseModel):
     def _without_nulls(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {name: value for name, value in data.items() if value is not None}
+        fields = {name: value for name, value in data.items() if value is not None}
+        unknown = fields.keys() - cls._names()
+        if unknown:
+            first = next(name for name in fields if name in unknown)
+            fields = {name: value for name, value in fields.items() if name == first or name not in unknown}
+        return fields
+
+    @classmethod
+    @cache
+    def _names(cls) -> frozenset[str]:
+        """The names of the fields in a body."""
+        return frozenset(field.alias or name for name, field in cls.model_fields.items())
 
 
 class StreamOptions(Strict):
@@ -106,7 +132,7 @@ class Sampling(Strict):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
+    logit_bias: Biases | None = None
     seed: Annotated[int, Whole, Field(ge=-(2**63), le=2**64 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     n: Annotated[int, Whole, Field(ge=1, le=16)] | None = None
@@ -154,13 +180,16 @@ class ChatMessage(Strict):
     """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS)] | None = None
+    content: Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
     name: Ignored = None
     annotations: Ignored = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=1)] | None = None
     refusal: Annotated[Any, _lacking("a refusal is not kept apart from the content; send it as content")] = None
     audio: Audio = None
     function_call: Annotated[Any, _lacking("functions are called through tools; send tool_calls")] = None
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
 class Function(Strict):
@@ -207,14 +236,14 @@ class ChatRequest(Sampling):
     back.
     """
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
+    messages: Messages
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Whole, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     prefix_token_ids: Annotated[list[TokenId], Field(max_length=100_000, fail_fast=True)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: Ignored = None
     functions: Annotated[Any, _lacking("functions are called through tools; send tools")] = None
@@ -226,7 +255,7 @@ class ChatRequest(Sampling):
     prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
     service_tier: Tier = None
-    reasoning_effort: Reasoning = None
+    reasoning_effort: Effort = None
     verbosity: Verbosity = None
     modalities: Annotated[Any, _lacking("the models here write text only; write text", ["text"])] = None
     audio: Audio = None
@@ -260,7 +289,7 @@ class ResponseMessage(Strict):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[ResponsePart], Field(max_length=MOST_PARTS)]
+    content: Text | Annotated[list[ResponsePart], Field(max_length=MOST_PARTS, fail_fast=True)]
     id: Ignored = None
     status: Ignored = None
     phase: Ignored = None
@@ -283,6 +312,27 @@ class ResponseStreamOptions(Strict):
     include_obfuscation: Ignored = None
 
 
+class ReasoningOptions(Strict):
+    effort: Effort = None
+    summary: Annotated[Any, _lacking(NO_REASONING)] = None
+    generate_summary: Annotated[Any, _lacking(NO_REASONING)] = None
+    context: Annotated[Any, _lacking(NO_REASONING, "auto")] = None
+    mode: Annotated[Any, _lacking(NO_REASONING, "standard")] = None
+
+
+class BackgroundOptions(Strict):
+    completion_window: Annotated[Any, _lacking(NO_BACKGROUND, "soonest")] = None
+    continuation_id: Ignored = None
+
+
+class ImageOptions(Strict):
+    context_compression: Annotated[Any, _lacking("there are no images here; leave it out", "auto", "disabled")] = None
+
+
+class AccessPrograms(Strict):
+    cyber: Annotated[Any, _lacking("there are no access programs here; leave it out", "standard")] = None
+
+
 KEPT = "no response is kept here; send the whole conversation as input"
 
 
@@ -290,7 +340,7 @@ class ResponsesRequest(Strict):
     """`POST /v1/responses`, for text."""
 
     model: Name
-    input: Text | Annotated[list[ResponseMessage], Field(min_length=1, max_length=1000)]
+    input: Text | Annotated[list[ResponseMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
     instructions: Text | None = None
     max_output_tokens: MaxTokens | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -312,25 +362,13 @@ class ResponsesRequest(Strict):
     previous_response_id: Annotated[Any, _lacking(KEPT)] = None
     conversation: Annotated[Any, _lacking(KEPT)] = None
     prompt: Annotated[Any, _lacking("no prompts are kept here; send the text as instructions")] = None
-    background: Annotated[Any, _lacking("there are no responses in the background; leave it out")] = None
-    background_options: Annotated[
-        Any,
-        _lacking("there are no responses in the background; leave it out", {"completion_window": "soonest"}),
-    ] = None
-    image: Annotated[
-        Any,
-        _lacking(
-            "there are no images here; leave it out",
-            {"context_compression": "auto"},
-            {"context_compression": "disabled"},
-        ),
-    ] = None
-    access_programs: Annotated[
-        Any, _lacking("there are no access programs here; leave it out", {"cyber": "standard"})
-    ] = None
+    background: Annotated[Any, _lacking(NO_BACKGROUND)] = None
+    background_options: BackgroundOptions | None = None
+    image: ImageOptions | None = None
+    access_programs: AccessPrograms | None = None
     context_management: Annotated[Any, _lacking("nothing is left out of a conversation; leave it out")] = None
     include: Annotated[Any, _lacking("there is nothing to include; leave it out")] = None
-    reasoning: Annotated[Any, _lacking(NO_REASONING, *({"effort": effort} for effort in EFFORTS))] = None
+    reasoning: ReasoningOptions | None = None
     tools: Annotated[Any, _lacking("tools can be forced with /v1/chat/completions only; leave it out")] = None
     tool_choice: Annotated[Any, _lacking("there are no tools here; leave it out", "none", "auto")] = None
     top_logprobs: Annotated[Any, _lacking("log probabilities are sent by /v1/chat/completions only", 0)] = None
@@ -352,7 +390,7 @@ class TokenizeRequest(Strict):
 
     model: Name
     prompt: Text | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = None
+    messages: Messages | None = None
     add_generation_prompt: bool | None = None
 
 

@@ -1,6 +1,7 @@
 """From models to a listening server, and its end: on SIGTERM or Ctrl-C running answers are finished first."""
 
 import asyncio
+import gc
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -68,6 +69,10 @@ def run_server(
             served = load()
             workers.append(worker := Worker([one.engine for one in served if one.engine is not None]))
             worker.start()
+            # Reading a large body starts garbage collections, each of which would stop all threads to go through
+            # the libraries and models once more.
+            gc.collect()
+            gc.freeze()
             opening.app = create_app(served, worker, api_key)
             say(f"http://{shown}:{listener.getsockname()[1]}")
             worker.join()
