@@ -39,7 +39,7 @@ def random_gpt(config, dtype=torch.float64):
     return model.to(dtype).eval()
 
 
-def texts(n=12, longest=120):
+def texts(n=8, longest=100):
     chance = random.Random(1)
     return [[chance.randrange(101) for _ in range(chance.randint(1, longest))] for _ in range(n)]
 
@@ -136,7 +136,7 @@ from seq2chat.serving.served import quantize
 
 def make(seed, dtype, quantized=False):
     torch.manual_seed(seed)
-    model = GPT(GPTConfig("modern", vocab_size=101, context=160, n_layer=2, n_head=4, n_kv_head=2, d_model=64))
+    model = GPT(GPTConfig("modern", vocab_size=101, context=160, n_layer=1, n_head=4, n_kv_head=2, d_model=64))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model.eval().to(dtype)
@@ -151,7 +151,7 @@ def compiled(model):
     return engine
 
 chance = random.Random(1)
-prompts = [[chance.randrange(101) for _ in range(chance.randint(1, 120))] for _ in range(12)]
+prompts = [[chance.randrange(101) for _ in range(chance.randint(1, 120))] for _ in range(6)]
 
 def run(engine, prompts):
     told = [[] for _ in prompts]

@@ -46,10 +46,10 @@ def wait_for(condition, process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def recipe(tiny_tables, tmp_path_factory):
-    """120 steps over several epochs; wide enough for a checkpoint to take a while to write."""
+    """60 steps over several epochs; wide enough for a checkpoint to take a while to write."""
     changes = {
         "model": {"d_model": 256, "n_layer": 2, "n_head": 4},
-        "train": {"budget": "120 steps", "checkpoints": 24, "evals": 1, "samples": 0},
+        "train": {"budget": "60 steps", "checkpoints": 12, "evals": 1, "samples": 0},
     }
     tables = {k: v for k, v in vars(Recipe.from_tables(tiny_tables, changes)).items() if k != "expect"}
     file = tmp_path_factory.mktemp("recipe") / "recipe.toml"
@@ -66,7 +66,7 @@ def uninterrupted(recipe, tmp_path_factory):
 
 def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(recipe, uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    at = random.SystemRandom().randint(10, 50)
+    at = random.SystemRandom().randint(10, 30)
     print(f"killed at step {at}")  # shown if the test fails
     process = begin(recipe, "--out", str(folder))
     wait_for(lambda: len(losses(folder)) >= at, process)
@@ -85,7 +85,7 @@ def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(recipe
 
 
 def test_compiled_training_with_dropout_resumes_exactly(recipe, tmp_path):
-    compiled = [recipe, "--train.compile", "on", "--budget", "24 steps"]
+    compiled = [recipe, "--train.compile", "on", "--budget", "12 steps"]
     finish(*compiled, "--out", str(tmp_path / "whole"))
     process = begin(*compiled, "--out", str(tmp_path / "parts"))
     wait_for(lambda: len(losses(tmp_path / "parts")) >= 5, process)
@@ -106,5 +106,5 @@ def test_a_signal_saves_and_exits_cleanly(recipe, uninterrupted, tmp_path, numbe
     assert "--resume" in said
     stopped = losses(folder)
     assert [p.name for p in sorted(folder.glob("checkpoints/*"))][-1] == f"step-{len(stopped):06d}"
-    assert 7 <= len(stopped) < 120
+    assert 7 <= len(stopped) < 60
     assert stopped == uninterrupted[: len(stopped)]
