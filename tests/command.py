@@ -7,7 +7,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-LOADED = ["torch._dynamo", "seq2chat.training.job", "seq2chat.cli.train", "seq2chat.cli.translate", "matplotlib.pyplot"]
+LOADED = [
+    "torch._dynamo",
+    "seq2chat.training.job",
+    "seq2chat.cli.train",
+    "seq2chat.cli.translate",
+    "seq2chat.cli.serve",
+    "matplotlib.pyplot",
+]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
 
 forked = multiprocessing.get_context("forkserver")
