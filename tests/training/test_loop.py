@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -352,3 +353,16 @@ def test_compiled_training_has_the_losses_of_plain_training(tiny_tables, tmp_pat
         assert done.returncode == 0, done.stderr
     assert Recipe.load(tmp_path / "on" / "config.toml").train.compile == "on", done.stderr
     torch.testing.assert_close(losses(tmp_path / "on"), losses(tmp_path / "off"), atol=2e-4, rtol=0)
+
+
+def test_a_budget_that_one_step_and_its_milestones_use_up_is_refused(tiny_recipe, tmp_path, monkeypatch):
+    """A run must not end well after a step or two at the beginning of its schedule."""
+
+    def slow(job, clock, mark, after):
+        time.sleep(3)
+        yield from ()
+
+    monkeypatch.setattr(loop, "_milestones", slow)
+    job = start_job(with_train(tiny_recipe, budget="2s"), tmp_path / "run", quiet)
+    with pytest.raises(UserError, match="too few to learn from; write at least --budget"):
+        run(job)

@@ -143,7 +143,10 @@ def run_line(
     if left and seconds < math.inf:
         pace = Pace(seconds, sum(finished.values()) + unfinished_seconds(folder, left), left)
     if pace is not None and pace.scale() < 1:
-        say(f"this machine has time for {pace.scale():.0%} of the demo's full length in {seconds / 60:.0f} minutes")
+        say(
+            f"this machine has time for {pace.scale():.0%} of the demo's full length in {seconds / 60:.0f} minutes, so "
+            f"the models learn less; --budget {math.ceil(seconds / 60 / pace.scale())}m would take all of it"
+        )
     for number, stage in enumerate(STAGES):
         before = sum(s.share for s in STAGES[:number])
         if stage.name in finished:

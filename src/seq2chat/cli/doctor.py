@@ -22,7 +22,8 @@ def doctor(
 
     console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
     with errors.status("reading the run") as status:
-        findings = diagnose(run, data, practice, status.update)
+        # Where no line can move, each part is named once.
+        findings = diagnose(run, data, practice, status.update if errors.is_terminal else errors.print)
     if as_json:
         print(json.dumps({"findings": [asdict(f) for f in findings], "verdict": verdict(findings)}, indent=1))
         return

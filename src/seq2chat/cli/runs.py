@@ -1,6 +1,7 @@
 """`seq2chat runs`: what was trained, how, and how well."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -78,7 +79,8 @@ def _print_table(rows: list[dict], across: bool = False) -> None:
             table.add_column(key.replace("_", " "), overflow="fold")
         for row in rows:
             table.add_row(*(_text(value) for value in row.values()))
-    Console(highlight=False).print(table)
+    # A pipe has no width at which names would have to be broken.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 def _text(value: object) -> str:

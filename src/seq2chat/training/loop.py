@@ -147,13 +147,14 @@ def _steps(job: Job, clock: "_Clock", stop: threading.Event) -> Iterator[Event]:
         )  # fmt: skip
         job.log.record({k: v for k, v in vars(step).items() if k not in ("share", "metrics")} | metrics)
         yield step
-        # The first step is slow, and tells nothing unless it is the only one.
-        if progress.step == first + 2 or (progress.step == first + 1 and clock.over()):
+        if progress.step == first + 2:  # the first step is slow, and tells nothing unless it is the only one
             clock.check_usable()
         if clock.over():
             break
         yield from _milestones(job, clock, mark, after)
         mark = max(mark, after)
+    if progress.step == first + 1 and not stop.is_set():
+        clock.check_usable()
 
 
 def train_step(job: Job) -> Update:
