@@ -11,7 +11,7 @@ demo: $(VENV)/.installed ## the whole line, from a text to a chat
 	$(BIN)/seq2chat demo
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest --numprocesses=auto
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 check: $(VENV)/.installed-dev ## lint, formatting, types and layers
 	$(BIN)/ruff check .

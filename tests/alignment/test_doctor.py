@@ -122,15 +122,18 @@ def test_a_reward_model_is_asked_about_held_out_preferences(fine_tuned, judge, a
 
 def test_the_algorithm_is_tried_on_a_reward_that_is_right(fine_tuned, align, rates, tmp_path, monkeypatch):
     align("ppo", tmp_path / "run", fine_tuned, **RL | rates(1e-30))
+    real, gains = doctor_module.practised, []
+
+    def recorded(*arguments):
+        gains.append(real(*arguments))
+        return gains[-1]
+
+    monkeypatch.setattr(doctor_module, "practised", recorded)
     found = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
     assert not found["algorithm"].sound and "take gold from" in found["algorithm"].evidence
     assert found["control"].sound  # with that learning rate both are the same answers
-    real = doctor_module.practised
-
-    def gaining(*arguments):
-        return real(*arguments) + 0.1
-
-    monkeypatch.setattr(doctor_module, "practised", gaining)
+    larger = iter([gain + 0.1 for gain in gains])
+    monkeypatch.setattr(doctor_module, "practised", lambda *arguments: next(larger))
     found = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
     assert found["algorithm"].sound and not found["control"].sound
 
