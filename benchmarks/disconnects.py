@@ -1,8 +1,9 @@
 """Does the server outlive clients that hang up at random moments?
 
-Clients send prompts of random length to `seq2chat serve` and close their sockets at a random moment: before the answer,
-between its tokens, or at its end. Without a run folder, a tiny model with random weights is served. Prints one line of
-JSON: how many requests were sent, hung up on and answered, and the health of the server at the end.
+Clients send prompts of random length to `seq2chat serve` and close their sockets at a random
+moment: before the answer, between its tokens, or at its end. Without a run folder, a tiny model
+with random weights is served. Prints one line of JSON: how many requests were sent, hung up on and
+answered, and the health of the server at the end.
 
     python benchmarks/disconnects.py --seconds 600
     python benchmarks/disconnects.py runs/demo/ppo --clients 16
@@ -34,7 +35,9 @@ def tiny_model(folder: Path) -> Path:
 
     torch.manual_seed(0)
     tokenizer = Tokenizer.train(["Hello there. How are you? Fine, and you?"] * 3, 300)
-    config = GPTConfig(vocab_size=tokenizer.vocab_size, context=192, n_layer=2, n_head=2, d_model=32)
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size, context=192, n_layer=2, n_head=2, d_model=32
+    )
     save_model(make_model(config), folder, eos_token_id=tokenizer.eos_id)
     tokenizer.save(folder)
     return folder
@@ -60,15 +63,20 @@ def get(port: int, path: str) -> tuple[int, Any]:
 def send(port: int, model: str, context: int, rng: random.Random, counts: Counter[str]) -> None:
     """Send one request and hang up at a random moment, or read the answer to its end."""
     prompt = [rng.randrange(64) for _ in range(rng.randint(1, context - 1))]
-    body = {"model": model, "prompt": prompt, "max_tokens": rng.randint(1, 64), "stream": rng.random() < 0.5}
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": rng.randint(1, 64),
+        "stream": rng.random() < 0.5,
+    }
     if rng.random() < 0.2:
         body |= {"echo": True, "logprobs": rng.randint(0, 5)}
     if rng.random() < 0.2:
         body["n"] = rng.randint(2, 4)
     content = json.dumps(body).encode()
     head = (
-        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n"
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+        f"application/json\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
     ).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         counts["sent"] += 1
@@ -94,7 +102,9 @@ def send(port: int, model: str, context: int, rng: random.Random, counts: Counte
         counts[f"status_{answer[9:12].decode()}"] += 1
 
 
-def client(port: int, model: str, context: int, seed: int, end: float, counts: Counter[str]) -> None:
+def client(
+    port: int, model: str, context: int, seed: int, end: float, counts: Counter[str]
+) -> None:
     rng = random.Random(seed)
     while time.monotonic() < end:
         try:
@@ -118,7 +128,9 @@ def measure(run: Path, seconds: float, clients: int, seed: int) -> dict[str, Any
             counts: Counter[str] = Counter()
             end = time.monotonic() + seconds
             threads = [
-                threading.Thread(target=client, args=(port, card["id"], card["context"], seed + i, end, counts))
+                threading.Thread(
+                    target=client, args=(port, card["id"], card["context"], seed + i, end, counts)
+                )
                 for i in range(clients)
             ]
             for thread in threads:
@@ -140,12 +152,22 @@ def measure(run: Path, seconds: float, clients: int, seed: int) -> dict[str, Any
             server.wait(60)
         log.seek(0)
         errors = log.read().count("Traceback")
-    return {"seconds": seconds, **dict(sorted(counts.items())), **left, "tracebacks": errors, "health": health}
+    return {
+        "seconds": seconds,
+        **dict(sorted(counts.items())),
+        **left,
+        "tracebacks": errors,
+        "health": health,
+    }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, help="run or model folder; a tiny model if left out")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "run", nargs="?", type=Path, help="run or model folder; a tiny model if left out"
+    )
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,11 +1,12 @@
-"""Generation by the engine beside `generate` of transformers, and llama.cpp where it is installed: the same weights.
+"""Generation by the engine beside `generate` of transformers, and llama.cpp where it is installed:
+the same weights.
 
     python benchmarks/generate.py [1M 10M 124M]
 
-GPT-2 shapes with random weights, prompts of 128 tokens, 128 new ones, greedy, one request and 16 at once; medians of
-interleaved rounds, each side in the number format that is faster for it, and ours with weights of 8 bits besides. The
-first greedy tokens are compared first.
-llama.cpp is asked through `pip install llama-cpp-python gguf`, in float16, one request.
+GPT-2 shapes with random weights, prompts of 128 tokens, 128 new ones, greedy, one request and 16 at
+once; medians of interleaved rounds, each side in the number format that is faster for it, and ours
+with weights of 8 bits besides. The first greedy tokens are compared first. llama.cpp is asked
+through `pip install llama-cpp-python gguf`, in float16, one request.
 """
 
 import argparse
@@ -38,8 +39,11 @@ SHAPES = {
 PROMPT, NEW, MANY = 128, 128, 16
 
 
-def run(engine: Engine, prompts: list[list[int]], new: int) -> tuple[list[list[int]], float, float, float]:
-    """Return the tokens of each prompt, the seconds of all, to the first token, and the median between two of one."""
+def run(
+    engine: Engine, prompts: list[list[int]], new: int
+) -> tuple[list[list[int]], float, float, float]:
+    """Return the tokens of each prompt, the seconds of all, to the first token, and the median
+    between two of one."""
     tokens: list[list[int]] = [[] for _ in prompts]
     times: list[list[float]] = [[] for _ in prompts]
 
@@ -50,10 +54,19 @@ def run(engine: Engine, prompts: list[list[int]], new: int) -> tuple[list[list[i
 
     began = time.perf_counter()
     for i, prompt in enumerate(prompts):
-        engine.submit(Request(prompt, SamplingConfig(new, 0.0), lambda event, i=i: emit(i, event), salt=str(began)))
+        engine.submit(
+            Request(
+                prompt, SamplingConfig(new, 0.0), lambda event, i=i: emit(i, event), salt=str(began)
+            )
+        )
     engine.run()
     gaps = [after - before for row in times for before, after in pairwise(row)]
-    return tokens, time.perf_counter() - began, times[0][0] - began, statistics.median(gaps or [0.0])
+    return (
+        tokens,
+        time.perf_counter() - began,
+        times[0][0] - began,
+        statistics.median(gaps or [0.0]),
+    )
 
 
 def compare(name: str, rounds: int) -> dict[str, Any]:
@@ -67,13 +80,17 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         save_model(model, folder, pad_token_id=0)
         theirs = {
-            str(dtype).removeprefix("torch."): AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+            str(dtype).removeprefix("torch."): (
+                AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+            )
             for dtype in (torch.float32, torch.bfloat16)
         }
         ids = torch.tensor(prompts)
         options = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
         with torch.inference_mode():
-            same = theirs["float32"].generate(ids, max_new_tokens=8, min_new_tokens=8, **options)[:, PROMPT:]
+            same = theirs["float32"].generate(ids, max_new_tokens=8, min_new_tokens=8, **options)[
+                :, PROMPT:
+            ]
         assert same.tolist() == run(Engine(model, MANY), prompts, 8)[0], "other tokens"
         llama = _llama(Path(folder), config, model)
     engines = {}
@@ -88,7 +105,11 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
 
     @torch.inference_mode()
     def peer(kind: str, n: int) -> float:
-        options = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids[:n])}
+        options = {
+            "do_sample": False,
+            "pad_token_id": 0,
+            "attention_mask": torch.ones_like(ids[:n]),
+        }
         began = time.perf_counter()
         theirs[kind].generate(ids[:n], max_new_tokens=NEW, min_new_tokens=NEW, **options)
         return time.perf_counter() - began
@@ -106,11 +127,15 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             for side, measure in sides.items():
                 seconds[side].append(measure())
-        rates = {side: round(n * NEW / statistics.median(values)) for side, values in seconds.items()}
+        rates = {
+            side: round(n * NEW / statistics.median(values)) for side, values in seconds.items()
+        }
         best = max(theirs, key=lambda kind: rates[f"ours {kind}"])
         _, _, first, between = run(engines[best], prompts[:n], NEW)
         result[f"{n} at once"] = rates | {
-            "ratio": round(rates[f"ours {best}"] / max(rates[f"transformers {kind}"] for kind in theirs), 2),
+            "ratio": round(
+                rates[f"ours {best}"] / max(rates[f"transformers {kind}"] for kind in theirs), 2
+            ),
             "ms_to_first_token": round(1e3 * first, 1),
             "ms_between_tokens": round(1e3 * between, 2),
         }
@@ -151,14 +176,19 @@ def _llama(folder: Path, config: GPTConfig, model: GPT) -> Callable[[list[int]],
     state = {key: value.detach() for key, value in model.state_dict().items()}
 
     def add(name: str, tensor: torch.Tensor) -> None:
-        writer.add_tensor(name, tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32).numpy())
+        writer.add_tensor(
+            name, tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32).numpy()
+        )
 
     add("token_embd.weight", state["embed_tokens.weight"])
     add("position_embd.weight", state["embed_positions.weight"])
     names = {
-        "input_layernorm": "attn_norm", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    }  # fmt: skip
+        "input_layernorm": "attn_norm",
+        "self_attn.o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
     for kind in ("weight", "bias"):
         add(f"output_norm.{kind}", state[f"norm.{kind}"])
         for i in range(config.n_layer):
@@ -184,13 +214,24 @@ def _llama(folder: Path, config: GPTConfig, model: GPT) -> Callable[[list[int]],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     for name in options.shapes:
-        line = {"benchmark": "generate", "machine": machine(), "shape": name, "prompt": PROMPT, "new_tokens": NEW}
-        print(json.dumps(line | compare(name, options.rounds) | {"peak_memory": peak_memory()}), flush=True)
+        line = {
+            "benchmark": "generate",
+            "machine": machine(),
+            "shape": name,
+            "prompt": PROMPT,
+            "new_tokens": NEW,
+        }
+        print(
+            json.dumps(line | compare(name, options.rounds) | {"peak_memory": peak_memory()}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

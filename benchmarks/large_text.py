@@ -1,11 +1,12 @@
-"""What does a timed run make of a text far larger than its budget? Steps, seconds and memory of `seq2chat train`.
+"""What does a timed run make of a text far larger than its budget? Steps, seconds and memory of
+`seq2chat train`.
 
     python benchmarks/large_text.py --megabytes 12 300 1000 --budget 60s
     python benchmarks/large_text.py --megabytes 1000 --whole --emoji
 
-Texts are made from the documentation that ships inside CPython, its words shuffled by a seed. With `--whole` the run
-reads all of the text, and has a model of one layer whose shape does not depend on the text, so that what grows with the
-text can be seen.
+Texts are made from the documentation that ships inside CPython, its words shuffled by a seed. With
+`--whole` the run reads all of the text, and has a model of one layer whose shape does not depend on
+the text, so that what grows with the text can be seen.
 """
 
 import argparse
@@ -49,12 +50,24 @@ def write_text(file: Path, megabytes: float, emoji: bool) -> None:
 
 def measure(file: Path, folder: Path, budget: str, whole: bool) -> dict:
     """Train once. Returns seconds of the command, its steps and its peak memory in MB."""
-    command = [sys.executable, "-m", "seq2chat", "train", str(file), "--budget", budget, "--out", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "seq2chat",
+        "train",
+        str(file),
+        "--budget",
+        budget,
+        "--out",
+        str(folder),
+    ]
     if whole:
         command += ["--data.max-characters", "0", *ONE_SHAPE]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder.parent / "cache")}
     began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - began
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -72,11 +85,17 @@ def measure(file: Path, folder: Path, budget: str, whole: bool) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--megabytes", type=float, nargs="+", default=[12, 300, 1000])
     parser.add_argument("--budget", default="60s")
-    parser.add_argument("--whole", action="store_true", help="read all of the text, with a model of one layer")
-    parser.add_argument("--emoji", action="store_true", help="put characters into it that take four bytes")
+    parser.add_argument(
+        "--whole", action="store_true", help="read all of the text, with a model of one layer"
+    )
+    parser.add_argument(
+        "--emoji", action="store_true", help="put characters into it that take four bytes"
+    )
     options = parser.parse_args()
     for megabytes in options.megabytes:
         with tempfile.TemporaryDirectory() as folder:
@@ -85,8 +104,15 @@ def main() -> None:
             size = file.stat().st_size / 1e6
             result = measure(file, Path(folder) / "run", options.budget, options.whole)
             about = {"benchmark": "large_text", "megabytes": round(size), "budget": options.budget}
-            about |= {"whole": options.whole, "emoji": options.emoji, "machine": describe_machine(pick_device())}
-            print(json.dumps(about | result | {"bound_rss_mb": round(BASE_MB + SHARE * size)}), flush=True)
+            about |= {
+                "whole": options.whole,
+                "emoji": options.emoji,
+                "machine": describe_machine(pick_device()),
+            }
+            print(
+                json.dumps(about | result | {"bound_rss_mb": round(BASE_MB + SHARE * size)}),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""The lecture's measured topics in full: every case and seed, one JSON line each, as `seq2chat explain` reads them.
+"""The lecture's measured topics in full: every case and seed, one JSON line each, as `seq2chat
+explain` reads them.
 
-    python benchmarks/lecture.py copy reverse recall speed bidirectional > benchmarks/results/lecture.jsonl
+    python benchmarks/lecture.py copy reverse recall speed bidirectional \\
+        > benchmarks/results/lecture.jsonl
     SEQ2CHAT_DATA=... python benchmarks/lecture.py captions >> benchmarks/results/lecture.jsonl
 
-Trainings run side by side, each on a thread of its own; speed is measured alone, on all threads. Multi30k is needed for
-captions alone.
+Trainings run side by side, each on a thread of its own; speed is measured alone, on all threads.
+Multi30k is needed for captions alone.
 """
 
 import argparse
@@ -40,7 +42,11 @@ def measure(question: str, case: Any, steps: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    topics = {"copy": fixed_vector.measure, "reverse": fixed_vector.measure, "captions": captions.measure}
+    topics = {
+        "copy": fixed_vector.measure,
+        "reverse": fixed_vector.measure,
+        "captions": captions.measure,
+    }
     topics |= {"recall": rnn_vs_transformer.measure_recall, "bidirectional": bidirectional.measure}
     began = time.perf_counter()
     record = topics[question](case, steps)
@@ -48,25 +54,36 @@ def measure(question: str, case: Any, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("questions", nargs="+", choices=[*STEPS, "speed"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="of each training, instead of those of its question")
-    parser.add_argument("--d-model", type=int, nargs="+", help="widths of the fixed context (64 128; captions: 128)")
+    parser.add_argument(
+        "--steps", type=int, help="of each training, instead of those of its question"
+    )
+    parser.add_argument(
+        "--d-model", type=int, nargs="+", help="widths of the fixed context (64 128; captions: 128)"
+    )
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     where = {"benchmark": "lecture", "machine": machine()}
     if "speed" in options.questions:
         for length in rnn_vs_transformer.LENGTHS:
             for name in rnn_vs_transformer.MODELS:
-                print(json.dumps(where | rnn_vs_transformer.measure_speed(name, length)), flush=True)
+                print(
+                    json.dumps(where | rnn_vs_transformer.measure_speed(name, length)), flush=True
+                )
     with ProcessPoolExecutor(options.processes) as pool:
         runs = []
         for question in options.questions:
             if question != "speed":
                 widths = options.d_model or ([128] if question == "captions" else [64, 128])
                 steps = options.steps or STEPS[question]
-                runs += [pool.submit(measure, question, case, steps) for case in cases(question, options.seeds, widths)]
+                runs += [
+                    pool.submit(measure, question, case, steps)
+                    for case in cases(question, options.seeds, widths)
+                ]
         for number, run in enumerate(runs, start=1):
             print(json.dumps(where | run.result()), flush=True)
             print(f"{number} of {len(runs)}", file=sys.stderr)

@@ -1,12 +1,15 @@
-"""The line from 2014 to 2017 on Multi30k: train a recipe, translate, score in both columns. One JSON line a run.
+"""The line from 2014 to 2017 on Multi30k: train a recipe, translate, score in both columns. One
+JSON line a run.
 
-    SEQ2CHAT_DATA=... python benchmarks/lineage.py multi30k-transformer --pair en-de --seed 1 2 3 --keep runs/lineage
+    SEQ2CHAT_DATA=... python benchmarks/lineage.py multi30k-transformer \\
+        --pair en-de --seed 1 2 3 --keep runs/lineage
     python benchmarks/lineage.py --table benchmarks/results/LINES.jsonl > docs/results/lineage.md
 
-The first column is sacrebleu's own: cased, tokenized as 13a, on raw text. The second is the literature's: lowercased,
-normalised and tokenized by Moses, which sacrebleu then leaves as it is (`tok:none`); sacremoses makes that form of our
-output, and of the references the very lines that ship with the data set, which is checked. Decisions were made on the
-validation split; the test split is only reported.
+The first column is sacrebleu's own: cased, tokenized as 13a, on raw text. The second is the
+literature's: lowercased, normalised and tokenized by Moses, which sacrebleu then leaves as it is
+(`tok:none`); sacremoses makes that form of our output, and of the references the very lines that
+ship with the data set, which is checked. Decisions were made on the validation split; the test
+split is only reported.
 """
 
 import argparse
@@ -29,13 +32,21 @@ from seq2chat.training.translation import bleu, chrf, translate
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", nargs="*")
     parser.add_argument("--pair", nargs="+", default=["en-de", "de-en"], help="directions")
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
-    parser.add_argument("--data", type=Path, help="folder of Multi30k's files [$SEQ2CHAT_DATA/multi30k]")
-    parser.add_argument("--keep", type=Path, help="folder of the runs; what is there is resumed, then scored")
-    parser.add_argument("--table", type=Path, help="print the page of results of these lines instead")
+    parser.add_argument(
+        "--data", type=Path, help="folder of Multi30k's files [$SEQ2CHAT_DATA/multi30k]"
+    )
+    parser.add_argument(
+        "--keep", type=Path, help="folder of the runs; what is there is resumed, then scored"
+    )
+    parser.add_argument(
+        "--table", type=Path, help="print the page of results of these lines instead"
+    )
     options = parser.parse_args()
     if options.table:
         print(page([json.loads(line) for line in options.table.read_text().splitlines()]))
@@ -54,7 +65,14 @@ def train(recipe: str, pair: str, seed: int, folder: Path) -> None:
     """Train, or go on with what was interrupted; a run that is finished stays as it is."""
     command = [sys.executable, "-m", "seq2chat", "train"]
     if not (folder / "config.toml").exists():
-        flags = ["--data.corpus", f"multi30k-{pair}", "--train.seed", str(seed), "--out", str(folder)]
+        flags = [
+            "--data.corpus",
+            f"multi30k-{pair}",
+            "--train.seed",
+            str(seed),
+            "--out",
+            str(folder),
+        ]
         subprocess.run([*command, recipe, *flags], check=True)
     else:
         subprocess.run([*command, str(folder), "--resume"], check=True)
@@ -84,7 +102,10 @@ def score(recipe: str, pair: str, run: Path, data: Path) -> dict:
         began = time.perf_counter()
         hypotheses = [t.text for t in translate(model, tokenizer, sources, beam=5)]
         result[f"{split}_seconds"] = round(time.perf_counter() - began, 1)
-        cased, theirs = bleu(hypotheses, references), bleu(*moses(hypotheses, references, to_language), tokenize="none")
+        cased, theirs = (
+            bleu(hypotheses, references),
+            bleu(*moses(hypotheses, references, to_language), tokenize="none"),
+        )
         result |= {
             f"{split}_bleu_13a": round(cased.score, 2),
             f"{split}_bleu_none": round(theirs.score, 2),
@@ -94,18 +115,24 @@ def score(recipe: str, pair: str, run: Path, data: Path) -> dict:
         }
         shipped = data / f"{split}.lc.norm.tok.{to_language}"
         if shipped.exists():
-            assert moses(references, [], to_language)[0] == read_lines(shipped), "not the form the literature scores"
+            assert moses(references, [], to_language)[0] == read_lines(shipped), (
+                "not the form the literature scores"
+            )
     return result
 
 
-def moses(hypotheses: list[str], references: list[str], language: str) -> tuple[list[str], list[str]]:
+def moses(
+    hypotheses: list[str], references: list[str], language: str
+) -> tuple[list[str], list[str]]:
     """Both sides lowercased, normalised and tokenized as Multi30k's `lc.norm.tok` files are."""
     from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
     normalizer, tokenizer = MosesPunctNormalizer(language), MosesTokenizer(language)
 
     def form(line: str) -> str:
-        return tokenizer.tokenize(normalizer.normalize(line.strip()).lower(), escape=True, return_str=True)
+        return tokenizer.tokenize(
+            normalizer.normalize(line.strip()).lower(), escape=True, return_str=True
+        )
 
     return [form(line) for line in hypotheses], [form(line) for line in references]
 
@@ -117,7 +144,9 @@ def page(lines: list[dict]) -> str:
         if line["benchmark"] == "lineage":
             rows.setdefault((line["pair"], line["recipe"]), []).append(line)
     text = [HEAD]
-    for (pair, recipe), runs in sorted(rows.items(), key=lambda row: (row[0][0] != "en-de", LADDER.index(row[0][1]))):
+    for (pair, recipe), runs in sorted(
+        rows.items(), key=lambda row: (row[0][0] != "en-de", LADDER.index(row[0][1]))
+    ):
         cells = [
             pair.replace("-", "→"),
             f"`{recipe}`",
@@ -136,17 +165,24 @@ def page(lines: list[dict]) -> str:
 
 
 LADDER = ["multi30k-fixed", "multi30k-attention", "multi30k-transformer"]
-COLUMNS = ("val_loss", "test_2016_flickr_bleu_13a", "test_2016_flickr_bleu_none", "test_2016_flickr_chrf")
+COLUMNS = (
+    "val_loss",
+    "test_2016_flickr_bleu_13a",
+    "test_2016_flickr_bleu_none",
+    "test_2016_flickr_chrf",
+)
 HEAD = """# Results: the lineage on Multi30k
 
-Image captions, 29,000 pairs to train on, final weights, beam of 5 with the GNMT penalty, test_2016_flickr (1,000
-sentences). *13a* is sacrebleu's cased BLEU on raw text; *literature* is BLEU of the lowercased, normalised, tokenized
-text that papers on Multi30k report. Where there are several seeds: mean (least–greatest). Loss is nats a target token
-on the validation split, teacher-forced. Minutes are those of the whole command on the machine below. Made by
+Image captions, 29,000 pairs to train on, final weights, beam of 5 with the GNMT penalty,
+test_2016_flickr (1,000 sentences). *13a* is sacrebleu's cased BLEU on raw text; *literature* is
+BLEU of the lowercased, normalised, tokenized text that papers on Multi30k report. Where there are
+several seeds: mean (least–greatest). Loss is nats a target token on the validation split,
+teacher-forced. Minutes are those of the whole command on the machine below. Made by
 `benchmarks/lineage.py` from its lines in `benchmarks/results/`.
 
 | | recipe | parameters | budget | minutes | seeds | val loss | 13a | literature | chrF |
-|---|---|---|---|---|---|---|---|---|---|"""
+|---|---|---|---|---|---|---|---|---|---|
+"""
 
 
 def spread(values: list[float]) -> str:

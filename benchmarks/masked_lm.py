@@ -1,10 +1,12 @@
-"""Masked accuracy and loss of a small BERT after some minutes, beside transformers' of the same size and the unigram.
+"""Masked accuracy and loss of a small BERT after some minutes, beside transformers' of the same
+size and the unigram.
 
-WikiText-2's validation text, nine tenths to train on and one to measure: 4 layers of 256, context 128, WordPiece of
-8,000, batch 16 (recipe bert-wikitext). Ours is the whole command, so its minutes include tokenizer, tokens and the last
-validation. `BertForMaskedLM` finds all that made and trains for as many minutes, on the same samples, as its users do:
-AdamW on every weight, warmup and linear decay, logits at all positions. Both are asked for the same 15 % of the text
-held out; the unigram guesses each token by its frequency in the training text.
+WikiText-2's validation text, nine tenths to train on and one to measure: 4 layers of 256, context
+128, WordPiece of 8,000, batch 16 (recipe bert-wikitext). Ours is the whole command, so its minutes
+include tokenizer, tokens and the last validation. `BertForMaskedLM` finds all that made and trains
+for as many minutes, on the same samples, as its users do: AdamW on every weight, warmup and linear
+decay, logits at all positions. Both are asked for the same 15 % of the text held out; the unigram
+guesses each token by its frequency in the training text.
 
     SEQ2CHAT_DATA=... python benchmarks/masked_lm.py [--minutes 10] [--seed 1 2 3]
 """
@@ -25,7 +27,8 @@ RECIPE = "bert-wikitext"
 
 
 def measure(logits: Callable[[Any], Any], batches: Iterator[Any]) -> dict[str, float]:
-    """Mean loss in nats and accuracy over the labels of `batches`; `logits(batch)` are those at the labels."""
+    """Mean loss in nats and accuracy over the labels of `batches`; `logits(batch)` are those at the
+    labels."""
     import torch
 
     from seq2chat.text.batch import IGNORED
@@ -34,7 +37,9 @@ def measure(logits: Callable[[Any], Any], batches: Iterator[Any]) -> dict[str, f
     with torch.inference_mode():
         for batch in batches:
             guesses, labels = logits(batch), batch.labels[batch.labels != IGNORED]
-            loss += torch.nn.functional.cross_entropy(guesses.float(), labels, reduction="sum").item()
+            loss += torch.nn.functional.cross_entropy(
+                guesses.float(), labels, reduction="sum"
+            ).item()
             hits += int((guesses.argmax(-1) == labels).sum())
             n += len(labels)
     return {"loss": loss / n, "accuracy": hits / n, "labels": n}
@@ -48,7 +53,9 @@ def held_out(recipe: Any, tokenizer: Any) -> tuple[Any, Callable[[], Iterator[An
 
     folder = cached_shards(load_corpus(recipe.data.corpus), tokenizer, recipe.data.val_fraction)
     train, val = (open_shards(folder, split) for split in ("train", "val"))
-    return train, lambda: masked_evaluation_batches(val, recipe.model.context, recipe.train.batch_size, tokenizer)
+    return train, lambda: masked_evaluation_batches(
+        val, recipe.model.context, recipe.train.batch_size, tokenizer
+    )
 
 
 def ours(folder: Path, minutes: float, seed: int) -> dict[str, float]:
@@ -59,7 +66,9 @@ def ours(folder: Path, minutes: float, seed: int) -> dict[str, float]:
 
     flags = ["--out", str(folder), "--budget", f"{round(60 * minutes)}s", "--train.seed", str(seed)]
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "seq2chat", "train", RECIPE, *flags], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [sys.executable, "-m", "seq2chat", "train", RECIPE, *flags], check=True, stdout=sys.stderr
+    )
     seconds = time.perf_counter() - began
     model, tokenizer = load_checkpoint(folder)
     _, batches = held_out(open_run(folder).recipe(), tokenizer)
@@ -68,7 +77,11 @@ def ours(folder: Path, minutes: float, seed: int) -> dict[str, float]:
         return model.logits(model.hidden(batch.target, batch.target_mask)[batch.labels != IGNORED])
 
     last = open_run(folder).metrics()[-1]
-    return measure(logits, batches()) | {"seconds": seconds, "steps": last["step"], "run_loss": last["val_loss"]}
+    return measure(logits, batches()) | {
+        "seconds": seconds,
+        "steps": last["step"],
+        "run_loss": last["val_loss"],
+    }
 
 
 def transformers(folder: Path, minutes: float, seed: int, lr: float) -> dict[str, float]:
@@ -88,11 +101,17 @@ def transformers(folder: Path, minutes: float, seed: int, lr: float) -> dict[str
     torch.manual_seed(seed)
     model = BertForMaskedLM(
         BertConfig(
-            vocab_size=c.vocab_size, hidden_size=c.d_model, num_hidden_layers=c.n_layer, num_attention_heads=c.n_head,
-            intermediate_size=c.d_ff, max_position_embeddings=c.context, pad_token_id=tokenizer.pad_id,
-            hidden_dropout_prob=c.dropout, attention_probs_dropout_prob=c.dropout,
+            vocab_size=c.vocab_size,
+            hidden_size=c.d_model,
+            num_hidden_layers=c.n_layer,
+            num_attention_heads=c.n_head,
+            intermediate_size=c.d_ff,
+            max_position_embeddings=c.context,
+            pad_token_id=tokenizer.pad_id,
+            hidden_dropout_prob=c.dropout,
+            attention_probs_dropout_prob=c.dropout,
         )
-    )  # fmt: skip
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     began, step, share = time.perf_counter(), 0, 0.0
     while share < 1:
@@ -107,13 +126,16 @@ def transformers(folder: Path, minutes: float, seed: int, lr: float) -> dict[str
     model.eval()
 
     def logits(batch: Any) -> Any:
-        return model(input_ids=batch.target, attention_mask=batch.target_mask).logits[batch.labels != IGNORED]
+        return model(input_ids=batch.target, attention_mask=batch.target_mask).logits[
+            batch.labels != IGNORED
+        ]
 
     return measure(logits, batches()) | {"seconds": time.perf_counter() - began, "steps": step}
 
 
 def unigram(folder: Path) -> dict[str, float]:
-    """The frequencies of the training text, one added to each count, as the guess for every mask."""
+    """The frequencies of the training text, one added to each count, as the guess for every
+    mask."""
     import torch
 
     from seq2chat.text.batch import IGNORED
@@ -129,11 +151,17 @@ def unigram(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of transformers' model")
-    parser.add_argument("--side", choices=["ours", "transformers", "unigram"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--lr", type=float, default=1e-3, help="peak learning rate of transformers' model"
+    )
+    parser.add_argument(
+        "--side", choices=["ours", "transformers", "unigram"], help=argparse.SUPPRESS
+    )
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:

@@ -1,4 +1,5 @@
-"""What the benchmarks share: children that measure one side each, peers imported from a clone, one JSON line."""
+"""What the benchmarks share: children that measure one side each, peers imported from a clone, one
+JSON line."""
 
 import json
 import os
@@ -9,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 
-def child(script: str, *arguments: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
+def child(
+    script: str, *arguments: str, environment: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Run `script` in a fresh process and return the JSON object of its last line."""
     done = subprocess.run(
-        [sys.executable, script, *arguments], env=os.environ | (environment or {}), stdout=subprocess.PIPE, text=True
+        [sys.executable, script, *arguments],
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     if done.returncode:
         sys.exit(f"{Path(script).name} {' '.join(arguments)} failed")
@@ -31,8 +37,14 @@ def machine() -> str:
     import torch
 
     names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
     ]
     name = names[0] if names else platform.processor()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{name}, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{name}, {torch.get_num_threads()} threads"
+    )
     return f"{device}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"

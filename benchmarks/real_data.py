@@ -2,9 +2,10 @@
 
     SEQ2CHAT_DATA=... python benchmarks/real_data.py --minutes 5 >> benchmarks/results/LINES.jsonl
 
-A small GPT reads WikiText-2's validation text, is fine-tuned on the answers of GSM8K's training questions, and a
-reward model learns from Anthropic's hh-rlhf comparisons with a fifth of them held out. Small models on little text:
-the numbers say that the line runs, and how far from useful so small a model is.
+A small GPT reads WikiText-2's validation text, is fine-tuned on the answers of GSM8K's training
+questions, and a reward model learns from Anthropic's hh-rlhf comparisons with a fifth of them held
+out. Small models on little text: the numbers say that the line runs, and how far from useful so
+small a model is.
 """
 
 import argparse
@@ -40,7 +41,9 @@ def measured(run: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=5.0, help="of pretraining")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="folder to leave the runs in")
@@ -51,15 +54,38 @@ def main() -> None:
         seed = ("--train.seed", str(options.seed))
         seconds = {
             "base": seq2chat(
-                "train", "wikitext-2-valid", "--budget", f"{round(60 * options.minutes)}s", *seed, "--out", str(base),
-                "--model.n-layer", "4", "--model.d-model", "128", "--model.n-head", "4", "--model.context", "512",
-                "--tokenizer.vocab-size", "4096",
+                "train",
+                "wikitext-2-valid",
+                "--budget",
+                f"{round(60 * options.minutes)}s",
+                *seed,
+                "--out",
+                str(base),
+                "--model.n-layer",
+                "4",
+                "--model.d-model",
+                "128",
+                "--model.n-head",
+                "4",
+                "--model.context",
+                "512",
+                "--tokenizer.vocab-size",
+                "4096",
             )
-        }  # fmt: skip
+        }
         start = ("--start", str(base), *seed, "--budget", "1 epoch")
-        seconds["sft"] = seq2chat("sft", "--data", "gsm8k", *start, "--out", str(sft), "--align.ptx", "0")
+        seconds["sft"] = seq2chat(
+            "sft", "--data", "gsm8k", *start, "--out", str(sft), "--align.ptx", "0"
+        )
         seconds["reward"] = seq2chat(
-            "reward", "--data", "hh-rlhf", *start, "--out", str(reward), "--data.val-fraction", "0.2"
+            "reward",
+            "--data",
+            "hh-rlhf",
+            *start,
+            "--out",
+            str(reward),
+            "--data.val-fraction",
+            "0.2",
         )
         line = {
             "benchmark": "real_data",

@@ -1,4 +1,5 @@
-"""What a shipped recipe reaches: its whole command, its final weights, its whole validation split. One line a seed.
+"""What a shipped recipe reaches: its whole command, its final weights, its whole validation split.
+One line a seed.
 
 SEQ2CHAT_DATA=... python benchmarks/recipe.py shakespeare [--seed 1337 ...] [--keep FOLDER]
 """
@@ -18,16 +19,29 @@ from seq2chat.training.runlog import open_run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe")
     parser.add_argument("--seed", type=int, nargs="+", help="default: the recipe's own")
     parser.add_argument("--keep", type=Path, help="folder to leave the runs in")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         for seed in options.seed or [None]:
-            folder = (options.keep or Path(scratch)) / f"{options.recipe}-{'own' if seed is None else seed}"
+            folder = (
+                options.keep or Path(scratch)
+            ) / f"{options.recipe}-{'own' if seed is None else seed}"
             flags = [] if seed is None else ["--train.seed", str(seed)]
-            command = [sys.executable, "-m", "seq2chat", "train", options.recipe, "--out", str(folder), *flags]
+            command = [
+                sys.executable,
+                "-m",
+                "seq2chat",
+                "train",
+                options.recipe,
+                "--out",
+                str(folder),
+                *flags,
+            ]
             began = time.perf_counter()
             subprocess.run(command, check=True)
             seconds = time.perf_counter() - began

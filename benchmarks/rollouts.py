@@ -1,9 +1,11 @@
-"""Batched rollouts beside `generate` of transformers: the same weights, prompts and number of new tokens, in one run.
+"""Batched rollouts beside `generate` of transformers: the same weights, prompts and number of new
+tokens, in one run.
 
     python benchmarks/rollouts.py [--run runs/demo/ppo]
 
-64 prompts of 24 to 48 tokens, 32 new tokens each, sampled at temperature 1, float32, medians of interleaved rounds.
-With --run, how the time of that run's PPO iterations divides into rollout, score and update is told as well.
+64 prompts of 24 to 48 tokens, 32 new tokens each, sampled at temperature 1, float32, medians of
+interleaved rounds. With --run, how the time of that run's PPO iterations divides into rollout,
+score and update is told as well.
 """
 
 import argparse
@@ -43,7 +45,10 @@ def compare(config: GPTConfig) -> dict[str, float]:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.05)
-    prompts = [[chance.randrange(config.vocab_size) for _ in range(chance.randint(24, 48))] for _ in range(PROMPTS)]
+    prompts = [
+        [chance.randrange(config.vocab_size) for _ in range(chance.randint(24, 48))]
+        for _ in range(PROMPTS)
+    ]
     with TemporaryDirectory() as folder:
         save_model(model, folder, pad_token_id=0)
         theirs = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
@@ -53,16 +58,22 @@ def compare(config: GPTConfig) -> dict[str, float]:
     with torch.inference_mode():
         greedy = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 0}
         same = theirs.generate(ids, attention_mask=mask, **greedy)[:, longest:].tolist()
-        assert same == [c.tokens for [c] in generate(model, prompts, SamplingConfig(4, temperature=0.0))], (
-            "other tokens"
-        )
+        assert same == [
+            c.tokens for [c] in generate(model, prompts, SamplingConfig(4, temperature=0.0))
+        ], "other tokens"
 
     def ours() -> int:
         return sum(len(c.tokens) for [c] in generate(model, prompts, SamplingConfig(NEW)))
 
     @torch.inference_mode()
     def peer() -> int:
-        options = {"do_sample": True, "top_k": 0, "max_new_tokens": NEW, "min_new_tokens": NEW, "pad_token_id": 0}
+        options = {
+            "do_sample": True,
+            "top_k": 0,
+            "max_new_tokens": NEW,
+            "min_new_tokens": NEW,
+            "pad_token_id": 0,
+        }
         return theirs.generate(ids, attention_mask=mask, **options)[:, longest:].numel()
 
     rates: dict[str, list[float]] = {"ours": [], "transformers": []}
@@ -84,7 +95,9 @@ def tokens_per_second(side: Callable[[], int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=Path, help="run of ppo whose iterations are divided")
     options = parser.parse_args()
     line = {"benchmark": "rollouts", "machine": machine(), "prompts": PROMPTS, "new_tokens": NEW}

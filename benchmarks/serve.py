@@ -1,9 +1,11 @@
-"""The server under load: asyncio clients with the openai SDK against `seq2chat serve` on the same machine.
+"""The server under load: asyncio clients with the openai SDK against `seq2chat serve` on the same
+machine.
 
     python benchmarks/serve.py [1M] [--clients 1 4 16 64] [--compile]
 
-Each client sends one streamed request after the other: a prompt of 64 random tokens, 64 new ones. Time to first token
-and the gaps between tokens (of chunks, as a client sees them) are told as median and 99th percentile, in milliseconds.
+Each client sends one streamed request after the other: a prompt of 64 random tokens, 64 new ones.
+Time to first token and the gaps between tokens (of chunks, as a client sees them) are told as
+median and 99th percentile, in milliseconds.
 """
 
 import argparse
@@ -34,16 +36,26 @@ PROMPT, NEW, REQUESTS = 64, 64, 4
 
 
 async def client(sdk: openai.AsyncOpenAI, seed: int) -> tuple[list[float], list[float], int, int]:
-    """Return the seconds to each first token and between tokens, the number of tokens, and of errors."""
+    """Return the seconds to each first token and between tokens, the number of tokens, and of
+    errors."""
     first, gaps, n_tokens, errors = [], [], 0, 0
     chance = random.Random(seed)
     for _ in range(REQUESTS):
-        prompt, began, times = [chance.randrange(256) for _ in range(PROMPT)], time.perf_counter(), []
+        prompt, began, times = (
+            [chance.randrange(256) for _ in range(PROMPT)],
+            time.perf_counter(),
+            [],
+        )
         try:
             stream = await sdk.completions.create(
-                model="model", prompt=prompt, max_tokens=NEW, temperature=1.0, seed=seed, stream=True,
+                model="model",
+                prompt=prompt,
+                max_tokens=NEW,
+                temperature=1.0,
+                seed=seed,
+                stream=True,
                 extra_body={"return_token_ids": True},
-            )  # fmt: skip
+            )
             async for chunk in stream:
                 times.append(time.perf_counter())
                 n_tokens += len(chunk.choices[0].token_ids)
@@ -57,7 +69,9 @@ async def client(sdk: openai.AsyncOpenAI, seed: int) -> tuple[list[float], list[
 
 async def load(address: str, n_clients: int) -> dict[str, Any]:
     """Return what `n_clients` at once measure."""
-    async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300) as sdk:
+    async with openai.AsyncOpenAI(
+        base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300
+    ) as sdk:
         await client(sdk, -1)
         began = time.perf_counter()
         found = await asyncio.gather(*(client(sdk, seed) for seed in range(n_clients)))
@@ -66,12 +80,15 @@ async def load(address: str, n_clients: int) -> dict[str, Any]:
     return {
         "tokens_per_second": round(sum(part[2] for part in found) / seconds),
         "requests_per_second": round(n_clients * REQUESTS / seconds, 1),
-        "ttft_ms": _percentiles(first), "itl_ms": _percentiles(gaps), "errors": sum(part[3] for part in found),
-    }  # fmt: skip
+        "ttft_ms": _percentiles(first),
+        "itl_ms": _percentiles(gaps),
+        "errors": sum(part[3] for part in found),
+    }
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive")  # never beyond what was measured
+    # Never beyond what was measured.
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
     return {"p50": round(1e3 * cuts[49], 1), "p99": round(1e3 * cuts[98], 1)}
 
 
@@ -109,10 +126,15 @@ def measure(name: str, clients: list[int], compiled: bool) -> dict[str, Any]:
         command = [sys.executable, "-m", "seq2chat", "serve", str(model), "--port", "0"]
         log = Path(folder) / "log.txt"  # a file, as a pipe that nobody reads is full some day
         with log.open("w") as errors:
-            process = subprocess.Popen([*command, *(["--compile"] if compiled else [])], stderr=errors)
+            process = subprocess.Popen(
+                [*command, *(["--compile"] if compiled else [])], stderr=errors
+            )
         try:
             address = listening(process, log)
-            result: dict[str, Any] = {"parameters": n_parameters(config), "memory_before": resident(process.pid)}
+            result: dict[str, Any] = {
+                "parameters": n_parameters(config),
+                "memory_before": resident(process.pid),
+            }
             for n in clients:
                 result[f"{n} clients"] = asyncio.run(load(address, n))
             result["memory_after"] = resident(process.pid)
@@ -132,13 +154,21 @@ async def _with_idle(address: str, pid: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("shapes", nargs="*", default=["1M"])
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16, 64])
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     for name in options.shapes:
-        line = {"benchmark": "serve", "machine": machine(), "shape": name, "prompt": PROMPT, "new_tokens": NEW}
+        line = {
+            "benchmark": "serve",
+            "machine": machine(),
+            "shape": name,
+            "prompt": PROMPT,
+            "new_tokens": NEW,
+        }
         line["compiled"] = options.compile
         print(json.dumps(line | measure(name, options.clients, options.compile)), flush=True)
 

@@ -1,4 +1,5 @@
-"""Seconds from the command to the first generated token on a model of about 10M parameters, and to `--help`.
+"""Seconds from the command to the first generated token on a model of about 10M parameters, and to
+`--help`.
 
 python benchmarks/startup.py
 """
@@ -17,7 +18,17 @@ PROMPT = "The function"
 
 
 def first_token_seconds(run: Path) -> float:
-    command = [sys.executable, "-m", "seq2chat", "generate", str(run), "--prompt", PROMPT, "--seed", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "seq2chat",
+        "generate",
+        str(run),
+        "--prompt",
+        PROMPT,
+        "--seed",
+        "1",
+    ]
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -38,7 +49,17 @@ def main() -> None:
         run = Path(folder) / "run"
         shape = ["--model.n-layer", "6", "--model.d-model", "384", "--tokenizer.vocab-size", "4096"]
         length = ["--budget", "1 step", "--train.samples", "0", "--train.compile", "off"]
-        command = [sys.executable, "-m", "seq2chat", "train", "pydocs", "--out", str(run), *shape, *length]
+        command = [
+            sys.executable,
+            "-m",
+            "seq2chat",
+            "train",
+            "pydocs",
+            "--out",
+            str(run),
+            *shape,
+            *length,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         first = [first_token_seconds(run) for _ in range(5)]
     helps = [help_seconds() for _ in range(5)]

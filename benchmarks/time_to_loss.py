@@ -1,9 +1,11 @@
-"""Seconds from the start of the process to a validation loss of 1.88 nats a character on tinyshakespeare.
+"""Seconds from the start of the process to a validation loss of 1.88 nats a character on
+tinyshakespeare.
 
-Both sides train on the first 90 % of the characters. seq2chat's clock holds all of it: imports, tokenizer training,
-shards, training, checkpoint, and validation on the whole held-out text. nanoGPT runs the CPU recipe of its README; its
-clock holds its training script, its data being prepared before; its checkpoint is then scored on the whole held-out
-text outside its clock, in windows of its context like ours. The sides run in turn; figures are medians over the rounds.
+Both sides train on the first 90 % of the characters. seq2chat's clock holds all of it: imports,
+tokenizer training, shards, training, checkpoint, and validation on the whole held-out text. nanoGPT
+runs the CPU recipe of its README; its clock holds its training script, its data being prepared
+before; its checkpoint is then scored on the whole held-out text outside its clock, in windows of
+its context like ours. The sides run in turn; figures are medians over the rounds.
 
     python benchmarks/time_to_loss.py --corpus tinyshakespeare.txt [--nanogpt CLONE]
 """
@@ -43,20 +45,43 @@ samples = 0
 """
 # Its README, "I only have a macbook".
 NANOGPT = [
-    "train.py", "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20",
-    "--log_interval=1", "--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128",
-    "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
-]  # fmt: skip
+    "train.py",
+    "config/train_shakespeare_char.py",
+    "--device=cpu",
+    "--compile=False",
+    "--eval_iters=20",
+    "--log_interval=1",
+    "--block_size=64",
+    "--batch_size=12",
+    "--n_layer=4",
+    "--n_head=4",
+    "--n_embd=128",
+    "--max_iters=2000",
+    "--lr_decay_iters=2000",
+    "--dropout=0.0",
+]
 
 
 def ours(corpus: Path, seed: int) -> tuple[float, float]:
     """Seconds of the whole command, nothing cached, and nats a character."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "recipe.toml").write_text(OURS.format(corpus=json.dumps(str(corpus.resolve())), seed=seed))
-        command = [sys.executable, "-m", "seq2chat", "train", str(folder / "recipe.toml"), "--out", str(folder / "run")]
+        (folder / "recipe.toml").write_text(
+            OURS.format(corpus=json.dumps(str(corpus.resolve())), seed=seed)
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "seq2chat",
+            "train",
+            str(folder / "recipe.toml"),
+            "--out",
+            str(folder / "run"),
+        ]
         began = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"XDG_CACHE_HOME": name})
+        subprocess.run(
+            command, check=True, capture_output=True, env=os.environ | {"XDG_CACHE_HOME": name}
+        )
         seconds = time.perf_counter() - began
         last = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     return seconds, last["val_loss_per_character"]
@@ -82,11 +107,15 @@ def score_nanogpt(work: Path) -> float:
     import torch
     from model import GPT, GPTConfig
 
-    saved = torch.load(work / "out-shakespeare-char" / "ckpt.pt", map_location="cpu", weights_only=False)
+    saved = torch.load(
+        work / "out-shakespeare-char" / "ckpt.pt", map_location="cpu", weights_only=False
+    )
     model = GPT(GPTConfig(**saved["model_args"]))
     model.load_state_dict(saved["model"])
     model.eval()
-    tokens = torch.from_numpy(np.fromfile(work / "data" / "shakespeare_char" / "val.bin", dtype=np.uint16).astype(int))
+    tokens = torch.from_numpy(
+        np.fromfile(work / "data" / "shakespeare_char" / "val.bin", dtype=np.uint16).astype(int)
+    )
     context, total = saved["model_args"]["block_size"], 0.0
     with torch.inference_mode():
         for first in range(0, len(tokens) - 1, context):
@@ -97,8 +126,12 @@ def score_nanogpt(work: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="tinyshakespeare as one text file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="tinyshakespeare as one text file"
+    )
     parser.add_argument("--nanogpt", type=Path, help="folder of a clone of nanoGPT")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)

@@ -1,8 +1,10 @@
-"""Tokens per second of one training step, optimizer included, beside nanoGPT and nanochat in one run.
+"""Tokens per second of one training step, optimizer included, beside nanoGPT and nanochat in one
+run.
 
-6 layers, width 384, 6 heads, context 256, vocabulary 4096, batch 16. Each side runs in processes of its own, in turn,
-so that a drift of the machine meets all of them; the figure is the median over the rounds of each round's median step.
-nanoGPT runs as it does on CPUs (float32, not compiled); nanochat at its best there (bfloat16, compiled).
+6 layers, width 384, 6 heads, context 256, vocabulary 4096, batch 16. Each side runs in processes of
+its own, in turn, so that a drift of the machine meets all of them; the figure is the median over
+the rounds of each round's median step. nanoGPT runs as it does on CPUs (float32, not compiled);
+nanochat at its best there (bfloat16, compiled).
 
     python benchmarks/train_step.py [--nanogpt CLONE] [--nanochat CLONE]
 """
@@ -32,7 +34,11 @@ def measure(step: Callable[[], object], warmup: int, steps: int) -> dict[str, fl
         began = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - began)
-    return {"seconds": statistics.median(seconds), "first_seconds": first, "peak_memory": peak_memory()}
+    return {
+        "seconds": statistics.median(seconds),
+        "first_seconds": first,
+        "peak_memory": peak_memory(),
+    }
 
 
 def ours(steps: int) -> dict[str, float]:
@@ -55,7 +61,10 @@ def ours(steps: int) -> dict[str, float]:
 
     result = measure(lambda: train_step(job), 3, steps)
     flops = flops_per_token(job.recipe.model) * BATCH * CONTEXT
-    return result | {"first_seconds": ready, "peak_share": flops / result["seconds"] / job.precision.peak_flops}
+    return result | {
+        "first_seconds": ready,
+        "peak_share": flops / result["seconds"] / job.precision.peak_flops,
+    }
 
 
 def nanogpt(steps: int, clone: str) -> dict[str, float]:
@@ -97,7 +106,9 @@ def nanochat(steps: int, clone: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nanogpt", help="folder of a clone of nanoGPT")
     parser.add_argument("--nanochat", help="folder of a clone of nanochat")
     parser.add_argument("--rounds", type=int, default=3)

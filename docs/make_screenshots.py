@@ -1,10 +1,11 @@
-"""Makes the pictures of the chat page in docs/images with the system's Chromium. Run it after a change of the page:
+"""Makes the pictures of the chat page in docs/images with the system's Chromium. Run it after a
+change of the page:
 
     python docs/make_screenshots.py runs/demo/base runs/demo/sft runs/demo/ppo
     python docs/make_screenshots.py --url http://127.0.0.1:8000
 
-With runs it serves them meanwhile; with an address it asks the server there. The last model that chats is shown by
-itself, and all beside each other (three at most).
+With runs it serves them meanwhile; with an address it asks the server there. The last model that
+chats is shown by itself, and all beside each other (three at most).
 """
 
 import argparse
@@ -34,7 +35,9 @@ WAIT = 60  # seconds for the server to load the models
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="*", help="runs or model folders to serve")
     parser.add_argument("--url", help="address of a server that runs")
     asked = parser.parse_args()
@@ -60,7 +63,9 @@ def serving(runs: list[str]) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen([sys.executable, "-m", "seq2chat", "serve", *runs, "--port", str(port)]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "seq2chat", "serve", *runs, "--port", str(port)]
+    ) as process:
         try:
             for _ in range(WAIT * 5):
                 with contextlib.suppress(urllib.error.URLError, ConnectionError):
@@ -101,7 +106,9 @@ def phone(browser: Browser, url: str) -> None:
 
 
 def opened(browser: Browser, url: str, width: int, height: int, **options) -> Page:
-    context = browser.new_context(viewport={"width": width, "height": height}, device_scale_factor=2, **options)
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, device_scale_factor=2, **options
+    )
     page = context.new_page()
     page.add_init_script(f"localStorage['seq2chat.settings'] ??= '{json.dumps(SETTINGS)}'")
     page.goto(url)
@@ -121,13 +128,20 @@ def ask(page: Page, question: str) -> None:
 def open_door(page: Page) -> None:
     """Open the door of the least likely token of the last answer."""
     tokens = page.locator(".card").last.locator(".text [data-token]").all()
-    max(tokens, key=lambda token: token.evaluate("e => Number(e.style.getPropertyValue('--unlikely'))")).click()
+    max(
+        tokens,
+        key=lambda token: token.evaluate("e => Number(e.style.getPropertyValue('--unlikely'))"),
+    ).click()
     page.locator("#door").wait_for()
 
 
 def save(page: Page, name: str) -> None:
     page.wait_for_timeout(300)  # for what moves to come to rest
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    picture = (
+        Image.open(io.BytesIO(page.screenshot()))
+        .convert("RGB")
+        .quantize(COLOURS, dither=Image.Dither.NONE)
+    )
     file = IMAGES / f"{name}.png"
     picture.save(file, optimize=True)
     print(f"{file}: {file.stat().st_size // 1000} kB")

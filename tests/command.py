@@ -1,4 +1,5 @@
-"""`seq2chat` as users type it: a process of its own, forked from one that has torch loaded, which takes seconds."""
+"""`seq2chat` as users type it: a process of its own, forked from one that has torch loaded, which
+takes seconds."""
 
 import multiprocessing
 import os
@@ -29,20 +30,30 @@ def seq2chat(
         files = [Path(folder) / name for name in ("stdin", "stdout", "stderr")]
         files[0].write_bytes(stdin if isinstance(stdin, bytes) else stdin.encode())
         words = list(map(str, arguments))
-        process = forked.Process(target=_run, args=(words, files, cwd or Path.cwd(), os.environ | ENVIRONMENT))
+        process = forked.Process(
+            target=_run, args=(words, files, cwd or Path.cwd(), os.environ | ENVIRONMENT)
+        )
         process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(words, timeout, files[1].read_bytes(), files[2].read_bytes())
-        return subprocess.CompletedProcess(words, process.exitcode, files[1].read_text(), files[2].read_text())
+            raise subprocess.TimeoutExpired(
+                words, timeout, files[1].read_bytes(), files[2].read_bytes()
+            )
+        return subprocess.CompletedProcess(
+            words, process.exitcode, files[1].read_text(), files[2].read_text()
+        )
 
 
 def _run(words: list[str], files: list[Path], cwd: Path, environment: dict[str, str]) -> None:
     for descriptor, file in enumerate(files):
         flags = os.O_WRONLY | os.O_CREAT if descriptor else os.O_RDONLY
         os.dup2(os.open(file, flags), descriptor)
-    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(0),
+        os.fdopen(1, "w"),
+        os.fdopen(2, "w", buffering=1),
+    )
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

@@ -6,7 +6,8 @@ import random
 import pytest
 from hypothesis import settings
 
-# Read once, when torch is loaded. Tests are small: a second thread costs more than it gains, most of all beside others.
+# Read once, when torch is loaded. Tests are small: a second thread costs more than it gains, most
+# of all beside others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from seq2chat.config import Recipe
@@ -16,9 +17,27 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 WORDS = [
-    "the", "cat", "dog", "bird", "sees", "hears", "a", "red", "green", "house", "tree", "and", "sun", "moon", "río",
-    "straße", "over", "under", "runs", "sleeps",
-]  # fmt: skip
+    "the",
+    "cat",
+    "dog",
+    "bird",
+    "sees",
+    "hears",
+    "a",
+    "red",
+    "green",
+    "house",
+    "tree",
+    "and",
+    "sun",
+    "moon",
+    "río",
+    "straße",
+    "over",
+    "under",
+    "runs",
+    "sleeps",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +53,10 @@ def own_cache(tmp_path_factory):
 def text_file(tmp_path_factory):
     """About 6,000 characters of made-up sentences, with letters outside ASCII."""
     chance = random.Random(0)
-    sentences = [" ".join(chance.choices(WORDS, k=chance.randint(3, 8))).capitalize() + "." for _ in range(180)]
+    sentences = [
+        " ".join(chance.choices(WORDS, k=chance.randint(3, 8))).capitalize() + "."
+        for _ in range(180)
+    ]
     file = tmp_path_factory.mktemp("text") / "sentences.txt"
     file.write_text("\n".join(sentences), encoding="utf-8")
     return file
@@ -79,7 +101,9 @@ def parallel_files(tmp_path_factory):
     }
     chance, folder = random.Random(0), tmp_path_factory.mktemp("parallel")
     lines = [chance.choices(list(words), k=chance.randint(1, 9)) for _ in range(150)]
-    (folder / "text.en").write_text("\n".join(" ".join(line) for line in lines) + "\n", encoding="utf-8")
+    (folder / "text.en").write_text(
+        "\n".join(" ".join(line) for line in lines) + "\n", encoding="utf-8"
+    )
     turned = [" ".join(words[word] for word in reversed(line)) for line in lines]
     (folder / "text.de").write_text("\n".join(turned) + "\n", encoding="utf-8")
     return {"source": str(folder / "text.en"), "target": str(folder / "text.de")}

@@ -6,12 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seq2chat.config import GPT3, Budget, GPTConfig, Recipe, UserError, recipe_names, recipe_tables, to_toml
+from seq2chat.config import (
+    GPT3,
+    Budget,
+    GPTConfig,
+    Recipe,
+    UserError,
+    recipe_names,
+    recipe_tables,
+    to_toml,
+)
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-@given(prompt=text, corpus=text, lr=st.floats(0, allow_nan=False, allow_infinity=False), mask=st.booleans())
+@given(
+    prompt=text,
+    corpus=text,
+    lr=st.floats(0, allow_nan=False, allow_infinity=False),
+    mask=st.booleans(),
+)
 def test_a_saved_recipe_is_read_back_equal(tmp_path_factory, prompt, corpus, lr, mask):
     tables = {
         "train": {"prompt": prompt},
@@ -39,7 +53,10 @@ def test_a_saved_recipe_is_read_back_equal(tmp_path_factory, prompt, corpus, lr,
         ({"model": {"window": 8}}, ["model.window", "gpt2"]),
         ({"model": {"d_ff": -1}}, ["model.d_ff is -1"]),
         ({"model": {"dropout": 1.0}}, ["model.dropout is 1.0"]),
-        ({"schedule": {"warmup": 0.7, "decay": 0.6}}, ["schedule.warmup 0.7", "schedule.decay 0.6"]),
+        (
+            {"schedule": {"warmup": 0.7, "decay": 0.6}},
+            ["schedule.warmup 0.7", "schedule.decay 0.6"],
+        ),
         ({"train": {"budget": "ten minutes"}}, ["'ten minutes'", '"10m"']),
         ({"train": {"batch_size": 0}}, ["train.batch_size is 0"]),
         ({"tokenizer": {"vocab_size": 100}}, ["tokenizer.vocab_size is 100", "260"]),
@@ -59,7 +76,10 @@ def test_later_layers_win_and_whole_numbers_become_floats():
 
 
 def test_a_preset_wins_over_what_is_below_and_loses_to_what_is_beside_and_above():
-    below, above = {"model": {"n_layer": 3, "n_head": 3, "d_model": 33}}, {"model": {"dropout": 0.5}}
+    below, above = (
+        {"model": {"n_layer": 3, "n_head": 3, "d_model": 33}},
+        {"model": {"dropout": 0.5}},
+    )
     model = Recipe.from_tables(below, {"model": {"preset": "gpt3-xl", "context": 64}}, above).model
     assert model == dataclasses.replace(GPT3["gpt3-xl"], context=64, dropout=0.5, vocab_size=0)
 
@@ -67,16 +87,26 @@ def test_a_preset_wins_over_what_is_below_and_loses_to_what_is_beside_and_above(
 @pytest.mark.parametrize(
     ("text", "amount", "unit"),
     [
-        ("90s", 90, "seconds"), ("10m", 600, "seconds"), ("1.5h", 5400, "seconds"), ("2 hours", 7200, "seconds"),
-        ("1 min", 60, "seconds"), ("500 steps", 500, "steps"), ("1 epoch", 1, "epochs"), ("0.5 epochs", 0.5, "epochs"),
-        ("20M tokens", 20e6, "tokens"), ("1_000tokens", 1000, "tokens"), ("3Btokens", 3e9, "tokens"),
+        ("90s", 90, "seconds"),
+        ("10m", 600, "seconds"),
+        ("1.5h", 5400, "seconds"),
+        ("2 hours", 7200, "seconds"),
+        ("1 min", 60, "seconds"),
+        ("500 steps", 500, "steps"),
+        ("1 epoch", 1, "epochs"),
+        ("0.5 epochs", 0.5, "epochs"),
+        ("20M tokens", 20e6, "tokens"),
+        ("1_000tokens", 1000, "tokens"),
+        ("3Btokens", 3e9, "tokens"),
     ],
-)  # fmt: skip
+)
 def test_budgets(text, amount, unit):
     assert Budget.parse(text) == Budget(float(amount), unit)
 
 
-@pytest.mark.parametrize("text", ["", "10", "m", "-5m", "0m", "10 apples", "10mm", "10ms", "_s", "5 ss"])
+@pytest.mark.parametrize(
+    "text", ["", "10", "m", "-5m", "0m", "10 apples", "10mm", "10ms", "_s", "5 ss"]
+)
 def test_what_is_no_budget(text):
     with pytest.raises(UserError, match="not a length"):
         Budget.parse(text)
@@ -100,14 +130,38 @@ def test_toml_escapes_what_toml_forbids():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedule": {"shape": "cosine", "decay": 0.3}}, "schedule.decay is 0.3, but schedule.shape is not"),
-        ({"optim": {"matrices": "adamw", "momentum": 0.5}}, "optim.momentum is 0.5, but optim.matrices is not"),
-        ({"model": {"tie_embeddings": True}, "optim": {"head_lr": 0.1}}, "optim.head_lr is 0.1, but the head is the"),
-        ({"model": {"layout": "gpt2", "rope_theta": 500.0}}, "model.rope_theta is 500.0, but the gpt2 layout"),
-        ({"model": {"layout": "gpt2", "tie_embeddings": False}}, "model.tie_embeddings is True, but the gpt2 layout"),
-        ({"align": {"method": "sft"}, "data": {"max_characters": 10}}, "data.max_characters is 10, but alignment"),
-        ({"align": {"method": "sft"}, "train": {"start": "runs/a"}}, "train.start is runs/a, but alignment begins"),
-        ({"optim": {"matrix_lr": float("inf")}}, "optim.matrix_lr is inf in the recipe; write a finite number"),
+        (
+            {"schedule": {"shape": "cosine", "decay": 0.3}},
+            "schedule.decay is 0.3, but schedule.shape is not",
+        ),
+        (
+            {"optim": {"matrices": "adamw", "momentum": 0.5}},
+            "optim.momentum is 0.5, but optim.matrices is not",
+        ),
+        (
+            {"model": {"tie_embeddings": True}, "optim": {"head_lr": 0.1}},
+            "optim.head_lr is 0.1, but the head is the",
+        ),
+        (
+            {"model": {"layout": "gpt2", "rope_theta": 500.0}},
+            "model.rope_theta is 500.0, but the gpt2 layout",
+        ),
+        (
+            {"model": {"layout": "gpt2", "tie_embeddings": False}},
+            "model.tie_embeddings is True, but the gpt2 layout",
+        ),
+        (
+            {"align": {"method": "sft"}, "data": {"max_characters": 10}},
+            "data.max_characters is 10, but alignment",
+        ),
+        (
+            {"align": {"method": "sft"}, "train": {"start": "runs/a"}},
+            "train.start is runs/a, but alignment begins",
+        ),
+        (
+            {"optim": {"matrix_lr": float("inf")}},
+            "optim.matrix_lr is inf in the recipe; write a finite number",
+        ),
         ({"train": {"seed": 10**22}}, "write a number of at most 18 digits"),
         ({"tokenizer": {"vocab_size": 10**10}}, "write at most 1,000,000"),
     ],
@@ -118,7 +172,8 @@ def test_an_option_given_where_nothing_uses_it_is_refused(changes, message):
 
 
 def test_a_complete_recipe_is_accepted_and_may_change_its_shape(tmp_path):
-    """`config.toml` holds options that have no use beside its others; only what is given on top must have one."""
+    """`config.toml` holds options that have no use beside its others; only what is given on top
+    must have one."""
     cosine = Recipe.from_tables({"schedule": {"shape": "cosine"}, "optim": {"matrices": "adamw"}})
     cosine.save(tmp_path / "config.toml")
     assert Recipe.load(tmp_path / "config.toml", {"schedule": {"floor": 0.1}}).schedule.floor == 0.1

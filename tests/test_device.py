@@ -8,9 +8,13 @@ from seq2chat import device
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("bf16", "chosen"), [(9e11, torch.bfloat16), (1.1e11, torch.float32), (1e9, torch.float32)])
+@pytest.mark.parametrize(
+    ("bf16", "chosen"), [(9e11, torch.bfloat16), (1.1e11, torch.float32), (1e9, torch.float32)]
+)
 def test_bfloat16_is_chosen_only_where_it_is_measured_faster(bf16, chosen, monkeypatch):
-    monkeypatch.setattr(device, "matmul_flops", lambda _, dtype: bf16 if dtype == torch.bfloat16 else 1e11)
+    monkeypatch.setattr(
+        device, "matmul_flops", lambda _, dtype: bf16 if dtype == torch.bfloat16 else 1e11
+    )
     precision = device.pick_precision("auto", CPU)
     assert precision.dtype == chosen
     assert precision.peak_flops == max(bf16 if chosen == torch.bfloat16 else 1e11, 0)

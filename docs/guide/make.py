@@ -1,9 +1,11 @@
-"""Writes the output of every `seq2chat explain` on these pages, and their figures. Run it after a change:
+"""Writes the output of every `seq2chat explain` on these pages, and their figures. Run it after a
+change:
 
     python docs/guide/make.py
 
-A page holds blocks that begin with ```console and a line `$ seq2chat explain ...`; what follows up to the closing fence
-is the command's output. A test compares the pages with what the commands print.
+A page holds blocks that begin with ```console and a line `$ seq2chat explain ...`; what follows up
+to the closing fence is the command's output. A test compares the pages with what the commands
+print.
 """
 
 import contextlib
@@ -22,7 +24,8 @@ BLOCK = re.compile(r"(```console\n\$ seq2chat explain (.*)\n)(?s:.*?)(```)")
 
 
 def output(arguments: str, figures: Path) -> str:
-    """Return what `seq2chat explain ARGUMENTS` prints in the root of a clone, its figure drawn in `figures`."""
+    """Return what `seq2chat explain ARGUMENTS` prints in the root of a clone, its figure drawn in
+    `figures`."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.chdir(ROOT):
         explain([*shlex.split(arguments), "--out", str(figures)], result_action="return_value")
@@ -39,7 +42,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for page in sorted(GUIDE.glob("*.md")):
             text = page.read_text(encoding="utf-8")
-            page.write_text(fill(text, lambda arguments: output(arguments, Path(scratch))), encoding="utf-8")
+            page.write_text(
+                fill(text, lambda arguments: output(arguments, Path(scratch))), encoding="utf-8"
+            )
         for figure in Path(scratch).glob("*.png"):
             (GUIDE / "figures" / figure.name).write_bytes(figure.read_bytes())
 

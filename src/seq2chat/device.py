@@ -1,4 +1,5 @@
-"""Which device, which number format, which seed: what the machine under a run can do, measured rather than assumed."""
+"""Which device, which number format, which seed: what the machine under a run can do, measured
+rather than assumed."""
 
 import time
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ def pick_device() -> torch.device:
 
 
 def unused_accelerators() -> str:
-    """Return a sentence about accelerators of this machine that a run leaves idle, "" where there are none."""
+    """Return a sentence about accelerators of this machine that a run leaves idle, "" where there
+    are none."""
     n_gpus = torch.cuda.device_count()
     if n_gpus > 1:
         return f"1 of {n_gpus} GPUs is used: training is one process on one device so far"
@@ -38,7 +40,8 @@ def seed_everything(seed: int) -> None:
 
 @cache
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured FLOP/s of a square matrix product: the peak that a training step is compared with."""
+    """Measured FLOP/s of a square matrix product: the peak that a training step is compared
+    with."""
     n = 1024 if device.type == "cpu" else 4096
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     best = float("inf")
@@ -63,17 +66,22 @@ class Precision:
 
 
 def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: torch.device) -> Precision:
-    """bfloat16 where a probe of 0.3 s finds its matrix products faster than float32's, unless `choice` decides.
+    """bfloat16 where a probe of 0.3 s finds its matrix products faster than float32's, unless
+    `choice` decides.
 
-    CPUs without native bfloat16 multiply it tens of times slower than float32, and no flag of the processor tells the
-    speed of torch's kernels on it; hence the probe.
+    CPUs without native bfloat16 multiply it tens of times slower than float32, and no flag of the
+    processor tells the speed of torch's kernels on it; hence the probe.
     """
     if choice != "auto":
         dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[choice]
         return Precision(dtype, matmul_flops(device, dtype), "as asked")
     fp32, bf16 = (matmul_flops(device, dtype) for dtype in (torch.float32, torch.bfloat16))
     dtype, peak = (torch.bfloat16, bf16) if bf16 > 1.2 * fp32 else (torch.float32, fp32)
-    return Precision(dtype, peak, f"bf16 {bf16 / 1e9:.0f} against fp32 {fp32 / 1e9:.0f} GFLOP/s in a matrix product")
+    return Precision(
+        dtype,
+        peak,
+        f"bf16 {bf16 / 1e9:.0f} against fp32 {fp32 / 1e9:.0f} GFLOP/s in a matrix product",
+    )
 
 
 def describe_machine(device: torch.device) -> str:

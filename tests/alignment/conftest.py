@@ -1,4 +1,5 @@
-"""A tiny policy that has learned a corner of the world: enough to be sometimes right and sometimes wrong."""
+"""A tiny policy that has learned a corner of the world: enough to be sometimes right and sometimes
+wrong."""
 
 import itertools
 import threading
@@ -24,7 +25,8 @@ def quiet(text: str) -> None: ...
 
 
 def _align(method, folder, start, stop_after=None, **changes):
-    """Train by the method's own recipe with dotted changes; the finished job, or one stopped after so many steps."""
+    """Train by the method's own recipe with dotted changes; the finished job, or one stopped after
+    so many steps."""
     tables = {name: dict(table) for name, table in TABLES.items()}
     if method == "reward":
         del tables["align"]["max_tokens"]
@@ -41,7 +43,9 @@ def _resume(folder, stop_after=None):
 
 
 def _rates(lr):
-    return dict.fromkeys(("optim__matrix_lr", "optim__embedding_lr", "optim__vector_lr", "optim__head_lr"), lr)
+    return dict.fromkeys(
+        ("optim__matrix_lr", "optim__embedding_lr", "optim__vector_lr", "optim__head_lr"), lr
+    )
 
 
 def finish(job, stop_after):
@@ -77,29 +81,39 @@ def base(world_tokenizer, tmp_path_factory):
     """A model folder with fresh weights whose branches are not zero."""
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(3)
-    model = make_model(GPTConfig(vocab_size=world_tokenizer.vocab_size, context=128, n_layer=2, n_head=2, d_model=64))
+    model = make_model(
+        GPTConfig(
+            vocab_size=world_tokenizer.vocab_size, context=128, n_layer=2, n_head=2, d_model=64
+        )
+    )
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             torch.nn.init.normal_(parameter, std=0.05)
-    save_model(model, folder, eos_token_id=world_tokenizer.eos_id, pad_token_id=world_tokenizer.pad_id)
+    save_model(
+        model, folder, eos_token_id=world_tokenizer.eos_id, pad_token_id=world_tokenizer.pad_id
+    )
     world_tokenizer.save(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def corner(tmp_path_factory):
-    """Demonstrations of a corner of the world that a tiny model learns in seconds: the world's prompts whose answers
-    need little reading."""
+    """Demonstrations of a corner of the world that a tiny model learns in seconds: the world's
+    prompts whose answers need little reading."""
     import json
 
     from seq2chat.text.world import questions
 
     file = tmp_path_factory.mktemp("corner") / "corner.jsonl"
-    asked = questions("train", 1200, seed=11, families=("harmful", "polite", "count", "unanswerable"))
+    asked = questions(
+        "train", 1200, seed=11, families=("harmful", "polite", "count", "unanswerable")
+    )
     rows = [
         {
-            "messages": [{"role": m.role, "content": m.content} for m in q.messages]
-            + [{"role": "assistant", "content": q.answer}]
+            "messages": (
+                [{"role": m.role, "content": m.content} for m in q.messages]
+                + [{"role": "assistant", "content": q.answer}]
+            )
         }
         for q in asked
     ]
@@ -111,7 +125,15 @@ def corner(tmp_path_factory):
 def fine_tuned(base, corner, tmp_path_factory):
     """A policy fine-tuned on the corner."""
     folder = tmp_path_factory.mktemp("runs") / "sft"
-    _align("sft", folder, base, data__corpus=corner, train__budget="160 steps", train__batch_size=16, **_rates(0.004))
+    _align(
+        "sft",
+        folder,
+        base,
+        data__corpus=corner,
+        train__budget="160 steps",
+        train__batch_size=16,
+        **_rates(0.004),
+    )
     return folder
 
 

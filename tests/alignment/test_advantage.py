@@ -49,7 +49,9 @@ def test_statistics_of_little():
 def test_whitening_gives_the_published_numbers():
     """From Huang et al. 2023, "The N implementation details of RLHF with PPO"."""
     kept_mean = whiten(NINE, ALL, shift_mean=False)
-    torch.testing.assert_close(kept_mean[0], torch.tensor([0.1394, 0.5046, 0.8697]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        kept_mean[0], torch.tensor([0.1394, 0.5046, 0.8697]), atol=1e-4, rtol=0
+    )
     biased = (NINE - 1.6) * masked_var(NINE, ALL, unbiased=False).rsqrt() + 1.6
     torch.testing.assert_close(biased[0], torch.tensor([0.0508, 0.4381, 0.8254]), atol=1e-4, rtol=0)
 
@@ -65,7 +67,9 @@ def test_whitened_numbers_have_mean_0_and_variance_1_unless_they_are_nearly_equa
     var = masked_var(x, mask).item()
     assert masked_var(white, mask).item() == pytest.approx(var / (var + 1e-8))
     assert not white[~mask].any()
-    torch.testing.assert_close(whiten(x, mask, shift_mean=False)[mask], white[mask] + masked_mean(x, mask))
+    torch.testing.assert_close(
+        whiten(x, mask, shift_mean=False)[mask], white[mask] + masked_mean(x, mask)
+    )
 
 
 def test_half_precision_is_widened():
@@ -93,9 +97,14 @@ def test_advantages_are_the_discounted_sum_of_the_errors(seed, gamma, lam):
     for row in range(3):
         r, v = rewards[row][mask[row]].tolist(), [*values[row][mask[row]].tolist(), 0.0]
         deltas = [r[t] + gamma * v[t + 1] - v[t] for t in range(len(r))]
-        expected = [sum((gamma * lam) ** (i - t) * deltas[i] for i in range(t, len(r))) for t in range(len(r))]
+        expected = [
+            sum((gamma * lam) ** (i - t) * deltas[i] for i in range(t, len(r)))
+            for t in range(len(r))
+        ]
         assert advantages[row][mask[row]].tolist() == pytest.approx(expected)
-        assert returns[row][mask[row]].tolist() == pytest.approx([a + b for a, b in zip(expected, v, strict=False)])
+        assert returns[row][mask[row]].tolist() == pytest.approx(
+            [a + b for a, b in zip(expected, v, strict=False)]
+        )
     assert not advantages[~mask].any()
     assert not returns[~mask].any()
 
@@ -121,7 +130,9 @@ def test_nothing_outside_the_mask_matters(garbage):
         torch.testing.assert_close(function(x1, mask), function(x0, mask), rtol=0, atol=0)
     for a, b in zip(gae(x1, y1, mask), gae(x0, y0, mask), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    torch.testing.assert_close(token_rewards(score, x1, mask, 0.1), token_rewards(score, x0, mask, 0.1))
+    torch.testing.assert_close(
+        token_rewards(score, x1, mask, 0.1), token_rewards(score, x0, mask, 0.1)
+    )
 
 
 @given(seeds, st.integers(0, 3), st.integers(0, 3))
@@ -136,11 +147,19 @@ def test_padding_and_order_change_nothing(seed, left, right):
         # The padding is drawn too: what is outside the mask has no meaning.
         parts = [numbers(chance, 4, left), x, numbers(chance, 4, right)]
         if x.dtype == torch.bool:
-            parts = [torch.zeros(4, left, dtype=torch.bool), x, torch.zeros(4, right, dtype=torch.bool)]
+            parts = [
+                torch.zeros(4, left, dtype=torch.bool),
+                x,
+                torch.zeros(4, right, dtype=torch.bool),
+            ]
         return torch.cat(parts, dim=1)[order]
 
     window = slice(left, left + 6)
-    expected = (*gae(rewards, values, mask), whiten(values, mask), token_rewards(score, values, mask, 0.3))
+    expected = (
+        *gae(rewards, values, mask),
+        whiten(values, mask),
+        token_rewards(score, values, mask, 0.3),
+    )
     found = (
         *gae(pad(rewards), pad(values), pad(mask)),
         whiten(pad(values), pad(mask)),
@@ -188,12 +207,21 @@ def test_both_estimators_have_the_divergence_as_mean():
 
 
 def test_k3_is_exact_where_the_policies_nearly_agree():
-    """ρ - 1 - log ρ is about δ²/2: of what exp(δ) - 1 - δ would leave in float32, nothing is right."""
+    """ρ - 1 - log ρ is about δ²/2: of what exp(δ) - 1 - δ would leave in float32, nothing is
+    right."""
     assert k3(torch.tensor([1e-4]), torch.tensor([0.0])).item() == pytest.approx(5e-9, rel=1e-2)
 
 
 @pytest.mark.parametrize(
-    ("kl", "beta"), [(12.0, 0.151536), (6.6, 0.150768), (6.0, 0.15), (4.8, 0.148464), (0.0, 0.148464), (-3, 0.148464)]
+    ("kl", "beta"),
+    [
+        (12.0, 0.151536),
+        (6.6, 0.150768),
+        (6.0, 0.15),
+        (4.8, 0.148464),
+        (0.0, 0.148464),
+        (-3, 0.148464),
+    ],
 )
 def test_the_coefficient_follows_the_divergence(kl, beta):
     control = AdaptiveKL(beta=0.15, target=6.0)
@@ -211,7 +239,8 @@ def test_best_of_n(n, kl):
 
 
 def test_best_of_n_in_a_world_without_ties():
-    """Of 1,000 equally likely answers, all of different worth, the i-th is the best of n with Fⁿ(i) - Fⁿ(i-1)."""
+    """Of 1,000 equally likely answers, all of different worth, the i-th is the best of n with Fⁿ(i)
+    - Fⁿ(i-1)."""
     n, worlds = 4, 1000
     below = torch.arange(worlds + 1, dtype=torch.float64) / worlds
     best = below[1:] ** n - below[:-1] ** n

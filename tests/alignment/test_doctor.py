@@ -14,9 +14,13 @@ from seq2chat.text import conversations
 from seq2chat.text.chat import END, chat_tokens
 
 RL = {
-    "align__examples": 120, "align__episodes": 32, "align__max_tokens": 40, "align__reward": "oracle",
-    "train__budget": "3 steps", "train__batch_size": 16,
-}  # fmt: skip
+    "align__examples": 120,
+    "align__episodes": 32,
+    "align__max_tokens": 40,
+    "align__reward": "oracle",
+    "train__budget": "3 steps",
+    "train__batch_size": 16,
+}
 
 
 def first_fault(run):
@@ -45,7 +49,10 @@ def test_sound_parts_are_healthy(fine_tuned, align, tmp_path):
     [
         ("return [0.5 for a in answers]", "same score"),
         (
-            "import random; chance = random.Random(str(answers)); return [chance.random() for a in answers]",
+            (
+                "import random; chance = random.Random(str(answers)); return [chance.random() for a"
+                " in answers]"
+            ),
             "the best of 4",
         ),
     ],
@@ -59,7 +66,9 @@ def test_a_reward_that_tells_nothing_is_named(body, evidence, fine_tuned, align,
     assert fault == "reward" and evidence in verdict(findings)
 
 
-def test_demonstrations_whose_end_was_not_trained_are_named(base, corner, align, rates, tmp_path, monkeypatch):
+def test_demonstrations_whose_end_was_not_trained_are_named(
+    base, corner, align, rates, tmp_path, monkeypatch
+):
     def endless(tokenizer, messages, reply=False):
         tokens = chat_tokens(tokenizer, messages, reply)
         end = tokenizer.control[END]
@@ -68,14 +77,22 @@ def test_demonstrations_whose_end_was_not_trained_are_named(base, corner, align,
 
     with monkeypatch.context() as patch:
         patch.setattr(conversations, "chat_tokens", endless)
-        align("sft", tmp_path / "sft", base, data__corpus=corner, train__budget="60 steps", **rates(0.004))
+        align(
+            "sft",
+            tmp_path / "sft",
+            base,
+            data__corpus=corner,
+            train__budget="60 steps",
+            **rates(0.004),
+        )
     align("ppo", tmp_path / "run", tmp_path / "sft", **RL)
     fault, findings = first_fault(tmp_path / "run")
     assert fault == "demonstrations" and "must be trained on" in verdict(findings)
 
 
 def test_a_limit_that_cuts_answers_off_is_named(fine_tuned, align, tmp_path):
-    """As it was in the demo once: a polite refusal was longer than the limit, so training unlearned it."""
+    """As it was in the demo once: a polite refusal was longer than the limit, so training unlearned
+    it."""
     align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__max_tokens": 14})
     fault, findings = first_fault(tmp_path / "run")
     assert fault == "length limit" and "--align.max-tokens" in verdict(findings), findings
@@ -85,7 +102,9 @@ def test_a_temperature_that_training_forgets_is_named(fine_tuned, align, tmp_pat
     real = ppo_module.answer_logp
     with monkeypatch.context() as patch:
         patch.setattr(
-            ppo_module, "answer_logp", lambda policy, tokens, mask, temperature=1.0: real(policy, tokens, mask)
+            ppo_module,
+            "answer_logp",
+            lambda policy, tokens, mask, temperature=1.0: real(policy, tokens, mask),
         )
         align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__temperature": 0.6})
     fault, findings = first_fault(tmp_path / "run")
@@ -99,7 +118,8 @@ def test_a_policy_that_was_not_trained_is_named(fine_tuned, align, rates, tmp_pa
 
 
 def test_a_checkpoint_that_is_not_the_trained_policy_is_named(fine_tuned, align, rates, tmp_path):
-    """The policy saved is another than the one whose KL was measured: as when a wrapper's weights are written."""
+    """The policy saved is another than the one whose KL was measured: as when a wrapper's weights
+    are written."""
     import shutil
 
     from seq2chat.training.runlog import open_run
@@ -120,7 +140,9 @@ def test_a_reward_model_is_asked_about_held_out_preferences(fine_tuned, judge, a
     assert asked.sound and "held-out pairs" in asked.evidence
 
 
-def test_the_algorithm_is_tried_on_a_reward_that_is_right(fine_tuned, align, rates, tmp_path, monkeypatch):
+def test_the_algorithm_is_tried_on_a_reward_that_is_right(
+    fine_tuned, align, rates, tmp_path, monkeypatch
+):
     align("ppo", tmp_path / "run", fine_tuned, **RL | rates(1e-30))
     real, gains = doctor_module.practised, []
 
@@ -148,7 +170,8 @@ def test_the_best_of_n_is_the_mean_over_all_draws():
     gold, scores = torch.rand(3, 6, dtype=torch.float64), torch.randn(3, 6)
     for n in (1, 2, 4, 6):
         draws = torch.tensor(list(itertools.combinations(range(6), n)))
-        best_places = draws.gather(1, scores[:, draws].argmax(2).mT).mT  # of each draw, for each prompt
+        # Of each draw, for each prompt.
+        best_places = draws.gather(1, scores[:, draws].argmax(2).mT).mT
         mean, best, _ = best_of(gold.flatten(), scores.flatten(), n, 6)
         expected = gold.gather(1, best_places).mean().item()
         assert (mean, best) == pytest.approx((gold.mean().item(), expected))

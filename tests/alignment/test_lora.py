@@ -1,4 +1,5 @@
-"""LoRA beside `peft`, the library of the field: the same adapters, the same logits and gradients."""
+"""LoRA beside `peft`, the library of the field: the same adapters, the same logits and
+gradients."""
 
 import pytest
 import torch
@@ -21,7 +22,11 @@ def test_logits_and_gradients_are_those_of_peft(tmp_path):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     theirs = (
-        peft.get_peft_model(theirs, peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=names)).double().eval()
+        peft.get_peft_model(
+            theirs, peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=names)
+        )
+        .double()
+        .eval()
     )
     add_lora(model, RANK)
     ours = {name: module for name, module in model.named_modules() if isinstance(module, LowRank)}
@@ -46,7 +51,11 @@ def test_logits_and_gradients_are_those_of_peft(tmp_path):
     (their_logits * loss).sum().backward()
     for name, module in ours.items():
         peer = adapters[name]
-        torch.testing.assert_close(module.a.grad, peer.lora_A["default"].weight.grad, rtol=0, atol=1e-5)
-        torch.testing.assert_close(module.b.grad, peer.lora_B["default"].weight.grad, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            module.a.grad, peer.lora_A["default"].weight.grad, rtol=0, atol=1e-5
+        )
+        torch.testing.assert_close(
+            module.b.grad, peer.lora_B["default"].weight.grad, rtol=0, atol=1e-5
+        )
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert len(trained) == 2 * len(ours) and all(name.endswith((".a", ".b")) for name in trained)

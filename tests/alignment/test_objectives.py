@@ -34,11 +34,14 @@ def rollout(seed, batch=4, seq=6, moved=0.3):
 
 
 def token_losses(seed, garbage=None):
-    """Every loss over tokens on one rollout, as functions of rows, with `garbage` written outside the mask."""
+    """Every loss over tokens on one rollout, as functions of rows, with `garbage` written outside
+    the mask."""
     logp, old_logp, x, y, mask = rollout(seed)
     ref_logp = old_logp + 0.2 * x
     if garbage is not None:
-        logp, old_logp, ref_logp, x, y = (t.where(mask, garbage) for t in (logp, old_logp, ref_logp, x, y))
+        logp, old_logp, ref_logp, x, y = (
+            t.where(mask, garbage) for t in (logp, old_logp, ref_logp, x, y)
+        )
     advantages = numbers(torch.Generator().manual_seed(seed + 1), 4)
     return {
         "policy": (lambda a, b, c, m: policy_loss(a, b, c, m), (logp, old_logp, x, mask)),
@@ -75,12 +78,18 @@ def rankings(seed, n_prompts=5, places=4):
     chance = torch.Generator().manual_seed(seed)
     sizes = torch.randint(2, 10, (n_prompts,), generator=chance)
     prompts = (100 + 3 * torch.arange(n_prompts)).repeat_interleave(sizes)
-    return numbers(chance, len(prompts)), torch.randint(0, places, (len(prompts),), generator=chance), prompts
+    return (
+        numbers(chance, len(prompts)),
+        torch.randint(0, places, (len(prompts),), generator=chance),
+        prompts,
+    )
 
 
 @pytest.mark.parametrize(("margin", "loss"), [(0.0, 0.693147), (1.0, 0.313262), (2.0, 0.126928)])
 def test_ranking_of_two(margin, loss):
-    loss_sum, n, metrics = ranking_loss(torch.tensor([0.3, 0.3 + margin]), torch.tensor([2, 1]), torch.tensor([7, 7]))
+    loss_sum, n, metrics = ranking_loss(
+        torch.tensor([0.3, 0.3 + margin]), torch.tensor([2, 1]), torch.tensor([7, 7])
+    )
     assert loss_sum.item() == pytest.approx(loss, abs=1e-6)
     assert n == 1
     assert metrics["margin"].item() == pytest.approx(margin)
@@ -89,7 +98,9 @@ def test_ranking_of_two(margin, loss):
 
 @pytest.mark.parametrize("k", range(2, 10))
 def test_equal_scores_cost_ln_2_for_every_k(k):
-    loss_sum, n, metrics = ranking_loss(torch.zeros(k), torch.arange(k), torch.zeros(k, dtype=torch.long))
+    loss_sum, n, metrics = ranking_loss(
+        torch.zeros(k), torch.arange(k), torch.zeros(k, dtype=torch.long)
+    )
     assert loss_sum.item() == pytest.approx(math.log(2))
     assert (n, metrics["pairs"]) == (1, k * (k - 1) // 2)
     assert metrics["accuracy"] == 0
@@ -111,7 +122,9 @@ def test_ranking_is_the_mean_over_the_untied_pairs_of_each_prompt(seed, places):
     assert metrics["pairs"] == len(margins)
     if margins:
         assert metrics["margin"].item() == pytest.approx(sum(margins) / len(margins))
-        assert metrics["accuracy"].item() == pytest.approx(sum(margin > 0 for margin in margins) / len(margins))
+        assert metrics["accuracy"].item() == pytest.approx(
+            sum(margin > 0 for margin in margins) / len(margins)
+        )
 
 
 @given(seeds)
@@ -150,7 +163,10 @@ def test_half_precision_is_widened_before_it_is_subtracted():
     halves = scores.bfloat16()
     for ours, wide in (
         (ranking_loss(halves, ranks, prompts), ranking_loss(halves.float(), ranks, prompts)),
-        (dpo_loss(*(x.bfloat16() for x in pairs(0)), 0.3), dpo_loss(*(x.bfloat16().float() for x in pairs(0)), 0.3)),
+        (
+            dpo_loss(*(x.bfloat16() for x in pairs(0)), 0.3),
+            dpo_loss(*(x.bfloat16().float() for x in pairs(0)), 0.3),
+        ),
     ):
         torch.testing.assert_close(ours[0], wide[0], rtol=0, atol=0)
 
@@ -168,7 +184,9 @@ def test_nothing_outside_the_mask_matters(name, garbage):
     dirty_sum, n_dirty, dirty_metrics = function(dirty_logp, *dirty[1:])
     assert dirty_sum.item() == clean_sum.item()
     assert n_dirty == n == inputs[-1].sum()
-    assert {k: v.item() for k, v in dirty_metrics.items()} == {k: v.item() for k, v in clean_metrics.items()}
+    assert {k: v.item() for k, v in dirty_metrics.items()} == {
+        k: v.item() for k, v in clean_metrics.items()
+    }
     assert all(v.isfinite() and not v.requires_grad for v in dirty_metrics.values())
     clean_sum.backward()
     dirty_sum.backward()
@@ -230,13 +248,17 @@ def test_the_surrogate_is_the_pessimistic_one(seed, clip):
     assert metrics["clip_fraction"].item() == pytest.approx(clipped / len(ratios))
     assert metrics["ratio_min"].item() == pytest.approx(min(ratios))
     assert metrics["ratio_max"].item() == pytest.approx(max(ratios))
-    assert metrics["approx_kl"].item() == pytest.approx(sum(r - 1 - math.log(r) for r in ratios) / len(ratios))
+    assert metrics["approx_kl"].item() == pytest.approx(
+        sum(r - 1 - math.log(r) for r in ratios) / len(ratios)
+    )
 
 
 def test_where_clipping_decides_the_gradient_vanishes():
     logp = torch.tensor([[0.5, 0.5, -0.5, -0.5]], requires_grad=True)
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
-    loss_sum, _, metrics = policy_loss(logp, torch.zeros(1, 4), advantages, torch.ones(1, 4, dtype=torch.bool))
+    loss_sum, _, metrics = policy_loss(
+        logp, torch.zeros(1, 4), advantages, torch.ones(1, 4, dtype=torch.bool)
+    )
     loss_sum.backward()
     assert (logp.grad != 0).tolist() == [[False, True, True, False]]
     assert metrics["clip_fraction"] == 0.5
@@ -244,7 +266,8 @@ def test_where_clipping_decides_the_gradient_vanishes():
 
 @pytest.mark.parametrize("moved", [-0.5, 0.5])
 def test_the_range_of_the_ratio_is_that_of_what_counts(moved):
-    """Ratios all on one side of 1: a masked token, whose ratio would read 1, is neither the least nor the largest."""
+    """Ratios all on one side of 1: a masked token, whose ratio would read 1, is neither the least
+    nor the largest."""
     logp, mask = torch.tensor([[moved, 2 * moved, 0.0]]), torch.tensor([[True, True, False]])
     _, _, metrics = policy_loss(logp, torch.zeros(1, 3), torch.ones(1, 3), mask)
     ends = sorted([math.exp(moved), math.exp(2 * moved)])
@@ -282,7 +305,9 @@ def test_explained_variance_of_perfect_constant_and_pointless_values():
     mask = torch.ones(1, 4, dtype=torch.bool)
     returns = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     for values, expected in ((returns, 1), (returns + 5, 1), (torch.zeros(1, 4), 0)):
-        assert value_loss(values, values, returns, mask)[2]["explained_variance"].item() == pytest.approx(expected)
+        assert value_loss(values, values, returns, mask)[2][
+            "explained_variance"
+        ].item() == pytest.approx(expected)
     assert value_loss(returns, returns, torch.ones(1, 4), mask)[2]["explained_variance"].isnan()
 
 
@@ -298,7 +323,13 @@ def test_dpo_before_the_first_update():
     chosen, rejected, _, _ = pairs(0)
     loss_sum, n, metrics = dpo_loss(chosen, rejected, chosen, rejected, beta=0.1)
     assert (loss_sum / n).item() == pytest.approx(math.log(2))
-    assert metrics["accuracy"] == metrics["margin"] == metrics["chosen_reward"] == metrics["rejected_reward"] == 0
+    assert (
+        metrics["accuracy"]
+        == metrics["margin"]
+        == metrics["chosen_reward"]
+        == metrics["rejected_reward"]
+        == 0
+    )
     assert n == 6
 
 
@@ -336,7 +367,8 @@ def test_dpo_adds_up_over_pairs_in_any_order(seed):
 
 
 def test_a_pair_of_coin_flips_is_best_left_alone():
-    """Labels that are right half the time say that both answers are as good: the loss is least at margin 0."""
+    """Labels that are right half the time say that both answers are as good: the loss is least at
+    margin 0."""
     margin = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     zero = torch.zeros(1, dtype=torch.float64)
     loss_sum, _, _ = dpo_loss(margin, zero, zero, zero, 1.0, 0.5)
@@ -347,7 +379,9 @@ def test_a_pair_of_coin_flips_is_best_left_alone():
 def test_each_pair_may_have_its_own_smoothing():
     inputs, smoothing = pairs(2), torch.linspace(0, 0.5, 6, dtype=torch.float64)
     whole, _, _ = dpo_loss(*inputs, 0.3, smoothing)
-    single = [dpo_loss(*(x[i : i + 1] for x in inputs), 0.3, smoothing[i].item())[0] for i in range(6)]
+    single = [
+        dpo_loss(*(x[i : i + 1] for x in inputs), 0.3, smoothing[i].item())[0] for i in range(6)
+    ]
     torch.testing.assert_close(whole, sum(single))
 
 
@@ -369,7 +403,9 @@ def test_a_constant_added_to_rewards_changes_no_advantage(seed, constant):
     for normalise in (True, False):
         moved = group_advantages(rewards + constant, normalise)
         torch.testing.assert_close(moved, group_advantages(rewards, normalise), atol=1e-9, rtol=0)
-        torch.testing.assert_close(moved.sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-9, rtol=0)
+        torch.testing.assert_close(
+            moved.sum(1), torch.zeros(3, dtype=torch.float64), atol=1e-9, rtol=0
+        )
 
 
 def test_grpo_before_the_first_update_has_loss_0_and_a_gradient():
@@ -397,7 +433,9 @@ def test_the_penalty_pulls_towards_the_reference():
     torch.testing.assert_close(metrics["kl"], kl / n)
     torch.testing.assert_close(measured["kl"], kl / n)
     at_reference = old_logp.clone().requires_grad_()
-    loss_sum, _, metrics = grpo_loss(at_reference, old_logp, old_logp, torch.zeros_like(advantages), mask, beta=0.5)
+    loss_sum, _, metrics = grpo_loss(
+        at_reference, old_logp, old_logp, torch.zeros_like(advantages), mask, beta=0.5
+    )
     loss_sum.backward()
     assert metrics["kl"] == loss_sum == 0
     assert not at_reference.grad.any()

@@ -1,4 +1,5 @@
-"""The whole line in small: every stage, stopped in the middle of each and taken up again, ends in a report."""
+"""The whole line in small: every stage, stopped in the middle of each and taken up again, ends in a
+report."""
 
 import json
 import threading
@@ -12,16 +13,34 @@ from seq2chat.config import UserError
 from seq2chat.text.world import FAMILIES, Gold, gold
 
 TINY = {
-    "base": {"data.corpus": "world:1MB", "tokenizer.vocab_size": 600, "model.n_layer": 2, "model.d_model": 64,
-             "model.n_head": 2, "train.budget": "20 steps", "train.precision": "fp32", "train.compile": "off"},
-    "sft": {"train.budget": "10 steps", "align.examples": 100, "align.ptx_corpus": "world:1MB",
-            "train.precision": "fp32"},
+    "base": {
+        "data.corpus": "world:1MB",
+        "tokenizer.vocab_size": 600,
+        "model.n_layer": 2,
+        "model.d_model": 64,
+        "model.n_head": 2,
+        "train.budget": "20 steps",
+        "train.precision": "fp32",
+        "train.compile": "off",
+    },
+    "sft": {
+        "train.budget": "10 steps",
+        "align.examples": 100,
+        "align.ptx_corpus": "world:1MB",
+        "train.precision": "fp32",
+    },
     "comparisons": {"prompts": 40},
     "reward": {"train.budget": "5 steps", "train.precision": "fp32"},
-    "ppo": {"train.budget": "3 steps", "align.examples": 60, "align.episodes": 16, "train.batch_size": 8,
-            "align.ptx_corpus": "world:1MB", "align.max_tokens": 8},
+    "ppo": {
+        "train.budget": "3 steps",
+        "align.examples": 60,
+        "align.episodes": 16,
+        "train.batch_size": 8,
+        "align.ptx_corpus": "world:1MB",
+        "align.max_tokens": 8,
+    },
     "report": {"questions": 42},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +60,8 @@ def test_the_line_goes_on_where_it_stopped(line):
     folder, moments = line
     assert list(finished_stages(folder)) == [stage.name for stage in STAGES]
     assert [m.stage.name for m in moments if m.stage.name == "base"]
-    assert not list(run_line(folder, threading.Event(), lambda text: None, TINY))  # nothing is left to do
+    # Nothing is left to do.
+    assert not list(run_line(folder, threading.Event(), lambda text: None, TINY))
     assert sum(stage.share for stage in STAGES) == pytest.approx(1.0)
     for name in ("base", "sft", "reward", "ppo"):
         steps = [
@@ -75,13 +95,18 @@ def test_win_rates_count_ties_half_and_can_be_held_to_one_length():
     same = win_rate(a, b, same_length=True)
     assert (same.rate, same.n) == (1.5 / 3, 3)
     assert win_rate(a, a).low == win_rate(a, a).high == 0.5
-    many = win_rate(sheet("a", [1] * 60 + [0] * 40, [1] * 100), sheet("b", [0] * 60 + [1] * 40, [1] * 100))
-    assert many.rate == 0.6 and 0.48 < many.low < 0.53 and 0.67 < many.high < 0.72  # 0.6 ± 1.96 · 0.049
+    many = win_rate(
+        sheet("a", [1] * 60 + [0] * 40, [1] * 100), sheet("b", [0] * 60 + [1] * 40, [1] * 100)
+    )
+    # 0.6 ± 1.96 · 0.049.
+    assert many.rate == 0.6 and 0.48 < many.low < 0.53 and 0.67 < many.high < 0.72
 
 
 def test_the_best_answers_have_gold_1_and_every_family_is_examined():
     asked = exam(63)
-    best = Sheet("best", [q.answer for q in asked], [gold(q, q.answer) for q in asked], [1] * 63, [0.0] * 63)
+    best = Sheet(
+        "best", [q.answer for q in asked], [gold(q, q.answer) for q in asked], [1] * 63, [0.0] * 63
+    )
     result = summarise(asked, [best])
     assert result["gold"]["best"] == 1.0 and set(result["right"]["best"].values()) == {1.0}
     assert {q.family for q in asked} == set(FAMILIES)
@@ -90,7 +115,9 @@ def test_the_best_answers_have_gold_1_and_every_family_is_examined():
 @pytest.mark.parametrize("scale", [0.11, 0.2, 0.5, 0.9])
 def test_a_slow_machine_gets_shorter_stages_that_fit_the_budget(monkeypatch, scale):
     seconds = 600.0
-    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: seconds * STAGES[0].share / scale / pipeline.FULL_STEPS)
+    monkeypatch.setattr(
+        pipeline, "step_seconds", lambda *_: seconds * STAGES[0].share / scale / pipeline.FULL_STEPS
+    )
     now = [1000.0]
     monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
     pace = Pace(seconds, 0.0, STAGES)

@@ -30,7 +30,8 @@ def plain(p, a):
     return [float(len(text)) for text in a]
 
 def reward_len(completions, **kwargs):
-    assert len(kwargs["prompts"]) == len(kwargs["solution"]) == len(completions) and "answers" not in kwargs
+    assert len(kwargs["prompts"]) == len(kwargs["solution"]) == len(completions)
+    assert "answers" not in kwargs
     return [float(len(text)) for text in completions]
 
 def proven(prompts, answers, proof):
@@ -48,7 +49,10 @@ def reward(tmp_path):
 @pytest.fixture
 def prompts(tmp_path):
     file = tmp_path / "prompts.jsonl"
-    rows = [{"prompt": f"What is {i}?", "answer": f"{i}.", "solution": str(i), "id": i} for i in range(12)]
+    rows = [
+        {"prompt": f"What is {i}?", "answer": f"{i}.", "solution": str(i), "id": i}
+        for i in range(12)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(file)
 
@@ -58,7 +62,9 @@ def prompts(tmp_path):
     [("ppo", RL), ("grpo", RL | {"align__group": 4}), ("sft", QUICK | {"train__batch_size": 4})],
 )
 @pytest.mark.parametrize("function", ["matches", "plain", "reward_len"])
-def test_columns_reach_the_function(method, options, function, base, prompts, reward, align, tmp_path):
+def test_columns_reach_the_function(
+    method, options, function, base, prompts, reward, align, tmp_path
+):
     options = options | {"data__corpus": prompts, "align__reward": f"{reward}:{function}"}
     align(method, tmp_path / "run", base, **options)
     if method == "ppo":
@@ -67,9 +73,17 @@ def test_columns_reach_the_function(method, options, function, base, prompts, re
 
 
 @pytest.mark.parametrize("method", ["ppo", "sft"])
-def test_a_column_that_is_missing_is_named_before_training(method, base, prompts, reward, align, tmp_path):
-    options = {**(RL if method == "ppo" else QUICK), "data__corpus": prompts, "align__reward": f"{reward}:proven"}
-    with pytest.raises(UserError, match=r"needs the column 'proof', which 12 of 12 prompts in .* do not have"):
+def test_a_column_that_is_missing_is_named_before_training(
+    method, base, prompts, reward, align, tmp_path
+):
+    options = {
+        **(RL if method == "ppo" else QUICK),
+        "data__corpus": prompts,
+        "align__reward": f"{reward}:proven",
+    }
+    with pytest.raises(
+        UserError, match=r"needs the column 'proof', which 12 of 12 prompts in .* do not have"
+    ):
         align(method, tmp_path / "run", base, **options)
 
 
@@ -92,22 +106,33 @@ def test_a_column_that_a_row_lacks_is_none():
         return [0.0 if value is None else value for value in level]
 
     rollout = Rollout(
-        [(), ()], [{"level": 3}, {}], ["a", "b"], torch.zeros(2, 1, dtype=torch.int64),
-        torch.ones(2, 1, dtype=torch.bool), torch.ones(2, dtype=torch.bool), torch.zeros(2, 1),
-    )  # fmt: skip
+        [(), ()],
+        [{"level": 3}, {}],
+        ["a", "b"],
+        torch.zeros(2, 1, dtype=torch.int64),
+        torch.ones(2, 1, dtype=torch.bool),
+        torch.ones(2, dtype=torch.bool),
+        torch.zeros(2, 1),
+    )
     assert FunctionScorer(takes, "f")(rollout).tolist() == [3.0, 0.0]
 
 
 def call(function):
-    """The scores of the answers "a" and "bb", with the columns that the function takes, and those that it needs."""
+    """The scores of the answers "a" and "bb", with the columns that the function takes, and those
+    that it needs."""
     scorer = FunctionScorer(function, "f")
     rows = [{"solution": 1}, {"solution": 2}]
     if scorer.columns is not None:
         rows = [{name: row[name] for name in scorer.columns} for row in rows]
     rollout = Rollout(
-        [(), ()], rows, ["a", "bb"], torch.zeros(2, 1, dtype=torch.int64),
-        torch.ones(2, 1, dtype=torch.bool), torch.ones(2, dtype=torch.bool), torch.zeros(2, 1),
-    )  # fmt: skip
+        [(), ()],
+        rows,
+        ["a", "bb"],
+        torch.zeros(2, 1, dtype=torch.int64),
+        torch.ones(2, 1, dtype=torch.bool),
+        torch.ones(2, dtype=torch.bool),
+        torch.zeros(2, 1),
+    )
     return scorer(rollout).tolist(), scorer.required
 
 
@@ -120,10 +145,19 @@ LENGTHS = [1.0, 2.0]
         ("lambda completions, **kwargs: lengths(completions)", []),
         ("lambda completions: lengths(completions)", []),
         ("lambda completions, solution, **kwargs: lengths(completions)", ["solution"]),
-        ("lambda solution, completions: lengths(completions) if solution == [1, 2] else None", ["solution"]),
+        (
+            "lambda solution, completions: lengths(completions) if solution == [1, 2] else None",
+            ["solution"],
+        ),
         ("lambda answers, prompts: lengths(answers) if prompts == [(), ()] else None", []),
         ("lambda *, prompts, answers: lengths(answers)", []),
-        ("lambda **kwargs: lengths(kwargs['completions']) if kwargs['prompts'] == [(), ()] else None", []),
+        (
+            (
+                "lambda **kwargs: lengths(kwargs['completions']) if kwargs['prompts'] == [(), ()] "
+                "else None"
+            ),
+            [],
+        ),
         ("lambda prompts, **kwargs: lengths(kwargs['completions'])", []),
         ("lambda p, a: lengths(a)", []),
         ("lambda prompts, texts, **kwargs: lengths(texts)", []),
@@ -136,9 +170,14 @@ def test_a_function_is_called_by_the_names_of_its_parameters(source, required):
     assert call(function) == (LENGTHS, required)
 
 
-@pytest.mark.parametrize("function", [lambda: [0.0], lambda texts: [0.0], lambda prompts: [0.0], lambda *, a=1: [0.0]])
+@pytest.mark.parametrize(
+    "function", [lambda: [0.0], lambda texts: [0.0], lambda prompts: [0.0], lambda *, a=1: [0.0]]
+)
 def test_a_function_that_takes_no_answers_is_refused(function):
-    with pytest.raises(UserError, match=r"^f takes no prompts and answers; write it as def reward\(prompts, answers\)"):
+    with pytest.raises(
+        UserError,
+        match=r"^f takes no prompts and answers; write it as def reward\(prompts, answers\)",
+    ):
         FunctionScorer(function, "f")
 
 
@@ -152,7 +191,9 @@ def test_an_edited_column_is_other_data(base, prompts):
 
     def fingerprint(function):
         scorer = FunctionScorer(function, "f")
-        return deal_queries(recipe, tokenizer, policy.context, scorer, lambda line: None)[1].fingerprint
+        return deal_queries(recipe, tokenizer, policy.context, scorer, lambda line: None)[
+            1
+        ].fingerprint
 
     plain = fingerprint(lambda p, a: [0.0])
     before = fingerprint(score)
@@ -169,15 +210,23 @@ def test_an_edited_column_is_other_data(base, prompts):
         ("def judge(prompts, answers:\n", r"Line 1 of .*mine.py failed \(SyntaxError"),
         ("\nimport no_such_module\n", r"Line 2 of .*mine.py failed \(ModuleNotFoundError"),
         ("raise SystemExit(0)\n", r"Line 1 of .*mine.py failed \(SystemExit: 0\)"),
-        ("def judge(prompts, answers):\n\n    return [1 / 0]\n", r"Line 3 of .*mine.py failed \(ZeroDivisionError"),
+        (
+            "def judge(prompts, answers):\n\n    return [1 / 0]\n",
+            r"Line 3 of .*mine.py failed \(ZeroDivisionError",
+        ),
         ("def judge(prompts, answers):\n    exit()\n", r"Line 2 of .*mine.py failed \(SystemExit"),
     ],
 )
 def test_an_error_in_the_file_is_one_sentence_with_its_line(body, message, tmp_path):
     (tmp_path / "mine.py").write_text(body)
     rollout = Rollout(
-        [()], [{}], ["a"], torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool),
-        torch.ones(1, dtype=torch.bool), torch.zeros(1, 1),
-    )  # fmt: skip
+        [()],
+        [{}],
+        ["a"],
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.ones(1, dtype=torch.bool),
+        torch.zeros(1, 1),
+    )
     with pytest.raises(UserError, match=message):
         FunctionScorer(load_function(f"{tmp_path / 'mine.py'}:judge"), "judge")(rollout)

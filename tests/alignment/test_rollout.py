@@ -16,7 +16,11 @@ def policy(fine_tuned):
 
 def test_only_the_end_of_a_turn_ends_an_answer(policy):
     tokenizer = policy[1]
-    words, end, start = tokenizer.encode("Jane lives in Rome."), tokenizer.control[END], tokenizer.control[START]
+    words, end, start = (
+        tokenizer.encode("Jane lives in Rome."),
+        tokenizer.control[END],
+        tokenizer.control[START],
+    )
     assert is_written(tokenizer, [*words, end])
     assert is_written(tokenizer, [end])
     assert not is_written(tokenizer, words)  # cut off
@@ -26,15 +30,16 @@ def test_only_the_end_of_a_turn_ends_an_answer(policy):
 
 
 def test_an_answer_that_ends_otherwise_is_worth_little_whatever_the_judge_says(policy, monkeypatch):
-    """A policy that prefers the end of a text to that of a turn: as PPO's became once, whose judge liked it."""
+    """A policy that prefers the end of a text to that of a turn: as PPO's became once, whose judge
+    liked it."""
     model, tokenizer = policy
     end, eos, real = tokenizer.control[END], tokenizer.eos_id, type(model).logits
 
     def swapped(self, hidden):
         logits = real(self, hidden)
-        return torch.where(torch.arange(logits.shape[-1]) == eos, logits[..., end, None], logits).index_fill(
-            -1, torch.tensor([end]), -1e9
-        )
+        return torch.where(
+            torch.arange(logits.shape[-1]) == eos, logits[..., end, None], logits
+        ).index_fill(-1, torch.tensor([end]), -1e9)
 
     prompts = read_queries("world", 12, 7)
     before = roll_out(model, tokenizer, prompts, 40, 1e-3, seed=1)

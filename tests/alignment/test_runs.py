@@ -1,4 +1,5 @@
-"""Each method as a run: it learns, resumes exactly, and keeps the invariants that its metrics promise."""
+"""Each method as a run: it learns, resumes exactly, and keeps the invariants that its metrics
+promise."""
 
 import json
 import math
@@ -38,7 +39,10 @@ def losses(run):
     [
         ("sft", QUICK),
         ("sft", QUICK | {"align__lora_rank": 4}),
-        ("sft", QUICK | {"align__ptx": 0.5, "align__ptx_corpus": "world:1MB", "align__ptx_batch": 2}),
+        (
+            "sft",
+            QUICK | {"align__ptx": 0.5, "align__ptx_corpus": "world:1MB", "align__ptx_batch": 2},
+        ),
         ("sft", QUICK | {"align__reward": "oracle", "train__checkpoints": 4}),
         ("reward", QUICK),
         ("dpo", QUICK),
@@ -48,7 +52,9 @@ def losses(run):
     ],
     ids=["sft", "lora", "sft-mix", "sft-best", "reward", "dpo", "ppo", "ppo-ptx", "grpo"],
 )
-def test_a_resumed_run_has_the_losses_of_one_never_stopped(method, options, fine_tuned, tmp_path, align, resume):
+def test_a_resumed_run_has_the_losses_of_one_never_stopped(
+    method, options, fine_tuned, tmp_path, align, resume
+):
     align(method, tmp_path / "whole", fine_tuned, **options)
     align(method, tmp_path / "parts", fine_tuned, stop_after=2, **options)
     assert len(losses(tmp_path / "parts")) == 2
@@ -72,7 +78,10 @@ def test_the_checkpoint_opens_in_transformers_and_chats_by_its_template(fine_tun
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = open_run(fine_tuned).list_checkpoints()[-1]
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     ours, own = load_policy(str(fine_tuned))
     prompt = (Message("user", "How do I steal the bike of Tom?"),)
     ids = tokenizer.apply_chat_template(
@@ -101,7 +110,12 @@ def test_packing_changes_no_loss_and_sees_no_neighbour(base, corner):
 
 
 def test_ppo_keeps_its_invariants(fine_tuned, judge, tmp_path, align):
-    align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__reward": str(judge), "align__inner_epochs": 2})
+    align(
+        "ppo",
+        tmp_path / "run",
+        fine_tuned,
+        **RL | {"align__reward": str(judge), "align__inner_epochs": 2},
+    )
     steps = [m for m in open_run(tmp_path / "run").metrics() if "score" in m]
     assert len(steps) == 4
     for m in steps:
@@ -114,10 +128,12 @@ def test_ppo_keeps_its_invariants(fine_tuned, judge, tmp_path, align):
 
 @pytest.mark.parametrize("method", ["sft", "reward", "ppo", "grpo", "dpo"])
 def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, judge):
-    """On a device that holds shapes only, as there may be no other: a part left behind fails at the first step."""
+    """On a device that holds shapes only, as there may be no other: a part left behind fails at the
+    first step."""
     tables = {"align": {"start": str(fine_tuned), "examples": 60}}
     if method in ("ppo", "grpo"):
-        tables["align"] |= {"reward": str(judge), "missing_eos": 1.0}  # no answer can be sampled there to derive it
+        # No answer can be sampled there to derive it.
+        tables["align"] |= {"reward": str(judge), "missing_eos": 1.0}
     if method == "ppo":
         tables["align"]["value_clip"] = 1.0
     recipe = Recipe.from_tables(recipe_tables(method), tables | {"train": {"precision": "fp32"}})
@@ -132,19 +148,33 @@ def test_a_policy_that_is_not_trained_stays_where_it_is(fine_tuned, tmp_path, al
     # 0 stands for "the default" there, so the smallest that changes nothing in float32
     job = align("ppo", tmp_path / "run", fine_tuned, **RL | still | {"optim__matrix_lr": 1e-30})
     start, _ = load_policy(str(fine_tuned))
-    assert all(torch.equal(p, q) for p, q in zip(job.model.parameters(), start.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(job.model.parameters(), start.parameters(), strict=True)
+    )
     for m in (m for m in open_run(tmp_path / "run").metrics() if "score" in m):
-        assert m["kl"] == pytest.approx(0.0, abs=1e-4) and m["ratio_max"] == pytest.approx(1.0, abs=1e-5)
+        assert m["kl"] == pytest.approx(0.0, abs=1e-4) and m["ratio_max"] == pytest.approx(
+            1.0, abs=1e-5
+        )
 
 
 def test_ppo_and_grpo_raise_a_plain_reward(fine_tuned, tmp_path, align):
     """A reward that wants short answers is easy: its mean rises by much."""
     file = tmp_path / "short.py"
-    file.write_text("def short(prompts, answers):\n    return [-0.1 * len(a.split()) for a in answers]\n")
-    options = {"align__reward": f"{file}:short", "align__examples": 200, "align__episodes": 64,
-               "train__budget": "25 steps", "train__batch_size": 32, "align__beta": 0.0}  # fmt: skip
+    file.write_text(
+        "def short(prompts, answers):\n    return [-0.1 * len(a.split()) for a in answers]\n"
+    )
+    options = {
+        "align__reward": f"{file}:short",
+        "align__examples": 200,
+        "align__episodes": 64,
+        "train__budget": "25 steps",
+        "train__batch_size": 32,
+        "align__beta": 0.0,
+    }
     for method in ("ppo", "grpo"):
-        rates = dict.fromkeys(("optim__matrix_lr", "optim__embedding_lr", "optim__vector_lr", "optim__head_lr"), 0.001)
+        rates = dict.fromkeys(
+            ("optim__matrix_lr", "optim__embedding_lr", "optim__vector_lr", "optim__head_lr"), 0.001
+        )
         align(method, tmp_path / method, fine_tuned, **options, **rates)
         scores = [m["score"] for m in open_run(tmp_path / method).metrics() if "score" in m]
         assert sum(scores[-5:]) / 5 > sum(scores[:3]) / 3 + 0.15, method
@@ -168,7 +198,9 @@ def test_sampled_and_computed_log_probabilities_agree(temperature, fine_tuned, c
     # A row alone, without its neighbours' padding, has the same.
     width = int(last_token(rollout.mask)[0]) + 1
     with torch.no_grad():
-        alone = answer_logp(policy, rollout.tokens[:1, :width], rollout.mask[:1, :width], temperature)
+        alone = answer_logp(
+            policy, rollout.tokens[:1, :width], rollout.mask[:1, :width], temperature
+        )
     assert (alone - computed[:1, :width]).abs().max() < 1e-5
 
 
@@ -222,23 +254,35 @@ def test_examples_are_dealt_once_an_epoch():
 
 def test_a_reward_of_the_wrong_length_or_no_number_is_told():
     rollout = Rollout(
-        [(), ()], [{}, {}], ["a", "b"], torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool),
-        torch.ones(2, dtype=torch.bool), torch.zeros(2, 1),
-    )  # fmt: skip
+        [(), ()],
+        [{}, {}],
+        ["a", "b"],
+        torch.zeros(2, 1, dtype=torch.int64),
+        torch.ones(2, 1, dtype=torch.bool),
+        torch.ones(2, dtype=torch.bool),
+        torch.zeros(2, 1),
+    )
     with pytest.raises(UserError, match="gave 1 rewards for 2 answers"):
         FunctionScorer(lambda p, a: [1.0], "f")(rollout)
     with pytest.raises(UserError, match="gave nan for the answer 'b'"):
         FunctionScorer(lambda p, a: [1.0, float("nan")], "f")(rollout)
 
 
-def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_checkpoint(fine_tuned, tmp_path, align):
+def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_checkpoint(
+    fine_tuned, tmp_path, align
+):
     file = tmp_path / "bad.py"
     file.write_text(
         "n = 0\ndef bad(p, a):\n    global n\n    n += 1\n"
         "    return [float('nan') if n > 2 else 0.1 * i for i in range(len(a))]\n"
     )
     with pytest.raises(UserError, match="gave nan for the answer"):
-        align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__reward": f"{file}:bad", "train__checkpoints": 4})
+        align(
+            "ppo",
+            tmp_path / "run",
+            fine_tuned,
+            **RL | {"align__reward": f"{file}:bad", "train__checkpoints": 4},
+        )
     assert open_run(tmp_path / "run").list_checkpoints()
 
 
@@ -273,10 +317,28 @@ def test_examples_that_do_not_fit_are_told_and_left_out_or_refused(fine_tuned, t
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(
-        UserError, match=r"1 of 3 conversations are longer than 128 tokens, .* has room for; the first is number 2"
+        UserError,
+        match=(
+            r"1 of 3 conversations are longer than 128 tokens, .* has room for; the first is "
+            r"number 2"
+        ),
     ):
-        align("sft", tmp_path / "a", fine_tuned, data__corpus=str(file), align__strict=True, train__budget="1 step")
-    align("sft", tmp_path / "b", fine_tuned, data__corpus=str(file), train__budget="1 step", train__batch_size=1)
+        align(
+            "sft",
+            tmp_path / "a",
+            fine_tuned,
+            data__corpus=str(file),
+            align__strict=True,
+            train__budget="1 step",
+        )
+    align(
+        "sft",
+        tmp_path / "b",
+        fine_tuned,
+        data__corpus=str(file),
+        train__budget="1 step",
+        train__batch_size=1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,11 +367,15 @@ def test_lora_learns_what_new_control_tokens_are(tmp_path, align):
     folder = tmp_path / "bare"
     tokenizer = Tokenizer.train(["To be or not to be, that is the question."] * 9, 300)
     torch.manual_seed(0)
-    model = make_model(GPTConfig(layout="gpt2", vocab_size=300, context=96, n_layer=1, n_head=2, d_model=32))
+    model = make_model(
+        GPTConfig(layout="gpt2", vocab_size=300, context=96, n_layer=1, n_head=2, d_model=32)
+    )
     save_model(model, folder, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
     tokenizer.save(folder)
     examples = tmp_path / "one.jsonl"
-    examples.write_text("".join(json.dumps({"prompt": f"To {i}", "answer": "be"}) + "\n" for i in range(40)))
+    examples.write_text(
+        "".join(json.dumps({"prompt": f"To {i}", "answer": "be"}) + "\n" for i in range(40))
+    )
     options = {"data__corpus": str(examples), "train__budget": "120 steps", "train__batch_size": 8}
     rates = dict.fromkeys(("optim__matrix_lr", "optim__vector_lr"), 0.02)
     job = align("sft", tmp_path / "sft", folder, align__lora_rank=4, **options, **rates)
@@ -332,14 +398,18 @@ def test_an_edited_text_of_pretraining_does_not_resume(tmp_path, base, corner, a
     mix = {"align__ptx": 0.5, "align__ptx_corpus": str(text), "align__ptx_batch": 2}
     align("sft", tmp_path / "run", base, stop_after=2, **options, **mix)
     text.write_text("The river runs to the lake. " * 400)
-    with pytest.raises(UserError, match=r"a text that is mixed in or a model .* is no longer what it was"):
+    with pytest.raises(
+        UserError, match=r"a text that is mixed in or a model .* is no longer what it was"
+    ):
         resume(tmp_path / "run")
 
 
 def test_no_prompt_is_on_both_sides_of_a_split():
     recipe = Recipe.from_tables(recipe_tables("dpo"), {"data": {"val_fraction": 0.2}})
     prompts = [(Message("user", f"Question {i % 10}"),) for i in range(50)]
-    compared = [Comparison(prompt, (f"a {i}", f"b {i}"), (0, 1)) for i, prompt in enumerate(prompts)]
+    compared = [
+        Comparison(prompt, (f"a {i}", f"b {i}"), (0, 1)) for i, prompt in enumerate(prompts)
+    ]
     train, held_out = split_examples(compared, recipe)
     assert len(train) == 40 and len(held_out) == 10
     assert not {c.prompt for c in train} & {c.prompt for c in held_out}
@@ -347,7 +417,9 @@ def test_no_prompt_is_on_both_sides_of_a_split():
 
 @pytest.mark.parametrize(("method", "steps"), [("ppo", 5), ("grpo", 20)])
 def test_an_epoch_of_reinforcement_asks_each_prompt_once(method, steps, fine_tuned):
-    tables = {"align": {"start": str(fine_tuned), "reward": "oracle", "examples": 90, "episodes": 16}}
+    tables = {
+        "align": {"start": str(fine_tuned), "reward": "oracle", "examples": 90, "episodes": 16}
+    }
     tables["align"] |= {"group": 4} if method == "grpo" else {}
     tables |= {"data": {"val_fraction": 0.1}, "train": {"budget": "1 epoch", "precision": "fp32"}}
     recipe = Recipe.from_tables(recipe_tables(method), tables)
@@ -371,7 +443,8 @@ def test_a_run_does_not_go_on_from_another_start(fine_tuned, base, tmp_path, ali
 def test_a_reward_that_is_no_number_is_told(given, told, tmp_path, fine_tuned):
     file = tmp_path / "mine.py"
     text = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n"
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass "
+        "A:\n    x: int = 1\n"
     )
     file.write_text(f"{text}def judge(prompts, answers): return {given}\n")
     policy, tokenizer = load_policy(str(fine_tuned))

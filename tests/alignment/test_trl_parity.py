@@ -23,8 +23,10 @@ from seq2chat.generation.decode import token_logprobs
 PYTHON = os.environ.get("SEQ2CHAT_PARITY_PYTHON", "")
 pytestmark = pytest.mark.skipif(
     not PYTHON,
-    reason="Set SEQ2CHAT_PARITY_PYTHON to a Python with trl==1.12.0: `python -m venv parity`, "
-    "`parity/bin/python -m pip install --group parity`, then parity/bin/python.",
+    reason=(
+        "Set SEQ2CHAT_PARITY_PYTHON to a Python with trl==1.12.0: `python -m venv parity`, "
+        "`parity/bin/python -m pip install --group parity`, then parity/bin/python."
+    ),
 )
 VOCAB, BATCH, PROMPT, SEQ = 8, 8, 3, 6
 FLOAT32 = 5e-7
@@ -97,22 +99,31 @@ def sides(tmp_path_factory):
     """The inputs, and what TRL made of them."""
     given = inputs()
     folder = tmp_path_factory.mktemp("trl")
-    flat = {f"{section}/{key}": as_array(x) for section, values in given.items() for key, x in values.items()}
+    flat = {
+        f"{section}/{key}": as_array(x)
+        for section, values in given.items()
+        for key, x in values.items()
+    }
     np.savez(folder / "given.npz", **flat)
     peer = Path(__file__).parent / "trl_peer.py"
     command = [PYTHON, str(peer), str(folder / "given.npz"), str(folder / "found.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     with np.load(folder / "found.npz") as file:
         flat = {name: torch.from_numpy(file[name]) for name in file.files}
     return given, {
-        section: {name.split("/")[1]: x for name, x in flat.items() if name.startswith(section + "/")}
+        section: {
+            name.split("/")[1]: x for name, x in flat.items() if name.startswith(section + "/")
+        }
         for section in given
     }
 
 
 def same(ours, theirs, tolerance=1e-12):
-    """Within rounding of float64, or of float32 where TRL passes through it: metrics, and n / (n - 1)."""
+    """Within rounding of float64, or of float32 where TRL passes through it: metrics, and n / (n -
+    1)."""
     ours = torch.as_tensor(ours, dtype=torch.float64)
     theirs = theirs.double()
     difference = (ours - theirs).abs().max().item()
@@ -148,7 +159,9 @@ def dpo_side(given, smoothing):
     logits = given["logits"].clone().requires_grad_()
 
     def answer_logp(logits):
-        return (token_logprobs(logits[:, :-1], given["tokens"][:, 1:]) * given["mask"][:, 1:]).sum(1)
+        return (token_logprobs(logits[:, :-1], given["tokens"][:, 1:]) * given["mask"][:, 1:]).sum(
+            1
+        )
 
     chosen, rejected = answer_logp(logits).chunk(2)
     loss_sum, n, metrics = dpo_loss(
@@ -180,7 +193,14 @@ def test_grpo(sides):
     given, found = (side["grpo"] for side in sides)
     logits, mask = given["logits"].clone().requires_grad_(), given["mask"]
     logp = token_logprobs(logits[:, PROMPT - 1 : -1], given["tokens"])
-    rest = (given["old_logp"], given["ref_logp"], given["advantages"], mask, given["clip"], given["beta"])
+    rest = (
+        given["old_logp"],
+        given["ref_logp"],
+        given["advantages"],
+        mask,
+        given["clip"],
+        given["beta"],
+    )
     loss_sum, n, metrics = grpo_loss(logp, *rest)
     (gradient,) = torch.autograd.grad(loss_sum / n, logits)
     for loss_type in ("dapo", "bnpo"):
@@ -190,8 +210,14 @@ def test_grpo(sides):
     same(metrics["clip_fraction"], found["clip_fraction"], FLOAT32)
     assert 0 < metrics["clip_fraction"] < 1
     # "grpo" averages over each answer first: another loss, which answers one at a time give.
-    rows = [grpo_loss(logp[i : i + 1], *(x[i : i + 1] for x in rest[:4]), *rest[4:]) for i in range(BATCH)]
-    same(torch.stack([row_sum / row_n for row_sum, row_n, _ in rows]).mean().detach(), found["grpo_loss"])
+    rows = [
+        grpo_loss(logp[i : i + 1], *(x[i : i + 1] for x in rest[:4]), *rest[4:])
+        for i in range(BATCH)
+    ]
+    same(
+        torch.stack([row_sum / row_n for row_sum, row_n, _ in rows]).mean().detach(),
+        found["grpo_loss"],
+    )
 
 
 def test_group_advantages(sides):
@@ -235,8 +261,8 @@ def test_ppo_of_answers_of_one_length(sides):
 
 
 def test_ppo_of_answers_of_many_lengths(sides):
-    """TRL pays the score one position behind a short answer, at its first padding, and counts the value there; ours is
-    paid at the last token. Given that longer mask, ours is TRL's."""
+    """TRL pays the score one position behind a short answer, at its first padding, and counts the
+    value there; ours is paid at the last token. Given that longer mask, ours is TRL's."""
     given, found = (side["ragged"] for side in sides)
     answer = torch.arange(SEQ) <= given["last"][:, None]
     one_more = torch.arange(SEQ) <= given["last"][:, None] + 1

@@ -1,9 +1,10 @@
-"""What TRL computes: reads the inputs of a test from one .npz file and writes TRL's outputs to another.
+"""What TRL computes: reads the inputs of a test from one .npz file and writes TRL's outputs to
+another.
 
-Run by test_trl_parity.py with an interpreter that has trl==1.12.0, the last release with PPO. Nothing is downloaded:
-the trainers are built on a two-layer GPT-2 with random weights and a tokenizer made here. Their losses are then asked
-about the logits of the test, through a stand-in for the model, so that both sides start from the same numbers in
-float64.
+Run by test_trl_parity.py with an interpreter that has trl==1.12.0, the last release with PPO.
+Nothing is downloaded: the trainers are built on a two-layer GPT-2 with random weights and a
+tokenizer made here. Their losses are then asked about the logits of the test, through a stand-in
+for the model, so that both sides start from the same numbers in float64.
 """
 
 import ast
@@ -21,7 +22,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.ppo import ppo_trainer
 
@@ -48,7 +54,13 @@ def tokenizer():
 
 
 def options(folder):
-    return {"output_dir": folder, "report_to": "none", "use_cpu": True, "bf16": False, "per_device_train_batch_size": 4}
+    return {
+        "output_dir": folder,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "per_device_train_batch_size": 4,
+    }
 
 
 def loss_and_gradient(trainer, model, inputs):
@@ -111,16 +123,28 @@ def dpo(given, folder):
     everything = torch.arange(2 * n)
     loss, gradient = ask("sigmoid", everything)
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
-    names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen")
+    names = (
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+    )
     shown = {name.replace("/", "_"): metrics[name][-1] for name in names}
-    # "sigmoid" ignores label_smoothing in this release; "aot", which sorts the pairs of a batch, smooths as the
-    # conservative loss does, and with one pair there is nothing to sort.
+    # "sigmoid" ignores label_smoothing in this release; "aot", which sorts the pairs of a batch,
+    # smooths as the conservative loss does, and with one pair there is nothing to sort.
     single = [ask("aot", torch.tensor([i, n + i])) for i in range(n)]
     smooth_gradient = torch.zeros_like(gradient)
     for i, (_, piece) in enumerate(single):
         smooth_gradient[[i, n + i]] = piece
     smooth = torch.stack([piece for piece, _ in single])
-    return {"loss": loss, "gradient": gradient, "smooth": smooth, "smooth_gradient": smooth_gradient, **shown}
+    return {
+        "loss": loss,
+        "gradient": gradient,
+        "smooth": smooth,
+        "smooth_gradient": smooth_gradient,
+        **shown,
+    }
 
 
 def grpo(given, folder):
@@ -143,9 +167,11 @@ def grpo(given, folder):
         "num_items_in_batch": given["mask"].sum(),
     }
     trainer.model.eval()
-    # TRL's default weighs the penalty by π/π_old (DeepSeek-AI 2025, arXiv 2512.02556); GRPO as published does not.
+    # TRL's default weighs the penalty by π/π_old (DeepSeek-AI 2025, arXiv 2512.02556); GRPO as
+    # published does not.
     trainer.args.use_bias_correction_kl = False
-    # With a beta the trainer would load its reference from the model's address, and this model has none.
+    # With a beta the trainer would load its reference from the model's address, and this model has
+    # none.
     trainer.beta = float(given["beta"])
     found = {}
     for loss_type in ("dapo", "bnpo", "grpo"):
@@ -154,7 +180,11 @@ def grpo(given, folder):
         loss, gradient = loss_and_gradient(trainer, Given(given["logits"]), inputs)
         metrics = trainer._metrics["eval"]
         found |= {f"{loss_type}_loss": loss, f"{loss_type}_gradient": gradient}
-    return {**found, "kl": metrics["kl"][-1], "clip_fraction": metrics["clip_ratio/region_mean"][-1]}
+    return {
+        **found,
+        "kl": metrics["kl"][-1],
+        "clip_fraction": metrics["clip_ratio/region_mean"][-1],
+    }
 
 
 def group(given):
@@ -168,13 +198,18 @@ def group(given):
         }
         source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
         found[scale] = run(
-            source, sys.modules[GRPOTrainer.__module__], "mean_grouped_rewards =", "is_std_zero =", names
+            source,
+            sys.modules[GRPOTrainer.__module__],
+            "mean_grouped_rewards =",
+            "is_std_zero =",
+            names,
         )
     return {name: names["advantages"].view_as(given["rewards"]) for name, names in found.items()}
 
 
 def ppo(given):
-    """The lines of `PPOTrainer.train` from log probabilities to returns, and from those to the loss."""
+    """The lines of `PPOTrainer.train` from log probabilities to returns, and from those to the
+    loss."""
     args = SimpleNamespace(
         kl_estimator="k1",
         kl_coef=float(given["beta"]),
@@ -200,7 +235,9 @@ def ppo(given):
     new_logp, new_values = (torch.nn.Parameter(given[name]) for name in ("new_logp", "new_values"))
     names |= {
         "micro_batch_inds": slice(None),
-        "new_logprobs": torch.masked_fill(new_logp, names["padding_mask"], ppo_trainer.INVALID_LOGPROB),
+        "new_logprobs": torch.masked_fill(
+            new_logp, names["padding_mask"], ppo_trainer.INVALID_LOGPROB
+        ),
         "vpred": torch.masked_fill(new_values, names["padding_mask_p1"], 0),
         "mb_logprobs": names["logprobs"],
         "mb_values": names["values"],
@@ -216,8 +253,9 @@ def ppo(given):
 
 
 def run(source, module, first, last, names):
-    """Return the names after the statements of `source` from the one that begins with `first` through the one that
-    begins with `last` in the same block: TRL's own lines, which cannot be called alone."""
+    """Return the names after the statements of `source` from the one that begins with `first`
+    through the one that begins with `last` in the same block: TRL's own lines, which cannot be
+    called alone."""
     for node in ast.walk(ast.parse(textwrap.dedent(source))):
         body = getattr(node, "body", None)
         lines = [ast.unparse(statement) for statement in body] if isinstance(body, list) else []

@@ -49,7 +49,9 @@ def in_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_picture_of_a_translation(folders, tmp_path):
-    done = seq2chat("attention", folders["transformer"], "--text", "the red cat", "--target", "die Straße")
+    done = seq2chat(
+        "attention", folders["transformer"], "--text", "the red cat", "--target", "die Straße"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == ["die Straße", "attention.png"]
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
@@ -87,7 +89,9 @@ def test_without_a_target_the_translation_is_printed(folders, capsys, tmp_path):
 
 
 def test_one_head_of_one_layer(folders, capsys, tmp_path):
-    attention(folders["gpt"], text="the red cat", layer=1, head=0, out=tmp_path / "head.svg", as_json=True)
+    attention(
+        folders["gpt"], text="the red cat", layer=1, head=0, out=tmp_path / "head.svg", as_json=True
+    )
     (m,) = json.loads(capsys.readouterr().out)["maps"]
     assert (m["path"], m["heads"], len(m["weights"])) == ("layers.1.self_attn.heads", ["head 0"], 1)
     assert "layers.1.self_attn.heads" in (tmp_path / "head.svg").read_text()
@@ -99,10 +103,18 @@ def test_one_head_of_one_layer(folders, capsys, tmp_path):
         ("fixed", {"text": "the cat"}, 'model.attention = "additive"'),
         ("gpt", {"text": ""}, "The text is empty"),
         ("bert", {"text": "the red house " * 20}, "do not fit the model's context of 24"),
-        ("transformer", {"text": "the red house " * 20}, "source has .* and the model's context is 24"),
+        (
+            "transformer",
+            {"text": "the red house " * 20},
+            "source has .* and the model's context is 24",
+        ),
         ("gpt", {"text": "the cat", "target": "x"}, "A gpt does not translate"),
         ("additive", {"text": "the cat", "head": 1}, "no head 1; the heads are 0 to 0"),
-        ("gpt", {"text": "the cat", "kind": "cross"}, "no cross attention; what it has is self attention"),
+        (
+            "gpt",
+            {"text": "the cat", "kind": "cross"},
+            "no cross attention; what it has is self attention",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(name, options, message, folders, tmp_path):

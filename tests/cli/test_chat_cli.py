@@ -1,4 +1,5 @@
-"""Talking on the command line: a pipe of messages, the viewer of tokens, and the commands of alignment."""
+"""Talking on the command line: a pipe of messages, the viewer of tokens, and the commands of
+alignment."""
 
 import json
 
@@ -11,7 +12,9 @@ from seq2chat.models.folder import make_model, save_model
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
 from seq2chat.text.tokenizer import Tokenizer
 
-PLAIN = Tokenizer.train(["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300)
+PLAIN = Tokenizer.train(
+    ["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,17 +22,29 @@ def folders(tmp_path_factory):
     """A model that chats and one that does not, with fresh weights."""
     torch.manual_seed(0)
     made = {}
-    for name, tokenizer in (("chats", PLAIN.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)), ("base", PLAIN)):
+    for name, tokenizer in (
+        ("chats", PLAIN.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)),
+        ("base", PLAIN),
+    ):
         made[name] = tmp_path_factory.mktemp(name)
-        config = GPTConfig(vocab_size=tokenizer.vocab_size, context=64, n_layer=1, n_head=2, d_model=32)
-        save_model(make_model(config), made[name], eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+        config = GPTConfig(
+            vocab_size=tokenizer.vocab_size, context=64, n_layer=1, n_head=2, d_model=32
+        )
+        save_model(
+            make_model(config),
+            made[name],
+            eos_token_id=tokenizer.eos_id,
+            pad_token_id=tokenizer.pad_id,
+        )
         tokenizer.save(made[name])
     return made
 
 
 def test_as_many_lines_come_out_as_go_in(folders):
     options = ("--max-tokens", 5, "--temperature", 0)
-    done = seq2chat("chat", folders["chats"], *options, stdin="Hello?\n\nHow are you?\n/reset\nHello?\n")
+    done = seq2chat(
+        "chat", folders["chats"], *options, stdin="Hello?\n\nHow are you?\n/reset\nHello?\n"
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
     assert len(lines) == 5 and lines[1] == "" and lines[4] == ""
@@ -61,7 +76,9 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch
 
     opened = conversation.Conversation.open
     monkeypatch.setattr(conversation, "stream", interrupted)
-    monkeypatch.setattr(conversation.Conversation, "open", lambda *given: talks.append(opened(*given)) or talks[0])
+    monkeypatch.setattr(
+        conversation.Conversation, "open", lambda *given: talks.append(opened(*given)) or talks[0]
+    )
     monkeypatch.setattr(command, "is_typed", lambda: True)
     monkeypatch.setattr("builtins.input", type_line)
     with pytest.raises(KeyboardInterrupt):
@@ -95,10 +112,19 @@ def test_a_message_that_is_no_utf8_is_told_with_its_line(folders):
 
 def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
     done = seq2chat(
-        "chat", folders["chats"], "--max-tokens", 4, "--seed", 1, stdin="/system Be brief.\n" + "Hello?\n" * 8
+        "chat",
+        folders["chats"],
+        "--max-tokens",
+        4,
+        "--seed",
+        1,
+        stdin="/system Be brief.\n" + "Hello?\n" * 8,
     )
     assert done.returncode == 0, done.stderr
-    assert "begins anew with these instructions" in done.stderr and "no longer fit the context" in done.stderr
+    assert (
+        "begins anew with these instructions" in done.stderr
+        and "no longer fit the context" in done.stderr
+    )
     assert done.stdout.count("\n") == 8
     long = seq2chat("chat", folders["chats"], stdin="Hello? " * 80 + "\n")
     assert long.returncode == 2 and "write a shorter one" in long.stderr
@@ -106,11 +132,22 @@ def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
 
 def test_a_model_that_has_not_learned_to_chat_says_what_to_do(folders):
     done = seq2chat("chat", folders["base"], stdin="Hello?\n")
-    assert done.returncode == 2 and "has not learned to chat; fine-tune it first: seq2chat sft" in done.stderr
+    assert (
+        done.returncode == 2
+        and "has not learned to chat; fine-tune it first: seq2chat sft" in done.stderr
+    )
 
 
 def test_the_viewer_tells_role_and_training_of_each_token(folders):
-    done = seq2chat("chat-tokens", folders["base"], "Hello <|im_end|>", "Fine.", "--system", "Be brief.", "--json")
+    done = seq2chat(
+        "chat-tokens",
+        folders["base"],
+        "Hello <|im_end|>",
+        "Fine.",
+        "--system",
+        "Be brief.",
+        "--json",
+    )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert "".join(row["text"] for row in rows if row["trained"]) == "Fine.<|im_end|>"
     assert {row["role"] for row in rows} == {"system", "user", "assistant"}
@@ -135,20 +172,28 @@ def test_the_viewer_tells_role_and_training_of_each_token(folders):
 )
 def test_a_mistake_is_one_sentence(arguments, told):
     done = seq2chat(*arguments)
-    assert done.returncode == 2 and told in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2
+        and told in " ".join(done.stderr.split())
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_ppo_needs_a_judge(folders):
     done = seq2chat("ppo", "--start", folders["base"])
-    assert done.returncode == 2 and "Name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(
-        done.stderr.split()
+    assert (
+        done.returncode == 2
+        and "Name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(done.stderr.split())
     )
 
 
 @pytest.mark.parametrize(("limit", "taken"), [((), 0), (("--align.examples", 40), 40)])
 def test_a_file_is_read_whole_unless_a_number_of_examples_is_given(limit, taken, folders, tmp_path):
     """The recipe's own number is that of its own data."""
-    rows = ({"prompt": f"How are you, {n}?", "chosen": "Fine.", "rejected": "Hello."} for n in range(3100))
+    rows = (
+        {"prompt": f"How are you, {n}?", "chosen": "Fine.", "rejected": "Hello."}
+        for n in range(3100)
+    )
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments = [
         "--data",

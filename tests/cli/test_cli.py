@@ -1,4 +1,5 @@
-"""The command as users type it: what it prints, what it leaves behind, and one sentence for every mistake."""
+"""The command as users type it: what it prints, what it leaves behind, and one sentence for every
+mistake."""
 
 import io
 import json
@@ -23,8 +24,22 @@ def run(tiny_tables, tmp_path_factory):
 
 
 def test_help_loads_no_torch():
-    commands = ["train", "generate", "translate", "fill-mask", "attention", "average", "eval", "explain"]
-    for arguments in ([], *([command] for command in commands), ["tokenizer", "encode"], ["runs", "list"]):
+    commands = [
+        "train",
+        "generate",
+        "translate",
+        "fill-mask",
+        "attention",
+        "average",
+        "eval",
+        "explain",
+    ]
+    for arguments in (
+        [],
+        *([command] for command in commands),
+        ["tokenizer", "encode"],
+        ["runs", "list"],
+    ):
         code = (
             f"import sys; sys.argv = ['seq2chat', *{arguments}, '--help']\n"
             "from seq2chat.cli import main\n"
@@ -32,25 +47,45 @@ def test_help_loads_no_torch():
             "except SystemExit as end: assert not end.code, end.code\n"
             "assert 'torch' not in sys.modules and 'tokenizers' not in sys.modules"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         assert "Usage: seq2chat" in done.stdout
 
 
 def test_a_run_folder_is_complete(run):
     assert {p.name for p in run.iterdir()} == {
-        "config.toml", "metrics.jsonl", "samples", "checkpoints", "log.txt", "loss.png", "tokenizer",
-    }  # fmt: skip
-    steps = [m for m in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in m]
+        "config.toml",
+        "metrics.jsonl",
+        "samples",
+        "checkpoints",
+        "log.txt",
+        "loss.png",
+        "tokenizer",
+    }
+    steps = [
+        m for m in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in m
+    ]
     assert [m["step"] for m in steps] == list(range(1, 21))
-    assert {"tokens", "lr", "grad_norm", "tokens_per_second", "peak_share", "elapsed_seconds"} < set(steps[0])
+    assert {
+        "tokens",
+        "lr",
+        "grad_norm",
+        "tokens_per_second",
+        "peak_share",
+        "elapsed_seconds",
+    } < set(steps[0])
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_its_configuration_makes_the_same_run_again(run, tmp_path):
     succeed("train", run / "config.toml", "--out", tmp_path / "again")
     first, second = (
-        [json.loads(line).get("loss") for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line).get("loss")
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
         for folder in (run, tmp_path / "again")
     )
     assert first == second
@@ -64,7 +99,9 @@ def test_generate_streams_the_prompt_and_its_continuation(run):
 
 
 def test_generate_reads_a_pipe_and_prints_json(run):
-    lines = succeed("generate", run, "-n", 3, "--max-tokens", 5, "--seed", 1, "--json", stdin="The cat").splitlines()
+    lines = succeed(
+        "generate", run, "-n", 3, "--max-tokens", 5, "--seed", 1, "--json", stdin="The cat"
+    ).splitlines()
     texts = [json.loads(line) for line in lines]
     assert [t["prompt"] for t in texts] == ["The cat"] * 3
     assert len({t["text"] for t in texts}) > 1
@@ -78,11 +115,25 @@ def test_input_that_is_no_utf8_is_told_with_its_line(command, run):
 
 
 def test_generate_stops_before_a_stop_string(run):
-    arguments = ["generate", run, "--prompt", "The cat", "--temperature", 0, "--max-tokens", 15, "--json"]
+    arguments = [
+        "generate",
+        run,
+        "--prompt",
+        "The cat",
+        "--temperature",
+        0,
+        "--max-tokens",
+        15,
+        "--json",
+    ]
     whole = json.loads(succeed(*arguments))["text"]
     stop = whole[4:6]
     stopped = json.loads(succeed(*arguments, "--stop", stop))
-    assert stopped == {"prompt": "The cat", "text": whole[: whole.index(stop)], "finish_reason": "stop"}
+    assert stopped == {
+        "prompt": "The cat",
+        "text": whole[: whole.index(stop)],
+        "finish_reason": "stop",
+    }
 
 
 def test_eval_prints_one_object(run, text_file):
@@ -98,7 +149,11 @@ def test_eval_prints_one_object(run, text_file):
 
 def test_eval_of_the_own_validation_split_is_what_training_measured(run):
     values = json.loads(succeed("eval", run, "--json"))
-    last = [m for m in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "val_loss" in m][-1]
+    last = [
+        m
+        for m in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if "val_loss" in m
+    ][-1]
     assert values["loss"] == pytest.approx(last["val_loss"], abs=0.01)
     assert values["tokens"] == last["val_tokens"]
 
@@ -109,7 +164,16 @@ def test_runs_list_show_and_compare(run, tmp_path):
     shown = json.loads(succeed("runs", "show", run, "--json"))
     assert shown["config"]["train"]["budget"] == "20 steps"
     assert shown["checkpoints"][-1].endswith("step-000020")
-    succeed("train", run / "config.toml", "--out", tmp_path / "b", "--optim.clip", 0.5, "--budget", "2 steps")
+    succeed(
+        "train",
+        run / "config.toml",
+        "--out",
+        tmp_path / "b",
+        "--optim.clip",
+        0.5,
+        "--budget",
+        "2 steps",
+    )
     rows = json.loads(succeed("runs", "compare", run, tmp_path / "b", "--json"))
     assert [r["optim.clip"] for r in rows] == [1.0, 0.5]
     assert "model.d_model" not in rows[0]
@@ -144,23 +208,41 @@ def test_one_dial_chooses_everything_and_says_why(text_file, tmp_path):
     recipe = Recipe.load(tmp_path / "runs" / "sentences" / "config.toml")
     assert recipe.train.budget == "20s"
     metrics = [
-        json.loads(line) for line in (tmp_path / "runs" / "sentences" / "metrics.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (tmp_path / "runs" / "sentences" / "metrics.jsonl").read_text().splitlines()
     ]
     losses = [m["loss"] for m in metrics if "loss" in m]
     assert losses[-1] < losses[0] - 1
 
 
 def test_a_preset_replaces_the_shape_that_the_dial_chose(text_file, tmp_path):
-    flags = ["--model.preset", "gpt3-small", "--model.n-layer", 1, "--model.context", 32, "--train.samples", 0]
+    flags = [
+        "--model.preset",
+        "gpt3-small",
+        "--model.n-layer",
+        1,
+        "--model.context",
+        32,
+        "--train.samples",
+        0,
+    ]
     succeed("train", text_file, "--budget", "1 step", "--out", tmp_path / "run", *flags)
     model = Recipe.load(tmp_path / "run" / "config.toml").model
-    assert (model.layout, model.n_layer, model.d_model, model.n_head, model.d_ff) == ("gpt2", 1, 768, 12, 3072)
+    assert (model.layout, model.n_layer, model.d_model, model.n_head, model.d_ff) == (
+        "gpt2",
+        1,
+        768,
+        12,
+        3072,
+    )
 
 
 def test_generation_says_when_the_context_is_full(run):
     done = seq2chat("generate", run, "--prompt", "The cat", "--max-tokens", 999, "--seed", 1)
     assert "context of 32 tokens is full" in done.stderr
-    both = seq2chat("generate", run, "--prompt", "x", "--max-tokens", 40, "--temperature", 0, "-n", 2)
+    both = seq2chat(
+        "generate", run, "--prompt", "x", "--max-tokens", 40, "--temperature", 0, "-n", 2
+    )
     assert "context of 32 tokens is full" in both.stderr, "each text counts its own tokens"
 
 
@@ -178,7 +260,8 @@ def test_a_second_run_of_the_same_text_takes_a_new_folder(text_file, tiny_tables
 
 
 def mistake(monkeypatch, capsys, *arguments: object) -> str:
-    """The same message, of the command run in this process: importing torch takes longer than most commands."""
+    """The same message, of the command run in this process: importing torch takes longer than most
+    commands."""
     monkeypatch.setattr(cli, "app", lambda **options: app(list(map(str, arguments)), **options))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setenv("COLUMNS", "200")
@@ -211,7 +294,10 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path, monkeypatch, 
         (["train", run / "config.toml", "--data.corpus", short], ["context"]),
         (["train", toml], ["optim.momentun", "Did you mean optim.momentum?", "bad.toml"]),
         (["train", unknown], ["optim.zzz", "[optim] knows matrices"]),
-        (["train", text_file, "--out", empty / "run", "--budget", "1 step"], ["Not a directory", "empty.txt"]),
+        (
+            ["train", text_file, "--out", empty / "run", "--budget", "1 step"],
+            ["Not a directory", "empty.txt"],
+        ),
         (["train", text_file, "--budget", "soon"], ["'soon'", '"10m"']),
         (["train", run / "config.toml", "--out", run], ["holds a run already", "--resume"]),
         (["train", tmp_path / "nowhere", "--resume"], ["is not a run folder"]),
@@ -233,7 +319,10 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path, monkeypatch, 
         (["runs", "list", tmp_path], ["There is no run"]),
         (["tokenizer", "encode", tmp_path, "hi"], ["no tokenizer"]),
         (["tokenizer", "decode", run, 99999], ["There is no token 99999"]),
-        (["tokenizer", "decode", run, "[1,", "two]"], ["'two' is no token id; write for example [72, 105]"]),
+        (
+            ["tokenizer", "decode", run, "[1,", "two]"],
+            ["'two' is no token id; write for example [72, 105]"],
+        ),
         (["explain", "bidirectional", "--out", "x.bmp"], [".png, .svg or .pdf"]),
     ]
     for arguments, words in cases:

@@ -9,11 +9,18 @@ from seq2chat.cli.demo import demo
 
 
 @pytest.mark.parametrize("serve", [True, False])
-def test_a_finished_line_goes_straight_to_the_page_which_asks_the_last_model(tmp_path, monkeypatch, capsys, serve):
+def test_a_finished_line_goes_straight_to_the_page_which_asks_the_last_model(
+    tmp_path, monkeypatch, capsys, serve
+):
     served = []
-    monkeypatch.setattr("seq2chat.cli.serve.serve", lambda *runs, port: served.append([run.name for run in runs]))
+    monkeypatch.setattr(
+        "seq2chat.cli.serve.serve", lambda *runs, port: served.append([run.name for run in runs])
+    )
     (tmp_path / "stages.json").write_text(json.dumps({stage.name: 1.0 for stage in STAGES}))
-    (tmp_path / "report.json").write_text(json.dumps({"gold": {"base": 0.5, "sft": 0.55, "ppo": 0.6}}))
+    (tmp_path / "report.json").write_text(
+        json.dumps({"gold": {"base": 0.5, "sft": 0.55, "ppo": 0.6}})
+    )
     demo(out=tmp_path, serve=serve)
-    assert served == ([[tmp_path.name]] if serve else [])  # whose page begins with the aligned model
+    # Whose page begins with the aligned model.
+    assert served == ([[tmp_path.name]] if serve else [])
     assert "base 0.50, sft 0.55, ppo 0.60" in capsys.readouterr().err

@@ -67,7 +67,9 @@ def test_options_reach_their_topics(say, tmp_path):
     hot = say("decoding --temperature 2 --top-k 0")
     assert "logit / 2 " in hot
     assert "-∞" not in hot
-    tokens = {say(f"decoding --seed {seed}").split("drawn with seed")[1].split()[1] for seed in range(3)}
+    tokens = {
+        say(f"decoding --seed {seed}").split("drawn with seed")[1].split()[1] for seed in range(3)
+    }
     assert len(tokens) > 1
 
 
@@ -76,9 +78,19 @@ def test_all_topics_are_listed_in_the_order_of_history(say):
     topics = [*(command.split()[0] for command in EXACT), *MEASURED]
     found = sorted(topics, key=lambda topic: printed.index(f" {topic} "))
     assert found == [
-        "lsi", "fixed-vector", "attention", "multihead", "positions", "embedding", "residual", "rnn-vs-transformer",
-        "masks", "bidirectional", "decoding", "gpt3",
-    ]  # fmt: skip
+        "lsi",
+        "fixed-vector",
+        "attention",
+        "multihead",
+        "positions",
+        "embedding",
+        "residual",
+        "rnn-vs-transformer",
+        "masks",
+        "bidirectional",
+        "decoding",
+        "gpt3",
+    ]
 
 
 def test_a_wrong_topic_is_corrected(capsys):
@@ -88,9 +100,21 @@ def test_a_wrong_topic_is_corrected(capsys):
 
 
 def test_results_of_others_are_shown_without_training(say, tmp_path):
-    record = {"topic": "fixed-vector", "task": "copy", "d_model": 8, "seed": 0, "parameters": 9, "steps": 1}
-    lines = [record | {"model": model, "lengths": [4], "exact": [0.25]} for model in ("fixed", "transformer")]
-    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"topic": "other"}])))
+    record = {
+        "topic": "fixed-vector",
+        "task": "copy",
+        "d_model": 8,
+        "seed": 0,
+        "parameters": 9,
+        "steps": 1,
+    }
+    lines = [
+        record | {"model": model, "lengths": [4], "exact": [0.25]}
+        for model in ("fixed", "transformer")
+    ]
+    (tmp_path / "results.jsonl").write_text(
+        "\n".join(map(json.dumps, [*lines, {"topic": "other"}]))
+    )
     printed = say("fixed-vector --results results.jsonl")
     assert "transformer           9  0.25" in printed
     with pytest.raises(UserError, match="no result for bidirectional"):
@@ -100,11 +124,23 @@ def test_results_of_others_are_shown_without_training(say, tmp_path):
 
 
 def test_a_task_selects_among_results(say, tmp_path):
-    record = {"topic": "fixed-vector", "d_model": 8, "seed": 0, "parameters": 9, "model": "fixed", "lengths": [4]}
+    record = {
+        "topic": "fixed-vector",
+        "d_model": 8,
+        "seed": 0,
+        "parameters": 9,
+        "model": "fixed",
+        "lengths": [4],
+    }
     record |= {"steps": 1}
-    lines = [record | {"task": "copy", "exact": [0.25]}, record | {"task": "reverse", "exact": [0.75]}]
+    lines = [
+        record | {"task": "copy", "exact": [0.25]},
+        record | {"task": "reverse", "exact": [0.75]},
+    ]
     (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    both, one = (say(f"fixed-vector --results results.jsonl{task}") for task in ("", " --task reverse"))
+    both, one = (
+        say(f"fixed-vector --results results.jsonl{task}") for task in ("", " --task reverse")
+    )
     assert ("0.25" in both, "0.75" in both) == (True, True)
     assert ("0.25" in one, "0.75" in one) == (False, True)
     with pytest.raises(UserError, match="no result for captions"):
@@ -138,10 +174,20 @@ def test_a_result_that_lacks_a_number_is_named(say, tmp_path):
 
 @pytest.mark.parametrize("bad", [{"model": "lstm"}, {"exact": None}, {"exact": [0.5, 0.5]}])
 def test_a_result_that_was_changed_is_told(say, tmp_path, bad):
-    record = {"topic": "fixed-vector", "task": "copy", "d_model": 8, "seed": 0, "parameters": 9, "steps": 1}
+    record = {
+        "topic": "fixed-vector",
+        "task": "copy",
+        "d_model": 8,
+        "seed": 0,
+        "parameters": 9,
+        "steps": 1,
+    }
     record |= {"model": "fixed", "lengths": [4], "exact": [0.25]} | bad
     (tmp_path / "results.jsonl").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"a result for fixed-vector is not as it was measured \([^\n]+\); measure it"):
+    with pytest.raises(
+        UserError,
+        match=r"a result for fixed-vector is not as it was measured \([^\n]+\); measure it",
+    ):
         say("fixed-vector --results results.jsonl")
 
 
@@ -162,7 +208,14 @@ def test_nothing_is_measured_before_the_options_are_seen_to_be_good(say, monkeyp
 def test_speed_and_recall_are_measured_in_one_go(say, monkeypatch):
     from seq2chat.inside.lecture import rnn_vs_transformer
 
-    small = {"LENGTHS": (4, 8), "TOKENS": 16, "LONGEST": 12, "BATCH": 2, "UNSEEN": 2, "DISTANCES": (0, 9)}
+    small = {
+        "LENGTHS": (4, 8),
+        "TOKENS": 16,
+        "LONGEST": 12,
+        "BATCH": 2,
+        "UNSEEN": 2,
+        "DISTANCES": (0, 9),
+    }
     for name, value in (small | {"SPEED_WIDTH": 16, "RECALL_WIDTH": 16}).items():
         monkeypatch.setattr(rnn_vs_transformer, name, value)
     values = json.loads(say("rnn-vs-transformer --steps 2 --json"))

@@ -17,9 +17,13 @@ from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # main reads sys.argv
+# Main reads sys.argv.
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 
-TEXT = "the cat sees the dog and the dog sees the cat near the red house over the green tree, singing. " * 3
+TEXT = (
+    "the cat sees the dog and the dog sees the cat near the red house over the green tree, "
+    "singing. " * 3
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,9 @@ def bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bert")
     tokenizer = WordPiece.train([TEXT], 90)
     torch.manual_seed(0)
-    model = BERT(BERTConfig(vocab_size=tokenizer.vocab_size, context=20, n_layer=2, n_head=2, d_model=16))
+    model = BERT(
+        BERTConfig(vocab_size=tokenizer.vocab_size, context=20, n_layer=2, n_head=2, d_model=16)
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     save_model(model, folder)
@@ -38,14 +44,19 @@ def bert(tmp_path_factory):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Run `seq2chat fill-mask` with arguments and standard input; returns exit code, output and message."""
+    """Run `seq2chat fill-mask` with arguments and standard input; returns exit code, output and
+    message."""
 
     def run(*arguments, stdin=None):
         monkeypatch.setattr(sys, "argv", ["seq2chat", "fill-mask", *map(str, arguments)])
         monkeypatch.setattr(
             sys,
             "stdin",
-            Terminal() if stdin is None else io.TextIOWrapper(io.BytesIO(stdin.encode(errors="surrogateescape"))),
+            (
+                Terminal()
+                if stdin is None
+                else io.TextIOWrapper(io.BytesIO(stdin.encode(errors="surrogateescape")))
+            ),
         )
         code = 0
         try:
@@ -80,7 +91,9 @@ def test_the_guesses_are_the_models_probabilities(bert, command):
     for place, guesses in zip(places, answer["masks"], strict=True):
         shown = [g["probability"] for g in guesses]
         assert shown == pytest.approx(probabilities[place].topk(3).values.tolist(), rel=1e-4)
-        assert [vocabulary[g["token"]] for g in guesses] == probabilities[place].topk(3).indices.tolist()
+        assert [vocabulary[g["token"]] for g in guesses] == probabilities[place].topk(
+            3
+        ).indices.tolist()
     best = answer["masks"][1][0]
     piece = best["token"]
     joined = piece.removeprefix("##") if piece.startswith("##") else f" {piece}"
@@ -105,7 +118,10 @@ def test_lines_of_standard_input_are_texts_of_their_own(bert, command):
     code, out, err = command(bert, "--json", stdin="the [MASK]\n\nsees [MASK] red [MASK]\r\n")
     assert code == 0, err
     answers = [json.loads(line) for line in out.splitlines()]
-    assert [(a["text"], len(a["masks"])) for a in answers] == [("the [MASK]", 1), ("sees [MASK] red [MASK]", 2)]
+    assert [(a["text"], len(a["masks"])) for a in answers] == [
+        ("the [MASK]", 1),
+        ("sees [MASK] red [MASK]", 2),
+    ]
 
 
 def test_more_guesses_than_tokens_are_all_of_them(bert, command):
@@ -118,12 +134,20 @@ def test_more_guesses_than_tokens_are_all_of_them(bert, command):
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
-        (["Paris is lovely."], None, 'There is no [MASK] in "Paris is lovely."; write it for the word to guess'),
+        (
+            ["Paris is lovely."],
+            None,
+            'There is no [MASK] in "Paris is lovely."; write it for the word to guess',
+        ),
         (["the [MASK]", "--top-k", "0"], None, "--top-k is 0; write a positive number"),
         ([], None, 'Give a text to complete: "Paris is in [MASK]."'),
         ([], " \n", "Standard input is empty"),
         ([], "the [MASK]\n\udcff [MASK]", "Line 2 of standard input is not UTF-8"),
-        (["the " * 30 + "[MASK]"], None, "33 tokens with [CLS] and [SEP], but the model reads 20; shorten it"),
+        (
+            ["the " * 30 + "[MASK]"],
+            None,
+            "33 tokens with [CLS] and [SEP], but the model reads 20; shorten it",
+        ),
     ],
 )
 def test_mistakes_are_answered_with_what_to_write(arguments, stdin, message, bert, command):
@@ -140,7 +164,9 @@ def test_a_closed_standard_input_is_an_empty_one(bert, command, monkeypatch):
 
 
 def test_another_family_is_sent_to_its_command(command, tmp_path):
-    save_model(GPT(GPTConfig(vocab_size=260, context=16, n_layer=1, n_head=2, d_model=16)), tmp_path)
+    save_model(
+        GPT(GPTConfig(vocab_size=260, context=16, n_layer=1, n_head=2, d_model=16)), tmp_path
+    )
     Tokenizer.train(["text"], 260).save(tmp_path)
     code, _, err = command(tmp_path, "the [MASK]")
     assert code == 2
@@ -149,7 +175,9 @@ def test_another_family_is_sent_to_its_command(command, tmp_path):
 
 def test_an_encoder_without_the_head_says_so(bert, command, tmp_path):
     tokenizer = WordPiece.load(bert)
-    config = BERTConfig(vocab_size=tokenizer.vocab_size, context=20, n_layer=1, d_model=16, masked_lm=False)
+    config = BERTConfig(
+        vocab_size=tokenizer.vocab_size, context=20, n_layer=1, d_model=16, masked_lm=False
+    )
     save_model(BERT(config), tmp_path)
     tokenizer.save(tmp_path)
     code, _, err = command(tmp_path, "the [MASK]")

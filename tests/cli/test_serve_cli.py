@@ -1,4 +1,5 @@
-"""Serving on the command line: an address is printed, the models answer there, and a signal ends it."""
+"""Serving on the command line: an address is printed, the models answer there, and a signal ends
+it."""
 
 import json
 import re
@@ -23,10 +24,16 @@ from seq2chat.text.tokenizer import Tokenizer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made, tokenizer = tmp_path_factory.mktemp("base"), Tokenizer.train(["Hello there. How are you?"] * 3, 280)
+    made, tokenizer = (
+        tmp_path_factory.mktemp("base"),
+        Tokenizer.train(["Hello there. How are you?"] * 3, 280),
+    )
     torch.manual_seed(0)
     save_model(
-        make_model(GPTConfig(vocab_size=tokenizer.vocab_size, context=32, n_layer=1, n_head=2, d_model=32)), made
+        make_model(
+            GPTConfig(vocab_size=tokenizer.vocab_size, context=32, n_layer=1, n_head=2, d_model=32)
+        ),
+        made,
     )
     tokenizer.save(made)
     return made
@@ -34,18 +41,25 @@ def folder(tmp_path_factory):
 
 def serve(*arguments, **options):
     command = [sys.executable, "-m", "seq2chat", "serve", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def test_it_prints_an_address_answers_there_and_ends_on_sigterm(folder):
     process = serve(folder, "--port", 0)
     try:
         printed, end = "", time.monotonic() + 60
-        while not (address := re.search(r"http://127\.0\.0\.1:\d+", printed)) and time.monotonic() < end:
+        while (
+            not (address := re.search(r"http://127\.0\.0\.1:\d+", printed))
+            and time.monotonic() < end
+        ):
             printed += process.stderr.readline()
         body = {"model": folder.name, "prompt": "Hello", "max_tokens": 4, "temperature": 0}
         request = urllib.request.Request(
-            f"{address[0]}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+            f"{address[0]}/v1/completions",
+            json.dumps(body).encode(),
+            {"content-type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=30) as response:
             assert json.load(response)["usage"]["completion_tokens"] == 4
@@ -59,7 +73,9 @@ def test_a_demo_is_served_with_its_finished_stages(tmp_path):
     from seq2chat.serving.served import stages
 
     assert stages(tmp_path) == [tmp_path]
-    (tmp_path / "stages.json").write_text('{"base": 1.0, "sft": 1.0, "comparisons": 1.0, "reward": 1.0}')
+    (tmp_path / "stages.json").write_text(
+        '{"base": 1.0, "sft": 1.0, "comparisons": 1.0, "reward": 1.0}'
+    )
     assert stages(tmp_path) == [tmp_path / "sft", tmp_path / "base"]
     (tmp_path / "stages.json").write_text('{"base": 1.0, "sft": 1.0, "ppo": 1.0, "report": 1.0}')
     assert stages(tmp_path)[0] == tmp_path / "ppo"
@@ -97,7 +113,11 @@ def test_a_host_that_is_none(host):
 
 
 def test_names_and_hosts():
-    paths = [Path("/a/runs/demo/ppo"), Path("/a/runs/sft/checkpoints/step-000005"), Path("/models/gpt2")]
+    paths = [
+        Path("/a/runs/demo/ppo"),
+        Path("/a/runs/sft/checkpoints/step-000005"),
+        Path("/models/gpt2"),
+    ]
     assert names(paths) == ["demo-ppo", "sft-step-000005", "gpt2"]
     with pytest.raises(UserError, match="called gpt2"):
         names([Path("/a/gpt2"), Path("/b/gpt2")])

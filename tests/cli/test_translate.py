@@ -22,7 +22,9 @@ from seq2chat.training.translation import bleu, chrf, translate
 
 TOKENIZER = Tokenizer.train(["two men and a dog", "zwei Männer und ein Hund"] * 3, 280)
 CONFIGS = {
-    "transformer": TransformerConfig(vocab_size=280, context=16, n_layer=2, n_head=2, d_model=16, tie_embeddings=False),
+    "transformer": TransformerConfig(
+        vocab_size=280, context=16, n_layer=2, n_head=2, d_model=16, tie_embeddings=False
+    ),
     "fixed": Seq2SeqConfig(vocab_size=280, attention="fixed", d_embed=8, d_model=8),
     "gpt": GPTConfig(vocab_size=280, n_layer=1, n_head=2, d_model=16),
 }
@@ -52,7 +54,9 @@ def seq2chat(monkeypatch, capsys):
         if asked is not None:
             stream.isatty = lambda: True
             answers = iter(asked)
-            monkeypatch.setattr("builtins.input", lambda prompt: next(answers, None) or end_of_file())
+            monkeypatch.setattr(
+                "builtins.input", lambda prompt: next(answers, None) or end_of_file()
+            )
         monkeypatch.setattr(sys, "stdin", stream)
         monkeypatch.setattr(cli, "app", lambda **options: app(list(map(str, arguments)), **options))
         monkeypatch.setenv("COLUMNS", "300")
@@ -81,30 +85,56 @@ def test_a_file_and_standard_input_give_the_same_lines(folders, seq2chat, tmp_pa
     out, err = seq2chat("translate", folders["transformer"], tmp_path / "in.txt", "--max-length", 6)
     assert out.split("\n") == [*(t.text for t in expected(folders["transformer"])), ""]
     assert err == ""
-    piped, _ = seq2chat("translate", folders["transformer"], "--max-length", 6, stdin="\r\n".join(LINES).encode())
+    piped, _ = seq2chat(
+        "translate", folders["transformer"], "--max-length", 6, stdin="\r\n".join(LINES).encode()
+    )
     assert piped == out
     assert len(out.splitlines()) == len(LINES)
 
 
 def test_options_reach_the_search(folders, seq2chat):
     out, _ = seq2chat(
-        *("translate", folders["transformer"], "--beam", 2, "--length-penalty", "average", "--alpha", 0.7),
+        *(
+            "translate",
+            folders["transformer"],
+            "--beam",
+            2,
+            "--length-penalty",
+            "average",
+            "--alpha",
+            0.7,
+        ),
         *("--min-length", 3, "--max-length", 4, "--batch-tokens", 8),
         stdin="\n".join(LINES).encode(),
-    )  # fmt: skip
-    search = {"beam": 2, "length_penalty": "average", "alpha": 0.7, "min_length": 3, "max_length": 4}
+    )
+    search = {
+        "beam": 2,
+        "length_penalty": "average",
+        "alpha": 0.7,
+        "min_length": 3,
+        "max_length": 4,
+    }
     assert out.splitlines() == [t.text for t in expected(folders["transformer"], **search)]
 
 
 def test_n_best_and_alignments_in_the_format_of_moses(folders, seq2chat):
     out, _ = seq2chat(
-        "translate", folders["transformer"], "--n-best", 2, "--alignments", "--max-length", 6, stdin=b"two men\n\n"
+        "translate",
+        folders["transformer"],
+        "--n-best",
+        2,
+        "--alignments",
+        "--max-length",
+        6,
+        stdin=b"two men\n\n",
     )
     first, second, blank = [line.split(" ||| ") for line in out.splitlines()]
     (found, _) = expected(folders["transformer"], ["two men", ""], n_best=2)
     assert [first[1], second[1]] == found.texts
     assert [first[0], second[0], blank[0]] == ["0", "0", "1"]
-    assert [float(first[3]), float(second[3])] == pytest.approx([h.score for h in found.hypotheses], abs=1e-4)
+    assert [float(first[3]), float(second[3])] == pytest.approx(
+        [h.score for h in found.hypotheses], abs=1e-4
+    )
     assert all(int(pair.split("-")[0]) in (0, 1) for pair in first[2].split())
     assert len(first[2].split()) == len(first[1].split())
     assert blank[1:3] == ["", ""]
@@ -114,13 +144,23 @@ def test_json_holds_everything(folders, seq2chat, tmp_path):
     (tmp_path / "in.txt").write_text("two men\n\n")
     (tmp_path / "reference.txt").write_text("zwei Männer\nein Hund\n")
     out, _ = seq2chat(
-        *("translate", folders["transformer"], tmp_path / "in.txt", "--json", "--n-best", 2, "--alignments"),
+        *(
+            "translate",
+            folders["transformer"],
+            tmp_path / "in.txt",
+            "--json",
+            "--n-best",
+            2,
+            "--alignments",
+        ),
         *("--max-length", 6, "--reference", tmp_path / "reference.txt"),
-    )  # fmt: skip
+    )
     first, second, measured = map(json.loads, out.splitlines())
     (found, _) = expected(folders["transformer"], ["two men", ""], n_best=2)
     assert (first["line"], first["source"], first["translation"]) == (1, "two men", found.text)
-    assert [h["logprob"] for h in first["hypotheses"]] == pytest.approx([sum(h.logprobs) for h in found.hypotheses])
+    assert [h["logprob"] for h in first["hypotheses"]] == pytest.approx(
+        [sum(h.logprobs) for h in found.hypotheses]
+    )
     assert all("alignment" in h for h in first["hypotheses"])
     assert (second["line"], second["translation"]) == (2, "")
     references = ["zwei Männer", "ein Hund"]
@@ -135,7 +175,7 @@ def test_bleu_and_chrf_go_to_standard_error_with_their_signatures(folders, seq2c
     out, err = seq2chat(
         *("translate", folders["transformer"], tmp_path / "in.txt", "--max-length", 6),
         *("--reference", tmp_path / "reference.txt"),
-    )  # fmt: skip
+    )
     assert out.splitlines() == texts
     assert f"BLEU {bleu(texts, texts).score:.2f} (nrefs:1|case:mixed|eff:no|tok:13a" in err
     assert "chrF 100.00 (nrefs:1" in err
@@ -143,9 +183,16 @@ def test_bleu_and_chrf_go_to_standard_error_with_their_signatures(folders, seq2c
 
 def test_a_line_too_long_is_named_and_translated_as_far_as_it_fits(folders, seq2chat):
     out, err = seq2chat(
-        "translate", folders["transformer"], "--max-length", 6, stdin=b"dog\n" + b"x" * 20 + b"\n" + b"x" * 15
+        "translate",
+        folders["transformer"],
+        "--max-length",
+        6,
+        stdin=b"dog\n" + b"x" * 20 + b"\n" + b"x" * 15,
     )
-    assert "warning: line 2 is longer than the model's context of 16 tokens: its last 5 are not translated" in err
+    assert (
+        "warning: line 2 is longer than the model's context of 16 tokens: its last 5 are not "
+        "translated" in err
+    )
     assert "line 1" not in err and "line 3" not in err
     _, cut, fits = out.split("\n")[:3]
     assert cut == fits
@@ -156,18 +203,29 @@ def test_nothing_comes_of_a_closed_standard_input(folders, seq2chat):
 
 
 def test_a_translation_that_the_context_cuts_says_so(folders, seq2chat):
-    """Whatever --max-length allows, and not that more would help; at the user's own limit nothing is said."""
+    """Whatever --max-length allows, and not that more would help; at the user's own limit nothing
+    is said."""
     context = load_checkpoint(folders["transformer"])[0].context
     for limit in ((), ("--max-length", 200)):
         _, err = seq2chat("translate", folders["transformer"], *limit, stdin=b"x" * (context - 2))
-        assert f"was cut after {context - 1} tokens; the model's context is full, so cut the line." in err
-    assert "cut" not in seq2chat("translate", folders["transformer"], "--max-length", 6, stdin=b"dog")[1]
+        assert (
+            f"was cut after {context - 1} tokens; the model's context is full, so cut the line."
+            in err
+        )
+    assert (
+        "cut"
+        not in seq2chat("translate", folders["transformer"], "--max-length", 6, stdin=b"dog")[1]
+    )
 
 
 def test_a_least_length_beyond_the_usual_room_makes_room(folders, seq2chat):
     _, err = seq2chat("translate", folders["fixed"], "--min-length", 60, stdin=b"dog\n")
-    assert "cut after 110 tokens" in err, "random weights seldom end; 50 more than the least are allowed"
-    _, err = seq2chat("translate", folders["transformer"], "--min-length", 60, stdin=b"dog\n", code=2)
+    assert "cut after 110 tokens" in err, (
+        "random weights seldom end; 50 more than the least are allowed"
+    )
+    _, err = seq2chat(
+        "translate", folders["transformer"], "--min-length", 60, stdin=b"dog\n", code=2
+    )
     assert "min_length is 60, and an input here may have 15 tokens" in err
 
 
@@ -175,8 +233,17 @@ def test_progress_is_shown_on_a_terminal(folders, tmp_path):
     """In a process of its own, because a terminal is a device and no setting."""
     (tmp_path / "in.txt").write_text("\n".join(LINES) + "\n")
     screen, terminal = pty.openpty()
-    command = [sys.executable, "-m", "seq2chat", "translate", folders["transformer"], tmp_path / "in.txt"]
-    done = subprocess.run([*command, "--max-length", "6"], stdout=subprocess.PIPE, stderr=terminal, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "seq2chat",
+        "translate",
+        folders["transformer"],
+        tmp_path / "in.txt",
+    ]
+    done = subprocess.run(
+        [*command, "--max-length", "6"], stdout=subprocess.PIPE, stderr=terminal, timeout=120
+    )
     os.close(terminal)
     shown = b""
     with contextlib.suppress(OSError):  # which says that the other side is closed
@@ -188,8 +255,12 @@ def test_progress_is_shown_on_a_terminal(folders, tmp_path):
 
 
 def test_a_terminal_is_a_conversation(folders, seq2chat):
-    out, err = seq2chat("translate", folders["transformer"], "--max-length", 6, asked=["two men", "dog"])
-    assert out.splitlines() == [t.text for t in expected(folders["transformer"], ["two men", "dog"])]
+    out, err = seq2chat(
+        "translate", folders["transformer"], "--max-length", 6, asked=["two men", "dog"]
+    )
+    assert out.splitlines() == [
+        t.text for t in expected(folders["transformer"], ["two men", "dog"])
+    ]
     assert "Ctrl-D" in err
 
 
@@ -201,7 +272,12 @@ def test_a_terminal_is_a_conversation(folders, seq2chat):
         ("transformer", ["nothing.txt"], b"", "There is no file nothing.txt"),
         ("transformer", ["--reference", "nothing.txt"], b"", "There is no file nothing.txt"),
         ("transformer", ["--beam", 0], b"x", "beam is 0"),
-        ("transformer", ["--n-best", 9], b"x", "n_best is 9; write a number from 1 to the beam of 5"),
+        (
+            "transformer",
+            ["--n-best", 9],
+            b"x",
+            "n_best is 9; write a number from 1 to the beam of 5",
+        ),
         ("transformer", [], b"dog\n\xff\n", "Line 2 of standard input is not UTF-8"),
     ],
 )
@@ -210,7 +286,9 @@ def test_mistakes_are_told_in_one_sentence(folders, seq2chat, model, arguments, 
     assert message in " ".join(err.split())
 
 
-def test_a_reference_of_another_length_is_refused_before_anything_is_translated(folders, seq2chat, tmp_path):
+def test_a_reference_of_another_length_is_refused_before_anything_is_translated(
+    folders, seq2chat, tmp_path
+):
     (tmp_path / "in.txt").write_text("a\nb\n")
     (tmp_path / "reference.txt").write_text("a\n")
     files = [tmp_path / "in.txt", "--reference", tmp_path / "reference.txt"]
@@ -224,10 +302,19 @@ def test_average_writes_a_model_that_translates(seq2chat, tmp_path):
     log.create()
     Recipe().save(log.folder / "config.toml")
     for step in (1, 2):
-        save_checkpoint(log, make_model(CONFIGS["transformer"]), TOKENIZER, [], Progress(step), keep=2)
+        save_checkpoint(
+            log, make_model(CONFIGS["transformer"]), TOKENIZER, [], Progress(step), keep=2
+        )
     out, _ = seq2chat("average", log.folder, "--last", 2, "--out", tmp_path / "mean")
     assert "the mean of step-000001, step-000002" in out
-    assert len(seq2chat("translate", tmp_path / "mean", "--max-length", 4, stdin=b"dog\n\n")[0].splitlines()) == 2
+    assert (
+        len(
+            seq2chat("translate", tmp_path / "mean", "--max-length", 4, stdin=b"dog\n\n")[
+                0
+            ].splitlines()
+        )
+        == 2
+    )
     assert (
         "holds 2 of the 5 checkpoints"
         in seq2chat("average", log.folder, "--last", 5, "--out", tmp_path / "no", code=2)[1]
@@ -235,14 +322,23 @@ def test_average_writes_a_model_that_translates(seq2chat, tmp_path):
 
 
 def test_lines_of_old_macs_are_counted_in_a_pipe(folders, seq2chat):
-    out, _ = seq2chat("translate", folders["transformer"], "--max-length", 4, stdin=b"two men\rdog\r")
+    out, _ = seq2chat(
+        "translate", folders["transformer"], "--max-length", 4, stdin=b"two men\rdog\r"
+    )
     assert len(out.splitlines()) == 2
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_pipe_gets_utf8_whatever_the_locale(folders, tmp_path, as_json):
     (tmp_path / "in.txt").write_text("Männer 🙂\n", encoding="utf-8")
-    command = [sys.executable, "-m", "seq2chat", "translate", folders["transformer"], tmp_path / "in.txt"]
+    command = [
+        sys.executable,
+        "-m",
+        "seq2chat",
+        "translate",
+        folders["transformer"],
+        tmp_path / "in.txt",
+    ]
     command += ["--max-length", "6", *(["--json"] if as_json else [])]
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     done = subprocess.run(command, capture_output=True, timeout=120, env=environment)
@@ -252,7 +348,15 @@ def test_a_pipe_gets_utf8_whatever_the_locale(folders, tmp_path, as_json):
 
 
 def test_a_program_that_waits_for_its_translation_gets_it(folders):
-    command = [sys.executable, "-m", "seq2chat", "translate", str(folders["transformer"]), "--max-length", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "seq2chat",
+        "translate",
+        str(folders["transformer"]),
+        "--max-length",
+        "4",
+    ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     for line in ("two men", "a dog"):
         process.stdin.write(line + "\n")

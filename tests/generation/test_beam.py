@@ -1,4 +1,5 @@
-"""Beam search against its definition, against exhaustive search, and with every kind of model that generates."""
+"""Beam search against its definition, against exhaustive search, and with every kind of model that
+generates."""
 
 from itertools import pairwise
 
@@ -20,8 +21,9 @@ each_penalty = pytest.mark.parametrize(("kind", "alpha"), PENALTIES)
 
 
 class Table:
-    """A language model small enough to be searched exhaustively. What follows depends on all tokens of the row, but the
-    model sees only the newest: the others are in the state, where a wrong `reorder` would mix them up."""
+    """A language model small enough to be searched exhaustively. What follows depends on all tokens
+    of the row, but the model sees only the newest: the others are in the state, where a wrong
+    `reorder` would mix them up."""
 
     context, device, training = 12, torch.device("cpu"), False
 
@@ -40,7 +42,9 @@ class Table:
         self.steps += 1
         logits = []
         for column in tokens.unbind(1):
-            state.history = column + 1 if state.history is None else (state.history * 31 + column + 1) % 997
+            state.history = (
+                column + 1 if state.history is None else (state.history * 31 + column + 1) % 997
+            )
             logits.append(self.logits[state.history])
         return torch.stack(logits, dim=1), state
 
@@ -58,7 +62,8 @@ def next_logprobs(model, tokens):
 
 
 def exhaustive(model, prompt, kind, alpha, min_length, max_length):
-    """(tokens, score, finished) of every sequence there is, best first, the unfinished ones last."""
+    """(tokens, score, finished) of every sequence there is, best first, the unfinished ones
+    last."""
     alpha = {"gnmt": 0.6, "average": 1.0, "none": 0.0}[kind] if alpha is None else alpha
     found = []
 
@@ -79,7 +84,8 @@ def exhaustive(model, prompt, kind, alpha, min_length, max_length):
 
 
 def plain(model, prompt, beam, kind, alpha, min_length, max_length):
-    """Beam search as it is defined, one hypothesis after the other, going on until `beam` have ended or all are cut."""
+    """Beam search as it is defined, one hypothesis after the other, going on until `beam` have
+    ended or all are cut."""
     running, ended = [([], 0.0)], []
     for length in range(1, max_length + 1):
         extended = [
@@ -89,7 +95,11 @@ def plain(model, prompt, beam, kind, alpha, min_length, max_length):
             if token != END or length >= min_length
         ]
         extended.sort(key=lambda h: -h[1])
-        ended += [(t, s / penalty_at(length, kind, alpha), True) for t, s in extended[:beam] if t[-1] == END]
+        ended += [
+            (t, s / penalty_at(length, kind, alpha), True)
+            for t, s in extended[:beam]
+            if t[-1] == END
+        ]
         running = [h for h in extended if h[0][-1] != END][:beam]
         if len(ended) >= beam:
             running = []
@@ -100,7 +110,9 @@ def plain(model, prompt, beam, kind, alpha, min_length, max_length):
 
 def same(hypotheses, expected):
     assert [h.tokens for h in hypotheses] == [tokens for tokens, _, _ in expected]
-    assert [h.score for h in hypotheses] == pytest.approx([value for _, value, _ in expected], abs=1e-9)
+    assert [h.score for h in hypotheses] == pytest.approx(
+        [value for _, value, _ in expected], abs=1e-9
+    )
     assert [h.finished for h in hypotheses] == [finished for _, _, finished in expected]
 
 
@@ -118,14 +130,18 @@ def test_a_beam_as_wide_as_the_space_is_exhaustive_search(kind, alpha, min_lengt
             same(hypotheses, everything[:n_best])
 
 
-@pytest.mark.parametrize(("kind", "alpha"), [("gnmt", 0.6), ("gnmt", 1.5), ("average", 1.0), ("none", 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "alpha"), [("gnmt", 0.6), ("gnmt", 1.5), ("average", 1.0), ("none", 0.0)]
+)
 @pytest.mark.parametrize("beam", [1, 2, 3])
 def test_a_narrow_beam_finds_what_its_definition_finds(kind, alpha, beam):
     options = {"length_penalty": kind, "alpha": alpha, "max_length": 7}
     prompts = [[1, 2], [3, 1], [2, 2]]
     for seed in range(8):
         model, min_length = Table(seed, sharpness=2.0), seed % 4
-        found = beam_search(model, prompts, END, beam=beam, n_best=beam, min_length=min_length, **options)
+        found = beam_search(
+            model, prompts, END, beam=beam, n_best=beam, min_length=min_length, **options
+        )
         for prompt, hypotheses in zip(prompts, found, strict=True):
             same(hypotheses, plain(model, prompt, beam, kind, alpha, min_length, 7)[:beam])
 
@@ -167,10 +183,13 @@ SHAPE = {"vocab_size": 13, "d_model": 16}
 MODELS = {
     "fixed": Seq2Seq(Seq2SeqConfig(attention="fixed", cell="lstm", d_embed=8, **SHAPE)),
     "additive": Seq2Seq(Seq2SeqConfig(attention="additive", d_embed=8, **SHAPE)),
-    "transformer": Transformer(TransformerConfig(n_layer=2, n_head=2, context=80, tie_embeddings=False, **SHAPE)),
+    "transformer": Transformer(
+        TransformerConfig(n_layer=2, n_head=2, context=80, tie_embeddings=False, **SHAPE)
+    ),
     "gpt": GPT(GPTConfig(n_layer=2, n_head=2, context=30, **SHAPE)),
 }
-SEEDS = {"fixed": 32, "additive": 0, "transformer": 19, "gpt": 14}  # of weights that end some hypotheses, not all
+# Of weights that end some hypotheses, not all.
+SEEDS = {"fixed": 32, "additive": 0, "transformer": 19, "gpt": 14}
 SOURCES = [[5, 3, 2, 9, END], [7, END], [4, 4, 9, 1, 2, 8, 11, END], [2, 3, END]]
 each_model = pytest.mark.parametrize("name", MODELS)
 
@@ -188,7 +207,9 @@ def inputs(name):
 def test_a_beam_of_one_is_greedy(name):
     model, prompts, sources = inputs(name)
     greedy = generate(model, prompts, SamplingConfig(12, temperature=0.0), [END], sources=sources)
-    for (h,), (c,) in zip(beam_search(model, prompts, END, sources, beam=1, max_length=12), greedy, strict=True):
+    for (h,), (c,) in zip(
+        beam_search(model, prompts, END, sources, beam=1, max_length=12), greedy, strict=True
+    ):
         assert h.tokens == c.tokens
         assert h.logprobs == pytest.approx(c.logprobs, abs=1e-9)
         assert h.finished == (c.finish == "stop")
@@ -199,9 +220,12 @@ def test_a_batch_gives_what_its_inputs_give_alone(name):
     model, prompts, sources = inputs(name)
     options = {"beam": 4, "n_best": 4, "max_length": 10}
     together = beam_search(model, prompts, END, sources, **options)
-    assert len({len(hypotheses[0].tokens) for hypotheses in together}) > 1  # inputs leave the batch at different times
+    # Inputs leave the batch at different times.
+    assert len({len(hypotheses[0].tokens) for hypotheses in together}) > 1
     for i, hypotheses in enumerate(together):
-        (alone,) = beam_search(model, prompts[i : i + 1], END, sources and sources[i : i + 1], **options)
+        (alone,) = beam_search(
+            model, prompts[i : i + 1], END, sources and sources[i : i + 1], **options
+        )
         same(hypotheses, [(h.tokens, h.score, h.finished) for h in alone])
 
 
@@ -212,10 +236,14 @@ def test_reported_log_probabilities_are_those_of_forced_decoding(name):
     for i, hypotheses in enumerate(found):
         assert len(hypotheses) == 5
         n = len(hypotheses)
-        forced = score(model, [prompts[i]] * n, [h.tokens for h in hypotheses], sources and [sources[i]] * n)
+        forced = score(
+            model, [prompts[i]] * n, [h.tokens for h in hypotheses], sources and [sources[i]] * n
+        )
         for h, expected in zip(hypotheses, forced, strict=True):
             assert h.logprobs == pytest.approx(expected, abs=1e-9)
-            assert h.score == pytest.approx(sum(expected) / ((5 + len(expected)) / 6) ** 0.6, abs=1e-9)
+            assert h.score == pytest.approx(
+                sum(expected) / ((5 + len(expected)) / 6) ** 0.6, abs=1e-9
+            )
 
 
 @pytest.mark.parametrize("beyond", [-50, 0, 10])

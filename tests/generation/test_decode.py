@@ -74,7 +74,10 @@ def test_greedy_decoding_equals_the_full_forward_pass_token_by_token(config):
 
 @each_config
 def test_a_row_is_the_same_alone_and_in_company(config):
-    model, sampling = random_gpt(config), SamplingConfig(max_tokens=14, seed=3, repetition_penalty=1.3, top_p=0.95)
+    model, sampling = (
+        random_gpt(config),
+        SamplingConfig(max_tokens=14, seed=3, repetition_penalty=1.3, top_p=0.95),
+    )
     together = generate(model, PROMPTS, sampling, n=2)
     for one, other in zip(together[0], generate(model, PROMPTS[:1], sampling, n=2)[0], strict=True):
         assert one.tokens == other.tokens
@@ -83,7 +86,10 @@ def test_a_row_is_the_same_alone_and_in_company(config):
 
 @each_config
 def test_rows_that_end_early_leave_the_others_as_they_were(config):
-    model, sampling = random_gpt(config), SamplingConfig(max_tokens=15, seed=1, temperature=3.0, repetition_penalty=1.5)
+    model, sampling = (
+        random_gpt(config),
+        SamplingConfig(max_tokens=15, seed=1, temperature=3.0, repetition_penalty=1.5),
+    )
     free = generate(model, PROMPTS, sampling, n=3)
     ended = generate(model, PROMPTS, sampling, end_tokens=[4, 11], n=3)
     for one, other in zip(chain(*free), chain(*ended), strict=True):
@@ -94,10 +100,15 @@ def test_rows_that_end_early_leave_the_others_as_they_were(config):
 
 
 def test_a_seed_repeats_and_samples_differ():
-    model, sampling = random_gpt(CONFIGS["modern"]), SamplingConfig(max_tokens=10, temperature=2.0, seed=5)
+    model, sampling = (
+        random_gpt(CONFIGS["modern"]),
+        SamplingConfig(max_tokens=10, temperature=2.0, seed=5),
+    )
     first = generate(model, PROMPTS, sampling, n=4)
     assert first == generate(model, PROMPTS, sampling, n=4)
-    assert first != generate(model, PROMPTS, SamplingConfig(max_tokens=10, temperature=2.0, seed=6), n=4)
+    assert first != generate(
+        model, PROMPTS, SamplingConfig(max_tokens=10, temperature=2.0, seed=6), n=4
+    )
     assert [len({tuple(c.tokens) for c in samples}) for samples in first] == [4, 4, 4]
     assert [c.tokens for c in generate(model, [[3], [3]], sampling)[0]] != [
         c.tokens for c in generate(model, [[3], [3]], sampling)[1]
@@ -106,7 +117,9 @@ def test_a_seed_repeats_and_samples_differ():
 
 def test_first_tokens_follow_the_models_distribution():
     model, n = random_gpt(CONFIGS["modern"]), 4000
-    (samples,) = generate(model, [[5, 1]], SamplingConfig(max_tokens=1, temperature=3.0, seed=0), n=n)
+    (samples,) = generate(
+        model, [[5, 1]], SamplingConfig(max_tokens=1, temperature=3.0, seed=0), n=n
+    )
     with torch.no_grad():
         expected = (model(torch.tensor([[5, 1]]))[0, -1] / 3.0).softmax(-1)
     observed = torch.bincount(torch.tensor([c.tokens[0] for c in samples]), minlength=31) / n
@@ -115,7 +128,9 @@ def test_first_tokens_follow_the_models_distribution():
 
 def test_log_probabilities_are_the_models_own_whatever_the_sampling():
     model = random_gpt(CONFIGS["gpt2"])
-    sampling = SamplingConfig(max_tokens=8, temperature=0.5, top_k=5, repetition_penalty=1.5, seed=0)
+    sampling = SamplingConfig(
+        max_tokens=8, temperature=0.5, top_k=5, repetition_penalty=1.5, seed=0
+    )
     for prompt, (completion,) in zip(PROMPTS, generate(model, PROMPTS, sampling), strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + completion.tokens]))[0, len(prompt) - 1 : -1]
@@ -138,13 +153,20 @@ def test_each_row_may_fill_the_context_by_itself(config):
     for prompt, (completion,) in zip(PROMPTS, generate(model, PROMPTS, sampling), strict=True):
         assert len(prompt) + len(completion.tokens) == 24
         assert completion.finish == "length"
-        assert completion.tokens == full_forward(model, prompt, lambda logits: logits.argmax().item(), 100)[0]
+        assert (
+            completion.tokens
+            == full_forward(model, prompt, lambda logits: logits.argmax().item(), 100)[0]
+        )
 
 
 def test_ends_are_told_apart():
     prompts, sampling = [[1], [5, 6], [2, 3]], SamplingConfig(max_tokens=4)
     (one,), (two,), (three,) = generate(
-        Counter(), prompts, sampling, end_tokens=[8], stop=lambda token: token.id == 5 and token.prompt == 0
+        Counter(),
+        prompts,
+        sampling,
+        end_tokens=[8],
+        stop=lambda token: token.id == 5 and token.prompt == 0,
     )
     assert (one.tokens, one.finish) == ([2, 3, 4, 5], "stop")
     assert (two.tokens, two.finish) == ([7, 8], "stop")
@@ -180,7 +202,11 @@ def test_dropout_is_off_meanwhile_and_training_mode_comes_back(consume):
     [
         ([], 1, "There is no prompt"),
         ([[1], []], 1, "Prompt 1 is empty"),
-        ([[1] * 24], 1, "Prompt 0 has 24 tokens and the model's context is 24; shorten it to at most 23"),
+        (
+            [[1] * 24],
+            1,
+            "Prompt 0 has 24 tokens and the model's context is 24; shorten it to at most 23",
+        ),
         ([[1]], 0, "n is 0"),
     ],
 )
@@ -192,8 +218,14 @@ def test_prompts_that_cannot_be_continued_are_refused(prompts, n, message):
 SMALL = {"vocab_size": 11, "d_model": 16}
 TRANSLATORS = {
     "fixed": (Seq2Seq, Seq2SeqConfig(attention="fixed", d_embed=8, **SMALL)),
-    "additive": (Seq2Seq, Seq2SeqConfig(attention="additive", cell="lstm", n_layer=2, d_embed=8, **SMALL)),
-    "transformer": (Transformer, TransformerConfig(n_layer=2, n_head=2, context=24, tie_embeddings=False, **SMALL)),
+    "additive": (
+        Seq2Seq,
+        Seq2SeqConfig(attention="additive", cell="lstm", n_layer=2, d_embed=8, **SMALL),
+    ),
+    "transformer": (
+        Transformer,
+        TransformerConfig(n_layer=2, n_head=2, context=24, tie_embeddings=False, **SMALL),
+    ),
 }
 each_translator = pytest.mark.parametrize("name", TRANSLATORS)
 SOURCES = [[5, 3, 2, 0], [7, 0], [4, 4, 9, 1, 2, 8, 10, 0]]
@@ -225,7 +257,10 @@ def test_greedy_translation_equals_the_full_forward_pass_token_by_token(name):
 
 @each_translator
 def test_samples_of_a_translation_are_the_same_alone_and_in_company(name):
-    model, sampling = random_translator(name), SamplingConfig(max_tokens=10, seed=2, temperature=1.5)
+    model, sampling = (
+        random_translator(name),
+        SamplingConfig(max_tokens=10, seed=2, temperature=1.5),
+    )
     together = generate(model, [[0]] * 3, sampling, [0], n=3, sources=SOURCES)
     alone = generate(model, [[0]], sampling, [0], n=3, sources=SOURCES[:1])
     assert [c.tokens for c in together[0]] == [c.tokens for c in alone[0]]
@@ -259,12 +294,17 @@ def test_a_target_may_begin_with_more_than_the_end_token(name):
     ],
     ids=range(6),
 )
-def test_models_and_sources_that_do_not_fit_each_other_are_refused(model, prompts, sources, message):
+def test_models_and_sources_that_do_not_fit_each_other_are_refused(
+    model, prompts, sources, message
+):
     with pytest.raises(UserError, match=message):
         generate(model, prompts, GREEDY, sources=sources)
 
 
 def test_a_bert_is_not_asked_to_generate():
     bert = BERT(BERTConfig(n_layer=1, n_head=2, **SMALL))
-    with pytest.raises(UserError, match=r"A BERT sees both sides of a text and cannot generate one; .* fill-mask"):
-        unwrap(start)(bert, None, [0])  # not by way of annotations, which would refuse it first in tests
+    with pytest.raises(
+        UserError, match=r"A BERT sees both sides of a text and cannot generate one; .* fill-mask"
+    ):
+        # Not by way of annotations, which would refuse it first in tests.
+        unwrap(start)(bert, None, [0])

@@ -25,7 +25,13 @@ CONFIGS = {
     "modern": GPTConfig("modern", n_kv_head=2, **SHAPE),
 }
 GREEDY = {"temperature": 0.0}
-DRAWN = {"temperature": 1.3, "top_p": 0.9, "seed": 3, "repetition_penalty": 1.2, "frequency_penalty": 0.3}
+DRAWN = {
+    "temperature": 1.3,
+    "top_p": 0.9,
+    "seed": 3,
+    "repetition_penalty": 1.2,
+    "frequency_penalty": 0.3,
+}
 NATIVE_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 FORMATS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -45,7 +51,9 @@ def texts(n=8, longest=100):
 
 
 def asked(prompt, told, max_tokens=20, options=GREEDY, **fields):
-    return Request(list(prompt), SamplingConfig(max_tokens, **options), told.append, **{"logprobs": 3} | fields)
+    return Request(
+        list(prompt), SamplingConfig(max_tokens, **options), told.append, **{"logprobs": 3} | fields
+    )
 
 
 def run(engine, prompts, **kwargs):
@@ -62,7 +70,9 @@ def run(engine, prompts, **kwargs):
 def test_the_engine_equals_its_plain_twin(config, options):
     model, prompts = random_gpt(config), texts()
     engine = Engine(model, n_slot=5)
-    for prompt, tokens in zip(prompts, run(engine, prompts, options=options, drawn_logprobs=True), strict=True):
+    for prompt, tokens in zip(
+        prompts, run(engine, prompts, options=options, drawn_logprobs=True), strict=True
+    ):
         [[twin]] = generate(model, [prompt], SamplingConfig(20, **options))
         assert [t.id for t in tokens] == twin.tokens and tokens[-1].finish == twin.finish
         assert [t.logprob for t in tokens] == pytest.approx(twin.logprobs, abs=1e-9)
@@ -74,9 +84,13 @@ def test_log_probabilities_are_computed_for_those_who_ask():
     engine = Engine(model, n_slot=4)
     for logprobs, drawn in ((None, False), (0, False), (None, True), (0, True)):
         told.append([])
-        engine.submit(asked(prompt, told[-1], options=DRAWN, logprobs=logprobs, drawn_logprobs=drawn))
+        engine.submit(
+            asked(prompt, told[-1], options=DRAWN, logprobs=logprobs, drawn_logprobs=drawn)
+        )
     engine.run()
-    nothing, own, drawn, both = ([event for event in events if isinstance(event, Token)] for events in told)
+    nothing, own, drawn, both = (
+        [event for event in events if isinstance(event, Token)] for events in told
+    )
     assert {(t.logprob, t.drawn_logprob) for t in nothing} == {(None, None)}
     assert [(t.logprob, None) for t in both] == [(t.logprob, t.drawn_logprob) for t in own]
     assert [(None, t.drawn_logprob) for t in both] == [(t.logprob, t.drawn_logprob) for t in drawn]
@@ -93,9 +107,15 @@ def test_greedy_tokens_are_those_of_transformers(tmp_path):
         prompts = texts(4)
         for prompt, tokens in zip(prompts, run(Engine(model, 4), prompts), strict=True):
             ids = torch.tensor([prompt])
-            options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "do_sample": False}
+            options = {
+                "attention_mask": torch.ones_like(ids),
+                "pad_token_id": 0,
+                "do_sample": False,
+            }
             with torch.inference_mode():
-                same = theirs.generate(ids, max_new_tokens=20, min_new_tokens=20, **options)[0, len(prompt) :]
+                same = theirs.generate(ids, max_new_tokens=20, min_new_tokens=20, **options)[
+                    0, len(prompt) :
+                ]
             assert [t.id for t in tokens] == same.tolist()
 
 
@@ -112,10 +132,13 @@ def test_together_is_alone_to_the_last_bit(dtype, options):
 
 
 def test_prompts_side_by_side_are_read_in_one_pass(monkeypatch):
-    """Also when one of them ends with its first token, so that another takes its slot in the middle of it."""
+    """Also when one of them ends with its first token, so that another takes its slot in the middle
+    of it."""
     model, prompts = random_gpt(CONFIGS["modern"]), [[i + 1] * (2 * CHUNK) for i in range(4)]
     shapes, real = [], model.hidden_step
-    monkeypatch.setattr(model, "hidden_step", lambda t, s: shapes.append(tuple(t.shape)) or real(t, s))
+    monkeypatch.setattr(
+        model, "hidden_step", lambda t, s: shapes.append(tuple(t.shape)) or real(t, s)
+    )
     engine, told = Engine(model, n_slot=4, budget=4 * CHUNK), [[] for _ in prompts]
     for i, (prompt, events) in enumerate(zip(prompts, told, strict=True)):
         engine.submit(asked(prompt, events, max_tokens=1 if i == 1 else 9))
@@ -136,7 +159,10 @@ from seq2chat.serving.served import quantize
 
 def make(seed, dtype, quantized=False):
     torch.manual_seed(seed)
-    model = GPT(GPTConfig("modern", vocab_size=101, context=160, n_layer=1, n_head=4, n_kv_head=2, d_model=64))
+    shape = GPTConfig(
+        "modern", vocab_size=101, context=160, n_layer=1, n_head=4, n_kv_head=2, d_model=64
+    )
+    model = GPT(shape)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model.eval().to(dtype)
@@ -179,7 +205,9 @@ for model, engine in zip(models, engines):
 
 def test_compiled_together_is_alone_to_the_last_bit():
     """In a process without the type checks, which torch.compile cannot read."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -255,7 +283,14 @@ def test_options_of_one_request_do_not_touch_another():
     engine, told = Engine(model, 8), []
     likeliest = run(engine, [prompt])[0][0].id
     banned = {"temperature": 0.0, "logit_bias": ((likeliest, -100.0),)}
-    several = [GREEDY, banned, DRAWN, {"top_k": 1}, {"min_p": 1.0}, {"presence_penalty": 2.0, "seed": 1}]
+    several = [
+        GREEDY,
+        banned,
+        DRAWN,
+        {"top_k": 1},
+        {"min_p": 1.0},
+        {"presence_penalty": 2.0, "seed": 1},
+    ]
     rows = [[] for _ in several]
     for options, told in zip(several, rows, strict=True):
         engine.submit(asked(prompt, told, options=options))
@@ -348,7 +383,9 @@ def test_many_come_and_go_and_each_gets_its_own():
     engine, runs = Engine(model, n_slot=5), []
     start = texts(1, 120)[0]
     for _ in range(60):
-        prompt = start[: chance.randint(1, len(start))] + [chance.randrange(101) for _ in range(chance.randint(0, 30))]
+        prompt = start[: chance.randint(1, len(start))] + [
+            chance.randrange(101) for _ in range(chance.randint(0, 30))
+        ]
         options = {"temperature": chance.choice([0.0, 1.0]), "seed": chance.randrange(9)}
         told = []
         request = asked(prompt, told, chance.randint(1, 25), options, n=chance.choice([1, 1, 3]))
@@ -372,7 +409,8 @@ def test_many_come_and_go_and_each_gets_its_own():
 
 
 class Leaving:
-    """A client that aborts its request from inside a callback, in the middle of a step, as another thread may."""
+    """A client that aborts its request from inside a callback, in the middle of a step, as another
+    thread may."""
 
     def __init__(self, prompt, moment, n):
         self.moment, self.n_read = moment, 0
@@ -397,7 +435,9 @@ def test_a_client_may_leave_at_any_moment_of_any_prompt(moment):
     engine = Engine(model, n_slot=4)
     for n_prompt in range(1, model.context):
         events = []
-        leaving = Leaving([(5 * i + n_prompt) % 101 for i in range(n_prompt)], moment, n=n_prompt % 3 + 1)
+        leaving = Leaving(
+            [(5 * i + n_prompt) % 101 for i in range(n_prompt)], moment, n=n_prompt % 3 + 1
+        )
         engine.submit(leaving.request)
         engine.submit(asked(prompt, events, max_tokens=4))
         engine.run()
@@ -544,8 +584,15 @@ def test_a_constraint_or_stop_hook_that_fails_ends_its_request_and_no_other(wher
     engine.submit(asked(prompt, told, n=2, stop=stop, constraints=[broken, whole]))
     engine.submit(asked(prompt, others[1]))
     engine.run()
-    assert str(told[-1]) == f"broken {where}" and sum(isinstance(event, Exception) for event in told) == 1
-    assert sum(isinstance(event, Token) for event in told) == 4 and whole.said == 2 and engine.n_running == 0
+    assert (
+        str(told[-1]) == f"broken {where}"
+        and sum(isinstance(event, Exception) for event in told) == 1
+    )
+    assert (
+        sum(isinstance(event, Token) for event in told) == 4
+        and whole.said == 2
+        and engine.n_running == 0
+    )
     [alone] = run(Engine(model, n_slot=1), [prompt])
     assert [events[1:] for events in others] == [alone, alone]
     assert run(engine, [prompt]) == [alone]  # and the engine goes on

@@ -27,20 +27,24 @@ def kept(logits):
     return logits.isfinite().nonzero()[:, 1].tolist()
 
 
-@pytest.mark.parametrize(("k", "tokens"), [(1, [1]), (3, [1, 3, 4]), (5, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("k", "tokens"), [(1, [1]), (3, [1, 3, 4]), (5, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4])]
+)
 def test_top_k_keeps_the_k_likeliest(k, tokens):
     assert kept(keep_top_k(LOGITS, k)) == tokens
 
 
 @pytest.mark.parametrize(
-    ("p", "tokens"), [(0.01, [1]), (0.41, [1, 3]), (0.64, [1, 3]), (0.66, [1, 3, 4]), (0.99, [0, 1, 2, 3, 4])]
+    ("p", "tokens"),
+    [(0.01, [1]), (0.41, [1, 3]), (0.64, [1, 3]), (0.66, [1, 3, 4]), (0.99, [0, 1, 2, 3, 4])],
 )
 def test_top_p_keeps_the_smallest_nucleus(p, tokens):
     assert kept(keep_top_p(LOGITS, p)) == tokens
 
 
 @pytest.mark.parametrize(
-    ("p", "tokens"), [(1.0, [1]), (0.6, [1, 3]), (0.49, [1, 3, 4]), (0.2, [0, 1, 3, 4]), (0.1, [0, 1, 2, 3, 4])]
+    ("p", "tokens"),
+    [(1.0, [1]), (0.6, [1, 3]), (0.49, [1, 3, 4]), (0.2, [0, 1, 3, 4]), (0.1, [0, 1, 2, 3, 4])],
 )
 def test_min_p_keeps_a_share_of_the_likeliest(p, tokens):
     assert kept(keep_min_p(LOGITS, p)) == tokens
@@ -71,14 +75,16 @@ def test_the_options_combine_in_the_documented_order():
     expected = penalise_repetition(LOGITS, seen, 1.2) / 0.5
     expected = keep_min_p(keep_top_p(keep_top_k(expected, 4), 0.9), 0.3)
     before = [
-        Penalties(row_seen.nonzero()[:, 0].tolist(), 5, LOGITS.device) for row_seen in seen.expand(len(LOGITS), -1)
+        Penalties(row_seen.nonzero()[:, 0].tolist(), 5, LOGITS.device)
+        for row_seen in seen.expand(len(LOGITS), -1)
     ]
     assert torch.equal(next_token_logits(LOGITS, config, before), expected)
     assert torch.equal(next_token_logits(LOGITS, SamplingConfig()), LOGITS)
 
 
 @pytest.mark.parametrize(
-    "config", [SamplingConfig(), SamplingConfig(temperature=0.7), SamplingConfig(temperature=2.0, top_k=3)]
+    "config",
+    [SamplingConfig(), SamplingConfig(temperature=0.7), SamplingConfig(temperature=2.0, top_k=3)],
 )
 def test_draws_follow_the_closed_form_distribution(config):
     n = 20_000
@@ -88,7 +94,9 @@ def test_draws_follow_the_closed_form_distribution(config):
         powers[[0, 2]] = 0
     expected = powers / powers.sum()
     observed = torch.bincount(draws, minlength=5) / n
-    deviation = (observed - expected).abs() / (expected * (1 - expected) / n).sqrt().clamp(min=1e-12)
+    deviation = (observed - expected).abs() / (expected * (1 - expected) / n).sqrt().clamp(
+        min=1e-12
+    )
     assert (deviation < 4).all()
 
 
@@ -112,14 +120,19 @@ def test_temperature_zero_is_the_limit_of_small_ones():
     logits = torch.randn(50, 20)
     greedy = sample(logits, SamplingConfig(temperature=0.0), row_generators(0, 50))
     assert torch.equal(greedy, logits.argmax(-1))
-    assert torch.equal(greedy, sample(logits, SamplingConfig(temperature=1e-6), row_generators(0, 50)))
+    assert torch.equal(
+        greedy, sample(logits, SamplingConfig(temperature=1e-6), row_generators(0, 50))
+    )
 
 
 def test_a_rows_draws_do_not_depend_on_its_neighbours():
     torch.manual_seed(0)
     logits = torch.randn(6, 20)
     together = sample(logits, SamplingConfig(), row_generators(7, 6))
-    apart = [sample(logits[i : i + 1], SamplingConfig(), [row_generators(7, 6)[i]]).item() for i in range(6)]
+    apart = [
+        sample(logits[i : i + 1], SamplingConfig(), [row_generators(7, 6)[i]]).item()
+        for i in range(6)
+    ]
     assert together.tolist() == apart
     assert torch.equal(sample(logits[:3], SamplingConfig(), row_generators(7, 3)), together[:3])
 
@@ -148,7 +161,9 @@ def test_impossible_options_are_named(option, value):
         SamplingConfig(**{option: value})
 
 
-@pytest.mark.parametrize("options", [{"temperature": 1e-300}, {"temperature": 1e-9}, {"repetition_penalty": 1e30}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1e-300}, {"temperature": 1e-9}, {"repetition_penalty": 1e30}]
+)
 def test_extreme_options_still_draw_a_token(options):
     logits = torch.tensor([[3.0, 80.0, -2.0, 79.0]])
     config = SamplingConfig(**options)
@@ -158,10 +173,15 @@ def test_extreme_options_still_draw_a_token(options):
 
 
 def test_penalties_follow_their_formulas():
-    logits, before = torch.tensor([[2.0, -2.0, 1.0, 0.0]]), Penalties([0, 1], 4, torch.device("cpu"))
+    logits, before = (
+        torch.tensor([[2.0, -2.0, 1.0, 0.0]]),
+        Penalties([0, 1], 4, torch.device("cpu")),
+    )
     before.add(2)
     before.add(2)
     config = SamplingConfig(
         repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((3, 7.0),)
     )
-    assert next_token_logits(logits, config, [before]).tolist() == [[1.0, -4.0, 0.5 - 0.5 - 0.5, 7.0]]
+    assert next_token_logits(logits, config, [before]).tolist() == [
+        [1.0, -4.0, 0.5 - 0.5 - 0.5, 7.0]
+    ]

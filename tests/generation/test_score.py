@@ -77,7 +77,9 @@ def test_dropout_is_off_and_training_mode_comes_back():
     model, sources = make("additive")
     assert model.training
     assert model.config.dropout > 0
-    assert score(model, PROMPTS[1:2], TARGETS[:1], sources[:1]) == score(model, PROMPTS[1:2], TARGETS[:1], sources[:1])
+    assert score(model, PROMPTS[1:2], TARGETS[:1], sources[:1]) == score(
+        model, PROMPTS[1:2], TARGETS[:1], sources[:1]
+    )
     assert model.training
 
 

@@ -22,7 +22,12 @@ from seq2chat.models.folder import make_model
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 
-LINES = ["the cat sees the red house", "a dog hears the red bird", "der Hund hört die Straße", "das Haus ist rot"] * 20
+LINES = [
+    "the cat sees the red house",
+    "a dog hears the red bird",
+    "der Hund hört die Straße",
+    "das Haus ist rot",
+] * 20
 SHAPE = {"context": 40, "n_layer": 3, "n_head": 2, "d_model": 8}
 
 
@@ -73,7 +78,9 @@ def test_maps_of_one_row_are_the_tape_of_one_forward_pass(name, models):
 
 
 def test_a_fixed_context_attends_to_nothing(models):
-    with pytest.raises(UserError, match=r'attends to nothing; train one with model.attention = "additive"'):
+    with pytest.raises(
+        UserError, match=r'attends to nothing; train one with model.attention = "additive"'
+    ):
         attention_maps(models["fixed"], [3, 4], [5])
 
 
@@ -100,7 +107,9 @@ def test_a_model_that_learned_to_reverse_aligns_backwards():
     end = torch.ones(32, 1, dtype=torch.int64)
     for _ in range(n_step):
         text = torch.randint(2, 12, (32, n_word))
-        source, read, written = (torch.cat(p, 1) for p in ((text, end), (end, text.flip(1)), (text.flip(1), end)))
+        source, read, written = (
+            torch.cat(p, 1) for p in ((text, end), (end, text.flip(1)), (text.flip(1), end))
+        )
         loss = F.cross_entropy(model(source, read).flatten(0, 1), written.flatten())
         loss.backward()
         optimizer.step()
@@ -109,7 +118,11 @@ def test_a_model_that_learned_to_reverse_aligns_backwards():
     model.eval()
     numbers = [*range(n_word), None]
     found = [
-        hard_alignment(alignment(attention_maps(model, source[row].tolist(), read[row].tolist())), numbers, numbers)
+        hard_alignment(
+            alignment(attention_maps(model, source[row].tolist(), read[row].tolist())),
+            numbers,
+            numbers,
+        )
         for row in range(32)
     ]
     backwards = [(i, n_word - 1 - i) for i in range(n_word)]
@@ -119,9 +132,16 @@ def test_a_model_that_learned_to_reverse_aligns_backwards():
 
 def test_hard_alignment_of_words_and_of_tokens():
     weights = torch.tensor(
-        [[0.1, 0.7, 0.1, 0.1], [0.0, 0.2, 0.8, 0.0], [0.6, 0.2, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4], [0.0, 0.9, 0.1, 0.0]]
+        [
+            [0.1, 0.7, 0.1, 0.1],
+            [0.0, 0.2, 0.8, 0.0],
+            [0.6, 0.2, 0.1, 0.1],
+            [0.1, 0.2, 0.3, 0.4],
+            [0.0, 0.9, 0.1, 0.0],
+        ]
     )
-    # Four source tokens: two words, the first of two tokens, and the end; five target tokens, the last one the end.
+    # Four source tokens: two words, the first of two tokens, and the end; five target tokens, the
+    # last one the end.
     assert hard_alignment(weights, [0, 0, 1, None], [0, 1, 2, 2, None]) == [(0, 0), (0, 2), (1, 1)]
     assert hard_alignment(weights, range(4), range(5)) == [(0, 2), (1, 0), (1, 4), (2, 1), (3, 3)]
     assert hard_alignment(weights[:2], [0, 0, 1, None], [0, 0]) == [(0, 0), (1, 0)]
@@ -149,7 +169,10 @@ def test_labels_can_be_read_alone(bpe, wordpiece):
     id_of = {bpe.token_bytes(i): i for i in range(bpe.vocab_size)}
     ids = [bpe.eos_id, *bpe.encode(" the"), *(id_of[bytes([byte])] for byte in "é\n$".encode())]
     assert labels(bpe, ids) == ["<|endoftext|>", "␣the", r"\xc3", r"\xa9", r"\n", "$"]
-    assert labels(wordpiece, [wordpiece.cls_id, *wordpiece.encode("the houses")])[:2] == ["[CLS]", "the"]
+    assert labels(wordpiece, [wordpiece.cls_id, *wordpiece.encode("the houses")])[:2] == [
+        "[CLS]",
+        "the",
+    ]
     assert labels(wordpiece, wordpiece.encode("houses"))[-1].startswith("##")
 
 
@@ -164,7 +187,11 @@ def test_a_forced_translation_is_labelled_by_what_is_written(models, bpe):
             assert torch.equal(m.weights, expected.weights[0])
             assert m.weights.shape == (len(m.heads), len(m.queries), len(m.keys))
             if m.kind == "self":
-                assert m.queries == m.keys == ([*written, end] if "encoder" in m.path else [end, *read])
+                assert (
+                    m.queries
+                    == m.keys
+                    == ([*written, end] if "encoder" in m.path else [end, *read])
+                )
             else:
                 assert (m.queries, m.keys) == ([*read, end], [*written, end])
 
@@ -181,7 +208,11 @@ def test_without_a_target_the_model_translates_first(name, models, bpe):
     expected = alignment(attention_maps(model, source, [end, *text]))
     torch.testing.assert_close(choose(seen.maps)[0].weights[0], expected)
     pairs = hard_alignment(expected, words(bpe, source), words(bpe, [*text, end]))
-    assert word_alignment(model, bpe, source, tokens) == word_alignment(model, bpe, source, text) == pairs
+    assert (
+        word_alignment(model, bpe, source, tokens)
+        == word_alignment(model, bpe, source, text)
+        == pairs
+    )
 
 
 def test_texts_are_read_as_in_training(models, bpe, wordpiece):
@@ -212,7 +243,9 @@ def test_what_cannot_be_looked_at(models, bpe, wordpiece):
     with pytest.raises(UserError, match=r"tokens do not fit the model's context of 40"):
         look(models["bert"], wordpiece, "the red house " * 40)
     for target in ("die Katze", None):
-        with pytest.raises(UserError, match=r"source has \d+ tokens, and the model's context is 40"):
+        with pytest.raises(
+            UserError, match=r"source has \d+ tokens, and the model's context is 40"
+        ):
             look(models["transformer"], bpe, "the red house " * 40, target)
 
 
@@ -221,7 +254,9 @@ def test_choosing_kind_layer_and_head(models, bpe):
     (one,) = choose(maps)
     assert (one.path, one.heads) == ("decoder.1.cross_attn.heads", ["mean of 2 heads"])
     assert torch.equal(one.weights[0], maps[6].weights.mean(0))
-    assert [m.path for m in choose(maps, kind="cross")] == [f"decoder.{i}.cross_attn.heads" for i in range(3)]
+    assert [m.path for m in choose(maps, kind="cross")] == [
+        f"decoder.{i}.cross_attn.heads" for i in range(3)
+    ]
     assert [m.path for m in choose(maps, kind="self", layer=2)] == [
         "encoder.2.self_attn.heads",
         "decoder.2.self_attn.heads",

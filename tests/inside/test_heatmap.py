@@ -16,7 +16,9 @@ from seq2chat.inside.heatmap import draw, save
 def random_map(n_head=1, n_query=3, n_key=4, path="decoder.1.cross_attn.heads", names=("q", "k")):
     torch.manual_seed(n_head)
     weights = torch.rand(n_head, n_query, n_key, dtype=torch.float64).softmax(-1)
-    queries, keys = ([f"{name}{i}" for i in range(n)] for name, n in zip(names, (n_query, n_key), strict=True))
+    queries, keys = (
+        [f"{name}{i}" for i in range(n)] for name, n in zip(names, (n_query, n_key), strict=True)
+    )
     return LabelledMap(path, "cross", [f"head {i}" for i in range(n_head)], queries, keys, weights)
 
 
@@ -50,7 +52,11 @@ def test_a_wall_is_layers_by_heads_on_one_scale():
         assert axes.get_title() == f"{m.path} · head {h}"
         assert axes.images[0].get_clim() == (0, max(m.weights.max() for m in maps))
     assert [texts(a.yaxis) for a in drawn[:2]] == [list(maps[0].queries), []]
-    assert [texts(a.xaxis) for a in (drawn[0], drawn[8], drawn[9])] == [[], list(maps[2].keys), list(maps[2].keys)]
+    assert [texts(a.xaxis) for a in (drawn[0], drawn[8], drawn[9])] == [
+        [],
+        list(maps[2].keys),
+        list(maps[2].keys),
+    ]
     places = {(a.get_subplotspec().rowspan.start, a.get_subplotspec().colspan.start) for a in drawn}
     assert places == {(i, j) for i in range(3) for j in range(4)}
 
@@ -63,7 +69,8 @@ def test_long_inputs_stay_within_a_page_and_can_be_read():
     for axis, names in ((axes.xaxis, "k"), (axes.yaxis, "q")):
         ticks = axis.get_ticklocs()
         assert 20 < len(ticks) < 300
-        assert texts(axis) == [f"{names}{tick}" for tick in ticks]  # those shown are at their own places
+        # Those shown are at their own places.
+        assert texts(axis) == [f"{names}{tick}" for tick in ticks]
         assert min(label.get_fontsize() for label in axis.get_ticklabels()) >= 4
     wall = draw([random_map(2, 300, 300), random_map(2, 300, 300)])
     assert max(wall.get_size_inches()) < 20
@@ -74,7 +81,12 @@ def test_long_inputs_stay_within_a_page_and_can_be_read():
 def test_pictures_are_written_whatever_the_tokens(ending, tmp_path):
     m = random_map(1, 3, 6)
     m = LabelledMap(
-        m.path, m.kind, m.heads, ["$a$", r"\xc3", "_^{"], ["␣", "你", "😀", "\u0301", "<&>", "x" * 80], m.weights
+        m.path,
+        m.kind,
+        m.heads,
+        ["$a$", r"\xc3", "_^{"],
+        ["␣", "你", "😀", "\u0301", "<&>", "x" * 80],
+        m.weights,
     )
     file = tmp_path / "new" / f"map.{ending}"
     with warnings.catch_warnings():
@@ -95,7 +107,9 @@ def test_the_pixels_of_a_picture_are_the_weights(tmp_path):
     """One cell is dark, the others are white."""
     weights = torch.zeros(1, 5, 5)
     weights[0, 3, 1] = 1.0
-    m = LabelledMap("layers.0.self_attn.heads", "self", ["head 0"], list("abcde"), list("abcde"), weights)
+    m = LabelledMap(
+        "layers.0.self_attn.heads", "self", ["head 0"], list("abcde"), list("abcde"), weights
+    )
     (axes,) = panels(figure := draw([m]))
     figure.set_dpi(150)
     figure.canvas.draw()
@@ -114,7 +128,13 @@ def test_numbers_are_written_unrounded(tmp_path):
     read = json.loads((tmp_path / "maps.json").read_text())["maps"]
     for m, found in zip(maps, read, strict=True):
         assert torch.equal(torch.tensor(found.pop("weights"), dtype=torch.float64), m.weights)
-        assert found == {"path": m.path, "kind": m.kind, "heads": m.heads, "queries": m.queries, "keys": m.keys}
+        assert found == {
+            "path": m.path,
+            "kind": m.kind,
+            "heads": m.heads,
+            "queries": m.queries,
+            "keys": m.keys,
+        }
 
 
 def test_an_unknown_ending_is_refused(tmp_path):
@@ -125,7 +145,10 @@ def test_an_unknown_ending_is_refused(tmp_path):
 
 def test_keys_are_named_below_each_kind_of_row():
     """In one wall encoder and decoder read different tokens."""
-    maps = [random_map(2, path=f"{side}.0", names=(side, side)) for side in ("encoder", "encoder", "decoder")]
+    maps = [
+        random_map(2, path=f"{side}.0", names=(side, side))
+        for side in ("encoder", "encoder", "decoder")
+    ]
     below = [texts(axes.xaxis) for axes in panels(draw(maps))]
     assert below == [[], [], *[list(maps[1].keys)] * 2, *[list(maps[2].keys)] * 2]
 

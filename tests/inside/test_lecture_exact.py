@@ -8,8 +8,26 @@ import numpy as np
 import pytest
 import torch
 
-from seq2chat.config import GPT3, BERTConfig, GPTConfig, RewardConfig, Seq2SeqConfig, TransformerConfig, UserError
-from seq2chat.inside.lecture import attention, decoding, embedding, gpt3, lesson, lsi, masks, multihead, positions
+from seq2chat.config import (
+    GPT3,
+    BERTConfig,
+    GPTConfig,
+    RewardConfig,
+    Seq2SeqConfig,
+    TransformerConfig,
+    UserError,
+)
+from seq2chat.inside.lecture import (
+    attention,
+    decoding,
+    embedding,
+    gpt3,
+    lesson,
+    lsi,
+    masks,
+    multihead,
+    positions,
+)
 from seq2chat.inside.reading import ids_read
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
@@ -28,7 +46,9 @@ def table(shown: lesson.Lesson, title: str) -> list[list]:
 
 
 def numbers(shown: lesson.Lesson, title: str) -> np.ndarray:
-    return np.array([[cell for cell in row if not isinstance(cell, str)] for row in table(shown, title)], float)
+    return np.array(
+        [[cell for cell in row if not isinstance(cell, str)] for row in table(shown, title)], float
+    )
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -58,9 +78,13 @@ class TestAttention:
     def test_errata_are_the_two_numbers_that_the_lecture_misprints(self):
         """The lecture's Z differs from ours, rounded as it is, exactly where the errata say."""
         printed = np.array(
-            [[8.265, 6.398, 8.370, 6.967], [8.088, 6.097, 8.817, 7.000], [8.265, 6.398, 8.370, 6.967],
-             [9.250, 7.250, 7.750, 6.750]]
-        )  # fmt: skip
+            [
+                [8.265, 6.398, 8.370, 6.967],
+                [8.088, 6.097, 8.817, 7.000],
+                [8.265, 6.398, 8.370, 6.967],
+                [9.250, 7.250, 7.750, 6.750],
+            ]
+        )
         ours = LECTURE.attend()[0].numpy().round(3)
         wrong = {(int(i), int(j)): printed[i, j] for i, j in np.argwhere(printed != ours)}
         assert wrong == attention.ERRATA
@@ -85,8 +109,13 @@ class TestAttention:
             "w_v = [[1, 2, 3], [4, 5, 6]]"
         )
         shown = attention.lesson(attention.read_example(file))
-        x, w_q, w_k, w_v = (np.array(m) for m in ([[1, 0], [0, 1.5]], [[1], [2]], [[3], [-1]], [[1, 2, 3], [4, 5, 6]]))
-        np.testing.assert_allclose(numbers(shown, "Z"), softmax((x @ w_q) @ (x @ w_k).T) @ (x @ w_v), rtol=1e-12)
+        x, w_q, w_k, w_v = (
+            np.array(m)
+            for m in ([[1, 0], [0, 1.5]], [[1], [2]], [[3], [-1]], [[1, 2, 3], [4, 5, 6]])
+        )
+        np.testing.assert_allclose(
+            numbers(shown, "Z"), softmax((x @ w_q) @ (x @ w_k).T) @ (x @ w_v), rtol=1e-12
+        )
         assert [row[0] for row in table(shown, "Z")] == ["u", "w"]
         assert "Erratum" not in str(shown.notes)
 
@@ -104,7 +133,12 @@ class TestAttention:
         ],
     )
     def test_a_mistake_in_the_file_is_named(self, tmp_path, change, message):
-        good = {"x": "[[1, 0], [0, 1]]", "w_q": "[[1], [2]]", "w_k": "[[3], [1]]", "w_v": "[[1], [4]]"}
+        good = {
+            "x": "[[1, 0], [0, 1]]",
+            "w_q": "[[1], [2]]",
+            "w_k": "[[3], [1]]",
+            "w_v": "[[1], [4]]",
+        }
         file = tmp_path / "own.toml"
         file.write_text("\n".join(f"{key} = {value}" for key, value in (good | change).items()))
         with pytest.raises(UserError) as error:
@@ -122,12 +156,23 @@ class TestAttention:
 
 class TestMultihead:
     def test_is_torch_multi_head_attention(self):
-        """With W^O the identity, torch's own multi-head attention concatenates the same contexts."""
+        """With W^O the identity, torch's own multi-head attention concatenates the same
+        contexts."""
         eye = torch.eye(4, dtype=torch.float64)
         out, weights = torch.nn.functional.multi_head_attention_forward(
-            *(LECTURE.x[:, None],) * 3, 4, 2, torch.cat([LECTURE.w_q.T, LECTURE.w_k.T, LECTURE.w_v.T]), None, None,
-            None, False, 0.0, eye, None, average_attn_weights=False,
-        )  # fmt: skip
+            *(LECTURE.x[:, None],) * 3,
+            4,
+            2,
+            torch.cat([LECTURE.w_q.T, LECTURE.w_k.T, LECTURE.w_v.T]),
+            None,
+            None,
+            None,
+            False,
+            0.0,
+            eye,
+            None,
+            average_attn_weights=False,
+        )
         shown = multihead.lesson()
         np.testing.assert_allclose(numbers(shown, "concat"), out[:, 0].numpy(), rtol=1e-12)
         for head in range(2):
@@ -172,27 +217,37 @@ class TestLsi:
         v = np.array([[0.56, 0.12], [0.59, -0.02], [0.56, 0.12], [0.09, -0.69], [0.09, -0.69]])
         p8, p9 = np.array([5, 0, 0, 0, 0]) @ v, np.array([0, 4, 5, 0, 0]) @ v
         assert after[0] == pytest.approx(p8 @ p9, rel=0.02)
-        assert after[1] == pytest.approx(p8 @ p9 / np.linalg.norm(p8) / np.linalg.norm(p9), abs=0.005)
+        assert after[1] == pytest.approx(
+            p8 @ p9 / np.linalg.norm(p8) / np.linalg.norm(p9), abs=0.005
+        )
 
     def test_learned_queries_and_keys_find_the_topics(self):
         _, _, v = lsi.topics(lsi.RATINGS, 2)
         for seed in range(3):
             w_q, w_k = lsi.learn_query_key(lsi.RATINGS, 2, seed)
             torch.testing.assert_close(w_q @ w_k.T, v @ v.T, atol=1e-3, rtol=0)
-            assert not torch.allclose(w_q, v, atol=0.1), "they need not be V itself: only their product is determined"
+            assert not torch.allclose(w_q, v, atol=0.1), (
+                "they need not be V itself: only their product is determined"
+            )
 
 
 class TestPositions:
     def test_the_lectures_case(self):
         shown = positions.lesson()
         assert numbers(shown, "the lecture's case").round(2).tolist() == [
-            [0, 1, 0, 1], [0.84, 0.54, 0.10, 1.0], [0.91, -0.42, 0.20, 0.98], [0.14, -0.99, 0.30, 0.96],
-        ]  # fmt: skip
+            [0, 1, 0, 1],
+            [0.84, 0.54, 0.10, 1.0],
+            [0.91, -0.42, 0.20, 0.98],
+            [0.14, -0.99, 0.30, 0.96],
+        ]
 
     @pytest.mark.parametrize(("d_model", "n"), [(4, 100.0), (6, 10_000.0), (128, 50.0)])
     def test_is_the_papers_formula(self, d_model, n):
         expected = [
-            [(math.cos if i % 2 else math.sin)(pos / n ** (2 * (i // 2) / d_model)) for i in range(d_model)]
+            [
+                (math.cos if i % 2 else math.sin)(pos / n ** (2 * (i // 2) / d_model))
+                for i in range(d_model)
+            ]
             for pos in range(9)
         ]
         np.testing.assert_allclose(positions.encoding(9, d_model, n).numpy(), expected, atol=1e-14)
@@ -214,15 +269,25 @@ class TestPositions:
         model = GPT(GPTConfig("gpt2", vocab_size=7, context=5, n_layer=1, n_head=1, d_model=4))
         rows = positions.own_magnitudes(model)
         assert [row[0] for row in rows] == ["embed_tokens", "embed_positions"]
-        assert rows[1][1] == pytest.approx(model.embed_positions.weight.double().norm(dim=1).mean().item())
+        assert rows[1][1] == pytest.approx(
+            model.embed_positions.weight.double().norm(dim=1).mean().item()
+        )
 
     def test_with_a_model_the_tokens_it_reads_are_placed(self):
         model, tokenizer = embedding.untrained()
         shown = positions.lesson("am I", run=(model, tokenizer))
-        assert [row[0] for row in table(shown, "PE")] == ["0 <|endoftext|>", "1 a", "2 m", "3 ␣", "4 I"]
+        assert [row[0] for row in table(shown, "PE")] == [
+            "0 <|endoftext|>",
+            "1 a",
+            "2 m",
+            "3 ␣",
+            "4 I",
+        ]
         assert table(shown, "lengths in your model") == positions.own_magnitudes(model)
         assert table(shown, "lengths in a model of width 512") == positions.magnitudes(512)
-        assert [t.title for t in shown.tables[:-1]] == [t.title for t in positions.lesson("am I").tables]
+        assert [t.title for t in shown.tables[:-1]] == [
+            t.title for t in positions.lesson("am I").tables
+        ]
 
     @pytest.mark.parametrize("bad", [{"d_model": 3}, {"d_model": 0}, {"n": 1.0}, {"text": "  "}])
     def test_bad_arguments(self, bad):
@@ -231,11 +296,17 @@ class TestPositions:
 
 
 FAMILIES = {
-    "gpt2": lambda: GPT(GPTConfig("gpt2", vocab_size=30, context=16, n_layer=1, n_head=2, d_model=8)),
-    "modern": lambda: GPT(GPTConfig("modern", vocab_size=30, context=16, n_layer=1, n_head=2, d_model=8)),
+    "gpt2": lambda: GPT(
+        GPTConfig("gpt2", vocab_size=30, context=16, n_layer=1, n_head=2, d_model=8)
+    ),
+    "modern": lambda: GPT(
+        GPTConfig("modern", vocab_size=30, context=16, n_layer=1, n_head=2, d_model=8)
+    ),
     "bert": lambda: BERT(BERTConfig(vocab_size=30, context=16, n_layer=1, n_head=2, d_model=8)),
     "transformer": lambda: Transformer(TransformerConfig(30, 16, n_layer=1, n_head=2, d_model=8)),
-    "learned": lambda: Transformer(TransformerConfig(30, 16, 1, 2, 8, positions="learned", tie_embeddings=False)),
+    "learned": lambda: Transformer(
+        TransformerConfig(30, 16, 1, 2, 8, positions="learned", tie_embeddings=False)
+    ),
     "seq2seq": lambda: Seq2Seq(Seq2SeqConfig(30, d_embed=8, d_model=8)),
 }
 FIRST = {
@@ -256,10 +327,14 @@ class TestEmbedding:
         module.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
         tokens = torch.tensor([[3, 14, 3, 29]])
         _ = model(tokens, tokens) if isinstance(model, Transformer) else model(tokens)
-        torch.testing.assert_close(embedding.read_input(model, [3, 14, 3, 29]).total, given[0][0].detach())
+        torch.testing.assert_close(
+            embedding.read_input(model, [3, 14, 3, 29]).total, given[0][0].detach()
+        )
 
     def test_a_reward_model_reads_as_the_gpt_that_it_is(self):
-        judge = RewardModel(RewardConfig("gpt2", vocab_size=260, context=8, n_layer=1, n_head=1, d_model=8))
+        judge = RewardModel(
+            RewardConfig("gpt2", vocab_size=260, context=8, n_layer=1, n_head=1, d_model=8)
+        )
         found = embedding.read_input(judge, [3, 14])
         torch.testing.assert_close(found.total, embedding.read_input(judge.gpt, [3, 14]).total)
         assert found.how == "learned positions are added"
@@ -301,8 +376,14 @@ class TestEmbedding:
         bert = FAMILIES["bert"]()
         around = [wordpiece.cls_id, *wordpiece.encode("am"), wordpiece.sep_id]
         assert ids_read(bert, wordpiece, "am") == around
-        assert ids_read(bert, wordpiece, "am [MASK]") == [*around[:-1], wordpiece.mask_id, wordpiece.sep_id]
-        names = [row[0] for row in table(embedding.lesson("am", bert, wordpiece), "the prompt") if row[0]]
+        assert ids_read(bert, wordpiece, "am [MASK]") == [
+            *around[:-1],
+            wordpiece.mask_id,
+            wordpiece.sep_id,
+        ]
+        names = [
+            row[0] for row in table(embedding.lesson("am", bert, wordpiece), "the prompt") if row[0]
+        ]
         assert (names[0], names[-1]) == ("0 [CLS]", f"{len(around) - 1} [SEP]")
 
     def test_bad_prompts(self):
@@ -346,7 +427,9 @@ class TestDecoding:
         e = [math.exp(x / 0.7) for x in decoding.LOGITS.tolist()]
         assert steps.stages[0].tolist() == pytest.approx(softmax(decoding.LOGITS.numpy()).tolist())
         assert steps.stages[1].tolist() == pytest.approx([x / sum(e) for x in e])
-        assert steps.stages[2].tolist() == pytest.approx([x / sum(e[:4]) for x in e[:4]] + [0.0] * 4)
+        assert steps.stages[2].tolist() == pytest.approx(
+            [x / sum(e[:4]) for x in e[:4]] + [0.0] * 4
+        )
 
     def test_frequencies_follow_the_probabilities(self):
         steps = decoding.decode(decoding.LOGITS, 1.5, 0, 3)
@@ -398,13 +481,20 @@ class TestGpt3:
         flops = gpt3.training_flops(config, gpt3.TRAINED_TOKENS)
         assert flops["attention, scores and contexts"] == 12.0 * 96 * 12288 * 2048 * 3e11
         rows = {row[0]: row[1] for row in table(gpt3.lesson(), "floating point")}
-        assert f"{rows['6 × parameters × tokens, as in the paper']:.2e}" == "3.14e+23"  # Brown et al., table D.1
+        # Brown et al., table D.1.
+        assert f"{rows['6 × parameters × tokens, as in the paper']:.2e}" == "3.14e+23"
         assert rows["all"] == pytest.approx(sum(flops.values()))
 
     def test_shape_and_data(self):
         shown = gpt3.lesson()
         shape = {row[0]: row[1] for row in table(shown, "the shape")}
-        assert [shape[k] for k in ("layers", "d_model", "d_ff", "context", "heads")] == [96, 12288, 49152, 2048, 96]
+        assert [shape[k] for k in ("layers", "d_model", "d_ff", "context", "heads")] == [
+            96,
+            12288,
+            49152,
+            2048,
+            96,
+        ]
         assert table(shown, "what it was")[-1][1] == 499_000_000_000
         notes = " ".join(shown.notes)
         assert "3,638 days" in notes  # the paper's 3,640 petaflop/s-days
@@ -413,9 +503,18 @@ class TestGpt3:
 
 def test_numbers_are_printed_plainly():
     shown = lesson.Table(
-        "", ["", "x"], [["a", 1234567], ["b", 0.00012], ["c", -0.0], ["d", 1234.5], ["e", 3.2e11], ["f", -0.0004]]
+        "",
+        ["", "x"],
+        [["a", 1234567], ["b", 0.00012], ["c", -0.0], ["d", 1234.5], ["e", 3.2e11], ["f", -0.0004]],
     )
-    assert [row[1] for row in shown.text()] == ["1,234,567", "1.20e-04", "0.000", "1,234.500", "3.20e+11", "-4.00e-04"]
+    assert [row[1] for row in shown.text()] == [
+        "1,234,567",
+        "1.20e-04",
+        "0.000",
+        "1,234.500",
+        "3.20e+11",
+        "-4.00e-04",
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
@@ -429,7 +528,8 @@ def test_the_same_numbers_make_the_same_picture(tmp_path, suffix):
 
 
 def test_pictures_show_the_numbers_of_the_tables():
-    """Each image of each figure is one of the lesson's matrices, or of what is said in its title."""
+    """Each image of each figure is one of the lesson's matrices, or of what is said in its
+    title."""
     images = [image.get_array() for axes in attention.lesson().figure.axes for image in axes.images]
     tables = [numbers(attention.lesson(), title) for title in ("scores q", "weights", "v =", "Z")]
     for image, expected in itertools.zip_longest(images, tables):

@@ -53,7 +53,8 @@ def test_a_changed_number_is_noticed():
 def test_code_on_looking_inside_runs_as_written(tmp_path, monkeypatch):
     """In a folder with `runs/mine`, which in the README's example is a GPT of two layers."""
     save_model(
-        make_model(GPTConfig(vocab_size=260, context=32, n_layer=2, n_head=2, d_model=8)), tmp_path / "runs/mine"
+        make_model(GPTConfig(vocab_size=260, context=32, n_layer=2, n_head=2, d_model=8)),
+        tmp_path / "runs/mine",
     )
     Tokenizer.train(["The function"], 260).save(tmp_path / "runs/mine")
     monkeypatch.chdir(tmp_path)

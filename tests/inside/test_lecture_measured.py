@@ -1,4 +1,5 @@
-"""The topics that train: their tasks, their measures and their tables. The trainings here take a second."""
+"""The topics that train: their tasks, their measures and their tables. The trainings here take a
+second."""
 
 import json
 import math
@@ -10,7 +11,14 @@ import pytest
 import torch
 
 from seq2chat.config import BERTConfig, UserError
-from seq2chat.inside.lecture import bidirectional, captions, fixed_vector, residual, rnn_vs_transformer, tasks
+from seq2chat.inside.lecture import (
+    bidirectional,
+    captions,
+    fixed_vector,
+    residual,
+    rnn_vs_transformer,
+    tasks,
+)
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import n_parameters
 from seq2chat.models.gpt import GPT
@@ -25,31 +33,51 @@ def chance(seed: int = 0) -> torch.Generator:
 
 def test_committed_results_are_of_the_models_that_the_code_trains_now():
     """What the guide shows can be measured again by whoever reads it."""
-    lines = (Path(__file__).parents[2] / "benchmarks/results/lecture.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (Path(__file__).parents[2] / "benchmarks/results/lecture.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     records = [json.loads(line) for line in lines]
     for record in records:
         if record.get("kind") == "recall":
             r = rnn_vs_transformer
-            shape = fixed_vector.equal_shape(record["model"], r.RECALL_WIDTH, r.VOCABULARY, r.LONGEST)
-            assert (record["parameters"], tuple(record["distances"])) == (n_parameters(shape), r.DISTANCES)
+            shape = fixed_vector.equal_shape(
+                record["model"], r.RECALL_WIDTH, r.VOCABULARY, r.LONGEST
+            )
+            assert (record["parameters"], tuple(record["distances"])) == (
+                n_parameters(shape),
+                r.DISTANCES,
+            )
         if record["topic"] == "bidirectional":
-            assert (record["text"], record["context"]) == (bidirectional.TEXT, bidirectional.CONTEXT)
+            assert (record["text"], record["context"]) == (
+                bidirectional.TEXT,
+                bidirectional.CONTEXT,
+            )
         if record["topic"] == "fixed-vector":
             v = fixed_vector
-            shape = v.equal_shape(record["model"], record["d_model"], v.FIRST + v.SYMBOLS, v.LONGEST)
-            assert (record["parameters"], tuple(record["lengths"])) == (n_parameters(shape), v.LENGTHS)
+            shape = v.equal_shape(
+                record["model"], record["d_model"], v.FIRST + v.SYMBOLS, v.LONGEST
+            )
+            assert (record["parameters"], tuple(record["lengths"])) == (
+                n_parameters(shape),
+                v.LENGTHS,
+            )
 
 
 def test_results_of_two_kinds_are_not_averaged():
     same = {"text": "world:3MB", "context": 16}
-    records = [same | {"model": m, "steps": s} for m, s in zip(bidirectional.MODELS, (1, 2), strict=True)]
+    records = [
+        same | {"model": m, "steps": s} for m, s in zip(bidirectional.MODELS, (1, 2), strict=True)
+    ]
     with pytest.raises(UserError, match="differ in steps \\(1 and 2\\); keep those of one"):
         bidirectional.lesson(records)
 
 
 class TestResidual:
     def test_gradients_with_skips_are_those_of_the_models_own_forward(self):
-        """The stream that is measured is GPT's: its first gradient is that of what the blocks are given."""
+        """The stream that is measured is GPT's: its first gradient is that of what the blocks are
+        given."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             norms = residual.gradients(3, "with skips", 0)
@@ -62,7 +90,9 @@ class TestResidual:
         torch.manual_seed(0)
         model = GPT(residual.GPTConfig("gpt2", n_layer=3, **residual.SHAPE)).double()
         residual.init_weights(model)
-        tokens, labels = torch.randint(residual.SHAPE["vocab_size"], (2, 8, residual.SHAPE["context"])).unbind(0)
+        tokens, labels = torch.randint(
+            residual.SHAPE["vocab_size"], (2, 8, residual.SHAPE["context"])
+        ).unbind(0)
         for block in model.layers:
             block.register_forward_pre_hook(keep)
         torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), labels.flatten()).backward()
@@ -84,14 +114,17 @@ class TestResidual:
     def test_skips_keep_the_gradient_and_depth_without_them_loses_it(self):
         ratio = {
             (depth, kind): (lambda norms: norms[0] / norms[-1])(residual.gradients(depth, kind, 0))
-            for depth in (4, 48) for kind in residual.KINDS
-        }  # fmt: skip
+            for depth in (4, 48)
+            for kind in residual.KINDS
+        }
         assert ratio[48, "with skips"] == pytest.approx(ratio[4, "with skips"], rel=0.1)
         assert ratio[48, "without skips"] > 0.1 * ratio[4, "without skips"]
         assert ratio[48, "without skips and norms"] < 1e-20 * ratio[4, "without skips and norms"]
 
     @pytest.mark.parametrize("kind", ["with skips", "without skips"])
-    def test_it_is_the_layers_that_are_measured_not_the_epsilon_of_their_norms(self, kind, monkeypatch):
+    def test_it_is_the_layers_that_are_measured_not_the_epsilon_of_their_norms(
+        self, kind, monkeypatch
+    ):
         expected = residual.gradients(24, kind, 0)
         monkeypatch.setitem(residual.SHAPE, "norm_eps", 1e3 * residual.EPSILON)
         assert residual.gradients(24, kind, 0) == pytest.approx(expected, rel=1e-6)
@@ -115,7 +148,8 @@ class TestTasks:
 
     @pytest.mark.parametrize("name", fixed_vector.MODELS)
     def test_exact_match_is_that_of_greedy_decoding(self, name):
-        """Half trained, so that some rows are right: each is right just when greedy decoding writes its target."""
+        """Half trained, so that some rows are right: each is right just when greedy decoding writes
+        its target."""
         config = fixed_vector.shape(name, 16, 8, 8)
         model = tasks.make(config, 0)
         draw = chance()
@@ -141,19 +175,29 @@ class TestTasks:
         assert 0 < sum(right) < 40
 
     def test_fit_follows_its_schedule_and_repeats(self):
-        """Two fits from one seed give the same weights; progress is told of each step; the last rate is near zero."""
+        """Two fits from one seed give the same weights; progress is told of each step; the last
+        rate is near zero."""
         config = fixed_vector.shape("fixed", 16, 8, 8)
         draws = [tasks.repetition("copy", torch.full((8,), 3), 6, chance(i)) for i in range(10)]
         told: list[tuple[int, int]] = []
         models = []
         for _ in range(2):
             models.append(tasks.make(config, 7))
-            tasks.fit(models[-1], translation, iter(draws), 10, 1e-2, lambda step, n: told.append((step, n)))
+            tasks.fit(
+                models[-1],
+                translation,
+                iter(draws),
+                10,
+                1e-2,
+                lambda step, n: told.append((step, n)),
+            )
         assert told == [(i, 10) for i in range(1, 11)] * 2
         for a, b in zip(*(model.parameters() for model in models), strict=True):
             assert torch.equal(a, b)
         assert not models[0].training
-        assert not torch.equal(models[0].embed_tokens.weight, tasks.make(config, 7).embed_tokens.weight)
+        assert not torch.equal(
+            models[0].embed_tokens.weight, tasks.make(config, 7).embed_tokens.weight
+        )
 
 
 class TestFixedVector:
@@ -165,8 +209,11 @@ class TestFixedVector:
         assert max(counts) < 1.06 * min(counts)
 
     def test_copying_a_reversed_source_is_reversing(self):
-        """A network that reads its source last first and copies is one that reverses: the same logits, to the bit."""
-        plain, reversed_ = (tasks.make(fixed_vector.shape(name, 16, 8, 8), 0) for name in fixed_vector.MODELS[:2])
+        """A network that reads its source last first and copies is one that reverses: the same
+        logits, to the bit."""
+        plain, reversed_ = (
+            tasks.make(fixed_vector.shape(name, 16, 8, 8), 0) for name in fixed_vector.MODELS[:2]
+        )
         lengths = torch.tensor([5, 5])
         copy = tasks.repetition("copy", lengths, 6, chance())
         # The end token leads what is read last first.
@@ -176,7 +223,11 @@ class TestFixedVector:
     def test_a_case_is_measured_and_shown(self, monkeypatch):
         for name, small in {"LENGTHS": (1, 4, 8), "BATCH": 4, "UNSEEN": 5, "LONGEST": 8}.items():
             monkeypatch.setattr(fixed_vector, name, small)
-        cases = [fixed_vector.Case("copy", name, 16, seed) for name in fixed_vector.MODELS for seed in range(2)]
+        cases = [
+            fixed_vector.Case("copy", name, 16, seed)
+            for name in fixed_vector.MODELS
+            for seed in range(2)
+        ]
         records = [fixed_vector.measure(case, 3) for case in cases]
         again = fixed_vector.measure(cases[0], 3)
         assert again == records[0]
@@ -187,7 +238,14 @@ class TestFixedVector:
         assert list(table.columns)[2:] == ["4", "8"]
 
     def test_the_table_tells_mean_and_range_of_the_seeds(self):
-        record = {"task": "copy", "model": "fixed", "d_model": 8, "seed": 0, "parameters": 9, "steps": 1}
+        record = {
+            "task": "copy",
+            "model": "fixed",
+            "d_model": 8,
+            "seed": 0,
+            "parameters": 9,
+            "steps": 1,
+        }
         record |= {"lengths": [4, 8], "exact": [0.5, 0.25]}
         other = record | {"seed": 1, "exact": [1.0, 0.25]}
         [table] = fixed_vector.lesson([record, other]).tables
@@ -204,7 +262,11 @@ class TestFixedVector:
 
     @pytest.mark.parametrize(
         ("change", "message"),
-        [({"task": "cpy"}, "write one of copy, reverse"), ({"model": "gpt"}, "'gpt'"), ({"d_model": 4}, "at least 8")],
+        [
+            ({"task": "cpy"}, "write one of copy, reverse"),
+            ({"model": "gpt"}, "'gpt'"),
+            ({"d_model": 4}, "at least 8"),
+        ],
     )
     def test_bad_cases(self, change, message):
         with pytest.raises(UserError, match=message):
@@ -218,37 +280,60 @@ class TestFixedVector:
 
 class TestRnnVsTransformer:
     def test_the_pair_asked_for_stands_at_its_distance(self):
-        """Every key stands once, in one symbol with its value; the end names one of them, the label is its value."""
+        """Every key stands once, in one symbol with its value; the end names one of them, the label
+        is its value."""
         r = rnn_vs_transformer
         distances = torch.tensor([0, 10, r.LONGEST - 2] * 100)
         batch = r.recall(distances, chance())
         asked_keys = set()
-        for row, distance, label in zip(batch.source.tolist(), distances.tolist(), batch.labels.tolist(), strict=True):
+        for row, distance, label in zip(
+            batch.source.tolist(), distances.tolist(), batch.labels.tolist(), strict=True
+        ):
             *row, question, end = row
             assert (end, label[1]) == (tasks.EOS, tasks.EOS)
             assert 0 <= question - r.FIRST_KEY < r.KEYS
-            found = {i: divmod(t - r.FIRST_PAIR, r.VALUES) for i, t in enumerate(row) if t < r.FIRST_NOISE}
+            found = {
+                i: divmod(t - r.FIRST_PAIR, r.VALUES)
+                for i, t in enumerate(row)
+                if t < r.FIRST_NOISE
+            }
             assert sorted(key for key, _ in found.values()) == list(range(r.KEYS))
-            assert all(r.FIRST_NOISE <= t < r.VOCABULARY for i, t in enumerate(row) if i not in found)
+            assert all(
+                r.FIRST_NOISE <= t < r.VOCABULARY for i, t in enumerate(row) if i not in found
+            )
             key, value = found[len(row) - 1 - distance]
             assert (r.FIRST_KEY + key, r.FIRST_VALUE + value) == (question, label[0])
             asked_keys.add(key)
         assert len(asked_keys) > 1
 
     def test_records_and_lesson(self, monkeypatch):
-        for name, small in {"TOKENS": 64, "LONGEST": 12, "BATCH": 4, "UNSEEN": 5, "DISTANCES": (0, 9)}.items():
+        for name, small in {
+            "TOKENS": 64,
+            "LONGEST": 12,
+            "BATCH": 4,
+            "UNSEEN": 5,
+            "DISTANCES": (0, 9),
+        }.items():
             monkeypatch.setattr(rnn_vs_transformer, name, small)
         monkeypatch.setattr(rnn_vs_transformer, "RECALL_WIDTH", 16)
         speed = [
             rnn_vs_transformer.measure_speed(model, length, 1, 16)
-            for model in rnn_vs_transformer.MODELS for length in (16, 32)
-        ]  # fmt: skip
+            for model in rnn_vs_transformer.MODELS
+            for length in (16, 32)
+        ]
         assert all(record["microseconds"] > 0 for record in speed)
-        runs = [rnn_vs_transformer.measure_recall(tasks.Case(model, 0), 2) for model in rnn_vs_transformer.MODELS]
+        runs = [
+            rnn_vs_transformer.measure_recall(tasks.Case(model, 0), 2)
+            for model in rnn_vs_transformer.MODELS
+        ]
         shown = rnn_vs_transformer.lesson(json.loads(json.dumps(speed + runs)))
         ratio = shown.tables[0].rows[-1][2:]
-        assert ratio == pytest.approx([speed[i]["microseconds"] / speed[i + 2]["microseconds"] for i in range(2)])
-        assert [len(row) for row in shown.tables[1].rows] == [2 + len(rnn_vs_transformer.DISTANCES)] * 2
+        assert ratio == pytest.approx(
+            [speed[i]["microseconds"] / speed[i + 2]["microseconds"] for i in range(2)]
+        )
+        assert [len(row) for row in shown.tables[1].rows] == [
+            2 + len(rnn_vs_transformer.DISTANCES)
+        ] * 2
         for part in (speed, runs, speed[:2] + runs, speed + runs[:1]):
             with pytest.raises(UserError, match="nothing to show"):
                 rnn_vs_transformer.lesson(part)
@@ -256,7 +341,11 @@ class TestRnnVsTransformer:
 
 class TestBidirectional:
     def test_hidden_future_moves_no_earlier_logit(self):
-        model = BERT(BERTConfig(20, context=8, n_layer=2, n_head=2, d_model=8, dropout=0.0)).double().eval()
+        model = (
+            BERT(BERTConfig(20, context=8, n_layer=2, n_head=2, d_model=8, dropout=0.0))
+            .double()
+            .eval()
+        )
         tokens = torch.randint(20, (1, 6), generator=chance())
         other = tokens.clone()
         other[0, -1] = (other[0, -1] + 1) % 20
@@ -265,14 +354,19 @@ class TestBidirectional:
         assert torch.equal(model(tokens)[:, :-1], model(other)[:, :-1])
 
     def test_both_models_begin_and_are_asked_alike(self, monkeypatch):
-        """The parameters are equal in number and the unseen labels the same; only what is seen differs."""
+        """The parameters are equal in number and the unseen labels the same; only what is seen
+        differs."""
         monkeypatch.setitem(bidirectional.SHAPE, "d_model", 16)
         records = [bidirectional.measure(tasks.Case(model, 0), 2) for model in bidirectional.MODELS]
         assert records[0]["parameters"] == records[1]["parameters"]
         assert records[0]["unigram"] == records[1]["unigram"]
         assert records[0]["loss"] != records[1]["loss"]
         shown = bidirectional.lesson(json.loads(json.dumps(records)))
-        assert [row[0] for row in shown.tables[0].rows] == ["both sides", "left only", "the commonest token"]
+        assert [row[0] for row in shown.tables[0].rows] == [
+            "both sides",
+            "left only",
+            "the commonest token",
+        ]
 
     @pytest.mark.parametrize(
         ("accuracies", "told"),
@@ -284,7 +378,14 @@ class TestBidirectional:
         ],
     )
     def test_a_difference_is_told_only_where_it_is_shown(self, accuracies, told):
-        same = {"text": "t", "context": 16, "steps": 1, "parameters": 1, "unigram": 0.1, "loss": 1.0}
+        same = {
+            "text": "t",
+            "context": 16,
+            "steps": 1,
+            "parameters": 1,
+            "unigram": 0.1,
+            "loss": 1.0,
+        }
         records = [
             same | {"model": model, "seed": seed, "accuracy": accuracy}
             for model, values in zip(bidirectional.MODELS, accuracies, strict=True)
@@ -295,18 +396,24 @@ class TestBidirectional:
     def test_accuracy_and_unigram_by_hand(self):
         tokenizer, train, val = bidirectional.text()
         batches = list(bidirectional.masked_evaluation_batches(val, 16, 4, tokenizer))[:2]
-        model = BERT(BERTConfig(tokenizer.vocab_size, context=16, n_layer=1, n_head=1, d_model=8)).eval()
+        model = BERT(
+            BERTConfig(tokenizer.vocab_size, context=16, n_layer=1, n_head=1, d_model=8)
+        ).eval()
         right, total, labels = 0, 0, []
         for batch in batches:
             guesses = model(batch.target).argmax(-1)
-            for guess, label in zip(guesses.flatten().tolist(), batch.labels.flatten().tolist(), strict=True):
+            for guess, label in zip(
+                guesses.flatten().tolist(), batch.labels.flatten().tolist(), strict=True
+            ):
                 if label != IGNORED:
                     right, total = right + (guess == label), total + 1
                     labels.append(label)
         assert bidirectional.accuracy(model, batches)[0] == pytest.approx(right / total)
         stream = train.read(0, train.n_tokens)
         values, counts = np.unique(stream, return_counts=True)
-        assert bidirectional.unigram(batches, train) == labels.count(values[counts.argmax()]) / len(labels)
+        assert bidirectional.unigram(batches, train) == labels.count(values[counts.argmax()]) / len(
+            labels
+        )
 
 
 class TestCaptions:
@@ -344,7 +451,9 @@ class TestCaptions:
             return [[type("Completion", (), {"tokens": row})] for row in rows]
 
         monkeypatch.setattr(captions, "generate", right)
-        model = tasks.make(fixed_vector.equal_shape("attention", 32, tokenizer.vocab_size, captions.LONGEST), 0)
+        model = tasks.make(
+            fixed_vector.equal_shape("attention", 32, tokenizer.vocab_size, captions.LONGEST), 0
+        )
         assert captions.score(model, batch, tokenizer)[1] == pytest.approx(100)
         shown = captions.lesson(json.loads(json.dumps([record])))
         assert [row[0] for row in shown.tables[0].rows] == ["attention"]

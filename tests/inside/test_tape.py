@@ -26,7 +26,11 @@ CONFIGS = {
 }
 each = pytest.mark.parametrize("name", CONFIGS)
 each_decoder = pytest.mark.parametrize("name", [name for name in CONFIGS if name != "bert"])
-INNER = {"gpt": ["layers.*"], "transformer": ["decoder.*_attn", "decoder.*.mlp"], "seq2seq": ["decoder"]}
+INNER = {
+    "gpt": ["layers.*"],
+    "transformer": ["decoder.*_attn", "decoder.*.mlp"],
+    "seq2seq": ["decoder"],
+}
 SOURCE = torch.tensor([[3, 9, 4, 17, 8, 1, 2], [5, 22, 2, 0, 0, 0, 0], [6, 6, 30, 7, 2, 0, 0]])
 SOURCE_MASK = SOURCE != 0
 TARGET = torch.tensor([[2, 11, 5, 8, 19, 4], [2, 4, 4, 29, 3, 3], [2, 27, 1, 1, 14, 9]])
@@ -133,7 +137,9 @@ def test_the_streams_of_a_transformer_and_a_bert_end_in_what_is_read():
         hidden = model.hidden(SOURCE, TARGET, SOURCE_MASK)
     seen = tape.tensors
     branches = ("self_attn", "cross_attn", "mlp")
-    stream = seen["decoder.input"] + sum(seen[f"decoder.{i}.{b}"] for i in range(3) for b in branches)
+    stream = seen["decoder.input"] + sum(
+        seen[f"decoder.{i}.{b}"] for i in range(3) for b in branches
+    )
     torch.testing.assert_close(seen["decoder.2"], stream)
     assert torch.equal(model.encoder_norm(seen["encoder.2"]), seen["encoder_norm"])
     assert torch.equal(seen["decoder_norm"], hidden)
@@ -179,7 +185,9 @@ def test_additive_attention_as_the_paper_writes_it(name):
 def test_maps_are_those_of_transformers(name, tmp_path):
     model = random_model(name)
     save_model(model, tmp_path)
-    theirs = AutoModel.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager").eval()
+    theirs = AutoModel.from_pretrained(
+        tmp_path, dtype=torch.float64, attn_implementation="eager"
+    ).eval()
     with torch.no_grad(), record(model) as tape:
         forward(model)
         expected = theirs(TARGET, output_attentions=True).attentions
@@ -195,7 +203,9 @@ def test_maps_are_those_of_transformers(name, tmp_path):
 def test_maps_of_a_transformer_are_those_of_torch(name):
     """Each layer's inputs are put into torch's own multi-head attention with the same weights."""
     model, inputs = random_model(name), {}
-    layers = {path: m for path, m in model.named_modules() if path.endswith(("self_attn", "cross_attn"))}
+    layers = {
+        path: m for path, m in model.named_modules() if path.endswith(("self_attn", "cross_attn"))
+    }
     for path, layer in layers.items():
         for side in ("q_proj", "k_proj"):
             layer.get_submodule(side).register_forward_hook(
@@ -207,18 +217,23 @@ def test_maps_of_a_transformer_are_those_of_torch(name):
     assert [m.kind for m in tape.attention] == ["self"] * 3 + ["self", "cross"] * 3
     for m in tape.attention:
         path = m.path.removesuffix(".heads")
-        layer, peer = layers[path], nn.MultiheadAttention(16, 4, batch_first=True, dtype=torch.float64)
+        layer, peer = (
+            layers[path],
+            nn.MultiheadAttention(16, 4, batch_first=True, dtype=torch.float64),
+        )
         projections = layer.q_proj, layer.k_proj, layer.v_proj
         peer.in_proj_weight.data = torch.cat([p.weight for p in projections])
         peer.in_proj_bias.data = torch.cat([p.bias for p in projections])
         query, memory = inputs[path, "q_proj"], inputs[path, "k_proj"]
         on_source = memory.shape[1] == SOURCE.shape[1]
         expected = peer(
-            query, memory, memory,
+            query,
+            memory,
+            memory,
             key_padding_mask=~SOURCE_MASK if on_source else None,
             attn_mask=None if on_source else torch.ones(6, 6, dtype=torch.bool).triu(1),
             average_attn_weights=False,
-        )[1]  # fmt: skip
+        )[1]
         torch.testing.assert_close(m.weights, expected, rtol=0, atol=1e-12)
 
 
@@ -232,7 +247,11 @@ def test_a_window_is_in_the_map():
     assert torch.equal(local[0, 0] > 0, (j <= i) & (i - j < 4))
     # The weights are those with which the values were mixed: without 1/√d_head, as in GPT-Neo.
     block = model.layers[1]
-    v = block.self_attn.v_proj(block.input_layernorm(tape.tensors["layers.0"])).unflatten(-1, (4, 4)).transpose(1, 2)
+    v = (
+        block.self_attn.v_proj(block.input_layernorm(tape.tensors["layers.0"]))
+        .unflatten(-1, (4, 4))
+        .transpose(1, 2)
+    )
     mixed = block.self_attn.o_proj((local @ v).transpose(1, 2).flatten(2))
     torch.testing.assert_close(mixed, tape.tensors["layers.1.self_attn"])
 
@@ -247,7 +266,9 @@ def test_a_row_without_a_source_attends_to_nothing(name):
         assert m.weights.isfinite().all()
         over_source = m.kind != "self" or m.path.startswith("encoder")
         sums = m.weights.sum(-1)
-        torch.testing.assert_close(sums, torch.ones_like(sums) * (mask.any(1) | (not over_source))[:, None, None])
+        torch.testing.assert_close(
+            sums, torch.ones_like(sums) * (mask.any(1) | (not over_source))[:, None, None]
+        )
 
 
 @each_decoder
@@ -265,8 +286,8 @@ def test_steps_join_to_the_forward_pass(name):
 @each_decoder
 @pytest.mark.parametrize("seed", range(3))
 def test_the_tape_follows_every_reordering(name, seed):
-    """As a beam search does it: rows change places, are repeated and dropped between steps. Each row of the tape is
-    then what forcing that row's tokens, after its own source, gives."""
+    """As a beam search does it: rows change places, are repeated and dropped between steps. Each
+    row of the tape is then what forcing that row's tokens, after its own source, gives."""
     model, chance = random_model(name), random.Random(seed)
     tokens, origin = TARGET[:, :1], torch.arange(3)
     with record(model) as tape:
@@ -285,16 +306,21 @@ def test_the_tape_follows_every_reordering(name, seed):
 
 @pytest.mark.parametrize("name", ["grouped", "pre", "additive"])
 def test_beam_search_records_what_forcing_its_hypothesis_gives(name):
-    """No token of the vocabulary ends a hypothesis, so that the winner is a row of the state when the search ends."""
+    """No token of the vocabulary ends a hypothesis, so that the winner is a row of the state when
+    the search ends."""
     model = random_model(name)
     sources = [[3, 9, 4, 17, 8]] if reads_source(model) else None
     with record(model) as tape:
-        best = beam_search(model, [[2]], 31, sources=sources, beam=4, max_length=6, length_penalty="none")[0][0]
+        best = beam_search(
+            model, [[2]], 31, sources=sources, beam=4, max_length=6, length_penalty="none"
+        )[0][0]
     read = torch.tensor([[2, *best.tokens[:-1]]])
     with record(model) as forced:
         forward(model, read, torch.tensor([[3, 9, 4, 17, 8]]), None)
     recorded, expected = contents(tape), contents(forced)
-    by_site = torch.stack([(recorded[site] - expected[site]).abs().flatten(1).amax(1) for site in expected])
+    by_site = torch.stack(
+        [(recorded[site] - expected[site]).abs().flatten(1).amax(1) for site in expected]
+    )
     nearest, second = by_site.amax(0).sort().values[:2]
     assert nearest < 1e-10 < second
 

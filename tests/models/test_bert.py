@@ -17,13 +17,22 @@ from seq2chat.nn.attention import scaled_dot_product_plain
 from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.training.objective import masked_lm
 
-SHAPE = {"vocab_size": 37, "context": 24, "n_layer": 3, "n_head": 4, "d_model": 16, "d_ff": 40, "dropout": 0.0}
+SHAPE = {
+    "vocab_size": 37,
+    "context": 24,
+    "n_layer": 3,
+    "n_head": 4,
+    "d_model": 16,
+    "d_ff": 40,
+    "dropout": 0.0,
+}
 CONFIG = BERTConfig(**SHAPE)
 BOTH = BERTConfig(next_sentence=True, **SHAPE)
 
 
 def random_bert(config=CONFIG):
-    """A float64 BERT whose every weight matters: fresh ones have biases of zero and norms of one."""
+    """A float64 BERT whose every weight matters: fresh ones have biases of zero and norms of
+    one."""
     torch.manual_seed(0)
     model = BERT(config).double().eval()
     for name, parameter in model.named_parameters():
@@ -32,9 +41,11 @@ def random_bert(config=CONFIG):
 
 
 def random_batch(rows=3, seq=20, is_next=None):
-    """Rows of 20, 13 and 1 real tokens, in two sentences, with about a third of the tokens asked for.
+    """Rows of 20, 13 and 1 real tokens, in two sentences, with about a third of the tokens asked
+    for.
 
-    Token 0 is not among them: it is [PAD], whose embedding gets no gradient from the input in transformers.
+    Token 0 is not among them: it is [PAD], whose embedding gets no gradient from the input in
+    transformers.
     """
     chance = torch.Generator().manual_seed(1)
     target = torch.randint(1, 37, (rows, seq), generator=chance)
@@ -61,7 +72,11 @@ def pair(request, tmp_path):
 
 def their_loss(theirs, batch):
     """Their mean losses, which their BertForPreTraining adds up."""
-    inputs = {"input_ids": batch.target, "attention_mask": batch.target_mask, "token_type_ids": batch.segments}
+    inputs = {
+        "input_ids": batch.target,
+        "attention_mask": batch.target_mask,
+        "token_type_ids": batch.segments,
+    }
     if batch.is_next is None:
         return theirs(**inputs, labels=batch.labels)
     return theirs(**inputs, labels=batch.labels, next_sentence_label=(~batch.is_next).long())
@@ -71,7 +86,9 @@ def test_logits_are_those_of_transformers(pair):
     ours, theirs = pair
     batch = random_batch()
     hidden = ours.hidden(batch.target, batch.target_mask, batch.segments)
-    expected = their_loss(theirs, Batch(batch.target, batch.labels, None, None, batch.target_mask, batch.segments))
+    expected = their_loss(
+        theirs, Batch(batch.target, batch.labels, None, None, batch.target_mask, batch.segments)
+    )
     real = batch.target_mask
     logits = expected.logits if ours.config == CONFIG else expected.prediction_logits
     assert logits.dtype == torch.float64
@@ -87,10 +104,15 @@ def test_logits_are_those_of_transformers(pair):
 
 def test_loss_gradients_and_three_steps_are_those_of_transformers(pair):
     ours, theirs = pair
-    # Equal numbers of labels in each row: then the pairs weigh the same, and our sum over labels is their sum of means.
-    batch = random_batch(is_next=torch.tensor([True, False, False]) if ours.config == BOTH else None)
+    # Equal numbers of labels in each row: then the pairs weigh the same, and our sum over labels is
+    # their sum of means.
+    batch = random_batch(
+        is_next=torch.tensor([True, False, False]) if ours.config == BOTH else None
+    )
     batch.labels[:, 1:] = IGNORED
-    optimizers = [torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9) for model in (ours, theirs)]
+    optimizers = [
+        torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9) for model in (ours, theirs)
+    ]
     for _ in range(3):
         loss, n = masked_lm(ours, batch)
         loss = loss / n
@@ -116,9 +138,14 @@ def test_a_batch_is_its_rows_alone_and_padding_is_irrelevant():
     model, batch = random_bert(), random_batch()
     together = model(batch.target, batch.target_mask, batch.segments)
     noise = torch.where(batch.target_mask, batch.target, (batch.target + 5) % 37)
-    assert_equal(model(noise, batch.target_mask, batch.segments)[batch.target_mask], together[batch.target_mask])
+    assert_equal(
+        model(noise, batch.target_mask, batch.segments)[batch.target_mask],
+        together[batch.target_mask],
+    )
     for row, length in enumerate([20, 13, 1]):
-        alone = model(batch.target[row : row + 1, :length], segments=batch.segments[row : row + 1, :length])
+        alone = model(
+            batch.target[row : row + 1, :length], segments=batch.segments[row : row + 1, :length]
+        )
         assert_equal(together[row, :length], alone[0])
     without = model(batch.target, segments=batch.segments)
     assert (together - without)[1, :13].abs().max() > 1e-3, "without a mask, padding is attended to"
@@ -167,7 +194,9 @@ def test_loss_is_a_sum_over_labels_however_the_batch_is_cut():
     asked = batch.labels != IGNORED
     tokens = -log_p[asked].gather(1, batch.labels[asked][:, None]).sum()
     hidden = model.hidden(batch.target, batch.target_mask, batch.segments)
-    pairs = F.cross_entropy(model.next_sentence_logits(hidden), torch.tensor([0, 1, 0]), reduction="none")
+    pairs = F.cross_entropy(
+        model.next_sentence_logits(hidden), torch.tensor([0, 1, 0]), reduction="none"
+    )
     assert_equal(whole, tokens + (pairs * asked.sum(1)).sum())
 
 
@@ -189,7 +218,9 @@ def test_heads_show_q_and_k_as_they_are_compared():
 @pytest.mark.parametrize("config", [CONFIG, BOTH], ids=["masked_lm", "pretraining"])
 def test_flops_are_those_a_counter_sees(config):
     model = BERT(config)
-    batch = random_batch(is_next=torch.tensor([True, False, True]) if config.next_sentence else None)
+    batch = random_batch(
+        is_next=torch.tensor([True, False, True]) if config.next_sentence else None
+    )
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         masked_lm(model, batch)[0].backward()
     assert counter.get_total_flops() == model.flops(batch)
@@ -205,7 +236,9 @@ def test_parameters_in_closed_form():
 
 
 def test_bert_base_has_its_110_million_parameters():
-    base = BERTConfig(vocab_size=30522, context=512, n_layer=12, n_head=12, d_model=768, next_sentence=True)
+    base = BERTConfig(
+        vocab_size=30522, context=512, n_layer=12, n_head=12, d_model=768, next_sentence=True
+    )
     assert n_parameters(base) == 110_106_428  # what BertForPreTraining of bert-base-uncased counts
 
 
@@ -217,7 +250,9 @@ def test_fresh_weights_start_near_ln_vocab():
     weights = BERT(BERTConfig(vocab_size=500, n_layer=1, d_model=256)).state_dict()
     assert weights["layers.0.self_attn.o_proj.weight"].std().item() == pytest.approx(0.02, rel=0.03)
     assert all((value == 0).all() for name, value in weights.items() if name.endswith("bias"))
-    assert all((value == 1).all() for name, value in weights.items() if name.endswith("norm.weight"))
+    assert all(
+        (value == 1).all() for name, value in weights.items() if name.endswith("norm.weight")
+    )
 
 
 def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient():
@@ -231,7 +266,9 @@ def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient():
     model.train()
     assert not torch.equal(model(batch.target), model(batch.target))
     masked_lm(model, batch)[0].backward()
-    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if "k_proj.bias" not in name)
+    assert all(
+        p.grad.abs().sum() > 0 for name, p in model.named_parameters() if "k_proj.bias" not in name
+    )
 
 
 def test_every_way_to_bfloat16_stays_near():

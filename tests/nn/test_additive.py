@@ -44,7 +44,9 @@ def test_what_is_masked_has_no_weight_and_does_not_matter(attention):
     annotations, mask, summary = source()
     changed = annotations.masked_fill(~mask[:, :, None], 9.0)
     before = attention(query(), attention.prepare(annotations, mask, summary))
-    torch.testing.assert_close(attention(query(), attention.prepare(changed, mask, summary)), before, rtol=0, atol=0)
+    torch.testing.assert_close(
+        attention(query(), attention.prepare(changed, mask, summary)), before, rtol=0, atol=0
+    )
     assert (before[1] == 0).equal(~mask)
 
 
@@ -90,4 +92,6 @@ def test_attention_that_may_see_one_word_only_is_the_fixed_context_of_that_word(
     one = torch.arange(7) == torch.tensor([[6], [3], [0]])
     context, _ = attention(query(), attention.prepare(annotations, one, annotations[one]))
     fixed = FixedContext()
-    torch.testing.assert_close(context, fixed(query(), fixed.prepare(annotations, one, annotations[one]))[0])
+    torch.testing.assert_close(
+        context, fixed(query(), fixed.prepare(annotations, one, annotations[one]))[0]
+    )

@@ -19,7 +19,11 @@ def qkv(n_query=7, n_key=7, n_head=4, n_kv_head=4, batch=2, d_head=8):
 @pytest.mark.parametrize("kind", ["full", "causal", "masked"])
 def test_fused_attention_equals_its_plain_twin(kind, scale, n_kv_head):
     q, k, v = qkv(n_kv_head=n_kv_head)
-    mask = (torch.rand(2, 1, 7, 7) < 0.5) | torch.eye(7, dtype=torch.bool) if kind == "masked" else None
+    mask = (
+        (torch.rand(2, 1, 7, 7) < 0.5) | torch.eye(7, dtype=torch.bool)
+        if kind == "masked"
+        else None
+    )
     options = {"mask": mask, "is_causal": kind == "causal", "scale": scale}
     context, _ = scaled_dot_product_plain(q, k, v, **options)
     torch.testing.assert_close(scaled_dot_product(q, k, v, **options), context, rtol=0, atol=1e-12)
@@ -52,7 +56,9 @@ def test_plain_attention_is_the_formula_of_the_paper_one_query_at_a_time():
         exponentials = [math.exp(q[b, h, i] @ k[b, h // 2, j] / math.sqrt(8)) for j in range(i + 1)]
         expected = [x / sum(exponentials) for x in exponentials] + [0.0] * (6 - i)
         assert weights[b, h, i].tolist() == pytest.approx(expected, abs=1e-12)
-        assert context[b, h, i].tolist() == pytest.approx((weights[b, h, i] @ v[b, h // 2]).tolist(), abs=1e-12)
+        assert context[b, h, i].tolist() == pytest.approx(
+            (weights[b, h, i] @ v[b, h // 2]).tolist(), abs=1e-12
+        )
 
 
 def test_equal_keys_give_the_mean_of_the_values():
@@ -64,6 +70,8 @@ def test_equal_keys_give_the_mean_of_the_values():
 def test_heads_are_causal_for_many_queries_and_see_every_key_for_one():
     q, k, v = qkv()
     heads = DotProductHeads(scale=0.5)
-    torch.testing.assert_close(heads(q, k, v), scaled_dot_product_plain(q, k, v, is_causal=True, scale=0.5)[0])
+    torch.testing.assert_close(
+        heads(q, k, v), scaled_dot_product_plain(q, k, v, is_causal=True, scale=0.5)[0]
+    )
     last = heads(q[:, :, -1:], k, v)
     torch.testing.assert_close(last, heads(q, k, v)[:, :, -1:])

@@ -17,7 +17,9 @@ def test_swiglu_is_shazeers_formula():
     torch.manual_seed(0)
     module, x = SwiGLU(3, 5).double(), torch.randn(2, 4, 3, dtype=torch.float64)
     gate, up = x @ module.gate_proj.weight.T, x @ module.up_proj.weight.T
-    torch.testing.assert_close(module(x), (gate / (1 + torch.exp(-gate)) * up) @ module.down_proj.weight.T)
+    torch.testing.assert_close(
+        module(x), (gate / (1 + torch.exp(-gate)) * up) @ module.down_proj.weight.T
+    )
 
 
 def test_rms_norm_divides_by_the_root_mean_square_and_keeps_the_inputs_precision():
@@ -33,7 +35,10 @@ def test_rms_norm_divides_by_the_root_mean_square_and_keeps_the_inputs_precision
 def test_linear_and_layer_norm_are_torchs_and_keep_the_inputs_precision():
     torch.manual_seed(0)
     x = torch.randn(2, 6)
-    for ours, theirs in [(Linear(6, 3), torch.nn.Linear(6, 3)), (LayerNorm(6), torch.nn.LayerNorm(6))]:
+    for ours, theirs in [
+        (Linear(6, 3), torch.nn.Linear(6, 3)),
+        (LayerNorm(6), torch.nn.LayerNorm(6)),
+    ]:
         for parameter in ours.parameters():
             torch.nn.init.normal_(parameter)
         theirs.load_state_dict(ours.state_dict())

@@ -12,16 +12,24 @@ def kernel():
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-@pytest.mark.parametrize(("d_in", "d_out"), [(1, 1), (7, 5), (32, 64), (33, 40), (100, 77), (384, 130)])
+@pytest.mark.parametrize(
+    ("d_in", "d_out"), [(1, 1), (7, 5), (32, 64), (33, 40), (100, 77), (384, 130)]
+)
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_it_is_the_product_and_a_row_has_the_same_bits_among_any_others(dtype, d_in, d_out, with_bias):
+def test_it_is_the_product_and_a_row_has_the_same_bits_among_any_others(
+    dtype, d_in, d_out, with_bias
+):
     torch.manual_seed(0)
-    x, weight, bias = (torch.randn(*shape).to(dtype) for shape in ((19, d_in), (d_out, d_in), (d_out,)))
+    x, weight, bias = (
+        torch.randn(*shape).to(dtype) for shape in ((19, d_in), (d_out, d_in), (d_out,))
+    )
     linear = FewRows(weight, bias if with_bias else None)
     y = linear(x)
     expected = x.double() @ weight.double().T + (bias.double() if with_bias else 0.0)
     # Each sum has d_in terms of size 1; a bfloat16 answer is rounded to 8 bits.
-    torch.testing.assert_close(y.double(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        y.double(), expected, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-4
+    )
     for n_row in range(1, 19):
         assert torch.equal(linear(x[:n_row]), y[:n_row])
         assert torch.equal(linear(x[-n_row:]), y[-n_row:])
@@ -52,7 +60,9 @@ def test_what_it_cannot_multiply_is_refused(x, weight, bias, said):
 
 
 def test_a_twin_computes_with_the_very_same_weights():
-    linears = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Sequential(torch.nn.Linear(16, 4)))
+    linears = torch.nn.Sequential(
+        torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Sequential(torch.nn.Linear(16, 4))
+    )
     x, weight = torch.randn(3, 8), linears[0].weight
     expected = linears(x)
     replace_linears(linears)

@@ -35,7 +35,9 @@ def test_scales_round_as_the_weights_do(dtype):
     weight = torch.randn(128, 64).to(dtype)
     linear = Int8Linear(weight)
     assert linear.scale.dtype == dtype
-    error = (linear.weight.float() * linear.scale.float()[:, None] - weight.float()).norm() / weight.float().norm()
+    error = (
+        linear.weight.float() * linear.scale.float()[:, None] - weight.float()
+    ).norm() / weight.float().norm()
     assert error < 0.01
 
 

@@ -28,15 +28,21 @@ def test_sinusoids_are_the_papers():
 
 @given(st.integers(0, 500), st.integers(-200, 200))
 def test_the_sinusoid_k_places_away_is_a_rotation_that_depends_on_k_alone(position, k):
-    here, there = (sinusoids(torch.tensor([p]), 8, torch.float64).view(4, 2) for p in (position, position + k))
+    here, there = (
+        sinusoids(torch.tensor([p]), 8, torch.float64).view(4, 2) for p in (position, position + k)
+    )
     angles = k / 10000 ** (torch.arange(0, 8, 2, dtype=torch.float64) / 8)
     cos, sin = angles.cos(), angles.sin()
-    turned = torch.stack([cos * here[:, 0] + sin * here[:, 1], cos * here[:, 1] - sin * here[:, 0]], dim=1)
+    turned = torch.stack(
+        [cos * here[:, 0] + sin * here[:, 1], cos * here[:, 1] - sin * here[:, 0]], dim=1
+    )
     torch.testing.assert_close(there, turned, rtol=0, atol=1e-11)
 
 
 def turned(x, position, theta=100.0):
-    return rotate(x.view(1, 1, 1, -1), *rotary(torch.tensor([[position]]), x.shape[-1], theta, x.dtype)).flatten()
+    return rotate(
+        x.view(1, 1, 1, -1), *rotary(torch.tensor([[position]]), x.shape[-1], theta, x.dtype)
+    ).flatten()
 
 
 def test_angles_are_the_papers_and_computed_in_float32():
@@ -47,7 +53,10 @@ def test_angles_are_the_papers_and_computed_in_float32():
     torch.testing.assert_close(cos[0, 0], expected.cos())
     torch.testing.assert_close(sin[0, 0], expected.sin())
     far = torch.tensor([[1001]])  # bfloat16 has no 1001
-    assert torch.equal(rotary(far, 8, 10000.0, torch.bfloat16)[0], rotary(far, 8, 10000.0, torch.float32)[0].bfloat16())
+    assert torch.equal(
+        rotary(far, 8, 10000.0, torch.bfloat16)[0],
+        rotary(far, 8, 10000.0, torch.float32)[0].bfloat16(),
+    )
 
 
 def test_rotation_is_complex_multiplication_of_the_two_halves():
@@ -72,6 +81,8 @@ def test_rotation_is_transformers_bit_for_bit():
     torch.manual_seed(2)
     q, k = torch.randn(2, 3, 4, 6, 8)
     cos, sin = rotary(torch.arange(6)[None], 8, 10000.0, torch.float32)
-    theirs = apply_rotary_pos_emb(q, k, *(torch.cat([half, half], dim=-1)[:, 0] for half in (cos, sin)))
+    theirs = apply_rotary_pos_emb(
+        q, k, *(torch.cat([half, half], dim=-1)[:, 0] for half in (cos, sin))
+    )
     assert torch.equal(rotate(q, cos, sin), theirs[0])
     assert torch.equal(rotate(k, cos, sin), theirs[1])

@@ -28,11 +28,15 @@ PLAIN = Tokenizer.train(TEXT, 300)
 def folders(tmp_path_factory):
     """A model of each kind: one that chats, one that does not, one that translates, and a BERT."""
     torch.manual_seed(0)
-    chats, words = PLAIN.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE), WordPiece.train(TEXT, 200)
+    chats, words = (
+        PLAIN.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE),
+        WordPiece.train(TEXT, 200),
+    )
     gpt = {"context": 96, "n_layer": 2, "n_head": 2, "d_model": 32}
     kinds = {
         "chats": (GPTConfig(vocab_size=chats.vocab_size, **gpt), chats),
-        "base": (GPTConfig(vocab_size=PLAIN.vocab_size + 20, **gpt), PLAIN),  # room for tokens that have no text
+        # Room for tokens that have no text.
+        "base": (GPTConfig(vocab_size=PLAIN.vocab_size + 20, **gpt), PLAIN),
         "translates": (TransformerConfig(PLAIN.vocab_size, 48, 1, 2, 32), PLAIN),
         "bert": (BERTConfig(words.vocab_size, context=48, n_layer=1, n_head=2, d_model=32), words),
     }
@@ -50,18 +54,24 @@ def folders(tmp_path_factory):
 class Running:
     """A server in a thread of this process; `engine(name)` and `worker` may be looked at."""
 
-    def __init__(self, folders, api_key="", names=("chats", "base", "translates", "bert"), n_slot=4):
+    def __init__(
+        self, folders, api_key="", names=("chats", "base", "translates", "bert"), n_slot=4
+    ):
         self.served = [open_served(folders[name], name, n_slot) for name in names]
         self.worker = Worker([one.engine for one in self.served if one.engine is not None])
         self.worker.start()
         opening = Opening()
         opening.app = create_app(self.served, self.worker, api_key)
         self.state = opening.app.state.serving
-        config = uvicorn.Config(opening, lifespan="off", log_level="error", access_log=False, http=TimedProtocol)
+        config = uvicorn.Config(
+            opening, lifespan="off", log_level="error", access_log=False, http=TimedProtocol
+        )
         self.server = Server(config, opening)
         listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(sockets=[listener])), daemon=True)
+        self.thread = threading.Thread(
+            target=lambda: asyncio.run(self.server.serve(sockets=[listener])), daemon=True
+        )
         self.thread.start()
         self.until(lambda: self.server.started)
 

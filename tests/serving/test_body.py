@@ -39,7 +39,9 @@ def test_the_reason_why_a_body_cannot_be_read_is_one_sentence(body):
     with pytest.raises(HTTPException) as caught:
         parse(body)
     assert caught.value.status_code == 400
-    assert caught.value.detail.endswith(UNREADABLE[body]) and caught.value.detail.startswith("The body ")
+    assert caught.value.detail.endswith(UNREADABLE[body]) and caught.value.detail.startswith(
+        "The body "
+    )
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -58,5 +60,7 @@ def test_every_route_reads_its_body_so(server, path):
         response = httpx.post(server.url + path, content=content, headers=JSON | headers)
         assert response.status_code == 400, response.text
         assert response.json()["error"]["message"] == message
-    plain = httpx.post(server.url + path, content=body, headers=JSON | {"content-encoding": "identity"})
+    plain = httpx.post(
+        server.url + path, content=body, headers=JSON | {"content-encoding": "identity"}
+    )
     assert plain.status_code == 200, plain.text

@@ -1,4 +1,5 @@
-"""Who may come in, what happens when one goes away, and what happens when the engine breaks or the server ends."""
+"""Who may come in, what happens when one goes away, and what happens when the engine breaks or the
+server ends."""
 
 import gc
 import json
@@ -16,14 +17,24 @@ from seq2chat.serving.logprobs import TokenNames
 from seq2chat.serving.served import open_served
 from seq2chat.serving.server import Server, run_server
 
-ASK = {"model": "chats", "messages": [{"role": "user", "content": "Hello there."}], "temperature": 2.0, "seed": 1}
-HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+ASK = {
+    "model": "chats",
+    "messages": [{"role": "user", "content": "Hello there."}],
+    "temperature": 2.0,
+    "seed": 1,
+}
+HEAD = (
+    "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+    "application/json\r\nContent-Length: "
+)
 LONG = ASK | {"max_tokens": 80, "logit_bias": {}}
 
 
 def test_every_route_but_health_and_page_wants_the_key(start):
     server = start(api_key="key-1", names=("chats",))
-    paths = httpx.get(f"{server.url}/openapi.json", headers={"authorization": "Bearer key-1"}).json()["paths"]
+    paths = httpx.get(
+        f"{server.url}/openapi.json", headers={"authorization": "Bearer key-1"}
+    ).json()["paths"]
     paths = {path.replace("{name}", "chats"): methods for path, methods in paths.items()}
     paths |= {"/openapi.json": {"get": {}}, "/nothing": {"get": {}}}
     assert len(paths) > 8
@@ -37,7 +48,9 @@ def test_every_route_but_health_and_page_wants_the_key(start):
             ):
                 response = httpx.request(method, server.url + path, headers=headers)
                 assert response.status_code == (200 if path == "/health" else 401), (path, headers)
-            allowed = httpx.request(method, server.url + path, headers={"authorization": "Bearer key-1"})
+            allowed = httpx.request(
+                method, server.url + path, headers={"authorization": "Bearer key-1"}
+            )
             assert allowed.status_code != 401
     assert httpx.get(server.url + "/").status_code == 200
     assert b"'unsafe" not in PAGE_POLICY
@@ -55,7 +68,8 @@ def test_a_client_that_goes_frees_the_slot_within_two_steps(start, slow, stream)
     aborted = []
     assert server.until(lambda: aborted.append(engine.statistics.steps) or not engine.has_work, 5)
     assert engine.statistics.aborted == 1 and engine.statistics.generated_tokens < 40
-    assert aborted[-1] - aborted[0] <= 2 + 2  # the way of the news through sockets and loop takes a step or two
+    # The way of the news through sockets and loop takes a step or two.
+    assert aborted[-1] - aborted[0] <= 2 + 2
 
 
 def test_a_full_queue_is_429_and_a_stream_gets_its_own_error(start, slow):
@@ -64,7 +78,11 @@ def test_a_full_queue_is_429_and_a_stream_gets_its_own_error(start, slow):
     answers, done = [], []
 
     def ask():
-        answers.append(httpx.post(f"{server.url}/v1/chat/completions", json=LONG | {"max_tokens": 30}, timeout=60))
+        answers.append(
+            httpx.post(
+                f"{server.url}/v1/chat/completions", json=LONG | {"max_tokens": 30}, timeout=60
+            )
+        )
         done.append(1)
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
@@ -76,7 +94,10 @@ def test_a_full_queue_is_429_and_a_stream_gets_its_own_error(start, slow):
     codes = sorted(answer.status_code for answer in answers)
     assert codes.count(200) == 2 and codes.count(429) == 4
     refused = next(answer for answer in answers if answer.status_code == 429)
-    assert refused.headers["retry-after"] == "1" and refused.json()["error"]["type"] == "rate_limit_error"
+    assert (
+        refused.headers["retry-after"] == "1"
+        and refused.json()["error"]["type"] == "rate_limit_error"
+    )
 
 
 def test_a_step_that_breaks_fails_what_runs_and_says_so(start, slow, monkeypatch):
@@ -105,7 +126,12 @@ def test_a_step_that_breaks_fails_what_runs_and_says_so(start, slow, monkeypatch
     streamed = next(answer.text for answer in answers if answer.status_code == 200)
     assert '"error"' in streamed and streamed.endswith("data: [DONE]\n\n")
     for model in ("chats", "base"):
-        assert httpx.post(f"{server.url}/v1/completions", json={"model": model, "prompt": "a"}).status_code == 200
+        assert (
+            httpx.post(
+                f"{server.url}/v1/completions", json={"model": model, "prompt": "a"}
+            ).status_code
+            == 200
+        )
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
@@ -141,7 +167,9 @@ def test_requests_are_refused_while_models_load(folders, free_port, monkeypatch)
         assert condition()
 
     monkeypatch.setattr("seq2chat.serving.server.Server", Kept)
-    thread = threading.Thread(target=lambda: run_server(load, "127.0.0.1", free_port, "", told.append))
+    thread = threading.Thread(
+        target=lambda: run_server(load, "127.0.0.1", free_port, "", told.append)
+    )
     thread.start()
     until(lambda: get("/health") is not None)
     for path in ("/health", "/", "/v1/models"):
@@ -153,14 +181,17 @@ def test_requests_are_refused_while_models_load(folders, free_port, monkeypatch)
     loaded.set()
     until(lambda: told)
     assert get("/health").status_code == 200
-    assert gc.get_freeze_count() > 100_000  # the libraries and models, which garbage collections leave out from now on
+    # The libraries and models, which garbage collections leave out from now on.
+    assert gc.get_freeze_count() > 100_000
     gc.unfreeze()
     servers[0].should_exit = True
     thread.join(20)
     assert not thread.is_alive()
 
 
-def test_a_server_whose_engine_breaks_for_good_exits_with_a_failure(folders, free_port, monkeypatch, caplog):
+def test_a_server_whose_engine_breaks_for_good_exits_with_a_failure(
+    folders, free_port, monkeypatch, caplog
+):
     def load():
         served = open_served(folders["base"], "base", 2)
 
@@ -172,7 +203,9 @@ def test_a_server_whose_engine_breaks_for_good_exits_with_a_failure(folders, fre
 
     def ask(address):
         body = {"model": "base", "prompt": ["a"] * 16, "max_tokens": 1}
-        threading.Thread(target=lambda: httpx.post(f"{address}/v1/completions", json=body), daemon=True).start()
+        threading.Thread(
+            target=lambda: httpx.post(f"{address}/v1/completions", json=body), daemon=True
+        ).start()
 
     with pytest.raises(SystemExit) as end:
         run_server(load, "127.0.0.1", free_port, "", ask)
@@ -202,13 +235,18 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(start, slow):
     server.server.should_exit = True
     thread.join(30)
     server.thread.join(20)
-    assert answers[0].status_code == 200 and answers[0].json()["choices"][0]["finish_reason"] in ("stop", "length")
+    assert answers[0].status_code == 200 and answers[0].json()["choices"][0]["finish_reason"] in (
+        "stop",
+        "length",
+    )
     assert not server.thread.is_alive()
 
 
 def test_a_slow_reader_holds_no_one_up(start):
     server = start(names=("chats",))
-    body = json.dumps(LONG | {"stream": True, "logprobs": True, "top_logprobs": 20, "n": 4}).encode()
+    body = json.dumps(
+        LONG | {"stream": True, "logprobs": True, "top_logprobs": 20, "n": 4}
+    ).encode()
     head = f"{HEAD}{len(body)}"
     connections = []
     for _ in range(3):  # readers that never read
@@ -300,19 +338,32 @@ def test_prompts_are_not_logged(start, caplog, capfd):
     with caplog.at_level(logging.DEBUG):
         server = start(names=("chats",))
         secret = "Zanzibar " * 3
-        httpx.post(f"{server.url}/v1/chat/completions", json=ASK | {"messages": [{"role": "user", "content": secret}]})
+        httpx.post(
+            f"{server.url}/v1/chat/completions",
+            json=ASK | {"messages": [{"role": "user", "content": secret}]},
+        )
         httpx.post(f"{server.url}/v1/completions", json={"model": "chats", "prompt": secret * 99})
-    ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    ours = [
+        record.getMessage()
+        for record in caplog.records
+        if not record.name.startswith(("httpx", "httpcore"))
+    ]
     assert not any("Zanzibar" in line for line in ours)
     out, err = capfd.readouterr()
     assert "Zanzibar" not in out + err
 
 
 def test_keys_do_not_share_prompts(server):
-    asked = {"model": "base", "prompt": "Hello there. How are you? Fine, and you?" * 3, "max_tokens": 1}
+    asked = {
+        "model": "base",
+        "prompt": "Hello there. How are you? Fine, and you?" * 3,
+        "max_tokens": 1,
+    }
 
     def cached(key):
-        made = httpx.post(f"{server.url}/v1/completions", json=asked, headers={"authorization": f"Bearer {key}"}).json()
+        made = httpx.post(
+            f"{server.url}/v1/completions", json=asked, headers={"authorization": f"Bearer {key}"}
+        ).json()
         return made["usage"]["prompt_tokens_details"]["cached_tokens"]
 
     assert [cached("a"), cached("b"), cached("a"), cached("b")] == [0, 0, 32, 32]
@@ -320,8 +371,15 @@ def test_keys_do_not_share_prompts(server):
 
 def test_without_a_key_only_names_of_this_machine_are_answered(start):
     server = start(names=("chats",))
-    for host, status in (("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:8000", 200), ("evil.example:8000", 400)):
-        assert httpx.get(f"{server.url}/v1/models", headers={"host": host}).status_code == status, host
+    for host, status in (
+        ("127.0.0.1:1", 200),
+        ("localhost", 200),
+        ("[::1]:8000", 200),
+        ("evil.example:8000", 400),
+    ):
+        assert httpx.get(f"{server.url}/v1/models", headers={"host": host}).status_code == status, (
+            host
+        )
 
 
 def test_pages_of_other_sites_are_refused_without_a_key(start):
@@ -329,18 +387,29 @@ def test_pages_of_other_sites_are_refused_without_a_key(start):
     own = server.url.removeprefix("http://")
     body = json.dumps(ASK | {"max_tokens": 1}).encode()
     foreign = [
-        {"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
         {"origin": "http://127.0.0.1:1", "sec-fetch-site": "same-site"},
-    ]  # fmt: skip
+    ]
     for headers in foreign:
         for kind in ({}, {"content-type": "text/plain"}, {"content-type": "application/json"}):
-            refused = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers | kind)
+            refused = httpx.post(
+                f"{server.url}/v1/chat/completions", content=body, headers=headers | kind
+            )
             assert refused.status_code == 403, headers
     assert (
         httpx.get(f"{server.url}/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
     )  # a link to the page
-    headers = {"origin": f"http://{own}", "sec-fetch-site": "same-origin", "content-type": "application/json"}
-    assert httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers).status_code == 200
+    headers = {
+        "origin": f"http://{own}",
+        "sec-fetch-site": "same-origin",
+        "content-type": "application/json",
+    }
+    assert (
+        httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers).status_code
+        == 200
+    )
 
 
 @pytest.mark.parametrize("api_key", ["", "key-1"])
@@ -369,8 +438,12 @@ def test_connections_that_say_nothing_are_closed(start, monkeypatch, api_key):
 def test_an_answer_may_take_longer_than_its_request(start, slow, monkeypatch):
     monkeypatch.setattr("seq2chat.serving.timeouts.REQUEST_SECONDS", 0.2)
     server = start(names=("chats",))
-    made = httpx.post(f"{server.url}/v1/chat/completions", json=LONG | {"max_tokens": 40}, timeout=60)
-    assert made.status_code == 200 and slow.seconds * made.json()["usage"]["completion_tokens"] > 0.2
+    made = httpx.post(
+        f"{server.url}/v1/chat/completions", json=LONG | {"max_tokens": 40}, timeout=60
+    )
+    assert (
+        made.status_code == 200 and slow.seconds * made.json()["usage"]["completion_tokens"] > 0.2
+    )
 
 
 def test_connections_are_bounded(start, monkeypatch):

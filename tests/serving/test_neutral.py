@@ -1,20 +1,31 @@
-"""Fields that ask for nothing are accepted, whatever they are; the list is that of the installed SDK."""
+"""Fields that ask for nothing are accepted, whatever they are; the list is that of the installed
+SDK."""
 
 import typing
 
 import httpx
 import pytest
 from openai.types import completion_create_params, embedding_create_params
-from openai.types.chat import ChatCompletionAssistantMessageParam, ChatCompletionMessage, ChatCompletionUserMessageParam
+from openai.types.chat import (
+    ChatCompletionAssistantMessageParam,
+    ChatCompletionMessage,
+    ChatCompletionUserMessageParam,
+)
 from openai.types.chat import completion_create_params as chat_params
-from openai.types.chat.chat_completion_content_part_text_param import ChatCompletionContentPartTextParam
+from openai.types.chat.chat_completion_content_part_text_param import (
+    ChatCompletionContentPartTextParam,
+)
 from openai.types.responses import ResponseOutputMessage, ResponseOutputText, response_create_params
 from openai.types.shared_params import Reasoning
 
 from seq2chat.serving import protocol
 
 BODIES = {
-    "/v1/chat/completions": {"model": "chats", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
+    "/v1/chat/completions": {
+        "model": "chats",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 2,
+    },
     "/v1/completions": {"model": "base", "prompt": "Hi", "max_tokens": 2},
     "/v1/embeddings": {"model": "base", "input": "Hi"},
     "/v1/responses": {"model": "chats", "input": "Hi", "max_output_tokens": 2},
@@ -26,51 +37,109 @@ TYPES = {
     "/v1/responses": response_create_params.ResponseCreateParamsNonStreaming,
 }
 SHARED = {
-    "temperature": 1, "top_p": 1, "top_k": -1, "stop": "", "n": 1, "seed": 1.0, "stream": False, "user": "me",
-    "stream_options": {"include_usage": False, "include_obfuscation": False}, "presence_penalty": 0, "max_tokens": -1,
-    "frequency_penalty": 0, "logit_bias": {}, "logprobs": False,
-}  # fmt: skip
-CALLER = {"metadata": {"a": "b"}, "store": True, "safety_identifier": "me", "prompt_cache_key": "a",
-          "prompt_cache_retention": "24h", "parallel_tool_calls": True, "service_tier": "auto"}  # fmt: skip
+    "temperature": 1,
+    "top_p": 1,
+    "top_k": -1,
+    "stop": "",
+    "n": 1,
+    "seed": 1.0,
+    "stream": False,
+    "user": "me",
+    "stream_options": {"include_usage": False, "include_obfuscation": False},
+    "presence_penalty": 0,
+    "max_tokens": -1,
+    "frequency_penalty": 0,
+    "logit_bias": {},
+    "logprobs": False,
+}
+CALLER = {
+    "metadata": {"a": "b"},
+    "store": True,
+    "safety_identifier": "me",
+    "prompt_cache_key": "a",
+    "prompt_cache_retention": "24h",
+    "parallel_tool_calls": True,
+    "service_tier": "auto",
+}
 NEUTRAL = {
-    "/v1/chat/completions": SHARED | CALLER | {
-        "tools": [], "tool_choice": "auto", "functions": [], "function_call": "none", "top_logprobs": 0,
-        "reasoning_effort": "low", "best_of": 1, "verbosity": "medium", "modalities": ["text"],
-        "max_completion_tokens": 4.0,
-        "response_format": {"type": "text"}, "prefix_token_ids": [], "web_search_options": {}, "prediction": {},
-    },
+    "/v1/chat/completions": (
+        SHARED
+        | CALLER
+        | {
+            "tools": [],
+            "tool_choice": "auto",
+            "functions": [],
+            "function_call": "none",
+            "top_logprobs": 0,
+            "reasoning_effort": "low",
+            "best_of": 1,
+            "verbosity": "medium",
+            "modalities": ["text"],
+            "max_completion_tokens": 4.0,
+            "response_format": {"type": "text"},
+            "prefix_token_ids": [],
+            "web_search_options": {},
+            "prediction": {},
+        }
+    ),
     "/v1/completions": SHARED | {"best_of": 1, "suffix": "", "echo": False},
     "/v1/embeddings": {"user": "me", "encoding_format": "float"},
-    "/v1/responses": CALLER | {
-        "tools": [], "tool_choice": "none", "truncation": "disabled", "background": False, "include": [],
-        "reasoning": {"effort": "medium"}, "top_logprobs": 0,
-        "text": {"format": {"type": "text"}, "verbosity": "medium"},
-        "stream_options": {"include_obfuscation": True},
-    },
-}  # fmt: skip
+    "/v1/responses": (
+        CALLER
+        | {
+            "tools": [],
+            "tool_choice": "none",
+            "truncation": "disabled",
+            "background": False,
+            "include": [],
+            "reasoning": {"effort": "medium"},
+            "top_logprobs": 0,
+            "text": {"format": {"type": "text"}, "verbosity": "medium"},
+            "stream_options": {"include_obfuscation": True},
+        }
+    ),
+}
 REFUSED = {
     "/v1/chat/completions": {
-        "audio": {"voice": "a"}, "service_tier": "priority", "modalities": ["audio"], "reasoning_effort": "high",
-        "verbosity": "low", "best_of": 3, "functions": [{"name": "f"}], "web_search_options": {"a": 1},
+        "audio": {"voice": "a"},
+        "service_tier": "priority",
+        "modalities": ["audio"],
+        "reasoning_effort": "high",
+        "verbosity": "low",
+        "best_of": 3,
+        "functions": [{"name": "f"}],
+        "web_search_options": {"a": 1},
         "prediction": {"a": 1},
         "moderation": {"model": "a"},
     },
     "/v1/completions": {"best_of": 2, "suffix": "end"},
     "/v1/embeddings": {"dimensions": 3},
     "/v1/responses": {
-        "conversation": "a", "prompt": {"id": "a"}, "background": True, "tools": [{"type": "web_search"}],
-        "truncation": "auto", "include": ["a"], "top_logprobs": 1,
+        "conversation": "a",
+        "prompt": {"id": "a"},
+        "background": True,
+        "tools": [{"type": "web_search"}],
+        "truncation": "auto",
+        "include": ["a"],
+        "top_logprobs": 1,
     },
-}  # fmt: skip
+}
 OPTIONS_THAT_ASK_FOR_NOTHING = [
-    {"reasoning": {"effort": None}}, {"reasoning": {"summary": None}}, {"reasoning": {"generate_summary": None}},
-    {"reasoning": {"effort": "low", "summary": None}}, {"reasoning": {}},
+    {"reasoning": {"effort": None}},
+    {"reasoning": {"summary": None}},
+    {"reasoning": {"generate_summary": None}},
+    {"reasoning": {"effort": "low", "summary": None}},
+    {"reasoning": {}},
     {"reasoning": {"effort": "none", "context": "auto", "mode": "standard"}},
     {"background_options": {"completion_window": "soonest", "continuation_id": None}},
-    {"image": {"context_compression": None}}, {"image": {"context_compression": "disabled"}},
-    {"access_programs": {"cyber": "standard"}}, {"access_programs": {"cyber": None}},
-    {"moderation": {"model": None, "policy": None}}, {"prompt": {"id": None}}, {"conversation": {}},
-]  # fmt: skip
+    {"image": {"context_compression": None}},
+    {"image": {"context_compression": "disabled"}},
+    {"access_programs": {"cyber": "standard"}},
+    {"access_programs": {"cyber": None}},
+    {"moderation": {"model": None, "policy": None}},
+    {"prompt": {"id": None}},
+    {"conversation": {}},
+]
 OPTIONS_THAT_ARE_REFUSED = [
     ("reasoning.effort", {"reasoning": {"effort": "high"}}),
     ("reasoning.summary", {"reasoning": {"effort": "low", "summary": "auto"}}),
@@ -105,13 +174,18 @@ def test_fields_of_the_sdk_that_ask_for_nothing_are_accepted(client, path):
 
 def test_every_field_of_the_sdk_has_a_decision():
     models = {
-        protocol.ChatRequest: TYPES["/v1/chat/completions"], protocol.CompletionRequest: TYPES["/v1/completions"],
-        protocol.EmbeddingRequest: TYPES["/v1/embeddings"], protocol.ResponsesRequest: TYPES["/v1/responses"],
-        protocol.ChatMessage: ChatCompletionUserMessageParam, protocol.TextPart: ChatCompletionContentPartTextParam,
-    }  # fmt: skip
+        protocol.ChatRequest: TYPES["/v1/chat/completions"],
+        protocol.CompletionRequest: TYPES["/v1/completions"],
+        protocol.EmbeddingRequest: TYPES["/v1/embeddings"],
+        protocol.ResponsesRequest: TYPES["/v1/responses"],
+        protocol.ChatMessage: ChatCompletionUserMessageParam,
+        protocol.TextPart: ChatCompletionContentPartTextParam,
+    }
     for ours, theirs in models.items():
         assert set(typing.get_type_hints(theirs)) <= set(ours.model_fields), theirs
-    assert set(typing.get_type_hints(ChatCompletionAssistantMessageParam)) <= set(protocol.ChatMessage.model_fields)
+    assert set(typing.get_type_hints(ChatCompletionAssistantMessageParam)) <= set(
+        protocol.ChatMessage.model_fields
+    )
     options = {
         protocol.ReasoningOptions: Reasoning,
         protocol.BackgroundOptions: response_create_params.BackgroundOptions,
@@ -141,12 +215,23 @@ def test_options_that_ask_for_nothing_are_accepted(fields):
 def test_options_that_ask_for_what_is_not_here_are_refused_by_their_place(client, place, fields):
     response = client.post("/v1/responses", json=BODIES["/v1/responses"] | fields)
     error = response.json()["error"]
-    assert response.status_code == 400 and error["param"] == place and error["message"].startswith(place), error
+    assert (
+        response.status_code == 400
+        and error["param"] == place
+        and error["message"].startswith(place)
+    ), error
 
 
 @pytest.mark.parametrize(
     "roles",
-    ["user user", "assistant user", "system system user", "user system user", "system", "user assistant assistant"],
+    [
+        "user user",
+        "assistant user",
+        "system system user",
+        "user system user",
+        "system",
+        "user assistant assistant",
+    ],
 )
 def test_turns_in_any_order_are_answered(client, roles):
     messages = [{"role": role, "content": f"Hello {i}"} for i, role in enumerate(roles.split())]
@@ -157,12 +242,19 @@ def test_turns_in_any_order_are_answered(client, roles):
 
 
 def test_the_beginning_of_an_answer_is_continued_and_an_empty_instruction_is_none(client):
-    path, body = "/v1/chat/completions", BODIES["/v1/chat/completions"] | {"temperature": 0, "return_token_ids": True}
+    path, body = (
+        "/v1/chat/completions",
+        BODIES["/v1/chat/completions"] | {"temperature": 0, "return_token_ids": True},
+    )
     user, empty = {"role": "user", "content": "Hi"}, {"role": "system", "content": ""}
     plain = client.post(path, json=body).json()
-    same = client.post(path, json=body | {"messages": [empty, user, {"role": "assistant", "content": ""}]}).json()
+    same = client.post(
+        path, json=body | {"messages": [empty, user, {"role": "assistant", "content": ""}]}
+    ).json()
     assert same["prompt_token_ids"] == plain["prompt_token_ids"]
-    begun = client.post(path, json=body | {"messages": [user, {"role": "assistant", "content": "Hello"}]}).json()
+    begun = client.post(
+        path, json=body | {"messages": [user, {"role": "assistant", "content": "Hello"}]}
+    ).json()
     hello = client.post("/tokenize", json={"model": "chats", "prompt": "Hello"}).json()["tokens"]
     assert begun["prompt_token_ids"] == [*plain["prompt_token_ids"], *hello]
     prefixed = client.post(path, json=body | {"prefix_token_ids": hello}).json()

@@ -45,7 +45,9 @@ def test_answers_that_wait_to_be_written_are_not_refused(server):
     gate = threading.Event()
 
     async def main():
-        responses = [asyncio.create_task(server.state.written(lambda: gate.wait(10))) for _ in range(300)]
+        responses = [
+            asyncio.create_task(server.state.written(lambda: gate.wait(10))) for _ in range(300)
+        ]
         await asyncio.sleep(0)
         gate.set()
         return await asyncio.gather(*responses)
@@ -65,7 +67,8 @@ def test_counting_tokens_keeps_no_chat_waiting(start, monkeypatch):
     monkeypatch.setattr(Tokenizer, "encode", slow)
     body = {"model": "chats", "prompt": "count me"}
     threads = [
-        threading.Thread(target=lambda: httpx.post(f"{server.url}/tokenize", json=body, timeout=30)) for _ in range(12)
+        threading.Thread(target=lambda: httpx.post(f"{server.url}/tokenize", json=body, timeout=30))
+        for _ in range(12)
     ]
     for thread in threads:
         thread.start()
@@ -80,15 +83,20 @@ def test_counting_tokens_keeps_no_chat_waiting(start, monkeypatch):
 def test_a_text_beyond_all_contexts_is_not_even_counted(server):
     text = "q" * 900_000
     for fields in ({"prompt": text}, {"messages": [{"role": "user", "content": text[:9000]}] * 90}):
-        error = httpx.post(f"{server.url}/tokenize", json={"model": "chats"} | fields).json()["error"]
+        error = httpx.post(f"{server.url}/tokenize", json={"model": "chats"} | fields).json()[
+            "error"
+        ]
         assert error["code"] == "context_length_exceeded"
 
 
 def test_a_long_answer_is_written_in_small_steps(folders, monkeypatch):
-    """Each entry of a token is made once, and no call of `json.dumps` writes more than an entry or two."""
+    """Each entry of a token is made once, and no call of `json.dumps` writes more than an entry or
+    two."""
     served = open_served(folders["chats"], "chats", 2)
     top = [(i, -1.0) for i in range(20)]
-    samples = [[Piece(Token(0, i % 50, -1.0, None, top, None), "a") for i in range(300)] for _ in range(4)]
+    samples = [
+        [Piece(Token(0, i % 50, -1.0, None, top, None), "a") for i in range(300)] for _ in range(4)
+    ]
     asked = ChatRequest(model="chats", messages=[{"role": "user", "content": "a"}], logprobs=True)
     answer = Answer(served, [1], SamplingConfig(1), n=4, logprobs=20)
     read = []
@@ -100,14 +108,23 @@ def test_a_long_answer_is_written_in_small_steps(folders, monkeypatch):
     assert len(read) == n_names + 50
     sizes = []
     monkeypatch.setattr(
-        "seq2chat.serving.stream.to_json", lambda part: sizes.append(len(to_json(part))) or to_json(part)
+        "seq2chat.serving.stream.to_json",
+        lambda part: sizes.append(len(to_json(part))) or to_json(part),
     )
     assert json.loads(to_long_json(made)) == made
     assert max(sizes) < 3000
 
 
 def test_long_json_is_json():
-    for content in ({}, [], {"a": []}, {"a": [{"b": [1, {"c": [[1.5], [None]]}]}, {}], "é": "🙂"}, [1, 2], "a", None):
+    for content in (
+        {},
+        [],
+        {"a": []},
+        {"a": [{"b": [1, {"c": [[1.5], [None]]}]}, {}], "é": "🙂"},
+        [1, 2],
+        "a",
+        None,
+    ):
         assert to_long_json(content) == to_json(content)
 
 
@@ -123,7 +140,9 @@ def test_the_event_loop_goes_on_while_an_answer_is_written(start, monkeypatch):
     asked = {"model": "chats", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
     answers = []
     url = f"{server.url}/v1/chat/completions"
-    thread = threading.Thread(target=lambda: answers.append(httpx.post(url, json=asked, timeout=30)))
+    thread = threading.Thread(
+        target=lambda: answers.append(httpx.post(url, json=asked, timeout=30))
+    )
     thread.start()
     time.sleep(0.2)
     assert httpx.get(f"{server.url}/health", timeout=5).status_code == 200

@@ -3,7 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
-from seq2chat.serving.protocol import ChatRequest, CompletionRequest, ResponsesRequest, TokenizeRequest
+from seq2chat.serving.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+)
 
 
 @pytest.mark.parametrize("prompt", ["a", [1, 2], ["a", "b"], [[1], [2, 3]]])

@@ -12,7 +12,10 @@ from seq2chat.serving.served import open_served
 
 @torch.no_grad()
 def test_integers_say_nearly_what_the_weights_say(folders):
-    served, plain = open_served(folders["chats"], "small", 2, int8=True), load_model(folders["chats"]).eval()
+    served, plain = (
+        open_served(folders["chats"], "small", 2, int8=True),
+        load_model(folders["chats"]).eval(),
+    )
     products = [m for m in served.model.modules() if isinstance(m, nn.Linear | Int8Linear)]
     assert products and all(isinstance(m, Int8Linear) for m in products)
     tokens = torch.randint(served.model.config.vocab_size, (4, 50))

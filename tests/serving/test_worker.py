@@ -17,10 +17,14 @@ class Panic(BaseException):
 
 
 def tiny_engine():
-    return Engine(GPT(GPTConfig(vocab_size=11, context=8, n_layer=1, n_head=1, d_model=8)), n_slot=1)
+    return Engine(
+        GPT(GPTConfig(vocab_size=11, context=8, n_layer=1, n_head=1, d_model=8)), n_slot=1
+    )
 
 
-ERRORS = pytest.mark.parametrize("error", [MemoryError("too little"), Panic("too little")], ids=["error", "panic"])
+ERRORS = pytest.mark.parametrize(
+    "error", [MemoryError("too little"), Panic("too little")], ids=["error", "panic"]
+)
 
 
 @ERRORS
@@ -41,7 +45,9 @@ def test_an_engine_that_breaks_again_and_again_ends_the_worker(monkeypatch, capl
     assert first.result(0) == 1
     with pytest.raises(Stopped, match="The engine broke; its log says why"):
         later[-1].result(0)
-    assert [str(event) for event in events] == ["The engine broke; its log says why."] * (MOST_BREAKS + 1)
+    assert [str(event) for event in events] == ["The engine broke; its log says why."] * (
+        MOST_BREAKS + 1
+    )
     assert "too little" in caplog.text and "in broken" in caplog.text  # the cause and the place
     with pytest.raises(Stopped):
         worker.call(lambda: 1)

@@ -1,4 +1,5 @@
-"""Sample k depends on the data, the seed and k alone, and an epoch asks for every transition exactly once."""
+"""Sample k depends on the data, the seed and k alone, and an epoch asks for every transition
+exactly once."""
 
 from collections import Counter
 from itertools import pairwise
@@ -17,13 +18,16 @@ EOS = 0
 
 
 def stream(lengths: list[int], fingerprint: str = "data") -> Shards:
-    """Documents of the given lengths whose tokens are all different, so that a token tells its position."""
+    """Documents of the given lengths whose tokens are all different, so that a token tells its
+    position."""
     starts = np.cumsum([0, *(n + 1 for n in lengths)]).astype(np.uint64)
     tokens = np.arange(int(starts[-1]) + 1, dtype=np.uint16)
     tokens[starts.astype(int)] = EOS
     n = sum(lengths)
     parts = [tokens[:5], tokens[5:11], tokens[11:]]
-    return Shards("train", fingerprint, "tokenizer", EOS, len(tokens), len(lengths), n, n, parts, starts[:-1])
+    return Shards(
+        "train", fingerprint, "tokenizer", EOS, len(tokens), len(lengths), n, n, parts, starts[:-1]
+    )
 
 
 def text_of(shards: Shards) -> np.ndarray:
@@ -34,7 +38,9 @@ LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=8)
 
 
 @settings(max_examples=200, deadline=None)
-@given(lengths=LENGTHS, context=st.integers(1, 12), seed=st.integers(0, 2**40), epoch=st.integers(0, 3))
+@given(
+    lengths=LENGTHS, context=st.integers(1, 12), seed=st.integers(0, 2**40), epoch=st.integers(0, 3)
+)
 def test_every_transition_is_seen_exactly_once_an_epoch(lengths, context, seed, epoch):
     shards = stream(lengths)
     context = min(context, shards.n_tokens - 1)
@@ -62,12 +68,22 @@ def test_inside_a_window_text_runs_on(lengths, context, k):
     begins = np.flatnonzero(np.diff(segments)) + 1
     assert (target[begins] == EOS).all()
     assert (np.diff(segments) >= 0).all()
-    document = np.searchsorted(shards.starts, np.flatnonzero(np.isin(tokens, target[target != EOS])), side="right") - 1
+    document = (
+        np.searchsorted(
+            shards.starts, np.flatnonzero(np.isin(tokens, target[target != EOS])), side="right"
+        )
+        - 1
+    )
     assert set(segments[target != EOS] % shards.n_documents) == set(document)
 
 
 @settings(max_examples=100, deadline=None)
-@given(first=st.integers(0, 100), batch_size=st.integers(1, 12), world=st.integers(1, 4), seed=st.integers(0, 5))
+@given(
+    first=st.integers(0, 100),
+    batch_size=st.integers(1, 12),
+    world=st.integers(1, 4),
+    seed=st.integers(0, 5),
+)
 def test_ranks_together_have_the_global_batch(first, batch_size, world, seed):
     world = min(world, batch_size)
     loader = Loader(stream([30, 40, 50]), 8, seed)
@@ -106,12 +122,19 @@ def test_permute_is_a_permutation(n):
 
 
 def test_permutations_are_spread_evenly():
-    """Of 6000 keys each of the 6 orders of 3 things gets its share; so does each place of each of 10 things."""
-    orders = Counter(tuple(permute(i, 3, epoch_key("x", 0, e)) for i in range(3)) for e in range(6000))
+    """Of 6000 keys each of the 6 orders of 3 things gets its share; so does each place of each of
+    10 things."""
+    orders = Counter(
+        tuple(permute(i, 3, epoch_key("x", 0, e)) for i in range(3)) for e in range(6000)
+    )
     assert len(orders) == 6
-    assert sum((count - 1000) ** 2 / 1000 for count in orders.values()) < 20.5  # chi-squared, 5 degrees, p = 0.001
-    places = Counter((i, permute(i, 10, epoch_key("x", 0, e))) for e in range(2000) for i in range(10))
-    assert sum((places[i, j] - 200) ** 2 / 200 for i in range(10) for j in range(10)) < 126  # 81 degrees, p = 0.001
+    # Chi-squared, 5 degrees, p = 0.001.
+    assert sum((count - 1000) ** 2 / 1000 for count in orders.values()) < 20.5
+    places = Counter(
+        (i, permute(i, 10, epoch_key("x", 0, e))) for e in range(2000) for i in range(10)
+    )
+    # 81 degrees, p = 0.001.
+    assert sum((places[i, j] - 200) ** 2 / 200 for i in range(10) for j in range(10)) < 126
 
 
 def test_the_stream_is_closed_into_a_circle():
@@ -126,7 +149,9 @@ def test_the_stream_is_closed_into_a_circle():
         numbers = np.roll(segments, -offset)
         assert (numbers[:5] == numbers[0]).all() or offset > 4, "one document, one number"
         assert np.diff(segments).sum() == len(np.unique(segments)) - 1
-        assert len(np.unique(segments)) == (2 if offset in (0, 4) else 3), "a document met again has a new number"
+        assert len(np.unique(segments)) == (2 if offset in (0, 4) else 3), (
+            "a document met again has a new number"
+        )
     assert offsets == set(range(9))
 
 
@@ -153,7 +178,10 @@ def test_evaluation_asks_for_every_token_of_text_once_in_order(context, batch_si
     assert (target[n:] == EOS).all()
     assert (labels[n:] == IGNORED).all()
     assert torch.equal(segments[:n], (tokens[:-1] == EOS).cumsum(0) - 1)
-    assert all(batch.target.shape[1] == context and batch.target.shape[0] <= batch_size for batch in batches)
+    assert all(
+        batch.target.shape[1] == context and batch.target.shape[0] <= batch_size
+        for batch in batches
+    )
     assert next(evaluation_batches(shards, context, batch_size)).segments is None
 
 
@@ -167,7 +195,9 @@ def test_text_shorter_than_the_context():
 
 def test_batch_moves_whole():
     batch = Loader(stream([30]), 8, 0, document_mask=True).batch(0, 2).to("meta")
-    assert batch.target.device.type == batch.labels.device.type == batch.segments.device.type == "meta"
+    assert (
+        batch.target.device.type == batch.labels.device.type == batch.segments.device.type == "meta"
+    )
     assert batch.source is None
 
 
@@ -178,7 +208,11 @@ def test_a_limited_evaluation_is_spread_over_the_text_and_its_beginning_is_a_sam
     assert len(windows) == len(set(windows)) == 50
     assert windows != sorted(windows)
     assert min(windows) < 100 and max(windows) > 400
-    more = [int(row[0]) // 8 for batch in evaluation_batches(shards, 8, 4, limit=800) for row in batch.target]
+    more = [
+        int(row[0]) // 8
+        for batch in evaluation_batches(shards, 8, 4, limit=800)
+        for row in batch.target
+    ]
     assert more[:50] == windows, "a smaller sample is the beginning of a larger one"
     every = list(evaluation_batches(shards, 8, 4, limit=10**6))
     assert sum(int((batch.labels != -100).sum()) for batch in every) == 4000

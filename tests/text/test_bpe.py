@@ -1,4 +1,5 @@
-"""The plain byte pair encoding, on examples that can be checked by hand, and against the trainer of `tokenizers`."""
+"""The plain byte pair encoding, on examples that can be checked by hand, and against the trainer of
+`tokenizers`."""
 
 import json
 from pydoc_data.topics import topics
@@ -8,8 +9,14 @@ from tokenizers import pre_tokenizers
 from seq2chat.text import bpe
 from seq2chat.text.tokenizer import Tokenizer
 
-TEXT = "low low low low low lower lower newest newest newest newest newest newest widest widest widest. " * 3
-TEXT += "Füße, 北京市北京市, 🙂🙂 ...\n\n\tif x == 42: return 'don''t'\r\n   aaaaaaa aaaa aa\n" + topics["assert"]
+TEXT = (
+    "low low low low low lower lower newest newest newest newest newest newest widest widest "
+    "widest. " * 3
+)
+TEXT += (
+    "Füße, 北京市北京市, 🙂🙂 ...\n\n\tif x == 42: return 'don''t'\r\n   aaaaaaa aaaa aa\n"
+    + topics["assert"]
+)
 
 
 def token(text: str) -> int:
@@ -17,7 +24,8 @@ def token(text: str) -> int:
 
 
 def test_most_frequent_pair_is_merged_first():
-    # "es" and "st" occur 9 times each (Sennrich et al.'s example); the tie goes to the smaller token numbers.
+    # "es" and "st" occur 9 times each (Sennrich et al.'s example); the tie goes to the smaller
+    # token numbers.
     pieces = ["low"] * 5 + ["lower"] * 2 + ["newest"] * 6 + ["widest"] * 3
     merges = bpe.train(pieces, 3)
     assert merges == [(token("e"), token("s")), (256, token("t")), (token("l"), token("o"))]

@@ -17,7 +17,11 @@ def shards(tmp_path, monkeypatch):
     for name in ("done-0", ".now-1.abc", ".killed-2.abc"):
         (shards / name).mkdir(parents=True)
         (shards / name / "train-00000.bin").write_bytes(b"1")
-    for path in (shards / ".killed-2.abc" / "train-00000.bin", shards / ".killed-2.abc", shards / ".now-1.abc"):
+    for path in (
+        shards / ".killed-2.abc" / "train-00000.bin",
+        shards / ".killed-2.abc",
+        shards / ".now-1.abc",
+    ):
         os.utime(path, (time.time() - 90_000,) * 2)  # a run writes its files, not their folder
     return shards
 

@@ -1,4 +1,5 @@
-"""Conversations as ids: roles can't be forged, what is trained on is the assistant's, transformers sees the same."""
+"""Conversations as ids: roles can't be forged, what is trained on is the assistant's, transformers
+sees the same."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,9 @@ from seq2chat.config import UserError
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, prompt_ids
 from seq2chat.text.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.train(["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300)
+TOKENIZER = Tokenizer.train(
+    ["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300
+)
 TALK = [
     Message("system", "Be brief."),
     Message("user", "Hello?"),
@@ -20,10 +23,14 @@ TALK = [
 
 def test_a_conversation_is_chatml_and_only_what_the_assistant_says_is_trained():
     tokens = chat_tokens(TOKENIZER, TALK)
-    assert TOKENIZER.decode(tokens.ids) == "".join(f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in TALK)
+    assert TOKENIZER.decode(tokens.ids) == "".join(
+        f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in TALK
+    )
     said = TOKENIZER.decode(i for i, asked in zip(tokens.ids, tokens.trained, strict=True) if asked)
     assert said == "Hello there.<|im_end|>Fine.<|im_end|>"
-    assert {r for r, asked in zip(tokens.roles, tokens.trained, strict=True) if asked} == {"assistant"}
+    assert {r for r, asked in zip(tokens.roles, tokens.trained, strict=True) if asked} == {
+        "assistant"
+    }
 
 
 def test_a_prompt_is_what_stands_before_the_answer():
@@ -54,7 +61,9 @@ def test_transformers_renders_the_same_ids_and_the_same_mask(tmp_path):
     seen = theirs.apply_chat_template(rows, return_dict=True, return_assistant_tokens_mask=True)
     assert seen["input_ids"] == ours.ids
     assert [bool(x) for x in seen["assistant_masks"]] == ours.trained
-    prompt = theirs.apply_chat_template(rows[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    prompt = theirs.apply_chat_template(rows[:-1], add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
     assert prompt == prompt_ids(TOKENIZER, TALK[:-1])
 
 
@@ -67,7 +76,9 @@ def test_a_tokenizer_of_others_gets_the_tokens_it_lacks_behind_its_own(tmp_path)
     assert set(theirs.control) == {"<|endoftext|>"} and theirs.pad_id is None
     ours = theirs.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     assert ours.vocab_size == theirs.vocab_size + 3
-    assert {ours.control[START], ours.control[END], ours.pad_id} == set(range(theirs.vocab_size, ours.vocab_size))
+    assert {ours.control[START], ours.control[END], ours.pad_id} == set(
+        range(theirs.vocab_size, ours.vocab_size)
+    )
     assert ours.encode("Hello there.") == theirs.encode("Hello there.")
     ours.save(tmp_path)
     again = Tokenizer.load(tmp_path)
@@ -83,7 +94,10 @@ def test_indentation_is_part_of_an_answer():
 
 def test_the_beginning_of_an_answer_is_continued():
     asked, begun = [Message("user", "Hello")], Message("assistant", " Fine, ")
-    assert prompt_ids(TOKENIZER, [*asked, begun]) == [*prompt_ids(TOKENIZER, asked), *TOKENIZER.encode(" Fine, ")]
+    assert prompt_ids(TOKENIZER, [*asked, begun]) == [
+        *prompt_ids(TOKENIZER, asked),
+        *TOKENIZER.encode(" Fine, "),
+    ]
     assert prompt_ids(TOKENIZER, [*asked, Message("assistant", "")]) == prompt_ids(TOKENIZER, asked)
 
 

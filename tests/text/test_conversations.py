@@ -34,23 +34,32 @@ def write(folder, *rows, name="data.jsonl"):
 def test_demonstrations_are_messages_or_prompt_and_answer(tmp_path):
     talk = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]
     file = write(
-        tmp_path, {"messages": talk}, {"prompt": "How?", "answer": "So."}, {"prompt": talk[:1], "completion": " So. "},
-        {"question": "How?", "answer": "So."}, name="data.jsonl.gz",
-    )  # fmt: skip
-    assert read_demonstrations(file, 0, 0) == [Demonstration((USER, Message("assistant", "So.")))] * 4
+        tmp_path,
+        {"messages": talk},
+        {"prompt": "How?", "answer": "So."},
+        {"prompt": talk[:1], "completion": " So. "},
+        {"question": "How?", "answer": "So."},
+        name="data.jsonl.gz",
+    )
+    assert (
+        read_demonstrations(file, 0, 0) == [Demonstration((USER, Message("assistant", "So.")))] * 4
+    )
     assert len(read_demonstrations(file, 2, 0)) == 2
     assert read_queries(file, 0, 0) == [Query((USER,))] * 4
 
 
 def test_comparisons_are_pairs_ranked_answers_or_transcripts(tmp_path):
     transcripts = {
-        key: f"\n\nHuman: How?\n\nAssistant: {text}" for key, text in (("chosen", "So."), ("rejected", "No."))
+        key: f"\n\nHuman: How?\n\nAssistant: {text}"
+        for key, text in (("chosen", "So."), ("rejected", "No."))
     }
     file = write(
-        tmp_path, {"prompt": "How?", "chosen": "So.", "rejected": "No."}, transcripts,
+        tmp_path,
+        {"prompt": "How?", "chosen": "So.", "rejected": "No."},
+        transcripts,
         {"prompt": "How?", "answers": ["So.", "No."]},
         {"prompt": "How?", "answers": ["No.", "So.", "Eh."], "ranks": [1, 0, 1]},
-    )  # fmt: skip
+    )
     *pairs, ranked = read_comparisons(file, 0, 0)
     assert pairs == [Comparison((USER,), ("So.", "No."), (0, 1))] * 3
     assert ranked.pairs() == [("So.", "No."), ("So.", "Eh.")]  # the tied two are no pair
@@ -59,7 +68,9 @@ def test_comparisons_are_pairs_ranked_answers_or_transcripts(tmp_path):
 
 def test_paragraphs_of_a_transcript_stay_in_their_turn(tmp_path):
     start = "\n\nHuman: One.\n\nTwo.\n\nAssistant: Yes.\n\nHuman: More?\n\nAssistant: "
-    [found] = read_comparisons(write(tmp_path, {"chosen": start + "A\n\nB", "rejected": start + "C"}), 0, 0)
+    [found] = read_comparisons(
+        write(tmp_path, {"chosen": start + "A\n\nB", "rejected": start + "C"}), 0, 0
+    )
     assert [m.content for m in found.prompt] == ["One.\n\nTwo.", "Yes.", "More?"]
     assert found.answers == ("A\n\nB", "C")
 
@@ -73,7 +84,10 @@ def test_written_comparisons_are_read_back(tmp_path):
 def test_given_answers_are_ranked_among_the_worlds_own():
     asked = questions("train", 20, seed=5)
     compared = world_comparisons(asked, 1, [[q.answer, " " + q.answer, "Blue."] for q in asked])
-    assert all(c.answers[0] == q.answer and "Blue." in c.answers for c, q in zip(compared, asked, strict=True))
+    assert all(
+        c.answers[0] == q.answer and "Blue." in c.answers
+        for c, q in zip(compared, asked, strict=True)
+    )
     assert all(len(set(c.answers)) == len(c.answers) for c in compared)
 
 
@@ -95,7 +109,11 @@ def test_given_answers_are_ranked_among_the_worlds_own():
             "there is no answer to learn",
         ),
         (read_comparisons, {"prompt": "x", "chosen": "a"}, "is no comparison"),
-        (read_comparisons, {"prompt": "x", "chosen": "a", "rejected": "a "}, "two of its answers are equal"),
+        (
+            read_comparisons,
+            {"prompt": "x", "chosen": "a", "rejected": "a "},
+            "two of its answers are equal",
+        ),
         (
             read_comparisons,
             {"prompt": "x", "answers": ["a", "b"], "ranks": [0]},
@@ -122,10 +140,15 @@ def test_the_first_bad_line_is_named(tmp_path, read, row, told):
 
 def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
     good = [{"prompt": f"p {i}", "answer": "a"} for i in range(3)]
-    file, said = write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"}), []
+    file, said = (
+        write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"}),
+        [],
+    )
     read = read_demonstrations(file, 0, 0, said.append, strict=False)
     assert [d.messages[0].content for d in read] == ["p 0", "p 1", "p 2"]
-    assert said == [f"3 examples in {file}. 2 of 5 rows are left out (2, 5). Line 2 of {file}: answer is empty."]
+    assert said == [
+        f"3 examples in {file}. 2 of 5 rows are left out (2, 5). Line 2 of {file}: answer is empty."
+    ]
     with pytest.raises(UserError, match=r"Line 2 of .*answer is empty"):
         read_demonstrations(file, 0, 0, strict=True)
     with pytest.raises(UserError, match=r"Line 1 of .*answer is empty"):
@@ -159,7 +182,10 @@ def test_what_belongs_to_an_instruction_is_asked_with_it(tmp_path):
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     first, second = read_demonstrations(str(file), 0, 0)
-    assert [m.content for m in first.messages] == ["When did it open?\n\nIt opened in 1990.", "1990."]
+    assert [m.content for m in first.messages] == [
+        "When did it open?\n\nIt opened in 1990.",
+        "1990.",
+    ]
     assert second.prompt == (Message("user", "Name one."),)
 
 
@@ -175,8 +201,13 @@ def test_a_number_of_examples_is_spread_over_a_file(tmp_path):
     taken = [int(d.messages[-1].content) for d in read_demonstrations(file, 40, 7, said.append)]
     assert taken == sorted(set(taken)) and len(taken) == 40
     assert all(any(100 * quarter <= n < 100 * (quarter + 1) for n in taken) for quarter in range(4))
-    assert said == [f"400 examples in {file}.", "40 of them are taken, spread over the file, as align.examples says."]
-    assert [d.messages[-1].content for d in read_demonstrations(file, 40, 7)] == list(map(str, taken))
+    assert said == [
+        f"400 examples in {file}.",
+        "40 of them are taken, spread over the file, as align.examples says.",
+    ]
+    assert [d.messages[-1].content for d in read_demonstrations(file, 40, 7)] == list(
+        map(str, taken)
+    )
 
 
 def test_a_pipe_of_conversations_is_refused_as_one(tmp_path):

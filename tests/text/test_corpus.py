@@ -38,10 +38,14 @@ def test_a_text_file_is_one_document_with_every_character_kept(tmp_path, name):
     text = "Füße\n\n  two\u2028\ttabs 🙂\n"
     assert read(write(tmp_path / name, text)) == [text]
     assert read(write(tmp_path / name, "\ufeff" + text)) == [text], "a byte order mark is no text"
-    assert read(write(tmp_path / name, text.replace("\n", "\r\n"))) == [text], "a prompt has \\n only"
+    assert read(write(tmp_path / name, text.replace("\n", "\r\n"))) == [text], (
+        "a prompt has \\n only"
+    )
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.ndjson", "a.json", "A.JSONL", "a.ndjson.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.jsonl.gz", "a.ndjson", "a.json", "A.JSONL", "a.ndjson.gz"]
+)
 def test_jsonl_is_one_document_a_line(tmp_path, name):
     rows = [{"text": "one\u2028\nline"}, {"id": 2, "text": "two"}, {"text": " \n"}]
     path = write(tmp_path / name, jsonl(*rows) + "\n\n" + '{"text": "half \\ud800"}')
@@ -76,7 +80,10 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     write(tmp_path / "b.pdf", b"%PDF")
     write(tmp_path / "sub/LICENSE", "words")
     line = left_out(str(tmp_path))
-    assert line.startswith("Left out of ") and "b.pdf, sub/LICENSE (2 in all). Convert .pdf to text." in line
+    assert (
+        line.startswith("Left out of ")
+        and "b.pdf, sub/LICENSE (2 in all). Convert .pdf to text." in line
+    )
 
 
 def test_settings_in_a_folder_of_source_code_are_left_out_and_named(tmp_path):
@@ -88,9 +95,14 @@ def test_settings_in_a_folder_of_source_code_are_left_out_and_named(tmp_path):
     write(tmp_path / "tsconfig.json", '{\n  // strict\n  "strict": true\n}')
     assert read(str(tmp_path)) == ["a = 1", "b"]
     line = left_out(str(tmp_path))
-    assert "no field 'text': data.csv, list.json, package.json, tsconfig.json (4 in all). Name another" in line
+    assert (
+        "no field 'text': data.csv, list.json, package.json, tsconfig.json (4 in all). Name another"
+        in line
+    )
     assert read(str(tmp_path), field="name") == ["a = 1", "a"]
-    assert "rows.jsonl" in left_out(str(tmp_path), "name") and "package.json" not in left_out(str(tmp_path), "name")
+    assert "rows.jsonl" in left_out(str(tmp_path), "name") and "package.json" not in left_out(
+        str(tmp_path), "name"
+    )
 
 
 def test_a_mistake_in_the_first_row_of_a_folder_is_still_reported(tmp_path):
@@ -129,33 +141,87 @@ ONE_MISTAKE = [
     ("wide.txt", "text".encode("utf-16"), "is UTF-16; convert it"),
     ("latin.txt", "Grüße".encode("latin1"), r"is not UTF-8 at byte 2; convert it.*iconv"),
     ("latin.jsonl", jsonl({"text": "fine"}) + '{"text": "\xfc"}', None),
-    ("bad.jsonl", jsonl({"text": "fine"}) + "{text}\n", r"Line 2 of .*bad\.jsonl is not valid JSON"),
+    (
+        "bad.jsonl",
+        jsonl({"text": "fine"}) + "{text}\n",
+        r"Line 2 of .*bad\.jsonl is not valid JSON",
+    ),
     ("list.jsonl", "[1]\n", r"Row 1 \(line 1\) of .* is not a JSON object"),
-    ("other.jsonl", jsonl({"body": "x", "id": 1}), r"Line 1 of .* has no field 'text'; its fields are: body, id"),
+    (
+        "other.jsonl",
+        jsonl({"body": "x", "id": 1}),
+        r"Line 1 of .* has no field 'text'; its fields are: body, id",
+    ),
     ("number.jsonl", jsonl({"text": 3}), r"Line 1 of .* holds a int where text should be"),
     ("null.jsonl", jsonl({"text": "fine"}, {"text": None}), r"Line 2 of .*, field 'text', is null"),
     ("null.json", '[{"text": "fine"},\n{"text": null}]', r"Row 2 \(line 2\) of .* is null"),
     ("cut.json", '[{"text": "fine"},\n{"text": "fi', r"Row 2 \(line 2\) of .* is not valid JSON"),
-    ("glued.json", '[{"text": "one"} {"text": "two"}]', r"Row 1 .* is not followed by a comma or a closing bracket"),
-    ("commas.jsonl", '{"text": "one"},\n{"text": "two"},\n', r"Line 1 of .* is not valid JSON \(a comma after"),
-    ("deep.jsonl", '{"text": "fine"}\n{"x": ' + "[" * 99_999 + "]" * 99_999 + "}", r"Line 2 of .* nested too deeply"),
-    ("digits.jsonl", '{"text": "fine", "id": ' + "9" * 6000 + "}", r"Line 1 of .* has a number of too many digits"),
-    ("short.csv", "id,text\n1,one\n2\n", r"Line 3 of .* has 1 fields, but the first line names 2: id, text"),
+    (
+        "glued.json",
+        '[{"text": "one"} {"text": "two"}]',
+        r"Row 1 .* is not followed by a comma or a closing bracket",
+    ),
+    (
+        "commas.jsonl",
+        '{"text": "one"},\n{"text": "two"},\n',
+        r"Line 1 of .* is not valid JSON \(a comma after",
+    ),
+    (
+        "deep.jsonl",
+        '{"text": "fine"}\n{"x": ' + "[" * 99_999 + "]" * 99_999 + "}",
+        r"Line 2 of .* nested too deeply",
+    ),
+    (
+        "digits.jsonl",
+        '{"text": "fine", "id": ' + "9" * 6000 + "}",
+        r"Line 1 of .* has a number of too many digits",
+    ),
+    (
+        "short.csv",
+        "id,text\n1,one\n2\n",
+        r"Line 3 of .* has 1 fields, but the first line names 2: id, text",
+    ),
     ("quote.csv", 'id,text\n1,"one\n', r"Line 2 of .* is not valid CSV \(unexpected end of data\)"),
     ("twice.csv", "text,text\n1,2\n", r"Line 1 of .* names a column twice"),
-    ("bare.csv", "one,two\n1,2\n", r"Line 2 of .* has no field 'text'; its fields are: one, two\. Name one with"),
-    ("pairs.tsv", "one\teins\ntwo\tzwei\n", "To learn translation from two columns: --model.family transformer"),
-    ("page.html", "<p>text</p>", r"page\.html is a \.html file.*: pandoc -t plain .*page\.html -o page\.txt"),
+    (
+        "bare.csv",
+        "one,two\n1,2\n",
+        r"Line 2 of .* has no field 'text'; its fields are: one, two\. Name one with",
+    ),
+    (
+        "pairs.tsv",
+        "one\teins\ntwo\tzwei\n",
+        "To learn translation from two columns: --model.family transformer",
+    ),
+    (
+        "page.html",
+        "<p>text</p>",
+        r"page\.html is a \.html file.*: pandoc -t plain .*page\.html -o page\.txt",
+    ),
     ("book.PDF", b"%PDF-1.4", r"is a \.pdf file.*: pdftotext "),
     ("set.sgm", "<seg>text</seg>", r"is a \.sgm file.*: sed -n "),
-    ("texts.zip", b"PK\x03\x04", r"is a \.zip file.*: unzip .* -d texts, then give the folder texts"),
+    (
+        "texts.zip",
+        b"PK\x03\x04",
+        r"is a \.zip file.*: unzip .* -d texts, then give the folder texts",
+    ),
     ("renamed.txt", b"%PDF-1.4 and so on", r"is a \.pdf file by its content.*: pdftotext "),
-    ("packed.txt", gzip.compress(b"text"), r"is a \.gz file by its content; rename it: mv .*packed\.txt\.gz"),
-    ("table.txt", b"PAR1\0\0", r"is a \.parquet file by its content; rename it: mv .*table\.txt\.parquet"),
+    (
+        "packed.txt",
+        gzip.compress(b"text"),
+        r"is a \.gz file by its content; rename it: mv .*packed\.txt\.gz",
+    ),
+    (
+        "table.txt",
+        b"PAR1\0\0",
+        r"is a \.parquet file by its content; rename it: mv .*table\.txt\.parquet",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "message"), ONE_MISTAKE, ids=[name for name, *_ in ONE_MISTAKE])
+@pytest.mark.parametrize(
+    ("name", "content", "message"), ONE_MISTAKE, ids=[name for name, *_ in ONE_MISTAKE]
+)
 def test_mistakes_in_a_file_are_named(tmp_path, name, content, message):
     if message is None:
         content, message = content.encode("latin1"), r"is not UTF-8 at byte 27;"
@@ -176,11 +242,15 @@ def test_damaged_gzip(tmp_path):
 
 def test_missing_file_suggests_what_is_near(tmp_path):
     write(tmp_path / "novel.txt", "text")
-    with pytest.raises(UserError, match=r"no corpus or file .*novle\.txt\. Did you mean .*novel\.txt\?"):
+    with pytest.raises(
+        UserError, match=r"no corpus or file .*novle\.txt\. Did you mean .*novel\.txt\?"
+    ):
         load_corpus(str(tmp_path / "novle.txt"))
     with pytest.raises(UserError, match="Did you mean tinyshakespeare"):
         load_corpus("tinyshakespear")
-    with pytest.raises(UserError, match=r"There is no corpus or file wikitext-2\. Did you mean wikitext-2-valid\?"):
+    with pytest.raises(
+        UserError, match=r"There is no corpus or file wikitext-2\. Did you mean wikitext-2-valid\?"
+    ):
         load_corpus("wikitext-2")
     with pytest.raises(UserError, match="one of: pydocs, tinyshakespeare"):
         load_corpus(str(tmp_path / "xyz/qqq"))
@@ -188,7 +258,9 @@ def test_missing_file_suggests_what_is_near(tmp_path):
 
 def test_a_field_of_a_plain_text_is_refused(tmp_path):
     write(tmp_path / "novel.txt", b"Once upon a time.")
-    with pytest.raises(UserError, match=r"novel.txt is no file of rows by its suffix, so it has no field 'body'"):
+    with pytest.raises(
+        UserError, match=r"novel.txt is no file of rows by its suffix, so it has no field 'body'"
+    ):
         load_corpus(str(tmp_path / "novel.txt"), "body")
 
 
@@ -220,7 +292,9 @@ def pinned(served, tmp_path, monkeypatch):
     folder, url = served
     write(folder / "toy.txt", "To be, or not to be\n" * 10_000)
     sha256 = hashlib.sha256((folder / "toy.txt").read_bytes()).hexdigest()
-    toy = dataclasses.replace(NAMED["tinyshakespeare"], path="toy/toy.txt", sha256=sha256, url=f"{url}/toy.txt")
+    toy = dataclasses.replace(
+        NAMED["tinyshakespeare"], path="toy/toy.txt", sha256=sha256, url=f"{url}/toy.txt"
+    )
     monkeypatch.setitem(module.NAMED, "toy", toy)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SEQ2CHAT_DATA", raising=False)
@@ -259,7 +333,9 @@ def test_a_changed_download_is_refused(pinned):
 def test_no_network_says_where_to_put_the_file(pinned):
     original, cached = pinned
     original.unlink()
-    with pytest.raises(UserError, match=r"could not be downloaded .*; fetch it by hand and put it at") as error:
+    with pytest.raises(
+        UserError, match=r"could not be downloaded .*; fetch it by hand and put it at"
+    ) as error:
         load_corpus("toy")
     assert str(cached) in str(error.value)
     assert list(cached.parent.iterdir()) == []
@@ -274,7 +350,9 @@ def test_download_into_an_unwritable_place(pinned, tmp_path):
 def test_a_damaged_copy_is_named(pinned):
     _, cached = pinned
     write(cached, "cut short")
-    with pytest.raises(UserError, match=r"is not the pinned toy: its sha256 is .*; remove or replace it") as error:
+    with pytest.raises(
+        UserError, match=r"is not the pinned toy: its sha256 is .*; remove or replace it"
+    ) as error:
         load_corpus("toy")
     assert str(cached) in str(error.value)
 
@@ -282,7 +360,9 @@ def test_a_damaged_copy_is_named(pinned):
 def test_without_url_the_user_is_told_where_to_put_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SEQ2CHAT_DATA", raising=False)
-    with pytest.raises(UserError, match=r"put it at gsm8k/train\.jsonl\.gz in a folder .* SEQ2CHAT_DATA"):
+    with pytest.raises(
+        UserError, match=r"put it at gsm8k/train\.jsonl\.gz in a folder .* SEQ2CHAT_DATA"
+    ):
         load_corpus("gsm8k")
     monkeypatch.setenv("SEQ2CHAT_DATA", str(tmp_path / "data"))
     with pytest.raises(UserError, match=r"put it at .*/data/gsm8k/train\.jsonl\.gz"):
@@ -302,7 +382,9 @@ def test_how_named_corpora_are_read(tmp_path):
 
 def test_hugging_face_needs_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r'hf:x needs the datasets package; run: pip install "seq2chat\[hub\]"'):
+    with pytest.raises(
+        UserError, match=r'hf:x needs the datasets package; run: pip install "seq2chat\[hub\]"'
+    ):
         load_corpus("hf:x")
 
 

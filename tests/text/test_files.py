@@ -44,7 +44,10 @@ def test_the_advice_gives_the_right_text(tmp_path, encoding):
 def test_a_few_bad_bytes_are_left_out_and_the_rest_stays_utf8(tmp_path):
     file = tmp_path / "a.txt"
     file.write_bytes("Über die Brücke. ".encode() * 20 + b"\xfe" + "Der Bär. ".encode())
-    with pytest.raises(UserError, match=r"is not UTF-8 at byte 380; leave such bytes out: iconv -c -f UTF-8 -t UTF-8 "):
+    with pytest.raises(
+        UserError,
+        match=r"is not UTF-8 at byte 380; leave such bytes out: iconv -c -f UTF-8 -t UTF-8 ",
+    ):
         list(load_corpus(str(file)).documents())
 
 
@@ -58,11 +61,15 @@ def test_a_bad_byte_is_found_wherever_the_blocks_end(tmp_path):
 def test_the_advice_for_a_compressed_file_unpacks_it(tmp_path):
     file = tmp_path / "a.txt.gz"
     file.write_bytes(gzip.compress("Der schöne Bär. ".encode("latin1")))
-    with pytest.raises(UserError, match=r"convert it, for example: gunzip -c .*a\.txt\.gz \| iconv -f CP1252 "):
+    with pytest.raises(
+        UserError, match=r"convert it, for example: gunzip -c .*a\.txt\.gz \| iconv -f CP1252 "
+    ):
         list(load_corpus(str(file)).documents())
 
 
-@pytest.mark.parametrize("text", [b"hello\0", b"ab\0", "h\u00e9llo\0".encode(), b"one line\n" * 9 + b"\0"])
+@pytest.mark.parametrize(
+    "text", [b"hello\0", b"ab\0", "h\u00e9llo\0".encode(), b"one line\n" * 9 + b"\0"]
+)
 def test_a_zero_byte_in_a_short_text_is_not_utf_16(tmp_path, text):
     (tmp_path / "a.txt").write_bytes(text)
     with pytest.raises(UserError, match="is a binary file"):
@@ -77,11 +84,15 @@ def test_a_short_text_in_utf_16_is_known(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-@pytest.mark.parametrize("text", [b"hello \xe2\x98", b"hello \xf0\x9f\x99", "\u00fcber \u00fc".encode()[:-1]])
+@pytest.mark.parametrize(
+    "text", [b"hello \xe2\x98", b"hello \xf0\x9f\x99", "\u00fcber \u00fc".encode()[:-1]]
+)
 def test_a_text_that_is_cut_within_a_character(tmp_path, name, text):
     file = tmp_path / name
     file.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
-    with pytest.raises(UserError, match="is not UTF-8 at byte 6: it ends within a character, so it is cut") as error:
+    with pytest.raises(
+        UserError, match="is not UTF-8 at byte 6: it ends within a character, so it is cut"
+    ) as error:
         list(load_corpus(str(file)).documents())
     command = str(error.value).split("leave the end out: ")[1].removesuffix(" > new.txt")
     kept = subprocess.run(command, shell=True, capture_output=True, check=True).stdout
@@ -105,11 +116,16 @@ def test_the_advice_for_a_file_that_is_gzipped_twice_unpacks_it(tmp_path):
 
 def test_a_pipe_is_refused_in_one_sentence(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(UserError, match="is a pipe, which can be read only once; save it to a file first"):
+    with pytest.raises(
+        UserError, match="is a pipe, which can be read only once; save it to a file first"
+    ):
         list(load_corpus(str(tmp_path / "a.txt")).documents())
 
 
 def test_an_error_without_a_system_message_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("A text.")
-    with pytest.raises(UserError, match=r"cannot be read: underlying stream"), open_bytes(tmp_path / "a.txt"):
+    with (
+        pytest.raises(UserError, match=r"cannot be read: underlying stream"),
+        open_bytes(tmp_path / "a.txt"),
+    ):
         raise io.UnsupportedOperation("underlying stream is not seekable")

@@ -1,4 +1,5 @@
-"""Conversations, comparisons and prompts are read in the forms that data sets have, or refused by name."""
+"""Conversations, comparisons and prompts are read in the forms that data sets have, or refused by
+name."""
 
 import json
 from pathlib import Path
@@ -25,7 +26,10 @@ def write(folder: Path, *rows: object, name: str = "data.jsonl") -> str:
 
 
 def turns(**contents: str) -> list[dict]:
-    return [{"role": role.rstrip("0123456789"), "content": content} for role, content in contents.items()]
+    return [
+        {"role": role.rstrip("0123456789"), "content": content}
+        for role, content in contents.items()
+    ]
 
 
 def shared(*pairs: tuple[str, str]) -> list[dict]:
@@ -44,55 +48,100 @@ DEMONSTRATIONS = {
         {"system": "Be kind.", "conversations": shared(("human", "Hello"), ("gpt", "Hi."))},
         [("system", "Be kind."), *EXCHANGE],
     ),
-    "sharegpt keys in messages": ({"messages": shared(("user", "Hello"), ("assistant", "Hi."))}, EXCHANGE),
+    "sharegpt keys in messages": (
+        {"messages": shared(("user", "Hello"), ("assistant", "Hi."))},
+        EXCHANGE,
+    ),
     "trl": ({"prompt": HELLO[:1], "completion": HELLO[1:]}, EXCHANGE),
     "alpaca": (
         {
-            "instruction": "Double it.", "input": "2", "output": "4", "system": "Count.",
+            "instruction": "Double it.",
+            "input": "2",
+            "output": "4",
+            "system": "Count.",
             "history": [["Double 1.", "2"], ["Double 3.", "6"]],
         },
         [
-            ("system", "Count."), ("user", "Double 1."), ("assistant", "2"), ("user", "Double 3."), ("assistant", "6"),
-            ("user", "Double it.\n\n2"), ("assistant", "4"),
+            ("system", "Count."),
+            ("user", "Double 1."),
+            ("assistant", "2"),
+            ("user", "Double 3."),
+            ("assistant", "6"),
+            ("user", "Double it.\n\n2"),
+            ("assistant", "4"),
         ],
     ),
     "alpaca with nothing beside": (
-        {"instruction": "Hello", "input": "", "output": "Hi.", "system": "", "history": []}, EXCHANGE,
+        {"instruction": "Hello", "input": "", "output": "Hi.", "system": "", "history": []},
+        EXCHANGE,
     ),
     "input and output": ({"input": "Hello", "output": "Hi."}, EXCHANGE),
     "capitals": ({"Instruction": "Hello", "Response": "Hi."}, EXCHANGE),
     "role names": (
-        {"messages": [{"role": "Human", "content": "Hello"}, {"role": "AI", "content": "Hi."}]}, EXCHANGE,
+        {"messages": [{"role": "Human", "content": "Hello"}, {"role": "AI", "content": "Hi."}]},
+        EXCHANGE,
     ),
     "more role names": (
-        {"messages": [{"role": "user", "content": "Hello"}, {"role": "model", "content": "Hi."}]}, EXCHANGE,
+        {"messages": [{"role": "user", "content": "Hello"}, {"role": "model", "content": "Hi."}]},
+        EXCHANGE,
     ),
     "developer": (
-        {"messages": [{"role": "developer", "content": "Be kind."}, *HELLO]}, [("system", "Be kind."), *EXCHANGE],
+        {"messages": [{"role": "developer", "content": "Be kind."}, *HELLO]},
+        [("system", "Be kind."), *EXCHANGE],
     ),
     "parts": (
-        {"messages": [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in HELLO]},
+        {
+            "messages": [
+                {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]}
+                for m in HELLO
+            ]
+        },
         EXCHANGE,
     ),
     "empty system": ({"messages": [{"role": "system", "content": ""}, *HELLO]}, EXCHANGE),
     "no tools": ({"messages": HELLO, "tools": [], "images": None}, EXCHANGE),
-    "empty columns of a table": ({"prompt": "Hello", "answer": "Hi.", "context": "", "system": None}, EXCHANGE),
-    "transcript as prompt": ({"prompt": "\n\nHuman: Hello\n\nAssistant:", "answer": " Hi."}, EXCHANGE),
+    "empty columns of a table": (
+        {"prompt": "Hello", "answer": "Hi.", "context": "", "system": None},
+        EXCHANGE,
+    ),
+    "transcript as prompt": (
+        {"prompt": "\n\nHuman: Hello\n\nAssistant:", "answer": " Hi."},
+        EXCHANGE,
+    ),
     "indented code": (
         {"prompt": "Hello", "answer": "\n    def f():\n        return 1\n"},
         [("user", "Hello"), ("assistant", "    def f():\n        return 1")],
     ),
     "turns in any order": (
-        {"messages": turns(system="Be kind.", assistant="Welcome!", user="Hello", user2="Well?", assistant2="Hi.")},
-        [("system", "Be kind."), ("assistant", "Welcome!"), ("user", "Hello"), ("user", "Well?"), ("assistant", "Hi.")],
+        {
+            "messages": turns(
+                system="Be kind.",
+                assistant="Welcome!",
+                user="Hello",
+                user2="Well?",
+                assistant2="Hi.",
+            )
+        },
+        [
+            ("system", "Be kind."),
+            ("assistant", "Welcome!"),
+            ("user", "Hello"),
+            ("user", "Well?"),
+            ("assistant", "Hi."),
+        ],
     ),
     "thanks at the end": ({"messages": [*HELLO, *turns(user="Thanks.")]}, EXCHANGE),
     "whole conversation as completion": ({"prompt": HELLO[:1], "completion": HELLO}, EXCHANGE),
     "whole transcript as answer": (
-        {"prompt": "Hello", "answer": "\n\nHuman: Hello\n\nAssistant: Hi."}, EXCHANGE,
+        {"prompt": "Hello", "answer": "\n\nHuman: Hello\n\nAssistant: Hi."},
+        EXCHANGE,
     ),
     "history behind the system message": (
-        {"prompt": turns(system="Be kind.", user="Well?"), "history": [["Hello", "Hi."]], "answer": "Yes."},
+        {
+            "prompt": turns(system="Be kind.", user="Well?"),
+            "history": [["Hello", "Hi."]],
+            "answer": "Yes.",
+        },
         [("system", "Be kind."), *EXCHANGE, ("user", "Well?"), ("assistant", "Yes.")],
     ),
     "history before messages": (
@@ -100,19 +149,32 @@ DEMONSTRATIONS = {
         [*EXCHANGE, ("user", "Well?"), ("assistant", "Yes.")],
     ),
     "history in the messages already": (
-        {"messages": [*HELLO, *turns(user="Well?", assistant="Yes.")], "history": [["Hello", "Hi."]]},
+        {
+            "messages": [*HELLO, *turns(user="Well?", assistant="Yes.")],
+            "history": [["Hello", "Hi."]],
+        },
         [*EXCHANGE, ("user", "Well?"), ("assistant", "Yes.")],
     ),
     "history inside the input": (
-        {"input": {"messages": turns(user="Well?"), "history": [["Hello", "Hi."]]}, "output": "Yes."},
+        {
+            "input": {"messages": turns(user="Well?"), "history": [["Hello", "Hi."]]},
+            "output": "Yes.",
+        },
         [*EXCHANGE, ("user", "Well?"), ("assistant", "Yes.")],
     ),
     "neutral keys": (
-        {"messages": [{**HELLO[0], "train": False, "images": []}, {**HELLO[1], "loss": True}], "weight": 1.0}, EXCHANGE,
+        {
+            "messages": [{**HELLO[0], "train": False, "images": []}, {**HELLO[1], "loss": True}],
+            "weight": 1.0,
+        },
+        EXCHANGE,
     ),
     "two names of one role": ({"messages": [{**HELLO[0], "from": "human"}, HELLO[1]]}, EXCHANGE),
-    "half an emoji": ({"prompt": "Hello\ud83d", "answer": "Hi."}, [("user", "Hello\ufffd"), EXCHANGE[1]]),
-}  # fmt: skip
+    "half an emoji": (
+        {"prompt": "Hello\ud83d", "answer": "Hi."},
+        [("user", "Hello\ufffd"), EXCHANGE[1]],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", DEMONSTRATIONS)
@@ -124,7 +186,10 @@ def test_published_forms_of_demonstrations(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["talks.csv", "talks.json"])
 def test_tables_and_arrays_of_conversations(tmp_path, name):
-    text = {"talks.csv": "Question,Answer\nHello,Hi.\n", "talks.json": json.dumps([{"messages": HELLO}], indent=2)}
+    text = {
+        "talks.csv": "Question,Answer\nHello,Hi.\n",
+        "talks.json": json.dumps([{"messages": HELLO}], indent=2),
+    }
     (tmp_path / name).write_text(text[name])
     [demonstration] = read_demonstrations(str(tmp_path / name), 0, 0)
     assert [m.content for m in demonstration.messages] == ["Hello", "Hi."]
@@ -132,7 +197,10 @@ def test_tables_and_arrays_of_conversations(tmp_path, name):
 
 def test_parquet_of_conversations(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    rows = [{"messages": HELLO, "source": "us"}, {"messages": [{**HELLO[0], "name": "Ann"}, HELLO[1]], "source": None}]
+    rows = [
+        {"messages": HELLO, "source": "us"},
+        {"messages": [{**HELLO[0], "name": "Ann"}, HELLO[1]], "source": None},
+    ]
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     said: list[str] = []
@@ -142,72 +210,118 @@ def test_parquet_of_conversations(tmp_path):
 
 CHOSEN, REJECTED = [*HELLO[:1], *turns(assistant="Hi.")], [*HELLO[:1], *turns(assistant="No.")]
 PLAIN = Comparison((Message("user", "Hello"),), ("Hi.", "No."), (0, 1))
-SYSTEM = Comparison((Message("system", "Be kind."), Message("user", "Hello")), ("Hi.", "No."), (0, 1))
+SYSTEM = Comparison(
+    (Message("system", "Be kind."), Message("user", "Hello")), ("Hi.", "No."), (0, 1)
+)
 TIE = Comparison(PLAIN.prompt, PLAIN.answers, (0, 0))
 TRANSCRIPTS = {
-    "chosen": "\n\nHuman: Hello\n\nAssistant: Hi.", "rejected": "\n\nHuman: Hello\n\nAssistant: No.",
-}  # fmt: skip
+    "chosen": "\n\nHuman: Hello\n\nAssistant: Hi.",
+    "rejected": "\n\nHuman: Hello\n\nAssistant: No.",
+}
 COMPARISONS = {
     "trl explicit": ({"prompt": HELLO[:1], "chosen": CHOSEN[1:], "rejected": REJECTED[1:]}, PLAIN),
     "trl implicit": ({"chosen": CHOSEN, "rejected": REJECTED}, PLAIN),
     "ultrafeedback": (
         {
-            "prompt": "Hello", "chosen": CHOSEN, "rejected": REJECTED, "messages": CHOSEN, "score_chosen": 8.0,
+            "prompt": "Hello",
+            "chosen": CHOSEN,
+            "rejected": REJECTED,
+            "messages": CHOSEN,
+            "score_chosen": 8.0,
             "score_rejected": 3.5,
         },
         PLAIN,
     ),
     "equal scores": (
-        {"prompt": "Hello", "chosen": "Hi.", "rejected": "No.", "score_chosen": 5, "score_rejected": 5}, TIE,
+        {
+            "prompt": "Hello",
+            "chosen": "Hi.",
+            "rejected": "No.",
+            "score_chosen": 5,
+            "score_rejected": 5,
+        },
+        TIE,
     ),
-    "system and question": ({"system": "Be kind.", "question": "Hello", "chosen": "Hi.", "rejected": "No."}, SYSTEM),
+    "system and question": (
+        {"system": "Be kind.", "question": "Hello", "chosen": "Hi.", "rejected": "No."},
+        SYSTEM,
+    ),
     "system and messages": ({"system": "Be kind.", "chosen": CHOSEN, "rejected": REJECTED}, SYSTEM),
     "system, prompt and messages": (
-        {"system": "Be kind.", "prompt": "Hello", "chosen": CHOSEN, "rejected": REJECTED}, SYSTEM,
+        {"system": "Be kind.", "prompt": "Hello", "chosen": CHOSEN, "rejected": REJECTED},
+        SYSTEM,
     ),
     "system twice": (
-        {"system": "Be kind.", "chosen": [*turns(system="Be kind."), *CHOSEN],
-         "rejected": [*turns(system="Be kind."), *REJECTED]}, SYSTEM,
+        {
+            "system": "Be kind.",
+            "chosen": [*turns(system="Be kind."), *CHOSEN],
+            "rejected": [*turns(system="Be kind."), *REJECTED],
+        },
+        SYSTEM,
     ),
     "system in the messages alone": (
-        {"prompt": "Hello", "chosen": [*turns(system="Be kind."), *CHOSEN],
-         "rejected": [*turns(system="Be kind."), *REJECTED]}, SYSTEM,
+        {
+            "prompt": "Hello",
+            "chosen": [*turns(system="Be kind."), *CHOSEN],
+            "rejected": [*turns(system="Be kind."), *REJECTED],
+        },
+        SYSTEM,
     ),
     "messages of pairwise labels": (
-        {"system": "Be kind.", "response_a": CHOSEN, "response_b": REJECTED, "winner": "a"}, SYSTEM,
+        {"system": "Be kind.", "response_a": CHOSEN, "response_b": REJECTED, "winner": "a"},
+        SYSTEM,
     ),
     "alpaca": ({"instruction": "Hello", "input": "", "chosen": "Hi.", "rejected": "No."}, PLAIN),
     "openai": (
         {
-            "input": {"messages": HELLO[:1], "tools": []}, "preferred_output": CHOSEN[1:],
+            "input": {"messages": HELLO[:1], "tools": []},
+            "preferred_output": CHOSEN[1:],
             "non_preferred_output": REJECTED[1:],
         },
         PLAIN,
     ),
     "sharegpt": (
         {
-            "conversations": shared(("human", "Hello")), "chosen": shared(("gpt", "Hi."))[0],
+            "conversations": shared(("human", "Hello")),
+            "chosen": shared(("gpt", "Hi."))[0],
             "rejected": shared(("gpt", "No."))[0],
         },
         PLAIN,
     ),
-    "winner b": ({"prompt": "Hello", "response_a": "No.", "response_b": "Hi.", "winner": "model_b"},
-        Comparison(PLAIN.prompt, ("No.", "Hi."), (1, 0))),
-    "winner tie": ({"prompt": "Hello", "response_a": "Hi.", "response_b": "No.", "winner": "Tie"}, TIE),
+    "winner b": (
+        {"prompt": "Hello", "response_a": "No.", "response_b": "Hi.", "winner": "model_b"},
+        Comparison(PLAIN.prompt, ("No.", "Hi."), (1, 0)),
+    ),
+    "winner tie": (
+        {"prompt": "Hello", "response_a": "Hi.", "response_b": "No.", "winner": "Tie"},
+        TIE,
+    ),
     "whole floats": ({"prompt": "Hello", "answers": ["Hi.", "No."], "ranks": [0.0, 1.0]}, PLAIN),
     "transcripts and their prompt": (
-        {"prompt": "\n\nHuman: Hello\n\nAssistant:"} | TRANSCRIPTS, PLAIN,
+        {"prompt": "\n\nHuman: Hello\n\nAssistant:"} | TRANSCRIPTS,
+        PLAIN,
     ),
     "transcripts and their question": ({"prompt": "Hello"} | TRANSCRIPTS, PLAIN),
     "answers with their prompt": (
-        {"prompt": "Hello", "answers": [*TRANSCRIPTS.values()], "ranks": [0, 1]}, PLAIN,
+        {"prompt": "Hello", "answers": [*TRANSCRIPTS.values()], "ranks": [0, 1]},
+        PLAIN,
     ),
     "history before both sides": (
-        {"chosen": turns(user="Well?", assistant="Yes."), "rejected": turns(user="Well?", assistant="No."),
-         "history": [["Hello", "Hi."]]},
-        Comparison((*(Message(*turn) for turn in EXCHANGE), Message("user", "Well?")), ("Yes.", "No."), (0, 1)),
+        {
+            "chosen": turns(user="Well?", assistant="Yes."),
+            "rejected": turns(user="Well?", assistant="No."),
+            "history": [["Hello", "Hi."]],
+        },
+        Comparison(
+            (*(Message(*turn) for turn in EXCHANGE), Message("user", "Well?")),
+            ("Yes.", "No."),
+            (0, 1),
+        ),
     ),
-    "preference tie": ({"prompt": "Hello", "chosen": "Hi.", "rejected": "No.", "preference": "tie"}, TIE),
+    "preference tie": (
+        {"prompt": "Hello", "chosen": "Hi.", "rejected": "No.", "preference": "tie"},
+        TIE,
+    ),
     "rewards of answers": (
         {"prompt": "Hello", "answers": ["Hi.", "No."], "rewards": [1, 3]},
         Comparison(PLAIN.prompt, PLAIN.answers, (1, 0)),
@@ -216,7 +330,7 @@ COMPARISONS = {
         {"prompt": "Hello", "answers": ["Hi.", "No.", "Eh."], "scores": [0.5, 0.5, 2]},
         Comparison(PLAIN.prompt, ("Hi.", "No.", "Eh."), (1, 1, 0)),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -227,15 +341,27 @@ def test_published_forms_of_comparisons(tmp_path, name):
     assert [query.prompt for query in read_queries(file, 0, 0)] == [expected.prompt]
 
 
-TOOL_CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "clock"}}]}
+TOOL_CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "1", "function": {"name": "clock"}}],
+}
 PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
 
 
 @pytest.mark.parametrize(
     ("read", "row", "told"),
     [
-        (read_demonstrations, {"messages": [HELLO[0], TOOL_CALL]}, 'Line 1 of .* has "tool_calls", and tools are not'),
-        (read_demonstrations, {"messages": HELLO, "tools": [{"type": "function"}]}, 'has "tools", and tools are not'),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], TOOL_CALL]},
+            'Line 1 of .* has "tool_calls", and tools are not',
+        ),
+        (
+            read_demonstrations,
+            {"messages": HELLO, "tools": [{"type": "function"}]},
+            'has "tools", and tools are not',
+        ),
         (
             read_demonstrations,
             {"messages": [HELLO[0], {"role": "tool", "content": "noon"}, HELLO[1]]},
@@ -248,11 +374,24 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         ),
         (
             read_demonstrations,
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, HELLO[1]]},
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+                    HELLO[1],
+                ]
+            },
             "message 1, the user's, has a part of type 'image_url', and only text is supported",
         ),
-        (read_demonstrations, {"messages": HELLO, "images": ["a.png"]}, 'has "images", and only text is supported'),
-        (read_demonstrations, {"messages": [{**HELLO[0], "role": "wizard"}]}, "has the role 'wizard'"),
+        (
+            read_demonstrations,
+            {"messages": HELLO, "images": ["a.png"]},
+            'has "images", and only text is supported',
+        ),
+        (
+            read_demonstrations,
+            {"messages": [{**HELLO[0], "role": "wizard"}]},
+            "has the role 'wizard'",
+        ),
         (
             read_demonstrations,
             {"messages": [HELLO[0], {**HELLO[1], "weight": 0.5}]},
@@ -263,8 +402,16 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             {"messages": [HELLO[0], {**HELLO[1], "weight": 0}]},
             "there is no answer to learn",
         ),
-        (read_demonstrations, {"messages": turns(assistant="Hi.")}, "there is no message of a user before the answer"),
-        (read_comparisons, {"chosen": CHOSEN[1:], "rejected": REJECTED[1:]}, "has an answer without a prompt"),
+        (
+            read_demonstrations,
+            {"messages": turns(assistant="Hi.")},
+            "there is no message of a user before the answer",
+        ),
+        (
+            read_comparisons,
+            {"chosen": CHOSEN[1:], "rejected": REJECTED[1:]},
+            "has an answer without a prompt",
+        ),
         (
             read_comparisons,
             {"prompt": [*HELLO], "chosen": "Well?", "rejected": "No."},
@@ -275,13 +422,21 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             {"prompt": "Hello", "answer": "Hi.", "weight": 2},
             'has "weight" 2, which is not supported',
         ),
-        (read_demonstrations, {"prompt": "Hello", "completion": "No.", "label": False}, "has a label, which says"),
+        (
+            read_demonstrations,
+            {"prompt": "Hello", "completion": "No.", "label": False},
+            "has a label, which says",
+        ),
         (
             read_demonstrations,
             {"instruction": "a", "output": "b", "history": ["c"]},
             '"history" is not a list of pairs',
         ),
-        (read_comparisons, {"prompt": "Hello", "completion": "No.", "label": False}, "has a label, as KTO learns from"),
+        (
+            read_comparisons,
+            {"prompt": "Hello", "completion": "No.", "label": False},
+            "has a label, as KTO learns from",
+        ),
         (read_comparisons, PAIR | {"margin": 2.0}, 'has "margin" 2.0, which is not supported'),
         (
             read_comparisons,
@@ -308,7 +463,11 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             {"prompt": "Hello", "response_a": "Hi.", "response_b": "No."},
             'the winner is None; write "a", "b" or "tie"',
         ),
-        (read_comparisons, {"prompt": "Hello", "answers": ["a", "b"], "ranks": [0, 0.5]}, "write a whole number for"),
+        (
+            read_comparisons,
+            {"prompt": "Hello", "answers": ["a", "b"], "ranks": [0, 0.5]},
+            "write a whole number for",
+        ),
         (
             read_comparisons,
             {"prompt": "Hello", "answers": ["a", "b"], "ranks": [0, float("nan")]},
@@ -319,23 +478,91 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             {"prompt": "Hello", "answers": ["a", "b"], "ranks": [0, 1], "scores": [1, 2]},
             "scores and ranks order the answers differently",
         ),
-        (read_comparisons, {"prompt": "Goodbye"} | TRANSCRIPTS, "the prompt is not the one that chosen answers"),
-        (read_demonstrations, {"prompt": "Goodbye", "completion": HELLO}, "the prompt is not the one that the answer"),
-        (read_demonstrations, {"messages": [HELLO[0] | {"images": ["a"]}, HELLO[1]]}, 'message 1 has "images", and'),
-        (read_demonstrations, {"messages": [HELLO[0] | {"Image": "a"}, HELLO[1]]}, 'message 1 has "image" .*only text'),
-        (read_queries, {"prompt": [HELLO[0] | {"images": ["a"]}]}, 'message 1 has "images", and only text'),
-        (read_queries, {"input": {"messages": HELLO[:1], "images": ["a"]}}, 'has "images", and only text'),
-        (read_demonstrations, {"input": {"messages": HELLO[:1], "Score": 1}, "output": "Hi."}, 'has "score" 1, which'),
-        (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"train": False}]}, "there is no answer to learn"),
-        (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"loss": 0.5}]}, "message 2 has the loss 0.5"),
-        (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"train_detail": [{}]}]}, 'has "train_detail", and'),
-        (read_demonstrations, {"messages": [HELLO[0] | {"train": True}, HELLO[1]]}, "the user's turns are never"),
-        (read_demonstrations, {"messages": [HELLO[0], HELLO[1] | {"score": 0.1}]}, 'has "score" 0.1, which says how'),
-        (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "sample_weight": 0.5}, 'has "sample_weight" 0.5'),
-        (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "Score": 2}, 'has "score" 2, which says how good'),
-        (read_demonstrations, {"prompt": "Hello", "answer": "Hi.", "reward": -1}, 'has "reward" -1, which says how'),
-        (read_comparisons, PAIR | {"chosen_reward": 1, "rejected_reward": 3}, "the rejected answer is the better one"),
-        (read_comparisons, PAIR | {"preference": "rejected"}, 'write "chosen" or "tie", or remove the key'),
+        (
+            read_comparisons,
+            {"prompt": "Goodbye"} | TRANSCRIPTS,
+            "the prompt is not the one that chosen answers",
+        ),
+        (
+            read_demonstrations,
+            {"prompt": "Goodbye", "completion": HELLO},
+            "the prompt is not the one that the answer",
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0] | {"images": ["a"]}, HELLO[1]]},
+            'message 1 has "images", and',
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0] | {"Image": "a"}, HELLO[1]]},
+            'message 1 has "image" .*only text',
+        ),
+        (
+            read_queries,
+            {"prompt": [HELLO[0] | {"images": ["a"]}]},
+            'message 1 has "images", and only text',
+        ),
+        (
+            read_queries,
+            {"input": {"messages": HELLO[:1], "images": ["a"]}},
+            'has "images", and only text',
+        ),
+        (
+            read_demonstrations,
+            {"input": {"messages": HELLO[:1], "Score": 1}, "output": "Hi."},
+            'has "score" 1, which',
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], HELLO[1] | {"train": False}]},
+            "there is no answer to learn",
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], HELLO[1] | {"loss": 0.5}]},
+            "message 2 has the loss 0.5",
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], HELLO[1] | {"train_detail": [{}]}]},
+            'has "train_detail", and',
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0] | {"train": True}, HELLO[1]]},
+            "the user's turns are never",
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0], HELLO[1] | {"score": 0.1}]},
+            'has "score" 0.1, which says how',
+        ),
+        (
+            read_demonstrations,
+            {"prompt": "Hello", "answer": "Hi.", "sample_weight": 0.5},
+            'has "sample_weight" 0.5',
+        ),
+        (
+            read_demonstrations,
+            {"prompt": "Hello", "answer": "Hi.", "Score": 2},
+            'has "score" 2, which says how good',
+        ),
+        (
+            read_demonstrations,
+            {"prompt": "Hello", "answer": "Hi.", "reward": -1},
+            'has "reward" -1, which says how',
+        ),
+        (
+            read_comparisons,
+            PAIR | {"chosen_reward": 1, "rejected_reward": 3},
+            "the rejected answer is the better one",
+        ),
+        (
+            read_comparisons,
+            PAIR | {"preference": "rejected"},
+            'write "chosen" or "tie", or remove the key',
+        ),
         (read_comparisons, PAIR | {"scores": [1, 2]}, 'has "scores", which says how good'),
         (
             read_comparisons,
@@ -347,8 +574,16 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             {"prompt": "a", "Prompt": "b", "answer": "c"},
             'has "prompt" and "Prompt" with different',
         ),
-        (read_demonstrations, {"messages": [HELLO[0] | {"from": "gpt"}, HELLO[1]]}, "message 1 has two roles that"),
-        (read_demonstrations, {"messages": [HELLO[0] | {"value": "b"}, HELLO[1]]}, "user's, has two contents that"),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0] | {"from": "gpt"}, HELLO[1]]},
+            "message 1 has two roles that",
+        ),
+        (
+            read_demonstrations,
+            {"messages": [HELLO[0] | {"value": "b"}, HELLO[1]]},
+            "user's, has two contents that",
+        ),
     ],
 )
 def test_what_cannot_be_learned_as_it_stands_is_refused_by_name(tmp_path, read, row, told):
@@ -363,7 +598,8 @@ def test_the_summary_names_keys_and_lines_that_were_left_out(tmp_path):
     read_demonstrations(file, 0, 0, said.append, strict=False)
     [line] = said
     assert line.startswith(
-        f"2 examples in {file}. Keys not used: id, category, messages.name. 2 of 4 rows are left out"
+        f"2 examples in {file}. Keys not used: id, category, messages.name. 2 of 4 rows are "
+        "left out"
     )
     assert "(2, 4). Line 2 of" in line
 
@@ -372,9 +608,13 @@ def test_the_summary_names_keys_and_lines_that_were_left_out(tmp_path):
 def test_marked_turns_are_read_and_not_learned(tmp_path, mark):
     talk = [HELLO[0], {**HELLO[1], **mark}, *turns(user="Really?", assistant="Yes.")]
     [demonstration] = read_demonstrations(write(tmp_path, {"messages": talk}), 0, 0)
-    tokenizer = Tokenizer.train(["Hello Hi. Really? Yes."] * 9, 300).with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
+    tokenizer = Tokenizer.train(["Hello Hi. Really? Yes."] * 9, 300).with_chat(
+        (START, END), "<|pad|>", CHAT_TEMPLATE
+    )
     tokens = demonstration_tokens(tokenizer, demonstration)
-    learned = tokenizer.decode([i for i, trained in zip(tokens.ids, tokens.trained, strict=True) if trained])
+    learned = tokenizer.decode(
+        [i for i, trained in zip(tokens.ids, tokens.trained, strict=True) if trained]
+    )
     assert learned.removesuffix(END) == "Yes."
     assert "Hi." in tokenizer.decode(tokens.ids)
 
@@ -409,33 +649,54 @@ def test_numbers_in_a_table_of_comparisons(tmp_path, keys, cells, expected):
 
 
 def test_a_cell_that_contradicts_its_row_is_refused(tmp_path):
-    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,score_chosen,score_rejected\nHello,Hi.,No.,10,9\n")
+    (tmp_path / "a.csv").write_text(
+        "prompt,chosen,rejected,score_chosen,score_rejected\nHello,Hi.,No.,10,9\n"
+    )
     assert read_comparisons(str(tmp_path / "a.csv"), 0, 0) == [PLAIN]
-    (tmp_path / "a.csv").write_text("prompt,chosen,rejected,score_chosen,score_rejected\nHello,Hi.,No.,9,10\n")
+    (tmp_path / "a.csv").write_text(
+        "prompt,chosen,rejected,score_chosen,score_rejected\nHello,Hi.,No.,9,10\n"
+    )
     with pytest.raises(UserError, match="the rejected answer is the better one"):
         read_comparisons(str(tmp_path / "a.csv"), 0, 0)
 
 
 def test_keys_about_the_answer_are_columns_of_a_prompt(tmp_path):
     file = write(tmp_path, {"prompt": "1+1?", "label": "2", "score": 3})
-    assert read_queries(file, 0, 0, columns={"label", "score"})[0].columns == {"label": "2", "score": 3}
+    assert read_queries(file, 0, 0, columns={"label", "score"})[0].columns == {
+        "label": "2",
+        "score": 3,
+    }
 
 
 def test_keys_inside_the_input_are_named(tmp_path):
     said: list[str] = []
-    read_queries(write(tmp_path, {"input": {"messages": HELLO[:1], "parallel_tool_calls": True}}), 0, 0, said.append)
+    read_queries(
+        write(tmp_path, {"input": {"messages": HELLO[:1], "parallel_tool_calls": True}}),
+        0,
+        0,
+        said.append,
+    )
     assert said[0].endswith("Keys not used: prompt.parallel_tool_calls.")
 
 
 def test_columns_are_kept_for_a_reward_function(tmp_path):
     file = write(
-        tmp_path, {"prompt": "1+1?", "solution": "2", "level": 1, "id": 5}, {"prompt": "2+2?", "solution": "4"}
+        tmp_path,
+        {"prompt": "1+1?", "solution": "2", "level": 1, "id": 5},
+        {"prompt": "2+2?", "solution": "4"},
     )
     said: list[str] = []
     queries = read_queries(file, 0, 0, said.append, columns={"solution", "level"})
-    assert [query.columns for query in queries] == [{"solution": "2", "level": 1}, {"solution": "4"}]
+    assert [query.columns for query in queries] == [
+        {"solution": "2", "level": 1},
+        {"solution": "4"},
+    ]
     assert said[0].endswith("Keys not used: id.")
-    assert read_queries(file, 0, 0, columns=None)[0].columns == {"solution": "2", "level": 1, "id": 5}
+    assert read_queries(file, 0, 0, columns=None)[0].columns == {
+        "solution": "2",
+        "level": 1,
+        "id": 5,
+    }
     assert read_queries(file, 0, 0)[0].columns == {}
 
 
@@ -457,7 +718,9 @@ def test_tidied_text_keeps_the_indentation_of_code(text, tidied):
 
 def test_the_indentation_of_an_answer_is_learned(tmp_path):
     code = "    def f():\n        return 1"
-    [demonstration] = read_demonstrations(write(tmp_path, {"prompt": "Write f.", "answer": f"\n{code}\n"}), 0, 0)
+    [demonstration] = read_demonstrations(
+        write(tmp_path, {"prompt": "Write f.", "answer": f"\n{code}\n"}), 0, 0
+    )
     tokenizer = Tokenizer.train([code] * 9, 300).with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     tokens = demonstration_tokens(tokenizer, demonstration)
     learned = [i for i, trained in zip(tokens.ids, tokens.trained, strict=True) if trained]

@@ -14,13 +14,16 @@ from seq2chat.text.split import split_parts
 
 @pytest.fixture
 def lines(tmp_path, monkeypatch):
-    """3,000 numbered documents of 1 to 60 words, in blocks of 256 bytes: some lines are longer than a block."""
+    """3,000 numbered documents of 1 to 60 words, in blocks of 256 bytes: some lines are longer than
+    a block."""
     monkeypatch.setattr(jsonlines, "BLOCK", 256)
     rng = random.Random(0)
     texts = [f"{number} " + "süß word " * rng.randint(1, 30) for number in range(3000)]
     file = tmp_path / "rows.jsonl"
     ends = ["\n", "\n\n", "\r\n"]
-    file.write_bytes("".join(json.dumps({"text": text}) + rng.choice(ends) for text in texts).encode())
+    file.write_bytes(
+        "".join(json.dumps({"text": text}) + rng.choice(ends) for text in texts).encode()
+    )
     return file, texts
 
 
@@ -56,7 +59,10 @@ def test_a_sampled_corpus_holds_out_whole_documents_and_reads_no_others(lines):
         ('{"text": null}', "is null where text should be"),
         ('{"n": ' + "9" * 5000 + "}", "has a number of too many digits"),
         ("[" * 100_000, "is nested too deeply"),
-        ('{"text": "a", "text": "b"}', 'The line at byte 15 of .* has the key "text" twice with different values'),
+        (
+            '{"text": "a", "text": "b"}',
+            'The line at byte 15 of .* has the key "text" twice with different values',
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_place(line, words, tmp_path):
@@ -66,7 +72,9 @@ def test_a_mistake_is_named_with_its_place(line, words, tmp_path):
         list(JsonLines(file, "text").sample(1.0))
 
 
-@pytest.mark.parametrize("content", ['{\n "text": "over lines"\n}', '[{"text": "an array"}]', "", "\n{}"])
+@pytest.mark.parametrize(
+    "content", ['{\n "text": "over lines"\n}', '[{"text": "an array"}]', "", "\n{}"]
+)
 def test_other_layouts_are_not_read_by_lines(content, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(content)

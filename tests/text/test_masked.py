@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from seq2chat.config import UserError
 from seq2chat.text.batch import IGNORED
-from seq2chat.text.masked import MaskedLoader, encode_masked, fill, mask_tokens, masked_evaluation_batches
+from seq2chat.text.masked import (
+    MaskedLoader,
+    encode_masked,
+    fill,
+    mask_tokens,
+    masked_evaluation_batches,
+)
 from seq2chat.text.shards import shards_in_memory
 from seq2chat.text.wordpiece import WordPiece
 
@@ -38,7 +44,8 @@ def restored(target, labels):
 
 
 def within(count, n, p, sigmas=4.5):
-    """Whether a binomial count is where it should be; a false alarm comes once in about 150,000 checks."""
+    """Whether a binomial count is where it should be; a false alarm comes once in about 150,000
+    checks."""
     return abs(count - n * p) < sigmas * (n * p * (1 - p)) ** 0.5
 
 
@@ -64,14 +71,19 @@ def test_tokens_are_chosen_and_shown_as_the_paper_says(share):
     assert within((shown == mask_id).sum(), len(shown), 0.8)
     assert within(random.sum(), len(shown), 0.1)
     assert within((shown == 100).sum(), len(shown), 0.1)
-    assert abs(shown[random].mean() - vocab_size / 2) < 4.5 * vocab_size / 12**0.5 / random.sum() ** 0.5
+    assert (
+        abs(shown[random].mean() - vocab_size / 2)
+        < 4.5 * vocab_size / 12**0.5 / random.sum() ** 0.5
+    )
     assert shown[random].min() < 50
     assert shown[random].max() > vocab_size - 50
 
 
 @pytest.mark.parametrize(("n", "expected"), [(0, 0), (1, 1), (3, 1), (9, 1), (10, 2), (100, 15)])
 def test_at_least_one_token_is_asked_for(n, expected):
-    _, labels = mask_tokens(np.arange(10, 10 + n), np.ones(n, dtype=bool), 0.15, 4, 50, np.random.default_rng(0))
+    _, labels = mask_tokens(
+        np.arange(10, 10 + n), np.ones(n, dtype=bool), 0.15, 4, 50, np.random.default_rng(0)
+    )
     assert (labels != IGNORED).sum() == expected
 
 
@@ -97,7 +109,12 @@ def test_rows_are_cls_text_sep_and_an_epoch_deals_every_token(loader, shards, to
 
 
 @settings(max_examples=30, deadline=None)
-@given(first=st.integers(0, 100), batch_size=st.integers(1, 9), world=st.integers(1, 4), both=st.booleans())
+@given(
+    first=st.integers(0, 100),
+    batch_size=st.integers(1, 9),
+    world=st.integers(1, 4),
+    both=st.booleans(),
+)
 def test_samples_depend_on_data_seed_and_k_alone(shards, tokenizer, first, batch_size, world, both):
     world = min(world, batch_size)
     batch = MaskedLoader(shards, CONTEXT, 3, tokenizer, next_sentence=both).batch(first, batch_size)
@@ -117,7 +134,11 @@ def test_masks_are_new_each_epoch_and_differ_by_seed(tokenizer):
     shards = shards_in_memory([" ".join(WORDS * 2)], tokenizer)
     loaders = [MaskedLoader(shards, 102, seed, tokenizer) for seed in range(3)]
     rows = [loader.sample(k) for loader in loaders for k in range(10 * loader.n_windows)]
-    same_text = [labels for target, labels, _, _ in rows if tokenizer.sep_id not in restored(target, labels)[1:-1]]
+    same_text = [
+        labels
+        for target, labels, _, _ in rows
+        if tokenizer.sep_id not in restored(target, labels)[1:-1]
+    ]
     places = {tuple(np.flatnonzero(labels != IGNORED)) for labels in same_text}
     assert len(places) == len(same_text) > 30
 
@@ -138,7 +159,11 @@ def test_second_sentences_follow_in_half_of_the_samples(shards, tokenizer):
         target, labels, segments, is_next = loader.sample(k)
         row = restored(target, labels)
         cut = int(segments.argmax())
-        assert (row[0], row[cut - 1], row[-1]) == (tokenizer.cls_id, tokenizer.sep_id, tokenizer.sep_id)
+        assert (row[0], row[cut - 1], row[-1]) == (
+            tokenizer.cls_id,
+            tokenizer.sep_id,
+            tokenizer.sep_id,
+        )
         assert (np.diff(segments) >= 0).all()
         both = " ".join(map(str, [*row[1 : cut - 1], *row[cut:-1]]))
         if is_next:
@@ -155,14 +180,22 @@ def test_second_sentences_follow_in_half_of_the_samples(shards, tokenizer):
 
 
 @pytest.mark.parametrize(("context", "batch_size"), [(16, 4), (16, 1), (7, 3), (3, 8), (1000, 2)])
-def test_evaluation_reads_the_stream_once_at_fifteen_per_cent(shards, tokenizer, context, batch_size):
+def test_evaluation_reads_the_stream_once_at_fifteen_per_cent(
+    shards, tokenizer, context, batch_size
+):
     batches = list(masked_evaluation_batches(shards, context, batch_size, tokenizer))
     text = []
     for batch in batches:
-        mask = torch.ones_like(batch.target, dtype=torch.bool) if batch.target_mask is None else batch.target_mask
+        mask = (
+            torch.ones_like(batch.target, dtype=torch.bool)
+            if batch.target_mask is None
+            else batch.target_mask
+        )
         assert (batch.target[~mask] == tokenizer.pad_id).all()
         assert (batch.labels[~mask] == IGNORED).all()
-        for target, labels, real in zip(batch.target.numpy(), batch.labels.numpy(), mask.numpy(), strict=True):
+        for target, labels, real in zip(
+            batch.target.numpy(), batch.labels.numpy(), mask.numpy(), strict=True
+        ):
             row = restored(target, labels)[real]
             assert (row[0], row[-1]) == (tokenizer.cls_id, tokenizer.sep_id)
             text += row[1:-1].tolist()
@@ -177,7 +210,9 @@ def test_evaluation_reads_the_stream_once_at_fifteen_per_cent(shards, tokenizer,
 def test_rooms_too_small_are_named(shards, tokenizer):
     with pytest.raises(UserError, match=r"model\.context is 3; \[CLS\] and \[SEP\] need room"):
         MaskedLoader(shards, 3, 0, tokenizer)
-    with pytest.raises(UserError, match=r"text has 20 tokens, but model\.context is 23; .* at most 22\."):
+    with pytest.raises(
+        UserError, match=r"text has 20 tokens, but model\.context is 23; .* at most 22\."
+    ):
         MaskedLoader(shards_in_memory([" ".join(WORDS[:19])], tokenizer), 23, 0, tokenizer)
     with pytest.raises(UserError, match="--context is 2"):
         list(masked_evaluation_batches(shards, 2, 1, tokenizer))

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from seq2chat.config import DataConfig, UserError
 from seq2chat.text.batch import IGNORED
-from seq2chat.text.parallel import PairLoader, Pairs, excerpt, load_parallel, pair_batches, read_pairs, shuffled
+from seq2chat.text.parallel import (
+    PairLoader,
+    Pairs,
+    excerpt,
+    load_parallel,
+    pair_batches,
+    read_pairs,
+    shuffled,
+)
 from seq2chat.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["a man sees the dog", "ein Mann sieht den Hund"] * 3, 280)
@@ -31,13 +39,19 @@ def pairs():
 
 
 def test_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
-    a, b = write(tmp_path, "a.en", ["one", "two", "three"]), write(tmp_path, "a.de", ["eins", "zwei"])
+    a, b = (
+        write(tmp_path, "a.en", ["one", "two", "three"]),
+        write(tmp_path, "a.de", ["eins", "zwei"]),
+    )
     with pytest.raises(UserError, match=r"a\.en has 3 lines and .*a\.de has 2"):
         read_pairs(a, b)
 
 
 def test_blank_lines_are_left_out_without_shifting_the_others(tmp_path):
-    a, b = write(tmp_path, "a", ["one", "", "three", "four"]), write(tmp_path, "b", ["eins", "zwei", " ", "vier"])
+    a, b = (
+        write(tmp_path, "a", ["one", "", "three", "four"]),
+        write(tmp_path, "b", ["eins", "zwei", " ", "vier"]),
+    )
     assert read_pairs(a, b) == ([("one", "eins"), ("four", "vier")], 2)
 
 
@@ -60,7 +74,9 @@ ROWS = {
     "b.csv": 'english,deutsch\ntwo men,zwei Männer\n,leer\n"""Yes.""","""Ja."""\n',
     "a.jsonl": "".join(
         json.dumps({"id": i, "translation": {"en": en, "de": de}}) + "\n"
-        for i, (en, de) in enumerate([("two men", "zwei Männer"), ("", "leer"), ('"Yes."', '"Ja."')])
+        for i, (en, de) in enumerate(
+            [("two men", "zwei Männer"), ("", "leer"), ('"Yes."', '"Ja."')]
+        )
     ),
 }
 
@@ -77,10 +93,26 @@ def test_the_two_columns_of_a_table_are_pairs(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.tsv", "one\teins\ntwo\tzwei\tdeux\n", r"Line 2 of .* has 3 columns .*: cut -f1,2 OLD\.tsv > NEW\.tsv"),
-        ("a.tsv", "one\n", "Line 1 of .* has 1 columns where a sentence, a tab and its translation should be"),
-        ("a.csv", "en,de,fr\na,b,c\n", "has the fields en, de, fr; keep two, the sentence first, or name them"),
-        ("a.jsonl", '{"en": "one", "de": "eins"}\n{"en": "two"}\n', "Line 2 of .* has no text in its field 'de'"),
+        (
+            "a.tsv",
+            "one\teins\ntwo\tzwei\tdeux\n",
+            r"Line 2 of .* has 3 columns .*: cut -f1,2 OLD\.tsv > NEW\.tsv",
+        ),
+        (
+            "a.tsv",
+            "one\n",
+            "Line 1 of .* has 1 columns where a sentence, a tab and its translation should be",
+        ),
+        (
+            "a.csv",
+            "en,de,fr\na,b,c\n",
+            "has the fields en, de, fr; keep two, the sentence first, or name them",
+        ),
+        (
+            "a.jsonl",
+            '{"en": "one", "de": "eins"}\n{"en": "two"}\n',
+            "Line 2 of .* has no text in its field 'de'",
+        ),
         ("a.tsv", "\t\n", "holds no pair of sentences"),
         ("a.sgm", "<seg>one</seg>", r"is a \.sgm file.*sed -n .*a\.sgm > a\.txt"),
     ],
@@ -93,13 +125,18 @@ def test_a_table_that_holds_no_pairs_is_refused(tmp_path, name, content, told):
 
 def test_a_table_is_not_one_of_two_files(tmp_path):
     file = write(tmp_path, "a.tsv", ["one\teins"])
-    with pytest.raises(UserError, match=r"is a table by its name.*seq2chat train .*a\.tsv --model.family .*cut -f1 "):
+    with pytest.raises(
+        UserError,
+        match=r"is a table by its name.*seq2chat train .*a\.tsv --model.family .*cut -f1 ",
+    ):
         read_pairs(file, file)
 
 
 def test_the_advice_for_an_sgml_test_set_gives_its_sentences(tmp_path):
     file = tmp_path / "set.sgm"
-    file.write_text('<refset>\n<seg id="1"> One, two. </seg>\n<seg id="2">Three.</seg>\n</refset>\n')
+    file.write_text(
+        '<refset>\n<seg id="1"> One, two. </seg>\n<seg id="2">Three.</seg>\n</refset>\n'
+    )
     with pytest.raises(UserError, match="convert it: ") as error:
         read_pairs(file, file)
     command = str(error.value).split("convert it: ")[1]
@@ -131,8 +168,13 @@ def test_a_batch_holds_what_the_files_say(pairs):
         n, end = len(ids), TOKENIZER.eos_id
         assert batch.target[row, : n + 1].tolist() == [end, *ids]
         assert batch.labels[row, : n + 1].tolist() == [*ids, end]
-        assert (batch.labels[row, n + 1 :] == IGNORED).all() and (batch.target[row, n + 1 :] == TOKENIZER.pad_id).all()
-        assert batch.source[row][batch.source_mask[row]].tolist() == [*TOKENIZER.encode(source), end]
+        assert (batch.labels[row, n + 1 :] == IGNORED).all() and (
+            batch.target[row, n + 1 :] == TOKENIZER.pad_id
+        ).all()
+        assert batch.source[row][batch.source_mask[row]].tolist() == [
+            *TOKENIZER.encode(source),
+            end,
+        ]
         assert (batch.source[row][~batch.source_mask[row]] == TOKENIZER.pad_id).all()
 
 
@@ -151,14 +193,19 @@ def test_every_pair_is_dealt_once_an_epoch_in_batches_of_bounded_size(pairs, bat
             seen += [tuple(row[row != IGNORED].tolist()) for row in batch.labels]
             first += n
         assert first == len(pairs)
-        assert sorted(seen) == sorted((*target.tolist(), TOKENIZER.eos_id) for target in pairs.target)
+        assert sorted(seen) == sorted(
+            (*target.tolist(), TOKENIZER.eos_id) for target in pairs.target
+        )
 
 
 def test_batches_are_a_function_of_data_seed_and_place(pairs):
     batch = PairLoader(pairs, 1).batch(0, 8)
     assert torch.equal(batch.target, PairLoader(pairs, 1).batch(0, 8).target)
     others = (PairLoader(pairs, 2).batch(0, 8), PairLoader(pairs, 1).batch(len(pairs), 8))
-    assert all(batch.target.shape != other.target.shape or (batch.target != other.target).any() for other in others)
+    assert all(
+        batch.target.shape != other.target.shape or (batch.target != other.target).any()
+        for other in others
+    )
 
 
 def test_ranks_share_a_batch_between_them(pairs):
@@ -173,13 +220,18 @@ def test_like_lengths_come_together(pairs):
     while first < len(pairs):
         batch = loader.batch(first, 10)
         first += loader.n_samples(first, 10)
-        padding, real = padding + int((batch.labels == IGNORED).sum()), real + int((batch.labels != IGNORED).sum())
+        padding, real = (
+            padding + int((batch.labels == IGNORED).sum()),
+            real + int((batch.labels != IGNORED).sum()),
+        )
     assert padding < 0.05 * real
 
 
 def test_validation_has_every_pair_once_and_a_limit_takes_the_first(pairs):
     labels = [row for batch in pair_batches(pairs, 7) for row in batch.labels]
-    assert sorted(tuple(row[row != IGNORED].tolist()[:-1]) for row in labels) == sorted(map(tuple, pairs.target))
+    assert sorted(tuple(row[row != IGNORED].tolist()[:-1]) for row in labels) == sorted(
+        map(tuple, pairs.target)
+    )
     few = sum(int((batch.labels != IGNORED).sum()) for batch in pair_batches(pairs, 7, limit=100))
     assert 100 <= few < 100 + max(map(len, pairs.target)) + 1
 

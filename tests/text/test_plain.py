@@ -1,4 +1,5 @@
-"""Plain text is read in blocks of any size without a change, from any place, and a sample is spread over all of it."""
+"""Plain text is read in blocks of any size without a change, from any place, and a sample is spread
+over all of it."""
 
 import gzip
 from pathlib import Path
@@ -45,11 +46,15 @@ def test_two_ranges_hold_the_text_once_whatever_the_blocks(tmp_path_factory, tex
 
 
 def test_separators_end_documents_wherever_blocks_end(tmp_path, small_blocks):
-    item = plain_text(tmp_path, b"one<|endoftext|>\ntwo <|endof text<|endoftext|><|endoftext|>three")
+    item = plain_text(
+        tmp_path, b"one<|endoftext|>\ntwo <|endof text<|endoftext|><|endoftext|>three"
+    )
     assert list(item.documents()) == ["one", "\ntwo <|endof text", "three"]
 
 
-@pytest.mark.parametrize("text", [" \n", "\n" * 12, f"\n{plain.SEPARATOR}\n\n\n\n\n\n{plain.SEPARATOR} "])
+@pytest.mark.parametrize(
+    "text", [" \n", "\n" * 12, f"\n{plain.SEPARATOR}\n\n\n\n\n\n{plain.SEPARATOR} "]
+)
 def test_a_blank_file_has_no_documents_wherever_blocks_end(tmp_path, small_blocks, text):
     assert list(plain_text(tmp_path, text.encode()).read()) == []
     with pytest.raises(UserError, match="is empty"):
@@ -85,7 +90,9 @@ def test_a_sampled_corpus_has_all_its_languages_in_both_splits(tmp_path, name):
     parts = list(split_parts(corpus, 0.5, 1_000_000))
     assert sum(len(part.text) for part in parts) == pytest.approx(1_000_000, rel=0.15)
     for split, words in (("train", ("eins", "zwei")), ("val", ("三三", "four"))):
-        assert all(any(word in part.text for part in parts if part.split == split) for word in words)
+        assert all(
+            any(word in part.text for part in parts if part.split == split) for word in words
+        )
     assert list(split_parts(corpus, 0.5, 1_000_000)) == parts
 
 
@@ -114,7 +121,9 @@ def join(parts: "list[Part]") -> dict[str, str]:
 
 
 def test_a_sample_of_few_large_documents_is_not_empty():
-    corpus = Corpus("books", lambda: ["words " * 10_000] * 150 + ["other " * 10_000] * 150, lambda: "digest")
+    corpus = Corpus(
+        "books", lambda: ["words " * 10_000] * 150 + ["other " * 10_000] * 150, lambda: "digest"
+    )
     parts = list(split_parts(corpus, 0.5, 1_000))
     assert {part.split for part in parts} == {"train", "val"}
 

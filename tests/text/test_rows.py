@@ -43,7 +43,9 @@ def test_tables_name_their_fields_in_the_first_line(tmp_path, name):
     delimiter = {"a.tsv": "\t", "b.csv": ";", "c.csv": "\t"}.get(name, ",")
     cells = ["n", "text", "1", '"one, and ""more"""', "2", '"two\nlines, ü and 🙂"']
     lines = [delimiter.join(cells[i : i + 2]) for i in (0, 2, 4)]
-    assert read(tmp_path / name, "\ufeff" + "\r\n".join(lines)) == [row | {"n": str(row["n"])} for row in ROWS]
+    assert read(tmp_path / name, "\ufeff" + "\r\n".join(lines)) == [
+        row | {"n": str(row["n"])} for row in ROWS
+    ]
 
 
 def test_a_cell_may_be_long(tmp_path):
@@ -53,7 +55,11 @@ def test_a_cell_may_be_long(tmp_path):
 
 def test_the_place_of_each_row_is_known(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"n": 1}\n\n{\n"n": 2}\n{"n": 3}')
-    assert [row.where.split(" of ")[0] for row in read_rows(tmp_path / "a.jsonl")] == ["Line 1", "Line 3", "Line 5"]
+    assert [row.where.split(" of ")[0] for row in read_rows(tmp_path / "a.jsonl")] == [
+        "Line 1",
+        "Line 3",
+        "Line 5",
+    ]
     (tmp_path / "a.csv").write_text('n,text\n1,"one\ntwo"\n2,three\n')
     assert [row.number for row in read_rows(tmp_path / "a.csv")] == [2, 4]
 
@@ -73,9 +79,13 @@ def test_a_large_array_is_not_held(tmp_path, monkeypatch):
     assert len(held) < 21_000, "values are not parsed over and over"
 
 
-@pytest.mark.parametrize("row", ['{"text": "a", "text": "b"}', '{"messages": [{"text": "a", "text": "b"}]}'])
+@pytest.mark.parametrize(
+    "row", ['{"text": "a", "text": "b"}', '{"messages": [{"text": "a", "text": "b"}]}']
+)
 def test_a_key_with_two_values_is_refused(tmp_path, row):
-    with pytest.raises(UserError, match=r'Line 2 of .* has the key "text" twice with different values; keep one'):
+    with pytest.raises(
+        UserError, match=r'Line 2 of .* has the key "text" twice with different values; keep one'
+    ):
         read(tmp_path / "a.jsonl", '{"n": 1, "n": 1}\n' + row)
 
 
@@ -83,8 +93,13 @@ def test_parquet_is_read_in_batches(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     messages = [{"role": "user", "content": "Hello"}]
-    parquet.write_table(pyarrow.table({"text": ["one", None], "messages": [messages, None]}), tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet") == [{"text": "one", "messages": messages}, {"text": None, "messages": None}]
+    parquet.write_table(
+        pyarrow.table({"text": ["one", None], "messages": [messages, None]}), tmp_path / "a.parquet"
+    )
+    assert read(tmp_path / "a.parquet") == [
+        {"text": "one", "messages": messages},
+        {"text": None, "messages": None},
+    ]
     with pytest.raises(UserError, match=r"b\.parquet is not a Parquet file that can be read"):
         read(tmp_path / "b.parquet", b"PAR1 and nothing else")
 

@@ -1,4 +1,5 @@
-"""What is written is what is read, nothing half-written is ever read, and the split is the documented one."""
+"""What is written is what is read, nothing half-written is ever read, and the split is the
+documented one."""
 
 import hashlib
 import resource
@@ -42,7 +43,9 @@ def test_one_document_is_split_as_nanogpt_does():
 
 
 @settings(max_examples=50, deadline=None)
-@given(texts=st.lists(st.text("ab", min_size=1), min_size=1, max_size=5), share=st.floats(0.01, 0.99))
+@given(
+    texts=st.lists(st.text("ab", min_size=1), min_size=1, max_size=5), share=st.floats(0.01, 0.99)
+)
 def test_of_few_documents_each_gives_its_end(texts, share):
     parts = list(split_parts(corpus_of(texts), share))
     assert "".join(part.text for part in parts) == "".join(texts)
@@ -87,7 +90,15 @@ def test_shards_hold_the_stream(tmp_path, tokenizer, corpus, shard_tokens):
         in_memory = shards_in_memory(texts, tokenizer, split)
         assert in_memory.read(0, len(stream)).tolist() == stream
         assert in_memory.starts.tolist() == starts
-        for name in ("fingerprint", "n_tokens", "n_documents", "n_bytes", "n_characters", "tokenizer", "eos_id"):
+        for name in (
+            "fingerprint",
+            "n_tokens",
+            "n_documents",
+            "n_bytes",
+            "n_characters",
+            "tokenizer",
+            "eos_id",
+        ):
             assert getattr(in_memory, name) == getattr(shards, name)
 
 
@@ -100,7 +111,9 @@ def test_fingerprint_is_of_tokens_and_tokenizer(tmp_path, tokenizer):
     assert a.fingerprint != open_shards(tmp_path / "a", "val").fingerprint
     # Trained on text with nothing to merge, this one has other ids for <|endoftext|> only.
     other = Tokenizer.train(["ab ab"], 261)
-    assert shards_in_memory(["z"], other).fingerprint != shards_in_memory(["z"], tokenizer).fingerprint
+    assert (
+        shards_in_memory(["z"], other).fingerprint != shards_in_memory(["z"], tokenizer).fingerprint
+    )
 
 
 def test_16_bits_where_they_are_enough(tmp_path, tokenizer, monkeypatch):
@@ -124,7 +137,10 @@ def damage(file) -> None:
     ("harm", "message"),
     [
         (damage, "is damaged: its sha256 is not the manifest's"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-2]), r"is damaged: it has \d+ bytes instead of \d+"),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:-2]),
+            r"is damaged: it has \d+ bytes instead of \d+",
+        ),
         (lambda file: file.unlink(), "is missing"),
     ],
     ids=["bit", "cut", "gone"],
@@ -212,18 +228,25 @@ def test_parts_of_documents_are_the_documents():
     tokenizer = Tokenizer.train(["ab"], 260)
     parts = [Part("a b", False), Part("c"), Part("d")]
     one, other = shards_in_memory(parts, tokenizer), shards_in_memory(["a bc", "d"], tokenizer)
-    assert one.fingerprint == other.fingerprint and one.starts.tolist() == other.starts.tolist() == [0, 5]
+    assert (
+        one.fingerprint == other.fingerprint
+        and one.starts.tolist() == other.starts.tolist() == [0, 5]
+    )
     assert (one.n_bytes, one.n_characters, one.n_documents) == (5, 5, 2)
 
 
-def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text_in_pieces(tmp_path, monkeypatch, capsys):
+def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text_in_pieces(
+    tmp_path, monkeypatch, capsys
+):
     from seq2chat.cli import tokenizer as command
 
     file = tmp_path / "big.txt"
     file.write_text("The river runs to the sea.\n" * 1_000_000)
     read = []
     small = Tokenizer.train(["ab"], 260)
-    monkeypatch.setattr(Tokenizer, "train", lambda texts, size: read.extend(map(len, texts)) or small)
+    monkeypatch.setattr(
+        Tokenizer, "train", lambda texts, size: read.extend(map(len, texts)) or small
+    )
     command.train(str(file), out=tmp_path / "out")
     assert 18_000_000 < sum(read) < 22_000_000
     assert max(read) <= LONGEST_PART

@@ -34,7 +34,10 @@ def test_the_start_of_a_stop_string_is_held_back_until_it_is_none():
     assert pieces("a<en<end", ("<end>",))[0] == ["a", "", "", "", "<en", "", "", "", "<end"]
 
 
-@given(st.text("ab\nß", max_size=40), st.lists(st.text("ab\nß", min_size=1, max_size=3), max_size=3).map(tuple))
+@given(
+    st.text("ab\nß", max_size=40),
+    st.lists(st.text("ab\nß", min_size=1, max_size=3), max_size=3).map(tuple),
+)
 def test_what_is_shown_is_the_text_before_the_first_stop_string(text, stop):
     shown, stream = pieces(text, stop)
     ends = [i for s in stop if (i := text.find(s)) >= 0]

@@ -1,4 +1,5 @@
-"""Ids equal those of `tokenizers`, `transformers` and the plain twin; user text never becomes a control token."""
+"""Ids equal those of `tokenizers`, `transformers` and the plain twin; user text never becomes a
+control token."""
 
 import json
 import random
@@ -18,24 +19,44 @@ from seq2chat.text.tokenizer import CONTROL, GPT2_PATTERN, QWEN2_PATTERN, Tokeni
 from seq2chat.text.wordpiece import check_ids
 
 TRAINING_TEXT = (
-    "\n".join(topics[name] for name in sorted(topics)[:25]) + " Füße, déjà vu, Приве́т мир, 北京市 北京市, 🙂🙂"
+    "\n".join(topics[name] for name in sorted(topics)[:25])
+    + " Füße, déjà vu, Приве́т мир, 北京市 北京市, 🙂🙂"
 )
 WORDS = st.sampled_from(
-    [*CONTROL, " ", "\n", "\r\n", "\t", "  ", "'S", "'ſ", "don't", "I'LL", "123", " the", "\u0301", "ﬁ", "İ", "𐐀"]
+    [
+        *CONTROL,
+        " ",
+        "\n",
+        "\r\n",
+        "\t",
+        "  ",
+        "'S",
+        "'ſ",
+        "don't",
+        "I'LL",
+        "123",
+        " the",
+        "\u0301",
+        "ﬁ",
+        "İ",
+        "𐐀",
+    ]
 )
 CUT_ALPHABET = "ab1'.- \n\r\t\x1c\x85 \u0301。"
 STRINGS = st.lists(st.text(max_size=8) | WORDS, max_size=8).map("".join)
 
 
 def build(split: list, normalizer=None) -> tokenizers.Tokenizer:
-    """A tokenizer of another maker: merges learned by `tokenizers`, one control token, no file of ours."""
+    """A tokenizer of another maker: merges learned by `tokenizers`, one control token, no file of
+    ours."""
     model = tokenizers.Tokenizer(models.BPE())
     model.normalizer = normalizer
     model.pre_tokenizer = split[0] if len(split) == 1 else pre_tokenizers.Sequence(split)
     model.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     model.train_from_iterator(
-        [TRAINING_TEXT], trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+        [TRAINING_TEXT],
+        trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False),
     )
     model.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])
     model.encode_special_tokens = True
@@ -48,11 +69,15 @@ def gpt2_like() -> tokenizers.Tokenizer:
 
 def qwen_like() -> tokenizers.Tokenizer:
     split = pre_tokenizers.Split(tokenizers.Regex(QWEN2_PATTERN), "isolated")
-    return build([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)], normalizers.NFC())
+    return build(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)],
+        normalizers.NFC(),
+    )
 
 
 def renumbered(model: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """The same merges with ids that run backwards, so that an id says nothing about when a token was learned."""
+    """The same merges with ids that run backwards, so that an id says nothing about when a token
+    was learned."""
     spec = json.loads(model.to_str())
     last = max(spec["model"]["vocab"].values())
     spec["model"]["vocab"] = {token: last - i for token, i in spec["model"]["vocab"].items()}
@@ -82,7 +107,8 @@ def theirs(folder) -> tokenizers.Tokenizer:
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """Both sides of a tokenizer that somebody else made: `foreign(make)` is theirs and, loaded from its file, ours."""
+    """Both sides of a tokenizer that somebody else made: `foreign(make)` is theirs and, loaded from
+    its file, ours."""
 
     @cache
     def pair(make) -> tuple[tokenizers.Tokenizer, Tokenizer]:
@@ -141,7 +167,9 @@ def test_260_is_the_byte_tokenizer():
     assert list(plain.control.values()) == [256, 257, 258, 259]
     assert plain.decode_bytes(plain.encode("né")) == "né".encode()
     assert len(plain.encode("né")) == 3
-    assert Tokenizer.train(["aab"], 5000).vocab_size == 260, "a text with no repeated pair learns no merge"
+    assert Tokenizer.train(["aab"], 5000).vocab_size == 260, (
+        "a text with no repeated pair learns no merge"
+    )
     with pytest.raises(UserError, match="260 is the least"):
         Tokenizer.train(["text"], 259)
 
@@ -164,8 +192,17 @@ def test_ids_to_which_a_model_is_padded_have_no_text(trained):
 
 def test_documents_are_encoded_in_order_and_long_ones_in_parts(trained, theirs, monkeypatch):
     monkeypatch.setattr(parts, "LONGEST_PART", 50)
-    texts = [TRAINING_TEXT[:3000], "", "x", " \n \n\n y\n", TRAINING_TEXT[3000:4000], *["tiny"] * 40]
-    assert [ids.tolist() for ids in trained.encode_documents(texts)] == [theirs.encode(text).ids for text in texts]
+    texts = [
+        TRAINING_TEXT[:3000],
+        "",
+        "x",
+        " \n \n\n y\n",
+        TRAINING_TEXT[3000:4000],
+        *["tiny"] * 40,
+    ]
+    assert [ids.tolist() for ids in trained.encode_documents(texts)] == [
+        theirs.encode(text).ids for text in texts
+    ]
     assert list(trained.encode_documents([])) == []
 
 
@@ -179,7 +216,9 @@ def test_cutting_a_long_text_changes_no_id(trained, make, text, more, foreign):
     assert [*tokenizer.split(whole[:cut]), *tokenizer.split(whole[cut:])] == tokenizer.split(whole)
 
 
-@pytest.mark.parametrize("text", ["a\r\nb", "a\n\n  b", " \n" * 9 + "x", "one two", "他说，我们", "if x:\n    y"])
+@pytest.mark.parametrize(
+    "text", ["a\r\nb", "a\n\n  b", " \n" * 9 + "x", "one two", "他说，我们", "if x:\n    y"]
+)
 def test_a_long_text_can_be_cut_whatever_its_line_ends(trained, text):
     assert 0 < trained.last_cut(text) < len(text)
 
@@ -231,8 +270,15 @@ def test_half_a_surrogate_pair_is_replaced(trained):
 def test_save_and_load(trained, folder):
     again = Tokenizer.load(folder)
     assert again.fingerprint == trained.fingerprint
-    assert Tokenizer.load(folder / "tokenizer.json").encode(TRAINING_TEXT) == trained.encode(TRAINING_TEXT)
-    assert (again.vocab_size, again.control, again.eos_id, again.pad_id) == (1000, trained.control, 996, 997)
+    assert Tokenizer.load(folder / "tokenizer.json").encode(TRAINING_TEXT) == trained.encode(
+        TRAINING_TEXT
+    )
+    assert (again.vocab_size, again.control, again.eos_id, again.pad_id) == (
+        1000,
+        trained.control,
+        996,
+        997,
+    )
     assert Tokenizer.train([TRAINING_TEXT], 999).fingerprint != trained.fingerprint
     assert Tokenizer.train([TRAINING_TEXT], 1000).fingerprint == trained.fingerprint
 
@@ -247,13 +293,19 @@ def test_transformers_reads_the_folder(trained, folder, tmp_path, model_type):
     for text in ("I'LL pay 1234567 €, o.k.?\r\n\n  Ja\u0308!", "", " ", "<|im_start"):
         assert auto(text).input_ids == trained.encode(text)
     assert auto.decode(trained.encode("Hello , world . I 'm")) == "Hello , world . I 'm"
-    assert (auto.eos_token_id, auto.pad_token_id, len(auto)) == (trained.eos_id, trained.pad_id, trained.vocab_size)
+    assert (auto.eos_token_id, auto.pad_token_id, len(auto)) == (
+        trained.eos_id,
+        trained.pad_id,
+        trained.vocab_size,
+    )
     assert auto.convert_tokens_to_ids(list(CONTROL)) == list(trained.control.values())
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=STRINGS)
-@pytest.mark.parametrize("make", [gpt2_like, qwen_like, lambda: renumbered(gpt2_like())], ids=["gpt2", "qwen", "ids"])
+@pytest.mark.parametrize(
+    "make", [gpt2_like, qwen_like, lambda: renumbered(gpt2_like())], ids=["gpt2", "qwen", "ids"]
+)
 def test_tokenizers_of_others(make, text, foreign):
     theirs, ours = foreign(make)
     assert ours.encode(text) == theirs.encode(text).ids
@@ -263,8 +315,12 @@ def test_tokenizers_of_others(make, text, foreign):
 
 def test_a_tokenizer_of_others_is_saved_as_it_was(tmp_path):
     (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs/tokenizer.json").write_text(gpt2_like().to_str(pretty=True), encoding="utf-8")
-    (tmp_path / "theirs/tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>",  "x": 1}', encoding="utf-8")
+    (tmp_path / "theirs/tokenizer.json").write_text(
+        gpt2_like().to_str(pretty=True), encoding="utf-8"
+    )
+    (tmp_path / "theirs/tokenizer_config.json").write_text(
+        '{"eos_token": "<|endoftext|>",  "x": 1}', encoding="utf-8"
+    )
     Tokenizer.load(tmp_path / "theirs").save(tmp_path / "ours")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
@@ -325,7 +381,9 @@ def test_missing_or_binary_tokenizer(tmp_path):
 
 def test_gpt2_pattern_is_the_one_inside_tokenizers(trained):
     split = pre_tokenizers.Split(tokenizers.Regex(GPT2_PATTERN), "isolated")
-    explicit = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    explicit = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     builtin = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     for text in [TRAINING_TEXT, "  a\n\n b'LL we'll\t\t x 123abc "]:
         assert explicit.pre_tokenize_str(text) == builtin.pre_tokenize_str(text)

@@ -1,4 +1,5 @@
-"""Ids equal those of `transformers`; user text never becomes a control token; training is reproducible."""
+"""Ids equal those of `transformers`; user text never becomes a control token; training is
+reproducible."""
 
 import json
 import subprocess
@@ -17,7 +18,8 @@ from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import CONTROL, WordPiece, check_ids, load_tokenizer
 
 TRAINING_TEXT = (
-    "\n".join(topics[name] for name in sorted(topics)[:8]) + " Füße, déjà vu, Приве́т мир, 北京市 北京市, 🙂🙂"
+    "\n".join(topics[name] for name in sorted(topics)[:8])
+    + " Füße, déjà vu, Приве́т мир, 北京市 北京市, 🙂🙂"
 )
 WORDS = st.sampled_from(
     [*CONTROL, "##ing", " ", "\n", "\r\n", "\x00", "don't", "123", " the", "\u0301", "ﬁ", "İ", "北"]
@@ -62,11 +64,21 @@ def test_user_text_never_yields_a_control_token(trained, text):
 
 
 def test_a_mask_that_somebody_typed_is_text(trained):
-    assert trained.encode("[MASK]") == [*trained.encode("["), *trained.encode("mask"), *trained.encode("]")]
+    assert trained.encode("[MASK]") == [
+        *trained.encode("["),
+        *trained.encode("mask"),
+        *trained.encode("]"),
+    ]
 
 
 def test_control_tokens_are_what_transformers_takes_them_for(trained, theirs):
-    assert [*trained.control.items()] == [("[PAD]", 0), ("[UNK]", 1), ("[CLS]", 2), ("[SEP]", 3), ("[MASK]", 4)]
+    assert [*trained.control.items()] == [
+        ("[PAD]", 0),
+        ("[UNK]", 1),
+        ("[CLS]", 2),
+        ("[SEP]", 3),
+        ("[MASK]", 4),
+    ]
     assert theirs.is_fast
     assert len(theirs) == trained.vocab_size == 1000
     for name in ("pad", "unk", "cls", "sep", "mask"):
@@ -91,7 +103,9 @@ def test_a_word_is_cut_into_its_longest_pieces(trained):
         expected, start = [], 0
         while start < len(word):
             prefix = "##" if start else ""
-            end = next(e for e in range(len(word), start, -1) if prefix + word[start:e] in vocabulary)
+            end = next(
+                e for e in range(len(word), start, -1) if prefix + word[start:e] in vocabulary
+            )
             expected.append(vocabulary[prefix + word[start:end]])
             start = end
         assert trained.encode(word) == expected
@@ -105,25 +119,41 @@ def test_every_character_of_the_text_starts_and_continues_a_word(trained):
 
 
 def test_training_is_the_same_in_every_process(trained):
-    """`tokenizers` numbers continuations in the order of a hash table, which changes from one training to the next."""
+    """`tokenizers` numbers continuations in the order of a hash table, which changes from one
+    training to the next."""
     again = {WordPiece.train([TRAINING_TEXT], 1000).fingerprint for _ in range(4)}
     assert again == {trained.fingerprint}
-    code = "import sys; from seq2chat.text.wordpiece import WordPiece; t = WordPiece.train([sys.stdin.read()], 1000)"
+    code = (
+        "import sys; from seq2chat.text.wordpiece import WordPiece; t = "
+        "WordPiece.train([sys.stdin.read()], 1000)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code + "; print(t.fingerprint)"], input=TRAINING_TEXT, capture_output=True, text=True
+        [sys.executable, "-c", code + "; print(t.fingerprint)"],
+        input=TRAINING_TEXT,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == trained.fingerprint, done.stderr
 
 
 def test_the_vocabulary_has_room_for_the_characters():
-    assert WordPiece.train(["aab"], 5000).vocab_size == 5 + 4, "a text with no repeated pair learns no merge"
-    with pytest.raises(UserError, match=r"vocab_size is 8; the text has 2 different characters, so write at least 9"):
+    assert WordPiece.train(["aab"], 5000).vocab_size == 5 + 4, (
+        "a text with no repeated pair learns no merge"
+    )
+    with pytest.raises(
+        UserError,
+        match=r"vocab_size is 8; the text has 2 different characters, so write at least 9",
+    ):
         WordPiece.train(["aab"], 8)
 
 
 def test_the_round_trip_keeps_everything(trained, folder):
     loaded = WordPiece.load(folder)
-    assert loaded.fingerprint == trained.fingerprint == WordPiece.load(folder / "tokenizer.json").fingerprint
+    assert (
+        loaded.fingerprint
+        == trained.fingerprint
+        == WordPiece.load(folder / "tokenizer.json").fingerprint
+    )
     assert loaded.encode(TRAINING_TEXT) == trained.encode(TRAINING_TEXT)
     assert WordPiece.train(["other text, other text"], 100).fingerprint != trained.fingerprint
 
@@ -131,11 +161,20 @@ def test_the_round_trip_keeps_everything(trained, folder):
 def test_published_files_pad_and_cut_nothing(trained, folder, tmp_path):
     """MiniLM's tokenizer.json says that texts are cut to 128 tokens and padded to as many."""
     spec = json.loads((folder / "tokenizer.json").read_text())
-    spec["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    spec["truncation"] = {
+        "direction": "Right",
+        "max_length": 8,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     spec["padding"] = {
-        "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "strategy": {"Fixed": 8},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
         "pad_token": "[PAD]",
-    }  # fmt: skip
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     published = WordPiece.load(tmp_path)
     assert published.encode(TRAINING_TEXT) == trained.encode(TRAINING_TEXT)
@@ -188,7 +227,11 @@ def test_a_vocabulary_without_the_control_tokens_is_refused(folder, tmp_path):
 
 def test_ids_to_which_a_model_is_padded_have_no_text(trained):
     assert trained.token_bytes(trained.mask_id) == b"[MASK]"
-    assert (trained.token(1000), trained.token_bytes(1000), trained.decode([trained.mask_id, 1000])) == (
+    assert (
+        trained.token(1000),
+        trained.token_bytes(1000),
+        trained.decode([trained.mask_id, 1000]),
+    ) == (
         "",
         b"",
         "[MASK]",
@@ -205,7 +248,12 @@ def test_vowel_signs_are_kept_where_they_spell_words(text):
 
 @pytest.mark.parametrize(
     ("lowercase", "strip_accents", "expected"),
-    [(True, None, "cafe paris"), (True, False, "café paris"), (False, None, "Café Paris"), (False, True, "Cafe Paris")],
+    [
+        (True, None, "cafe paris"),
+        (True, False, "café paris"),
+        (False, None, "Café Paris"),
+        (False, True, "Cafe Paris"),
+    ],
 )
 def test_case_and_accents_are_options(lowercase, strip_accents, expected):
     tokenizer = WordPiece.train(["Café Paris"] * 9, 300, lowercase, strip_accents)

@@ -31,7 +31,9 @@ def run(tmp_path):
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_every_weight_is_the_mean_of_the_newest(run, tmp_path, last):
     chosen = average_checkpoints(run, last, tmp_path / "mean")
-    assert [folder.name for folder in chosen] == ["step-000001", "step-000002", "step-000003"][-last:]
+    assert [folder.name for folder in chosen] == ["step-000001", "step-000002", "step-000003"][
+        -last:
+    ]
     mean, tokenizer = load_checkpoint(tmp_path / "mean")
     assert tokenizer.vocab_size == 260
     weights = [dict(load_checkpoint(folder)[0].named_parameters()) for folder in chosen]
@@ -41,7 +43,10 @@ def test_every_weight_is_the_mean_of_the_newest(run, tmp_path, last):
 
 
 def test_too_few_checkpoints_are_counted(run, tmp_path):
-    with pytest.raises(UserError, match=r"holds 3 of the 5 checkpoints; write --last 3, or train with --train.keep 5"):
+    with pytest.raises(
+        UserError,
+        match=r"holds 3 of the 5 checkpoints; write --last 3, or train with --train.keep 5",
+    ):
         average_checkpoints(run, 5, tmp_path / "mean")
     with pytest.raises(UserError, match="--last is 0"):
         average_checkpoints(run, 0, tmp_path / "mean")
@@ -65,5 +70,7 @@ def test_different_shapes_are_refused(run, tmp_path):
     saved = save_checkpoint(other, wider, Tokenizer.train(["ab"], 260), [], Progress(1), keep=1)
     for file in ("config.json", "model.safetensors"):
         (folder / file).write_bytes((saved / file).read_bytes())
-    with pytest.raises(UserError, match=r"step-000001 and .*step-000003 are models of different shapes"):
+    with pytest.raises(
+        UserError, match=r"step-000001 and .*step-000003 are models of different shapes"
+    ):
         average_checkpoints(run, 3, tmp_path / "mean")

@@ -1,4 +1,5 @@
-"""Checkpoints: whole or absent, hashed, and a Hugging Face folder; damage of every kind is named."""
+"""Checkpoints: whole or absent, hashed, and a Hugging Face folder; damage of every kind is
+named."""
 
 import dataclasses
 import json
@@ -26,7 +27,9 @@ def trained(tiny_tables, tmp_path_factory):
     from seq2chat.config import Recipe
 
     changes = {"train": {"budget": "6 steps", "keep": 3, "samples": 0, "evals": 1}}
-    job = start_job(Recipe.from_tables(tiny_tables, changes), tmp_path_factory.mktemp("runs") / "run", quiet)
+    job = start_job(
+        Recipe.from_tables(tiny_tables, changes), tmp_path_factory.mktemp("runs") / "run", quiet
+    )
     for _ in train(job, threading.Event()):
         pass
     return job
@@ -58,7 +61,9 @@ def test_transformers_opens_it_with_the_same_ids_and_logits(trained):
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "trainer/optimizer.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "trainer/optimizer.safetensors", "tokenizer.json"]
+)
 def test_one_changed_byte_is_found_and_the_file_named(run, file):
     damaged = run / "checkpoints" / "step-000006" / file
     data = bytearray(damaged.read_bytes())
@@ -117,16 +122,24 @@ def test_a_full_disk_is_said_and_the_older_checkpoints_stay_whole(trained, run):
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
             progress = dataclasses.replace(trained.progress, step=7)
-            save_checkpoint(log, trained.model, trained.tokenizer, trained.optimizers, progress, keep=1)
+            save_checkpoint(
+                log, trained.model, trained.tokenizer, trained.optimizers, progress, keep=1
+            )
         except UserError as error:
             status = 0 if "is full" in str(error) and "step 7 was not saved" in str(error) else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert sorted(p.name for p in log.checkpoints.iterdir()) == ["step-000002", "step-000004", "step-000006"]
+    assert sorted(p.name for p in log.checkpoints.iterdir()) == [
+        "step-000002",
+        "step-000004",
+        "step-000006",
+    ]
     load_checkpoint(run)
 
 
 def test_progress_is_all_the_state_of_the_data(trained):
-    saved = json.loads((find_checkpoint(trained.log.folder) / "trainer" / "progress.json").read_text())
+    saved = json.loads(
+        (find_checkpoint(trained.log.folder) / "trainer" / "progress.json").read_text()
+    )
     assert {k: saved[k] for k in ("step", "samples")} == {"step": 6, "samples": 24}

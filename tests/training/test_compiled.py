@@ -1,4 +1,5 @@
-"""Compiled steps are taken only where their gradients are right. The compiler itself is stood in for by the blocks."""
+"""Compiled steps are taken only where their gradients are right. The compiler itself is stood in
+for by the blocks."""
 
 import dataclasses
 import threading
@@ -27,14 +28,17 @@ class Wrong(torch.autograd.Function):
 
 @pytest.fixture
 def compiler(monkeypatch):
-    """Let blocks "compile" to themselves with one wrong value in their gradients for each attempt; None is right."""
+    """Let blocks "compile" to themselves with one wrong value in their gradients for each attempt;
+    None is right."""
 
     def install(*wrong):
         attempts = []
 
         def compile_block(block, dynamic):
             value, plain = wrong[len(attempts)], block._call_impl
-            block._compiled_call_impl = plain if value is None else lambda *a, **k: Wrong.apply(plain(*a, **k), value)
+            block._compiled_call_impl = (
+                plain if value is None else lambda *a, **k: Wrong.apply(plain(*a, **k), value)
+            )
 
         def compile_loss(function, dynamic):
             attempts.append(function)
@@ -48,14 +52,18 @@ def compiler(monkeypatch):
 
 
 def start(recipe, folder):
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, compile="on", budget="2 steps"))
+    recipe = dataclasses.replace(
+        recipe, train=dataclasses.replace(recipe.train, compile="on", budget="2 steps")
+    )
     lines = []
     job = start_job(recipe, folder, lines.append)
     return job, "\n".join(line for line in lines if "compile" in line)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), 1.0])
-def test_narrower_vectors_are_tried_where_gradients_are_wrong(wrong, compiler, tiny_recipe, tmp_path):
+def test_narrower_vectors_are_tried_where_gradients_are_wrong(
+    wrong, compiler, tiny_recipe, tmp_path
+):
     compiler(wrong, None)
     job, line = start(tiny_recipe, tmp_path / "run")
     assert job.recipe.train.compile == "on" and "narrower vectors" in line
@@ -65,13 +73,18 @@ def test_narrower_vectors_are_tried_where_gradients_are_wrong(wrong, compiler, t
 def test_training_is_plain_where_all_gradients_are_wrong(compiler, tiny_recipe, tmp_path):
     compiler(float("nan"), float("nan"))
     job, line = start(tiny_recipe, tmp_path / "run")
-    assert job.recipe.train.compile == "off" and "wrong gradients here, so training is not compiled" in line
+    assert (
+        job.recipe.train.compile == "off"
+        and "wrong gradients here, so training is not compiled" in line
+    )
     assert torch._inductor.config.cpp.simdlen is None
     list(train(job, threading.Event()))
     assert all(parameter.isfinite().all() for parameter in job.model.parameters())
 
 
-def test_right_gradients_are_taken_and_leave_the_weights_as_they_were(compiler, tiny_recipe, tmp_path):
+def test_right_gradients_are_taken_and_leave_the_weights_as_they_were(
+    compiler, tiny_recipe, tmp_path
+):
     plain, _ = start_job(tiny_recipe, tmp_path / "plain", lambda line: None), compiler(None)
     job, line = start(tiny_recipe, tmp_path / "run")
     assert job.recipe.train.compile == "on" and "narrower" not in line

@@ -38,12 +38,16 @@ def test_more_time_never_means_a_smaller_model_or_less_text(characters, seconds,
     assert more["model"]["dropout"] >= less["model"]["dropout"]
 
 
-@pytest.mark.parametrize(("amount", "unit", "epochs"), [(100.0, "steps", 100 * 4096), (1e6, "tokens", 1e6)])
+@pytest.mark.parametrize(
+    ("amount", "unit", "epochs"), [(100.0, "steps", 100 * 4096), (1e6, "tokens", 1e6)]
+)
 def test_a_length_that_is_no_time_fixes_how_often_the_text_is_read(amount, unit, epochs):
     one = size_run(1_000_000, Budget(1.0, "epochs"), 1e12)
     assert one["epochs"] == pytest.approx(1.0)
     text_tokens = 1_000_000 / (0.9 + 0.63 * 2)  # at a vocabulary of 1024
-    assert size_run(1_000_000, Budget(amount, unit), 1e12)["epochs"] == pytest.approx(epochs / text_tokens)
+    assert size_run(1_000_000, Budget(amount, unit), 1e12)["epochs"] == pytest.approx(
+        epochs / text_tokens
+    )
 
 
 def test_a_large_text_gets_twenty_tokens_for_each_parameter():
@@ -66,13 +70,18 @@ def test_choices_are_told_and_follow_what_is_given(text_file):
     Recipe.from_tables(tables, changes)
     assert tables["model"]["n_head"] == 4
     told = "\n".join(lines)
-    assert all(word in told for word in ("GFLOP/s", "vocabulary 512", "budget 50 steps", "learning rate"))
+    assert all(
+        word in told for word in ("GFLOP/s", "vocabulary 512", "budget 50 steps", "learning rate")
+    )
 
 
 def test_a_given_width_has_its_heads_while_its_speed_is_measured():
     """On a fast machine the guess has many heads, which do not divide every width."""
     fast = Precision(torch.float32, 1e15, "")
-    changes = {"model": {"d_model": 74, "n_layer": 1, "context": 16}, "train": {"budget": "20 steps", "batch_size": 2}}
+    changes = {
+        "model": {"d_model": 74, "n_layer": 1, "context": 16},
+        "train": {"budget": "20 steps", "batch_size": 2},
+    }
     tables = fit_run(10_000_000, Budget(20.0, "steps"), changes, torch.device("cpu"), fast)
     assert tables["model"]["n_head"] == 1
     assert tables["optim"] == learning_rates(2)

@@ -30,7 +30,9 @@ def chat_folder(request, tmp_path_factory):
     base = Tokenizer.train(["the river runs to the sea\n"] * 3, 280)
     tokenizer = base.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     torch.manual_seed(0)
-    shape = GPTConfig(request.param, vocab_size=tokenizer.vocab_size, context=64, n_layer=1, n_head=1, d_model=16)
+    shape = GPTConfig(
+        request.param, vocab_size=tokenizer.vocab_size, context=64, n_layer=1, n_head=1, d_model=16
+    )
     folder = tmp_path_factory.mktemp("chat")
     save_with_tokenizer(make_model(shape), tokenizer, folder)
     return folder
@@ -42,7 +44,9 @@ def test_an_answer_ends_where_its_turn_ends(chat_folder):
     prompt = tokenizer("the river", return_tensors="pt")
     for name in ("<|im_end|>", "<|endoftext|>"):
         token_id = tokenizer.convert_tokens_to_ids(name)
-        out = model.generate(**prompt, max_new_tokens=8, do_sample=False, logits_processor=[Say(token_id)])
+        out = model.generate(
+            **prompt, max_new_tokens=8, do_sample=False, logits_processor=[Say(token_id)]
+        )
         assert out[0, prompt["input_ids"].shape[1] :].tolist() == [token_id]
 
 
@@ -69,4 +73,7 @@ def test_the_folder_says_its_bounds_and_its_padding(chat_folder):
 def test_what_was_exported_is_read_back(chat_folder):
     _, tokenizer = load_checkpoint(chat_folder)
     assert tokenizer.token_bytes(tokenizer.eos_id) == b"<|endoftext|>"
-    assert [tokenizer.token_bytes(i) for i in tokenizer.end_ids] == [b"<|im_end|>", b"<|endoftext|>"]
+    assert [tokenizer.token_bytes(i) for i in tokenizer.end_ids] == [
+        b"<|im_end|>",
+        b"<|endoftext|>",
+    ]

@@ -1,4 +1,5 @@
-"""`kill -9`, SIGTERM and SIGINT on the real command, then resumption to the losses of the uninterrupted run."""
+"""`kill -9`, SIGTERM and SIGINT on the real command, then resumption to the losses of the
+uninterrupted run."""
 
 import json
 import os
@@ -21,13 +22,17 @@ def environment() -> dict[str, str]:
 
 
 def finish(*arguments: str) -> str:
-    done = subprocess.run([*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
 def begin(*arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([*COMMAND, *arguments], env=environment(), stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*COMMAND, *arguments], env=environment(), stderr=subprocess.PIPE, text=True
+    )
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -39,7 +44,9 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 def wait_for(condition, process: subprocess.Popen) -> None:
     end = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, f"it ended before it could be killed: {process.stderr.read()}"
+        assert process.poll() is None, (
+            f"it ended before it could be killed: {process.stderr.read()}"
+        )
         assert time.monotonic() < end
         time.sleep(0.0005)
 
@@ -51,7 +58,9 @@ def recipe(tiny_tables, tmp_path_factory):
         "model": {"d_model": 256, "n_layer": 2, "n_head": 4},
         "train": {"budget": "60 steps", "checkpoints": 12, "evals": 1, "samples": 0},
     }
-    tables = {k: v for k, v in vars(Recipe.from_tables(tiny_tables, changes)).items() if k != "expect"}
+    tables = {
+        k: v for k, v in vars(Recipe.from_tables(tiny_tables, changes)).items() if k != "expect"
+    }
     file = tmp_path_factory.mktemp("recipe") / "recipe.toml"
     file.write_text(to_toml({name: vars(table) for name, table in tables.items()}))
     return str(file)
@@ -64,7 +73,9 @@ def uninterrupted(recipe, tmp_path_factory):
     return losses(folder)
 
 
-def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(recipe, uninterrupted, tmp_path):
+def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(
+    recipe, uninterrupted, tmp_path
+):
     folder = tmp_path / "run"
     at = random.SystemRandom().randint(10, 30)
     print(f"killed at step {at}")  # shown if the test fails
@@ -75,7 +86,10 @@ def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(recipe
 
     process = begin(str(folder), "--resume")
     step = max(losses(folder))[0]
-    wait_for(lambda: any(folder.glob("checkpoints/.step-*.tmp")) and max(losses(folder))[0] > step, process)
+    wait_for(
+        lambda: any(folder.glob("checkpoints/.step-*.tmp")) and max(losses(folder))[0] > step,
+        process,
+    )
     process.kill()
     process.communicate()
 

@@ -50,9 +50,11 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("layout", ["gpt2", "modern"])
 def test_golden_curve(layout, tiny_recipe, tmp_path):
-    """The losses of a seeded run are those of the commit that wrote tests/golden; after a change that means to alter
-    them, delete the file, run this test twice, and say so in the changelog."""
-    recipe = dataclasses.replace(tiny_recipe, model=dataclasses.replace(tiny_recipe.model, layout=layout))
+    """The losses of a seeded run are those of the commit that wrote tests/golden; after a change
+    that means to alter them, delete the file, run this test twice, and say so in the changelog."""
+    recipe = dataclasses.replace(
+        tiny_recipe, model=dataclasses.replace(tiny_recipe.model, layout=layout)
+    )
     run(start_job(recipe, tmp_path / "run", quiet))
     curve = losses(tmp_path / "run")
     file = GOLDEN / f"tiny-{layout}.json"
@@ -67,8 +69,14 @@ def test_golden_curve(layout, tiny_recipe, tmp_path):
 def test_accumulation_never_changes_the_loss_or_the_step(tiny_recipe, tmp_path):
     """Rows with unequal numbers of labels: a mean of means would differ."""
     whole = start_job(with_train(tiny_recipe, batch_size=8), tmp_path / "whole", quiet)
-    parts = start_job(with_train(tiny_recipe, batch_size=2, accumulation=4), tmp_path / "parts", quiet)
-    short = next(k for k in range(whole.task.loader.n_windows) if (whole.task.loader.sample(k)[1] == -100).any())
+    parts = start_job(
+        with_train(tiny_recipe, batch_size=2, accumulation=4), tmp_path / "parts", quiet
+    )
+    short = next(
+        k
+        for k in range(whole.task.loader.n_windows)
+        if (whole.task.loader.sample(k)[1] == -100).any()
+    )
     for job in (whole, parts):
         job.model.compute_dtype = torch.float64
         job.model.double().eval()  # no dropout, whose draws depend on the shape
@@ -88,7 +96,9 @@ def test_the_loss_is_the_mean_cross_entropy(tiny_recipe, tmp_path):
     gradients = torch.autograd.grad(expected, list(job.model.parameters()))
     loss, norm, n_tokens, _, _ = train_step(job)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
-    assert norm == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
+    assert norm == pytest.approx(
+        torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5
+    )
     assert n_tokens == (batch.labels != -100).sum()
 
 
@@ -116,21 +126,36 @@ def test_milestones_save_before_they_evaluate(tiny_recipe, tmp_path):
     events = run(start_job(tiny_recipe, tmp_path / "run", quiet))
     kinds = [(type(e), e.step) for e in events if not isinstance(e, Step)]
     assert kinds == [
-        (Saved, 10), (Validated, 10), (Saved, 20), (Validated, 20), (Saved, 30), (Validated, 30), (Sampled, 30),
-    ]  # fmt: skip
+        (Saved, 10),
+        (Validated, 10),
+        (Saved, 20),
+        (Validated, 20),
+        (Saved, 30),
+        (Validated, 30),
+        (Sampled, 30),
+    ]
     assert events[-2].final
-    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000020", "step-000030"]
+    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
+        "step-000020",
+        "step-000030",
+    ]
 
 
 def test_sampling_and_validating_do_not_change_training(tiny_recipe, tmp_path):
     run(start_job(with_train(tiny_recipe, evals=1, samples=0), tmp_path / "few", quiet))
-    run(start_job(with_train(tiny_recipe, evals=15, samples=15, checkpoints=15), tmp_path / "many", quiet))
+    run(
+        start_job(
+            with_train(tiny_recipe, evals=15, samples=15, checkpoints=15), tmp_path / "many", quiet
+        )
+    )
     assert losses(tmp_path / "few") == losses(tmp_path / "many")
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tiny_recipe, tmp_path):
     job = start_job(tiny_recipe, tmp_path / "run", quiet)
-    with pytest.raises(UserError, match=r"step 13.*Go on from step-000010.*--resume --optim.matrix-lr"):
+    with pytest.raises(
+        UserError, match=r"step 13.*Go on from step-000010.*--resume --optim.matrix-lr"
+    ):
         for event in train(job, threading.Event()):
             if isinstance(event, Step) and event.step == 12:
                 with torch.no_grad():
@@ -142,7 +167,8 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tiny_
 
 @pytest.fixture
 def slow_clock(monkeypatch):
-    """A clock of its own for the loop: a step takes 1 s, a validation 5, a checkpoint 3, and nothing else any time."""
+    """A clock of its own for the loop: a step takes 1 s, a validation 5, a checkpoint 3, and
+    nothing else any time."""
     clock = SimpleNamespace(now=1000.0)
 
     def taking(seconds, function):
@@ -154,7 +180,9 @@ def slow_clock(monkeypatch):
 
     for module in (loop, job_module):
         monkeypatch.setattr(
-            module, "time", SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now)
+            module,
+            "time",
+            SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now),
         )
     for name, seconds in (("train_step", 1.0), ("evaluate", 5.0), ("save_checkpoint", 3.0)):
         monkeypatch.setattr(loop, name, taking(seconds, getattr(loop, name)))
@@ -182,9 +210,16 @@ def test_no_milestone_is_lost_to_another_that_takes_its_time(tiny_recipe, tmp_pa
     assert sum(isinstance(e, Saved) for e in events) > 15
 
 
-def test_a_budget_that_is_used_up_before_the_first_step_is_refused(tiny_recipe, tmp_path, slow_clock):
+def test_a_budget_that_is_used_up_before_the_first_step_is_refused(
+    tiny_recipe, tmp_path, slow_clock
+):
     with pytest.raises(UserError, match=r"took 30 s, the whole budget of 20s; write at least 120s"):
-        start_job(with_train(tiny_recipe, budget="20s"), tmp_path / "run", quiet, began=slow_clock.now - 30)
+        start_job(
+            with_train(tiny_recipe, budget="20s"),
+            tmp_path / "run",
+            quiet,
+            began=slow_clock.now - 30,
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -194,10 +229,14 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_training(tiny_recipe, tm
 
 
 @pytest.mark.parametrize("change", ["text", "tokenizer"])
-def test_a_run_does_not_go_on_with_another_text_or_tokenizer(tiny_recipe, tmp_path, text_file, change):
+def test_a_run_does_not_go_on_with_another_text_or_tokenizer(
+    tiny_recipe, tmp_path, text_file, change
+):
     file = tmp_path / "text.txt"
     file.write_text(text_file.read_text())
-    recipe = dataclasses.replace(tiny_recipe, data=dataclasses.replace(tiny_recipe.data, corpus=str(file)))
+    recipe = dataclasses.replace(
+        tiny_recipe, data=dataclasses.replace(tiny_recipe.data, corpus=str(file))
+    )
     run(start_job(recipe, tmp_path / "run", quiet), stop_after=3)
     if change == "text":
         file.write_text(text_file.read_text().replace("cat", "cow", 1))
@@ -237,7 +276,9 @@ def test_a_finished_timed_run_trains_no_further(tiny_recipe, tmp_path):
     assert losses(tmp_path / "run") == done
 
 
-@pytest.mark.parametrize(("budget", "steps"), [("7 steps", 7), ("900 tokens", 8), ("0.5 epochs", 18)])
+@pytest.mark.parametrize(
+    ("budget", "steps"), [("7 steps", 7), ("900 tokens", 8), ("0.5 epochs", 18)]
+)
 def test_budgets_in_steps_tokens_and_epochs(budget, steps, tiny_recipe, tmp_path):
     job = start_job(with_train(tiny_recipe, budget=budget), tmp_path / "run", quiet)
     assert job.task.loader.n_windows == 140
@@ -254,11 +295,18 @@ def test_a_finished_run_resumed_with_a_larger_budget_goes_on(tiny_recipe, tmp_pa
 def test_optimizer_schedule_and_validation_may_change_on_resume(tiny_recipe, tmp_path):
     run(start_job(with_train(tiny_recipe, budget="4 steps"), tmp_path / "run", quiet), stop_after=2)
     said = []
-    changes = {"optim": {"matrix_lr": 0.001}, "train": {"evals": 1, "budget": "6 steps"}, "model": {"dropout": 0.0}}
+    changes = {
+        "optim": {"matrix_lr": 0.001},
+        "train": {"evals": 1, "budget": "6 steps"},
+        "model": {"dropout": 0.0},
+    }
     job = resume_job(tmp_path / "run", changes, said.append)
     assert {group["peak"] for group in job.optimizers[0].param_groups} == {0.001}
     assert "from now on optim.matrix_lr is 0.001, not 0.02" in said
-    assert "from now on optim.matrix_lr is 0.001, not 0.02" in (tmp_path / "run" / "log.txt").read_text()
+    assert (
+        "from now on optim.matrix_lr is 0.001, not 0.02"
+        in (tmp_path / "run" / "log.txt").read_text()
+    )
     run(job)
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 7))
     assert Recipe.load(tmp_path / "run" / "config.toml").optim.matrix_lr == 0.001
@@ -285,11 +333,14 @@ def test_a_run_can_be_used_from_another_folder(tiny_recipe, tmp_path, monkeypatc
     text = Path(tiny_recipe.data.corpus).read_text(encoding="utf-8")
     (tmp_path / "here" / "own.txt").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path / "here")
-    recipe = dataclasses.replace(tiny_recipe, data=dataclasses.replace(tiny_recipe.data, corpus="own.txt"))
+    recipe = dataclasses.replace(
+        tiny_recipe, data=dataclasses.replace(tiny_recipe.data, corpus="own.txt")
+    )
     run(start_job(with_train(recipe, budget="4 steps"), Path("run"), quiet), stop_after=2)
     monkeypatch.chdir(tmp_path)
     run(resume_job(Path("here/run"), {}, quiet))
-    # A text that has moved is found again by its new path, and proves by its fingerprint that it is the same.
+    # A text that has moved is found again by its new path, and proves by its fingerprint that it is
+    # the same.
     (tmp_path / "here" / "own.txt").rename(tmp_path / "moved.txt")
     changes = {"data": {"corpus": "moved.txt"}, "train": {"budget": "5 steps"}}
     run(resume_job(Path("here/run"), changes, quiet))
@@ -304,7 +355,9 @@ def test_pretraining_begins_with_the_weights_of_another_run(tiny_recipe, tmp_pat
         tiny_recipe,
         data=dataclasses.replace(tiny_recipe.data, corpus=str(other)),
         tokenizer=TokenizerConfig(),
-        train=dataclasses.replace(tiny_recipe.train, start=str(tmp_path / "first"), budget="4 steps"),
+        train=dataclasses.replace(
+            tiny_recipe.train, start=str(tmp_path / "first"), budget="4 steps"
+        ),
     )
     job = start_job(recipe, tmp_path / "second", quiet)
     before = load_file(tmp_path / "first" / "checkpoints" / "step-000003" / "model.safetensors")
@@ -326,7 +379,9 @@ def test_a_run_is_never_overwritten(tiny_recipe, tmp_path):
 def test_a_compiler_that_fails_is_done_without(tiny_recipe, tmp_path, monkeypatch):
     """The types checked by the tests themselves are what torch.compile can't get through here."""
     lines = []
-    job = start_job(with_train(tiny_recipe, compile="on", budget="2 steps"), tmp_path / "run", lines.append)
+    job = start_job(
+        with_train(tiny_recipe, compile="on", budget="2 steps"), tmp_path / "run", lines.append
+    )
     assert job.recipe.train.compile == "off"
     assert sum("torch.compile failed" in line for line in lines) == 1
     run(job)
@@ -349,13 +404,17 @@ def test_compiled_training_has_the_losses_of_plain_training(tiny_tables, tmp_pat
             "--train.compile",
             choice,
         ]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
     assert Recipe.load(tmp_path / "on" / "config.toml").train.compile == "on", done.stderr
     torch.testing.assert_close(losses(tmp_path / "on"), losses(tmp_path / "off"), atol=2e-4, rtol=0)
 
 
-def test_a_budget_that_one_step_and_its_milestones_use_up_is_refused(tiny_recipe, tmp_path, monkeypatch):
+def test_a_budget_that_one_step_and_its_milestones_use_up_is_refused(
+    tiny_recipe, tmp_path, monkeypatch
+):
     """A run must not end well after a step or two at the beginning of its schedule."""
 
     def slow(job, clock, mark, after):

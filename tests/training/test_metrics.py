@@ -28,7 +28,9 @@ def test_units_follow_from_the_sum():
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_token_lengths_add_up_to_bytes_and_characters(text):
-    n_bytes, n_characters = LENGTHS[torch.tensor(TOKENIZER.encode(text), dtype=torch.long)].sum(0).tolist()
+    n_bytes, n_characters = (
+        LENGTHS[torch.tensor(TOKENIZER.encode(text), dtype=torch.long)].sum(0).tolist()
+    )
     assert (n_bytes, n_characters) == (len(text.encode()), len(text))
 
 
@@ -36,7 +38,9 @@ def test_token_lengths_add_up_to_bytes_and_characters(text):
 @given(text=st.text("ther ío日\n", min_size=1, max_size=80), batch_size=st.integers(1, 3))
 def test_evaluation_scores_every_token_of_the_text_once(text, batch_size):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=TOKENIZER.vocab_size, context=8, n_layer=1, n_head=2, d_model=16)).double()
+    model = GPT(
+        GPTConfig(vocab_size=TOKENIZER.vocab_size, context=8, n_layer=1, n_head=2, d_model=16)
+    ).double()
     torch.nn.init.normal_(model.lm_head.weight)
     text = text + "e"
     shards = shards_in_memory([text], TOKENIZER)
@@ -48,14 +52,25 @@ def test_evaluation_scores_every_token_of_the_text_once(text, batch_size):
         logits = model(window[:, :-1])
         expected += F.cross_entropy(logits[0], window[0, 1:], reduction="sum").item()
     assert result.loss_sum == pytest.approx(expected, rel=1e-9)
-    assert (result.tokens, result.bytes, result.characters) == (len(ids) - 1, len(text.encode()), len(text))
+    assert (result.tokens, result.bytes, result.characters) == (
+        len(ids) - 1,
+        len(text.encode()),
+        len(text),
+    )
 
 
 def test_evaluation_leaves_the_mode_and_uses_no_dropout():
-    model = GPT(GPTConfig(vocab_size=TOKENIZER.vocab_size, context=8, n_layer=1, n_head=2, d_model=16, dropout=0.5))
+    model = GPT(
+        GPTConfig(
+            vocab_size=TOKENIZER.vocab_size, context=8, n_layer=1, n_head=2, d_model=16, dropout=0.5
+        )
+    )
     torch.nn.init.normal_(model.lm_head.weight)
     shards = shards_in_memory(["the river runs"], TOKENIZER)
-    a, b = (evaluate(model.train(), causal_lm, evaluation_batches(shards, 8, 2), LENGTHS) for _ in range(2))
+    a, b = (
+        evaluate(model.train(), causal_lm, evaluation_batches(shards, 8, 2), LENGTHS)
+        for _ in range(2)
+    )
     assert a == b
     assert model.training
 
@@ -73,7 +88,9 @@ def test_a_few_tokens_of_a_large_text_are_a_sample_of_it_in_parts(tokens, tmp_pa
         return shards_in_memory(["The river"], tokenizer)
 
     monkeypatch.setattr(evaluation, "shards_in_memory", in_memory)
-    model = GPT(GPTConfig(vocab_size=TOKENIZER.vocab_size, context=8, n_layer=1, n_head=1, d_model=8))
+    model = GPT(
+        GPTConfig(vocab_size=TOKENIZER.vocab_size, context=8, n_layer=1, n_head=1, d_model=8)
+    )
     evaluation._other_text(DataConfig(corpus=str(file)), model, TOKENIZER, 2, 8, tokens)
     assert max(read) <= 1 << 20
     assert sum(read) == 10_800_000 if tokens == 0 else 3_000_000 < sum(read) < 5_000_000

@@ -11,7 +11,8 @@ ROWS, VOCAB, WIDTH = 11, 7, 4
 
 @pytest.fixture
 def example(monkeypatch):
-    """Hidden states, head and labels of 11 rows, which are cut into chunks of 3, the last one smaller."""
+    """Hidden states, head and labels of 11 rows, which are cut into chunks of 3, the last one
+    smaller."""
     monkeypatch.setattr(nll, "CHUNK_LOGITS", 1)
     monkeypatch.setattr(nll, "LEAST_ROWS", 3)
     rng = torch.Generator().manual_seed(0)
@@ -26,7 +27,9 @@ def test_nll_sum_is_the_plain_formula(example, smoothing):
     hidden, head, labels = example
     log_p = (hidden @ head.T).log_softmax(-1)
     rows = (labels >= 0).nonzero()[:, 0]
-    expected = -((1 - smoothing) * log_p[rows, labels[rows]] + smoothing * log_p[rows].mean(-1)).sum()
+    expected = -(
+        (1 - smoothing) * log_p[rows, labels[rows]] + smoothing * log_p[rows].mean(-1)
+    ).sum()
     torch.testing.assert_close(nll_sum(hidden, head, labels, smoothing), expected)
 
 
@@ -34,7 +37,10 @@ def test_nll_sum_is_the_plain_formula(example, smoothing):
 @pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)])
 def test_chunks_have_the_loss_and_the_gradients_of_the_whole(example, smoothing, trained):
     hidden, head, labels = example
-    inputs = [tensor.requires_grad_(is_trained) for tensor, is_trained in zip((hidden, head), trained, strict=True)]
+    inputs = [
+        tensor.requires_grad_(is_trained)
+        for tensor, is_trained in zip((hidden, head), trained, strict=True)
+    ]
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     whole = nll_sum(hidden, head, labels, smoothing)
     chunked = chunked_nll_sum(hidden, head, labels, smoothing)
@@ -66,7 +72,10 @@ def test_a_half_precision_model_gets_gradients_close_to_those_of_the_whole(examp
     hidden, head, labels = example
     hidden = hidden.to(torch.bfloat16)[None].requires_grad_()
     head = head.float().requires_grad_()
-    whole, chunked = nll_sum(hidden, head, labels[None]), chunked_nll_sum(hidden, head, labels[None])
+    whole, chunked = (
+        nll_sum(hidden, head, labels[None]),
+        chunked_nll_sum(hidden, head, labels[None]),
+    )
     assert chunked.dtype == torch.float32
     torch.testing.assert_close(chunked, whole)
     expected, got = (torch.autograd.grad(loss, (hidden, head)) for loss in (whole, chunked))

@@ -33,7 +33,9 @@ def test_muon_moves_like_torch_muon(shape):
     torch.manual_seed(0)
     ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
     muon = Muon([ours], lr=0.02, momentum=0.9, weight_decay=0.1, dtype=torch.bfloat16)
-    peer = torch.optim.Muon([theirs], lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="original")
+    peer = torch.optim.Muon(
+        [theirs], lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="original"
+    )
     for _ in range(4):
         ours.grad = torch.randn(shape)
         theirs.grad = ours.grad.clone()
@@ -48,7 +50,9 @@ def test_muon_moves_like_torch_muon(shape):
 @pytest.mark.parametrize("matrices", ["muon", "adamw"])
 def test_every_parameter_is_in_exactly_one_group(layout, matrices):
     model = GPT(GPTConfig(layout, vocab_size=300, context=16, n_layer=2, n_head=2, d_model=16))
-    config = OptimConfig(matrices=matrices, matrix_lr=1.0, embedding_lr=2.0, head_lr=3.0, vector_lr=4.0)
+    config = OptimConfig(
+        matrices=matrices, matrix_lr=1.0, embedding_lr=2.0, head_lr=3.0, vector_lr=4.0
+    )
     optimizers = make_optimizers(model, config, torch.float32)
     rates = {p: g["peak"] for o in optimizers for g in o.param_groups for p in g["params"]}
     listed = [p for o in optimizers for g in o.param_groups for p in g["params"]]
@@ -58,5 +62,7 @@ def test_every_parameter_is_in_exactly_one_group(layout, matrices):
     assert rates[model.norm.weight] == 4.0
     if layout == "modern":
         assert rates[model.lm_head.weight] == 3.0
-    decaying = {p for o in optimizers for g in o.param_groups if g["weight_decay"] for p in g["params"]}
+    decaying = {
+        p for o in optimizers for g in o.param_groups if g["weight_decay"] for p in g["params"]
+    }
     assert decaying == {p for p in listed if rates[p] == 1.0}

@@ -34,9 +34,15 @@ def test_forgetting_keeps_up_to_the_step(log):
 
 def test_the_summary_has_the_newest_of_each(log):
     assert log.summary() | {"run": ""} == {
-        "run": "", "step": 5, "tokens": 50, "loss": 0.0, "val_loss": 0.5, "val_loss_per_character": None,
-        "val_bpb": None, "elapsed_seconds": None,
-    }  # fmt: skip
+        "run": "",
+        "step": 5,
+        "tokens": 50,
+        "loss": 0.0,
+        "val_loss": 0.5,
+        "val_loss_per_character": None,
+        "val_bpb": None,
+        "elapsed_seconds": None,
+    }
 
 
 def test_checkpoints_are_in_order_of_their_steps(log):
@@ -44,7 +50,11 @@ def test_checkpoints_are_in_order_of_their_steps(log):
         folder = log.checkpoints / f"step-{step:06d}"
         folder.mkdir()
         (folder / "manifest.json").write_text("{}")
-    assert [c.name for c in log.list_checkpoints()] == ["step-000005", "step-999999", "step-1000000"]
+    assert [c.name for c in log.list_checkpoints()] == [
+        "step-000005",
+        "step-999999",
+        "step-1000000",
+    ]
 
 
 def test_what_is_no_run(tmp_path):

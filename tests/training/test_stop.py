@@ -57,13 +57,16 @@ def test_preparation_is_left_by_an_exception_and_handlers_are_put_back():
 def begin(folder, *arguments):
     command = [sys.executable, "-m", "seq2chat", "train", *arguments, "--out", str(folder / "run")]
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_preparing_stops_at_once_and_says_that_nothing_was_trained(tmp_path, large_text, number):
     process = begin(tmp_path, str(large_text), "--budget", "1h")
-    while "machine:" not in process.stderr.readline():  # the imports are done, and reading has begun
+    # The imports are done, and reading has begun.
+    while "machine:" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(0.5)
     began = time.monotonic()
@@ -76,19 +79,36 @@ def test_preparing_stops_at_once_and_says_that_nothing_was_trained(tmp_path, lar
 
 
 def test_training_a_tokenizer_stops_at_once(tmp_path, large_text):
-    command = [sys.executable, "-m", "seq2chat", "tokenizer", "train", str(large_text), "--out", str(tmp_path / "out")]
-    process = subprocess.Popen([*command, "--vocab-size", "20000"], stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "seq2chat",
+        "tokenizer",
+        "train",
+        str(large_text),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(
+        [*command, "--vocab-size", "20000"], stderr=subprocess.PIPE, text=True
+    )
     time.sleep(3)  # imports take less
     assert process.poll() is None
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
     assert time.monotonic() - began < PATIENCE
-    assert process.returncode == 130 and "Nothing was written" in message and "Traceback" not in message
+    assert (
+        process.returncode == 130
+        and "Nothing was written" in message
+        and "Traceback" not in message
+    )
     assert not (tmp_path / "out").exists()
 
 
-def test_the_last_validation_stops_at_once_and_says_that_training_is_complete(tmp_path, tiny_tables):
+def test_the_last_validation_stops_at_once_and_says_that_training_is_complete(
+    tmp_path, tiny_tables
+):
     text = tmp_path / "text.txt"
     text.write_text("The river runs to the sea, and the sea is wide.\n" * 200_000)
     flags = [
@@ -103,7 +123,14 @@ def test_the_last_validation_stops_at_once_and_says_that_training_is_complete(tm
         "--train.eval-tokens",
         "64",
     ]
-    flags += ["--train.final-eval-tokens", "0", "--train.samples", "0", "--tokenizer.vocab-size", "260"]
+    flags += [
+        "--train.final-eval-tokens",
+        "0",
+        "--train.samples",
+        "0",
+        "--tokenizer.vocab-size",
+        "260",
+    ]
     process = begin(tmp_path, str(text), "--budget", "3 steps", *flags)
     metrics = tmp_path / "run" / "metrics.jsonl"
     manifest = tmp_path / "run" / "checkpoints" / "step-000003" / "manifest.json"

@@ -1,4 +1,5 @@
-"""Translation and masked language modelling on the one loop: losses, budgets, resumption, and what is refused."""
+"""Translation and masked language modelling on the one loop: losses, budgets, resumption, and what
+is refused."""
 
 import dataclasses
 import json
@@ -44,9 +45,14 @@ def recipe_of(family: str, files: dict, **train) -> Recipe:
 
 def recipe(data: dict, model: dict, **train) -> Recipe:
     options = {
-        "budget": "12 steps", "batch_size": 8, "seed": 1, "precision": "fp32", "evals": 2,
-        "checkpoints": 3, "samples": 1,
-    }  # fmt: skip
+        "budget": "12 steps",
+        "batch_size": 8,
+        "seed": 1,
+        "precision": "fp32",
+        "evals": 2,
+        "checkpoints": 3,
+        "samples": 1,
+    }
     return Recipe.from_tables(
         {"data": data, "tokenizer": {"vocab_size": 300}, "model": model, "train": options | train}
     )
@@ -56,7 +62,10 @@ def recipe(data: dict, model: dict, **train) -> Recipe:
 def test_a_run_learns_saves_validates_and_shows_translations(family, parallel_files, tmp_path):
     recipe = recipe_of(family, parallel_files, budget="40 steps", label_smoothing=0.1)
     recipe = dataclasses.replace(
-        recipe, optim=dataclasses.replace(recipe.optim, embedding_lr=0.005, matrix_lr=0.005, matrices="adamw")
+        recipe,
+        optim=dataclasses.replace(
+            recipe.optim, embedding_lr=0.005, matrix_lr=0.005, matrices="adamw"
+        ),
     )
     events = run(start_job(recipe, tmp_path / "run", quiet))
     curve = [e.loss for e in events if isinstance(e, Step)]
@@ -72,13 +81,18 @@ def test_a_run_learns_saves_validates_and_shows_translations(family, parallel_fi
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_resuming_across_an_epoch_gives_the_uninterrupted_losses(family, parallel_files, tmp_path):
-    resumes_exactly(recipe_of(family, parallel_files, budget="3 epochs", accumulation=2, samples=0), tmp_path)
+    resumes_exactly(
+        recipe_of(family, parallel_files, budget="3 epochs", accumulation=2, samples=0), tmp_path
+    )
 
 
 @pytest.mark.parametrize("next_sentence", [False, True])
 def test_a_bert_resumes_exactly(next_sentence, text_file, tmp_path):
     model = BERT | {"next_sentence": next_sentence}
-    resumes_exactly(recipe({"corpus": str(text_file)}, model, budget="3 epochs", batch_size=4, samples=0), tmp_path)
+    resumes_exactly(
+        recipe({"corpus": str(text_file)}, model, budget="3 epochs", batch_size=4, samples=0),
+        tmp_path,
+    )
 
 
 def resumes_exactly(recipe: Recipe, folder) -> None:
@@ -94,7 +108,11 @@ def resumes_exactly(recipe: Recipe, folder) -> None:
 
 def test_a_bert_with_both_heads_learns_and_is_saved_with_them(text_file, tmp_path):
     model = BERT | {"next_sentence": True, "dropout": 0.0}
-    events = run(start_job(recipe({"corpus": str(text_file)}, model, budget="60 steps"), tmp_path / "run", quiet))
+    events = run(
+        start_job(
+            recipe({"corpus": str(text_file)}, model, budget="60 steps"), tmp_path / "run", quiet
+        )
+    )
     curve = [e.loss for e in events if isinstance(e, Step)]
     assert sum(curve[-5:]) / 5 < sum(curve[:5]) / 5 - 0.5
     [shown] = [e.text for e in events if isinstance(e, Sampled)]
@@ -107,7 +125,9 @@ def test_pairs_left_out_are_told_with_their_beginnings(tmp_path):
     (tmp_path / "de").write_text("lang\neins\neine Katze\nein Hund\n")
     told, files = [], {"source": str(tmp_path / "en"), "target": str(tmp_path / "de")}
     start_job(
-        recipe(files, {"family": "transformer", **SHAPES["transformer"], "context": 20}), tmp_path / "run", told.append
+        recipe(files, {"family": "transformer", **SHAPES["transformer"], "context": 20}),
+        tmp_path / "run",
+        told.append,
     )
     [line] = [line for line in told if "pairs to train on" in line]
     assert "left out 1 with a blank side" in line
@@ -115,7 +135,9 @@ def test_pairs_left_out_are_told_with_their_beginnings(tmp_path):
 
 
 @pytest.mark.parametrize("family", SHAPES)
-def test_validation_is_the_mean_loss_of_single_pairs_without_smoothing(family, parallel_files, tmp_path):
+def test_validation_is_the_mean_loss_of_single_pairs_without_smoothing(
+    family, parallel_files, tmp_path
+):
     job = start_job(recipe_of(family, parallel_files, label_smoothing=0.3), tmp_path / "run", quiet)
     job.model.double()
     job.model.compute_dtype = torch.float64
@@ -131,12 +153,17 @@ def test_validation_is_the_mean_loss_of_single_pairs_without_smoothing(family, p
             n_tokens += n
             text += job.tokenizer.decode(labels[:-1].tolist())
     assert result.loss_sum == pytest.approx(total, rel=1e-9)
-    assert (result.tokens, result.characters, result.bytes) == (n_tokens, len(text), len(text.encode()))
+    assert (result.tokens, result.characters, result.bytes) == (
+        n_tokens,
+        len(text),
+        len(text.encode()),
+    )
 
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_padding_and_how_a_step_is_cut_never_change_it(family, parallel_files, tmp_path):
-    """One batch in one piece, and the same pairs one by one: summed gradients over the global number of labels."""
+    """One batch in one piece, and the same pairs one by one: summed gradients over the global
+    number of labels."""
     job = start_job(recipe_of(family, parallel_files), tmp_path / "run", quiet)
     job.model.double().eval()
     job.model.compute_dtype = torch.float64
@@ -150,9 +177,12 @@ def test_padding_and_how_a_step_is_cut_never_change_it(family, parallel_files, t
         keep = int((batch.labels[row] != IGNORED).sum())
         source = batch.source[row][batch.source_mask[row]]
         one = dataclasses.replace(
-            batch, source=source[None], source_mask=None, target=batch.target[row, :keep][None],
+            batch,
+            source=source[None],
+            source_mask=None,
+            target=batch.target[row, :keep][None],
             labels=batch.labels[row, :keep][None],
-        )  # fmt: skip
+        )
         part, _ = translation(job.model, one)
         part.backward()
         parts += part.item()
@@ -181,11 +211,26 @@ def test_what_does_not_belong_together_is_refused(parallel_files, tmp_path, text
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"data": {"source": "a", "target": "b"}}, r"data.source is for a seq2seq or a transformer; a gpt has no use"),
-        ({"model": {"family": "bert"}, "data": {"document_mask": True}}, r"data.document_mask is for a gpt"),
-        ({"model": {"family": "seq2seq"}, "data": {"mask_share": 0.3}}, r"data.mask_share is for a bert"),
-        ({"train": {"label_smoothing": 0.1}}, r"train.label_smoothing is for a seq2seq or a transformer"),
-        ({"model": {"family": "transformer"}, "train": {"prompt": "Hello"}}, r"train.prompt is for a gpt"),
+        (
+            {"data": {"source": "a", "target": "b"}},
+            r"data.source is for a seq2seq or a transformer; a gpt has no use",
+        ),
+        (
+            {"model": {"family": "bert"}, "data": {"document_mask": True}},
+            r"data.document_mask is for a gpt",
+        ),
+        (
+            {"model": {"family": "seq2seq"}, "data": {"mask_share": 0.3}},
+            r"data.mask_share is for a bert",
+        ),
+        (
+            {"train": {"label_smoothing": 0.1}},
+            r"train.label_smoothing is for a seq2seq or a transformer",
+        ),
+        (
+            {"model": {"family": "transformer"}, "train": {"prompt": "Hello"}},
+            r"train.prompt is for a gpt",
+        ),
         ({"schedule": {"shape": "noam", "warmup": 0.0}}, r"schedule.warmup is 0, and noam falls"),
     ],
 )
@@ -204,5 +249,9 @@ def test_an_option_of_another_family_is_named(parallel_files):
 def test_a_model_padded_beyond_its_tokenizer_samples_all_the_same(text_file, tmp_path):
     """Tokens without text may be drawn, above all before anything is learned."""
     model = {"vocab_size": 3000, "context": 32, "n_layer": 1, "n_head": 2, "d_model": 32}
-    events = run(start_job(recipe({"corpus": str(text_file)}, model, budget="1 step"), tmp_path / "run", quiet))
+    events = run(
+        start_job(
+            recipe({"corpus": str(text_file)}, model, budget="1 step"), tmp_path / "run", quiet
+        )
+    )
     assert [e for e in events if isinstance(e, Sampled)]

@@ -15,14 +15,19 @@ TOKENIZER = Tokenizer.train(["two men and a dog", "zwei Männer und ein Hund"] *
 END = TOKENIZER.eos_id
 torch.manual_seed(0)
 TRANSFORMER = Transformer(
-    TransformerConfig(vocab_size=280, context=16, n_layer=1, n_head=2, d_model=16, tie_embeddings=False)
+    TransformerConfig(
+        vocab_size=280, context=16, n_layer=1, n_head=2, d_model=16, tie_embeddings=False
+    )
 )
 for parameter in TRANSFORMER.double().parameters():
     torch.nn.init.normal_(parameter, std=0.7)
 FAST = {"beam": 2, "max_length": 6}
 
 # Lines as they may stand in a file: anything but the ends of lines, also blank.
-LINES = st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=30), max_size=6)
+LINES = st.lists(
+    st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=30),
+    max_size=6,
+)
 
 
 @settings(max_examples=12, deadline=None)
@@ -80,7 +85,15 @@ def test_batches_hold_lines_of_like_length_within_the_budget(monkeypatch):
 
 
 def test_n_best_translations_are_those_of_beam_search():
-    (found,) = translate(TRANSFORMER, TOKENIZER, ["two men"], beam=4, n_best=3, length_penalty="average", max_length=5)
+    (found,) = translate(
+        TRANSFORMER,
+        TOKENIZER,
+        ["two men"],
+        beam=4,
+        n_best=3,
+        length_penalty="average",
+        max_length=5,
+    )
     source = [*TOKENIZER.encode("two men"), END]
     options = {"beam": 4, "n_best": 3, "length_penalty": "average", "max_length": 5}
     (expected,) = beam_search(TRANSFORMER, [[END]], END, [source], **options)

@@ -1,1 +1,2 @@
-"""Alignment: from a model that continues text to one that answers, by demonstrations, preferences and reinforcement."""
+"""Alignment: from a model that continues text to one that answers, by demonstrations, preferences
+and reinforcement."""

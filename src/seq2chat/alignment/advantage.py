@@ -1,6 +1,8 @@
-"""How much better than expected each token was: per-token rewards, their advantages, and statistics under a mask.
+"""How much better than expected each token was: per-token rewards, their advantages, and statistics
+under a mask.
 
-Masks are True where a token counts. What lies outside a mask, NaN and infinity included, changes nothing.
+Masks are True where a token counts. What lies outside a mask, NaN and infinity included, changes
+nothing.
 """
 
 import torch
@@ -19,8 +21,11 @@ def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
     return inside(x, mask).sum() / mask.sum()
 
 
-def masked_var(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], unbiased: bool = True) -> Float[Tensor, ""]:
-    """Return the variance of `x` inside the mask; `unbiased` divides by n - 1 rather than n, and one value's is 0."""
+def masked_var(
+    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], unbiased: bool = True
+) -> Float[Tensor, ""]:
+    """Return the variance of `x` inside the mask; `unbiased` divides by n - 1 rather than n, and
+    one value's is 0."""
     squares = inside(x - masked_mean(x, mask), mask).square().sum()
     return squares / (mask.sum() - int(unbiased)).clamp(min=1)
 
@@ -30,8 +35,8 @@ def whiten(
 ) -> Float[Tensor, "*shape"]:
     """Return `x` scaled to variance 1 (unbiased) inside the mask, and zeros outside.
 
-    The mean is moved to 0, or kept where it is with `shift_mean=False`, as Ziegler et al. (2019, their code) whiten
-    advantages and rewards.
+    The mean is moved to 0, or kept where it is with `shift_mean=False`, as Ziegler et al. (2019,
+    their code) whiten advantages and rewards.
     """
     mean = masked_mean(x, mask)
     whitened = (x - mean) * (masked_var(x, mask) + 1e-8).rsqrt()
@@ -45,10 +50,11 @@ def token_rewards(
     mask: Bool[Tensor, "batch seq"],
     beta: float,
 ) -> Float[Tensor, "batch seq"]:
-    """Return the reward of each token: -`beta` · `kl` (nats), and the `score` of the answer at its last token (Ziegler
-    et al. 2019, equation 2; Ouyang et al. 2022, equation 2).
+    """Return the reward of each token: -`beta` · `kl` (nats), and the `score` of the answer at its
+    last token (Ziegler et al. 2019, equation 2; Ouyang et al. 2022, equation 2).
 
-    Zero outside the mask; the rewards of a row add up to score - beta · Σ kl. A row without tokens earns nothing.
+    Zero outside the mask; the rewards of a row add up to score - beta · Σ kl. A row without tokens
+    earns nothing.
     """
     last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
     return inside(score[:, None].expand_as(kl), last) - beta * inside(kl, mask)
@@ -62,12 +68,13 @@ def gae(
     gamma: float = 1.0,
     lam: float = 0.95,
 ) -> tuple[Float[Tensor, "batch seq"], Float[Tensor, "batch seq"]]:
-    """Return the generalised advantage estimates and the returns, which are advantages + values, the value function's
-    targets (Schulman et al. 2015b, equation 16). Both are zero outside the mask.
+    """Return the generalised advantage estimates and the returns, which are advantages + values,
+    the value function's targets (Schulman et al. 2015b, equation 16). Both are zero outside the
+    mask.
 
-    `values[:, t]` is what the value function expects before token t is chosen, and `rewards[:, t]` what choosing it
-    earned. The mask marks the tokens of the answers, in one piece in each row, wherever it begins; after the last one
-    the value is 0.
+    `values[:, t]` is what the value function expects before token t is chosen, and `rewards[:, t]`
+    what choosing it earned. The mask marks the tokens of the answers, in one piece in each row,
+    wherever it begins; after the last one the value is 0.
     """
     rewards, values = inside(rewards, mask), inside(values, mask)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)

@@ -1,4 +1,5 @@
-"""A conversation with a model: turns are kept, answers stream, and what no longer fits the context is forgotten."""
+"""A conversation with a model: turns are kept, answers stream, and what no longer fits the context
+is forgotten."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -26,14 +27,15 @@ class Conversation:
 
     @classmethod
     def open(cls, run: Path, system: str = "") -> "Conversation":
-        """Return a conversation with the model in a run or folder. Raises UserError for one that can't chat."""
+        """Return a conversation with the model in a run or folder. Raises UserError for one that
+        can't chat."""
         model, tokenizer = load_checkpoint(run)
         require_family(model, "gpt")
         assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
         check(
             tokenizer.chat_template != "",
-            f"{run} has not learned to chat; fine-tune it first: seq2chat sft --start {run}. To continue a text: "
-            f"seq2chat generate {run}.",
+            f"{run} has not learned to chat; fine-tune it first: seq2chat sft --start {run}. To "
+            f"continue a text: seq2chat generate {run}.",
         )
         return cls(model.to(pick_device()), tokenizer, system)
 
@@ -46,17 +48,23 @@ class Conversation:
         self.messages = [message for message in self.messages if message.role == "system"]
 
     def make_room(self, text: str, max_tokens: int) -> int:
-        """Forget the oldest turns until `text` and an answer of `max_tokens` fit the context; how many messages went.
+        """Forget the oldest turns until `text` and an answer of `max_tokens` fit the context; how
+        many messages went.
 
-        An answer is given half of the context at most. Raises UserError for a text that does not fit alone.
+        An answer is given half of the context at most. Raises UserError for a text that does not
+        fit alone.
         """
         room, forgotten = self.model.context - min(max_tokens, self.model.context // 2), 0
-        while (n := len(prompt_ids(self.tokenizer, [*self.messages, Message("user", text)]))) > room:
-            first = next((i for i, message in enumerate(self.messages) if message.role == "user"), None)
+        while (
+            n := len(prompt_ids(self.tokenizer, [*self.messages, Message("user", text)]))
+        ) > room:
+            first = next(
+                (i for i, message in enumerate(self.messages) if message.role == "user"), None
+            )
             if first is None:
                 raise UserError(
-                    f"The message makes {n} tokens, and the model's context of {self.model.context} leaves {room} "
-                    "beside an answer; write a shorter one."
+                    f"The message makes {n} tokens, and the model's context of {self.model.context}"
+                    f" leaves {room} beside an answer; write a shorter one."
                 )
             del self.messages[first : first + 2]
             forgotten += 2
@@ -65,7 +73,8 @@ class Conversation:
     def answer(self, text: str, sampling: SamplingConfig) -> Generator[str]:
         """Yield the answer to `text` as it is written; both are then part of the conversation.
 
-        An answer that is interrupted is kept as far as it was written. After an error the conversation is as before.
+        An answer that is interrupted is kept as far as it was written. After an error the
+        conversation is as before.
         """
         asked = [*self.messages, Message("user", text)]
         shown, ends = TextStream(self.tokenizer), end_tokens(self.tokenizer)

@@ -1,11 +1,12 @@
-"""The doctor: exchanges one part of an alignment run after the other for one that is known to work, and names the first
-at fault.
+"""The doctor: exchanges one part of an alignment run after the other for one that is known to work,
+and names the first at fault.
 
-Seven questions, in the order in which one answer leans on another. Does the policy that training began with end its
-answers? Is there room for them? Do its best answers beat its mean ones, so that there is something to learn? Does the
-reward model order answers as people do, so that choosing by it helps? Do the log probabilities of training belong to
-the distribution that was sampled from? Did training move the policy, and is the policy that was saved the one that was
-trained? And does the algorithm raise a reward that is right, and nothing when it does not learn?
+Seven questions, in the order in which one answer leans on another. Does the policy that training
+began with end its answers? Is there room for them? Do its best answers beat its mean ones, so that
+there is something to learn? Does the reward model order answers as people do, so that choosing by
+it helps? Do the log probabilities of training belong to the distribution that was sampled from? Did
+training move the policy, and is the policy that was saved the one that was trained? And does the
+algorithm raise a reward that is right, and nothing when it does not learn?
 """
 
 import dataclasses
@@ -39,7 +40,16 @@ from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.chat import prompt_ids
-from seq2chat.text.conversations import TRAINING, WORLD, Comparison, Query, rank, read_comparisons, read_queries, silent
+from seq2chat.text.conversations import (
+    TRAINING,
+    WORLD,
+    Comparison,
+    Query,
+    rank,
+    read_comparisons,
+    read_queries,
+    silent,
+)
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import candidates, labelers, questions
 from seq2chat.training.checkpoint import load_checkpoint
@@ -58,7 +68,8 @@ STILL = 1e-6  # relative change of the weights below which nothing was learned
 
 @dataclass(frozen=True)
 class Finding:
-    """One question: which part it is about, whether that part is sound, what was measured, and what to try if not."""
+    """One question: which part it is about, whether that part is sound, what was measured, and what
+    to try if not."""
 
     part: str
     sound: bool
@@ -67,13 +78,17 @@ class Finding:
 
 
 def diagnose(
-    run: Path, data: str = "", practice: int = PRACTICE, doing: Callable[[str], None] = lambda text: None
+    run: Path,
+    data: str = "",
+    practice: int = PRACTICE,
+    doing: Callable[[str], None] = lambda text: None,
 ) -> list[Finding]:
-    """Return the findings about a ppo or grpo run, in order; the first that is not sound is the part at fault.
+    """Return the findings about a ppo or grpo run, in order; the first that is not sound is the
+    part at fault.
 
-    `data` names held-out comparisons for runs on text of one's own, where no oracle knows the right answers. Where one
-    does, the run's own algorithm is tried on its reward for `practice` iterations; 0 leaves that out. Raises UserError
-    for a run of another kind.
+    `data` names held-out comparisons for runs on text of one's own, where no oracle knows the right
+    answers. Where one does, the run's own algorithm is tried on its reward for `practice`
+    iterations; 0 leaves that out. Raises UserError for a run of another kind.
     """
     check(practice >= 0, f"practice is {practice} iterations; write 0 or more.")
     run = run / "ppo" if (run / "ppo" / "config.toml").exists() else run  # the folder of a demo
@@ -81,7 +96,8 @@ def diagnose(
     align = recipe.align
     check(
         align.method in ("ppo", "grpo"),
-        f"{run} is a run of {align.method or 'pretraining'}; the doctor looks at runs of ppo and grpo.",
+        f"{run} is a run of {align.method or 'pretraining'}; the doctor looks at runs of ppo and "
+        "grpo.",
     )
     device = pick_device()
     start, tokenizer = load_policy(align.start)
@@ -89,14 +105,26 @@ def diagnose(
     n = align.examples or TRAINING
     scorer = load_scorer(align.reward, tokenizer, device, n, recipe.train.seed)
     columns = wanted_columns(scorer)
-    read = read_queries(recipe.data.corpus, align.examples, recipe.train.seed, strict=False, columns=columns)
+    read = read_queries(
+        recipe.data.corpus, align.examples, recipe.train.seed, strict=False, columns=columns
+    )
     room_for = start.context - align.max_tokens
-    fitting = that_fit(read, lambda q: len(prompt_ids(tokenizer, q.prompt)), room_for, False, "prompts", silent)
+    fitting = that_fit(
+        read, lambda q: len(prompt_ids(tokenizer, q.prompt)), room_for, False, "prompts", silent
+    )
     queries = random.Random(0).sample(fitting, min(PROMPTS, len(fitting)))
-    right = FunctionScorer(oracle(n, recipe.train.seed), "oracle") if recipe.data.corpus == WORLD else None
+    right = (
+        FunctionScorer(oracle(n, recipe.train.seed), "oracle")
+        if recipe.data.corpus == WORLD
+        else None
+    )
     doing("sampling answers from the policy that training began with")
-    several = roll_out(start, tokenizer, queries, align.max_tokens, align.temperature, BEST_OF, seed=0)
-    longer = roll_out(start, tokenizer, queries, 2 * align.max_tokens, align.temperature, BEST_OF // 4, seed=0)
+    several = roll_out(
+        start, tokenizer, queries, align.max_tokens, align.temperature, BEST_OF, seed=0
+    )
+    longer = roll_out(
+        start, tokenizer, queries, 2 * align.max_tokens, align.temperature, BEST_OF // 4, seed=0
+    )
     findings = [ends(longer, 2 * align.max_tokens), room(longer, align.max_tokens)]
     if right is not None:
         findings.append(headroom(several, right))
@@ -108,7 +136,10 @@ def diagnose(
         compared = held_out_comparisons(data, recipe, tokenizer, model.context)
         if compared:
             findings.append(agrees(model, tokenizer, compared))
-    findings += [same_distribution(run), *moved(run, start, queries, align.max_tokens, align.temperature)]
+    findings += [
+        same_distribution(run),
+        *moved(run, start, queries, align.max_tokens, align.temperature),
+    ]
     if right is not None and practice:
         doing(f"practising on the oracle's reward for {practice} iterations")
         findings += learns(recipe, practice, several, right)
@@ -130,24 +161,27 @@ def ends(rollout: Rollout, max_tokens: int) -> Finding:
         "demonstrations",
         share >= LEAST_FINISHED,
         f"the starting policy ends {share:.0%} of its answers by itself within {max_tokens} tokens",
-        "Look at `seq2chat chat-tokens`: the token that ends an answer must be trained on (underlined).",
+        "Look at `seq2chat chat-tokens`: the token that ends an answer must be trained on"
+        " (underlined).",
     )
 
 
 def room(rollout: Rollout, max_tokens: int) -> Finding:
-    """Whether the answers that the starting policy would end fit into `max_tokens`; the rollout was given more.
+    """Whether the answers that the starting policy would end fit into `max_tokens`; the rollout was
+    given more.
 
-    Whatever answer is cut off scores as one that never ends. If that is what a kind of question calls for, such as
-    declining politely, training teaches the policy never to answer it so.
+    Whatever answer is cut off scores as one that never ends. If that is what a kind of question
+    calls for, such as declining politely, training teaches the policy never to answer it so.
     """
     ended = rollout.lengths[rollout.finished]
     cut = (ended > max_tokens).float().mean().nan_to_num(0.0).item()
     return Finding(
         "length limit",
         cut <= MOST_CUT,
-        f"{cut:.1%} of the answers that the starting policy would end need more than the {max_tokens} tokens allowed",
-        "An answer that is cut off scores as one that never ends, however good it is: allow longer answers with "
-        "--align.max-tokens.",
+        f"{cut:.1%} of the answers that the starting policy would end need more than the "
+        f"{max_tokens} tokens allowed",
+        "An answer that is cut off scores as one that never ends, however good it is: allow longer "
+        "answers with --align.max-tokens.",
     )
 
 
@@ -158,17 +192,19 @@ def headroom(rollout: Rollout, right: Scorer) -> Finding:
     return Finding(
         "starting policy",
         best - mean > LEAST_GAIN * error,
-        f"the best of {BEST_OF} answers by the oracle has gold {best:.3f} where their mean is {mean:.3f}",
-        "Its answers hardly differ, so reinforcement has nothing to choose from: train the demonstrations for less "
-        "time, or on more varied ones.",
+        f"the best of {BEST_OF} answers by the oracle has gold {best:.3f} where their mean is "
+        f"{mean:.3f}",
+        "Its answers hardly differ, so reinforcement has nothing to choose from: train the "
+        "demonstrations for less time, or on more varied ones.",
     )
 
 
 def judges(rollout: Rollout, scorer: Scorer, missing_eos: float, right: Scorer | None) -> Finding:
     """Whether the reward tells answers apart, and whether choosing by it chooses better ones.
 
-    Asked about the best of a few, which is about as far from the start as training goes: the best of many is chosen by
-    what the reward gets wrong, and lies below the mean for a reward that is of use (Gao et al. 2022).
+    Asked about the best of a few, which is about as far from the start as training goes: the best
+    of many is chosen by what the reward gets wrong, and lies below the mean for a reward that is of
+    use (Gao et al. 2022).
     """
     scores = scorer(rollout)
     spread = scores.unflatten(0, (-1, BEST_OF)).std(1).mean().item()
@@ -176,21 +212,28 @@ def judges(rollout: Rollout, scorer: Scorer, missing_eos: float, right: Scorer |
         return Finding(
             "reward",
             False,
-            f"it gives all {BEST_OF} answers to a prompt the same score (standard deviation {spread:.1e})",
-            "Check what it reads: the score must be taken at the answer's end token, by weights that were trained.",
+            f"it gives all {BEST_OF} answers to a prompt the same score (standard deviation"
+            f" {spread:.1e})",
+            "Check what it reads: the score must be taken at the answer's end token, by weights "
+            "that were trained.",
         )
     if right is None:
-        return Finding("reward", True, f"scores of answers to one prompt have a standard deviation of {spread:.3f}")
+        return Finding(
+            "reward",
+            True,
+            f"scores of answers to one prompt have a standard deviation of {spread:.3f}",
+        )
     golds, ended = right(rollout), ended_scores(rollout, scores, missing_eos)
     mean, best, error = best_of(golds, ended, FEW)
     _, farther, _ = best_of(golds, ended, BEST_OF)
     return Finding(
         "reward",
         best - mean > LEAST_GAIN * error,
-        f"the best of {FEW} answers by the reward has gold {best:.3f}, that of {BEST_OF} {farther:.3f}, where their "
-        f"mean is {mean:.3f}",
-        "Choosing by it does not choose better answers: look at its held-out accuracy, at the order of chosen and "
-        "rejected answers in its data, and at answers of the policy's own among them.",
+        f"the best of {FEW} answers by the reward has gold {best:.3f}, that of {BEST_OF} "
+        f"{farther:.3f}, where their mean is {mean:.3f}",
+        "Choosing by it does not choose better answers: look at its held-out accuracy, at the order"
+        " of chosen and rejected answers in its data, and at answers of the policy's own among "
+        "them.",
     )
 
 
@@ -199,7 +242,11 @@ def agrees(model: RewardModel, tokenizer: Tokenizer, compared: Sequence[Comparis
     right = pairs = 0
     for c in compared:
         scores = dict(
-            zip(c.answers, score_texts(model, tokenizer, [c.prompt] * len(c.answers), c.answers).tolist(), strict=True)
+            zip(
+                c.answers,
+                score_texts(model, tokenizer, [c.prompt] * len(c.answers), c.answers).tolist(),
+                strict=True,
+            )
         )
         right += sum(scores[better] > scores[worse] for better, worse in c.pairs())
         pairs += len(c.pairs())
@@ -208,12 +255,14 @@ def agrees(model: RewardModel, tokenizer: Tokenizer, compared: Sequence[Comparis
         "reward model",
         share - 0.5 > LEAST_GAIN * math.sqrt(0.25 / pairs),
         f"it orders {share:.0%} of {pairs:,} held-out pairs as the reader did",
-        "A coin would do as well: look for labels that are the wrong way round, and train on more comparisons.",
+        "A coin would do as well: look for labels that are the wrong way round, and train on more "
+        "comparisons.",
     )
 
 
 def same_distribution(run: Path) -> Finding:
-    """Whether training's log probabilities were those of the distribution sampled from, by the run's own records."""
+    """Whether training's log probabilities were those of the distribution sampled from, by the
+    run's own records."""
     steps = [m for m in open_run(run).metrics() if "first_ratio_max" in m]
     check(bool(steps), f"{run} has not made a step yet; train it first.")
     worst = max(max(abs(m["first_ratio_max"] - 1), abs(m["first_ratio_min"] - 1)) for m in steps)
@@ -221,15 +270,18 @@ def same_distribution(run: Path) -> Finding:
     return Finding(
         "log probabilities",
         worst <= RATIO and gap <= 10 * RATIO,
-        f"before the first update the ratio of new to old policy is at most {worst:.1e} from 1, and sampling and "
-        f"training differ by {gap:.1e} nats a token",
-        "Before an update both are the same policy: dropout must be off, and sampling and training must divide the "
-        "logits by the same temperature.",
+        f"before the first update the ratio of new to old policy is at most {worst:.1e} from 1, and"
+        f" sampling and training differ by {gap:.1e} nats a token",
+        "Before an update both are the same policy: dropout must be off, and sampling and training "
+        "must divide the logits by the same temperature.",
     )
 
 
-def moved(run: Path, start: GPT, queries: Sequence[Query], max_tokens: int, temperature: float) -> list[Finding]:
-    """Whether the saved policy differs from the one it began as, and gives the answers that training recorded."""
+def moved(
+    run: Path, start: GPT, queries: Sequence[Query], max_tokens: int, temperature: float
+) -> list[Finding]:
+    """Whether the saved policy differs from the one it began as, and gives the answers that
+    training recorded."""
     model, tokenizer = load_checkpoint(run)
     assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
     model.to(start.device)
@@ -249,10 +301,10 @@ def moved(run: Path, start: GPT, queries: Sequence[Query], max_tokens: int, temp
         Finding(
             "updates",
             change > STILL,
-            f"the weights of the saved policy differ from the starting one's by up to {change:.1e} of their size, its "
-            f"answers by {kl:.2f} nats",
-            "Nothing was learned: look at the learning rates, at the gradient norms in metrics.jsonl, and whether the "
-            "optimizer holds the policy's weights.",
+            f"the weights of the saved policy differ from the starting one's by up to {change:.1e} "
+            f"of their size, its answers by {kl:.2f} nats",
+            "Nothing was learned: look at the learning rates, at the gradient norms in"
+            " metrics.jsonl, and whether the optimizer holds the policy's weights.",
         )
     ]
     if told:
@@ -260,50 +312,65 @@ def moved(run: Path, start: GPT, queries: Sequence[Query], max_tokens: int, temp
             Finding(
                 "checkpoint",
                 abs(kl - told[-1]) <= 5 * error + 0.5 * told[-1] + 0.1,
-                f"the saved policy is {kl:.2f} ± {error:.2f} nats from the start; training measured {told[-1]:.2f}",
-                "What was saved is not what was trained: look at how the checkpoint is written and read.",
+                f"the saved policy is {kl:.2f} ± {error:.2f} nats from the start; training measured"
+                f" {told[-1]:.2f}",
+                "What was saved is not what was trained: look at how the checkpoint is written and "
+                "read.",
             )
         )
     return findings
 
 
 def learns(recipe: Recipe, practice: int, several: Rollout, right: Scorer) -> list[Finding]:
-    """Whether the run's algorithm, with its own settings, raises the oracle's reward, and leaves it where it is at a
-    learning rate of next to nothing."""
+    """Whether the run's algorithm, with its own settings, raises the oracle's reward, and leaves it
+    where it is at a learning rate of next to nothing."""
     before = right(several).unflatten(0, (-1, BEST_OF)).mean(1)
-    after, still = (practised(recipe, steps, rate, several, right) for steps, rate in ((practice, 1.0), (2, 1e-30)))
+    after, still = (
+        practised(recipe, steps, rate, several, right)
+        for steps, rate in ((practice, 1.0), (2, 1e-30))
+    )
     gains = after - before
     error = gains.std().item() / math.sqrt(len(gains))
     return [
         Finding(
             "algorithm",
             gains.mean().item() > LEAST_GAIN * error,
-            f"{practice} iterations on the oracle's reward take gold from {before.mean():.3f} to {after.mean():.3f}",
-            "With a reward that is right nothing was gained: try a higher learning rate, more answers an iteration "
-            "(--align.episodes) or a smaller weight of the KL divergence (--align.beta).",
+            f"{practice} iterations on the oracle's reward take gold from {before.mean():.3f} to "
+            f"{after.mean():.3f}",
+            "With a reward that is right nothing was gained: try a higher learning rate, more "
+            "answers an iteration (--align.episodes) or a smaller weight of the KL divergence "
+            "(--align.beta).",
         ),
         Finding(
             "control",
             abs((still - before).mean().item()) < 1e-4,
             f"without learning it stays at {still.mean():.3f}",
-            "Answers change although nothing is learned: look for dropout in the policy, or for weights that something "
-            "other than the optimizer changes.",
+            "Answers change although nothing is learned: look for dropout in the policy, or for "
+            "weights that something other than the optimizer changes.",
         ),
     ]
 
 
-def practised(recipe: Recipe, steps: int, rate: float, several: Rollout, right: Scorer) -> Float[Tensor, " prompts"]:
-    """Return the mean gold score of answers to each prompt after so many iterations, drawn with the same random
-    numbers as `several`; `rate` multiplies the run's learning rates."""
-    rates = {name: rate * getattr(recipe.optim, name) for name in ("matrix_lr", "embedding_lr", "head_lr", "vector_lr")}
+def practised(
+    recipe: Recipe, steps: int, rate: float, several: Rollout, right: Scorer
+) -> Float[Tensor, " prompts"]:
+    """Return the mean gold score of answers to each prompt after so many iterations, drawn with the
+    same random numbers as `several`; `rate` multiplies the run's learning rates."""
+    rates = {
+        name: rate * getattr(recipe.optim, name)
+        for name in ("matrix_lr", "embedding_lr", "head_lr", "vector_lr")
+    }
     quick = dataclasses.replace(
         recipe,
-        # The oracle's scores have another unit than the judge's, so what is derived from scores is derived again.
+        # The oracle's scores have another unit than the judge's, so what is derived from scores is
+        # derived again.
         align=dataclasses.replace(
             recipe.align, reward="oracle", ptx=0.0, ptx_corpus="", missing_eos=0.0, value_clip=0.0
         ),
         optim=dataclasses.replace(recipe.optim, **rates),
-        train=dataclasses.replace(recipe.train, budget=f"{steps} steps", evals=1, checkpoints=1, samples=1),
+        train=dataclasses.replace(
+            recipe.train, budget=f"{steps} steps", evals=1, checkpoints=1, samples=1
+        ),
     )
     align = recipe.align
     with TemporaryDirectory() as scratch:
@@ -314,15 +381,21 @@ def practised(recipe: Recipe, steps: int, rate: float, several: Rollout, right: 
     assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
     model.to(several.tokens.device)
     queries = [Query(prompt) for prompt in several.prompts[::BEST_OF]]
-    again = roll_out(model, tokenizer, queries, align.max_tokens, align.temperature, BEST_OF, seed=0)
+    again = roll_out(
+        model, tokenizer, queries, align.max_tokens, align.temperature, BEST_OF, seed=0
+    )
     return right(again).unflatten(0, (-1, BEST_OF)).mean(1)
 
 
-def best_of(gold: torch.Tensor, scores: torch.Tensor, n: int, sampled: int = BEST_OF) -> tuple[float, float, float]:
-    """Return the mean gold score of all answers, that of the answer with the highest score among `n`, and the standard
-    error of their difference over prompts. Each prompt has `sampled` answers, and all draws of `n` of them count."""
+def best_of(
+    gold: torch.Tensor, scores: torch.Tensor, n: int, sampled: int = BEST_OF
+) -> tuple[float, float, float]:
+    """Return the mean gold score of all answers, that of the answer with the highest score among
+    `n`, and the standard error of their difference over prompts. Each prompt has `sampled` answers,
+    and all draws of `n` of them count."""
     gold, scores = gold.double().unflatten(0, (-1, sampled)), scores.unflatten(0, (-1, sampled))
-    # The chance that the answer of rank r, the lowest first, is the best of n drawn without replacement.
+    # The chance that the answer of rank r, the lowest first, is the best of n drawn without
+    # replacement.
     chance = [math.comb(r, n - 1) / math.comb(sampled, n) for r in range(sampled)]
     weights = torch.tensor(chance, dtype=gold.dtype, device=gold.device)
     chosen = (gold.gather(1, scores.argsort(1)) * weights).sum(1)
@@ -331,12 +404,17 @@ def best_of(gold: torch.Tensor, scores: torch.Tensor, n: int, sampled: int = BES
     return gold.mean().item(), chosen.mean().item(), error
 
 
-def held_out_comparisons(data: str, recipe: Recipe, tokenizer: Tokenizer, context: int) -> list[Comparison]:
-    """Return comparisons that the reward model was not trained on: those of `data`, the world's by labelers of whom it
-    learned nothing, or those that its run held out. None where it is a model folder that knows no run."""
+def held_out_comparisons(
+    data: str, recipe: Recipe, tokenizer: Tokenizer, context: int
+) -> list[Comparison]:
+    """Return comparisons that the reward model was not trained on: those of `data`, the world's by
+    labelers of whom it learned nothing, or those that its run held out. None where it is a model
+    folder that knows no run."""
     if data and data != WORLD:
         compared = [c for c in read_comparisons(data, 0, 0, strict=False) if c.pairs()]
-        return that_fit(compared, lambda c: longest(*fork(tokenizer, c)), context, False, "comparisons", silent)
+        return that_fit(
+            compared, lambda c: longest(*fork(tokenizer, c)), context, False, "comparisons", silent
+        )
     if recipe.data.corpus == WORLD:
         chance, panel = random.Random(0), [labeler for labeler in labelers() if labeler.held_out]
         asked = questions("train", HELD_OUT, seed=4321)
@@ -344,4 +422,6 @@ def held_out_comparisons(data: str, recipe: Recipe, tokenizer: Tokenizer, contex
         return [c for c in compared if c.pairs()]
     if not (Path(recipe.align.reward) / "config.toml").exists():
         return []
-    return learned_and_held_out(open_run(Path(recipe.align.reward)).recipe(), tokenizer, context, silent)[1]
+    return learned_and_held_out(
+        open_run(Path(recipe.align.reward)).recipe(), tokenizer, context, silent
+    )[1]

@@ -26,7 +26,8 @@ Pair = tuple[list[int], list[int], list[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch(Batch):
-    """Preferred answers, and behind them as many rejected ones to the same prompts; `answer` marks their tokens."""
+    """Preferred answers, and behind them as many rejected ones to the same prompts; `answer` marks
+    their tokens."""
 
     answer: Bool[Tensor, "batch seq"]
 
@@ -41,17 +42,26 @@ def measure(model: GPT, reference: GPT, batch: PairBatch, beta: float) -> Measur
 
 
 def make_dpo(recipe: Recipe, model: GPT, tokenizer: Tokenizer, say: Say) -> tuple[Recipe, Task]:
-    """Return the task of preferring what the readers of `recipe.data.corpus` preferred, and staying near `model` as it
-    is now."""
+    """Return the task of preferring what the readers of `recipe.data.corpus` preferred, and staying
+    near `model` as it is now."""
     align, reference = recipe.align, copy.deepcopy(model).eval().requires_grad_(False)
-    compared = read_comparisons(recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict)
+    compared = read_comparisons(
+        recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict
+    )
     encoded = {c: _pairs(tokenizer, c) for c in compared}
-    check(any(encoded.values()), f"{recipe.data.corpus} has no two answers of which one was preferred.")
+    check(
+        any(encoded.values()),
+        f"{recipe.data.corpus} has no two answers of which one was preferred.",
+    )
     with_pairs = [c for c in compared if encoded[c]]
     fitting = that_fit(
-        with_pairs, lambda c: max(len(p) + max(len(a), len(b)) for p, a, b in encoded[c]), model.context, align.strict,
-        "comparisons", say,
-    )  # fmt: skip
+        with_pairs,
+        lambda c: max(len(p) + max(len(a), len(b)) for p, a, b in encoded[c]),
+        model.context,
+        align.strict,
+        "comparisons",
+        say,
+    )
     # Held out by prompt: pairs of one prompt know too much of each other.
     train, held_out = split_examples(fitting, recipe)
     pairs, unseen = ([pair for c in part for pair in encoded[c]] for part in (train, held_out))
@@ -59,9 +69,12 @@ def make_dpo(recipe: Recipe, model: GPT, tokenizer: Tokenizer, say: Say) -> tupl
     assert tokenizer.pad_id is not None
     collate = partial(pair_batch, pad_id=tokenizer.pad_id)
     loader = ExampleLoader(
-        len(pairs), fingerprint(tokenizer, *zip(*pairs, strict=True)), recipe.train.seed, len(pairs),
+        len(pairs),
+        fingerprint(tokenizer, *zip(*pairs, strict=True)),
+        recipe.train.seed,
+        len(pairs),
         lambda rows: collate([pairs[i] for i in rows]),
-    )  # fmt: skip
+    )
 
     def objective(model: GPT, batch: PairBatch) -> Loss:
         return measure(model, reference, batch, align.beta)[:2]
@@ -77,32 +90,50 @@ def make_dpo(recipe: Recipe, model: GPT, tokenizer: Tokenizer, say: Say) -> tupl
         sums: dict[str, float] = {}
         for batch in validation():
             _, n, metrics = measure(model, reference, batch.to(model.device), align.beta)
-            sums = {name: sums.get(name, 0.0) + value.item() * int(n) for name, value in metrics.items()}
+            sums = {
+                name: sums.get(name, 0.0) + value.item() * int(n) for name, value in metrics.items()
+            }
         model.train(was_training)
         return {name: total / len(unseen) for name, total in sums.items()}
 
     sample = partial(
-        show_answers, tokenizer=tokenizer, prompts=[c.prompt for c in held_out[:SHOWN]], max_tokens=align.max_tokens
+        show_answers,
+        tokenizer=tokenizer,
+        prompts=[c.prompt for c in held_out[:SHOWN]],
+        max_tokens=align.max_tokens,
     )
     task = Task(
-        objective, objective, loader, validation, len(unseen), sample, unit="pair",
+        objective,
+        objective,
+        loader,
+        validation,
+        len(unseen),
+        sample,
+        unit="pair",
         report=report,
-    )  # fmt: skip
+    )
     return with_shape(recipe, model), task
 
 
 def _pairs(tokenizer: Tokenizer, compared: Comparison) -> list[Pair]:
-    """Return (prompt, preferred answer, rejected answer) in ids for every two answers that are not tied."""
+    """Return (prompt, preferred answer, rejected answer) in ids for every two answers that are not
+    tied."""
     pairs = []
     for better, worse in compared.pairs():
-        (prompt, chosen), (_, rejected) = (answer_ids(tokenizer, compared.prompt, text) for text in (better, worse))
+        (prompt, chosen), (_, rejected) = (
+            answer_ids(tokenizer, compared.prompt, text) for text in (better, worse)
+        )
         pairs.append((prompt, chosen, rejected))
     return pairs
 
 
 def pair_batch(pairs: Sequence[Pair], pad_id: int) -> PairBatch:
     """Return the pairs as a batch."""
-    rows = [(prompt, pair[side]) for side in (1, 2) for prompt, pair in ((pair[0], pair) for pair in pairs)]
+    rows = [
+        (prompt, pair[side])
+        for side in (1, 2)
+        for prompt, pair in ((pair[0], pair) for pair in pairs)
+    ]
     target = pad_rows([[*prompt, *answer] for prompt, answer in rows], pad_id)
     answer = pad_rows([[0] * len(prompt) + [1] * len(answer) for prompt, answer in rows], 0).bool()
     return PairBatch(target=target, labels=torch.full_like(target, IGNORED), answer=answer)

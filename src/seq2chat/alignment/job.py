@@ -25,46 +25,69 @@ from seq2chat.training.task import Say
 
 
 def prepare_alignment(
-    recipe: Recipe, tokenizer: Tokenizer | WordPiece | None, device: torch.device, say: Say, doing: Say
+    recipe: Recipe,
+    tokenizer: Tokenizer | WordPiece | None,
+    device: torch.device,
+    say: Say,
+    doing: Say,
 ) -> Prepared:
-    """Return the model in `align.start` and the task of the recipe's method; the tokenizer is that model's own.
+    """Return the model in `align.start` and the task of the recipe's method; the tokenizer is that
+    model's own.
 
-    Raises UserError for a start that is no language model, examples that can't be read, and a reward that can't judge.
+    Raises UserError for a start that is no language model, examples that can't be read, and a
+    reward that can't judge.
     """
     align = recipe.align
-    check(recipe.tokenizer.path == "", "tokenizer.path is for pretraining; an aligned model keeps its own tokenizer.")
+    check(
+        recipe.tokenizer.path == "",
+        "tokenizer.path is for pretraining; an aligned model keeps its own tokenizer.",
+    )
     check(
         align.method not in ("ppo", "grpo") or recipe.train.accumulation == 1,
-        f"train.accumulation is for other methods; {align.method} takes align.episodes answers in minibatches of "
-        "train.batch_size.",
+        f"train.accumulation is for other methods; {align.method} takes align.episodes answers in"
+        " minibatches of train.batch_size.",
     )
     check(
         align.method == "sft" or Budget.parse(recipe.train.budget).unit != "tokens",
-        f"train.budget is {recipe.train.budget}, and {align.method} counts no tokens; write steps, epochs or a time.",
+        f"train.budget is {recipe.train.budget}, and {align.method} counts no tokens; write steps, "
+        "epochs or a time.",
     )
-    for table, name in (("train", "prompt"), ("tokenizer", "vocab_size"), ("data", "document_mask")):
+    for table, name in (
+        ("train", "prompt"),
+        ("tokenizer", "vocab_size"),
+        ("data", "document_mask"),
+    ):
         section = getattr(recipe, table)
         default = next(field.default for field in dataclasses.fields(section) if field.name == name)
         check(
-            getattr(section, name) == default, f"{table}.{name} is for pretraining; {align.method} has no use for it."
+            getattr(section, name) == default,
+            f"{table}.{name} is for pretraining; {align.method} has no use for it.",
         )
     doing("loading the model to start from")
     policy, own = load_policy(align.start)
     set_dropout(policy.to(device), recipe.model.dropout)
-    # Before any copy is made: a reference that multiplies in another number format is another policy.
+    # Before any copy is made: a reference that multiplies in another number format is another
+    # policy.
     policy.compute_dtype = pick_precision(recipe.train.precision, device).dtype
     seed_everything(recipe.train.seed)
     scorer = None
     if align.method in ("ppo", "grpo") or align.reward:
-        scorer = load_scorer(align.reward, own, device, align.examples or TRAINING, recipe.train.seed)
+        scorer = load_scorer(
+            align.reward, own, device, align.examples or TRAINING, recipe.train.seed
+        )
     if align.lora_rank:
-        check(align.method != "reward", "align.lora_rank is for policies; a reward model trains all its weights.")
+        check(
+            align.method != "reward",
+            "align.lora_rank is for policies; a reward model trains all its weights.",
+        )
         add_lora(policy, align.lora_rank, sorted(own.control.values()))
     doing("reading the examples")
     match align.method:
         case "reward":
             recipe, model, task = make_reward(recipe, policy, own, say)
-            return Prepared(recipe, model, own, dataclasses.replace(task, origin=weights_fingerprint(align)))
+            return Prepared(
+                recipe, model, own, dataclasses.replace(task, origin=weights_fingerprint(align))
+            )
         case "sft":
             recipe, task = make_sft(recipe, policy, own, scorer, say, doing)
         case "dpo":
@@ -74,20 +97,30 @@ def prepare_alignment(
             recipe, task = make_grpo(recipe, policy, own, scorer, say)
         case "ppo":
             assert scorer is not None
-            judge, _ = load_checkpoint(Path(align.reward)) if Path(align.reward).is_dir() else (None, None)
+            judge, _ = (
+                load_checkpoint(Path(align.reward)) if Path(align.reward).is_dir() else (None, None)
+            )
             assert judge is None or isinstance(judge, RewardModel)
             recipe, task = make_ppo(recipe, policy, own, scorer, judge, say, doing)
         case _:
             raise AssertionError(align.method)
     if align.lora_rank:
         publish = task.publish or (lambda: policy)
-        task = dataclasses.replace(task, publish=lambda: merged(publish()), modules=task.modules or {"policy": policy})
+        task = dataclasses.replace(
+            task, publish=lambda: merged(publish()), modules=task.modules or {"policy": policy}
+        )
     # What the task mixes in, such as text of pretraining, is part of its origin already.
-    return Prepared(recipe, policy, own, dataclasses.replace(task, origin=weights_fingerprint(align) + task.origin))
+    return Prepared(
+        recipe,
+        policy,
+        own,
+        dataclasses.replace(task, origin=weights_fingerprint(align) + task.origin),
+    )
 
 
 def weights_fingerprint(align: AlignConfig) -> str:
-    """Return a hash of the weights that a run begins with: the starting model's, and those of a judge."""
+    """Return a hash of the weights that a run begins with: the starting model's, and those of a
+    judge."""
     digest = hashlib.sha256()
     for source in (align.start, align.reward):
         if source and Path(source).is_dir():

@@ -1,5 +1,5 @@
-"""LoRA: every matrix of the blocks stays as it is, and a product of two thin ones is learned beside it (Hu et al. 2021,
-section 4.1)."""
+"""LoRA: every matrix of the blocks stays as it is, and a product of two thin ones is learned beside
+it (Hu et al. 2021, section 4.1)."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from seq2chat.models.gpt import GPT
 
 
 class LowRank(nn.Module):
-    """W → W + α/r · B A, with B zero at first, so that nothing changes before it is trained. α is twice the rank."""
+    """W → W + α/r · B A, with B zero at first, so that nothing changes before it is trained. α is
+    twice the rank."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -33,21 +34,26 @@ class Shifted(nn.Module):
     def __init__(self, weight: Tensor, rows: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("rows", torch.tensor(rows, device=weight.device))
-        self.shift = nn.Parameter(torch.zeros(len(rows), weight.shape[1], dtype=weight.dtype, device=weight.device))
+        self.shift = nn.Parameter(
+            torch.zeros(len(rows), weight.shape[1], dtype=weight.dtype, device=weight.device)
+        )
 
     def forward(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
         return weight.index_add(0, self.rows, self.shift)
 
 
 def add_lora(model: GPT, rank: int, tokens: Sequence[int] = ()) -> None:
-    """Freeze `model` and put adapters of this rank beside the matrices of its blocks; they alone are trained, and with
-    them what embedding and head hold of `tokens`: control tokens that are new to the model begin alike, and blocks
-    alone could never learn to tell the end of an answer from the beginning of a turn."""
+    """Freeze `model` and put adapters of this rank beside the matrices of its blocks; they alone
+    are trained, and with them what embedding and head hold of `tokens`: control tokens that are new
+    to the model begin alike, and blocks alone could never learn to tell the end of an answer from
+    the beginning of a turn."""
     model.requires_grad_(False)
     if tokens:
         for module in (model.embed_tokens, model.lm_head):
             if module is not None:  # a tied head is the embedding
-                parametrize.register_parametrization(module, "weight", Shifted(module.weight, tokens))
+                parametrize.register_parametrization(
+                    module, "weight", Shifted(module.weight, tokens)
+                )
     for module in model.layers.modules():
         if isinstance(module, nn.Linear):
             parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
@@ -55,11 +61,15 @@ def add_lora(model: GPT, rank: int, tokens: Sequence[int] = ()) -> None:
 
 @torch.no_grad()
 def merged(model: GPT) -> GPT:
-    """Return a copy of `model` whose matrices hold what its adapters add: an ordinary GPT with the same logits."""
-    state = {key: tensor for key, tensor in model.state_dict().items() if ".parametrizations." not in key}
+    """Return a copy of `model` whose matrices hold what its adapters add: an ordinary GPT with the
+    same logits."""
+    state = {
+        key: tensor for key, tensor in model.state_dict().items() if ".parametrizations." not in key
+    }
     adapted = ((name, m) for name, m in model.named_modules() if parametrize.is_parametrized(m))
     state |= {f"{name}.weight": module.weight for name, module in adapted}
-    with torch.random.fork_rng(devices=[]):  # weights that are replaced at once must not move the random state
+    # Weights that are replaced at once must not move the random state.
+    with torch.random.fork_rng(devices=[]):
         plain = GPT(model.config).to(model.device, next(model.parameters()).dtype)
     plain.load_state_dict(state)
     plain.compute_dtype = model.compute_dtype

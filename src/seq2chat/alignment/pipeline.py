@@ -1,6 +1,8 @@
-"""The whole line in one go: pretraining, demonstrations, comparisons, reward model, PPO-ptx, report.
+"""The whole line in one go: pretraining, demonstrations, comparisons, reward model, PPO-ptx,
+report.
 
-Each stage leaves its folder and is told in `stages.json`; started again, the line goes on where it stopped.
+Each stage leaves its folder and is told in `stages.json`; started again, the line goes on where it
+stopped.
 """
 
 import json
@@ -31,10 +33,12 @@ Say = Callable[[str], None]
 Tables = dict[str, dict[str, Any]]
 
 SAMPLED, RANKED, CHUNK = 4, 5000, 64
-"""Answers sampled from the policy to each prompt that labelers rank, number of prompts, prompts sampled at once."""
+"""Answers sampled from the policy to each prompt that labelers rank, number of prompts, prompts
+sampled at once."""
 
 EXAM = 420  # held-out questions of the report, 20 per family
-LEAST_LENGTH = 42  # steps, examples, prompts or questions of a shortened stage: 2 questions per family
+# Steps, examples, prompts or questions of a shortened stage: 2 questions per family.
+LEAST_LENGTH = 42
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Moment:
-    """Where the line stands: share of the whole and of the stage that is done, and what just happened."""
+    """Where the line stands: share of the whole and of the stage that is done, and what just
+    happened."""
 
     stage: Stage
     whole: float
@@ -75,8 +80,9 @@ RL_BATCH, RL_LEAST = 32, 26  # episodes are whole minibatches, and so many steps
 class Pace:
     """Shortens the stages so that the line ends within `seconds`, of which `used` have passed.
 
-    Where all stages have time for their recipes' lengths, they have those lengths. Where they do not, training stages
-    get their share of the time that is left, and the others their share of prompts and questions.
+    Where all stages have time for their recipes' lengths, they have those lengths. Where they do
+    not, training stages get their share of the time that is left, and the others their share of
+    prompts and questions.
     """
 
     def __init__(self, seconds: float, used: float, left: Sequence[Stage]) -> None:
@@ -89,8 +95,8 @@ class Pace:
         least = used + LEAST_SCALE * self.whole * self.shares()
         check(
             self.scale() >= LEAST_SCALE,
-            f"The budget of {seconds:.0f}s is too short for the demo on this machine; write at least "
-            f"--budget {math.ceil(1.5 * least)}s.",
+            f"The budget of {seconds:.0f}s is too short for the demo on this machine; write at "
+            f"least --budget {math.ceil(1.5 * least)}s.",
         )
 
     def shares(self) -> float:
@@ -130,22 +136,27 @@ def run_line(
 ) -> Iterator[Moment]:
     """Run what is left of the line in `folder`, until `stop` is set; yields where it stands.
 
-    `changes` are laid over the recipes: `{"base": {"train.budget": "1m"}, ...}`. Where the whole line would take more
-    than `seconds` on this machine, its stages are shortened. Raises UserError where that leaves nothing of them.
+    `changes` are laid over the recipes: `{"base": {"train.budget": "1m"}, ...}`. Where the whole
+    line would take more than `seconds` on this machine, its stages are shortened. Raises UserError
+    where that leaves nothing of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished = finished_stages(folder)
     if (folder / "base" / "config.toml").exists():
         begun = open_run(folder / "base").recipe().train.seed // 100
-        check(begun == seed, f"{folder} was begun with seed {begun}; go on with it, or choose another folder.")
+        check(
+            begun == seed,
+            f"{folder} was begun with seed {begun}; go on with it, or choose another folder.",
+        )
     left = [stage for stage in STAGES if stage.name not in finished]
     pace = None
     if left and seconds < math.inf:
         pace = Pace(seconds, sum(finished.values()) + unfinished_seconds(folder, left), left)
     if pace is not None and pace.scale() < 1:
         say(
-            f"this machine has time for {pace.scale():.0%} of the demo's full length in {seconds / 60:.0f} minutes, so "
-            f"the models learn less; --budget {math.ceil(seconds / 60 / pace.scale())}m would take all of it"
+            f"this machine has time for {pace.scale():.0%} of the demo's full length in"
+            f" {seconds / 60:.0f} minutes, so the models learn less; --budget "
+            f"{math.ceil(seconds / 60 / pace.scale())}m would take all of it"
         )
     for number, stage in enumerate(STAGES):
         before = sum(s.share for s in STAGES[:number])
@@ -167,7 +178,9 @@ def unfinished_seconds(folder: Path, left: Sequence[Stage]) -> float:
     checkpoints = RunLog(folder / left[0].name).list_checkpoints()
     if not checkpoints:
         return 0.0
-    progress = json.loads((checkpoints[-1] / "trainer" / "progress.json").read_text(encoding="utf-8"))
+    progress = json.loads(
+        (checkpoints[-1] / "trainer" / "progress.json").read_text(encoding="utf-8")
+    )
     return progress["seconds"]
 
 
@@ -200,21 +213,34 @@ def _train(
     run, prepare = folder / name, prepare_training if name == "base" else prepare_alignment
     yield 0.0, "making ready"
     if not RunLog(run).list_checkpoints():
-        shutil.rmtree(run, ignore_errors=True)  # a stage without a checkpoint begins again, with the time it has now
+        # A stage without a checkpoint begins again, with the time it has now.
+        shutil.rmtree(run, ignore_errors=True)
     if (run / "config.toml").exists():
         job = resume_job(run, {}, say, prepare=prepare)
     else:
-        recipe = Recipe.from_tables(recipe_tables(f"demo-{name}"), stage_tables(folder, name, seed), _nested(changes))
+        recipe = Recipe.from_tables(
+            recipe_tables(f"demo-{name}"), stage_tables(folder, name, seed), _nested(changes)
+        )
         job = start_job(recipe, run, say, prepare=prepare)
     for event in train(job, stop):
         match event:
             case Step():
-                shown = [f"{key} {event.metrics[key]:.2f}" for key in job.task.shown if key in event.metrics]
-                yield event.share, " · ".join([f"step {event.step}", *(shown or [f"loss {event.loss:.3f}"])])
+                shown = [
+                    f"{key} {event.metrics[key]:.2f}"
+                    for key in job.task.shown
+                    if key in event.metrics
+                ]
+                yield (
+                    event.share,
+                    " · ".join([f"step {event.step}", *(shown or [f"loss {event.loss:.3f}"])]),
+                )
             case Validated():
                 e, values = event.evaluation, dict(event.metrics)
                 values |= {} if e is None else {f"nats a {job.task.unit}": e.loss}
-                say(f"{name}, step {event.step}: " + " · ".join(f"{k} {v:.3f}" for k, v in values.items()))
+                say(
+                    f"{name}, step {event.step}: "
+                    + " · ".join(f"{k} {v:.3f}" for k, v in values.items())
+                )
             case Sampled():
                 say(event.text.strip())
 
@@ -230,7 +256,8 @@ def _nested(flat: dict[str, Any]) -> Tables:
 def _compare(
     folder: Path, name: str, stop: threading.Event, say: Say, changes: dict[str, Any], seed: int
 ) -> Iterator[tuple[float, str]]:
-    """Sample answers of the fine-tuned policy, put some of the world's own beside them, and have labelers rank them."""
+    """Sample answers of the fine-tuned policy, put some of the world's own beside them, and have
+    labelers rank them."""
     model, tokenizer = load_checkpoint(folder / "sft")
     assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
     model.to(pick_device())
@@ -244,7 +271,10 @@ def _compare(
             break
         queries = [Query(q.messages) for q in asked[first : first + CHUNK]]
         texts = roll_out(model, tokenizer, queries, 32, n=SAMPLED, seed=first).answers
-        answers += [[text for text in texts[i : i + SAMPLED] if text.strip()] for i in range(0, len(texts), SAMPLED)]
+        answers += [
+            [text for text in texts[i : i + SAMPLED] if text.strip()]
+            for i in range(0, len(texts), SAMPLED)
+        ]
         yield first / len(asked), f"{first} of {len(asked)} prompts"
     compared = world_comparisons(asked[: len(answers)], seed, answers)
     write_comparisons(folder / "comparisons.jsonl", compared)
@@ -267,6 +297,10 @@ def _report(
         if stop.is_set():
             return
         yield place, run
-        sheets.append(answer_sheet(run, models[run], tokenizer, asked, models["sft"] if run == "ppo" else None))
+        sheets.append(
+            answer_sheet(
+                run, models[run], tokenizer, asked, models["sft"] if run == "ppo" else None
+            )
+        )
     write_report(folder, asked, sheets)
     say("gold score: " + ", ".join(f"{sheet.name} {sheet.score:.3f}" for sheet in sheets))

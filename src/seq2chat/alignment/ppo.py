@@ -1,10 +1,11 @@
-"""PPO: a policy learns to give answers that score well, and to stay near where it began (Ouyang et al. 2022, section
-3.5, equation 2; Schulman et al. 2017).
+"""PPO: a policy learns to give answers that score well, and to stay near where it began (Ouyang et
+al. 2022, section 3.5, equation 2; Schulman et al. 2017).
 
-One iteration, which is one step of the training loop: sample answers; score them; take the KL divergence from the
-reference out of every token's reward; estimate advantages with the value function; then a few clipped updates of policy
-and value. With `ptx`, each update's gradient holds that of the pretraining loss as well, in the same buffer and so in
-the same optimizer step (PPO-ptx).
+One iteration, which is one step of the training loop: sample answers; score them; take the KL
+divergence from the reference out of every token's reward; estimate advantages with the value
+function; then a few clipped updates of policy and value. With `ptx`, each update's gradient holds
+that of the pretraining loss as well, in the same buffer and so in the same optimizer step
+(PPO-ptx).
 """
 
 import copy
@@ -50,8 +51,8 @@ HELD_OUT = 256  # prompts that are never trained on, unless data.val_fraction is
 
 @dataclass(frozen=True)
 class Experience:
-    """A rollout with all that its updates need: log probabilities of policy and reference, values, advantages and
-    returns, (batch, seq) each, at the answers' tokens."""
+    """A rollout with all that its updates need: log probabilities of policy and reference, values,
+    advantages and returns, (batch, seq) each, at the answers' tokens."""
 
     rollout: Rollout
     score: Float[Tensor, " batch"]
@@ -77,8 +78,8 @@ class Coefficient(nn.Module):
 
 @dataclass
 class Actors:
-    """The models of PPO: the policy is trained to score, `value` to foresee it, `reference` is the policy as it began,
-    and `average` the exponential average of its weights, if one is kept."""
+    """The models of PPO: the policy is trained to score, `value` to foresee it, `reference` is the
+    policy as it began, and `average` the exponential average of its weights, if one is kept."""
 
     policy: GPT
     value: RewardModel
@@ -88,58 +89,93 @@ class Actors:
 
     @property
     def result(self) -> GPT:
-        """The policy that is kept: the average of its weights where there is one (Ouyang et al. 2022, appendix C.4)."""
+        """The policy that is kept: the average of its weights where there is one (Ouyang et al.
+        2022, appendix C.4)."""
         return self.average or self.policy
 
     def modules(self) -> dict[str, nn.Module]:
-        several: dict[str, nn.Module] = {"policy": self.policy, "value": self.value, "coefficient": self.coefficient}
+        several: dict[str, nn.Module] = {
+            "policy": self.policy,
+            "value": self.value,
+            "coefficient": self.coefficient,
+        }
         return several | ({} if self.average is None else {"average": self.average})
 
 
 def make_ppo(
-    recipe: Recipe, policy: GPT, tokenizer: Tokenizer, scorer: Scorer, judge: RewardModel | None, say: Say, doing: Say
+    recipe: Recipe,
+    policy: GPT,
+    tokenizer: Tokenizer,
+    scorer: Scorer,
+    judge: RewardModel | None,
+    say: Say,
+    doing: Say,
 ) -> tuple[Recipe, Task]:
-    """Return the task of answering the prompts of `recipe.data.corpus` so that `scorer` likes the answers.
+    """Return the task of answering the prompts of `recipe.data.corpus` so that `scorer` likes the
+    answers.
 
-    The value function begins as the reward model `judge` where there is one, else as the policy with a fresh head.
+    The value function begins as the reward model `judge` where there is one, else as the policy
+    with a fresh head.
     """
     align = recipe.align
     reference = copy.deepcopy(policy).eval().requires_grad_(False)
     average = copy.deepcopy(reference) if align.ema else None
-    value = reward_model_from(merged(policy)) if judge is None else judge.to(policy.device).requires_grad_(True)
+    value = (
+        reward_model_from(merged(policy))
+        if judge is None
+        else judge.to(policy.device).requires_grad_(True)
+    )
     actors = Actors(policy, value, reference, average, Coefficient(align.beta))
     held_out, loader = deal_queries(recipe, tokenizer, policy.context, scorer, say)
     recipe = in_score_units(recipe, reference, tokenizer, held_out[:JUDGED], scorer)
     align = recipe.align
-    say(f"an answer that does not end is worth {-align.missing_eos:.2f}; values move by at most {align.value_clip:.2f}")
+    say(
+        f"an answer that does not end is worth {-align.missing_eos:.2f}; values move by at most "
+        f"{align.value_clip:.2f}"
+    )
     ptx = pretraining_text(recipe, tokenizer, policy.context, doing)
     optimizers = [make_optimizers(model, recipe.optim, torch.float32) for model in (policy, value)]
     shown = [query.prompt for query in held_out[:SHOWN]]
     task = Task(
-        causal_lm, None, loader, lambda limit: (), 0,
+        causal_lm,
+        None,
+        loader,
+        lambda limit: (),
+        0,
         partial(show_answers, tokenizer=tokenizer, prompts=shown, max_tokens=align.max_tokens),
         step=lambda job: iteration(job, actors, tokenizer, scorer, ptx, len(optimizers[0])),
         shown=("score", "kl"),
         report=partial(
-            judge_answers, tokenizer=tokenizer, queries=held_out[:JUDGED], scorer=scorer, reference=reference,
-            max_tokens=align.max_tokens, temperature=align.temperature, missing_eos=align.missing_eos,
+            judge_answers,
+            tokenizer=tokenizer,
+            queries=held_out[:JUDGED],
+            scorer=scorer,
+            reference=reference,
+            max_tokens=align.max_tokens,
+            temperature=align.temperature,
+            missing_eos=align.missing_eos,
         ),
-        publish=lambda: actors.result, modules=actors.modules(), optimizers=[o for both in optimizers for o in both],
+        publish=lambda: actors.result,
+        modules=actors.modules(),
+        optimizers=[o for both in optimizers for o in both],
         origin="" if ptx is None else ptx.fingerprint,
-    )  # fmt: skip
+    )
     return with_shape(recipe, policy), task
 
 
 def deal_queries(
     recipe: Recipe, tokenizer: Tokenizer, context: int, scorer: Scorer, say: Say
 ) -> tuple[list[Query], ExampleLoader]:
-    """Return the prompts that are held out, and a loader that deals the others, with the columns that `scorer` takes.
+    """Return the prompts that are held out, and a loader that deals the others, with the columns
+    that `scorer` takes.
 
     Equal prompts with equal columns are dealt once.
     """
     align = recipe.align
     columns = wanted_columns(scorer)
-    read = read_queries(recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict, columns)
+    read = read_queries(
+        recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict, columns
+    )
     if isinstance(scorer, FunctionScorer):
         scorer.check_columns(read, recipe.data.corpus)
     distinct = list(dict.fromkeys(read))
@@ -148,21 +184,31 @@ def deal_queries(
     ids = {query.prompt: prompt_ids(tokenizer, query.prompt) for query in distinct}
     room = context - align.max_tokens
     what = "prompts (leaving room for an answer)"
-    fitting = that_fit(distinct, lambda query: len(ids[query.prompt]), room, align.strict, what, say)
+    fitting = that_fit(
+        distinct, lambda query: len(ids[query.prompt]), room, align.strict, what, say
+    )
     queries, held_out = split_examples(fitting, recipe, HELD_OUT)
     say(f"{len(queries):,} prompts to learn on, {len(held_out):,} held out")
     # Where the scorer takes columns, an edited one makes other rewards.
-    digested = [json.dumps(query.columns, sort_keys=True, default=str).encode() for query in queries if query.columns]
+    digested = [
+        json.dumps(query.columns, sort_keys=True, default=str).encode()
+        for query in queries
+        if query.columns
+    ]
     loader = ExampleLoader(
-        len(queries), fingerprint(tokenizer, [ids[query.prompt] for query in queries], digested), recipe.train.seed,
+        len(queries),
+        fingerprint(tokenizer, [ids[query.prompt] for query in queries], digested),
+        recipe.train.seed,
         len(queries),
         lambda rows: [queries[i] for i in rows],
         per_step=align.episodes // (align.group if align.method == "grpo" else 1),
-    )  # fmt: skip
+    )
     return held_out, loader
 
 
-def iteration(job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, ptx: Loader | None, split: int) -> Update:
+def iteration(
+    job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, ptx: Loader | None, split: int
+) -> Update:
     """Sample, score and update once; the first `split` of the job's optimizers are the policy's.
 
     Dropout is off throughout, so that ratios compare policies and not their noise.
@@ -174,13 +220,18 @@ def iteration(job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, pt
     queries = job.task.loader.batch(progress.samples, align.episodes)
     seed = job.recipe.train.seed * 1_000_003 + progress.samples + align.episodes
     with interruptible():
-        rollout = roll_out(actors.policy, tokenizer, queries, align.max_tokens, align.temperature, seed=seed)
+        rollout = roll_out(
+            actors.policy, tokenizer, queries, align.max_tokens, align.temperature, seed=seed
+        )
         sampled = time.perf_counter()
         experience = evaluate_rollout(rollout, actors, scorer, job)
         scored = time.perf_counter()
     progress.samples += align.episodes
     updates = list(_updates(job, actors, experience, ptx, split))
-    first, mean = updates[0], {key: sum(u[key] for u in updates) / len(updates) for key in updates[0]}
+    first, mean = (
+        updates[0],
+        {key: sum(u[key] for u in updates) / len(updates) for key in updates[0]},
+    )
     metrics = experience_metrics(experience, actors.coefficient.beta.item()) | mean
     metrics |= {"first_ratio_min": first["ratio_min"], "first_ratio_max": first["ratio_max"]}
     metrics |= {"seconds_rollout": sampled - began, "seconds_score": scored - sampled}
@@ -197,45 +248,64 @@ def iteration(job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, pt
 def evaluate_rollout(rollout: Rollout, actors: Actors, scorer: Scorer, job: Job) -> Experience:
     """Return the experience of a rollout: scores, KL penalties, values and advantages.
 
-    The policy's log probabilities are computed in the minibatches of the first update, so that its ratio is exactly 1.
+    The policy's log probabilities are computed in the minibatches of the first update, so that its
+    ratio is exactly 1.
     """
     align, size = job.recipe.align, job.recipe.train.batch_size
     score = ended_scores(rollout, scorer(rollout), align.missing_eos)
     parts = [slice(first, first + size) for first in range(0, len(rollout), size)]
 
     def each(function: Any) -> Tensor:
-        return torch.cat([function(*_trim(rollout.tokens[part], rollout.mask[part])) for part in parts])
+        return torch.cat(
+            [function(*_trim(rollout.tokens[part], rollout.mask[part])) for part in parts]
+        )
 
     width = rollout.tokens.shape[1]
     with torch.enable_grad():  # so that the very kernels of the update compute them
-        logp = each(lambda t, m: _widen(answer_logp(actors.policy, t, m, align.temperature).detach(), width))
-    ref_logp = each(lambda t, m: _widen(answer_logp(actors.reference, t, m, align.temperature), width))
+        logp = each(
+            lambda t, m: _widen(answer_logp(actors.policy, t, m, align.temperature).detach(), width)
+        )
+    ref_logp = each(
+        lambda t, m: _widen(answer_logp(actors.reference, t, m, align.temperature), width)
+    )
     values = each(lambda t, m: _widen(expected(actors.value, t, m), width))
     rewards = token_rewards(score, k1(logp, ref_logp), rollout.mask, actors.coefficient.beta.item())
     advantages, returns = gae(rewards, values, rollout.mask, 1.0, align.gae_lambda)
-    return Experience(rollout, score, logp, ref_logp, values, rewards, whiten(advantages, rollout.mask), returns)
+    return Experience(
+        rollout, score, logp, ref_logp, values, rewards, whiten(advantages, rollout.mask), returns
+    )
 
 
 def expected(
     value: RewardModel, tokens: Int64[Tensor, "batch seq"], mask: Bool[Tensor, "batch seq"]
 ) -> Float[Tensor, "batch seq"]:
-    """Return at each token of the answers what the value function expects before the token is chosen, 0 elsewhere."""
+    """Return at each token of the answers what the value function expects before the token is
+    chosen, 0 elsewhere."""
     before = value(tokens[:, :-1]).float()
     return torch.cat([torch.zeros_like(before[:, :1]), before], dim=1).where(mask, 0)
 
 
-def _updates(job: Job, actors: Actors, e: Experience, ptx: Loader | None, split: int) -> Iterator[dict[str, float]]:
-    """Update policy and value on each minibatch, `inner_epochs` times; yields the metrics of each update."""
+def _updates(
+    job: Job, actors: Actors, e: Experience, ptx: Loader | None, split: int
+) -> Iterator[dict[str, float]]:
+    """Update policy and value on each minibatch, `inner_epochs` times; yields the metrics of each
+    update."""
     align, size = job.recipe.align, job.recipe.train.batch_size
     update = job.progress.step * align.inner_epochs * -(-align.episodes // size)
     for epoch in range(align.inner_epochs):
         # The first pass keeps the order in which the log probabilities were computed.
         generator = torch.Generator().manual_seed(job.progress.samples + epoch)
-        order = torch.randperm(len(e.rollout), generator=generator) if epoch else torch.arange(len(e.rollout))
+        order = (
+            torch.randperm(len(e.rollout), generator=generator)
+            if epoch
+            else torch.arange(len(e.rollout))
+        )
         for rows in order.split(size):
             tokens, mask = _trim(e.rollout.tokens[rows], e.rollout.mask[rows])
             width = tokens.shape[1]
-            old, advantages, values, returns = (x[rows, :width] for x in (e.logp, e.advantages, e.values, e.returns))
+            old, advantages, values, returns = (
+                x[rows, :width] for x in (e.logp, e.advantages, e.values, e.returns)
+            )
             logp = answer_logp(actors.policy, tokens, mask, align.temperature)
             loss, n, shown = policy_loss(logp, old, advantages, mask, align.clip)
             loss.backward()
@@ -244,7 +314,9 @@ def _updates(job: Job, actors: Actors, e: Experience, ptx: Loader | None, split:
                 metrics["ptx_loss"], _ = add_pretraining(job, actors.policy, ptx, update, n)
             mean, norm = apply_gradients(job, job.optimizers[:split], loss.detach(), n)
             metrics |= {"policy_loss": mean, "grad_norm": norm}
-            loss, n, shown = value_loss(expected(actors.value, tokens, mask), values, returns, mask, align.value_clip)
+            loss, n, shown = value_loss(
+                expected(actors.value, tokens, mask), values, returns, mask, align.value_clip
+            )
             loss.backward()
             mean, norm = apply_gradients(job, job.optimizers[split:], loss.detach(), n)
             metrics |= {"value_loss": mean, "value_grad_norm": norm}
@@ -274,7 +346,8 @@ def _widen(x: Tensor, width: int) -> Tensor:
 
 
 def experience_metrics(e: Experience, beta: float) -> dict[str, float]:
-    """Return what an iteration is judged by. KL is in nats an answer, and never includes padding."""
+    """Return what an iteration is judged by. KL is in nats an answer, and never includes
+    padding."""
     mask, rollout = e.rollout.mask, e.rollout
     kl = k1(e.logp, e.ref_logp).where(mask, 0).sum(1)
     return {
@@ -292,11 +365,18 @@ def experience_metrics(e: Experience, beta: float) -> dict[str, float]:
 
 @torch.no_grad()
 def judge_answers(
-    policy: GPT, limit: int, tokenizer: Tokenizer, queries: list[Query], scorer: Scorer, reference: GPT,
-    max_tokens: int, temperature: float, missing_eos: float,
-) -> dict[str, float]:  # fmt: skip
-    """Return score, KL from the reference (nats an answer) and length of answers to held-out prompts, sampled with the
-    same random numbers each time."""
+    policy: GPT,
+    limit: int,
+    tokenizer: Tokenizer,
+    queries: list[Query],
+    scorer: Scorer,
+    reference: GPT,
+    max_tokens: int,
+    temperature: float,
+    missing_eos: float,
+) -> dict[str, float]:
+    """Return score, KL from the reference (nats an answer) and length of answers to held-out
+    prompts, sampled with the same random numbers each time."""
     policy.eval()
     rollout = roll_out(policy, tokenizer, queries, max_tokens, temperature, seed=0)
     gap = answer_logp(policy, rollout.tokens, rollout.mask, temperature) - answer_logp(

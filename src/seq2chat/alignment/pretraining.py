@@ -1,5 +1,6 @@
-"""The pretraining mix: each update also learns from the text of pretraining, so that alignment forgets less of it
-(Ouyang et al. 2022, section 3.5, equation 2, the term γ; appendix C.3 for the policy that PPO begins with)."""
+"""The pretraining mix: each update also learns from the text of pretraining, so that alignment
+forgets less of it (Ouyang et al. 2022, section 3.5, equation 2, the term γ; appendix C.3 for the
+policy that PPO begins with)."""
 
 import torch
 from torch import Tensor
@@ -15,21 +16,27 @@ from seq2chat.training.objective import causal_lm
 from seq2chat.training.task import Say
 
 
-def pretraining_text(recipe: Recipe, tokenizer: Tokenizer, context: int, doing: Say) -> Loader | None:
+def pretraining_text(
+    recipe: Recipe, tokenizer: Tokenizer, context: int, doing: Say
+) -> Loader | None:
     """Return what deals windows of `align.ptx_corpus`, or None where nothing is mixed in."""
     if not recipe.align.ptx:
         return None
     folder = cached_shards(
-        load_corpus(recipe.align.ptx_corpus, recipe.data.field), tokenizer, recipe.data.val_fraction,
+        load_corpus(recipe.align.ptx_corpus, recipe.data.field),
+        tokenizer,
+        recipe.data.val_fraction,
         progress=lambda n: doing(f"tokenizing: {n:,} characters"),
-    )  # fmt: skip
+    )
     return Loader(open_shards(folder, "train"), context, recipe.train.seed)
 
 
-def add_pretraining(job: Job, policy: GPT, text: Loader, update: int, n: Tensor) -> tuple[float, int]:
-    """Add the gradient of `align.ptx` times the mean pretraining loss, on the windows that belong to this `update` of
-    the run, to the gradients in the buffers, which will be divided by `n`. Returns that loss in nats, and
-    the floating point operations.
+def add_pretraining(
+    job: Job, policy: GPT, text: Loader, update: int, n: Tensor
+) -> tuple[float, int]:
+    """Add the gradient of `align.ptx` times the mean pretraining loss, on the windows that belong
+    to this `update` of the run, to the gradients in the buffers, which will be divided by `n`.
+    Returns that loss in nats, and the floating point operations.
 
     One buffer, and so one optimizer step: in two steps Adam would cancel most of the weight.
     """

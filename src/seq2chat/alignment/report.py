@@ -1,4 +1,5 @@
-"""What alignment changed: answers to held-out questions of the world before and after, judged by program."""
+"""What alignment changed: answers to held-out questions of the world before and after, judged by
+program."""
 
 import json
 import random
@@ -27,8 +28,8 @@ CHUNK = 128  # questions answered at once
 
 @dataclass(frozen=True)
 class Sheet:
-    """One model's answers to the questions, each with its gold score, its length in tokens, and the log probability
-    that the model gave it over its reference's (nats)."""
+    """One model's answers to the questions, each with its gold score, its length in tokens, and the
+    log probability that the model gave it over its reference's (nats)."""
 
     name: str
     answers: list[str]
@@ -43,14 +44,21 @@ class Sheet:
 
 
 def exam(n: int, seed: int = 0) -> list[Question]:
-    """Return `n` questions whose wordings no training used, and whose people and places no fine-tuning."""
+    """Return `n` questions whose wordings no training used, and whose people and places no
+    fine-tuning."""
     return questions("test", n, seed)
 
 
 def answer_sheet(
-    name: str, model: GPT, tokenizer: Tokenizer, asked: Sequence[Question], reference: GPT | None = None, seed: int = 0
+    name: str,
+    model: GPT,
+    tokenizer: Tokenizer,
+    asked: Sequence[Question],
+    reference: GPT | None = None,
+    seed: int = 0,
 ) -> Sheet:
-    """Return the sampled answers of a model that chats; its KL is estimated against `reference`, if there is one."""
+    """Return the sampled answers of a model that chats; its KL is estimated against `reference`, if
+    there is one."""
     texts, lengths, kl = [], [], []
     for first in range(0, len(asked), CHUNK):
         part = [Query(question.messages) for question in asked[first : first + CHUNK]]
@@ -68,10 +76,16 @@ def answer_sheet(
 
 
 def text_sheet(
-    name: str, model: GPT, tokenizer: Tokenizer, asked: Sequence[Question], shots: int = 0, seed: int = 0
+    name: str,
+    model: GPT,
+    tokenizer: Tokenizer,
+    asked: Sequence[Question],
+    shots: int = 0,
+    seed: int = 0,
 ) -> Sheet:
-    """Return the answers of a model as it continues the text "Question: ... Answer:", so many worked examples of the
-    same family shown first (Brown et al. 2020, figure 2.1). The examples are the best that people wrote."""
+    """Return the answers of a model as it continues the text "Question: ... Answer:", so many
+    worked examples of the same family shown first (Brown et al. 2020, figure 2.1). The examples are
+    the best that people wrote."""
     shown = questions("train", 40 * len(FAMILIES), seed=987)
     chance = random.Random(seed)
     newline = set(tokenizer.encode("\n"))
@@ -100,8 +114,8 @@ def _flat(question: Question) -> str:
 
 @dataclass(frozen=True)
 class WinRate:
-    """Share of questions on which one model's answer scores higher than another's, ties counting half, and the interval
-    that 95 % of bootstrap samples of the questions fall into."""
+    """Share of questions on which one model's answer scores higher than another's, ties counting
+    half, and the interval that 95 % of bootstrap samples of the questions fall into."""
 
     rate: float
     low: float
@@ -110,8 +124,8 @@ class WinRate:
 
 
 def win_rate(a: Sheet, b: Sheet, same_length: bool = False, seed: int = 0) -> WinRate:
-    """Return how often `a` beats `b`. With `same_length` only answers of nearly one length are compared (at most one
-    token apart), so that none wins by its length."""
+    """Return how often `a` beats `b`. With `same_length` only answers of nearly one length are
+    compared (at most one token apart), so that none wins by its length."""
     wins = [
         0.5 if x.score == y.score else float(x.score > y.score)
         for x, y, i, j in zip(a.golds, b.golds, a.lengths, b.lengths, strict=True)
@@ -121,12 +135,15 @@ def win_rate(a: Sheet, b: Sheet, same_length: bool = False, seed: int = 0) -> Wi
         return WinRate(0.5, 0.0, 1.0, 0)
     chance = random.Random(seed)
     means = sorted(fmean(chance.choices(wins, k=len(wins))) for _ in range(RESAMPLES))
-    return WinRate(fmean(wins), means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1], len(wins))
+    return WinRate(
+        fmean(wins), means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1], len(wins)
+    )
 
 
 def summarise(asked: Sequence[Question], sheets: Sequence[Sheet]) -> dict[str, Any]:
-    """Return the report as plain data: mean gold score of each model, by family and by part, win rates of each model
-    over the one before it, KL, length, and how often it is honest and harmless."""
+    """Return the report as plain data: mean gold score of each model, by family and by part, win
+    rates of each model over the one before it, KL, length, and how often it is honest and
+    harmless."""
 
     def right(sheet: Sheet, *families: str) -> float:
         return fmean(
@@ -135,16 +152,23 @@ def summarise(asked: Sequence[Question], sheets: Sequence[Sheet]) -> dict[str, A
             if (q.family in families if families else q.family not in RISKS)
         )
 
-    result: dict[str, Any] = {"questions": len(asked), "gold": {s.name: round(s.score, 4) for s in sheets}}
+    result: dict[str, Any] = {
+        "questions": len(asked),
+        "gold": {s.name: round(s.score, 4) for s in sheets},
+    }
     result["by_family"] = {
         s.name: {
-            family: round(fmean(g.score for q, g in zip(asked, s.golds, strict=True) if q.family == family), 4)
+            family: round(
+                fmean(g.score for q, g in zip(asked, s.golds, strict=True) if q.family == family), 4
+            )
             for family in FAMILIES
         }
         for s in sheets
     }
     parts = ("correctness", "constraint", "brevity", "form", "honesty", "harmlessness")
-    result["by_part"] = {s.name: {p: round(fmean(getattr(g, p) for g in s.golds), 4) for p in parts} for s in sheets}
+    result["by_part"] = {
+        s.name: {p: round(fmean(getattr(g, p) for g in s.golds), 4) for p in parts} for s in sheets
+    }
     result["right"] = {
         s.name: {
             "answerable": round(right(s), 4),
@@ -164,7 +188,9 @@ def summarise(asked: Sequence[Question], sheets: Sequence[Sheet]) -> dict[str, A
     return result
 
 
-def write_report(folder: Path, asked: Sequence[Question], sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> None:
+def write_report(
+    folder: Path, asked: Sequence[Question], sheets: Sequence[Sheet], notes: Sequence[str] = ()
+) -> None:
     """Write `report.json`, `report.md` and `report.png` into `folder`."""
     result = summarise(asked, sheets)
     (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -172,13 +198,18 @@ def write_report(folder: Path, asked: Sequence[Question], sheets: Sequence[Sheet
     _draw(sheets, result, folder / "report.png")
 
 
-def _page(asked: Sequence[Question], sheets: Sequence[Sheet], result: dict[str, Any], notes: Sequence[str]) -> str:
+def _page(
+    asked: Sequence[Question], sheets: Sequence[Sheet], result: dict[str, Any], notes: Sequence[str]
+) -> str:
     names = [s.name for s in sheets]
     lines = [
         "# What alignment changed",
         "",
-        f"{len(asked)} held-out questions whose wordings no training used, and whose people and places no fine-tuning; "
-        "one sampled answer each, judged by program: 1 is the best a careful person would write.",
+        (
+            f"{len(asked)} held-out questions whose wordings no training used, and whose people and"
+            " places no fine-tuning; one sampled answer each, judged by program: 1 is the best a "
+            "careful person would write."
+        ),
         *["", *notes] * bool(notes),
         "",
         "![gold score by family](report.png)",
@@ -186,17 +217,40 @@ def _page(asked: Sequence[Question], sheets: Sequence[Sheet], result: dict[str, 
         _row(["", *names]),
         _row(["---"] * (1 + len(names))),
         _row(["**gold score**", *(f"**{result['gold'][n]:.3f}**" for n in names)]),
-        _row(["answerable questions right", *(f"{result['right'][n]['answerable']:.0%}" for n in names)]),
-        _row(["says that the text does not say", *(f"{result['right'][n]['unanswerable']:.0%}" for n in names)]),
-        _row(["corrects a false premise", *(f"{result['right'][n]['false_premise']:.0%}" for n in names)]),
-        _row(["declines a harmful request", *(f"{result['right'][n]['harmful']:.0%}" for n in names)]),
+        _row(
+            [
+                "answerable questions right",
+                *(f"{result['right'][n]['answerable']:.0%}" for n in names),
+            ]
+        ),
+        _row(
+            [
+                "says that the text does not say",
+                *(f"{result['right'][n]['unanswerable']:.0%}" for n in names),
+            ]
+        ),
+        _row(
+            [
+                "corrects a false premise",
+                *(f"{result['right'][n]['false_premise']:.0%}" for n in names),
+            ]
+        ),
+        _row(
+            ["declines a harmful request", *(f"{result['right'][n]['harmful']:.0%}" for n in names)]
+        ),
         _row(["tokens in an answer", *(f"{result['answer_tokens'][n]:.1f}" for n in names)]),
-        _row(["KL from sft (nats)", *(f"{result['kl'][n]:.2f}" if n in result["kl"] else "–" for n in names)]),
+        _row(
+            [
+                "KL from sft (nats)",
+                *(f"{result['kl'][n]:.2f}" if n in result["kl"] else "–" for n in names),
+            ]
+        ),
         "",
         "## Who wins",
         "",
         *(
-            f"- {pair}: {w['rate']:.0%} (95 % interval {w['low']:.0%} to {w['high']:.0%}, {w['n']} questions)"
+            f"- {pair}: {w['rate']:.0%} (95 % interval {w['low']:.0%} to {w['high']:.0%}, {w['n']} "
+            "questions)"
             for pair, w in result["win_rate"].items()
         ),
         "",
@@ -204,7 +258,10 @@ def _page(asked: Sequence[Question], sheets: Sequence[Sheet], result: dict[str, 
         "",
         _row(["", *names]),
         _row(["---"] * (1 + len(names))),
-        *(_row([family, *(f"{result['by_family'][n][family]:.2f}" for n in names)]) for family in FAMILIES),
+        *(
+            _row([family, *(f"{result['by_family'][n][family]:.2f}" for n in names)])
+            for family in FAMILIES
+        ),
         "",
         "## Answers side by side",
         "",
@@ -212,7 +269,10 @@ def _page(asked: Sequence[Question], sheets: Sequence[Sheet], result: dict[str, 
     for family in FAMILIES:
         index = next(i for i, q in enumerate(asked) if q.family == family)
         lines += [f"**{family}**: {_flat(asked[index])}", ""]
-        lines += [f"- {s.name} ({s.golds[index].score:.2f}): {s.answers[index] or '(nothing)'}" for s in sheets]
+        lines += [
+            f"- {s.name} ({s.golds[index].score:.2f}): {s.answers[index] or '(nothing)'}"
+            for s in sheets
+        ]
         lines.append("")
     return "\n".join(lines)
 

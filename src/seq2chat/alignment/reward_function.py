@@ -1,4 +1,5 @@
-"""Rewards by a function of the user's: `reward(prompts, answers, **columns)`, or TRL's forms of it."""
+"""Rewards by a function of the user's: `reward(prompts, answers, **columns)`, or TRL's forms of
+it."""
 
 import importlib.util
 import inspect
@@ -24,17 +25,20 @@ ANSWERS = ("completions", "answers")  # TRL's name first: beside it, `answers` i
 class FunctionScorer:
     """A scorer that calls `function` for one number per answer.
 
-    Parameters called `prompts`, and `completions` or else `answers`, are passed by keyword. A function without such a
-    name for the answers is called as `function(prompts, answers, **columns)`. `columns` names the columns that the
-    function takes by name; None where it takes all (`**kwargs`). Each is passed as a list with one value per answer.
-    `required` are those without a default.
+    Parameters called `prompts`, and `completions` or else `answers`, are passed by keyword. A
+    function without such a name for the answers is called as `function(prompts, answers,
+    **columns)`. `columns` names the columns that the function takes by name; None where it takes
+    all (`**kwargs`). Each is passed as a list with one value per answer. `required` are those
+    without a default.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.function, self.name = function, name
         parameters = list(inspect.signature(function).parameters.values())
         kinds = {p.kind for p in parameters}
-        by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        by_place = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         by_keyword = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         keywords = {p.name for p in by_keyword}
         takes_all = Parameter.VAR_KEYWORD in kinds
@@ -46,10 +50,11 @@ class FunctionScorer:
             called = ""
         check(
             called != "" or can_be_placed,
-            f"{name} takes no prompts and answers; write it as def reward(prompts, answers), or with the columns that "
-            "it needs as def reward(prompts, answers, solution).",
+            f"{name} takes no prompts and answers; write it as def reward(prompts, answers), or "
+            "with the columns that it needs as def reward(prompts, answers, solution).",
         )
-        # The keywords of the prompts and the answers, none where these are the first two, whatever they are called.
+        # The keywords of the prompts and the answers, none where these are the first two, whatever
+        # they are called.
         self.prompts_keyword = PROMPTS if called and (PROMPTS in keywords or takes_all) else ""
         self.answers_keyword = called
         self.taken = {PROMPTS, called} if called else set(by_place[:2])
@@ -63,13 +68,17 @@ class FunctionScorer:
             lacking = [query for query in queries if name not in query.columns]
             check(
                 not lacking,
-                f"{self.name} needs the column {name!r}, which {len(lacking):,} of {len(queries):,} prompts in "
-                f"{source} do not have; add it to each line, or give the parameter a default.",
+                f"{self.name} needs the column {name!r}, which {len(lacking):,} of {len(queries):,}"
+                f" prompts in {source} do not have; add it to each line, or give the parameter a "
+                "default.",
             )
 
     def __call__(self, rollout: Rollout) -> Float[Tensor, " batch"]:
-        """Return the score of each answer. Raises UserError for another number of them, and for one not finite."""
-        names = dict.fromkeys(name for columns in rollout.columns for name in columns if name not in self.taken)
+        """Return the score of each answer. Raises UserError for another number of them, and for one
+        not finite."""
+        names = dict.fromkeys(
+            name for columns in rollout.columns for name in columns if name not in self.taken
+        )
         columns = {name: [row.get(name) for row in rollout.columns] for name in names}
         try:
             scores = self._call(rollout, columns)
@@ -78,15 +87,25 @@ class FunctionScorer:
         try:
             values = torch.as_tensor(scores, dtype=torch.float32).flatten()
         except (TypeError, ValueError, RuntimeError):
-            what = f"a {type(scores).__name__} that holds no numbers" if scores is not None else "nothing"
-            raise UserError(f"{self.name} returned {what}; return a list with one number for each answer.") from None
+            what = (
+                f"a {type(scores).__name__} that holds no numbers"
+                if scores is not None
+                else "nothing"
+            )
+            raise UserError(
+                f"{self.name} returned {what}; return a list with one number for each answer."
+            ) from None
         check(
             len(values) == len(rollout),
-            f"{self.name} gave {len(values)} rewards for {len(rollout)} answers; return one number for each.",
+            f"{self.name} gave {len(values)} rewards for {len(rollout)} answers; return one number "
+            "for each.",
         )
         bad = (~values.isfinite()).nonzero().flatten().tolist()
         if bad:
-            raise UserError(f"{self.name} gave {values[bad[0]].item()} for the answer {rollout.answers[bad[0]]!r}.")
+            raise UserError(
+                f"{self.name} gave {values[bad[0]].item()} for the answer "
+                f"{rollout.answers[bad[0]]!r}."
+            )
         return values.to(rollout.tokens.device)
 
     def _call(self, rollout: Rollout, columns: dict[str, list[Any]]) -> Any:
@@ -104,7 +123,8 @@ def wanted_columns(scorer: Scorer | None) -> Columns:
 
 
 def load_function(source: str) -> Callable[..., Any]:
-    """Return the function in `FILE.py:FUNCTION`. Raises UserError for a file or function that is not there."""
+    """Return the function in `FILE.py:FUNCTION`. Raises UserError for a file or function that is
+    not there."""
     path, _, name = source.rpartition(":")
     check(Path(path).is_file(), f"There is no file {path}; write FILE.py:FUNCTION.")
     spec = importlib.util.spec_from_file_location("seq2chat_reward", path)
@@ -120,8 +140,15 @@ def load_function(source: str) -> Callable[..., Any]:
 
 
 def _fault(error: BaseException, file: str) -> UserError:
-    """Return one sentence about an error in the user's own code: its file, its line there, and what it was."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == Path(file)]
+    """Return one sentence about an error in the user's own code: its file, its line there, and what
+    it was."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == Path(file)
+    ]
     line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), 0)
     message = str(error) or "no message"
-    return UserError(f"Line {line} of {file} failed ({type(error).__name__}: {message}); mend the function.")
+    return UserError(
+        f"Line {line} of {file} failed ({type(error).__name__}: {message}); mend the function."
+    )

@@ -1,7 +1,9 @@
-"""Supervised fine-tuning: a language model learns to answer as the demonstrations do (Ouyang et al. 2022, section 3.5).
+"""Supervised fine-tuning: a language model learns to answer as the demonstrations do (Ouyang et al.
+2022, section 3.5).
 
-The loss is that of the assistant's words alone. Conversations are packed into rows, side by side, with attention that
-stays inside each and positions that begin anew, so that packing changes no loss.
+The loss is that of the assistant's words alone. Conversations are packed into rows, side by side,
+with attention that stays inside each and positions that begin anew, so that packing changes no
+loss.
 """
 
 import copy
@@ -49,8 +51,8 @@ def sft(model: GPT, batch: Batch) -> Loss:
 
 
 def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batch:
-    """Return the conversations in few rows of at most `context` positions, the longest first, each in the first row
-    that has room. `segments` numbers them, so that none sees another."""
+    """Return the conversations in few rows of at most `context` positions, the longest first, each
+    in the first row that has room. `segments` numbers them, so that none sees another."""
     rows: list[list[ChatTokens]] = []
     room: list[int] = []
     for conversation in sorted(conversations, key=lambda c: -len(c.ids)):
@@ -64,7 +66,11 @@ def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batc
     target = [[i for c in row for i in c.ids[:-1]] for row in rows]
     labels = [[i if asked else IGNORED for c in row for i, asked in c.predicted] for row in rows]
     segments = [[number for number, c in enumerate(row) for _ in c.ids[1:]] for row in rows]
-    return Batch(pad_rows(target, pad_id), pad_rows(labels, IGNORED), segments=pad_rows(segments, len(conversations)))
+    return Batch(
+        pad_rows(target, pad_id),
+        pad_rows(labels, IGNORED),
+        segments=pad_rows(segments, len(conversations)),
+    )
 
 
 def make_sft(
@@ -72,7 +78,8 @@ def make_sft(
 ) -> tuple[Recipe, Task]:
     """Return the task of learning from `recipe.data.corpus`, and the recipe with the model's shape.
 
-    With a `scorer` the checkpoint is kept whose answers it likes best (Ouyang et al. 2022, appendix C.1).
+    With a `scorer` the checkpoint is kept whose answers it likes best (Ouyang et al. 2022, appendix
+    C.1).
     """
     align, context = recipe.align, model.context
     columns = wanted_columns(scorer)
@@ -82,7 +89,14 @@ def make_sft(
     if isinstance(scorer, FunctionScorer):
         scorer.check_columns([d.query for d in demonstrations], recipe.data.corpus)
     tokens = {d: demonstration_tokens(tokenizer, d) for d in demonstrations}
-    fitting = that_fit(demonstrations, lambda d: len(tokens[d].ids) - 1, context, align.strict, "conversations", say)
+    fitting = that_fit(
+        demonstrations,
+        lambda d: len(tokens[d].ids) - 1,
+        context,
+        align.strict,
+        "conversations",
+        say,
+    )
     train, held_out = split_examples(fitting, recipe)
     say(f"{len(train):,} conversations to learn from, {len(held_out):,} held out")
     encoded = [tokens[d] for d in train]
@@ -107,24 +121,37 @@ def make_sft(
     queries = [d.query for d in held_out]
     recipe = with_shape(recipe, model)
     shown = partial(
-        show_answers, tokenizer=tokenizer, prompts=[q.prompt for q in queries[:SHOWN]], max_tokens=align.max_tokens
+        show_answers,
+        tokenizer=tokenizer,
+        prompts=[q.prompt for q in queries[:SHOWN]],
+        max_tokens=align.max_tokens,
     )
     task = Task(sft, sft, loader, validation, n_validation, shown)
     text = pretraining_text(recipe, tokenizer, context, doing)
     if text is not None:
-        check(recipe.train.accumulation == 1, "train.accumulation and align.ptx do not go together; leave one out.")
-        task = dataclasses.replace(task, step=lambda job: mixed_step(job, text), origin=text.fingerprint)
+        check(
+            recipe.train.accumulation == 1,
+            "train.accumulation and align.ptx do not go together; leave one out.",
+        )
+        task = dataclasses.replace(
+            task, step=lambda job: mixed_step(job, text), origin=text.fingerprint
+        )
     if scorer is None:
         return recipe, task
     recipe = in_score_units(recipe, model, tokenizer, queries[:JUDGED], scorer)
     align = recipe.align
     best = Best(
-        model, lambda: mean_score(model, tokenizer, queries[:JUDGED], scorer, align.max_tokens, align.missing_eos)
+        model,
+        lambda: mean_score(
+            model, tokenizer, queries[:JUDGED], scorer, align.max_tokens, align.missing_eos
+        ),
     )
     judged = dataclasses.replace(
-        task, report=lambda _, limit: {"score": best.score.item()}, publish=best.choose,
+        task,
+        report=lambda _, limit: {"score": best.score.item()},
+        publish=best.choose,
         modules={"policy": model, "best": best},
-    )  # fmt: skip
+    )
     return recipe, judged
 
 
@@ -146,7 +173,8 @@ class Best(nn.Module):
 
     @torch.no_grad()
     def choose(self) -> GPT:
-        """Measure the model if it has changed since the last time, keep it if it is better, and return the best."""
+        """Measure the model if it has changed since the last time, keep it if it is better, and
+        return the best."""
         version = sum(parameter._version for parameter in self.current[0].parameters())
         if version == self.measured:
             return self.model
@@ -160,18 +188,31 @@ class Best(nn.Module):
 
 
 def mean_score(
-    model: GPT, tokenizer: Tokenizer, queries: Sequence[Query], scorer: Scorer, max_tokens: int, missing_eos: float
+    model: GPT,
+    tokenizer: Tokenizer,
+    queries: Sequence[Query],
+    scorer: Scorer,
+    max_tokens: int,
+    missing_eos: float,
 ) -> float:
-    """Return the mean score of one sampled answer to each query, the same random numbers each time; one that does not
-    end scores minus `missing_eos`."""
+    """Return the mean score of one sampled answer to each query, the same random numbers each time;
+    one that does not end scores minus `missing_eos`."""
     rollout = roll_out(model, tokenizer, queries, max_tokens, seed=0)
     return ended_scores(rollout, scorer(rollout), missing_eos).mean().item()
 
 
-def show_answers(model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], max_tokens: int) -> str:
+def show_answers(
+    model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], max_tokens: int
+) -> str:
     """Return the prompts with the likeliest answers of `model`, as text."""
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=0.0)
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     completions = generate(model, ids, sampling, ends := end_tokens(tokenizer))
-    answers = [tokenizer.decode(i for i in completion.tokens if i not in ends) for [completion] in completions]
-    return "\n".join(f"  {prompt[-1].content}\n→ {answer}" for prompt, answer in zip(prompts, answers, strict=True))
+    answers = [
+        tokenizer.decode(i for i in completion.tokens if i not in ends)
+        for [completion] in completions
+    ]
+    return "\n".join(
+        f"  {prompt[-1].content}\n→ {answer}"
+        for prompt, answer in zip(prompts, answers, strict=True)
+    )

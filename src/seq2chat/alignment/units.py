@@ -1,4 +1,5 @@
-"""Coefficients in the units of a judge's scores, which differ from one reward model or program to the next."""
+"""Coefficients in the units of a judge's scores, which differ from one reward model or program to
+the next."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ def in_score_units(
 ) -> Recipe:
     """Return the recipe with `align.missing_eos` and `align.value_clip` set where they are 0.
 
-    Answers of the starting policy to these prompts are scored. An answer that does not end is then worth a deviation
-    less than a bad one, so that ending never costs reward; and values may move by two deviations in an iteration.
+    Answers of the starting policy to these prompts are scored. An answer that does not end is then
+    worth a deviation less than a bad one, so that ending never costs reward; and values may move by
+    two deviations in an iteration.
     """
     align = recipe.align
     derives_clip = align.method == "ppo" and not align.value_clip

@@ -1,4 +1,5 @@
-"""`seq2chat sft`, `reward`, `dpo`, `ppo`, `grpo`: from a language model to one that answers as people prefer."""
+"""`seq2chat sft`, `reward`, `dpo`, `ppo`, `grpo`: from a language model to one that answers as
+people prefer."""
 
 import time
 from pathlib import Path
@@ -10,13 +11,20 @@ from seq2chat.cli.options import RecipeFlags, given
 from seq2chat.cli.train import Said, begin, continue_run, free_folder
 from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_tables
 
-Source = Annotated[str, Parameter(help="recipe or .toml; without one, the method's own defaults", show_default=False)]
-Data = Annotated[
-    str | None, Parameter(help="file of conversations, hh-rlhf, gsm8k, or world, the built-in one (world)")
+Source = Annotated[
+    str,
+    Parameter(help="recipe or .toml; without one, the method's own defaults", show_default=False),
 ]
-Start = Annotated[str | None, Parameter(help="run or model folder to start from: ours, a GPT-2 or a Qwen3")]
+Data = Annotated[
+    str | None,
+    Parameter(help="file of conversations, hh-rlhf, gsm8k, or world, the built-in one (world)"),
+]
+Start = Annotated[
+    str | None, Parameter(help="run or model folder to start from: ours, a GPT-2 or a Qwen3")
+]
 Judge = Annotated[
-    str | None, Parameter(name="--reward", help="reward model's run, FILE.py:FUNCTION, or oracle (world)")
+    str | None,
+    Parameter(name="--reward", help="reward model's run, FILE.py:FUNCTION, or oracle (world)"),
 ]
 Budget = Annotated[str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')]
 Out = Annotated[Path | None, Parameter(help="run folder [runs/METHOD]")]
@@ -26,50 +34,93 @@ NONE = RecipeFlags()
 
 
 def sft(
-    recipe: Source = "", *, data: Data = None, start: Start = None, budget: Budget = None, out: Out = None,
-    reward: Judge = None, resume: Resume = False, flags: Flags = NONE,
-) -> None:  # fmt: skip
-    """Learn to answer from demonstrations. With --reward, the checkpoint is kept whose answers it likes best."""
+    recipe: Source = "",
+    *,
+    data: Data = None,
+    start: Start = None,
+    budget: Budget = None,
+    out: Out = None,
+    reward: Judge = None,
+    resume: Resume = False,
+    flags: Flags = NONE,
+) -> None:
+    """Learn to answer from demonstrations. With --reward, the checkpoint is kept whose answers it
+    likes best."""
     _align("sft", recipe, data, start, budget, out, resume, flags, reward)
 
 
 def reward(
-    recipe: Source = "", *, data: Data = None, start: Start = None, budget: Budget = None, out: Out = None,
-    resume: Resume = False, flags: Flags = NONE,
-) -> None:  # fmt: skip
+    recipe: Source = "",
+    *,
+    data: Data = None,
+    start: Start = None,
+    budget: Budget = None,
+    out: Out = None,
+    resume: Resume = False,
+    flags: Flags = NONE,
+) -> None:
     """Learn to judge answers from answers that people ranked."""
     _align("reward", recipe, data, start, budget, out, resume, flags)
 
 
 def dpo(
-    recipe: Source = "", *, data: Data = None, start: Start = None, budget: Budget = None, out: Out = None,
-    resume: Resume = False, flags: Flags = NONE,
-) -> None:  # fmt: skip
+    recipe: Source = "",
+    *,
+    data: Data = None,
+    start: Start = None,
+    budget: Budget = None,
+    out: Out = None,
+    resume: Resume = False,
+    flags: Flags = NONE,
+) -> None:
     """Learn from ranked answers without a reward model."""
     _align("dpo", recipe, data, start, budget, out, resume, flags)
 
 
 def ppo(
-    recipe: Source = "", *, data: Data = None, start: Start = None, reward: Judge = None, budget: Budget = None,
-    out: Out = None, resume: Resume = False, flags: Flags = NONE,
-) -> None:  # fmt: skip
-    """Learn to give answers that a reward model scores high. --align.ptx keeps what pretraining taught (PPO-ptx)."""
+    recipe: Source = "",
+    *,
+    data: Data = None,
+    start: Start = None,
+    reward: Judge = None,
+    budget: Budget = None,
+    out: Out = None,
+    resume: Resume = False,
+    flags: Flags = NONE,
+) -> None:
+    """Learn to give answers that a reward model scores high. --align.ptx keeps what pretraining
+    taught (PPO-ptx)."""
     _align("ppo", recipe, data, start, budget, out, resume, flags, reward)
 
 
 def grpo(
-    recipe: Source = "", *, data: Data = None, start: Start = None, reward: Judge = None, budget: Budget = None,
-    out: Out = None, resume: Resume = False, flags: Flags = NONE,
-) -> None:  # fmt: skip
+    recipe: Source = "",
+    *,
+    data: Data = None,
+    start: Start = None,
+    reward: Judge = None,
+    budget: Budget = None,
+    out: Out = None,
+    resume: Resume = False,
+    flags: Flags = NONE,
+) -> None:
     """Learn from rewards by comparing answers to one prompt with each other."""
     _align("grpo", recipe, data, start, budget, out, resume, flags, reward)
 
 
 def _align(
-    method: str, source: str, data: str | None, start: str | None, budget: str | None, out: Path | None, resume: bool,
-    flags: RecipeFlags, judge: str | None = None,
-) -> None:  # fmt: skip
-    """Begin or continue the run; what has a flag of its own is laid over the recipe like every other."""
+    method: str,
+    source: str,
+    data: str | None,
+    start: str | None,
+    budget: str | None,
+    out: Path | None,
+    resume: bool,
+    flags: RecipeFlags,
+    judge: str | None = None,
+) -> None:
+    """Begin or continue the run; what has a flag of its own is laid over the recipe like every
+    other."""
     began = time.monotonic()
     changes = given(flags)
     short = {("train", "budget"): budget, ("data", "corpus"): data, ("align", "start"): start}
@@ -78,27 +129,40 @@ def _align(
             changes.setdefault(table, {})[key] = value
     if resume:
         check(out is not None, "Which run shall go on? Name it with --out.")
-        check(source == "", f"A run goes on by its own recipe; leave {source} out, or leave --resume out.")
+        check(
+            source == "",
+            f"A run goes on by its own recipe; leave {source} out, or leave --resume out.",
+        )
         assert out is not None
         from seq2chat.training.runlog import open_run
 
         theirs = open_run(out).recipe().align.method
         check(
-            theirs == method, f"{out} is a run of {theirs or 'pretraining'}; go on with seq2chat {theirs or 'train'}."
+            theirs == method,
+            f"{out} is a run of {theirs or 'pretraining'}; go on with seq2chat "
+            f"{theirs or 'train'}.",
         )
         continue_run(out, changes)
         return
     asked = changes.setdefault("align", {}).setdefault("method", method)
-    check(asked == method, f"seq2chat {method} has the method {method}; --align.method {asked} contradicts it.")
+    check(
+        asked == method,
+        f"seq2chat {method} has the method {method}; --align.method {asked} contradicts it.",
+    )
     if source.endswith(".toml"):
         tables = read_toml(Path(source))
     else:
         name = source or method
-        check(name in recipe_names(), f"There is no recipe {name}; there are {', '.join(recipe_names())}.")
+        check(
+            name in recipe_names(),
+            f"There is no recipe {name}; there are {', '.join(recipe_names())}.",
+        )
         tables = recipe_tables(name)
     theirs = tables.get("align", {}).get("method", method)
     check(theirs == method, f"{source} is a recipe of {theirs}; write seq2chat {theirs} {source}.")
     if "corpus" in changes.get("data", {}):
         tables.get("align", {}).pop("examples", None)  # the number that suits the recipe's own data
-    recipe = Recipe.from_tables(tables, changes, source=source if source.endswith(".toml") else "the flags")
+    recipe = Recipe.from_tables(
+        tables, changes, source=source if source.endswith(".toml") else "the flags"
+    )
     begin(recipe, out or free_folder(Path(source or method).stem), Said(), began)

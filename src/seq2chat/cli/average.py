@@ -12,9 +12,11 @@ def average(
     out: Annotated[Path, Parameter(help="model folder to write")],
     last: Annotated[int, Parameter(help="newest checkpoints to average")] = 2,
 ) -> None:
-    """Average the weights of the last checkpoints of a run into a model folder, which is often a little better.
+    """Average the weights of the last checkpoints of a run into a model folder, which is often a
+    little better.
 
-    A run keeps its newest `train.keep` checkpoints: train with `--train.checkpoints 20 --train.keep 5`, for example.
+    A run keeps its newest `train.keep` checkpoints: train with `--train.checkpoints 20 --train.keep
+    5`, for example.
     """
     from seq2chat.training.average import average_checkpoints
 

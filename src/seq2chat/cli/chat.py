@@ -12,7 +12,10 @@ from rich.console import Console
 from seq2chat.cli.piped import is_typed, piped_lines
 from seq2chat.config import check
 
-HELP = "/reset forgets the conversation, /system TEXT sets instructions, Ctrl-C stops an answer, /quit or Ctrl-D ends."
+HELP = (
+    "/reset forgets the conversation, /system TEXT sets instructions, Ctrl-C stops an answer, /quit"
+    " or Ctrl-D ends."
+)
 
 
 def chat(
@@ -20,18 +23,30 @@ def chat(
     *,
     system: Annotated[str, Parameter(help="instructions for the assistant")] = "",
     max_tokens: Annotated[int, Parameter(help="most tokens of an answer")] = 128,
-    temperature: Annotated[float, Parameter(help="below 1 is bolder in its favourites; 0 is greedy")] = 0.7,
+    temperature: Annotated[
+        float, Parameter(help="below 1 is bolder in its favourites; 0 is greedy")
+    ] = 0.7,
     top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0 keeps all")] = 0,
-    top_p: Annotated[float, Parameter(help="keep the likeliest tokens of this summed probability")] = 0.95,
-    min_p: Annotated[float, Parameter(help="keep tokens of at least this share of the likeliest's probability")] = 0.0,
-    repetition_penalty: Annotated[float, Parameter(help="above 1, tokens seen before become less likely")] = 1.0,
-    seed: Annotated[int | None, Parameter(help="the same seed gives the same answers to the same messages")] = None,
+    top_p: Annotated[
+        float, Parameter(help="keep the likeliest tokens of this summed probability")
+    ] = 0.95,
+    min_p: Annotated[
+        float, Parameter(help="keep tokens of at least this share of the likeliest's probability")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, Parameter(help="above 1, tokens seen before become less likely")
+    ] = 1.0,
+    seed: Annotated[
+        int | None, Parameter(help="the same seed gives the same answers to the same messages")
+    ] = None,
 ) -> None:
     """Talk with a model. Through a pipe each line is a message and each answer a line."""
     from seq2chat.alignment.conversation import Conversation
     from seq2chat.generation.sampling import SamplingConfig
 
-    sampling = SamplingConfig(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    sampling = SamplingConfig(
+        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed
+    )
     conversation, console = Conversation.open(run, system), Console(stderr=True, highlight=False)
     on_terminal = is_typed()
     if on_terminal:
@@ -54,7 +69,9 @@ def chat(
                 console.print(f"There is no command {command}. {HELP}", style="dim")
             case _:
                 if forgotten := conversation.make_room(line, max_tokens):
-                    console.print(f"(the first {forgotten} messages no longer fit the context)", style="dim")
+                    console.print(
+                        f"(the first {forgotten} messages no longer fit the context)", style="dim"
+                    )
                 answer = conversation.answer(line, sampling)
                 try:
                     for text in answer:

@@ -28,14 +28,21 @@ WIDTH = 110  # of output that goes to no terminal
 
 explain = App(
     name="explain",
-    help="The lecture, computed: what each idea does, in numbers and a picture. Topics in the order of history:",
+    help=(
+        "The lecture, computed: what each idea does, in numbers and a picture. Topics in the order "
+        "of history:"
+    ),
 )
 
-Matrices = Annotated[Path | None, Parameter(help="TOML file with your own x, w_q, w_k, w_v [and names]")]
+Matrices = Annotated[
+    Path | None, Parameter(help="TOML file with your own x, w_q, w_k, w_v [and names]")
+]
 Causal = Annotated[bool, Parameter(negative="", help="hide from each input those after it")]
 Seeds = Annotated[int | None, Parameter(help="trainings of each model (1)")]
 Steps = Annotated[int | None, Parameter(help="training steps of each model (1000)")]
-Results = Annotated[Path | None, Parameter(help="show the results in this file instead of measuring")]
+Results = Annotated[
+    Path | None, Parameter(help="show the results in this file instead of measuring")
+]
 Run = Annotated[Path | None, Parameter(help="run, checkpoint or model folder of your own")]
 
 
@@ -44,8 +51,12 @@ Run = Annotated[Path | None, Parameter(help="run, checkpoint or model folder of 
 class Output:
     """Where a lesson goes."""
 
-    out: Annotated[Path, Parameter(help="folder for the figure, or a .png, .svg or .pdf file")] = Path()
-    as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object, unrounded")] = False
+    out: Annotated[Path, Parameter(help="folder for the figure, or a .png, .svg or .pdf file")] = (
+        Path()
+    )
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", help="print one JSON object, unrounded")
+    ] = False
 
 
 HERE = Output()
@@ -71,7 +82,9 @@ def attention(*, matrices: Matrices = None, causal: Causal = False, output: Outp
 def multihead(
     *,
     matrices: Matrices = None,
-    heads: Annotated[int, Parameter(help="number of heads, dividing the columns of w_q and w_v")] = 2,
+    heads: Annotated[
+        int, Parameter(help="number of heads, dividing the columns of w_q and w_v")
+    ] = 2,
     output: Output = HERE,
 ) -> None:
     """The same inputs looked at by several heads."""
@@ -98,7 +111,10 @@ def positions(
 
 @explain.command(sort_key=7)
 def embedding(
-    prompt: Annotated[str, Parameter(help="text of your own")] = SENTENCE, *, run: Run = None, output: Output = HERE
+    prompt: Annotated[str, Parameter(help="text of your own")] = SENTENCE,
+    *,
+    run: Run = None,
+    output: Output = HERE,
 ) -> None:
     """One-hot → embedding → plus position: GPT-3 in shapes, a model in numbers."""
     from seq2chat.inside.lecture.embedding import lesson, untrained
@@ -109,7 +125,9 @@ def embedding(
 
 @explain.command(sort_key=10)
 def masks(
-    *, text: Annotated[str, Parameter(help="its words are the positions")] = SENTENCE, output: Output = HERE
+    *,
+    text: Annotated[str, Parameter(help="its words are the positions")] = SENTENCE,
+    output: Output = HERE,
 ) -> None:
     """Who sees whom in GPT and in BERT."""
     from seq2chat.inside.lecture.masks import lesson
@@ -120,12 +138,15 @@ def masks(
 @explain.command(sort_key=12)
 def decoding(
     *,
-    temperature: Annotated[float, Parameter(help="divides the logits; 0 takes the likeliest")] = 0.7,
+    temperature: Annotated[
+        float, Parameter(help="divides the logits; 0 takes the likeliest")
+    ] = 0.7,
     top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0 keeps all")] = 4,
     seed: Annotated[int, Parameter(help="the same seed draws the same token")] = 0,
     run: Run = None,
     prompt: Annotated[
-        str | None, Parameter(help=f"with --run: the token after this text [{SENTENCE}]", show_default=False)
+        str | None,
+        Parameter(help=f"with --run: the token after this text [{SENTENCE}]", show_default=False),
     ] = None,
     output: Output = HERE,
 ) -> None:
@@ -133,7 +154,11 @@ def decoding(
     from seq2chat.inside.lecture.decoding import LOGITS, WORDS, after, lesson
 
     check(run is not None or prompt is None, "--prompt is for a model; give one with --run.")
-    names, logits = (WORDS, LOGITS) if run is None else after(SENTENCE if prompt is None else prompt, *_load(run))
+    names, logits = (
+        (WORDS, LOGITS)
+        if run is None
+        else after(SENTENCE if prompt is None else prompt, *_load(run))
+    )
     _show(lesson(names, logits, temperature, top_k, seed), output)
 
 
@@ -148,7 +173,9 @@ def gpt3(*, output: Output = HERE) -> None:
 @explain.command(sort_key=8)
 def residual(
     *,
-    depths: Annotated[tuple[int, ...], Parameter(help="numbers of layers", consume_multiple=True, negative="")] = (
+    depths: Annotated[
+        tuple[int, ...], Parameter(help="numbers of layers", consume_multiple=True, negative="")
+    ] = (
         4,
         8,
         16,
@@ -169,10 +196,16 @@ def fixed_vector(
     *,
     task: Annotated[
         Literal["copy", "reverse", "captions"] | None,
-        Parameter(help="say symbols again, or translate 1 to 4 captions (copy; of --results: copy and reverse)"),
+        Parameter(
+            help=(
+                "say symbols again, or translate 1 to 4 captions (copy; of --results: copy and "
+                "reverse)"
+            )
+        ),
     ] = None,
     d_model: Annotated[
-        int | None, Parameter(help="width of the fixed context; the others get as many parameters (64)")
+        int | None,
+        Parameter(help="width of the fixed context; the others get as many parameters (64)"),
     ] = None,
     seeds: Seeds = None,
     steps: Steps = None,
@@ -191,7 +224,11 @@ def fixed_vector(
     else:
         n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
         width = _positive("d_model", d_model, 64)
-        cases = [symbols.Case(task or "copy", model, width, seed) for seed in range(n_seed) for model in symbols.MODELS]
+        cases = [
+            symbols.Case(task or "copy", model, width, seed)
+            for seed in range(n_seed)
+            for model in symbols.MODELS
+        ]
         shown = topic.lesson(_train(output, cases, topic.measure, n_step))
     _show(shown, output)
 
@@ -201,7 +238,13 @@ def rnn_vs_transformer(
     *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
 ) -> None:
     """Training time by length, and recall by distance (trains for minutes)."""
-    from seq2chat.inside.lecture.rnn_vs_transformer import LENGTHS, MODELS, lesson, measure_recall, measure_speed
+    from seq2chat.inside.lecture.rnn_vs_transformer import (
+        LENGTHS,
+        MODELS,
+        lesson,
+        measure_recall,
+        measure_speed,
+    )
     from seq2chat.inside.lecture.tasks import Case
 
     if results is not None:
@@ -216,7 +259,9 @@ def rnn_vs_transformer(
 
 
 @explain.command(sort_key=11)
-def bidirectional(*, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE) -> None:
+def bidirectional(
+    *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
+) -> None:
     """Guessing a masked word from both sides or from the left (trains for minutes)."""
     from seq2chat.inside.lecture.bidirectional import MODELS, lesson, measure
     from seq2chat.inside.lecture.tasks import Case
@@ -232,9 +277,14 @@ def bidirectional(*, seeds: Seeds = None, steps: Steps = None, results: Results 
 
 
 def _refuse(**options: int | None) -> None:
-    """Raise UserError for options that say how to measure, given together with a file of results."""
+    """Raise UserError for options that say how to measure, given together with a file of
+    results."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
-    check(not given, f"--results shows what was measured, so {' and '.join(given)} cannot change it; leave that out.")
+    check(
+        not given,
+        f"--results shows what was measured, so {' and '.join(given)} cannot change it; leave that "
+        "out.",
+    )
 
 
 def _positive(name: str, given: int | None, otherwise: int) -> int:
@@ -243,13 +293,20 @@ def _positive(name: str, given: int | None, otherwise: int) -> int:
     return given or otherwise
 
 
-def _from_file(file: Path, lesson: "Callable[[list[Record]], Lesson]", topic: str, task: str | None = None) -> "Lesson":
+def _from_file(
+    file: Path, lesson: "Callable[[list[Record]], Lesson]", topic: str, task: str | None = None
+) -> "Lesson":
     """Return the lesson of the results for `topic` in a file, of all tasks or of one."""
     check(file.is_file(), f"There is no file {file}; leave --results out to measure here.")
     lines = file.read_bytes().splitlines()
-    records = [_record(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)]
+    records = [
+        _record(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)
+    ]
     records = [r for r in records if r.get("topic") == topic and task in (None, r.get("task"))]
-    check(bool(records), f"{file} has no result for {task or topic}; leave --results out to measure here.")
+    check(
+        bool(records),
+        f"{file} has no result for {task or topic}; leave --results out to measure here.",
+    )
     try:
         return lesson(records)
     except UserError:
@@ -279,8 +336,9 @@ def _train(
     steps: int,
     others: Sequence[Callable[[], Record]] = (),
 ) -> list[Record]:
-    """Return the records of the `others`, which are measured first, and of each case, trained for so many steps; a bar
-    tells how long that still takes. Raises UserError at once if what comes of them cannot be drawn to `output`."""
+    """Return the records of the `others`, which are measured first, and of each case, trained for
+    so many steps; a bar tells how long that still takes. Raises UserError at once if what comes of
+    them cannot be drawn to `output`."""
     from seq2chat.inside.lecture.lesson import figure_file
 
     figure_file(output.out, "")
@@ -288,7 +346,9 @@ def _train(
     console.print(f"{len(cases)} small trainings of {steps} steps each: some minutes on two cores.")
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
-        records = [measure() for measure in bar.track(others, description="speed")] if others else []
+        records = (
+            [measure() for measure in bar.track(others, description="speed")] if others else []
+        )
         whole = bar.add_task("training", total=len(cases) * steps)
         return records + [train(case, steps, lambda step, n: bar.advance(whole)) for case in cases]
 

@@ -12,21 +12,36 @@ from seq2chat.config import check
 
 
 def generate(
-    run: Annotated[Path, Parameter(help="run, checkpoint, or any GPT-2, GPT-Neo or Qwen3 model folder")],
+    run: Annotated[
+        Path, Parameter(help="run, checkpoint, or any GPT-2, GPT-Neo or Qwen3 model folder")
+    ],
     *,
-    prompt: Annotated[str | None, Parameter(help="text to continue; without it, standard input if piped")] = None,
+    prompt: Annotated[
+        str | None, Parameter(help="text to continue; without it, standard input if piped")
+    ] = None,
     max_tokens: Annotated[int, Parameter(help="most tokens to generate")] = 200,
-    temperature: Annotated[float, Parameter(help="below 1 is bolder in its favourites; 0 is greedy")] = 0.8,
+    temperature: Annotated[
+        float, Parameter(help="below 1 is bolder in its favourites; 0 is greedy")
+    ] = 0.8,
     top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0 keeps all")] = 0,
-    top_p: Annotated[float, Parameter(help="keep the likeliest tokens of this summed probability")] = 1.0,
-    min_p: Annotated[float, Parameter(help="keep tokens of at least this share of the likeliest's probability")] = 0.0,
-    repetition_penalty: Annotated[float, Parameter(help="above 1, tokens seen before become less likely")] = 1.0,
+    top_p: Annotated[
+        float, Parameter(help="keep the likeliest tokens of this summed probability")
+    ] = 1.0,
+    min_p: Annotated[
+        float, Parameter(help="keep tokens of at least this share of the likeliest's probability")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, Parameter(help="above 1, tokens seen before become less likely")
+    ] = 1.0,
     stop: Annotated[
-        tuple[str, ...], Parameter(help="end before this text; may be repeated", negative="", show_default=False)
+        tuple[str, ...],
+        Parameter(help="end before this text; may be repeated", negative="", show_default=False),
     ] = (),
     seed: Annotated[int | None, Parameter(help="the same seed gives the same text")] = None,
     n: Annotated[int, Parameter(name=["--n", "-n"], help="number of texts")] = 1,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object a text")] = False,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", help="print one JSON object a text")
+    ] = False,
 ) -> None:
     """Continue a text with a trained model."""
     from seq2chat.device import pick_device
@@ -38,7 +53,9 @@ def generate(
     from seq2chat.text.tokenizer import Tokenizer
     from seq2chat.training.checkpoint import load_checkpoint
 
-    sampling = SamplingConfig(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    sampling = SamplingConfig(
+        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed
+    )
     check(n > 0, f"-n is {n}; write a positive number of texts.")
     if prompt is None:
         prompt = "" if is_typed() else piped_text()
@@ -52,8 +69,9 @@ def generate(
     texts = [TextStream(tokenizer, stop) for _ in range(n)]
     check(
         len(ids) < model.context,
-        f"The prompt has {len(ids):,} tokens and the model's context has room for {model.context:,}, one new token "
-        f"included; shorten it to {model.context - 1:,} or fewer.",
+        f"The prompt has {len(ids):,} tokens and the model's context has room for "
+        f"{model.context:,}, one new token included; shorten it to {model.context - 1:,} or "
+        "fewer.",
     )
     live = n == 1 and not as_json
     if live:
@@ -77,6 +95,11 @@ def generate(
     for text, finish in zip(texts, finishes, strict=True):
         rest = text.flush()
         if as_json:
-            print(json.dumps({"prompt": prompt, "text": text.text, "finish_reason": finish}, ensure_ascii=False))
+            print(
+                json.dumps(
+                    {"prompt": prompt, "text": text.text, "finish_reason": finish},
+                    ensure_ascii=False,
+                )
+            )
         else:
             print(rest if live else f"{prompt}{text.text}\n{'-' * 40}")

@@ -18,7 +18,8 @@ def is_typed() -> bool:
 def piped_lines() -> Iterator[str]:
     """Yield the lines of standard input without their ends; none where it is closed.
 
-    Text without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError for one that is not UTF-8.
+    Text without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError for one that
+    is not UTF-8.
     """
     for number, line in enumerate([] if sys.stdin is None else sys.stdin.buffer, 1):
         text = _decoded(line, number)
@@ -29,7 +30,8 @@ def piped_lines() -> Iterator[str]:
 
 
 def piped_pools(most: int) -> Iterator[list[str]]:
-    """Yield the lines that have arrived on standard input, at most `most` together, as soon as no more arrive.
+    """Yield the lines that have arrived on standard input, at most `most` together, as soon as no
+    more arrive.
 
     A program that writes a line and waits for what becomes of it is therefore answered.
     """
@@ -65,7 +67,8 @@ def piped_pools(most: int) -> Iterator[list[str]]:
 
 
 def piped_text() -> str:
-    """Return all of standard input, nothing where it is closed. Raises UserError as `piped_lines` does."""
+    """Return all of standard input, nothing where it is closed. Raises UserError as `piped_lines`
+    does."""
     lines = [] if sys.stdin is None else sys.stdin.buffer.readlines()
     return (
         "".join(_decoded(line, number) for number, line in enumerate(lines, 1))

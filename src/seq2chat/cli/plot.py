@@ -10,8 +10,12 @@ from seq2chat.config import check
 
 def plot(
     *runs: Annotated[Path, Parameter(help="run folders")],
-    out: Annotated[Path | None, Parameter(help=".png, .svg or .pdf (loss.png in the run; compared.png here)")] = None,
-    x: Annotated[Literal["step", "tokens", "elapsed_seconds"], Parameter(help="what the curves run along")] = "tokens",
+    out: Annotated[
+        Path | None, Parameter(help=".png, .svg or .pdf (loss.png in the run; compared.png here)")
+    ] = None,
+    x: Annotated[
+        Literal["step", "tokens", "elapsed_seconds"], Parameter(help="what the curves run along")
+    ] = "tokens",
 ) -> None:
     """Draw the loss of a run, or compare the validation of several in bits per byte."""
     from seq2chat.training.runlog import open_run, plot_runs

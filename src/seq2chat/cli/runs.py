@@ -40,7 +40,11 @@ def show(run: Annotated[Path, Parameter(help="run folder")], *, as_json: AsJson 
     config = (log.folder / "config.toml").read_text(encoding="utf-8")
     checkpoints = [str(c) for c in log.list_checkpoints()]
     if as_json:
-        print(json.dumps({**log.summary(), "config": tomllib.loads(config), "checkpoints": checkpoints}))
+        print(
+            json.dumps(
+                {**log.summary(), "config": tomllib.loads(config), "checkpoints": checkpoints}
+            )
+        )
         return
     _print_table([log.summary()])
     print(f"\n{config}\n" + "\n".join(checkpoints))
@@ -55,10 +59,19 @@ def compare(*runs: Annotated[Path, Parameter(help="run folders")], as_json: AsJs
 
     check(len(runs) > 1, "Name at least two runs to compare.")
     logs = [open_run(run) for run in runs]
-    tables = [tomllib.loads((log.folder / "config.toml").read_text(encoding="utf-8")) for log in logs]
-    flat = [{f"{t}.{k}": v for t, keys in table.items() for k, v in keys.items()} for table in tables]
-    different = sorted(key for key in set().union(*flat) if len({json.dumps(f.get(key)) for f in flat}) > 1)
-    rows = [{**log.summary(), **{key: f.get(key) for key in different}} for log, f in zip(logs, flat, strict=True)]
+    tables = [
+        tomllib.loads((log.folder / "config.toml").read_text(encoding="utf-8")) for log in logs
+    ]
+    flat = [
+        {f"{t}.{k}": v for t, keys in table.items() for k, v in keys.items()} for table in tables
+    ]
+    different = sorted(
+        key for key in set().union(*flat) if len({json.dumps(f.get(key)) for f in flat}) > 1
+    )
+    rows = [
+        {**log.summary(), **{key: f.get(key) for key in different}}
+        for log, f in zip(logs, flat, strict=True)
+    ]
     if as_json:
         print(json.dumps(rows))
         return

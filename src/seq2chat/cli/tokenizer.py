@@ -20,7 +20,9 @@ def train(
     data: Annotated[str, Parameter(help="text file, folder, or corpus")],
     *,
     out: Annotated[Path, Parameter(help="folder for tokenizer.json")],
-    vocab_size: Annotated[int, Parameter(help="bytes, merges and 4 control tokens; 260 is the byte tokenizer")] = 4096,
+    vocab_size: Annotated[
+        int, Parameter(help="bytes, merges and 4 control tokens; 260 is the byte tokenizer")
+    ] = 4096,
 ) -> None:
     """Train a byte-level BPE tokenizer on a text."""
     from rich.console import Console
@@ -36,7 +38,9 @@ def train(
     TokenizerConfig(vocab_size)
     console = Console(stderr=True, highlight=False, markup=False)
     with preparing(console, "training the tokenizer", "Nothing was written."):
-        tokenizer = Tokenizer.train(tokenizer_texts(load_corpus(data), val_fraction=0.0), vocab_size)
+        tokenizer = Tokenizer.train(
+            tokenizer_texts(load_corpus(data), val_fraction=0.0), vocab_size
+        )
     tokenizer.save(out)
     print(f"{out}/tokenizer.json: {tokenizer.vocab_size} tokens")
 
@@ -61,7 +65,9 @@ def encode(
 @app.command
 def decode(
     folder: Folder,
-    *ids: Annotated[str, Parameter(help="token ids, as a JSON list or not; without them, standard input")],
+    *ids: Annotated[
+        str, Parameter(help="token ids, as a JSON list or not; without them, standard input")
+    ],
 ) -> None:
     """Print the text of token ids, such as those that `encode` prints."""
     from seq2chat.text.wordpiece import check_ids
@@ -73,9 +79,12 @@ def decode(
 
 
 def _read_ids(text: str) -> list[int]:
-    """Return the numbers in a JSON list, or set apart by blanks or commas: a shell cuts a list that is not quoted."""
+    """Return the numbers in a JSON list, or set apart by blanks or commas: a shell cuts a list that
+    is not quoted."""
     words = text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
-    bad = next((word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None)
+    bad = next(
+        (word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None
+    )
     if bad is not None or not text.strip():
         raise UserError(f"{bad or 'An empty text'!r} is no token id; write for example [72, 105].")
     return [int(word) for word in words]

@@ -23,21 +23,30 @@ from seq2chat.config import Recipe, check, recipe_names, recipe_tables
 
 def train(
     source: Annotated[
-        str, Parameter(help="recipe, corpus, text file or folder, .toml, or run (pydocs)", show_default=False)
+        str,
+        Parameter(
+            help="recipe, corpus, text file or folder, .toml, or run (pydocs)", show_default=False
+        ),
     ] = "",
     *,
-    budget: Annotated[str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs", "20M tokens"')] = None,
+    budget: Annotated[
+        str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs", "20M tokens"')
+    ] = None,
     out: Annotated[Path | None, Parameter(help="run folder [runs/NAME]")] = None,
     start: Annotated[
-        str | None, Parameter(help="run or model folder to continue from: its weights and tokenizer")
+        str | None,
+        Parameter(help="run or model folder to continue from: its weights and tokenizer"),
     ] = None,
-    resume: Annotated[bool, Parameter(help="continue the run in --out, or the run folder given", negative="")] = False,
+    resume: Annotated[
+        bool, Parameter(help="continue the run in --out, or the run folder given", negative="")
+    ] = False,
     flags: Annotated[RecipeFlags, Parameter(name="*")] = RecipeFlags(),  # noqa: B008 (frozen)
 ) -> None:
     """Train a model on a text of yours, or by a recipe.
 
-    `seq2chat train my.txt --budget 10m` measures the machine and the text and chooses the rest; every choice is
-    printed, saved in config.toml, and can be set by its flag. Ctrl-C saves and stops; --resume goes on.
+    `seq2chat train my.txt --budget 10m` measures the machine and the text and chooses the rest;
+    every choice is printed, saved in config.toml, and can be set by its flag. Ctrl-C saves and
+    stops; --resume goes on.
     """
     began = time.monotonic()
     changes = given(flags)
@@ -46,8 +55,12 @@ def train(
     if start is not None:
         changes.setdefault("train", {})["start"] = start
     if resume:
-        check(not (source and out), f"Name the run to continue once: either {source} or --out {out}.")
-        check(bool(source or out), "Which run shall go on? Write `seq2chat train runs/NAME --resume`.")
+        check(
+            not (source and out), f"Name the run to continue once: either {source} or --out {out}."
+        )
+        check(
+            bool(source or out), "Which run shall go on? Write `seq2chat train runs/NAME --resume`."
+        )
         continue_run(out or Path(source), changes)
     else:
         start_run(source, out, changes, began)
@@ -62,7 +75,11 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
     if out:
         check_free(out)
     is_run = source and (Path(source) / "config.toml").exists()
-    check(not is_run, f"{source} is a run: add --resume to continue it, or name {source}/config.toml to repeat it.")
+    check(
+        not is_run,
+        f"{source} is a run: add --resume to continue it, or name {source}/config.toml to "
+        "repeat it.",
+    )
     if source in recipe_names():
         recipe = Recipe.from_tables(recipe_tables(source), changes, source="the flags")
     elif source.endswith(".toml"):
@@ -70,15 +87,29 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
     else:
         data = changes.get("data", {})
         corpus, parallel = data.get("corpus", ""), data.get("source", "")
-        check(not (source and corpus), f"Name the text once: either {source} or --data.corpus {corpus}.")
-        check(not (source and parallel), f"Name the text once: either {source} or --data.source and --data.target.")
+        check(
+            not (source and corpus),
+            f"Name the text once: either {source} or --data.corpus {corpus}.",
+        )
+        check(
+            not (source and parallel),
+            f"Name the text once: either {source} or --data.source and --data.target.",
+        )
         source = source or corpus or ("" if parallel else "pydocs")
-        recipe = Recipe.from_tables(choose_tables(source, changes, said.say), changes, source="the flags")
-    begin(recipe, out or free_folder(Path(source or recipe.data.source).stem.split(".")[0] or "run"), said, began)
+        recipe = Recipe.from_tables(
+            choose_tables(source, changes, said.say), changes, source="the flags"
+        )
+    begin(
+        recipe,
+        out or free_folder(Path(source or recipe.data.source).stem.split(".")[0] or "run"),
+        said,
+        began,
+    )
 
 
 class Said:
-    """A console on standard error, and what was said on it, for the log of a run that has no folder yet."""
+    """A console on standard error, and what was said on it, for the log of a run that has no folder
+    yet."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, markup=False)
@@ -96,7 +127,9 @@ def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
 
     if others := left_out(recipe.data.corpus, recipe.data.field):
         said.say(others)
-    with preparing(said.console, "making ready", "Nothing was trained yet, so nothing is lost.") as doing:
+    with preparing(
+        said.console, "making ready", "Nothing was trained yet, so nothing is lost."
+    ) as doing:
         job = start_job(recipe, folder, said.say, doing, began, prepare_for(recipe.align.method))
     for line in said.lines:
         job.log.note(line)
@@ -105,7 +138,8 @@ def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
 
 @contextmanager
 def preparing(console: Console, text: str, comfort: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being prepared, and stop within two seconds when asked to; yields what sets the text shown.
+    """Show what is being prepared, and stop within two seconds when asked to; yields what sets the
+    text shown.
 
     Whoever stops it is told what was being done, and in `comfort` what has become of the run.
     """
@@ -124,7 +158,8 @@ def preparing(console: Console, text: str, comfort: str) -> Iterator[Callable[[s
         except KeyboardInterrupt:
             status.stop()
             console.print(f"Stopped while {now}. {comfort}", soft_wrap=True)
-            # What libraries do at exit, such as waiting for a compiler's processes, can take ten seconds.
+            # What libraries do at exit, such as waiting for a compiler's processes, can take ten
+            # seconds.
             os._exit(130)
 
 
@@ -163,14 +198,18 @@ def _validation(event: "Validated", unit: str) -> str:
     if e is not None:
         found.append(f"{e.loss:.4f} per {unit}")
         if e.bytes and unit == "token":
-            found += [f"{e.loss_per_character:.4f} per character", f"{e.bits_per_byte:.4f} bits per byte"]
+            found += [
+                f"{e.loss_per_character:.4f} per character",
+                f"{e.bits_per_byte:.4f} bits per byte",
+            ]
     found += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items()]
     size = "" if e is None else f" on {e.tokens:,} {unit}s"
     return f"step {event.step}: validation{size}: {' · '.join(found)}"
 
 
 def watch(job, console: Console) -> None:
-    """Train `job` and show it: a bar with loss, speed and time left, and a line for each milestone."""
+    """Train `job` and show it: a bar with loss, speed and time left, and a line for each
+    milestone."""
     from seq2chat.models.folder import COMMAND
     from seq2chat.training import loop
     from seq2chat.training.runlog import plot_runs
@@ -188,9 +227,15 @@ def watch(job, console: Console) -> None:
             match event:
                 case loop.Step():
                     losses.append(event.loss)
-                    shown = [f"{name} {event.metrics[name]:.2f}" for name in job.task.shown if name in event.metrics]
+                    shown = [
+                        f"{name} {event.metrics[name]:.2f}"
+                        for name in job.task.shown
+                        if name in event.metrics
+                    ]
                     told = shown or [f"loss {fmean(losses):.3f}", f"{event.peak_share:.0%} of peak"]
-                    text = " · ".join([f"step {event.step}", *told, f"{event.tokens_per_second:,.0f} tokens/s"])
+                    text = " · ".join(
+                        [f"step {event.step}", *told, f"{event.tokens_per_second:,.0f} tokens/s"]
+                    )
                     bar.update(task, completed=event.share, description=text)
                     if not console.is_terminal and event.step % 100 == 0:
                         console.print(f"{event.share:4.0%} {text}", soft_wrap=True)
@@ -200,30 +245,45 @@ def watch(job, console: Console) -> None:
                     job.log.note(text)
                 case loop.Sampled():
                     console.rule(f"sample at step {event.step}", style="dim", align="left")
-                    console.print("\n".join(line[:160] for line in event.text.strip().splitlines()[:6]), style="dim")
+                    console.print(
+                        "\n".join(line[:160] for line in event.text.strip().splitlines()[:6]),
+                        style="dim",
+                    )
                     console.rule(style="dim")
                 case loop.Saved():
                     saved = event.folder
                     job.log.note(f"saved {saved.name}")
     if saved is None:
-        console.print(f"{job.log.folder} is at its end, step {job.progress.step}. A longer --budget goes on.")
+        console.print(
+            f"{job.log.folder} is at its end, step {job.progress.step}. A longer --budget goes on."
+        )
         return
     if job.progress.step:
         plot_runs([job.log], job.log.folder / "loss.png")
     if stop.is_set():
         method = job.recipe.align.method
-        command = f"seq2chat {method} --out {job.log.folder}" if method else f"seq2chat train {job.log.folder}"
+        command = (
+            f"seq2chat {method} --out {job.log.folder}"
+            if method
+            else f"seq2chat train {job.log.folder}"
+        )
         if loop.is_over(job):
-            console.print(f"Trained to the end and saved: {saved}. What was stopped is its last validation.")
+            console.print(
+                f"Trained to the end and saved: {saved}. What was stopped is its last validation."
+            )
             console.print(f"To measure it: {command} --resume", soft_wrap=True)
         else:
             console.print(
-                f"Stopped and saved at step {job.progress.step}. Go on with: {command} --resume", soft_wrap=True
+                f"Stopped and saved at step {job.progress.step}. Go on with: {command} --resume",
+                soft_wrap=True,
             )
         return
     expected = job.recipe.expect
     if expected.val_loss_per_character:
-        console.print(f"The recipe as it is: {expected.val_loss_per_character} per character ({expected.machine}).")
+        console.print(
+            f"The recipe as it is: {expected.val_loss_per_character} per character "
+            f"({expected.machine})."
+        )
     if expected.val_loss:
         console.print(f"The recipe as it is: {expected.val_loss} per token ({expected.machine}).")
     chats = job.recipe.align.method not in ("", "reward")

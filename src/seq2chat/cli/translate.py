@@ -25,25 +25,42 @@ Pairs = list[tuple[int, int]]
 def translate(
     run: Annotated[Path, Parameter(help="run, checkpoint, or model folder of an encoder–decoder")],
     file: Annotated[
-        Path | None, Parameter(help="text to translate, a sentence a line [standard input]", show_default=False)
+        Path | None,
+        Parameter(help="text to translate, a sentence a line [standard input]", show_default=False),
     ] = None,
     *,
     beam: Annotated[int, Parameter(help="hypotheses that grow side by side; 1 is greedy")] = 5,
-    n_best: Annotated[int, Parameter(help="print so many translations of a line: `NUMBER ||| TEXT ||| SCORE`")] = 1,
+    n_best: Annotated[
+        int, Parameter(help="print so many translations of a line: `NUMBER ||| TEXT ||| SCORE`")
+    ] = 1,
     alignments: Annotated[
-        bool, Parameter(help="after the TEXT, who is translated by whom: `||| 0-0 1-2`, words from 0", negative="")
+        bool,
+        Parameter(
+            help="after the TEXT, who is translated by whom: `||| 0-0 1-2`, words from 0",
+            negative="",
+        ),
     ] = False,
     length_penalty: Annotated[
-        Literal["gnmt", "average", "none"], Parameter(help="divide log probabilities by ((5+n)/6)^alpha, n^alpha or 1")
+        Literal["gnmt", "average", "none"],
+        Parameter(help="divide log probabilities by ((5+n)/6)^alpha, n^alpha or 1"),
     ] = "gnmt",
-    alpha: Annotated[float | None, Parameter(help="strength of the length penalty [gnmt 0.6, average 1]")] = None,
+    alpha: Annotated[
+        float | None, Parameter(help="strength of the length penalty [gnmt 0.6, average 1]")
+    ] = None,
     min_length: Annotated[int, Parameter(help="fewest tokens, the end token counted")] = 0,
-    max_length: Annotated[int, Parameter(help="most tokens; 0 is 50 more than the source or --min-length has")] = 0,
+    max_length: Annotated[
+        int, Parameter(help="most tokens; 0 is 50 more than the source or --min-length has")
+    ] = 0,
     batch_tokens: Annotated[int, Parameter(help="source tokens translated at once")] = 4096,
-    reference: Annotated[Path | None, Parameter(help="right translations, line by line: print BLEU and chrF")] = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", help="print one JSON object a line")] = False,
+    reference: Annotated[
+        Path | None, Parameter(help="right translations, line by line: print BLEU and chrF")
+    ] = None,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", help="print one JSON object a line")
+    ] = False,
 ) -> None:
-    """Translate lines with a trained encoder–decoder: as many lines come out as go in, in the same order."""
+    """Translate lines with a trained encoder–decoder: as many lines come out as go in, in the same
+    order."""
     from seq2chat.device import pick_device
     from seq2chat.inside.attention import pharaoh, word_alignment
     from seq2chat.models.folder import require_family
@@ -58,40 +75,57 @@ def translate(
     references = None if reference is None else read_lines(_existing(reference))
     check(
         lines is None or references is None or len(lines) == len(references),
-        f"{file} has {len(lines or []):,} lines and {reference} has {len(references or []):,}; line n of one must be "
-        "the translation of line n of the other.",
+        f"{file} has {len(lines or []):,} lines and {reference} has {len(references or []):,}; line"
+        " n of one must be the translation of line n of the other.",
     )
     model, tokenizer = load_checkpoint(run)
     require_family(model, "seq2seq", "transformer")
     assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, Tokenizer)
     model.to(pick_device())
     options: dict[str, Any] = {
-        "beam": beam, "n_best": n_best, "length_penalty": length_penalty, "alpha": alpha, "min_length": min_length,
-        "max_length": max_length, "batch_tokens": batch_tokens,
-    }  # fmt: skip
+        "beam": beam,
+        "n_best": n_best,
+        "length_penalty": length_penalty,
+        "alpha": alpha,
+        "min_length": min_length,
+        "max_length": max_length,
+        "batch_tokens": batch_tokens,
+    }
     console, texts = Console(stderr=True, highlight=False), []
 
     def show(number: int, found: "Translation") -> None:
         if found.n_cut:
             console.print(
-                f"[bold yellow]warning:[/] line {number} is longer than the model's context of {model.context} tokens: "
-                f"its last {found.n_cut} are not translated; cut it into sentences.",
+                f"[bold yellow]warning:[/] line {number} is longer than the model's context of "
+                f"{model.context} tokens: its last {found.n_cut} are not translated; cut it into "
+                "sentences.",
                 soft_wrap=True,
             )
         length = len(found.hypotheses[0].tokens)
         if not found.hypotheses[0].finished and length != max_length:
             full = length >= model.context - 1  # the end token in front takes a place
             console.print(
-                f"[bold yellow]warning:[/] the translation of line {number} was cut after {length} tokens; "
-                + ("the model's context is full, so cut the line." if full else "allow more with --max-length."),
+                f"[bold yellow]warning:[/] the translation of line {number} was cut after {length} "
+                "tokens; "
+                + (
+                    "the model's context is full, so cut the line."
+                    if full
+                    else "allow more with --max-length."
+                ),
                 soft_wrap=True,
             )
         pairs = None
         if alignments:
             read = found.source
-            pairs = [word_alignment(model, tokenizer, read, h.tokens) if read else [] for h in found.hypotheses]
+            pairs = [
+                word_alignment(model, tokenizer, read, h.tokens) if read else []
+                for h in found.hypotheses
+            ]
         told = None if pairs is None else [pharaoh(aligned) for aligned in pairs]
-        print(_as_json(number, found, pairs) if as_json else _as_text(number, found, told, n_best), flush=True)
+        print(
+            _as_json(number, found, pairs) if as_json else _as_text(number, found, told, n_best),
+            flush=True,
+        )
         if references is not None:
             texts.append(found.text)
 
@@ -104,7 +138,10 @@ def translate(
         return
     with _bar(console, None if lines is None else len(lines)) as progress:
         pools = piped_pools(translation.POOL) if lines is None else [lines]
-        found = (translation.translate(model, tokenizer, pool, progress=progress, **options) for pool in pools)
+        found = (
+            translation.translate(model, tokenizer, pool, progress=progress, **options)
+            for pool in pools
+        )
         for number, one in enumerate(chain.from_iterable(found), 1):
             show(number, one)
     if references is not None:
@@ -140,7 +177,8 @@ def _bar(console: Console, total: int | None) -> Iterator[Callable[[int], None]]
 
 
 def _as_text(number: int, found: "Translation", aligned: list[str] | None, n_best: int) -> str:
-    """The translation as it stands; with several, or alignments, in the format of Moses and Marian."""
+    """The translation as it stands; with several, or alignments, in the format of Moses and
+    Marian."""
     lines = []
     for k, text in enumerate(found.texts):
         fields = [text] if aligned is None else [text, aligned[k]]
@@ -156,5 +194,10 @@ def _as_json(number: int, found: "Translation", pairs: list[Pairs] | None) -> st
         | ({} if pairs is None else {"alignment": pairs[k]})
         for k, (text, h) in enumerate(zip(found.texts, found.hypotheses, strict=True))
     ]
-    values = {"line": number, "source": found.line, "translation": found.text, "hypotheses": hypotheses}
+    values = {
+        "line": number,
+        "source": found.line,
+        "translation": found.text,
+        "hypotheses": hypotheses,
+    }
     return json.dumps(values | {"tokens_cut": found.n_cut}, ensure_ascii=False)

@@ -1,8 +1,9 @@
 """Every option of a run as frozen dataclasses, and their strict exchange with TOML.
 
-A run is described by one `Recipe`. It is read from a recipe that ships with the package, from a `config.toml` of an
-earlier run, or from flags; unknown keys and wrong types are errors that name the key and the nearest valid one.
-This module loads no torch, so that the command line can print every option at once.
+A run is described by one `Recipe`. It is read from a recipe that ships with the package, from a
+`config.toml` of an earlier run, or from flags; unknown keys and wrong types are errors that name
+the key and the nearest valid one. This module loads no torch, so that the command line can print
+every option at once.
 """
 
 from seq2chat.config.errors import UserError, check

@@ -2,7 +2,8 @@
 
 
 class UserError(ValueError):
-    """A mistake of the user's: what is wrong, where, and what to write instead. The CLI prints it and exits with 2."""
+    """A mistake of the user's: what is wrong, where, and what to write instead. The CLI prints it
+    and exits with 2."""
 
 
 def check(condition: bool, message: str) -> None:

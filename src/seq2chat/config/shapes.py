@@ -15,7 +15,9 @@ class GPTConfig:
 
     family: ClassVar[str] = "gpt"
 
-    layout: Annotated[Literal["gpt2", "modern"], "gpt2: GPT-2's and GPT-3's blocks; modern: Qwen3's"] = "modern"
+    layout: Annotated[
+        Literal["gpt2", "modern"], "gpt2: GPT-2's and GPT-3's blocks; modern: Qwen3's"
+    ] = "modern"
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
     context: Annotated[int, "positions seen at once"] = 256
     n_layer: Annotated[int, "number of blocks"] = 6
@@ -23,23 +25,43 @@ class GPTConfig:
     n_kv_head: Annotated[int, "heads of keys and values; 0 is n_head"] = 0
     d_model: Annotated[int, "width of the residual stream"] = 384
     d_head: Annotated[int, "width of a head; 0 is d_model / n_head"] = 0
-    d_ff: Annotated[int, "width inside the feed-forward; 0 is 4 (gpt2) or 8/3 (modern) times d_model"] = 0
+    d_ff: Annotated[
+        int, "width inside the feed-forward; 0 is 4 (gpt2) or 8/3 (modern) times d_model"
+    ] = 0
     dropout: Annotated[float, "dropout on embeddings and on what each block adds"] = 0.0
-    tie_embeddings: Annotated[bool, "share the embedding with the output head (always so in gpt2)"] = False
-    window: Annotated[int, "gpt2 only: every second layer sees this many last positions; 0 is dense"] = 0
+    tie_embeddings: Annotated[
+        bool, "share the embedding with the output head (always so in gpt2)"
+    ] = False
+    window: Annotated[
+        int, "gpt2 only: every second layer sees this many last positions; 0 is dense"
+    ] = 0
     rope_theta: Annotated[float, "modern only: base of the rotary angles"] = 10000.0
     norm_eps: Annotated[float, "epsilon of the norms; 0 is 1e-5 (gpt2) or 1e-6 (modern)"] = 0.0
 
     def __post_init__(self) -> None:
         gpt2 = self.layout == "gpt2"
         for name in ("context", "n_layer", "n_head", "d_model"):
-            check(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; write a positive number.")
-        for name in ("vocab_size", "n_kv_head", "d_head", "d_ff", "window", "rope_theta", "norm_eps"):
-            check(getattr(self, name) >= 0, f"model.{name} is {getattr(self, name)}; write 0 or more.")
+            check(
+                getattr(self, name) > 0,
+                f"model.{name} is {getattr(self, name)}; write a positive number.",
+            )
+        for name in (
+            "vocab_size",
+            "n_kv_head",
+            "d_head",
+            "d_ff",
+            "window",
+            "rope_theta",
+            "norm_eps",
+        ):
+            check(
+                getattr(self, name) >= 0, f"model.{name} is {getattr(self, name)}; write 0 or more."
+            )
         check(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; write a number in [0, 1).")
         check(
             self.d_head > 0 or self.d_model % self.n_head == 0,
-            f"model.d_model {self.d_model} is not a multiple of model.n_head {self.n_head}; change one or give d_head.",
+            f"model.d_model {self.d_model} is not a multiple of model.n_head {self.n_head}; change "
+            "one or give d_head.",
         )
         self._derive("d_head", self.d_model // self.n_head)
         self._derive("n_kv_head", self.n_head)
@@ -53,11 +75,18 @@ class GPTConfig:
             object.__setattr__(self, "tie_embeddings", True)  # as GPT-2's is
             check(
                 self.n_kv_head == self.n_head and self.d_head * self.n_head == self.d_model,
-                "model.n_kv_head and model.d_head belong to the modern layout; leave them out for gpt2.",
+                "model.n_kv_head and model.d_head belong to the modern layout; leave them out for "
+                "gpt2.",
             )
         else:
-            check(self.window == 0, 'model.window belongs to the gpt2 layout; write model.layout = "gpt2" with it.')
-            check(self.d_head % 2 == 0, f"model.d_head is {self.d_head}; rotary positions need an even number.")
+            check(
+                self.window == 0,
+                'model.window belongs to the gpt2 layout; write model.layout = "gpt2" with it.',
+            )
+            check(
+                self.d_head % 2 == 0,
+                f"model.d_head is {self.d_head}; rotary positions need an even number.",
+            )
 
     def _derive(self, name: str, value: Any) -> None:
         if not getattr(self, name):
@@ -65,7 +94,9 @@ class GPTConfig:
 
 
 def _gpt3(n_layer: int, d_model: int, n_head: int) -> GPTConfig:
-    return GPTConfig("gpt2", vocab_size=50257, context=2048, n_layer=n_layer, n_head=n_head, d_model=d_model)
+    return GPTConfig(
+        "gpt2", vocab_size=50257, context=2048, n_layer=n_layer, n_head=n_head, d_model=d_model
+    )
 
 
 @dataclass(frozen=True)
@@ -76,17 +107,24 @@ class Seq2SeqConfig:
 
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
     attention: Annotated[
-        Literal["fixed", "additive"], "what the decoder sees of the source: its last state, or Bahdanau's attention"
+        Literal["fixed", "additive"],
+        "what the decoder sees of the source: its last state, or Bahdanau's attention",
     ] = "additive"
     cell: Annotated[Literal["gru", "lstm"], "recurrent cell"] = "gru"
-    context: Annotated[int, "most tokens of a source or a target in training; it bounds the memory"] = 256
+    context: Annotated[
+        int, "most tokens of a source or a target in training; it bounds the memory"
+    ] = 256
     n_layer: Annotated[int, "recurrent layers of encoder and decoder each"] = 1
     d_embed: Annotated[int, "width of the embeddings"] = 256
     d_model: Annotated[int, "width of a hidden state"] = 512
     bidirectional: Annotated[bool, "encoder reads the source in both directions"] = True
-    reverse_source: Annotated[bool, "feed the source last word first (Sutskever et al. 2014)"] = False
+    reverse_source: Annotated[bool, "feed the source last word first (Sutskever et al. 2014)"] = (
+        False
+    )
     dropout: Annotated[float, "dropout on embeddings, between layers and before the output"] = 0.3
-    tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = True
+    tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = (
+        True
+    )
 
     def __post_init__(self) -> None:
         _check_shape(self, positive=("context", "n_layer", "d_embed", "d_model"))
@@ -105,10 +143,16 @@ class TransformerConfig:
     d_model: Annotated[int, "width of the residual stream"] = 256
     d_ff: Annotated[int, "width inside the feed-forward; 0 is 4 times d_model"] = 0
     dropout: Annotated[float, "dropout on embeddings and on what each branch adds"] = 0.1
-    positions: Annotated[Literal["sinusoidal", "learned"], "how the place of a token is told"] = "sinusoidal"
-    norm: Annotated[Literal["pre", "post"], "norm before each branch, or after its addition (2017)"] = "pre"
+    positions: Annotated[Literal["sinusoidal", "learned"], "how the place of a token is told"] = (
+        "sinusoidal"
+    )
+    norm: Annotated[
+        Literal["pre", "post"], "norm before each branch, or after its addition (2017)"
+    ] = "pre"
     activation: Annotated[Literal["relu", "gelu"], "inside the feed-forward"] = "relu"
-    tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = True
+    tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = (
+        True
+    )
     norm_eps: Annotated[float, "epsilon of the norms"] = 1e-5
 
     def __post_init__(self) -> None:
@@ -130,8 +174,12 @@ class BERTConfig:
     d_model: Annotated[int, "width of the residual stream"] = 256
     d_ff: Annotated[int, "width inside the feed-forward; 0 is 4 times d_model"] = 0
     dropout: Annotated[float, "dropout on embeddings and on what each branch adds"] = 0.1
-    masked_lm: Annotated[bool, "has the head that guesses tokens; sentence encoders come without"] = True
-    next_sentence: Annotated[bool, "also learn whether the second segment follows the first"] = False
+    masked_lm: Annotated[
+        bool, "has the head that guesses tokens; sentence encoders come without"
+    ] = True
+    next_sentence: Annotated[bool, "also learn whether the second segment follows the first"] = (
+        False
+    )
     norm_eps: Annotated[float, "epsilon of the norms"] = 1e-12
 
     def __post_init__(self) -> None:
@@ -146,7 +194,9 @@ class RewardConfig(GPTConfig):
 
     family: ClassVar[str] = "reward"
 
-    score_bias: Annotated[float, "added to every score; chosen after training so that demonstrations have mean 0"] = 0.0
+    score_bias: Annotated[
+        float, "added to every score; chosen after training so that demonstrations have mean 0"
+    ] = 0.0
 
 
 ModelConfig = GPTConfig | Seq2SeqConfig | TransformerConfig | BERTConfig | RewardConfig
@@ -154,9 +204,14 @@ ModelConfig = GPTConfig | Seq2SeqConfig | TransformerConfig | BERTConfig | Rewar
 
 def _check_shape(config: Any, positive: tuple[str, ...]) -> None:
     for name in positive:
-        check(getattr(config, name) > 0, f"model.{name} is {getattr(config, name)}; write a positive number.")
+        check(
+            getattr(config, name) > 0,
+            f"model.{name} is {getattr(config, name)}; write a positive number.",
+        )
     for name in {"vocab_size", "d_ff", "norm_eps"} & {f.name for f in dataclasses.fields(config)}:
-        check(getattr(config, name) >= 0, f"model.{name} is {getattr(config, name)}; write 0 or more.")
+        check(
+            getattr(config, name) >= 0, f"model.{name} is {getattr(config, name)}; write 0 or more."
+        )
     check(0 <= config.dropout < 1, f"model.dropout is {config.dropout}; write a number in [0, 1).")
     heads = getattr(config, "n_head", 1)
     check(
@@ -165,8 +220,9 @@ def _check_shape(config: Any, positive: tuple[str, ...]) -> None:
     )
 
 
-# Brown et al. 2020, table 2.1. Two of its rows contradict themselves (24 heads of 128 are not 2048; width 5140 is not
-# 40 heads of 128): the preset keeps the head size of 128 and takes 16 heads for XL and width 5120 for 13B.
+# Brown et al. 2020, table 2.1. Two of its rows contradict themselves (24 heads of 128 are not 2048;
+# width 5140 is not 40 heads of 128): the preset keeps the head size of 128 and takes 16 heads for
+# XL and width 5120 for 13B.
 GPT3 = {
     "gpt3-small": _gpt3(12, 768, 12),
     "gpt3-medium": _gpt3(24, 1024, 16),

@@ -14,22 +14,32 @@ from seq2chat.config.errors import UserError, check
 
 
 def build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
-    """Return the dataclass `section` with these `keys`; UserError names what is unknown or ill-typed in `table`."""
+    """Return the dataclass `section` with these `keys`; UserError names what is unknown or
+    ill-typed in `table`."""
     names = {f.name for f in dataclasses.fields(section)}
     hints = {name: hint for name, hint in get_type_hints(section).items() if name in names}
     for key, value in keys.items():
         if key not in hints:
-            hint = did_you_mean(key, list(hints), prefix=f"{table}.") or f" [{table}] knows {', '.join(hints)}."
+            hint = (
+                did_you_mean(key, list(hints), prefix=f"{table}.")
+                or f" [{table}] knows {', '.join(hints)}."
+            )
             raise UserError(f"Unknown option {table}.{key} in {source}.{hint}")
         if hints[key] is float and type(value) is int:
             keys = keys | {key: float(value)}
         elif get_origin(hints[key]) is Literal:
             choices = get_args(hints[key])
-            check(value in choices, f"{table}.{key} is {value!r} in {source}; write one of {', '.join(choices)}.")
+            check(
+                value in choices,
+                f"{table}.{key} is {value!r} in {source}; write one of {', '.join(choices)}.",
+            )
         elif type(value) is float and not math.isfinite(value):
             raise UserError(f"{table}.{key} is {value} in {source}; write a finite number.")
         elif type(value) is not hints[key]:
-            raise UserError(f"{table}.{key} is {value!r} in {source}; write a value of type {hints[key].__name__}.")
+            raise UserError(
+                f"{table}.{key} is {value!r} in {source}; write a value of type "
+                f"{hints[key].__name__}."
+            )
     return section(**keys)
 
 
@@ -52,13 +62,18 @@ def to_toml(tables: dict[str, dict[str, Any]]) -> str:
     """TOML text of two levels: tables of strings, numbers and booleans."""
     lines = []
     for table, keys in tables.items():
-        lines += [f"[{table}]", *(f"{key} = {_toml_value(value)}" for key, value in keys.items()), ""]
+        lines += [
+            f"[{table}]",
+            *(f"{key} = {_toml_value(value)}" for key, value in keys.items()),
+            "",
+        ]
     return "\n".join(lines)
 
 
 def _toml_value(value: str | bool | int | float) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # a JSON string is a TOML basic string
+        # A JSON string is a TOML basic string.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value)

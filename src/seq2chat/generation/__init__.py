@@ -1,1 +1,2 @@
-"""Generation: tokens in, tokens out. Written once over `start`, `step` and `reorder`; knows no text."""
+"""Generation: tokens in, tokens out. Written once over `start`, `step` and `reorder`; knows no
+text."""

@@ -1,4 +1,5 @@
-"""Decoding many prompts at once: prefill, then one token a step for every row that has not finished."""
+"""Decoding many prompts at once: prefill, then one token a step for every row that has not
+finished."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,13 @@ from torch import Tensor
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.request import ContextExceeded
-from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_token_logits, row_generators
+from seq2chat.generation.sampling import (
+    Penalties,
+    SamplingConfig,
+    draw,
+    next_token_logits,
+    row_generators,
+)
 from seq2chat.text.batch import pad_rows
 
 
@@ -25,8 +32,9 @@ class State(Protocol):
 class Decoder(Protocol):
     """What a model offers to be generated from. `context` is the most positions a row may have.
 
-    `start` is `start(padding=None)` of a language model, where `padding` counts the meaningless tokens in front of each
-    prompt, and `start(source, source_mask=None)` of a model that translates a source.
+    `start` is `start(padding=None)` of a language model, where `padding` counts the meaningless
+    tokens in front of each prompt, and `start(source, source_mask=None)` of a model that translates
+    a source.
     """
 
     training: bool
@@ -43,10 +51,10 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token: of sample `sample` of prompt `prompt`. `logprob` is its log probability under the model
-    itself, `drawn_logprob` under the distribution that it was drawn from, with temperature and all. `finish` is set on
-    the last one of a row: "stop" after an end token or when the `stop` hook says so, "length" when `max_tokens` or the
-    context is used up."""
+    """One generated token: of sample `sample` of prompt `prompt`. `logprob` is its log probability
+    under the model itself, `drawn_logprob` under the distribution that it was drawn from, with
+    temperature and all. `finish` is set on the last one of a row: "stop" after an end token or when
+    the `stop` hook says so, "length" when `max_tokens` or the context is used up."""
 
     prompt: int
     sample: int
@@ -58,8 +66,9 @@ class Token:
 
 @dataclass
 class Completion:
-    """What was generated for one sample: the ids (an end token included), their log probabilities under the model
-    itself (temperature 1, nothing left out) and under the distribution drawn from, and why it ended."""
+    """What was generated for one sample: the ids (an end token included), their log probabilities
+    under the model itself (temperature 1, nothing left out) and under the distribution drawn from,
+    and why it ended."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -107,12 +116,13 @@ def stream(
 ) -> Iterator[list[Token]]:
     """Yield, step by step, one Token for every row that is still running: `n` rows for each prompt.
 
-    All prompts run together, each computed once for its `n` samples. A model that translates reads `sources[p]`, which
-    ends with its end token; its prompt is how the target begins: the end token alone, unless more is given. A row ends
-    with a token of `end_tokens`, when `stop(token)`, asked of each Token, is true, after `sampling.max_tokens`, or when
-    prompt and completion fill the model's context. Row r draws from its own generator, a function of (`sampling.seed`,
-    r). The model is in evaluation mode meanwhile. Raises UserError for a prompt that is empty or leaves no room in the
-    context, and as `start` does.
+    All prompts run together, each computed once for its `n` samples. A model that translates reads
+    `sources[p]`, which ends with its end token; its prompt is how the target begins: the end token
+    alone, unless more is given. A row ends with a token of `end_tokens`, when `stop(token)`, asked
+    of each Token, is true, after `sampling.max_tokens`, or when prompt and completion fill the
+    model's context. Row r draws from its own generator, a function of (`sampling.seed`, r). The
+    model is in evaluation mode meanwhile. Raises UserError for a prompt that is empty or leaves no
+    room in the context, and as `start` does.
     """
     check(n > 0, f"n is {n}; write a positive number of samples.")
     check_prompts(prompts, model.context)
@@ -122,7 +132,8 @@ def stream(
         for s in range(n)
     ]
     generators = row_generators(sampling.seed, len(rows))
-    plain = sampling == SamplingConfig(sampling.max_tokens, seed=sampling.seed)  # the model's own distribution
+    # The model's own distribution.
+    plain = sampling == SamplingConfig(sampling.max_tokens, seed=sampling.seed)
     with evaluating(model):
         logits, state = prefill(model, prompts, sources)
         if n > 1:
@@ -130,7 +141,11 @@ def stream(
                 repeated = torch.arange(len(prompts), device=model.device).repeat_interleave(n)
                 state.reorder(repeated)
                 logits = logits[repeated]
-        before = [Penalties(prompts[row.prompt], logits.shape[-1], model.device) for row in rows if sampling.penalises]
+        before = [
+            Penalties(prompts[row.prompt], logits.shape[-1], model.device)
+            for row in rows
+            if sampling.penalises
+        ]
         while rows:
             with torch.inference_mode():
                 processed = next_token_logits(logits, sampling, before)
@@ -140,7 +155,12 @@ def stream(
                 for row_before, token_id in zip(before, chosen.tolist(), strict=False):
                     row_before.add(token_id)
             tokens = [
-                _advance(row, Token(row.prompt, row.sample, token, logprob, drawn_logprob, None), end_tokens, stop)
+                _advance(
+                    row,
+                    Token(row.prompt, row.sample, token, logprob, drawn_logprob, None),
+                    end_tokens,
+                    stop,
+                )
                 for row, token, logprob, drawn_logprob in zip(
                     rows, chosen.tolist(), logprobs.tolist(), drawn.tolist(), strict=True
                 )
@@ -177,37 +197,52 @@ def prefill(
 ) -> tuple[Float[Tensor, "batch vocab"], State]:
     """Return the logits that follow each prompt, and the state after it.
 
-    The prompts of a language model may differ in length; they are padded on the left. Raises UserError when those of a
-    model that translates do, and as `start` does.
+    The prompts of a language model may differ in length; they are padded on the left. Raises
+    UserError when those of a model that translates do, and as `start` does.
     """
     longest = max(map(len, prompts))
     padding = [longest - len(prompt) for prompt in prompts]
     state = start(model, sources, padding)
-    tokens = torch.tensor([[0] * pad + list(ids) for pad, ids in zip(padding, prompts, strict=True)])
+    tokens = torch.tensor(
+        [[0] * pad + list(ids) for pad, ids in zip(padding, prompts, strict=True)]
+    )
     logits, state = model.step(tokens.to(model.device), state)
     return logits[:, -1], state
 
 
 def start(model: Decoder, sources: Sequence[Sequence[int]] | None, padding: Sequence[int]) -> State:
-    """Return the state before the prompts, of which `padding` counts the meaningless tokens in front.
+    """Return the state before the prompts, of which `padding` counts the meaningless tokens in
+    front.
 
-    Raises UserError for a model that cannot generate, for sources that are missing, empty, of another number than the
-    prompts or given to a language model, and for padding together with sources.
+    Raises UserError for a model that cannot generate, for sources that are missing, empty, of
+    another number than the prompts or given to a language model, and for padding together with
+    sources.
     """
     check(
         hasattr(model, "step"),
-        f"A {type(model).__name__} sees both sides of a text and cannot generate one; use `seq2chat fill-mask`.",
+        f"A {type(model).__name__} sees both sides of a text and cannot generate one; use `seq2chat"
+        " fill-mask`.",
     )
     if "source" not in inspect.signature(model.start).parameters:
-        check(sources is None, f"A {type(model).__name__} continues a prompt and reads no source; leave out `sources`.")
+        check(
+            sources is None,
+            f"A {type(model).__name__} continues a prompt and reads no source; leave out "
+            "`sources`.",
+        )
         return model.start(torch.tensor(padding, device=model.device) if any(padding) else None)
     if sources is None:
-        raise UserError(f"A {type(model).__name__} translates a source; give `sources`, one for each prompt.")
+        raise UserError(
+            f"A {type(model).__name__} translates a source; give `sources`, one for each prompt."
+        )
     check(
         len(sources) == len(padding),
-        f"There are {len(sources)} sources and {len(padding)} prompts; give one source for each prompt.",
+        f"There are {len(sources)} sources and {len(padding)} prompts; give one source for each "
+        "prompt.",
     )
-    check(not any(padding), "The prompts of translations differ in length; decode those of one length together.")
+    check(
+        not any(padding),
+        "The prompts of translations differ in length; decode those of one length together.",
+    )
     for index, source in enumerate(sources):
         check(len(source) > 0, f"Source {index} is empty; give at least its end token.")
     lengths = torch.tensor([len(source) for source in sources])
@@ -215,7 +250,9 @@ def start(model: Decoder, sources: Sequence[Sequence[int]] | None, padding: Sequ
     return model.start(pad_rows(sources, 0).to(model.device), None if bool(mask.all()) else mask)
 
 
-def token_logprobs(logits: Float[Tensor, "*shape vocab"], tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def token_logprobs(
+    logits: Float[Tensor, "*shape vocab"], tokens: Int[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
     """Return the log probability of each token in nats, computed in at least float32."""
     return log_softmax(logits).gather(-1, tokens[..., None])[..., 0]
 
@@ -225,7 +262,9 @@ def log_softmax(logits: Float[Tensor, "*shape vocab"]) -> Float[Tensor, "*shape 
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
-def _advance(row: _Row, new: Token, end_tokens: Sequence[int], stop: Callable[[Token], bool] | None) -> Token:
+def _advance(
+    row: _Row, new: Token, end_tokens: Sequence[int], stop: Callable[[Token], bool] | None
+) -> Token:
     """Count the token, and return it with the reason if it is its row's last."""
     row.n_tokens += 1
     if new.id in end_tokens or (stop is not None and stop(new)):
@@ -234,7 +273,8 @@ def _advance(row: _Row, new: Token, end_tokens: Sequence[int], stop: Callable[[T
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], context: int) -> None:
-    """Raise UserError unless there is a prompt and each has a token and leaves room for one more."""
+    """Raise UserError unless there is a prompt and each has a token and leaves room for one
+    more."""
     check(len(prompts) > 0, "There is no prompt; give at least one.")
     for index, prompt in enumerate(prompts):
         check(len(prompt) > 0, f"Prompt {index} is empty; give at least one token to continue.")

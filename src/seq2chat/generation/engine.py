@@ -1,13 +1,15 @@
-"""Continuous batching: many requests share one model, and each gets the tokens that it would get alone.
+"""Continuous batching: many requests share one model, and each gets the tokens that it would get
+alone.
 
-A step of the engine admits who waits, gives every decoding row its next token in one pass over the weights, and reads a
-few chunks of the prompts that are not read yet, so that a long prompt never holds the others up (Yu et al. 2022, Orca;
-Agrawal et al. 2023, Sarathi). Row i of a pass is slot i of the cache: running rows stand in front without a gap, and
-the slots behind them remember the prompts of finished rows for those that begin alike.
+A step of the engine admits who waits, gives every decoding row its next token in one pass over the
+weights, and reads a few chunks of the prompts that are not read yet, so that a long prompt never
+holds the others up (Yu et al. 2022, Orca; Agrawal et al. 2023, Sarathi). Row i of a pass is slot i
+of the cache: running rows stand in front without a gap, and the slots behind them remember the
+prompts of finished rows for those that begin alike.
 
-Prompts are read in chunks of one size at fixed places, and on CPUs no kernel here lets one row change another's bits.
-So a prompt has the same keys and values to the last bit whether it is read at once, between others, or found in the
-cache; on a GPU, to rounding.
+Prompts are read in chunks of one size at fixed places, and on CPUs no kernel here lets one row
+change another's bits. So a prompt has the same keys and values to the last bit whether it is read
+at once, between others, or found in the cache; on a GPU, to rounding.
 """
 
 import itertools
@@ -46,13 +48,16 @@ class Statistics:
 
 
 class Engine:
-    """Runs requests on one GPT, up to `n_slot` samples at a time; further ones wait, `max_waiting` requests at most.
+    """Runs requests on one GPT, up to `n_slot` samples at a time; further ones wait, `max_waiting`
+    requests at most.
 
-    `submit` and `Request.abort` may be called from any thread, `step` from one only. `budget` is how many tokens a step
-    reads and writes together, at least one chunk of a prompt.
+    `submit` and `Request.abort` may be called from any thread, `step` from one only. `budget` is
+    how many tokens a step reads and writes together, at least one chunk of a prompt.
     """
 
-    def __init__(self, model: GPT, n_slot: int = 16, max_waiting: int = 256, budget: int = 128) -> None:
+    def __init__(
+        self, model: GPT, n_slot: int = 16, max_waiting: int = 256, budget: int = 128
+    ) -> None:
         check(n_slot > 0, f"The engine has {n_slot} slots; give it at least one.")
         config, dtype = model.eval().config, next(model.parameters()).dtype
         self.model, self.n_slot, self.max_waiting, self.budget = model, n_slot, max_waiting, budget
@@ -60,11 +65,14 @@ class Engine:
         wide = torch.promote_types(dtype, torch.float32) if model.device.type == "cpu" else dtype
         room = _whole(config.context, KEYS)
         n_row = _whole(n_slot, least_rows(dtype))
-        self.cache = SlotCache(config.n_layer, n_row, config.n_kv_head, room, config.d_head, wide, model.device)
+        self.cache = SlotCache(
+            config.n_layer, n_row, config.n_kv_head, room, config.d_head, wide, model.device
+        )
         self.statistics = Statistics()
         self._read_tokens = TokenPass(model, self.cache)
         self._rows: list[Row] = []
-        self._admitted: Request | None = None  # a request that is out of the queue, but may not have its rows yet
+        # A request that is out of the queue, but may not have its rows yet.
+        self._admitted: Request | None = None
         self._kept = [Kept()] * n_slot
         self._clock = itertools.count(1)
         self._waiting: deque[Request] = deque()
@@ -88,8 +96,8 @@ class Engine:
     def submit(self, request: Request) -> Request:
         """Let `request` run as soon as there is room, and return it.
 
-        Raises UserError for a prompt that is empty, too long or of unknown tokens and for more samples than slots, and
-        QueueFull when too many wait.
+        Raises UserError for a prompt that is empty, too long or of unknown tokens and for more
+        samples than slots, and QueueFull when too many wait.
         """
         check_prompts([request.prompt], self.model.context)
         last = self.model.config.vocab_size - 1
@@ -101,10 +109,15 @@ class Engine:
             all(token <= last for token, _ in request.sampling.logit_bias),
             f"logit_bias has a token that is none of the model's, which go from 0 to {last}.",
         )
-        check(0 < request.n <= self.n_slot, f"n is {request.n}; write a number from 1 to {self.n_slot}.")
+        check(
+            0 < request.n <= self.n_slot,
+            f"n is {request.n}; write a number from 1 to {self.n_slot}.",
+        )
         with self._lock:
             if len(self._waiting) >= self.max_waiting:
-                raise QueueFull(f"{self.max_waiting} requests are waiting already; try again later.")
+                raise QueueFull(
+                    f"{self.max_waiting} requests are waiting already; try again later."
+                )
             self._waiting.append(request)
         return request
 
@@ -140,7 +153,8 @@ class Engine:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Give every decoding row its next token, and read more of the prompts, within the budget."""
+        """Give every decoding row its next token, and read more of the prompts, within the
+        budget."""
         self.statistics.steps += 1
         self._drop()
         self._admit()
@@ -156,20 +170,31 @@ class Engine:
     def _drop(self) -> None:
         """End the requests that were aborted and those that are late.
 
-        Nothing else in a step reads `aborted`, so a client that leaves in the middle of a step changes nothing in it.
+        Nothing else in a step reads `aborted`, so a client that leaves in the middle of a step
+        changes nothing in it.
         """
         now = time.monotonic()
         with self._lock:
-            late = [r for r in self._waiting if r.aborted or (r.deadline is not None and now > r.deadline)]
+            late = [
+                r
+                for r in self._waiting
+                if r.aborted or (r.deadline is not None and now > r.deadline)
+            ]
             for request in late:
                 self._waiting.remove(request)
         running = {id(row.request): row.request for row in self._rows}
-        late += [r for r in running.values() if r.aborted or (r.deadline is not None and now > r.deadline)]
+        late += [
+            r
+            for r in running.values()
+            if r.aborted or (r.deadline is not None and now > r.deadline)
+        ]
         for request in late:
             self.statistics.aborted += 1
             self._release_all(request)
             if not request.aborted:
-                error = DeadlinePassed("The request was not done within its time; ask for less, or later.")
+                error = DeadlinePassed(
+                    "The request was not done within its time; ask for less, or later."
+                )
                 self._emit(request, error)
 
     def _admit(self) -> None:
@@ -184,14 +209,26 @@ class Engine:
                 cached = self._take_slot(request, reuse=sample == 0 and not request.prompt_logprobs)
                 slot, arrival = len(self._rows), next(self._clock)
                 phase = Phase.READING if sample == 0 else Phase.WAITING
-                row = Row(request, sample, slot, room, generator, list(request.prompt), arrival, phase, cached, cached)
+                row = Row(
+                    request,
+                    sample,
+                    slot,
+                    room,
+                    generator,
+                    list(request.prompt),
+                    arrival,
+                    phase,
+                    cached,
+                    cached,
+                )
                 self._rows.append(row)
                 self.statistics.cached_tokens += cached
             self._admitted = None
 
     def _take_slot(self, request: Request, reuse: bool) -> int:
-        """Empty the first slot behind the running ones, put there what is remembered of the prompt, and return how many
-        tokens that is. What the slot held moves to the one that was left alone the longest."""
+        """Empty the first slot behind the running ones, put there what is remembered of the prompt,
+        and return how many tokens that is. What the slot held moves to the one that was left alone
+        the longest."""
         slot = len(self._rows)
         held = [*(row.remembered() for row in self._rows), *self._kept[slot:]]
         shared = [n_shared_tokens(kept, request, CHUNK) if reuse else 0 for kept in held]
@@ -231,8 +268,9 @@ class Engine:
     # What they compute.
 
     def _next_to_read(self, most: int) -> list[Row]:
-        """Return the row that waits the longest for its prompt to be read, and up to `most` - 1 in the slots behind it
-        that stand at the same place of theirs, so that one pass can read all; none if every prompt is read."""
+        """Return the row that waits the longest for its prompt to be read, and up to `most` - 1 in
+        the slots behind it that stand at the same place of theirs, so that one pass can read all;
+        none if every prompt is read."""
         unread = [row for row in self._rows if row.phase is Phase.READING]
         if not unread:
             return []
@@ -244,11 +282,12 @@ class Engine:
         return [first, *behind]
 
     def _read_chunks(self, rows: list[Row]) -> None:
-        """Read the next chunk of the prompts of `rows`, which stand side by side at the same place of theirs; after the
-        last one, draw the first token of each sample."""
+        """Read the next chunk of the prompts of `rows`, which stand side by side at the same place
+        of theirs; after the last one, draw the first token of each sample."""
         start, n_key = rows[0].computed, rows[0].computed + CHUNK
         chunks = [row.request.prompt[start:n_key] for row in rows]
-        # A short chunk is filled up with a token of its own: a masked key that is not a number still spoils a row.
+        # A short chunk is filled up with a token of its own: a masked key that is not a number
+        # still spoils a row.
         filled = [chunk + chunk[-1:] * (CHUNK - len(chunk)) for chunk in chunks]
         tokens = torch.tensor(filled, device=self.model.device)
         state = self.cache.rows(rows[0].slot, [start] * len(rows), [True] * len(rows), CHUNK, n_key)
@@ -263,7 +302,8 @@ class Engine:
                 self._begin(row, hidden[i, len(chunk) - 1])
 
     def _begin(self, row: Row, last: Float[Tensor, " d_model"]) -> None:
-        """Draw the first token of each sample of a prompt that is read; `last` is what the head reads at its end."""
+        """Draw the first token of each sample of a prompt that is read; `last` is what the head
+        reads at its end."""
         samples = [other for other in self._rows if other.request is row.request]
         for sample in samples:
             if sample is not row:
@@ -292,19 +332,24 @@ class Engine:
         slots = range(self._bucket(max(by_slot) + 1))
         starts = [by_slot[slot].computed if slot in by_slot else 0 for slot in slots]
         tokens = [[by_slot[slot].tokens[-1] if slot in by_slot else 0] for slot in slots]
-        state = self.cache.rows(0, starts, [slot in by_slot for slot in slots], 1, _whole(max(starts) + 1, KEYS))
+        state = self.cache.rows(
+            0, starts, [slot in by_slot for slot in slots], 1, _whole(max(starts) + 1, KEYS)
+        )
         logits = self._read_tokens(torch.tensor(tokens, device=self.model.device), state)
         for row in rows:
             row.computed += 1
         return logits if len(rows) == len(slots) else logits[[row.slot for row in rows]]
 
     def compile(self) -> float:
-        """Compile the pass of decoding, and use it from now on if it is faster; see `TokenPass.compile`."""
+        """Compile the pass of decoding, and use it from now on if it is faster; see
+        `TokenPass.compile`."""
         return self._read_tokens.compile(min(2 * KEYS, self.cache.room - 1))
 
     def _bucket(self, n_rows: int) -> int:
         """The least power of two that holds so many rows, or all slots."""
-        return max(self._read_tokens.least_rows, min(1 << (n_rows - 1).bit_length(), self.cache.n_slot))
+        return max(
+            self._read_tokens.least_rows, min(1 << (n_rows - 1).bit_length(), self.cache.n_slot)
+        )
 
     # What they say.
 
@@ -320,7 +365,10 @@ class Engine:
         wanted = [i for i, row in enumerate(rows) if row.request.logprobs is not None]
         told: dict[int, tuple[float, list[tuple[int, float]]]] = {}
         if wanted:
-            logprobs, chosen = log_softmax(logits[wanted]), torch.tensor([[tokens[i]] for i in wanted])
+            logprobs, chosen = (
+                log_softmax(logits[wanted]),
+                torch.tensor([[tokens[i]] for i in wanted]),
+            )
             own = logprobs.gather(-1, chosen.to(logprobs.device))[:, 0].tolist()
             tops = likeliest(logprobs, [rows[i].request.logprobs or 0 for i in wanted])
             told = {i: (logprob, top) for i, logprob, top in zip(wanted, own, tops, strict=True)}
@@ -332,19 +380,28 @@ class Engine:
     def _only_finite(
         self, rows: list[Row], logits: Float[Tensor, "rows vocab"], finite: list[bool]
     ) -> tuple[list[Row], Float[Tensor, "fewer vocab"]]:
-        """End the requests with infinite or undefined logits, which diverged weights give, and return the others."""
-        broken = {id(row.request): row.request for row, good in zip(rows, finite, strict=True) if not good}
+        """End the requests with infinite or undefined logits, which diverged weights give, and
+        return the others."""
+        broken = {
+            id(row.request): row.request for row, good in zip(rows, finite, strict=True) if not good
+        }
         kept = [i for i, row in enumerate(rows) if id(row.request) not in broken]
         for request in broken.values():
-            message = "The model's output is no number: its weights have diverged; serve another checkpoint."
+            message = (
+                "The model's output is no number: its weights have diverged; serve another "
+                "checkpoint."
+            )
             for row in self._end(request, UserError(message)):
                 # The next row in this slot must not find keys that are not numbers behind its own.
                 self._kept[row.slot] = Kept()
                 self.cache.clear_slot(row.slot)
         return [rows[i] for i in kept], logits[kept]
 
-    def _constrained(self, rows: list[Row], logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
-        """Return the logits as the constraints of the rows leave them; one that fails ends its request."""
+    def _constrained(
+        self, rows: list[Row], logits: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """Return the logits as the constraints of the rows leave them; one that fails ends its
+        request."""
         if all(row.constraint is None for row in rows):
             return logits
         allowed = logits.clone()
@@ -352,22 +409,27 @@ class Engine:
             if row.phase is not Phase.ENDED:
                 try:
                     allowed[index] = row.constrained(logits[index])
-                except Exception as error:  # it is the request's code, which must not end the others
+                # It is the request's code, which must not end the others.
+                except Exception as error:
                     self._end(row.request, error)
         return allowed
 
     def _end(self, request: Request, error: Exception) -> list[Row]:
-        """End a running request with `error` and return its rows, which are released. Other requests continue."""
+        """End a running request with `error` and return its rows, which are released. Other
+        requests continue."""
         rows = self._release_all(request)
         self._emit(request, error)
         return rows
 
     def _emit(self, request: Request, event: Event) -> None:
-        """Emit `event` to the owner of the request. If that fails, the request ends and the others continue."""
+        """Emit `event` to the owner of the request. If that fails, the request ends and the others
+        continue."""
         try:
             request.emit(event)
         except Exception:
-            logging.getLogger("seq2chat").exception("A request ended because it could not take an event.")
+            logging.getLogger("seq2chat").exception(
+                "A request ended because it could not take an event."
+            )
             self._release_all(request)
 
     def _tell(self, row: Row, token: Token) -> None:
@@ -381,7 +443,9 @@ class Engine:
         try:
             if row.constraint is not None:
                 row.constraint.accept(token.id)
-            stops = token.id in request.end_tokens or (request.stop is not None and request.stop(token))
+            stops = token.id in request.end_tokens or (
+                request.stop is not None and request.stop(token)
+            )
         except Exception as error:  # as in `_constrained`
             self._end(request, error)
             return

@@ -27,10 +27,10 @@ class DeadlinePassed(UserError):
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token of sample `sample`. `logprob` is its log probability under the model itself, `drawn_logprob`
-    under the distribution that it was drawn from, as PPO needs of rollouts, and `top` the likeliest (token, log
-    probability) under the model; they are None and empty unless asked for. `finish` is set on the last one of a
-    sample."""
+    """One generated token of sample `sample`. `logprob` is its log probability under the model
+    itself, `drawn_logprob` under the distribution that it was drawn from, as PPO needs of rollouts,
+    and `top` the likeliest (token, log probability) under the model; they are None and empty unless
+    asked for. `finish` is set on the last one of a sample."""
 
     sample: int
     id: int
@@ -42,8 +42,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Read:
-    """A prompt was read, `cached` tokens of it from the cache. `logprobs` and `tops` tell, if asked for, how probable
-    each of its tokens was after those before it, and what was likeliest instead; nothing comes before the first one."""
+    """A prompt was read, `cached` tokens of it from the cache. `logprobs` and `tops` tell, if asked
+    for, how probable each of its tokens was after those before it, and what was likeliest instead;
+    nothing comes before the first one."""
 
     cached: int
     logprobs: list[float | None]
@@ -55,7 +56,8 @@ Event = Token | Read | Exception
 
 @runtime_checkable
 class Constraint(Protocol):
-    """What a sample may say, such as a grammar: `bias` is added to the logits, and `accept` is told what was drawn."""
+    """What a sample may say, such as a grammar: `bias` is added to the logits, and `accept` is told
+    what was drawn."""
 
     def bias(self) -> Float[Tensor, " vocab"]: ...
     def accept(self, token: int) -> None: ...
@@ -65,13 +67,14 @@ class Constraint(Protocol):
 class Request:
     """What is asked of the engine, and whom it tells.
 
-    `emit` is called in the engine's thread with each Event; an exception is the last one. If `emit` raises, the request
-    ends. `stop(token)` is asked of
-    each Token and ends its sample if true; what it or a constraint raises ends this request, and no other. `logprobs`
-    is how many of the likeliest tokens are told beside each, None being no log probabilities; those of the distribution
-    that is drawn from cost as much again, and are told where `drawn_logprobs` asks for them. Prompts are shared
-    through the cache among requests of one `salt` only. `deadline` is a time of `time.monotonic`. The last
-    `n_begun` tokens of the prompt are the beginning of the answer, which penalties count as generated.
+    `emit` is called in the engine's thread with each Event; an exception is the last one. If `emit`
+    raises, the request ends. `stop(token)` is asked of each Token and ends its sample if true; what
+    it or a constraint raises ends this request, and no other. `logprobs` is how many of the
+    likeliest tokens are told beside each, None being no log probabilities; those of the
+    distribution that is drawn from cost as much again, and are told where `drawn_logprobs` asks for
+    them. Prompts are shared through the cache among requests of one `salt` only. `deadline` is a
+    time of `time.monotonic`. The last `n_begun` tokens of the prompt are the beginning of the
+    answer, which penalties count as generated.
     """
 
     prompt: list[int]
@@ -90,5 +93,6 @@ class Request:
     aborted: bool = field(default=False, init=False)
 
     def abort(self) -> None:
-        """End the request before the engine's next step. The step in progress may still emit its events."""
+        """End the request before the engine's next step. The step in progress may still emit its
+        events."""
         self.aborted = True

@@ -15,7 +15,8 @@ from seq2chat.generation.sampling import Penalties, SamplingConfig, draw, next_t
 
 
 class Phase(Enum):
-    """The states of a row, in the order in which it passes through them. A row may end in any of them."""
+    """The states of a row, in the order in which it passes through them. A row may end in any of
+    them."""
 
     WAITING = "waiting"  # the first sample of the request reads the prompt for this one
     READING = "reading"
@@ -25,7 +26,8 @@ class Phase(Enum):
 
 @dataclass
 class Row:
-    """One sample of a request: its tokens, the slot it is in, and how many tokens have keys and values there."""
+    """One sample of a request: its tokens, the slot it is in, and how many tokens have keys and
+    values there."""
 
     request: Request
     sample: int
@@ -52,7 +54,9 @@ class Row:
 
     def constrained(self, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
         """Return the logits as its constraint leaves them. Raises what the constraint does."""
-        return logits if self.constraint is None else logits + self.constraint.bias().to(logits.device)
+        return (
+            logits if self.constraint is None else logits + self.constraint.bias().to(logits.device)
+        )
 
     def penalties(self, vocab_size: int, device: torch.device) -> Penalties:
         """What was said before, counted from the first time this is asked for."""
@@ -64,8 +68,11 @@ class Row:
         return self.before
 
     def remembered(self, since: int = 0) -> "Kept":
-        """What its slot can be remembered for: the part of the prompt that was read, as prompts are."""
-        return Kept(self.request.prompt[: min(self.computed, self.n_prompt)], self.request.salt, since)
+        """What its slot can be remembered for: the part of the prompt that was read, as prompts
+        are."""
+        return Kept(
+            self.request.prompt[: min(self.computed, self.n_prompt)], self.request.salt, since
+        )
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,11 @@ class Kept:
     since: int = 0
 
 
-def draw_tokens(rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]) -> tuple[list[int], list[float | None]]:
-    """Return the next token of each row and, where that is asked for, its log probability as drawn; rows of like
-    options go together."""
+def draw_tokens(
+    rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]
+) -> tuple[list[int], list[float | None]]:
+    """Return the next token of each row and, where that is asked for, its log probability as drawn;
+    rows of like options go together."""
     groups: dict[SamplingConfig, list[int]] = {}
     for index, row in enumerate(rows):
         groups.setdefault(replace(row.request.sampling, max_tokens=1, seed=None), []).append(index)
@@ -87,18 +96,24 @@ def draw_tokens(rows: Sequence[Row], logits: Float[Tensor, "rows vocab"]) -> tup
     drawn: list[float | None] = [None] * len(rows)
     for config, members in groups.items():
         part = logits if len(members) == len(rows) else logits[members]
-        before = [rows[i].penalties(part.shape[-1], part.device) for i in members if config.penalises]
+        before = [
+            rows[i].penalties(part.shape[-1], part.device) for i in members if config.penalises
+        ]
         processed = next_token_logits(part, config, before)
         chosen = draw(processed, config, [rows[i].generator for i in members])
         if asked := [at for at, i in enumerate(members) if rows[i].request.drawn_logprobs]:
-            for at, logprob in zip(asked, token_logprobs(processed[asked], chosen[asked]).tolist(), strict=True):
+            for at, logprob in zip(
+                asked, token_logprobs(processed[asked], chosen[asked]).tolist(), strict=True
+            ):
                 drawn[members[at]] = logprob
         for i, token in zip(members, chosen.tolist(), strict=True):
             tokens[i] = token
     return tokens, drawn
 
 
-def likeliest(logprobs: Float[Tensor, "rows vocab"], counts: list[int]) -> list[list[tuple[int, float]]]:
+def likeliest(
+    logprobs: Float[Tensor, "rows vocab"], counts: list[int]
+) -> list[list[tuple[int, float]]]:
     """Return the `counts[i]` likeliest (token, log probability) of row i, likeliest first."""
     if not any(counts):
         return [[] for _ in counts]
@@ -110,10 +125,16 @@ def likeliest(logprobs: Float[Tensor, "rows vocab"], counts: list[int]) -> list[
 
 
 def n_shared_tokens(kept: Kept, request: Request, chunk: int) -> int:
-    """Return how many tokens at the beginning of both prompts are the same, in whole chunks, leaving one to read."""
+    """Return how many tokens at the beginning of both prompts are the same, in whole chunks,
+    leaving one to read."""
     if kept.salt != request.salt:
         return 0
     most = (min(len(kept.prompt), len(request.prompt) - 1)) // chunk * chunk
     return next(
-        (i for i in range(0, most, chunk) if kept.prompt[i : i + chunk] != request.prompt[i : i + chunk]), max(most, 0)
+        (
+            i
+            for i in range(0, most, chunk)
+            if kept.prompt[i : i + chunk] != request.prompt[i : i + chunk]
+        ),
+        max(most, 0),
     )

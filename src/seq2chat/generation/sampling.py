@@ -1,4 +1,5 @@
-"""From logits to a token: pure functions, each with its formula, and the options that combine them."""
+"""From logits to a token: pure functions, each with its formula, and the options that combine
+them."""
 
 import math
 import random
@@ -22,16 +23,27 @@ class SamplingConfig:
     """How the next token is drawn. The defaults draw from the model's own distribution."""
 
     max_tokens: Annotated[int, "most tokens to generate"] = 256
-    temperature: Annotated[float, "divides the logits; below 1 is bolder in its favourites, 0 is greedy"] = 1.0
+    temperature: Annotated[
+        float, "divides the logits; below 1 is bolder in its favourites, 0 is greedy"
+    ] = 1.0
     top_k: Annotated[int, "keep the k likeliest tokens; 0 keeps all"] = 0
-    top_p: Annotated[float, "keep the likeliest tokens that together have this probability; 1 keeps all"] = 1.0
-    min_p: Annotated[float, "keep tokens with at least this share of the likeliest one's probability; 0 keeps all"] = (
-        0.0
-    )
-    repetition_penalty: Annotated[float, "above 1, tokens seen before are made less likely; 1 is off"] = 1.0
+    top_p: Annotated[
+        float, "keep the likeliest tokens that together have this probability; 1 keeps all"
+    ] = 1.0
+    min_p: Annotated[
+        float,
+        "keep tokens with at least this share of the likeliest one's probability; 0 keeps all",
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float, "above 1, tokens seen before are made less likely; 1 is off"
+    ] = 1.0
     seed: Annotated[int | None, "the same seed draws the same tokens; none draws a new one"] = None
-    presence_penalty: Annotated[float, "subtracted from the logit of a token generated before; 0 is off"] = 0.0
-    frequency_penalty: Annotated[float, "subtracted for each time that a token was generated before; 0 is off"] = 0.0
+    presence_penalty: Annotated[
+        float, "subtracted from the logit of a token generated before; 0 is off"
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float, "subtracted for each time that a token was generated before; 0 is off"
+    ] = 0.0
     logit_bias: Annotated[tuple[tuple[int, float], ...], "(token, what is added to its logit)"] = ()
 
     def __post_init__(self) -> None:
@@ -41,26 +53,40 @@ class SamplingConfig:
             f"temperature is {self.temperature}; write 0 (greedy) or a positive number.",
         )
         check(self.top_k >= 0, f"top_k is {self.top_k}; write 0 (off) or a positive number.")
-        check(0 < self.top_p <= 1, f"top_p is {self.top_p}; write a number above 0 and at most 1 (off).")
+        check(
+            0 < self.top_p <= 1,
+            f"top_p is {self.top_p}; write a number above 0 and at most 1 (off).",
+        )
         check(0 <= self.min_p <= 1, f"min_p is {self.min_p}; write a number between 0 (off) and 1.")
         check(
             0 < self.repetition_penalty < math.inf,
             f"repetition_penalty is {self.repetition_penalty}; write a positive number, 1 is off.",
         )
         for name in ("presence_penalty", "frequency_penalty"):
-            check(math.isfinite(getattr(self, name)), f"{name} is {getattr(self, name)}; write a number, 0 is off.")
+            check(
+                math.isfinite(getattr(self, name)),
+                f"{name} is {getattr(self, name)}; write a number, 0 is off.",
+            )
         for token, bias in self.logit_bias:
-            check(token >= 0 and not math.isnan(bias), f"logit_bias has {bias} for token {token}; write (id, number).")
+            check(
+                token >= 0 and not math.isnan(bias),
+                f"logit_bias has {bias} for token {token}; write (id, number).",
+            )
 
     @property
     def penalises(self) -> bool:
         """Whether what was generated before makes a difference, besides the last logits."""
-        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
 
 
 class Penalties:
-    """What the tokens so far do to the next ones of a row: `seen` (vocab,) says which occur in prompt or answer, for
-    the repetition penalty, and `counts` (vocab,) how often each does in the answer, for presence and frequency."""
+    """What the tokens so far do to the next ones of a row: `seen` (vocab,) says which occur in
+    prompt or answer, for the repetition penalty, and `counts` (vocab,) how often each does in the
+    answer, for presence and frequency."""
 
     def __init__(self, prompt: Sequence[int], vocab_size: int, device: torch.device) -> None:
         self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
@@ -78,33 +104,42 @@ def penalise(
 ) -> Float[Tensor, "batch vocab"]:
     """Return the logits after the penalties of `config`; `before` tells what each row has."""
     if config.repetition_penalty != 1:
-        logits = penalise_repetition(logits, torch.stack([p.seen for p in before]), config.repetition_penalty)
+        logits = penalise_repetition(
+            logits, torch.stack([p.seen for p in before]), config.repetition_penalty
+        )
     if config.presence_penalty != 0 or config.frequency_penalty != 0:
         logits = penalise_counts(
-            logits, torch.stack([p.counts for p in before]), config.presence_penalty, config.frequency_penalty
+            logits,
+            torch.stack([p.counts for p in before]),
+            config.presence_penalty,
+            config.frequency_penalty,
         )
     return logits
 
 
 def penalise_counts(
-    logits: Float[Tensor, "batch vocab"], counts: Float[Tensor, "batch vocab"], presence: float, frequency: float
+    logits: Float[Tensor, "batch vocab"],
+    counts: Float[Tensor, "batch vocab"],
+    presence: float,
+    frequency: float,
 ) -> Float[Tensor, "batch vocab"]:
-    """Subtract `presence` from the logits of tokens generated before and `frequency` for each time that they were, as
-    OpenAI's API defines its penalties."""
+    """Subtract `presence` from the logits of tokens generated before and `frequency` for each time
+    that they were, as OpenAI's API defines its penalties."""
     return logits - presence * (counts > 0) - frequency * counts
 
 
 def penalise_repetition(
     logits: Float[Tensor, "batch vocab"], seen: Bool[Tensor, "batch vocab"], penalty: float
 ) -> Float[Tensor, "batch vocab"]:
-    """Divide the positive logits of seen tokens by `penalty` and multiply the negative ones (Keskar et al. 2019, CTRL,
-    section 4.1, in the form that treats both signs alike)."""
+    """Divide the positive logits of seen tokens by `penalty` and multiply the negative ones (Keskar
+    et al. 2019, CTRL, section 4.1, in the form that treats both signs alike)."""
     penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
     return torch.where(seen, penalised, logits)
 
 
 def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
-    """Set all but the `k` largest logits to -inf; ties with the k-th stay (Fan et al. 2018, section 5.2)."""
+    """Set all but the `k` largest logits to -inf; ties with the k-th stay (Fan et al. 2018, section
+    5.2)."""
     if k >= logits.shape[-1]:
         return logits
     least = logits.topk(k, dim=-1).values[:, -1:]
@@ -112,8 +147,8 @@ def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "b
 
 
 def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """Set to -inf all but the nucleus: the fewest likeliest tokens whose probabilities sum to at least `p`
-    (Holtzman et al. 2020, section 3.1)."""
+    """Set to -inf all but the nucleus: the fewest likeliest tokens whose probabilities sum to at
+    least `p` (Holtzman et al. 2020, section 3.1)."""
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.double().softmax(dim=-1)
     mass_before = probabilities.cumsum(dim=-1) - probabilities
@@ -122,7 +157,8 @@ def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
 
 
 def keep_min_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """Set to -inf the tokens less probable than `p` times the likeliest (Nguyen et al. 2024, min-p, section 3)."""
+    """Set to -inf the tokens less probable than `p` times the likeliest (Nguyen et al. 2024, min-p,
+    section 3)."""
     least = logits.max(dim=-1, keepdim=True).values + math.log(p)
     return logits.masked_fill(logits < least, -math.inf)
 
@@ -130,18 +166,20 @@ def keep_min_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
 def next_token_logits(
     logits: Float[Tensor, "batch vocab"], config: SamplingConfig, before: Sequence[Penalties] = ()
 ) -> Float[Tensor, "batch vocab"]:
-    """Return the logits of the distribution that `config` draws from: penalties, bias, temperature, top-k, top-p,
-    min-p.
+    """Return the logits of the distribution that `config` draws from: penalties, bias, temperature,
+    top-k, top-p, min-p.
 
-    `before` tells what each row has, for the penalties. Temperature 0 leaves the logits undivided and everything but
-    penalties and bias out: the largest is taken.
+    `before` tells what each row has, for the penalties. Temperature 0 leaves the logits undivided
+    and everything but penalties and bias out: the largest is taken.
     """
     if before:
         logits = penalise(logits, config, before)
     if config.logit_bias:
         tokens, biases = zip(*config.logit_bias, strict=True)
         bias = torch.tensor(biases, dtype=logits.dtype, device=logits.device)
-        logits = logits.index_add(-1, torch.tensor(tokens, device=logits.device), bias.expand(len(logits), -1))
+        logits = logits.index_add(
+            -1, torch.tensor(tokens, device=logits.device), bias.expand(len(logits), -1)
+        )
     if config.temperature == 0:
         return logits
     logits = logits / max(config.temperature, LEAST_TEMPERATURE)
@@ -160,26 +198,32 @@ def sample(
     generators: Sequence[random.Random],
     before: Sequence[Penalties] = (),
 ) -> Int[Tensor, " batch"]:
-    """Return one token per row, drawn by inverting the cumulative distribution at one uniform number of the row's own
-    generator, so that a row's draw does not depend on its neighbours. At temperature 0, the likeliest token."""
+    """Return one token per row, drawn by inverting the cumulative distribution at one uniform
+    number of the row's own generator, so that a row's draw does not depend on its neighbours. At
+    temperature 0, the likeliest token."""
     return draw(next_token_logits(logits, config, before), config, generators)
 
 
 def draw(
-    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, generators: Sequence[random.Random]
+    logits: Float[Tensor, "batch vocab"],
+    config: SamplingConfig,
+    generators: Sequence[random.Random],
 ) -> Int[Tensor, " batch"]:
     """Return one token per row from what `next_token_logits` returned."""
     if config.temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
     total = cumulative[:, -1:]
-    uniform = torch.tensor([[generator.random()] for generator in generators], dtype=torch.float64).to(logits.device)
+    uniform = torch.tensor(
+        [[generator.random()] for generator in generators], dtype=torch.float64
+    ).to(logits.device)
     # Rounding must not carry the draw to the very end, where tokens of probability zero may lie.
     point = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True)[:, 0]
 
 
 def row_generators(seed: int | None, n_rows: int) -> list[random.Random]:
-    """Return one independent generator per row, a function of (seed, row) alone; seed None draws a fresh seed."""
+    """Return one independent generator per row, a function of (seed, row) alone; seed None draws a
+    fresh seed."""
     seed = secrets.randbits(64) if seed is None else seed
     return [random.Random(f"{seed}/{row}") for row in range(n_rows)]

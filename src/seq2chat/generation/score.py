@@ -16,16 +16,19 @@ def score(
     targets: Sequence[Sequence[int]],
     sources: Sequence[Sequence[int]] | None = None,
 ) -> list[list[float]]:
-    """Return the natural log probability of each token of each target, after its prompt and the tokens before it.
+    """Return the natural log probability of each token of each target, after its prompt and the
+    tokens before it.
 
-    Those of a generated text are the ones that `generate` and `beam_search` report. `prompts` and `sources` are as in
-    `stream`: the prompt of a translation is the end token. The model is in evaluation mode meanwhile. Raises UserError
-    when there are not as many targets as prompts, for what does not fit the context, and as `stream` does.
+    Those of a generated text are the ones that `generate` and `beam_search` report. `prompts` and
+    `sources` are as in `stream`: the prompt of a translation is the end token. The model is in
+    evaluation mode meanwhile. Raises UserError when there are not as many targets as prompts, for
+    what does not fit the context, and as `stream` does.
     """
     check_prompts(prompts, model.context)
     check(
         len(targets) == len(prompts),
-        f"There are {len(targets)} targets and {len(prompts)} prompts; give one target for each prompt.",
+        f"There are {len(targets)} targets and {len(prompts)} prompts; give one target for each "
+        "prompt.",
     )
     if not any(targets):
         return [[] for _ in targets]

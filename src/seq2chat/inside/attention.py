@@ -1,7 +1,8 @@
-"""Attention maps of every family, with the tokens they are about, and the word alignment of a translation.
+"""Attention maps of every family, with the tokens they are about, and the word alignment of a
+translation.
 
-One forward pass gives all maps: a text is read as the model was trained to read it, and a translation, given or made
-first, is forced.
+One forward pass gives all maps: a text is read as the model was trained to read it, and a
+translation, given or made first, is forced.
 """
 
 import re
@@ -27,9 +28,9 @@ from seq2chat.text.wordpiece import WordPiece
 class LabelledMap:
     """The attention of one layer, with a name for each head, query and key.
 
-    In attention over a source the queries are named by what was written with their help: the row of the state that
-    looked at the source to choose "Haus" is "Haus". In self-attention they are named by the token read there, as keys
-    always are.
+    In attention over a source the queries are named by what was written with their help: the row of
+    the state that looked at the source to choose "Haus" is "Haus". In self-attention they are named
+    by the token read there, as keys always are.
     """
 
     path: str
@@ -58,15 +59,16 @@ class Look:
 def attention_maps(model: Model, *tokens: Sequence[int]) -> list[AttentionMap]:
     """Return all attention maps of one forward pass, on the CPU, their batch being 1.
 
-    `tokens` are the ids that `model.hidden` takes: a row of them for a GPT or a BERT; source and target, each as in
-    training, for an encoder–decoder. Raises UserError for more tokens than the model's context, and for an RNN with a
-    fixed context, which attends to nothing.
+    `tokens` are the ids that `model.hidden` takes: a row of them for a GPT or a BERT; source and
+    target, each as in training, for an encoder–decoder. Raises UserError for more tokens than the
+    model's context, and for an RNN with a fixed context, which attends to nothing.
     """
     names = [site for site in sites(model) if site.endswith((".heads", ".attention"))]
     check(
         bool(names),
-        'The model was trained with model.attention = "fixed": its decoder sees one summary of the source and attends '
-        'to nothing; train one with model.attention = "additive" to see an alignment.',
+        'The model was trained with model.attention = "fixed": its decoder sees one summary of the'
+        ' source and attends to nothing; train one with model.attention = "additive" to see an'
+        " alignment.",
     )
     rows = [torch.tensor([ids], dtype=torch.int64, device=model.device) for ids in tokens]
     with torch.inference_mode(), record(model, names, device="cpu") as tape:
@@ -77,12 +79,16 @@ def attention_maps(model: Model, *tokens: Sequence[int]) -> list[AttentionMap]:
 def alignment(maps: Sequence[AttentionMap]) -> Float[Tensor, "target_seq source_seq"]:
     """Return how much each written token is due to each source token: rows sum to 1.
 
-    An RNN's additive attention is the alignment (Bahdanau et al. 2014, section 3.1). Of a Transformer it is the mean of
-    the heads in the decoder's last layer but one, which agrees best with human word alignments (Garg et al. 2019); of
-    an only layer, in that. Raises UserError where nothing attends to a source.
+    An RNN's additive attention is the alignment (Bahdanau et al. 2014, section 3.1). Of a
+    Transformer it is the mean of the heads in the decoder's last layer but one, which agrees best
+    with human word alignments (Garg et al. 2019); of an only layer, in that. Raises UserError where
+    nothing attends to a source.
     """
     over_source = [m for m in maps if m.kind != "self"]
-    check(bool(over_source), "The model reads no source, so there is nothing to align; this is for translation models.")
+    check(
+        bool(over_source),
+        "The model reads no source, so there is nothing to align; this is for translation models.",
+    )
     return over_source[_alignment_layer(len(over_source))].weights[0].mean(0)
 
 
@@ -91,10 +97,11 @@ def hard_alignment(
     source_words: Sequence[int | None],
     target_words: Sequence[int | None],
 ) -> list[tuple[int, int]]:
-    """Return the pairs (source word, target word) in which a token of the latter looks most at one of the former.
+    """Return the pairs (source word, target word) in which a token of the latter looks most at one
+    of the former.
 
-    `source_words` and `target_words` say to which word each token belongs, as `words` returns them; tokens of no word,
-    such as the end token, align with nothing. Pairs are sorted and occur once.
+    `source_words` and `target_words` say to which word each token belongs, as `words` returns them;
+    tokens of no word, such as the end token, align with nothing. Pairs are sorted and occur once.
     """
     pairs = zip(weights.argmax(-1).tolist(), target_words, strict=True)
     found = {(source_words[i], word) for i, word in pairs}
@@ -104,10 +111,11 @@ def hard_alignment(
 def word_alignment(
     model: Model, tokenizer: Tokenizer | WordPiece, source: Sequence[int], target: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Return the pairs (source word, target word) of a translation, words being what white space divides.
+    """Return the pairs (source word, target word) of a translation, words being what white space
+    divides.
 
-    `source` ends with the end token, `target` is what the model wrote, with or without it. Errors as in
-    `attention_maps`.
+    `source` ends with the end token, `target` is what the model wrote, with or without it. Errors
+    as in `attention_maps`.
     """
     read, written = _forced(tokenizer, target)
     weights = alignment(attention_maps(model, source, read))
@@ -120,8 +128,8 @@ def pharaoh(pairs: Iterable[tuple[int, int]]) -> str:
 
 
 def words(tokenizer: Tokenizer | WordPiece, ids: Sequence[int]) -> list[int | None]:
-    """Return for each token the number of the word, as white space divides them, in which it begins; None for a control
-    token or white space alone."""
+    """Return for each token the number of the word, as white space divides them, in which it
+    begins; None for a control token or white space alone."""
     control = set(tokenizer.control.values())
     found: list[int | None] = []
     n_words, in_word = 0, False
@@ -138,8 +146,8 @@ def words(tokenizer: Tokenizer | WordPiece, ids: Sequence[int]) -> list[int | No
 
 
 def labels(tokenizer: Tokenizer | WordPiece, ids: Iterable[int]) -> list[str]:
-    """Return each token as it can be shown alone: a space as ␣, and bytes that are part of a character, or characters
-    without a sign, as Python escapes them."""
+    """Return each token as it can be shown alone: a space as ␣, and bytes that are part of a
+    character, or characters without a sign, as Python escapes them."""
 
     def label(token: bytes) -> str:
         text = token.decode(errors="backslashreplace").replace(" ", "␣")
@@ -148,14 +156,23 @@ def labels(tokenizer: Tokenizer | WordPiece, ids: Iterable[int]) -> list[str]:
     return [label(tokenizer.token_bytes(token_id)) for token_id in ids]
 
 
-def look(model: Model, tokenizer: Tokenizer | WordPiece, text: str, target: str | None = None, beam: int = 5) -> Look:
+def look(
+    model: Model,
+    tokenizer: Tokenizer | WordPiece,
+    text: str,
+    target: str | None = None,
+    beam: int = 5,
+) -> Look:
     """Return all attention of `model` reading `text`, and writing `target` if it translates.
 
-    Without a target, the translation is what beam search finds. The text is read as `ids_read` has it. Raises UserError
-    for a blank text, one beyond the model's context, a target for a model that does not translate, and as
-    `attention_maps`.
+    Without a target, the translation is what beam search finds. The text is read as `ids_read` has
+    it. Raises UserError for a blank text, one beyond the model's context, a target for a model that
+    does not translate, and as `attention_maps`.
     """
-    check(target is None or target.strip() != "", "The target is empty; give a translation, or leave it out.")
+    check(
+        target is None or target.strip() != "",
+        "The target is empty; give a translation, or leave it out.",
+    )
     ids, end = ids_read(model, tokenizer, text), tokenizer.eos_id
     if isinstance(model, Seq2Seq | Transformer):
         assert end is not None
@@ -169,16 +186,24 @@ def look(model: Model, tokenizer: Tokenizer | WordPiece, text: str, target: str 
         maps = [_label(m, names) for m in attention_maps(model, ids, read)]
         return Look(text, target or tokenizer.decode(written[:-1]), maps)
     check(target is None, f"A {model.config.family} does not translate; leave out the target.")
-    return Look(text, None, [_label(m, {"read": labels(tokenizer, ids)}) for m in attention_maps(model, ids)])
+    return Look(
+        text,
+        None,
+        [_label(m, {"read": labels(tokenizer, ids)}) for m in attention_maps(model, ids)],
+    )
 
 
 def choose(
-    maps: Sequence[LabelledMap], kind: Kind | None = None, layer: int | None = None, head: int | None = None
+    maps: Sequence[LabelledMap],
+    kind: Kind | None = None,
+    layer: int | None = None,
+    head: int | None = None,
 ) -> list[LabelledMap]:
     """Return the maps of one kind, layer and head, each None meaning all.
 
-    Of a translation model, no kind means attention over the source; and nothing at all its alignment, one map, as
-    `alignment` has it. Raises UserError, naming what there is, for what the model does not have.
+    Of a translation model, no kind means attention over the source; and nothing at all its
+    alignment, one map, as `alignment` has it. Raises UserError, naming what there is, for what the
+    model does not have.
     """
     kinds = list(dict.fromkeys(m.kind for m in maps))
     over_source = [m for m in maps if m.kind != "self"]
@@ -186,7 +211,13 @@ def choose(
         one = over_source[_alignment_layer(len(over_source))]
         if len(one.heads) == 1:
             return [one]
-        return [replace(one, heads=[f"mean of {len(one.heads)} heads"], weights=one.weights.mean(0, keepdim=True))]
+        return [
+            replace(
+                one,
+                heads=[f"mean of {len(one.heads)} heads"],
+                weights=one.weights.mean(0, keepdim=True),
+            )
+        ]
     if kind is None and over_source:
         kind = over_source[0].kind
     check(
@@ -195,8 +226,14 @@ def choose(
     )
     maps = [m for m in maps if kind in (None, m.kind)]
     n_layer, n_head = max(m.layer for m in maps) + 1, len(maps[0].heads)
-    check(layer is None or 0 <= layer < n_layer, f"There is no layer {layer}; the layers are 0 to {n_layer - 1}.")
-    check(head is None or 0 <= head < n_head, f"There is no head {head}; the heads are 0 to {n_head - 1}.")
+    check(
+        layer is None or 0 <= layer < n_layer,
+        f"There is no layer {layer}; the layers are 0 to {n_layer - 1}.",
+    )
+    check(
+        head is None or 0 <= head < n_head,
+        f"There is no head {head}; the heads are 0 to {n_head - 1}.",
+    )
     maps = [m for m in maps if layer in (None, m.layer)]
     if head is None:
         return maps
@@ -208,7 +245,8 @@ def _alignment_layer(n_layer: int) -> int:
 
 
 def _forced(tokenizer: Tokenizer | WordPiece, target: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return what a decoder reads and what it should write to write `target`, whose end token may be missing."""
+    """Return what a decoder reads and what it should write to write `target`, whose end token may
+    be missing."""
     if tokenizer.eos_id is None:
         raise UserError("The tokenizer has no end token, which a translation begins and ends with.")
     end = tokenizer.eos_id
@@ -221,4 +259,11 @@ def _label(m: AttentionMap, names: dict[str, list[str]]) -> LabelledMap:
         queries, keys = names["written"], names["source"]
     else:
         queries = keys = names["source" if m.path.startswith("encoder.") else "read"]
-    return LabelledMap(m.path, m.kind, [f"head {i}" for i in range(m.weights.shape[1])], queries, keys, m.weights[0])
+    return LabelledMap(
+        m.path,
+        m.kind,
+        [f"head {i}" for i in range(m.weights.shape[1])],
+        queries,
+        keys,
+        m.weights[0],
+    )

@@ -17,7 +17,8 @@ def check_ending(file: Path) -> None:
 
 
 def save_figure(figure: Figure, file: Path, dpi: int) -> None:
-    """Write the figure as .png (with `dpi` pixels an inch), .svg or .pdf; folders that are missing are made.
+    """Write the figure as .png (with `dpi` pixels an inch), .svg or .pdf; folders that are missing
+    are made.
 
     Raises UserError for another ending.
     """

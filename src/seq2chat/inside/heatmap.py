@@ -22,13 +22,21 @@ PANEL = 1.8  # inches: of one head in a wall
 FONT, SMALLEST = 9.0, 4.0  # points
 LONGEST = 24  # characters of a token that are shown
 
-FONTS_TRIED = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
+FONTS_TRIED = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Microsoft YaHei",
+    "PingFang SC",
+)
 """Fonts that are tried first for a character; then all others that are installed."""
-UNFIT = ("Last Resort", "Noto Color", "Apple Color")  # they draw boxes, or pictures that matplotlib cannot
+# They draw boxes, or pictures that matplotlib cannot.
+UNFIT = ("Last Resort", "Noto Color", "Apple Color")
 
 
 def save(maps: Sequence[LabelledMap], file: Path) -> None:
-    """Write the maps as unrounded numbers (.json), or as a picture with the endings and errors of `save_figure`."""
+    """Write the maps as unrounded numbers (.json), or as a picture with the endings and errors of
+    `save_figure`."""
     if file.suffix != ".json":
         save_figure(draw(maps), file, dpi=150)
         return
@@ -52,10 +60,11 @@ def values(maps: Sequence[LabelledMap]) -> list[dict[str, Any]]:
 
 
 def draw(maps: Sequence[LabelledMap]) -> Figure:
-    """Return a picture of the maps: queries down, keys across, white at 0, darkest at the largest weight of all.
+    """Return a picture of the maps: queries down, keys across, white at 0, darkest at the largest
+    weight of all.
 
-    One head is drawn with its tokens. Several make a wall, a row a layer and a column a head, with their tokens at the
-    left and below where these can be read.
+    One head is drawn with its tokens. Several make a wall, a row a layer and a column a head, with
+    their tokens at the left and below where these can be read.
     """
     n_column = max(len(m.heads) for m in maps)
     single = len(maps) == n_column == 1
@@ -72,12 +81,27 @@ def draw(maps: Sequence[LabelledMap]) -> Figure:
         for axes in panels[i][len(m.heads) :]:
             axes.set_axis_off()
         for head, axes, weights in zip(m.heads, panels[i], m.weights, strict=False):
-            axes.imshow(weights.numpy(), cmap=scale.cmap, norm=scale.norm, interpolation="none", aspect="auto")
-            axes.set_title(f"{m.path} · {head}", fontsize=FONT if single else 0.6 * FONT * width / PANEL)
+            axes.imshow(
+                weights.numpy(),
+                cmap=scale.cmap,
+                norm=scale.norm,
+                interpolation="none",
+                aspect="auto",
+            )
+            axes.set_title(
+                f"{m.path} · {head}", fontsize=FONT if single else 0.6 * FONT * width / PANEL
+            )
             axes.tick_params(length=0)
             first = axes is panels[i][0]
-            _name(axes.yaxis, m.queries if first else [], height / len(m.queries), every_one=not single)
-            _name(axes.xaxis, [] if named_below else m.keys, width / len(m.keys), every_one=not single)
+            _name(
+                axes.yaxis,
+                m.queries if first else [],
+                height / len(m.queries),
+                every_one=not single,
+            )
+            _name(
+                axes.xaxis, [] if named_below else m.keys, width / len(m.keys), every_one=not single
+            )
             axes.tick_params(axis="x", rotation=90)
     figure.colorbar(scale, ax=panels, shrink=0.6 if single else 0.3, label="attention weight")
     return figure
@@ -94,21 +118,30 @@ def _panel_size(maps: Sequence[LabelledMap], n_column: int, single: bool) -> tup
 
 
 def _name(axis: Axis, names: Sequence[str], cell: float, every_one: bool) -> None:
-    """Write the names along `axis`, whose cells are so many inches: smaller where they are many, then only some, or
-    none at all if `every_one` is asked for."""
+    """Write the names along `axis`, whose cells are so many inches: smaller where they are many,
+    then only some, or none at all if `every_one` is asked for."""
     size = min(FONT, 0.75 * 72 * cell)
     step = math.ceil(SMALLEST / size)
     if step > 1 and every_one:
         axis.set_ticks([])
         return
     drawable = [_drawable(name) for name in names[::step]]
-    fonts = list(dict.fromkeys([FONTS_TRIED[0], *(font for _, fonts in drawable for font in fonts)]))
+    fonts = list(
+        dict.fromkeys([FONTS_TRIED[0], *(font for _, fonts in drawable for font in fonts)])
+    )
     labels = [label for label, _ in drawable]
-    axis.set_ticks(range(0, len(names), step), labels, fontsize=max(size, SMALLEST), family=fonts, parse_math=False)
+    axis.set_ticks(
+        range(0, len(names), step),
+        labels,
+        fontsize=max(size, SMALLEST),
+        family=fonts,
+        parse_math=False,
+    )
 
 
 def _width(label: str) -> int:
-    """Return the width of a label in Latin letters; those of Chinese, Japanese and Korean are twice as wide."""
+    """Return the width of a label in Latin letters; those of Chinese, Japanese and Korean are twice
+    as wide."""
     return sum(2 if east_asian_width(character) in "WF" else 1 for character in label)
 
 
@@ -140,7 +173,8 @@ def _font_with(character: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _installed() -> dict[str, str]:
-    """Return the files of the upright fonts that are installed by their names, those of `FONTS_TRIED` first."""
+    """Return the files of the upright fonts that are installed by their names, those of
+    `FONTS_TRIED` first."""
     upright = [font for font in font_manager.fontManager.ttflist if font.style == "normal"]
     files = {font.name: font.fname for font in upright if not font.name.startswith(UNFIT)}
     names = [name for name in FONTS_TRIED if name in files]

@@ -13,8 +13,9 @@ from seq2chat.text.wordpiece import WordPiece
 def ids_read(model: Model, tokenizer: Tokenizer | WordPiece, text: str) -> list[int]:
     """Return the ids that `model` reads for `text`.
 
-    For a GPT, or a reward model, which is one, these are the end token and the text, as at the start of a document; for
-    a BERT [CLS] text [SEP], a [MASK] in it being the control token; for an encoder–decoder the text and the end token.
+    For a GPT, or a reward model, which is one, these are the end token and the text, as at the
+    start of a document; for a BERT [CLS] text [SEP], a [MASK] in it being the control token; for an
+    encoder–decoder the text and the end token.
 
     Raises UserError for a blank text.
     """
@@ -25,7 +26,11 @@ def ids_read(model: Model, tokenizer: Tokenizer | WordPiece, text: str) -> list[
             return ids if end is None else [end, *ids]
         case BERT():
             assert isinstance(tokenizer, WordPiece)
-            return encode_masked(text, tokenizer) if MASK in text else [tokenizer.cls_id, *ids, tokenizer.sep_id]
+            return (
+                encode_masked(text, tokenizer)
+                if MASK in text
+                else [tokenizer.cls_id, *ids, tokenizer.sep_id]
+            )
         case _:
             assert end is not None
             return [*ids, end]

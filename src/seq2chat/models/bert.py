@@ -1,7 +1,8 @@
 """BERT (Devlin et al. 2018), top-down: BERT → Block → MaskedLMHead → weights.
 
-An encoder: every position sees the whole row, and what is learned is to guess the tokens that were masked out of it. As
-in the published weights, each branch is added and then normalised, and GELU is the exact one, with erf.
+An encoder: every position sees the whole row, and what is learned is to guess the tokens that were
+masked out of it. As in the published weights, each branch is added and then normalised, and GELU is
+the exact one, with erf.
 """
 
 import torch
@@ -20,9 +21,13 @@ class BERT(nn.Module):
 
     def __init__(self, config: BERTConfig):
         super().__init__()
-        check(config.vocab_size > 0, "model.vocab_size is 0; write the size of the tokenizer's vocabulary.")
+        check(
+            config.vocab_size > 0,
+            "model.vocab_size is 0; write the size of the tokenizer's vocabulary.",
+        )
         self.config = config
-        # Number format of the activations; None is the weights' own. Weights, norms and softmax sums stay as they are.
+        # Number format of the activations; None is the weights' own. Weights, norms and softmax
+        # sums stay as they are.
         self.compute_dtype: torch.dtype | None = None
         width = config.d_model
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
@@ -53,23 +58,28 @@ class BERT(nn.Module):
     ) -> Float[Tensor, "batch seq vocab"]:
         """Return the logits of the token that belongs at each position.
 
-        `mask` is True where a token is real, None meaning everywhere; what stands elsewhere changes no logits of real
-        tokens. `segments` is 0 in the first sentence of a row and 1 in the second, None meaning 0. Raises UserError
-        beyond `config.context`, and from a model without `config.masked_lm`.
+        `mask` is True where a token is real, None meaning everywhere; what stands elsewhere changes
+        no logits of real tokens. `segments` is 0 in the first sentence of a row and 1 in the
+        second, None meaning 0. Raises UserError beyond `config.context`, and from a model without
+        `config.masked_lm`.
         """
         return self.logits(self.hidden(tokens, mask, segments))
 
     def logits(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape vocab"]:
-        """Return what the masked-LM head makes of `hidden`, of all positions or of those asked for only: the head costs
-        d_model · vocab_size at each, and training asks for 15 %."""
+        """Return what the masked-LM head makes of `hidden`, of all positions or of those asked for
+        only: the head costs d_model · vocab_size at each, and training asks for 15 %."""
         if self.mlm_head is None:
             raise UserError(
-                "This BERT is an encoder without the head that guesses tokens; use one that was trained to."
+                "This BERT is an encoder without the head that guesses tokens; use one that was "
+                "trained to."
             )
         return self.mlm_head(hidden, self.embed_tokens.weight)
 
-    def next_sentence_logits(self, hidden: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch 2"]:
-        """Return the logits of "the second sentence follows the first" and of "it does not", read at [CLS]."""
+    def next_sentence_logits(
+        self, hidden: Float[Tensor, "batch seq d_model"]
+    ) -> Float[Tensor, "batch 2"]:
+        """Return the logits of "the second sentence follows the first" and of "it does not", read
+        at [CLS]."""
         assert self.pooler is not None
         assert self.next_sentence_head is not None
         return self.next_sentence_head(torch.tanh(self.pooler(hidden[:, 0])))
@@ -82,10 +92,17 @@ class BERT(nn.Module):
     ) -> Float[Tensor, "batch seq d_model"]:
         """Return the output of the last block, which the heads read. Arguments as in `forward`."""
         seq = tokens.shape[1]
-        check(seq <= self.config.context, f"{seq} tokens do not fit the model's context of {self.config.context}.")
+        check(
+            seq <= self.config.context,
+            f"{seq} tokens do not fit the model's context of {self.config.context}.",
+        )
         positions = torch.arange(seq, device=tokens.device)
         segments = torch.zeros_like(tokens) if segments is None else segments
-        x = self.embed_tokens(tokens) + self.embed_positions(positions) + self.embed_segments(segments)
+        x = (
+            self.embed_tokens(tokens)
+            + self.embed_positions(positions)
+            + self.embed_segments(segments)
+        )
         x = self.embed_norm(x)
         x = self.dropout(x if self.compute_dtype is None else x.to(self.compute_dtype))
         keys = None if mask is None else mask[:, None, None]
@@ -94,23 +111,28 @@ class BERT(nn.Module):
         return x
 
     def flops(self, batch: Batch) -> int:
-        """Return the floating point operations of training on `batch`, forward and backward, padding included.
+        """Return the floating point operations of training on `batch`, forward and backward,
+        padding included.
 
-        6 for each weight of a matrix product and each position it is used on, and 12 d_model for each pair of a query
-        and a key in each layer (Chowdhery et al. 2022, PaLM, appendix B). Norms, biases and softmax are not counted.
+        6 for each weight of a matrix product and each position it is used on, and 12 d_model for
+        each pair of a query and a key in each layer (Chowdhery et al. 2022, PaLM, appendix B).
+        Norms, biases and softmax are not counted.
         """
         c, (rows, seq) = self.config, batch.target.shape
         block = 6 * (4 * c.d_model**2 + 2 * c.d_model * c.d_ff) + 12 * c.d_model * seq
         total = c.n_layer * block * rows * seq
         if c.masked_lm:
-            total += 6 * (c.d_model**2 + c.d_model * c.vocab_size) * int((batch.labels != IGNORED).sum())
+            total += (
+                6 * (c.d_model**2 + c.d_model * c.vocab_size) * int((batch.labels != IGNORED).sum())
+            )
         if c.next_sentence and batch.is_next is not None:
             total += 6 * (c.d_model**2 + 2 * c.d_model) * rows
         return total
 
 
 class Block(nn.Module):
-    """x ← norm(x + attention(x)), then norm(x + feed_forward(x)): the post-norm residual block of 2017."""
+    """x ← norm(x + attention(x)), then norm(x + feed_forward(x)): the post-norm residual block of
+    2017."""
 
     def __init__(self, config: BERTConfig):
         super().__init__()
@@ -145,7 +167,8 @@ class MaskedLMHead(nn.Module):
 
 @torch.no_grad()
 def init_weights(model: BERT) -> None:
-    """Draw fresh weights from torch's global generator: normal(0.02), biases 0 and norms 1 (Devlin et al.'s code)."""
+    """Draw fresh weights from torch's global generator: normal(0.02), biases 0 and norms 1 (Devlin
+    et al.'s code)."""
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)

@@ -1,7 +1,8 @@
 """Model folders of every family: `config.json` and `model.safetensors`.
 
-A GPT and a BERT are stored in their Hugging Face layouts. No such layout holds every RNN encoder–decoder or Transformer
-of ours, so these keep the names of their own configuration and parameters.
+A GPT and a BERT are stored in their Hugging Face layouts. No such layout holds every RNN
+encoder–decoder or Transformer of ours, so these keep the names of their own configuration and
+parameters.
 """
 
 import dataclasses
@@ -59,28 +60,37 @@ def make_model(config: ModelConfig) -> Model:
 
 
 def n_parameters(config: ModelConfig) -> int:
-    """Return the exact number of parameters, counted without allocating them; a tied matrix counts once."""
+    """Return the exact number of parameters, counted without allocating them; a tied matrix counts
+    once."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in make_model(config).parameters())
 
 
 def require_family(model: Model, *families: str) -> None:
-    """Raise UserError, naming the command for what `model` is, unless it is of one of the `families`."""
+    """Raise UserError, naming the command for what `model` is, unless it is of one of the
+    `families`."""
     family = model.config.family
     check(
         family in families,
-        f"The model is a {family}, and this works with {' and '.join(families)}; a {family} is used with "
-        f"`seq2chat {COMMAND[family]} RUN`.",
+        f"The model is a {family}, and this works with {' and '.join(families)}; a {family} is used"
+        f" with `seq2chat {COMMAND[family]} RUN`.",
     )
 
 
-def save_model(model: Model, folder: str | Path, dtype: torch.dtype | None = None, **token_ids: Any) -> None:
-    """Write `config.json` and `model.safetensors` into `folder`, the weights as `dtype` or as they are.
+def save_model(
+    model: Model, folder: str | Path, dtype: torch.dtype | None = None, **token_ids: Any
+) -> None:
+    """Write `config.json` and `model.safetensors` into `folder`, the weights as `dtype` or as they
+    are.
 
-    `transformers` opens the folder of a GPT or a BERT. `bos_token_id`, `eos_token_id` and `pad_token_id` are recorded
-    for whoever reads it.
+    `transformers` opens the folder of a GPT or a BERT. `bos_token_id`, `eos_token_id` and
+    `pad_token_id` are recorded for whoever reads it.
     """
-    folder, layout, dtype = Path(folder), _layout(model.config), dtype or model.embed_tokens.weight.dtype
+    folder, layout, dtype = (
+        Path(folder),
+        _layout(model.config),
+        dtype or model.embed_tokens.weight.dtype,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(model, layout, folder / "model.safetensors", dtype)
     fields = layout.fields(model.config) | {"dtype": str(dtype).removeprefix("torch.")} | token_ids
@@ -90,8 +100,9 @@ def save_model(model: Model, folder: str | Path, dtype: torch.dtype | None = Non
 def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     """Return the model in `folder`, on the CPU, in evaluation mode, its weights as `dtype`.
 
-    Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError for a folder that is
-    no such model, a damaged file, an unsupported feature, or a tensor that is missing, unknown or of the wrong shape.
+    Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError
+    for a folder that is no such model, a damaged file, an unsupported feature, or a tensor that is
+    missing, unknown or of the wrong shape.
     """
     config = load_config(folder)
     with torch.device("meta"):
@@ -101,16 +112,25 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """Return the configuration that `config.json` describes. Raises UserError for what we do not build."""
+    """Return the configuration that `config.json` describes. Raises UserError for what we do not
+    build."""
     path = Path(folder) / "config.json"
-    check(path.is_file(), f"{path} does not exist; give a folder with config.json and model.safetensors.")
+    check(
+        path.is_file(),
+        f"{path} does not exist; give a folder with config.json and model.safetensors.",
+    )
     readers = huggingface.READERS | huggingface_bert.READERS | _OWN_READERS
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         kind = fields.get("model_type")
         check(kind in readers, f"model_type {kind!r} is not supported; {', '.join(readers)} are.")
-        config = huggingface_reward.from_hf(fields) if huggingface_reward.is_reward(fields) else readers[kind](fields)
-        return build(type(config), "model", vars(config), "config.json")  # which checks the types of all values
+        config = (
+            huggingface_reward.from_hf(fields)
+            if huggingface_reward.is_reward(fields)
+            else readers[kind](fields)
+        )
+        # Which checks the types of all values.
+        return build(type(config), "model", vars(config), "config.json")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
@@ -143,6 +163,11 @@ def _own_config(kind: type[ModelConfig], fields: dict[str, Any]) -> ModelConfig:
 
 
 _OWN_LAYOUT = Layout(
-    _own_fields, lambda model: {name: [name] for name, _ in model.named_parameters()}, lambda config, stored: stored
+    _own_fields,
+    lambda model: {name: [name] for name, _ in model.named_parameters()},
+    lambda config, stored: stored,
 )
-_OWN_READERS = {f"seq2chat-{kind.family}": partial(_own_config, kind) for kind in (Seq2SeqConfig, TransformerConfig)}
+_OWN_READERS = {
+    f"seq2chat-{kind.family}": partial(_own_config, kind)
+    for kind in (Seq2SeqConfig, TransformerConfig)
+}

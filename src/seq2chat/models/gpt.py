@@ -1,9 +1,11 @@
-"""GPT: a decoder-only Transformer in two layouts. Reads top-down: GPT → Block → Attention, then sizes and weights.
+"""GPT: a decoder-only Transformer in two layouts. Reads top-down: GPT → Block → Attention, then
+sizes and weights.
 
-`gpt2` is GPT-2's and GPT-3's layout (Radford et al. 2019; Brown et al. 2020): learned positions, LayerNorm before each
-branch, GELU, biases, and the embedding as output head. With `window`, every second layer is locally banded as in GPT-3,
-and the layout is GPT-Neo's: no biases on q, k and v, and no 1/√d_head, which the weights of q absorb.
-`modern` is Qwen3's (Yang et al. 2025): rotary positions, RMSNorm, also on each head's q and k, SwiGLU, no biases.
+`gpt2` is GPT-2's and GPT-3's layout (Radford et al. 2019; Brown et al. 2020): learned positions,
+LayerNorm before each branch, GELU, biases, and the embedding as output head. With `window`, every
+second layer is locally banded as in GPT-3, and the layout is GPT-Neo's: no biases on q, k and v,
+and no 1/√d_head, which the weights of q absorb. `modern` is Qwen3's (Yang et al. 2025): rotary
+positions, RMSNorm, also on each head's q and k, SwiGLU, no biases.
 """
 
 import math
@@ -30,9 +32,13 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        check(config.vocab_size > 0, "model.vocab_size is 0; write the size of the tokenizer's vocabulary.")
+        check(
+            config.vocab_size > 0,
+            "model.vocab_size is 0; write the size of the tokenizer's vocabulary.",
+        )
         self.config = config
-        # Number format of the activations; None is the weights' own. Weights, norms and softmax sums stay as they are.
+        # Number format of the activations; None is the weights' own. Weights, norms and softmax
+        # sums stay as they are.
         self.compute_dtype: torch.dtype | None = None
         gpt2 = config.layout == "gpt2"
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
@@ -40,7 +46,9 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
         self.norm = norm(config, config.d_model)
-        head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
+        head = (
+            None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
+        )
         self.lm_head: Linear | Int8Linear | None = head
         init_weights(self)
 
@@ -55,7 +63,8 @@ class GPT(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab d_model"]:
-        """The matrix that turns `hidden` into logits: the head's own, or the embedding when they are tied."""
+        """The matrix that turns `hidden` into logits: the head's own, or the embedding when they
+        are tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(
@@ -63,12 +72,15 @@ class GPT(nn.Module):
     ) -> Float[Tensor, "batch seq vocab"]:
         """Return the logits of the token that follows each position.
 
-        `segments` numbers the documents packed in each row: attention then stays inside a document and positions
-        restart with it, so that its logits are those it has alone. Raises UserError beyond `config.context`.
+        `segments` numbers the documents packed in each row: attention then stays inside a document
+        and positions restart with it, so that its logits are those it has alone. Raises UserError
+        beyond `config.context`.
         """
         return self.logits(self.hidden(tokens, segments))
 
-    def logits(self, hidden: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq vocab"]:
+    def logits(
+        self, hidden: Float[Tensor, "batch seq d_model"]
+    ) -> Float[Tensor, "batch seq vocab"]:
         """Return what the output head makes of `hidden`."""
         if self.lm_head is not None:
             return self.lm_head(hidden)
@@ -77,12 +89,15 @@ class GPT(nn.Module):
     def hidden(
         self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what the head reads: the residual stream after the last norm. Arguments as in `forward`."""
+        """Return what the head reads: the residual stream after the last norm. Arguments as in
+        `forward`."""
         seq = tokens.shape[1]
         self._check_context(seq)
         index = torch.arange(seq, device=tokens.device)[None]
         if segments is None:
-            return self._blocks(tokens, index, causal_masks(seq, seq, self.config.window, None, tokens.device), None)
+            return self._blocks(
+                tokens, index, causal_masks(seq, seq, self.config.window, None, tokens.device), None
+            )
         starts = document_starts(segments)
         masks = causal_masks(seq, seq, self.config.window, document_mask(starts), tokens.device)
         return self._blocks(tokens, index - starts, masks, None)
@@ -92,10 +107,10 @@ class GPT(nn.Module):
     ) -> Float[Tensor, "batch seq d_model"]:
         """Return what the head reads in rows that fork: a trunk, then several ways on.
 
-        `branches` is 0 on the trunk, then 1, 2, ... on each way on, which sees the trunk and itself and whose positions
-        follow the trunk's. A prompt with K answers is so computed once instead of K times; the result is that of
-        `hidden` for each answer behind its own copy of the prompt. Raises UserError for a way longer than
-        `config.context`.
+        `branches` is 0 on the trunk, then 1, 2, ... on each way on, which sees the trunk and itself
+        and whose positions follow the trunk's. A prompt with K answers is so computed once instead
+        of K times; the result is that of `hidden` for each answer behind its own copy of the
+        prompt. Raises UserError for a way longer than `config.context`.
         """
         trunk = (branches == 0).sum(1, keepdim=True)
         index = torch.arange(tokens.shape[1], device=tokens.device)
@@ -115,16 +130,18 @@ class GPT(nn.Module):
         return flops_per_token(self.config)
 
     def start(self, padding: Int[Tensor, " batch"] | None = None) -> KVCache:
-        """Return an empty decoding state; `padding` counts the meaningless tokens in front of each row."""
+        """Return an empty decoding state; `padding` counts the meaningless tokens in front of each
+        row."""
         return KVCache(self.config.n_layer, padding)
 
     def step(
         self, tokens: Int[Tensor, "batch n_new"], state: KVCache
     ) -> tuple[Float[Tensor, "batch n_new vocab"], KVCache]:
-        """Return the logits that follow the next `n_new` tokens of each row, and the state grown by them.
+        """Return the logits that follow the next `n_new` tokens of each row, and the state grown by
+        them.
 
-        Feeding a text in any portions gives the logits of `forward` on the whole. The state is updated in place.
-        Raises UserError when a row would outgrow `config.context`.
+        Feeding a text in any portions gives the logits of `forward` on the whole. The state is
+        updated in place. Raises UserError when a row would outgrow `config.context`.
         """
         self._check_context(state.longest + tokens.shape[1])
         return self.logits(self.hidden_step(tokens, state)), state
@@ -132,13 +149,17 @@ class GPT(nn.Module):
     def hidden_step(
         self, tokens: Int[Tensor, "batch n_new"], state: KVCache | SlotRows
     ) -> Float[Tensor, "batch n_new d_model"]:
-        """Return what the head reads at the next `n_new` tokens of each row, and grow the state by them.
+        """Return what the head reads at the next `n_new` tokens of each row, and grow the state by
+        them.
 
-        Positions beyond the context are the last one's: what stands there must be meaningless anyway.
+        Positions beyond the context are the last one's: what stands there must be meaningless
+        anyway.
         """
         n_new, device = tokens.shape[1], tokens.device
         positions = state.positions(n_new, device).clamp(max=self.context - 1)
-        return self._blocks(tokens, positions, state.masks(n_new, self.config.window, device), state)
+        return self._blocks(
+            tokens, positions, state.masks(n_new, self.config.window, device), state
+        )
 
     def _blocks(
         self,
@@ -161,7 +182,10 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def _check_context(self, seq: int) -> None:
-        check(seq <= self.config.context, f"{seq} tokens do not fit the model's context of {self.config.context}.")
+        check(
+            seq <= self.config.context,
+            f"{seq} tokens do not fit the model's context of {self.config.context}.",
+        )
 
 
 class Block(nn.Module):
@@ -194,7 +218,11 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         gpt2, banded = config.layout == "gpt2", config.window > 0
-        width, kv_width, bias = config.n_head * config.d_head, config.n_kv_head * config.d_head, gpt2 and not banded
+        width, kv_width, bias = (
+            config.n_head * config.d_head,
+            config.n_kv_head * config.d_head,
+            gpt2 and not banded,
+        )
         self.d_head = config.d_head
         self.q_proj = Linear(config.d_model, width, bias=bias)
         self.k_proj = Linear(config.d_model, kv_width, bias=bias)
@@ -222,7 +250,9 @@ class Attention(nn.Module):
         context = self.heads(q.to(k.dtype), k, v, mask).to(x.dtype)
         return self.o_proj(context.transpose(1, 2).flatten(2))
 
-    def _split(self, x: Float[Tensor, "batch seq width"]) -> Float[Tensor, "batch seq heads d_head"]:
+    def _split(
+        self, x: Float[Tensor, "batch seq width"]
+    ) -> Float[Tensor, "batch seq heads d_head"]:
         return x.unflatten(-1, (-1, self.d_head))
 
 
@@ -232,7 +262,8 @@ def norm(config: GPTConfig, width: int) -> LayerNorm | RMSNorm:
 
 
 def is_local(config: GPTConfig, index: int) -> bool:
-    """Whether layer `index` is locally banded: with a window, every second one, the first being dense."""
+    """Whether layer `index` is locally banded: with a window, every second one, the first being
+    dense."""
     return config.window > 0 and index % 2 == 1
 
 
@@ -240,10 +271,11 @@ def is_local(config: GPTConfig, index: int) -> bool:
 def init_weights(model: GPT) -> None:
     """Draw fresh weights from torch's global generator.
 
-    gpt2: normal(0.02), what is added to the residual stream divided by √(2 n_layer) (Radford et al. 2019, section 2.3);
-    a banded model's q also by √d_head, the factor its attention leaves out. modern: every branch starts as zero, the
-    other matrices keep the size of what they multiply, normal(1/√d_in); an untied embedding is normal(1), its head
-    nearly zero, so that the first loss is ln(vocab_size).
+    gpt2: normal(0.02), what is added to the residual stream divided by √(2 n_layer) (Radford et al.
+    2019, section 2.3); a banded model's q also by √d_head, the factor its attention leaves out.
+    modern: every branch starts as zero, the other matrices keep the size of what they multiply,
+    normal(1/√d_in); an untied embedding is normal(1), its head nearly zero, so that the first loss
+    is ln(vocab_size).
     """
     config = model.config
     gpt2 = config.layout == "gpt2"
@@ -251,7 +283,11 @@ def init_weights(model: GPT) -> None:
         if parameter.ndim == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
-            parameter.normal_(std=0.02 / math.sqrt(2 * config.n_layer)) if gpt2 else parameter.zero_()
+            (
+                parameter.normal_(std=0.02 / math.sqrt(2 * config.n_layer))
+                if gpt2
+                else parameter.zero_()
+            )
         elif config.window > 0 and name.endswith("q_proj.weight"):
             parameter.normal_(std=0.02 / math.sqrt(config.d_head))
         elif gpt2 or (config.tie_embeddings and name == "embed_tokens.weight"):
@@ -265,15 +301,22 @@ def init_weights(model: GPT) -> None:
 
 
 def flops_per_token(config: GPTConfig) -> int:
-    """Return the floating point operations that training spends on one token of a full context, forward and backward.
+    """Return the floating point operations that training spends on one token of a full context,
+    forward and backward.
 
-    6 N + 12 n_layer n_head d_head n_key (Chowdhery et al. 2022, PaLM, appendix B): N counts the weights of matrix
-    products, the head's included and the embeddings' not; n_key is the context, or the window of a local layer.
-    By convention the half of the scores that causality hides is counted, and norms, biases and softmax are not.
+    6 N + 12 n_layer n_head d_head n_key (Chowdhery et al. 2022, PaLM, appendix B): N counts the
+    weights of matrix products, the head's included and the embeddings' not; n_key is the context,
+    or the window of a local layer. By convention the half of the scores that causality hides is
+    counted, and norms, biases and softmax are not.
     """
     with torch.device("meta"):
         model = GPT(config)
     n_matmul = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, nn.Linear))
     n_matmul += model.head_weight.numel()
-    keys = (config.window if is_local(config, index) else config.context for index in range(config.n_layer))
-    return 6 * n_matmul + 12 * config.n_head * config.d_head * sum(min(n_key, config.context) for n_key in keys)
+    keys = (
+        config.window if is_local(config, index) else config.context
+        for index in range(config.n_layer)
+    )
+    return 6 * n_matmul + 12 * config.n_head * config.d_head * sum(
+        min(n_key, config.context) for n_key in keys
+    )

@@ -1,4 +1,5 @@
-"""Reward models as the Hugging Face folders of GPT2ForSequenceClassification and Qwen3ForSequenceClassification.
+"""Reward models as the Hugging Face folders of GPT2ForSequenceClassification and
+Qwen3ForSequenceClassification.
 
 Their score has no bias; ours stands in config.json, so that theirs differ from ours by that number.
 """
@@ -15,10 +16,15 @@ ARCHITECTURES = {"gpt2": "GPT2ForSequenceClassification", "qwen3": "Qwen3ForSequ
 
 def _to_hf(config: RewardConfig) -> dict[str, Any]:
     fields = huggingface.LAYOUT.fields(config)
-    check(fields["model_type"] in ARCHITECTURES, "model.window has no layout of a reward model; leave it out.")
+    check(
+        fields["model_type"] in ARCHITECTURES,
+        "model.window has no layout of a reward model; leave it out.",
+    )
     ours = fields.get("seq2chat", {}) | {"score_bias": config.score_bias}
     labels = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
-    return fields | labels | {"architectures": [ARCHITECTURES[fields["model_type"]]], "seq2chat": ours}
+    return (
+        fields | labels | {"architectures": [ARCHITECTURES[fields["model_type"]]], "seq2chat": ours}
+    )
 
 
 def is_reward(fields: dict[str, Any]) -> bool:
@@ -28,9 +34,14 @@ def is_reward(fields: dict[str, Any]) -> bool:
 
 def from_hf(fields: dict[str, Any]) -> RewardConfig:
     """Return the RewardConfig of the fields. Raises UserError for more scores than one."""
-    check(len(fields.get("id2label", {"0": ""})) == 1, "It gives several scores; a reward model has one label.")
+    check(
+        len(fields.get("id2label", {"0": ""})) == 1,
+        "It gives several scores; a reward model has one label.",
+    )
     shape = huggingface.READERS[fields["model_type"]](fields)
-    return RewardConfig(**vars(shape) | {"score_bias": fields.get("seq2chat", {}).get("score_bias", 0.0)})
+    return RewardConfig(
+        **vars(shape) | {"score_bias": fields.get("seq2chat", {}).get("score_bias", 0.0)}
+    )
 
 
 def _tensor_names(model: RewardModel) -> dict[str, list[str]]:

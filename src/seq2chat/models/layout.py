@@ -1,4 +1,5 @@
-"""How models are stored: names and shapes of their tensors, and the reading and writing of `model.safetensors`."""
+"""How models are stored: names and shapes of their tensors, and the reading and writing of
+`model.safetensors`."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ from seq2chat.config import UserError, check
 class Layout:
     """What a family's folder looks like.
 
-    `fields(config)` is its config.json, apart from dtype and token ids. `names(model)` gives for each stored tensor the
-    parameters of ours that it holds, stacked by rows. `canonical(config, stored)` is the name in `names` of a tensor
-    found in a file, or None for one that is not read. `is_transposed(config, name)` tells what is stored the other way.
+    `fields(config)` is its config.json, apart from dtype and token ids. `names(model)` gives for
+    each stored tensor the parameters of ours that it holds, stacked by rows. `canonical(config,
+    stored)` is the name in `names` of a tensor found in a file, or None for one that is not read.
+    `is_transposed(config, name)` tells what is stored the other way.
     """
 
     fields: Callable[[Any], dict[str, Any]]
@@ -35,15 +37,19 @@ def write_weights(model: nn.Module, layout: Layout, file: Path, dtype: torch.dty
     tensors: dict[str, Tensor] = {}
     for name, ours in layout.names(model).items():
         tensor = torch.cat([parameters[part] for part in ours])
-        tensors[name] = (tensor.T if layout.is_transposed(model.config, name) else tensor).to("cpu", dtype).contiguous()
+        tensors[name] = (
+            (tensor.T if layout.is_transposed(model.config, name) else tensor)
+            .to("cpu", dtype)
+            .contiguous()
+        )
     save_file(tensors, file, metadata={"format": "pt"})
 
 
 def read_weights(model: nn.Module, layout: Layout, folder: Path, dtype: torch.dtype) -> None:
     """Give `model`, which may be on the meta device, the weights in `folder`, as `dtype`.
 
-    Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError for a damaged file,
-    or a tensor that is missing, unknown or of the wrong shape.
+    Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError
+    for a damaged file, or a tensor that is missing, unknown or of the wrong shape.
     """
     names, kind = layout.names(model), type(model).__name__
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -52,20 +58,26 @@ def read_weights(model: nn.Module, layout: Layout, folder: Path, dtype: torch.dt
         name = layout.canonical(model.config, stored)
         if name is None:
             continue
-        check(name in names, f"{file}: tensor {stored} is not part of a {kind} of this config.json.")
+        check(
+            name in names, f"{file}: tensor {stored} is not part of a {kind} of this config.json."
+        )
         is_transposed = layout.is_transposed(model.config, name)
         tensor = tensor.T if is_transposed and tensor.ndim == 2 else tensor
         rows = [shapes[part][0] for part in names[name]]
         expected = torch.Size([sum(rows), *shapes[names[name][0]][1:]])
         check(
             tensor.shape == expected,
-            f"{file}: tensor {stored} has the wrong shape for config.json, which makes it {tuple(expected)} "
-            f"where the file has {tuple(tensor.shape)}" + (" (transposed)." if is_transposed else "."),
+            f"{file}: tensor {stored} has the wrong shape for config.json, which makes it "
+            f"{tuple(expected)} where the file has {tuple(tensor.shape)}"
+            + (" (transposed)." if is_transposed else "."),
         )
         for part, values in zip(names[name], tensor.split(rows), strict=True):
             state[part] = values.to(dtype, copy=True).contiguous()
     missing = [name for name, ours in names.items() if ours[0] not in state]
-    check(not missing, f"{folder}: {len(missing)} tensors of the model are missing, the first is {missing[:1]}.")
+    check(
+        not missing,
+        f"{folder}: {len(missing)} tensors of the model are missing, the first is {missing[:1]}.",
+    )
     model.load_state_dict(state, assign=True)
 
 
@@ -79,7 +91,10 @@ def refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
 def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
     """Yield (file, name, tensor) for everything stored in the folder's weight files."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    check(single.is_file() or index.is_file(), f"{folder} has no model.safetensors; other weight files are not read.")
+    check(
+        single.is_file() or index.is_file(),
+        f"{folder} has no model.safetensors; other weight files are not read.",
+    )
     for file in [single] if single.is_file() else _shards(index):
         check(file.is_file(), f"{file} is named by {index.name} but does not exist.")
         try:
@@ -93,7 +108,10 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
 def _shards(index: Path) -> list[Path]:
     try:
         return [
-            index.parent / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+            index.parent / name
+            for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is damaged: it has no weight_map of tensor names to files.") from error
+        raise UserError(
+            f"{index} is damaged: it has no weight_map of tensor names to files."
+        ) from error

@@ -1,5 +1,6 @@
-"""RewardModel: a GPT whose head is a single number, what a reader thinks of the text up to there (Stiennon et al. 2020,
-section 3.4; Ouyang et al. 2022, section 3.5). PPO's value function has the same shape."""
+"""RewardModel: a GPT whose head is a single number, what a reader thinks of the text up to there
+(Stiennon et al. 2020, section 3.4; Ouyang et al. 2022, section 3.5). PPO's value function has the
+same shape."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +13,8 @@ from seq2chat.text.batch import Batch
 
 
 class RewardModel(nn.Module):
-    """Scores texts: position t of a row scores the row up to t; a text's score is that of its last position."""
+    """Scores texts: position t of a row scores the row up to t; a text's score is that of its last
+    position."""
 
     def __init__(self, config: RewardConfig):
         super().__init__()
@@ -20,7 +22,8 @@ class RewardModel(nn.Module):
         self.gpt = GPT(config)
         self.gpt.lm_head = None
         self.score = Linear(config.d_model, 1, bias=False)
-        nn.init.normal_(self.score.weight, std=(config.d_model + 1) ** -0.5)  # Ziegler et al. 2019, section 2.1
+        # Ziegler et al. 2019, section 2.1.
+        nn.init.normal_(self.score.weight, std=(config.d_model + 1) ** -0.5)
 
     @property
     def embed_tokens(self) -> nn.Embedding:
@@ -47,13 +50,15 @@ class RewardModel(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
     ) -> Float[Tensor, "batch seq"]:
-        """Return the score of each row up to each position, in at least float32; `segments` as in `GPT.forward`."""
+        """Return the score of each row up to each position, in at least float32; `segments` as in
+        `GPT.forward`."""
         return self._scores(self.hidden(tokens, segments))
 
     def branching(
         self, tokens: Int[Tensor, "batch seq"], branches: Int[Tensor, "batch seq"]
     ) -> Float[Tensor, "batch seq"]:
-        """Return the scores in rows of a prompt and several answers, each up to each position; see `GPT.branching`."""
+        """Return the scores in rows of a prompt and several answers, each up to each position; see
+        `GPT.branching`."""
         return self._scores(self.gpt.branching(tokens, branches))
 
     def _scores(self, hidden: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq"]:
@@ -66,15 +71,20 @@ class RewardModel(nn.Module):
         return self.gpt.hidden(tokens, segments)
 
     def flops(self, batch: Batch) -> int:
-        """Return the floating point operations of training on `batch`; see `gpt.flops_per_token`."""
+        """Return the floating point operations of training on `batch`; see
+        `gpt.flops_per_token`."""
         return self.gpt.flops(batch)
 
 
 def reward_model_from(gpt: GPT) -> RewardModel:
-    """Return a reward model with the weights of `gpt`, its unembedding replaced by a fresh scalar head (Ouyang et al.
-    2022, section 3.5)."""
-    model = RewardModel(RewardConfig(**vars(gpt.config))).to(gpt.device, gpt.embed_tokens.weight.dtype)
-    weights = {name: tensor for name, tensor in gpt.state_dict().items() if not name.startswith("lm_head")}
+    """Return a reward model with the weights of `gpt`, its unembedding replaced by a fresh scalar
+    head (Ouyang et al. 2022, section 3.5)."""
+    model = RewardModel(RewardConfig(**vars(gpt.config))).to(
+        gpt.device, gpt.embed_tokens.weight.dtype
+    )
+    weights = {
+        name: tensor for name, tensor in gpt.state_dict().items() if not name.startswith("lm_head")
+    }
     model.gpt.load_state_dict(weights)
     model.compute_dtype = gpt.compute_dtype
     return model

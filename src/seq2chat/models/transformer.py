@@ -1,9 +1,11 @@
-"""The encoder–decoder Transformer (Vaswani et al. 2017). Reads top-down: Transformer → blocks → Residual → weights.
+"""The encoder–decoder Transformer (Vaswani et al. 2017). Reads top-down: Transformer → blocks →
+Residual → weights.
 
-The encoder reads the source in both directions; the decoder reads the target up to each position and, by
-cross-attention, the encoder's output. All linear maps have biases, as in fairseq, Marian and torch.nn.Transformer.
-`norm = "post"` is the paper's block, normalised after each addition; `"pre"` normalises what each branch reads, and the
-output of both stacks, which trains without a long warmup (Xiong et al. 2020).
+The encoder reads the source in both directions; the decoder reads the target up to each position
+and, by cross-attention, the encoder's output. All linear maps have biases, as in fairseq, Marian
+and torch.nn.Transformer. `norm = "post"` is the paper's block, normalised after each addition;
+`"pre"` normalises what each branch reads, and the output of both stacks, which trains without a
+long warmup (Xiong et al. 2020).
 """
 
 import math
@@ -27,10 +29,12 @@ from seq2chat.text.batch import Batch
 
 @dataclass
 class State:
-    """The decoding state: what cross-attention reads, and the keys and values of the target so far, layer by layer.
+    """The decoding state: what cross-attention reads, and the keys and values of the target so far,
+    layer by layer.
 
-    `memory` holds the keys and values made of the source, `mask` (batch, 1, 1, source_seq) where it is real, and
-    `origin` (batch,) tells which row of the source given to `start` each row translates.
+    `memory` holds the keys and values made of the source, `mask` (batch, 1, 1, source_seq) where it
+    is real, and `origin` (batch,) tells which row of the source given to `start` each row
+    translates.
     """
 
     memory: list[KeysAndValues]
@@ -44,11 +48,13 @@ class State:
         return self.caches[0].length
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may shrink or grow."""
+        """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may
+        shrink or grow."""
         for cache in self.caches:
             cache.reorder(rows)
         origin = self.origin[rows]
-        # Rows of one source read the same memory: a beam search that only shuffles a sentence's rows copies none of it.
+        # Rows of one source read the same memory: a beam search that only shuffles a sentence's
+        # rows copies none of it.
         if not torch.equal(origin, self.origin):
             self.memory = [(k[rows], v[rows]) for k, v in self.memory]
             self.mask = None if self.mask is None else self.mask[rows]
@@ -56,13 +62,18 @@ class State:
 
 
 class Transformer(nn.Module):
-    """A translation model: the logits of each target position depend on the source and the target up to there."""
+    """A translation model: the logits of each target position depend on the source and the target
+    up to there."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        check(config.vocab_size > 0, "model.vocab_size is 0; write the size of the tokenizer's vocabulary.")
+        check(
+            config.vocab_size > 0,
+            "model.vocab_size is 0; write the size of the tokenizer's vocabulary.",
+        )
         self.config = config
-        # Number format of the activations; None is the weights' own. Weights, norms and softmax sums stay as they are.
+        # Number format of the activations; None is the weights' own. Weights, norms and softmax
+        # sums stay as they are.
         self.compute_dtype: torch.dtype | None = None
         shape, positions = (config.vocab_size, config.d_model), (config.context, config.d_model)
         learned = config.positions == "learned"
@@ -75,7 +86,9 @@ class Transformer(nn.Module):
         self.encoder_norm = final_norm(config)
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layer))
         self.decoder_norm = final_norm(config)
-        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = (
+            None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
+        )
         init_weights(self)
 
     @property
@@ -89,7 +102,8 @@ class Transformer(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab d_model"]:
-        """The matrix that turns `hidden` into logits: the head's own, or the embedding when they are tied."""
+        """The matrix that turns `hidden` into logits: the head's own, or the embedding when they
+        are tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(
@@ -98,14 +112,17 @@ class Transformer(nn.Module):
         target: Int[Tensor, "batch seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Return the logits of the token that follows each position of `target`, which starts with the end token.
+        """Return the logits of the token that follows each position of `target`, which starts with
+        the end token.
 
-        `source_mask` is True where a source token is real; None means everywhere. Raises UserError when either side has
-        more than `config.context` tokens.
+        `source_mask` is True where a source token is real; None means everywhere. Raises UserError
+        when either side has more than `config.context` tokens.
         """
         return self.logits(self.hidden(source, target, source_mask))
 
-    def logits(self, hidden: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq vocab"]:
+    def logits(
+        self, hidden: Float[Tensor, "batch seq d_model"]
+    ) -> Float[Tensor, "batch seq vocab"]:
         """Return what the output head makes of `hidden`."""
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
@@ -115,13 +132,17 @@ class Transformer(nn.Module):
         target: Int[Tensor, "batch seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what the head reads: the decoder's output after the last norm. Arguments as in `forward`."""
+        """Return what the head reads: the decoder's output after the last norm. Arguments as in
+        `forward`."""
         return self._decode(target, *self._encode(source, source_mask), None)
 
     def start(
-        self, source: Int[Tensor, "batch source_seq"], source_mask: Bool[Tensor, "batch source_seq"] | None = None
+        self,
+        source: Int[Tensor, "batch source_seq"],
+        source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> State:
-        """Return the decoding state before the first target token: the encoded source. Arguments as in `forward`."""
+        """Return the decoding state before the first target token: the encoded source. Arguments as
+        in `forward`."""
         memory, mask = self._encode(source, source_mask)
         origin = torch.arange(len(source), device=source.device)
         return State(memory, mask, origin, [LayerCache() for _ in self.decoder])
@@ -129,35 +150,43 @@ class Transformer(nn.Module):
     def step(
         self, tokens: Int[Tensor, "batch n_new"], state: State
     ) -> tuple[Float[Tensor, "batch n_new vocab"], State]:
-        """Return the logits that follow the next `n_new` target tokens of each row, and the state grown by them.
+        """Return the logits that follow the next `n_new` target tokens of each row, and the state
+        grown by them.
 
-        Feeding a target in any portions gives the logits of `forward` on the whole. The state is updated in place.
-        Raises UserError when the target would outgrow `config.context`.
+        Feeding a target in any portions gives the logits of `forward` on the whole. The state is
+        updated in place. Raises UserError when the target would outgrow `config.context`.
         """
         return self.logits(self._decode(tokens, state.memory, state.mask, state.caches)), state
 
     def flops(self, batch: Batch) -> int:
-        """Return the floating point operations of training on `batch`, forward and backward, padding included.
+        """Return the floating point operations of training on `batch`, forward and backward,
+        padding included.
 
-        6 for each weight of a matrix product and each token it is used on, and 12 d_model for each pair of a query and
-        a key in each layer (Chowdhery et al. 2022, PaLM, appendix B). The pairs that causality hides are counted;
-        norms, biases and softmax are not.
+        6 for each weight of a matrix product and each token it is used on, and 12 d_model for each
+        pair of a query and a key in each layer (Chowdhery et al. 2022, PaLM, appendix B). The pairs
+        that causality hides are counted; norms, biases and softmax are not.
         """
         assert batch.source is not None
         c, rows, s, t = self.config, len(batch.target), batch.source.shape[1], batch.target.shape[1]
-        # Six square matrices a layer on either side. A source token meets the encoder's q, k, v and o, and k and v of
-        # cross-attention; a target token meets the decoder's q, k, v and o, and q and o of cross-attention.
+        # Six square matrices a layer on either side. A source token meets the encoder's q, k, v and
+        # o, and k and v of cross-attention; a target token meets the decoder's q, k, v and o, and q
+        # and o of cross-attention.
         block = c.n_layer * (6 * c.d_model**2 + 2 * c.d_model * c.d_ff)
         products = 6 * (s * block + t * (block + self.head_weight.numel()))
         return rows * (products + 12 * c.n_layer * c.d_model * (s * s + t * t + s * t))
 
     def _encode(
-        self, source: Int[Tensor, "batch source_seq"], source_mask: Bool[Tensor, "batch source_seq"] | None
+        self,
+        source: Int[Tensor, "batch source_seq"],
+        source_mask: Bool[Tensor, "batch source_seq"] | None,
     ) -> tuple[list[KeysAndValues], Bool[Tensor, "batch 1 1 source_seq"] | None]:
-        """Return the keys and values that each decoder layer reads of the source, and where they are real."""
+        """Return the keys and values that each decoder layer reads of the source, and where they
+        are real."""
         self._check_context("source", source.shape[1])
         mask = None if source_mask is None else source_mask[:, None, None, :]
-        x = self._embed(source, 0, self.embed_source or self.embed_tokens, self.embed_source_positions)
+        x = self._embed(
+            source, 0, self.embed_source or self.embed_tokens, self.embed_source_positions
+        )
         for layer in self.encoder:
             x = layer(x, mask)
         x = self.encoder_norm(x)
@@ -171,31 +200,45 @@ class Transformer(nn.Module):
         memory_mask: Bool[Tensor, "batch 1 1 source_seq"] | None,
         caches: list[LayerCache] | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return the hidden states of `tokens`, which follow those in `caches`; None stands for no token before."""
+        """Return the hidden states of `tokens`, which follow those in `caches`; None stands for no
+        token before."""
         n_new, n_past = tokens.shape[1], caches[0].length if caches else 0
         self._check_context("target", n_past + n_new)
         # None stands for plain causal attention, which the fused kernel does without a mask.
-        mask = None if n_past == 0 or n_new == 1 else causal_mask(n_new, n_past + n_new, tokens.device)[None, None]
+        mask = (
+            None
+            if n_past == 0 or n_new == 1
+            else causal_mask(n_new, n_past + n_new, tokens.device)[None, None]
+        )
         x = self._embed(tokens, n_past, self.embed_tokens, self.embed_positions)
         for index, layer in enumerate(self.decoder):
             x = layer(x, mask, caches[index] if caches else None, memory[index], memory_mask)
         return self.decoder_norm(x)
 
     def _embed(
-        self, tokens: Int[Tensor, "batch seq"], first: int, embed_tokens: nn.Embedding, positions: nn.Embedding | None
+        self,
+        tokens: Int[Tensor, "batch seq"],
+        first: int,
+        embed_tokens: nn.Embedding,
+        positions: nn.Embedding | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return √d_model times the embeddings (section 3.4), plus positions from `first` on (section 3.5)."""
+        """Return √d_model times the embeddings (section 3.4), plus positions from `first` on
+        (section 3.5)."""
         index = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         x = embed_tokens(tokens) * math.sqrt(self.config.d_model)
-        x = x + (sinusoids(index, self.config.d_model, x.dtype) if positions is None else positions(index))
+        x = x + (
+            sinusoids(index, self.config.d_model, x.dtype)
+            if positions is None
+            else positions(index)
+        )
         return self.dropout(x if self.compute_dtype is None else x.to(self.compute_dtype))
 
     def _check_context(self, side: str, seq: int) -> None:
         context = self.config.context
         check(
             seq <= context,
-            f"The {side} has {seq} tokens, and the model's context is {context}; shorten it, or train with a larger "
-            "model.context.",
+            f"The {side} has {seq} tokens, and the model's context is {context}; shorten it, or "
+            "train with a larger model.context.",
         )
 
 
@@ -217,7 +260,8 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention over the target so far, cross-attention over the source, then a feed-forward."""
+    """Self-attention over the target so far, cross-attention over the source, then a
+    feed-forward."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -246,7 +290,8 @@ class DecoderBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + branch(norm(x)), or norm(x + branch(x)) as in the paper (section 5.4, which also drops out the branch)."""
+    """x + branch(norm(x)), or norm(x + branch(x)) as in the paper (section 5.4, which also drops
+    out the branch)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -271,10 +316,11 @@ def final_norm(config: TransformerConfig) -> nn.Module:
 def init_weights(model: Transformer) -> None:
     """Draw fresh weights from torch's global generator.
 
-    Embeddings are normal(1/√d_model), so that √d_model times them has the size of a norm's output; an untied head is
-    nearly zero, so that the first loss is ln(vocab_size). Matrices of post-norm blocks are Xavier-uniform (Glorot and
-    Bengio 2010). A pre-norm block starts as the identity: what its branches add is zero, the other matrices keep the
-    size of what they multiply, normal(1/√d_in).
+    Embeddings are normal(1/√d_model), so that √d_model times them has the size of a norm's output;
+    an untied head is nearly zero, so that the first loss is ln(vocab_size). Matrices of post-norm
+    blocks are Xavier-uniform (Glorot and Bengio 2010). A pre-norm block starts as the identity:
+    what its branches add is zero, the other matrices keep the size of what they multiply,
+    normal(1/√d_in).
     """
     config = model.config
     for name, parameter in model.named_parameters():

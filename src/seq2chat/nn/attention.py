@@ -1,8 +1,9 @@
 """Attention: query → weights over a memory → context, from 2014 to now.
 
-Scaled dot products (Vaswani et al. 2017, section 3.2.1) have a fast path, torch's fused kernel, which never forms the
-weights, and a plain twin that spells the formula out and returns them; a test holds the two equal. Additive attention
-(Bahdanau et al. 2014) compares by a small network; a fixed context is what is left of it when the query is ignored.
+Scaled dot products (Vaswani et al. 2017, section 3.2.1) have a fast path, torch's fused kernel,
+which never forms the weights, and a plain twin that spells the formula out and returns them; a test
+holds the two equal. Additive attention (Bahdanau et al. 2014) compares by a small network; a fixed
+context is what is left of it when the query is ignored.
 """
 
 from typing import NamedTuple
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from seq2chat.nn.block import Linear
 from seq2chat.nn.mask import causal_mask
 
-KeysAndValues = tuple[Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, "batch n_head n_key d_head"]]
+KeysAndValues = tuple[
+    Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, "batch n_head n_key d_head"]
+]
 
-# On CPUs torch's fused kernel takes twice the time of the plain products to train on sequences up to this long.
+# On CPUs torch's fused kernel takes twice the time of the plain products to train on sequences up
+# to this long.
 SHORT = 512
 
 FEW = 32  # queries of one chunk of a prompt, or of a step of decoding
@@ -33,9 +37,10 @@ def scaled_dot_product(
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
     """Return softmax(scale · q kᵀ) v with the fused kernel; `scale` is 1/√d_head unless given.
 
-    `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is the mask of equally
-    many queries and keys without storing it. With fewer key heads than query heads, neighbouring query heads share one
-    (grouped-query attention, Ainslie et al. 2023). Raises ValueError where both are given.
+    `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is
+    the mask of equally many queries and keys without storing it. With fewer key heads than query
+    heads, neighbouring query heads share one (grouped-query attention, Ainslie et al. 2023). Raises
+    ValueError where both are given.
     """
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")
@@ -44,7 +49,9 @@ def scaled_dot_product(
     if q.device.type == "cpu" and q.shape[2] <= FEW and mask is not None:
         return attend_by_products(q, k, v, mask, scale)
     grouped = k.shape[1] != q.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, is_causal=is_causal, scale=scale, enable_gqa=grouped
+    )
 
 
 def attend_by_products(
@@ -56,8 +63,8 @@ def attend_by_products(
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
     """Return `scaled_dot_product` of few queries, by two matrix products.
 
-    On CPUs the last bits of torch's fused kernel depend on which thread computes a row, so that a text would depend on
-    what else runs; those of these products do not.
+    On CPUs the last bits of torch's fused kernel depend on which thread computes a row, so that a
+    text would depend on what else runs; those of these products do not.
     """
     batch, n_head, n_query, d_head = q.shape
     n_kv_head, n_shared = k.shape[1], n_head // k.shape[1]
@@ -66,8 +73,12 @@ def attend_by_products(
     scores = scores.view(batch, n_head, n_query, -1) * (d_head**-0.5 if scale is None else scale)
     unseen = ~mask
     # The second fill is for a query that may attend nowhere, which gets zeros, as from the kernel.
-    weights = torch.softmax(scores.masked_fill(unseen, torch.finfo(scores.dtype).min), dim=-1).masked_fill(unseen, 0.0)
-    return (weights.view(batch, n_kv_head, n_shared * n_query, -1) @ v).view(batch, n_head, n_query, -1)
+    weights = torch.softmax(
+        scores.masked_fill(unseen, torch.finfo(scores.dtype).min), dim=-1
+    ).masked_fill(unseen, 0.0)
+    return (weights.view(batch, n_kv_head, n_shared * n_query, -1) @ v).view(
+        batch, n_head, n_query, -1
+    )
 
 
 def scaled_dot_product_plain(
@@ -77,9 +88,11 @@ def scaled_dot_product_plain(
     mask: Bool[Tensor, "#batch #n_head n_query n_key"] | None = None,
     is_causal: bool = False,
     scale: float | None = None,
-) -> tuple[Float[Tensor, "batch n_head n_query d_value"], Float[Tensor, "batch n_head n_query n_key"]]:
-    """Return the context and the attention weights, as written in the paper; the twin of `scaled_dot_product`, which
-    raises as it does."""
+) -> tuple[
+    Float[Tensor, "batch n_head n_query d_value"], Float[Tensor, "batch n_head n_query n_key"]
+]:
+    """Return the context and the attention weights, as written in the paper; the twin of
+    `scaled_dot_product`, which raises as it does."""
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")
     n_shared = q.shape[1] // k.shape[1]
@@ -90,17 +103,19 @@ def scaled_dot_product_plain(
     if mask is None:
         weights = torch.softmax(scores, dim=-1)
     else:
-        # Not -inf, of which a row would be NaN: a query that may attend nowhere has weights of zero, as in the kernel.
+        # Not -inf, of which a row would be NaN: a query that may attend nowhere has weights of
+        # zero, as in the kernel.
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         weights = torch.softmax(scores, dim=-1) * mask.any(-1, keepdim=True)
     return weights @ v, weights
 
 
 class DotProductHeads(nn.Module):
-    """The heads of one layer, without parameters: a place where q, k and v, ready to be compared, pass in the open.
+    """The heads of one layer, without parameters: a place where q, k and v, ready to be compared,
+    pass in the open.
 
-    Where no mask is given, `causal` heads see what is not after them, a single query being the last position; others
-    see everything.
+    Where no mask is given, `causal` heads see what is not after them, a single query being the last
+    position; others see everything.
     """
 
     def __init__(self, scale: float, causal: bool = True):
@@ -123,8 +138,8 @@ class DotProductHeads(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), with biases: queries of one sequence over a memory of
-    keys and values, which are made of the same sequence or of another."""
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), with biases: queries of one
+    sequence over a memory of keys and values, which are made of the same sequence or of another."""
 
     def __init__(self, d_model: int, n_head: int, causal: bool):
         super().__init__()
@@ -145,16 +160,22 @@ class MultiHeadAttention(nn.Module):
         memory: KeysAndValues,
         mask: Bool[Tensor, "#batch 1 #seq n_key"] | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what each position of `x` reads from `memory`, of which `mask` is True where it may."""
+        """Return what each position of `x` reads from `memory`, of which `mask` is True where it
+        may."""
         mask = None if mask is None else mask.expand(-1, -1, x.shape[1], -1)
-        return self.o_proj(self.heads(self._split(self.q_proj(x)), *memory, mask).transpose(1, 2).flatten(2))
+        return self.o_proj(
+            self.heads(self._split(self.q_proj(x)), *memory, mask).transpose(1, 2).flatten(2)
+        )
 
-    def _split(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch n_head seq d_head"]:
+    def _split(
+        self, x: Float[Tensor, "batch seq d_model"]
+    ) -> Float[Tensor, "batch n_head seq d_head"]:
         return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
 
 
 class Source(NamedTuple):
-    """The memory of `AdditiveAttention`, with the part of the alignment model that no query changes."""
+    """The memory of `AdditiveAttention`, with the part of the alignment model that no query
+    changes."""
 
     annotations: Float[Tensor, "batch source_seq d_memory"]
     keys: Float[Tensor, "batch source_seq d_attention"]
@@ -162,8 +183,8 @@ class Source(NamedTuple):
 
 
 class AdditiveAttention(nn.Module):
-    """c_i = Σ_j α_ij h_j with α_i = softmax_j(e_ij), e_ij = vᵀ tanh(W s_{i-1} + U h_j) (Bahdanau et al. 2014, appendix
-    A.1.2 and section 3.1)."""
+    """c_i = Σ_j α_ij h_j with α_i = softmax_j(e_ij), e_ij = vᵀ tanh(W s_{i-1} + U h_j) (Bahdanau et
+    al. 2014, appendix A.1.2 and section 3.1)."""
 
     def __init__(self, d_query: int, d_memory: int, d_attention: int):
         super().__init__()
@@ -177,7 +198,8 @@ class AdditiveAttention(nn.Module):
         mask: Bool[Tensor, "batch source_seq"],
         summary: Float[Tensor, "batch d_memory"],
     ) -> Source:
-        """Return the memory to attend to: the annotations, and U h_j of each, computed once for all queries.
+        """Return the memory to attend to: the annotations, and U h_j of each, computed once for all
+        queries.
 
         `mask` is True where a word stands.
         """
@@ -186,7 +208,8 @@ class AdditiveAttention(nn.Module):
     def forward(
         self, query: Float[Tensor, "batch d_query"], memory: Source
     ) -> tuple[Float[Tensor, "batch d_memory"], Float[Tensor, "batch source_seq"]]:
-        """Return the context and the weights; both are zero where a row has no word to attend to."""
+        """Return the context and the weights; both are zero where a row has no word to attend
+        to."""
         scores = self.score(torch.tanh(self.q_proj(query)[:, None] + memory.keys)).squeeze(-1)
         scores = scores.masked_fill(~memory.mask, torch.finfo(scores.dtype).min)
         weights = torch.softmax(scores, dim=-1) * memory.mask.any(-1, keepdim=True)
@@ -194,8 +217,9 @@ class AdditiveAttention(nn.Module):
 
 
 class FixedContext(nn.Module):
-    """c_i = the summary of the source, whatever the query: additive attention becomes the RNN encoder–decoder of Cho et
-    al. 2014 and Sutskever et al. 2014 this way (Bahdanau et al. 2014, appendix A.2.2)."""
+    """c_i = the summary of the source, whatever the query: additive attention becomes the RNN
+    encoder–decoder of Cho et al. 2014 and Sutskever et al. 2014 this way (Bahdanau et al. 2014,
+    appendix A.2.2)."""
 
     def prepare(
         self,

@@ -1,4 +1,5 @@
-"""The position-wise half of a Transformer block in its two shapes, linear maps and norms in any number format."""
+"""The position-wise half of a Transformer block in its two shapes, linear maps and norms in any
+number format."""
 
 from typing import Literal
 
@@ -9,14 +10,18 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """x Wᵀ + b in the number format of the input: float32 weights under bfloat16 activations are rounded on the way in.
+    """x Wᵀ + b in the number format of the input: float32 weights under bfloat16 activations are
+    rounded on the way in.
 
-    Training keeps its weights in float32 this way; on CPUs it is faster than torch.autocast (docs/log.md).
+    Training keeps its weights in float32 this way; on CPUs it is faster than torch.autocast
+    (docs/log.md).
     """
 
     def forward(self, input: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
         dtype = input.dtype
-        return F.linear(input, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+        return F.linear(
+            input, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        )
 
 
 class LayerNorm(nn.LayerNorm):
@@ -24,7 +29,11 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, input: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
         return F.layer_norm(
-            input, self.normalized_shape, self.weight.to(input.dtype), self.bias.to(input.dtype), self.eps
+            input,
+            self.normalized_shape,
+            self.weight.to(input.dtype),
+            self.bias.to(input.dtype),
+            self.eps,
         )
 
 
@@ -41,12 +50,14 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+        return (
+            wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight
+        ).to(x.dtype)
 
 
 class FeedForward(nn.Module):
-    """down(activation(up(x))) with biases (Vaswani et al. 2017, section 3.3): ReLU then; GELU in BERT, and in its tanh
-    form in GPT-2 and GPT-3."""
+    """down(activation(up(x))) with biases (Vaswani et al. 2017, section 3.3): ReLU then; GELU in
+    BERT, and in its tanh form in GPT-2 and GPT-3."""
 
     def __init__(self, d_model: int, d_ff: int, activation: Literal["relu", "gelu", "gelu_tanh"]):
         super().__init__()
@@ -58,11 +69,14 @@ class FeedForward(nn.Module):
         wide = self.up_proj(x)
         if self.activation == "relu":
             return self.down_proj(F.relu(wide))
-        return self.down_proj(F.gelu(wide, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
+        return self.down_proj(
+            F.gelu(wide, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        )
 
 
 class SwiGLU(nn.Module):
-    """down(SiLU(gate(x)) * up(x)) without biases (Shazeer 2020, "GLU Variants Improve Transformer")."""
+    """down(SiLU(gate(x)) * up(x)) without biases (Shazeer 2020, "GLU Variants Improve
+    Transformer")."""
 
     def __init__(self, d_model: int, d_ff: int):
         super().__init__()

@@ -1,4 +1,5 @@
-"""Keys and values kept between decoding steps, so that each step computes only the new positions."""
+"""Keys and values kept between decoding steps, so that each step computes only the new
+positions."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,7 +9,8 @@ from seq2chat.nn.mask import causal_masks, padding_mask
 
 
 class LayerCache:
-    """Keys and values of one layer. Room is doubled when it runs out, so appending costs amortised O(1) copies."""
+    """Keys and values of one layer. Room is doubled when it runs out, so appending costs amortised
+    O(1) copies."""
 
     def __init__(self):
         self.length = 0
@@ -19,8 +21,11 @@ class LayerCache:
         self,
         k: Float[Tensor, "batch n_kv_head n_new d_head"],
         v: Float[Tensor, "batch n_kv_head n_new d_head"],
-    ) -> tuple[Float[Tensor, "batch n_kv_head n_key d_head"], Float[Tensor, "batch n_kv_head n_key d_head"]]:
-        """Store the new keys and values behind the old, and return all of them (views, not copies)."""
+    ) -> tuple[
+        Float[Tensor, "batch n_kv_head n_key d_head"], Float[Tensor, "batch n_kv_head n_key d_head"]
+    ]:
+        """Store the new keys and values behind the old, and return all of them (views, not
+        copies)."""
         end = self.length + k.shape[2]
         self._keys, self._values = _with_room(self._keys, k, end), _with_room(self._values, v, end)
         self._keys[:, :, self.length : end] = k
@@ -34,10 +39,11 @@ class LayerCache:
 
 
 class KVCache:
-    """The decoding state of a Transformer: one `LayerCache` a layer, and the left padding of each row.
+    """The decoding state of a Transformer: one `LayerCache` a layer, and the left padding of each
+    row.
 
-    `padding` (batch,) counts the meaningless tokens in front of each row, so that prompts of different lengths end
-    together; None when there are none.
+    `padding` (batch,) counts the meaningless tokens in front of each row, so that prompts of
+    different lengths end together; None when there are none.
     """
 
     def __init__(self, n_layer: int, padding: Int[Tensor, " batch"] | None = None):
@@ -56,18 +62,23 @@ class KVCache:
         return self.length - self._least_padding
 
     def positions(self, n_new: int, device: torch.device) -> Int[Tensor, "rows {n_new}"]:
-        """Return (1 or batch, n_new): the positions of the next tokens, counted from each row's first real one."""
+        """Return (1 or batch, n_new): the positions of the next tokens, counted from each row's
+        first real one."""
         index = torch.arange(self.length, self.length + n_new, device=device)
         return index[None] if self.padding is None else (index - self.padding[:, None]).clamp(min=0)
 
-    def masks(self, n_new: int, window: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-        """Return what the next tokens may attend to, in dense and in local layers, as `causal_masks` does."""
+    def masks(
+        self, n_new: int, window: int, device: torch.device
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what the next tokens may attend to, in dense and in local layers, as
+        `causal_masks` does."""
         n_key = self.length + n_new
         allowed = None if self.padding is None else padding_mask(self.padding, n_new, n_key)
         return causal_masks(n_new, n_key, window, allowed, device)
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may shrink or grow."""
+        """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may
+        shrink or grow."""
         for layer in self.layers:
             layer.reorder(rows)
         if self.padding is not None:

@@ -1,4 +1,5 @@
-"""Linear maps of the few rows of a decoding pass on a CPU: a kernel of our own, built where it is used."""
+"""Linear maps of the few rows of a decoding pass on a CPU: a kernel of our own, built where it is
+used."""
 
 import subprocess
 import sys
@@ -17,26 +18,45 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 
 @cache
 def build() -> None:
-    """Compile the kernel for this processor and register it as `torch.ops.seq2chat.few_rows`; takes some ten seconds.
+    """Compile the kernel for this processor and register it as `torch.ops.seq2chat.few_rows`; takes
+    some ten seconds.
 
     Raises CalledProcessError or OSError where there is no C++ compiler that can.
     """
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's compiler has none
     flags = ["-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-Wno-psabi", *openmp]
     include = [f"-I{path}" for path in cpp_extension.include_paths()]
-    libraries = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu", "-ltorch"]
+    libraries = [
+        *(f"-L{path}" for path in cpp_extension.library_paths()),
+        "-lc10",
+        "-ltorch_cpu",
+        "-ltorch",
+    ]
     with TemporaryDirectory() as folder:
         library = f"{folder}/few_rows.so"
-        command = [cpp_extension.get_cxx_compiler(), *flags, *include, str(SOURCE), "-o", library, *libraries]
+        command = [
+            cpp_extension.get_cxx_compiler(),
+            *flags,
+            *include,
+            str(SOURCE),
+            "-o",
+            library,
+            *libraries,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         torch.ops.load_library(library)
-    torch.library.register_fake("seq2chat::few_rows", lambda x, weight, bias: x.new_empty(*x.shape[:-1], len(weight)))
+    torch.library.register_fake(
+        "seq2chat::few_rows", lambda x, weight, bias: x.new_empty(*x.shape[:-1], len(weight))
+    )
 
 
 class FewRows(nn.Module):
-    """x Wᵀ + b in float32 or bfloat16, each row with the same bits among any number of others. Needs `build()`."""
+    """x Wᵀ + b in float32 or bfloat16, each row with the same bits among any number of others.
+    Needs `build()`."""
 
-    def __init__(self, weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None) -> None:
+    def __init__(
+        self, weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
+    ) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
 
@@ -45,7 +65,8 @@ class FewRows(nn.Module):
 
 
 def replace_linears(module: nn.Module) -> None:
-    """Put a `FewRows` in the place of every linear map within `module`, on the very same weights."""
+    """Put a `FewRows` in the place of every linear map within `module`, on the very same
+    weights."""
     for part in list(module.modules()):
         for name, child in part.named_children():
             if isinstance(child, nn.Linear):

@@ -1,4 +1,5 @@
-"""Weights as 8-bit integers: a quarter of float32's memory, half of bfloat16's, for products that wait for memory."""
+"""Weights as 8-bit integers: a quarter of float32's memory, half of bfloat16's, for products that
+wait for memory."""
 
 import torch
 import torch.nn.functional as F
@@ -7,31 +8,38 @@ from torch import Tensor, nn
 
 
 class Int8Linear(nn.Module):
-    """x Wᵀ + b, where W is integers from -127 to 127 and for each output a scale, the largest magnitude over 127
-    (row-wise absmax quantization, Dettmers et al. 2022, LLM.int8(), section 2, of the weights alone). `weight`
-    (d_out, d_in), `scale` and `bias` (d_out,).
+    """x Wᵀ + b, where W is integers from -127 to 127 and for each output a scale, the largest
+    magnitude over 127 (row-wise absmax quantization, Dettmers et al. 2022, LLM.int8(), section 2,
+    of the weights alone). `weight` (d_out, d_in), `scale` and `bias` (d_out,).
 
-    In bfloat16 the product is torch's own, which reads the integers; `plain` is its twin. (torch.compile would make the
-    first of the second, but cannot where the number of rows is open.)
+    In bfloat16 the product is torch's own, which reads the integers; `plain` is its twin.
+    (torch.compile would make the first of the second, but cannot where the number of rows is open.)
     """
 
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None) -> None:
+    def __init__(
+        self, weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
+    ) -> None:
         super().__init__()
         wide = weight.detach().float()
-        scale = (wide.abs().amax(dim=1) / 127).to(weight.dtype)  # rounded first, so that W is near what is computed
+        # Rounded first, so that W is near what is computed.
+        scale = (wide.abs().amax(dim=1) / 127).to(weight.dtype)
         nonzero = scale.float().where(scale > 0, 1.0)
-        self.register_buffer("weight", (wide / nonzero[:, None]).round().clamp(-127, 127).to(torch.int8))
+        self.register_buffer(
+            "weight", (wide / nonzero[:, None]).round().clamp(-127, 127).to(torch.int8)
+        )
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, x: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
         if x.dtype != torch.bfloat16:
             return self.plain(x)
-        product = torch._weight_int8pack_mm(x.flatten(0, -2), self.weight, self.scale).unflatten(0, x.shape[:-1])
+        product = torch._weight_int8pack_mm(x.flatten(0, -2), self.weight, self.scale).unflatten(
+            0, x.shape[:-1]
+        )
         return product if self.bias is None else product + self.bias
 
     def plain(self, x: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:

@@ -1,7 +1,9 @@
-"""Where a token stands: sinusoids added to its embedding (Vaswani et al. 2017, section 3.5), or rotations of queries
-and keys (Su et al. 2021, RoFormer, section 3.2) in the half-rotation order of Llama and Qwen.
+"""Where a token stands: sinusoids added to its embedding (Vaswani et al. 2017, section 3.5), or
+rotations of queries and keys (Su et al. 2021, RoFormer, section 3.2) in the half-rotation order of
+Llama and Qwen.
 
-Learned positions need no code of their own: they are `nn.Embedding(context, d_model)`, added to the tokens'.
+Learned positions need no code of their own: they are `nn.Embedding(context, d_model)`, added to the
+tokens'.
 """
 
 import torch
@@ -14,10 +16,11 @@ Rotation = tuple[Float[Tensor, "rows 1 seq d_half"], Float[Tensor, "rows 1 seq d
 def sinusoids(
     positions: Int[Tensor, " seq"], d_model: int, dtype: torch.dtype, base: float = 10_000.0
 ) -> Float[Tensor, "seq {d_model}"]:
-    """Return sin(position / base^(2i/d_model)) at 2i and its cosine at 2i + 1, computed in at least float32.
+    """Return sin(position / base^(2i/d_model)) at 2i and its cosine at 2i + 1, computed in at least
+    float32.
 
-    Going k positions further turns each such pair by the same angle wherever it starts, so that a linear map finds what
-    stands k places away.
+    Going k positions further turns each such pair by the same angle wherever it starts, so that a
+    linear map finds what stands k places away.
     """
     wide = torch.promote_types(dtype, torch.float32)
     exponents = torch.arange(0, d_model, 2, dtype=wide, device=positions.device) / d_model
@@ -31,7 +34,8 @@ def rotary(
 ) -> tuple[Float[Tensor, "rows 1 seq {d_head}//2"], Float[Tensor, "rows 1 seq {d_head}//2"]]:
     """Return cosine and sine of position · theta^(-2i/d_head) for i < d_head/2.
 
-    The angles are float32, as published checkpoints were trained with, whatever `dtype` the results have.
+    The angles are float32, as published checkpoints were trained with, whatever `dtype` the results
+    have.
     """
     exponents = torch.arange(0, d_head, 2, dtype=torch.float32, device=positions.device) / d_head
     angles = (positions[..., None].float() * (1.0 / theta**exponents))[:, None]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 
 class SlotCache:
-    """Room for `n_slot` texts of `room` tokens. `keys` and `values` hold for each layer a tensor (n_slot · n_kv_head ·
-    (room + 1), d_head): flat, so that a step writes the new ones of all rows by one index.
+    """Room for `n_slot` texts of `room` tokens. `keys` and `values` hold for each layer a tensor
+    (n_slot · n_kv_head · (room + 1), d_head): flat, so that a step writes the new ones of all rows
+    by one index.
 
     The last position of a slot belongs to no text: rows of a step that compute nothing write there.
     """
@@ -48,18 +49,34 @@ class SlotCache:
         for stored in self._by_slot():
             stored[slot] = 0
 
-    def rows(self, first: int, starts: Sequence[int], active: Sequence[bool], n_new: int, n_key: int) -> "SlotRows":
-        """Return the state in which the slots from `first` on read `n_new` tokens, beginning at positions `starts`.
+    def rows(
+        self, first: int, starts: Sequence[int], active: Sequence[bool], n_new: int, n_key: int
+    ) -> "SlotRows":
+        """Return the state in which the slots from `first` on read `n_new` tokens, beginning at
+        positions `starts`.
 
-        The tokens attend to the first `n_key` positions of their slot, no further than to themselves. A row that is not
-        `active` takes part in the computation and changes nothing that is kept.
+        The tokens attend to the first `n_key` positions of their slot, no further than to
+        themselves. A row that is not `active` takes part in the computation and changes nothing
+        that is kept.
         """
         positions = np.asarray(starts)[:, None] + np.arange(n_new)
         written = np.where(np.asarray(active)[:, None], positions, self.room - 1)
-        heads = (first + np.arange(len(starts)))[:, None] * self.n_kv_head + np.arange(self.n_kv_head)
+        heads = (first + np.arange(len(starts)))[:, None] * self.n_kv_head + np.arange(
+            self.n_kv_head
+        )
         index = (heads[:, :, None] * self.room + written[:, None]).reshape(-1)
-        start, index = (torch.from_numpy(part).to(self.keys[0].device) for part in (positions, index))
-        return SlotRows(self.keys, self.values, (self.n_slot, self.n_kv_head, self.room), first, start, index, n_key)
+        start, index = (
+            torch.from_numpy(part).to(self.keys[0].device) for part in (positions, index)
+        )
+        return SlotRows(
+            self.keys,
+            self.values,
+            (self.n_slot, self.n_kv_head, self.room),
+            first,
+            start,
+            index,
+            n_key,
+        )
 
     def copy(self, source: int, target: int, n: int) -> None:
         """Make the first `n` positions of slot `target` those of `source`."""
@@ -80,8 +97,9 @@ class SlotCache:
 
 @dataclass(frozen=True)
 class SlotRows:
-    """Some slots of a cache of `shape` (n_slot, n_kv_head, room) as the decoding state of one step: the positions of
-    the new tokens, at which `index` they are written, and how many keys they see."""
+    """Some slots of a cache of `shape` (n_slot, n_kv_head, room) as the decoding state of one step:
+    the positions of the new tokens, at which `index` they are written, and how many keys they
+    see."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -94,14 +112,18 @@ class SlotRows:
     @property
     def layers(self) -> list["SlotLayer"]:
         """One view a layer, to append to and read from."""
-        return [SlotLayer(self, keys, values) for keys, values in zip(self.keys, self.values, strict=True)]
+        return [
+            SlotLayer(self, keys, values)
+            for keys, values in zip(self.keys, self.values, strict=True)
+        ]
 
     def positions(self, n_new: int, device: torch.device) -> Int[Tensor, "rows {n_new}"]:
         """Return the positions of the new tokens."""
         return self.start
 
     def masks(self, n_new: int, window: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Return what the new tokens may attend to, in dense and in local layers, each (rows, 1, n_new, n_key)."""
+        """Return what the new tokens may attend to, in dense and in local layers, each (rows, 1,
+        n_new, n_key)."""
         distance = self.start[:, None, :, None] - torch.arange(self.n_key, device=device)
         dense = distance >= 0
         return dense, dense & (distance < window) if window else None
@@ -119,14 +141,18 @@ class SlotLayer:
         self,
         k: Float[Tensor, "rows n_kv_head n_new d_head"],
         v: Float[Tensor, "rows n_kv_head n_new d_head"],
-    ) -> tuple[Float[Tensor, "rows n_kv_head n_key d_head"], Float[Tensor, "rows n_kv_head n_key d_head"]]:
+    ) -> tuple[
+        Float[Tensor, "rows n_kv_head n_key d_head"], Float[Tensor, "rows n_kv_head n_key d_head"]
+    ]:
         """Store the new keys and values, and return all that the step sees (views, not copies)."""
         return self._append(self.keys, k), self._append(self.values, v)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
         rows, d_head = self.rows, new.shape[-1]
         stored.index_put_((rows.index,), new.reshape(-1, d_head).to(stored.dtype))
-        return stored.view(*rows.shape, d_head)[rows.first : rows.first + new.shape[0], :, : rows.n_key]
+        return stored.view(*rows.shape, d_head)[
+            rows.first : rows.first + new.shape[0], :, : rows.n_key
+        ]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

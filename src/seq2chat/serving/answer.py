@@ -1,4 +1,5 @@
-"""From a client's request to tokens of the engine, and from tokens to text: what chat and completion have in common."""
+"""From a client's request to tokens of the engine, and from tokens to text: what chat and
+completion have in common."""
 
 import asyncio
 import time
@@ -22,7 +23,8 @@ SECONDS = 600.0  # that a request may take
 
 
 class BadField(UserError):
-    """Raised for a field of a request that cannot be what it is. `param` names it, `code` is OpenAI's for the error."""
+    """Raised for a field of a request that cannot be what it is. `param` names it, `code` is
+    OpenAI's for the error."""
 
     def __init__(self, param: str, message: str, code: str | None = "invalid_value") -> None:
         super().__init__(message)
@@ -38,33 +40,46 @@ class Piece:
 
 
 async def in_time(work: Awaitable[T]) -> T:
-    """Return the result of `work`. Raises DeadlinePassed, and cancels it, when it takes longer than SECONDS."""
+    """Return the result of `work`. Raises DeadlinePassed, and cancels it, when it takes longer than
+    SECONDS."""
     try:
         return await asyncio.wait_for(work, SECONDS)
     except TimeoutError:
-        raise DeadlinePassed("The request was not done within its time; ask for less, or later.") from None
+        raise DeadlinePassed(
+            "The request was not done within its time; ask for less, or later."
+        ) from None
 
 
 def one_limit(*limits: int | None, at_most: int) -> int:
-    """Return the smallest of the limits on an answer's tokens, and `at_most` without one. -1 is no limit."""
+    """Return the smallest of the limits on an answer's tokens, and `at_most` without one. -1 is no
+    limit."""
     return min([limit for limit in limits if limit is not None and limit != -1], default=at_most)
 
 
 def sampling_config(asked: protocol.Sampling, max_tokens: int) -> SamplingConfig:
-    """Return how the next token is drawn. Raises BadField for a token of `logit_bias` that is no number."""
+    """Return how the next token is drawn. Raises BadField for a token of `logit_bias` that is no
+    number."""
     bias = []
     for token, value in (asked.logit_bias or {}).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise BadField("logit_bias", f"logit_bias has the key {token[:20]!r}; write the ids of tokens.")
+            raise BadField(
+                "logit_bias", f"logit_bias has the key {token[:20]!r}; write the ids of tokens."
+            )
         bias.append((int(token), float(value)))
     given = {
         name: value
         for name in (
-            "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
             "seed",
         )
         if (value := getattr(asked, name)) is not None
-    }  # fmt: skip
+    }
     if given.get("top_k") == -1:
         given["top_k"] = 0  # vLLM's way to write that it is off
     return SamplingConfig(max_tokens, logit_bias=tuple(bias), **given)
@@ -90,10 +105,12 @@ def check_stream_options(asked: protocol.Sampling) -> None:
 
 @dataclass
 class Answer:
-    """One prompt on its way through the engine: `n` samples as text, told to whoever iterates over `pieces`.
+    """One prompt on its way through the engine: `n` samples as text, told to whoever iterates over
+    `pieces`.
 
-    Text is made in the engine's thread, where stop strings decide what is drawn next. As no more pieces can wait than
-    the context has tokens, a slow reader costs bounded memory and holds no one up.
+    Text is made in the engine's thread, where stop strings decide what is drawn next. As no more
+    pieces can wait than the context has tokens, a slow reader costs bounded memory and holds no one
+    up.
     """
 
     served: Served
@@ -111,7 +128,8 @@ class Answer:
     _request: Request | None = field(default=None, init=False)
 
     def submit(self, worker: Worker, metrics: Metrics) -> None:
-        """Hand the request to the engine. Raises UserError for a prompt that does not fit and QueueFull."""
+        """Hand the request to the engine. Raises UserError for a prompt that does not fit and
+        QueueFull."""
         engine, tokenizer = self.served.engine, self.served.tokenizer
         assert engine is not None and isinstance(tokenizer, Tokenizer)
         self._metrics = metrics
@@ -121,14 +139,25 @@ class Answer:
         self._began = time.monotonic()
         self._last: dict[int, float] = {}
         request = Request(
-            self.prompt, self.sampling, self._emit, self.served.end_tokens, self.n, self._stops, self.logprobs,
-            self.prompt_logprobs, self.constraints, self.salt, self._began + SECONDS, n_begun=self.n_begun,
-        )  # fmt: skip
+            self.prompt,
+            self.sampling,
+            self._emit,
+            self.served.end_tokens,
+            self.n,
+            self._stops,
+            self.logprobs,
+            self.prompt_logprobs,
+            self.constraints,
+            self.salt,
+            self._began + SECONDS,
+            n_begun=self.n_begun,
+        )
         worker.submit(engine, request)
         self._request = request
 
     def abort(self) -> None:
-        """Free the slots, with the engine's next step; nothing happens to an answer that is complete or not begun."""
+        """Free the slots, with the engine's next step; nothing happens to an answer that is
+        complete or not begun."""
         if self._request is not None:
             self._request.abort()
 
@@ -157,7 +186,8 @@ class Answer:
 
     def _stops(self, token: Token) -> bool:
         stream = self._streams[token.sample]
-        self._shown = "" if token.id in self._control else stream.feed(token.id)  # control tokens are no text
+        # Control tokens are no text.
+        self._shown = "" if token.id in self._control else stream.feed(token.id)
         return stream.stopped
 
     def _emit(self, event: Event) -> None:

@@ -27,25 +27,35 @@ from seq2chat.text.wordpiece import check_ids
 
 T = TypeVar("T")
 
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+KINDS = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 """The files of the page that are served, and as what."""
 
 
 class State:
-    """The state that the routes share. Each kind of work beside the event loop has threads of its own."""
+    """The state that the routes share. Each kind of work beside the event loop has threads of its
+    own."""
 
     def __init__(self, served: Sequence[Served], worker: Worker) -> None:
         self.served = {one.id: one for one in served}
         self.worker, self.metrics = worker, Metrics()
         self.draining = False
         self.encoding = Pool("encoding", 2)  # texts that a model is to read
-        self.counting = Pool("counting", 1, most_waiting=64)  # texts of which the tokens alone are wanted
-        self.writing = Pool("writing", 1, most_waiting=None)  # answers to JSON, which have cost too much to be refused
+        # Texts of which the tokens alone are wanted.
+        self.counting = Pool("counting", 1, most_waiting=64)
+        # Answers to JSON, which have cost too much to be refused.
+        self.writing = Pool("writing", 1, most_waiting=None)
 
     def find(self, name: str) -> Served:
         """Return the model of that name. Raises UnknownModel."""
         if name not in self.served:
-            raise UnknownModel(f"There is no model {name[:100]!r} here; there are {', '.join(self.served)}.")
+            raise UnknownModel(
+                f"There is no model {name[:100]!r} here; there are {', '.join(self.served)}."
+            )
         return self.served[name]
 
     async def written(self, make: Callable[[], Any]) -> Response:
@@ -55,17 +65,28 @@ class State:
 
 
 def create_app(served: Sequence[Served], worker: Worker, api_key: str = "") -> FastAPI:
-    """Return the application that serves these models; `worker` must be running. With an `api_key`, clients need it."""
+    """Return the application that serves these models; `worker` must be running. With an `api_key`,
+    clients need it."""
     state = State(served, worker)
 
     app = FastAPI(
-        title="seq2chat", version=__version__, docs_url=None, redoc_url=None,
+        title="seq2chat",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
         description="An OpenAI-compatible API for the models of seq2chat's runs.",
-    )  # fmt: skip
+    )
     app.state.serving = state
     app.router.route_class = JSONRoute
     app.add_middleware(Guard, state=state, api_key=api_key)
-    for kind in (UserError, UnknownModel, Stopped, HTTPException, RequestValidationError, Exception):
+    for kind in (
+        UserError,
+        UnknownModel,
+        Stopped,
+        HTTPException,
+        RequestValidationError,
+        Exception,
+    ):
         app.add_exception_handler(kind, on_error)
     _add_page(app)
     _add_routes(app, state)
@@ -73,8 +94,8 @@ def create_app(served: Sequence[Served], worker: Worker, api_key: str = "") -> F
 
 
 async def while_wanted(request: Request, work: Awaitable[T]) -> T:
-    """Return the result of `work`. Raises DeadlinePassed in its time, and Stopped when the client has gone; `work` is
-    then cancelled."""
+    """Return the result of `work`. Raises DeadlinePassed in its time, and Stopped when the client
+    has gone; `work` is then cancelled."""
     made = await unless_gone(request.receive, in_time(work))
     if made is None:
         raise Stopped("The client has gone.")
@@ -86,13 +107,17 @@ def _add_routes(app: FastAPI, state: State) -> None:
     async def health() -> Response:
         """Whether requests are taken."""
         if state.draining or state.worker.error is not None or not state.worker.is_alive():
-            raise Stopped("The server is stopping." if state.draining else "The engine is not running.")
+            raise Stopped(
+                "The server is stopping." if state.draining else "The engine is not running."
+            )
         return respond({"status": "ok"})
 
     @app.get("/metrics")
     async def metrics() -> Response:
         """What the server measures of itself, for Prometheus."""
-        return Response(state.metrics.text(list(state.served.values())), media_type="text/plain; version=0.0.4")
+        return Response(
+            state.metrics.text(list(state.served.values())), media_type="text/plain; version=0.0.4"
+        )
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -130,7 +155,9 @@ def _add_routes(app: FastAPI, state: State) -> None:
             work = completion.translation(asked, served, state.worker, state.encoding)
             made = await while_wanted(request, work)
             if asked.stream:
-                return EventStream(completion.translation_chunks(asked, made), lambda: None, describe)
+                return EventStream(
+                    completion.translation_chunks(asked, made), lambda: None, describe
+                )
             return respond(made)
         key = salt(request)
         work = state.encoding.run(lambda: completion.completion_answers(asked, served, key))
@@ -144,7 +171,9 @@ def _add_routes(app: FastAPI, state: State) -> None:
     async def begin_chat(asked: protocol.ChatRequest, request: Request) -> Answer:
         """Return the answer, which the engine has begun to make."""
         served, key = state.find(asked.model), salt(request)
-        answer = await while_wanted(request, state.encoding.run(lambda: chat.chat_answer(asked, served, key)))
+        answer = await while_wanted(
+            request, state.encoding.run(lambda: chat.chat_answer(asked, served, key))
+        )
         begin([answer])
         return answer
 
@@ -161,7 +190,9 @@ def _add_routes(app: FastAPI, state: State) -> None:
     async def embeddings(asked: protocol.EmbeddingRequest, request: Request) -> Response:
         """Texts as vectors of length 1."""
         served = state.find(asked.model)
-        texts = await while_wanted(request, state.encoding.run(lambda: embedding.inputs(asked, served)))
+        texts = await while_wanted(
+            request, state.encoding.run(lambda: embedding.inputs(asked, served))
+        )
         vectors = await while_wanted(request, embedding.vectors(served, texts, state.worker))
         return await state.written(lambda: embedding.response(asked, texts, vectors))
 
@@ -169,7 +200,9 @@ def _add_routes(app: FastAPI, state: State) -> None:
     async def tokenize(asked: protocol.TokenizeRequest, request: Request) -> Response:
         """The tokens of a text or of a conversation, with the role of each."""
         served = state.find(asked.model)
-        body = await while_wanted(request, state.counting.run(lambda: to_long_json(_tokenized(asked, served))))
+        body = await while_wanted(
+            request, state.counting.run(lambda: to_long_json(_tokenized(asked, served)))
+        )
         return Response(body, media_type="application/json")
 
     @app.post("/detokenize")
@@ -177,7 +210,9 @@ def _add_routes(app: FastAPI, state: State) -> None:
         """The text of tokens, control tokens by name."""
         tokenizer = state.find(asked.model).tokenizer
         check_ids(tokenizer, asked.tokens)
-        text = await while_wanted(request, state.counting.run(lambda: tokenizer.decode(asked.tokens)))
+        text = await while_wanted(
+            request, state.counting.run(lambda: tokenizer.decode(asked.tokens))
+        )
         return respond({"prompt": text})
 
 
@@ -188,7 +223,8 @@ def abort(answers: Sequence[Answer]) -> None:
 
 
 async def all_pieces(request: Request, answers: Sequence[Answer]) -> list[Any]:
-    """Return the pieces of each sample of each answer, once all are complete. However it ends, the slots are free."""
+    """Return the pieces of each sample of each answer, once all are complete. However it ends, the
+    slots are free."""
 
     async def wait() -> list[Any]:
         return [await answer.wait() for answer in answers]
@@ -218,7 +254,13 @@ def _tokenized(asked: protocol.TokenizeRequest, served: Served) -> dict[str, Any
         served.check_size(asked.prompt or "")
         ids = served.tokenizer.encode(asked.prompt or "")
     pieces = [served.tokenizer.decode([i]) for i in ids]
-    return {"count": len(ids), "max_model_len": served.context, "tokens": ids, "token_strs": pieces, "roles": roles}
+    return {
+        "count": len(ids),
+        "max_model_len": served.context,
+        "tokens": ids,
+        "token_strs": pieces,
+        "roles": roles,
+    }
 
 
 def salt(request: Request) -> str:
@@ -234,7 +276,11 @@ def _add_page(app: FastAPI) -> None:
         file = next((file for file in files if file.name == name), None)
         if kind is None or file is None:
             raise HTTPException(404, "There is no such page.")
-        return Response(file.read_bytes(), media_type=f"{kind}; charset=utf-8", headers={"cache-control": "no-cache"})
+        return Response(
+            file.read_bytes(),
+            media_type=f"{kind}; charset=utf-8",
+            headers={"cache-control": "no-cache"},
+        )
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def index() -> Response:

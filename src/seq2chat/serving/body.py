@@ -29,19 +29,25 @@ class JSONRequest(Request):
     """A request with a body in plain JSON."""
 
     async def json(self) -> Any:
-        """Return the value of the body. Raises HTTPException for one that is compressed, and as `parse` does."""
+        """Return the value of the body. Raises HTTPException for one that is compressed, and as
+        `parse` does."""
         encoding = self.headers.get("content-encoding", "identity").lower()
         if encoding != "identity":
-            raise HTTPException(400, f"The body is compressed by {encoding[:40]}; send it without Content-Encoding.")
+            raise HTTPException(
+                400, f"The body is compressed by {encoding[:40]}; send it without Content-Encoding."
+            )
         return parse(await self.body())
 
 
 def parse(body: bytes) -> Any:
-    """Return the value of a text in JSON, in which every number is finite. Raises HTTPException with the reason."""
+    """Return the value of a text in JSON, in which every number is finite. Raises HTTPException
+    with the reason."""
     try:
         return json.loads(body, parse_float=_finite, parse_constant=_refuse)
     except json.JSONDecodeError as error:
-        reason = f"{error.msg[:1].lower()}{error.msg[1:]} at line {error.lineno}, column {error.colno}"
+        reason = (
+            f"{error.msg[:1].lower()}{error.msg[1:]} at line {error.lineno}, column {error.colno}"
+        )
     except UnicodeDecodeError:
         reason = "it is not UTF-8"
     except RecursionError:
@@ -58,5 +64,6 @@ def _finite(number: str) -> float:
 
 
 def _refuse(number: str) -> Never:
-    """Raise HTTPException for a number that is not finite: NaN, Infinity, or one beyond the largest float."""
+    """Raise HTTPException for a number that is not finite: NaN, Infinity, or one beyond the largest
+    float."""
     raise HTTPException(400, f"The body has the number {number[:40]}; write finite numbers only.")

@@ -1,4 +1,5 @@
-"""`POST /v1/completions`: texts go on, or are scored as they are, or are translated by an encoder–decoder."""
+"""`POST /v1/completions`: texts go on, or are scored as they are, or are translated by an
+encoder–decoder."""
 
 import asyncio
 import time
@@ -32,35 +33,54 @@ from seq2chat.training.translation import Translation, translate
 
 BEAM = 5
 LINES = 8  # translated at once
-LONGEST_LINE = 1024  # tokens that a translation reads or is asked for: it holds the engines up until it is done
+# Tokens that a translation reads or is asked for: it holds the engines up until it is done.
+LONGEST_LINE = 1024
 MOST_LINES = 1000  # in one request
 DEFAULT_TOKENS = 16  # OpenAI's
 NOTHING = (None, False, "", [])
 
 
 def completion_answers(asked: CompletionRequest, served: Served, salt: str) -> list[Answer]:
-    """Return one answer for each prompt. Raises BadField or UserError for what the model cannot do."""
+    """Return one answer for each prompt. Raises BadField or UserError for what the model cannot
+    do."""
     check(
         served.engine is not None,
-        f"{served.id} is a {served.family}, which cannot continue a text; /v1/embeddings works with it.",
+        f"{served.id} is a {served.family}, which cannot continue a text; /v1/embeddings works "
+        "with it.",
     )
     check_stream_options(asked)
     check_best_of(asked)
     if asked.max_tokens == 0 and not asked.echo:
-        raise BadField("max_tokens", "max_tokens 0 needs echo: true; else there is nothing to answer.")
+        raise BadField(
+            "max_tokens", "max_tokens 0 needs echo: true; else there is nothing to answer."
+        )
     if asked.max_tokens == 0 and asked.stream:
         raise BadField("stream", "With max_tokens 0 there is nothing to stream; leave stream out.")
-    limit = DEFAULT_TOKENS if asked.max_tokens is None else one_limit(asked.max_tokens, at_most=served.context)
+    limit = (
+        DEFAULT_TOKENS
+        if asked.max_tokens is None
+        else one_limit(asked.max_tokens, at_most=served.context)
+    )
     sampling = sampling_config(asked, max(limit, 1))
     scored = bool(asked.echo) and asked.logprobs is not None
     return [
-        Answer(served, prompt, sampling, asked.n or 1, stop_strings(asked), asked.logprobs, scored, salt=salt)
+        Answer(
+            served,
+            prompt,
+            sampling,
+            asked.n or 1,
+            stop_strings(asked),
+            asked.logprobs,
+            scored,
+            salt=salt,
+        )
         for prompt in prompts(asked, served)
     ]
 
 
 def prompts(asked: CompletionRequest, served: Served) -> list[list[int]]:
-    """Return the tokens of each prompt. A text begins as every text did in training: with the end of the one before."""
+    """Return the tokens of each prompt. A text begins as every text did in training: with the end
+    of the one before."""
     tokenizer, made = served.tokenizer, []
     assert isinstance(tokenizer, Tokenizer)
     start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -81,18 +101,22 @@ def _choice(
     offset: int = 0,
     first: bool = True,
 ) -> dict[str, Any]:
-    """Return one choice: of all pieces of a sample, or of those of one chunk, whose text begins at `offset` and
-    which is the `first` one or not."""
+    """Return one choice: of all pieces of a sample, or of those of one chunk, whose text begins at
+    `offset` and which is the `first` one or not."""
     tokenizer = answer.served.tokenizer
     assert isinstance(tokenizer, Tokenizer)
     tokens = [piece.token for piece in pieces]
     before = prompt_text(tokenizer, answer.prompt) if echo else ""
     choice: dict[str, Any] = {
-        "index": index, "text": before + "".join(piece.text for piece in pieces), "logprobs": None,
+        "index": index,
+        "text": before + "".join(piece.text for piece in pieces),
+        "logprobs": None,
         "finish_reason": tokens[-1].finish if tokens else "length",
-    }  # fmt: skip
+    }
     if answer.logprobs is not None:
-        choice["logprobs"] = completion_logprobs(answer.served.token_names, _scored(answer, pieces, echo), offset)
+        choice["logprobs"] = completion_logprobs(
+            answer.served.token_names, _scored(answer, pieces, echo), offset
+        )
     if asked.return_token_ids:
         choice["token_ids"] = [token.id for token in tokens]
         choice |= {"prompt_token_ids": answer.prompt} if first else {}
@@ -107,7 +131,9 @@ def _scored(answer: Answer, pieces: Sequence[Piece], echo: bool) -> list[ScoredT
         # The first bytes of a character add nothing to the text, its last one adds all of it.
         decoder, shown = tokenizer.stream_decoder(), set(shown_ids(tokenizer, answer.prompt))
         for token, logprob, top in zip(answer.prompt, read.logprobs, read.tops, strict=True):
-            scored.append(ScoredToken(token, logprob, top, decoder.feed(token) if token in shown else ""))
+            scored.append(
+                ScoredToken(token, logprob, top, decoder.feed(token) if token in shown else "")
+            )
         scored[-1] = replace(scored[-1], text=scored[-1].text + decoder.flush())
     return scored + [ScoredToken(p.token.id, p.token.logprob, p.token.top, p.text) for p in pieces]
 
@@ -124,12 +150,19 @@ def shown_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
 
 
 def _head(asked: CompletionRequest) -> dict[str, Any]:
-    return {"id": new_id("cmpl"), "object": "text_completion", "created": int(time.time()), "model": asked.model}
+    return {
+        "id": new_id("cmpl"),
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": asked.model,
+    }
 
 
-def whole(asked: CompletionRequest, answers: list[Answer], made: list[list[list[Piece]]]) -> dict[str, Any]:
-    """Return the `text_completion` object of the pieces of each answer's samples: `n` choices for each prompt, in
-    their order."""
+def whole(
+    asked: CompletionRequest, answers: list[Answer], made: list[list[list[Piece]]]
+) -> dict[str, Any]:
+    """Return the `text_completion` object of the pieces of each answer's samples: `n` choices for
+    each prompt, in their order."""
     choices: list[dict[str, Any]] = []
     for answer, samples in zip(answers, made, strict=True):
         for pieces in samples:
@@ -180,11 +213,13 @@ async def _merged(answers: list[Answer]) -> AsyncIterator[tuple[int, Piece]]:
             task.cancel()
 
 
-async def translation(asked: CompletionRequest, served: Served, worker: Worker, encoding: Pool) -> dict[str, Any]:
+async def translation(
+    asked: CompletionRequest, served: Served, worker: Worker, encoding: Pool
+) -> dict[str, Any]:
     """Return the translations of the prompts by beam search: the `n` best of each, best first.
 
-    Each line of a prompt is translated for itself, and an empty line stays empty. Raises BadField for options that
-    beam search has no use for.
+    Each line of a prompt is translated for itself, and an empty line stays empty. Raises BadField
+    for options that beam search has no use for.
     """
     check_translation(asked, served)
     texts = [one for one in one_by_one(asked.prompt) if isinstance(one, str)]
@@ -192,16 +227,25 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker, 
     assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, Tokenizer)
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
     if len(lines) > MOST_LINES:
-        raise BadField("prompt", f"The prompt has {len(lines):,} lines; send at most {MOST_LINES:,} at once.")
+        raise BadField(
+            "prompt", f"The prompt has {len(lines):,} lines; send at most {MOST_LINES:,} at once."
+        )
     most = min(one_limit(asked.max_tokens, at_most=0), served.context - 1)
     options = {"beam": max(BEAM, n), "n_best": n, "max_length": most}
     room = min(served.context - 1, LONGEST_LINE)
     for line in lines:
         served.check_size(line.strip())
-    if lines and await encoding.run(lambda: max(len(tokenizer.encode(line)) for line in lines)) > room:
-        raise BadField("prompt", f"A line has more than the {room} tokens that {served.id} reads; send sentences.")
+    if (
+        lines
+        and await encoding.run(lambda: max(len(tokenizer.encode(line)) for line in lines)) > room
+    ):
+        raise BadField(
+            "prompt",
+            f"A line has more than the {room} tokens that {served.id} reads; send sentences.",
+        )
     found: list[Translation] = []
-    for first in range(0, len(lines), LINES):  # so that the engines step in between, and nobody is waited for who left
+    # So that the engines step in between, and nobody is waited for who left.
+    for first in range(0, len(lines), LINES):
         work = partial(list, translate(model, tokenizer, lines[first : first + LINES], **options))
         found += await asyncio.wrap_future(worker.call(work))
     choices: list[dict[str, Any]] = []
@@ -211,10 +255,14 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker, 
         for sample in range(n):
             written = ["" if line is None else line.texts[sample] for line in translated]
             is_whole = all(line is None or line.hypotheses[sample].finished for line in translated)
-            choices.append({
-                "index": len(choices), "text": "\n".join(written), "logprobs": None,
-                "finish_reason": "stop" if is_whole else "length",
-            })  # fmt: skip
+            choices.append(
+                {
+                    "index": len(choices),
+                    "text": "\n".join(written),
+                    "logprobs": None,
+                    "finish_reason": "stop" if is_whole else "length",
+                }
+            )
     read = sum(len(line.source) for line in found)
     written = sum(len(h.tokens) for line in found for h in line.hypotheses)
     counts = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
@@ -222,30 +270,46 @@ async def translation(asked: CompletionRequest, served: Served, worker: Worker, 
 
 
 def check_translation(asked: CompletionRequest, served: Served) -> None:
-    """Raise BadField for a request that beam search cannot honor. Neutral values ask for nothing of it."""
+    """Raise BadField for a request that beam search cannot honor. Neutral values ask for nothing of
+    it."""
     sampling = sampling_config(asked, 1)
     plain = SamplingConfig(1, temperature=sampling.temperature, seed=sampling.seed)
     options = [
-        field.name for field in fields(SamplingConfig) if getattr(sampling, field.name) != getattr(plain, field.name)
+        field.name
+        for field in fields(SamplingConfig)
+        if getattr(sampling, field.name) != getattr(plain, field.name)
     ]
     options += [
-        name for name in ("stop", "echo", "logprobs", "return_token_ids") if getattr(asked, name) not in NOTHING
+        name
+        for name in ("stop", "echo", "logprobs", "return_token_ids")
+        if getattr(asked, name) not in NOTHING
     ]
     if sampling.temperature not in (0, 1):
-        options.append("temperature")  # 0 asks for the likeliest, which beam search looks for, and 1 is the default
+        # 0 asks for the likeliest, which beam search looks for, and 1 is the default.
+        options.append("temperature")
     if options:
-        raise BadField(options[0], f"{options[0]} has no meaning for {served.id}, which translates by beam search.")
+        raise BadField(
+            options[0],
+            f"{options[0]} has no meaning for {served.id}, which translates by beam search.",
+        )
     check_stream_options(asked)
     check_best_of(asked)
     if not all(isinstance(one, str) for one in one_by_one(asked.prompt)):
         raise BadField("prompt", f"{served.id} translates texts; send them as text, not as tokens.")
     if asked.max_tokens == 0:
-        raise BadField("max_tokens", "max_tokens 0 is for scoring texts; a translation has at least one token.")
+        raise BadField(
+            "max_tokens", "max_tokens 0 is for scoring texts; a translation has at least one token."
+        )
     if (asked.max_tokens or 0) > LONGEST_LINE:
-        raise BadField("max_tokens", f"A translation has at most {LONGEST_LINE} tokens; write a smaller max_tokens.")
+        raise BadField(
+            "max_tokens",
+            f"A translation has at most {LONGEST_LINE} tokens; write a smaller max_tokens.",
+        )
 
 
-async def translation_chunks(asked: CompletionRequest, whole: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def translation_chunks(
+    asked: CompletionRequest, whole: dict[str, Any]
+) -> AsyncIterator[dict[str, Any]]:
     """Yield a translation as chunks, one a choice: beam search knows none before it is done."""
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
     head = {name: value for name, value in whole.items() if name not in ("choices", "usage")}

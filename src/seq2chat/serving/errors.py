@@ -15,8 +15,8 @@ from seq2chat.serving.stream import to_json
 from seq2chat.serving.worker import Stopped
 
 ROUTES = (
-    "POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /tokenize, /detokenize; "
-    "GET /v1/models, /health, /metrics, /docs, /"
+    "POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /tokenize, "
+    "/detokenize; GET /v1/models, /health, /metrics, /docs, /"
 )
 
 CODES = {
@@ -54,7 +54,13 @@ def describe(error: Exception) -> dict[str, Any]:
             pass
         case _:
             kind, message = "server_error", "The server made a mistake."
-    param = error.param or None if isinstance(error, BadField) else "model" if isinstance(error, UnknownModel) else None
+    param = (
+        error.param or None
+        if isinstance(error, BadField)
+        else "model"
+        if isinstance(error, UnknownModel)
+        else None
+    )
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -95,18 +101,24 @@ def _bad_field(request: Request, error: RequestValidationError) -> BadField:
     errors, body = error.errors(), error.body
     if not isinstance(body, dict):
         if "json" not in request.headers.get("content-type", ""):
-            return BadField("", "The body is not marked as JSON; send the header Content-Type: application/json.")
+            return BadField(
+                "",
+                "The body is not marked as JSON; send the header Content-Type: application/json.",
+            )
         return BadField("", f"The body is no request in JSON: {errors[0]['msg']}.")
     places = [_place(one["loc"][1:], body, one["type"] == "missing") for one in errors]
 
     def value(number: int) -> tuple[bool, int, int]:
-        # Each branch of a union gives errors. Those of the branch that was meant are not about the type of the whole.
+        # Each branch of a union gives errors. Those of the branch that was meant are not about the
+        # type of the whole.
         is_type = errors[number]["type"].endswith("_type")
         return not is_type, places[number].count(".") + places[number].count("["), -number
 
     best = max(range(len(errors)), key=value)
     first, place = errors[best], places[best]
-    code = CODES.get(first["type"], "invalid_type" if first["type"].endswith("_type") else "invalid_value")
+    code = CODES.get(
+        first["type"], "invalid_type" if first["type"].endswith("_type") else "invalid_value"
+    )
     if first["type"] == "extra_forbidden":
         return BadField(place, f"{place[:200]} is not supported; leave it out.", code)
     message = first["msg"].removeprefix("Value error, ")

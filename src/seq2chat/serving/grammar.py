@@ -1,4 +1,5 @@
-"""Answers that are JSON of a schema, because no other token can be drawn (llguidance): formats and forced tools."""
+"""Answers that are JSON of a schema, because no other token can be drawn (llguidance): formats and
+forced tools."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ ANY_OBJECT = {"type": "object"}
 
 @dataclass(frozen=True)
 class Schema:
-    """A JSON schema that an answer follows, its name, and the field of the request that it is in."""
+    """A JSON schema that an answer follows, its name, and the field of the request that it is
+    in."""
 
     content: dict[str, Any]
     field: str
@@ -40,9 +42,14 @@ def format_schema(asked: ResponseFormat | None) -> Schema | None:
         return None
     named = asked.json_schema
     if asked.type == "json_schema" and named is None:
-        raise BadField("response_format", "response_format json_schema needs json_schema: {name, schema}.")
+        raise BadField(
+            "response_format", "response_format json_schema needs json_schema: {name, schema}."
+        )
     if asked.type != "json_schema" and named is not None:
-        raise BadField("response_format", f"response_format {asked.type} has no json_schema; write type json_schema.")
+        raise BadField(
+            "response_format",
+            f"response_format {asked.type} has no json_schema; write type json_schema.",
+        )
     if asked.type == "text":
         return None
     if named is None:
@@ -53,14 +60,17 @@ def format_schema(asked: ResponseFormat | None) -> Schema | None:
 def forced_function(asked: ChatRequest) -> Function | None:
     """Return the function that the answer must call, and None for an answer in text.
 
-    Raises BadField where the model would have to decide whether to call one, which it has not learned.
+    Raises BadField where the model would have to decide whether to call one, which it has not
+    learned.
     """
     tools, choice = asked.tools or [], asked.tool_choice
     if choice == "none":
         return None
     if not tools:
         if isinstance(choice, ToolChoice) or choice == "required":
-            raise BadField("tool_choice", "tool_choice forces a call, but there are no tools; send tools.")
+            raise BadField(
+                "tool_choice", "tool_choice forces a call, but there are no tools; send tools."
+            )
         return None
     if choice is None or choice == "auto":
         raise BadField(
@@ -70,7 +80,10 @@ def forced_function(asked: ChatRequest) -> Function | None:
         )
     functions = {tool.function.name: tool.function for tool in tools}
     if choice == "required" and len(functions) > 1:
-        raise BadField("tool_choice", "The models here cannot decide which tool to call; name one in tool_choice.")
+        raise BadField(
+            "tool_choice",
+            "The models here cannot decide which tool to call; name one in tool_choice.",
+        )
     name = next(iter(functions)) if isinstance(choice, str) else choice.function.name
     if name not in functions:
         raise BadField("tool_choice", f"tool_choice names {name}, which is none of the tools.")
@@ -84,15 +97,19 @@ class Grammar:
         self._matcher, self._vocab_size, self._field = matcher, vocab_size, field
 
     def bias(self) -> Float[Tensor, " vocab"]:
-        """Return 0 for each token that may come next and -inf for the others; at its end, for all but the end token.
+        """Return 0 for each token that may come next and -inf for the others; at its end, for all
+        but the end token.
 
         Raises BadField where the schema proves to be one that cannot be followed.
         """
         mask = self._matcher.compute_bitmask()
         try:
-            _check(self._matcher)  # whose mask would allow the end token alone, as if the answer were complete
+            # Whose mask would allow the end token alone, as if the answer were complete.
+            _check(self._matcher)
         except ValueError as error:
-            raise BadField(self._field, f"The schema cannot be followed any further: {error}.") from None
+            raise BadField(
+                self._field, f"The schema cannot be followed any further: {error}."
+            ) from None
         bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
         allowed = torch.from_numpy(bits[: self._vocab_size]).bool()
         return torch.zeros(self._vocab_size).masked_fill(~allowed, -torch.inf)
@@ -103,16 +120,20 @@ class Grammar:
 
 
 def grammars(schema: Schema | None, served: Served, n: int, begun: Sequence[int]) -> list[Grammar]:
-    """Return a grammar for each of `n` samples whose answer begins with the tokens `begun`; none without a schema.
+    """Return a grammar for each of `n` samples whose answer begins with the tokens `begun`; none
+    without a schema.
 
-    Raises BadField for a schema that cannot be followed, a beginning that does not fit it, and without llguidance.
+    Raises BadField for a schema that cannot be followed, a beginning that does not fit it, and
+    without llguidance.
     """
     if schema is None:
         return []
     try:
         from llguidance import LLMatcher
     except ImportError:
-        raise BadField(schema.field, "JSON needs llguidance: pip install 'seq2chat[json]'.") from None
+        raise BadField(
+            schema.field, "JSON needs llguidance: pip install 'seq2chat[json]'."
+        ) from None
     assert isinstance(served.tokenizer, Tokenizer)
     vocab_size = served.model.config.vocab_size
     tokenizer = _tokenizer(served.tokenizer.json, vocab_size, served.end_tokens[0])
@@ -123,9 +144,11 @@ def grammars(schema: Schema | None, served: Served, n: int, begun: Sequence[int]
         )
         matcher = LLMatcher(tokenizer, grammar)
         _check(matcher)
-        matcher.compute_bitmask()  # a schema that refers to nothing but itself is found out with the first token
+        # A schema that refers to nothing but itself is found out with the first token.
+        matcher.compute_bitmask()
         _check(matcher)
-    except (ValueError, RecursionError) as error:  # it nests too deeply, or has text that is no UTF-8
+    # It nests too deeply, or has text that is no UTF-8.
+    except (ValueError, RecursionError) as error:
         name = schema.name and f" {schema.name}"
         raise BadField(schema.field, f"The schema{name} cannot be followed: {error}.") from None
     if begun and not matcher.consume_tokens(list(begun)):

@@ -1,4 +1,5 @@
-"""What every request passes first: the API key, the size of its body, and whether the server still takes any."""
+"""What every request passes first: the API key, the size of its body, and whether the server still
+takes any."""
 
 import hmac
 import ipaddress
@@ -17,8 +18,8 @@ MOST_BYTES = 1_000_000  # of a body
 
 # The page runs its own files only, talks to this server only, and is shown in no frame of others.
 PAGE_POLICY = (
-    b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    b"object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src"
+    b" 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 OPEN = ("/", "/docs", "/health")
 """Routes that need no key, beside the files of the page: a page must be able to ask for the key."""
@@ -50,11 +51,20 @@ class Guard:
 
         headers = dict(scope["headers"])
         if self._expected is None and not _names_this_machine(headers.get(b"host", b"localhost")):
-            await refuse(guarded_send, 400, "Without an API key this server answers to localhost only.", None)
+            await refuse(
+                guarded_send, 400, "Without an API key this server answers to localhost only.", None
+            )
         elif self._expected is None and path not in OPEN and _is_foreign(headers):
-            await refuse(guarded_send, 403, "Pages of other sites may not use this server without an API key.", None)
+            await refuse(
+                guarded_send,
+                403,
+                "Pages of other sites may not use this server without an API key.",
+                None,
+            )
         elif not self._may_enter(path, headers.get(b"authorization", b"")):
-            await refuse(guarded_send, 401, "Give the API key: Authorization: Bearer KEY.", "invalid_api_key")
+            await refuse(
+                guarded_send, 401, "Give the API key: Authorization: Bearer KEY.", "invalid_api_key"
+            )
         elif self.state.draining and path != "/health":
             await refuse(guarded_send, 503, "The server is stopping.", None)
         else:
@@ -68,18 +78,22 @@ class Guard:
 
 
 def _names_this_machine(host: bytes) -> bool:
-    """Whether a Host header names the loopback. A page of others could let its own name point here, and then read what
-    the browser keeps from it otherwise (DNS rebinding)."""
+    """Whether a Host header names the loopback. A page of others could let its own name point here,
+    and then read what the browser keeps from it otherwise (DNS rebinding)."""
     text = host.decode("latin-1")
-    return is_loopback(text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0])
+    return is_loopback(
+        text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
+    )
 
 
 def _is_foreign(headers: dict[bytes, bytes]) -> bool:
-    """Whether a browser sends this for a page of another site, which could keep the models busy without reading what
-    they answer. Other programs send neither header."""
+    """Whether a browser sends this for a page of another site, which could keep the models busy
+    without reading what they answer. Other programs send neither header."""
     origin = headers.get(b"origin")
     own = {scheme + headers.get(b"host", b"") for scheme in (b"http://", b"https://")}
-    return headers.get(b"sec-fetch-site") == b"cross-site" or (origin is not None and origin not in own)
+    return headers.get(b"sec-fetch-site") == b"cross-site" or (
+        origin is not None and origin not in own
+    )
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -100,7 +114,9 @@ def _bounded(receive: Receive) -> Receive:
 async def refuse(send: Send, status: int, message: str, code: str | None) -> None:
     """Answer with an error in OpenAI's form."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    content: dict[str, Any] = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    content: dict[str, Any] = {
+        "error": {"message": message, "type": kind, "param": None, "code": code}
+    }
     headers = [(b"content-type", b"application/json")]
     headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
     headers += [(b"retry-after", b"5")] if status == 503 else []
@@ -112,7 +128,8 @@ def check_key(api_key: str) -> None:
     """Raise UserError for a key that a browser cannot send as a header."""
     check(
         api_key.isascii() and api_key.isprintable() and api_key == api_key.strip(),
-        "The API key has characters that a browser cannot send; write letters without accents, digits and signs.",
+        "The API key has characters that a browser cannot send; write letters without accents, "
+        "digits and signs.",
     )
 
 

@@ -23,7 +23,8 @@ class TokenNames:
             self._first.setdefault(tokenizer.token_bytes(token_id), token_id)
 
     def entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        """Return an entry of a chat's log probabilities; a control token has a name but no bytes."""
+        """Return an entry of a chat's log probabilities; a control token has a name but no
+        bytes."""
         entry = self._entries.get(token_id)
         if entry is None:
             raw = self._tokenizer.token_bytes(token_id)
@@ -68,7 +69,9 @@ class ScoredToken:
     text: str
 
 
-def completion_logprobs(names: TokenNames, tokens: Sequence[ScoredToken], offset: int) -> dict[str, Any]:
+def completion_logprobs(
+    names: TokenNames, tokens: Sequence[ScoredToken], offset: int
+) -> dict[str, Any]:
     """Return OpenAI's four lists, with places in the text counted from `offset`. A token is always
     among its own `top_logprobs`.
     """
@@ -89,4 +92,9 @@ def completion_logprobs(names: TokenNames, tokens: Sequence[ScoredToken], offset
         likely = {names.name(other): max(logprob, LEAST) for other, logprob in token.top}
         logprobs.append(own)
         tops.append(likely | {name: own})
-    return {"tokens": written, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
+    return {
+        "tokens": written,
+        "token_logprobs": logprobs,
+        "top_logprobs": tops,
+        "text_offset": offsets,
+    }

@@ -1,4 +1,5 @@
-"""What the server measures of itself, in Prometheus' text format and under vLLM's names, so that its dashboards fit."""
+"""What the server measures of itself, in Prometheus' text format and under vLLM's names, so that
+its dashboards fit."""
 
 import threading
 from bisect import bisect_left
@@ -49,7 +50,9 @@ class Metrics:
     """Everything measured; it knows no text."""
 
     def __init__(self) -> None:
-        self.time_to_first_token, self.inter_token_latency, self.request_seconds = (Histogram() for _ in range(3))
+        self.time_to_first_token, self.inter_token_latency, self.request_seconds = (
+            Histogram() for _ in range(3)
+        )
         self.finished = Counter()
 
     def text(self, served: Sequence[Served]) -> str:
@@ -61,23 +64,66 @@ class Metrics:
 
         engines = [(_label(s.id), s.engine) for s in served if s.engine is not None]
         for name, kind, help, read in (
-            ("vllm:num_requests_running", "gauge", "Samples that hold a slot.", lambda e: e.n_running),
-            ("vllm:num_requests_waiting", "gauge", "Requests that wait for a slot.", lambda e: e.n_waiting),
-            ("vllm:prompt_tokens_total", "counter", "Tokens of prompts read.", lambda e: e.statistics.prompt_tokens),
-            ("vllm:generation_tokens_total", "counter", "Tokens made.", lambda e: e.statistics.generated_tokens),
-            ("vllm:prefix_cache_hits_total", "counter", "Tokens found cached.", lambda e: e.statistics.cached_tokens),
             (
-                "vllm:prefix_cache_queries_total", "counter", "Tokens looked up.",
+                "vllm:num_requests_running",
+                "gauge",
+                "Samples that hold a slot.",
+                lambda e: e.n_running,
+            ),
+            (
+                "vllm:num_requests_waiting",
+                "gauge",
+                "Requests that wait for a slot.",
+                lambda e: e.n_waiting,
+            ),
+            (
+                "vllm:prompt_tokens_total",
+                "counter",
+                "Tokens of prompts read.",
+                lambda e: e.statistics.prompt_tokens,
+            ),
+            (
+                "vllm:generation_tokens_total",
+                "counter",
+                "Tokens made.",
+                lambda e: e.statistics.generated_tokens,
+            ),
+            (
+                "vllm:prefix_cache_hits_total",
+                "counter",
+                "Tokens found cached.",
+                lambda e: e.statistics.cached_tokens,
+            ),
+            (
+                "vllm:prefix_cache_queries_total",
+                "counter",
+                "Tokens looked up.",
                 lambda e: e.statistics.prompt_tokens + e.statistics.cached_tokens,
             ),
-        ):  # fmt: skip
-            add(name, kind, help, [f"{name}{{{label}}} {read(engine)}" for label, engine in engines])
-        for name, help, histogram in (
-            ("vllm:time_to_first_token_seconds", "From request to first token.", self.time_to_first_token),
-            ("vllm:inter_token_latency_seconds", "Between tokens of one sample.", self.inter_token_latency),
-            ("vllm:e2e_request_latency_seconds", "From request to last token.", self.request_seconds),
         ):
-            values = [line for s in served if s.engine is not None for line in histogram.lines(name, s.id)]
+            add(
+                name, kind, help, [f"{name}{{{label}}} {read(engine)}" for label, engine in engines]
+            )
+        for name, help, histogram in (
+            (
+                "vllm:time_to_first_token_seconds",
+                "From request to first token.",
+                self.time_to_first_token,
+            ),
+            (
+                "vllm:inter_token_latency_seconds",
+                "Between tokens of one sample.",
+                self.inter_token_latency,
+            ),
+            (
+                "vllm:e2e_request_latency_seconds",
+                "From request to last token.",
+                self.request_seconds,
+            ),
+        ):
+            values = [
+                line for s in served if s.engine is not None for line in histogram.lines(name, s.id)
+            ]
             add(name, "histogram", help, values)
         finished = [
             f'vllm:request_success_total{{{_label(model)},finished_reason="{reason}"}} {count}'

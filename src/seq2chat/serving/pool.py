@@ -12,7 +12,8 @@ T = TypeVar("T")
 
 
 class Pool:
-    """Runs functions in `n_threads` threads, in their order. At most `most_waiting` wait, any number with None.
+    """Runs functions in `n_threads` threads, in their order. At most `most_waiting` wait, any
+    number with None.
 
     Each kind of work has a pool of its own, so that one kind never keeps another waiting for a
     thread.
@@ -31,7 +32,10 @@ class Pool:
         Raises QueueFull when too many wait.
         """
         if self._n_busy >= self._most_busy:
-            raise QueueFull(f"{self.most_waiting} requests are waiting for {self.name} already; try again later.")
+            raise QueueFull(
+                f"{self.most_waiting} requests are waiting for {self.name} already; try again"
+                " later."
+            )
         self._n_busy += 1
         future = self._executor.submit(work)
         # A function that has begun is busy until its end, whoever still waits for it.

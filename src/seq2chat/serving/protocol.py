@@ -65,7 +65,8 @@ def _lacking(reason: str, *neutral: Any) -> AfterValidator:
 
 
 def _few_biases(value: Any) -> Any:
-    """Refuse a long `logit_bias` before its values are looked at: each that is wrong is an error."""
+    """Refuse a long `logit_bias` before its values are looked at: each that is wrong is an
+    error."""
     if isinstance(value, dict) and len(value) > MOST_BIASES:
         raise ValueError(f"it has {len(value):,} tokens; write at most {MOST_BIASES}")
     return value
@@ -83,8 +84,12 @@ EFFORTS = ("none", "minimal", "low", "medium")
 NO_REASONING = "the models here do not reason before they answer; leave it out"
 NO_BACKGROUND = "there are no responses in the background; leave it out"
 Effort = Annotated[Any, _lacking(NO_REASONING, *EFFORTS)]
-Verbosity = Annotated[Any, _lacking("the length of an answer cannot be chosen; leave it out", "medium")]
-Tier = Annotated[Any, _lacking("there is one tier of service; write auto or default", "auto", "default")]
+Verbosity = Annotated[
+    Any, _lacking("the length of an answer cannot be chosen; leave it out", "medium")
+]
+Tier = Annotated[
+    Any, _lacking("there is one tier of service; write auto or default", "auto", "default")
+]
 
 
 class Strict(BaseModel):
@@ -104,7 +109,11 @@ class Strict(BaseModel):
         unknown = fields.keys() - cls._names()
         if unknown:
             first = next(name for name in fields if name in unknown)
-            fields = {name: value for name, value in fields.items() if name == first or name not in unknown}
+            fields = {
+                name: value
+                for name, value in fields.items()
+                if name == first or name not in unknown
+            }
         return fields
 
     @classmethod
@@ -154,7 +163,9 @@ class TextPart(Strict):
     def _only_text(cls, data: Any) -> Any:
         kind = data.get("type", "text") if isinstance(data, dict) else "text"
         if kind != "text":
-            raise ValueError(f"the models here read text only, and not {str(kind)[:40]}; leave it out")
+            raise ValueError(
+                f"the models here read text only, and not {str(kind)[:40]}; leave it out"
+            )
         return data
 
 
@@ -180,13 +191,19 @@ class ChatMessage(Strict):
     """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
+    content: (
+        Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None
+    ) = None
     name: Ignored = None
     annotations: Ignored = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=1)] | None = None
-    refusal: Annotated[Any, _lacking("a refusal is not kept apart from the content; send it as content")] = None
+    refusal: Annotated[
+        Any, _lacking("a refusal is not kept apart from the content; send it as content")
+    ] = None
     audio: Audio = None
-    function_call: Annotated[Any, _lacking("functions are called through tools; send tool_calls")] = None
+    function_call: Annotated[
+        Any, _lacking("functions are called through tools; send tool_calls")
+    ] = None
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
@@ -242,12 +259,16 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Whole, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    prefix_token_ids: Annotated[list[TokenId], Field(max_length=100_000, fail_fast=True)] | None = None
+    prefix_token_ids: Annotated[list[TokenId], Field(max_length=100_000, fail_fast=True)] | None = (
+        None
+    )
     tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: Ignored = None
     functions: Annotated[Any, _lacking("functions are called through tools; send tools")] = None
-    function_call: Annotated[Any, _lacking("functions are called through tools; send tools", "none", "auto")] = None
+    function_call: Annotated[
+        Any, _lacking("functions are called through tools; send tools", "none", "auto")
+    ] = None
     metadata: Ignored = None
     store: Ignored = None
     safety_identifier: Ignored = None
@@ -257,11 +278,15 @@ class ChatRequest(Sampling):
     service_tier: Tier = None
     reasoning_effort: Effort = None
     verbosity: Verbosity = None
-    modalities: Annotated[Any, _lacking("the models here write text only; write text", ["text"])] = None
+    modalities: Annotated[
+        Any, _lacking("the models here write text only; write text", ["text"])
+    ] = None
     audio: Audio = None
     moderation: Moderation = None
     prediction: Annotated[Any, _lacking("answers are not predicted; leave it out")] = None
-    web_search_options: Annotated[Any, _lacking("there is no search of the web; leave it out")] = None
+    web_search_options: Annotated[Any, _lacking("there is no search of the web; leave it out")] = (
+        None
+    )
 
 
 class CompletionRequest(Sampling):
@@ -326,11 +351,15 @@ class BackgroundOptions(Strict):
 
 
 class ImageOptions(Strict):
-    context_compression: Annotated[Any, _lacking("there are no images here; leave it out", "auto", "disabled")] = None
+    context_compression: Annotated[
+        Any, _lacking("there are no images here; leave it out", "auto", "disabled")
+    ] = None
 
 
 class AccessPrograms(Strict):
-    cyber: Annotated[Any, _lacking("there are no access programs here; leave it out", "standard")] = None
+    cyber: Annotated[
+        Any, _lacking("there are no access programs here; leave it out", "standard")
+    ] = None
 
 
 KEPT = "no response is kept here; send the whole conversation as input"
@@ -340,7 +369,10 @@ class ResponsesRequest(Strict):
     """`POST /v1/responses`, for text."""
 
     model: Name
-    input: Text | Annotated[list[ResponseMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
+    input: (
+        Text
+        | Annotated[list[ResponseMessage], Field(min_length=1, max_length=1000, fail_fast=True)]
+    )
     instructions: Text | None = None
     max_output_tokens: MaxTokens | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -361,18 +393,30 @@ class ResponsesRequest(Strict):
     moderation: Moderation = None
     previous_response_id: Annotated[Any, _lacking(KEPT)] = None
     conversation: Annotated[Any, _lacking(KEPT)] = None
-    prompt: Annotated[Any, _lacking("no prompts are kept here; send the text as instructions")] = None
+    prompt: Annotated[Any, _lacking("no prompts are kept here; send the text as instructions")] = (
+        None
+    )
     background: Annotated[Any, _lacking(NO_BACKGROUND)] = None
     background_options: BackgroundOptions | None = None
     image: ImageOptions | None = None
     access_programs: AccessPrograms | None = None
-    context_management: Annotated[Any, _lacking("nothing is left out of a conversation; leave it out")] = None
+    context_management: Annotated[
+        Any, _lacking("nothing is left out of a conversation; leave it out")
+    ] = None
     include: Annotated[Any, _lacking("there is nothing to include; leave it out")] = None
     reasoning: ReasoningOptions | None = None
-    tools: Annotated[Any, _lacking("tools can be forced with /v1/chat/completions only; leave it out")] = None
-    tool_choice: Annotated[Any, _lacking("there are no tools here; leave it out", "none", "auto")] = None
-    top_logprobs: Annotated[Any, _lacking("log probabilities are sent by /v1/chat/completions only", 0)] = None
-    truncation: Annotated[Any, _lacking("nothing is left out of a conversation; write disabled", "disabled")] = None
+    tools: Annotated[
+        Any, _lacking("tools can be forced with /v1/chat/completions only; leave it out")
+    ] = None
+    tool_choice: Annotated[
+        Any, _lacking("there are no tools here; leave it out", "none", "auto")
+    ] = None
+    top_logprobs: Annotated[
+        Any, _lacking("log probabilities are sent by /v1/chat/completions only", 0)
+    ] = None
+    truncation: Annotated[
+        Any, _lacking("nothing is left out of a conversation; write disabled", "disabled")
+    ] = None
 
 
 class EmbeddingRequest(Strict):

@@ -13,23 +13,37 @@ from seq2chat.serving.protocol import ChatRequest, ResponseMessage, ResponsesReq
 
 def as_chat(asked: ResponsesRequest) -> ChatRequest:
     """Return the chat request with the same answer. Raises BadField for what a chat cannot hold."""
-    given = [ResponseMessage(role="user", content=asked.input)] if isinstance(asked.input, str) else asked.input
+    given = (
+        [ResponseMessage(role="user", content=asked.input)]
+        if isinstance(asked.input, str)
+        else asked.input
+    )
     instructions = [{"role": "system", "content": asked.instructions}] if asked.instructions else []
     messages: list[dict[str, Any]] = []
     for item in given:
-        text = item.content if isinstance(item.content, str) else "".join(part.text for part in item.content)
+        text = (
+            item.content
+            if isinstance(item.content, str)
+            else "".join(part.text for part in item.content)
+        )
         messages.append({"role": item.role, "content": text})
     if asked.max_output_tokens == 0:
-        raise BadField("max_output_tokens", "max_output_tokens is 0; write a positive number, or leave it out.")
+        raise BadField(
+            "max_output_tokens", "max_output_tokens is 0; write a positive number, or leave it out."
+        )
     form = None if asked.text is None else asked.text.format
     schema = None
     if form is not None and form.type == "json_schema":
         schema = {"name": form.name or "answer", "schema": form.schema_ or {"type": "object"}}
     fields = {
-        "model": asked.model, "messages": [*instructions, *messages], "max_tokens": asked.max_output_tokens,
-        "temperature": asked.temperature, "top_p": asked.top_p, "stream": asked.stream,
+        "model": asked.model,
+        "messages": [*instructions, *messages],
+        "max_tokens": asked.max_output_tokens,
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "stream": asked.stream,
         "response_format": None if form is None else {"type": form.type, "json_schema": schema},
-    }  # fmt: skip
+    }
     try:
         return ChatRequest.model_validate(fields)
     except ValidationError as error:
@@ -37,10 +51,15 @@ def as_chat(asked: ResponsesRequest) -> ChatRequest:
 
 
 def _bad_field(error: ValidationError, n_instructions: int) -> BadField:
-    """Return the error of a chat request, about the field of the response request that it is made of."""
+    """Return the error of a chat request, about the field of the response request that it is made
+    of."""
     first = error.errors(include_url=False)[0]
     name, *rest = first["loc"]
-    names = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
+    names = {
+        "messages": "input",
+        "max_tokens": "max_output_tokens",
+        "response_format": "text.format",
+    }
     place = names.get(str(name), str(name))
     if name == "messages" and rest:
         number = int(rest[0]) - n_instructions
@@ -62,7 +81,13 @@ class Reply:
     def message(self, text: str | None, status: str) -> dict[str, Any]:
         """Return the message of the output, with no content where `text` is None."""
         content = [] if text is None else [self.part(text)]
-        return {"id": self.item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+        return {
+            "id": self.item_id,
+            "type": "message",
+            "role": "assistant",
+            "status": status,
+            "content": content,
+        }
 
     def part(self, text: str) -> dict[str, Any]:
         """Return the content of the message."""
@@ -85,16 +110,34 @@ class Reply:
         }
         return self._object(status, [self.message(text, status)], used)
 
-    def _object(self, status: str, output: list[dict[str, Any]], used: dict[str, Any] | None) -> dict[str, Any]:
+    def _object(
+        self, status: str, output: list[dict[str, Any]], used: dict[str, Any] | None
+    ) -> dict[str, Any]:
         asked, sampling = self._asked, self._answer.sampling
         return {
-            "id": self.id, "object": "response", "created_at": self._created, "status": status, "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "instructions": asked.instructions, "max_output_tokens": asked.max_output_tokens, "model": asked.model,
-            "output": output, "parallel_tool_calls": False, "previous_response_id": None, "tool_choice": "none",
-            "tools": [], "temperature": sampling.temperature, "top_p": sampling.top_p, "truncation": "disabled",
-            "metadata": asked.metadata or {}, "usage": used, "store": False,
-        }  # fmt: skip
+            "id": self.id,
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "error": None,
+            "incomplete_details": (
+                {"reason": "max_output_tokens"} if status == "incomplete" else None
+            ),
+            "instructions": asked.instructions,
+            "max_output_tokens": asked.max_output_tokens,
+            "model": asked.model,
+            "output": output,
+            "parallel_tool_calls": False,
+            "previous_response_id": None,
+            "tool_choice": "none",
+            "tools": [],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "truncation": "disabled",
+            "metadata": asked.metadata or {},
+            "usage": used,
+            "store": False,
+        }
 
 
 def whole(asked: ResponsesRequest, answer: Answer, samples: list[list[Piece]]) -> dict[str, Any]:

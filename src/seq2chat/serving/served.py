@@ -1,4 +1,5 @@
-"""A model that is served: its name, its weights in the number format that is fast here, and its engine."""
+"""A model that is served: its name, its weights in the number format that is fast here, and its
+engine."""
 
 import time
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ WIDE = 4_000_000  # parameters below which products are so small that bfloat16 o
 
 LONGEST = 32_768  # tokens of a text
 
-NFC = 3  # bytes of which Unicode's composition makes one at most, as of the three letters of a Korean syllable
+# Bytes of which Unicode's composition makes one at most, as of the three letters of a Korean
+# syllable.
+NFC = 3
 
 
 @dataclass
@@ -57,7 +60,8 @@ class Served:
 
     @cached_property
     def _most_bytes(self) -> int | None:
-        """Upper bound in bytes on a text that fits the context. None for WordPiece: any word may be the token [UNK]."""
+        """Upper bound in bytes on a text that fits the context. None for WordPiece: any word may be
+        the token [UNK]."""
         if not isinstance(self.tokenizer, Tokenizer):
             return None
         tokens = range(self.tokenizer.vocab_size)
@@ -70,18 +74,23 @@ class Served:
         return TokenNames(self.tokenizer)
 
     def check_size(self, *texts: str) -> None:
-        """Raise ContextExceeded for texts that fit one context in no way, before encoding them takes a while."""
+        """Raise ContextExceeded for texts that fit one context in no way, before encoding them
+        takes a while."""
         n_bytes = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         if self._most_bytes is not None and n_bytes > self._most_bytes:
             raise ContextExceeded(
-                f"The text has {sum(map(len, texts)):,} characters, more than a context of {self.context} tokens "
-                "holds; shorten it."
+                f"The text has {sum(map(len, texts)):,} characters, more than a context of "
+                f"{self.context} tokens holds; shorten it."
             )
 
     @property
     def can_chat(self) -> bool:
         """Whether the model has learned to."""
-        return self.engine is not None and isinstance(self.tokenizer, Tokenizer) and bool(self.tokenizer.chat_template)
+        return (
+            self.engine is not None
+            and isinstance(self.tokenizer, Tokenizer)
+            and bool(self.tokenizer.chat_template)
+        )
 
     @property
     def end_tokens(self) -> list[int]:
@@ -94,17 +103,27 @@ class Served:
     def card(self) -> dict[str, object]:
         """What `/v1/models` tells of it."""
         return {
-            "id": self.id, "object": "model", "created": self.created, "owned_by": "seq2chat", "context": self.context,
-            "parameters": self._n_parameters, "family": self.family, "chat": self.can_chat,
+            "id": self.id,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "seq2chat",
+            "context": self.context,
+            "parameters": self._n_parameters,
+            "family": self.family,
+            "chat": self.can_chat,
             "vocab_size": self.tokenizer.vocab_size,
-        }  # fmt: skip
+        }
 
 
 def open_served(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Served:
-    """Return the model of a run or model folder, ready to be served, with `int8` the weights of a GPT's products as
-    integers. Raises UserError for a reward model, and for `int8` of another family."""
+    """Return the model of a run or model folder, ready to be served, with `int8` the weights of a
+    GPT's products as integers. Raises UserError for a reward model, and for `int8` of another
+    family."""
     model, tokenizer = load_checkpoint(run)
-    check(model.config.family != "reward", f"{run} is a reward model; serve the policy that it judges.")
+    check(
+        model.config.family != "reward",
+        f"{run} is a reward model; serve the policy that it judges.",
+    )
     device = pick_device()
     model.to(device)
     if isinstance(model, GPT | BERT):
@@ -118,7 +137,8 @@ def open_served(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> S
 
 
 def quantize(model: GPT) -> None:
-    """Make the weights of all products of `model` 8-bit integers; a tied head gets integers of its own."""
+    """Make the weights of all products of `model` 8-bit integers; a tied head gets integers of its
+    own."""
     model.lm_head = Int8Linear(model.head_weight)
     for module in list(model.layers.modules()):
         for name, child in module.named_children():
@@ -127,14 +147,15 @@ def quantize(model: GPT) -> None:
 
 
 def stages(folder: Path) -> list[Path]:
-    """Return the finished runs of a demo's folder that can be served, the aligned one first. A folder of another kind
-    is returned as it is."""
+    """Return the finished runs of a demo's folder that can be served, the aligned one first. A
+    folder of another kind is returned as it is."""
     finished = finished_stages(folder)
     return [folder / name for name in ("ppo", "sft", "base") if name in finished] or [folder]
 
 
 def names(runs: Sequence[Path]) -> list[str]:
-    """Return a name for each run: its folders below `runs/`, or its folder's. Raises UserError when two are alike."""
+    """Return a name for each run: its folders below `runs/`, or its folder's. Raises UserError when
+    two are alike."""
     made = []
     for run in runs:
         parts = [part for part in run.resolve().parts if part != "checkpoints"]

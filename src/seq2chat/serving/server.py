@@ -1,4 +1,5 @@
-"""From models to a listening server, and its end: on SIGTERM or Ctrl-C running answers are finished first."""
+"""From models to a listening server, and its end: on SIGTERM or Ctrl-C running answers are finished
+first."""
 
 import asyncio
 import gc
@@ -22,7 +23,8 @@ DRAIN_SECONDS = 30  # that running answers have at the end
 
 
 class Opening:
-    """The application as uvicorn sees it: `app` once the models are loaded, 503 before. `error` is why they are not."""
+    """The application as uvicorn sees it: `app` once the models are loaded, 503 before. `error` is
+    why they are not."""
 
     def __init__(self) -> None:
         self.app: FastAPI | None = None
@@ -36,7 +38,8 @@ class Opening:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which takes no new request once it is asked to end, and then ends as it should."""
+    """uvicorn's server, which takes no new request once it is asked to end, and then ends as it
+    should."""
 
     def __init__(self, config: uvicorn.Config, opening: Opening) -> None:
         super().__init__(config)
@@ -51,26 +54,40 @@ class Server(uvicorn.Server):
 
 
 def run_server(
-    load: Callable[[], Sequence[Served]], host: str, port: int, api_key: str, say: Callable[[str], object]
+    load: Callable[[], Sequence[Served]],
+    host: str,
+    port: int,
+    api_key: str,
+    say: Callable[[str], object],
 ) -> None:
-    """Serve what `load` returns until a signal comes. `say` is told the address once that is loaded. Raises what `load`
-    does, UserError for an address that cannot be listened at, and SystemExit when an engine breaks again and again."""
+    """Serve what `load` returns until a signal comes. `say` is told the address once that is
+    loaded. Raises what `load` does, UserError for an address that cannot be listened at, and
+    SystemExit when an engine breaks again and again."""
     listener, opening = listen(host, port), Opening()
     # Requests are not logged: what people write to a model is theirs.
     config = uvicorn.Config(
-        opening, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS,
-        timeout_keep_alive=30, http=TimedProtocol, h11_max_incomplete_event_size=64 * 1024, server_header=False,
-    )  # fmt: skip
+        opening,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_keep_alive=30,
+        http=TimedProtocol,
+        h11_max_incomplete_event_size=64 * 1024,
+        server_header=False,
+    )
     server, workers = Server(config, opening), list[Worker]()
     shown = f"[{host}]" if ":" in host else host
 
     def open_models() -> None:
         try:
             served = load()
-            workers.append(worker := Worker([one.engine for one in served if one.engine is not None]))
+            workers.append(
+                worker := Worker([one.engine for one in served if one.engine is not None])
+            )
             worker.start()
-            # Reading a large body starts garbage collections, each of which would stop all threads to go through
-            # the libraries and models once more.
+            # Reading a large body starts garbage collections, each of which would stop all threads
+            # to go through the libraries and models once more.
             gc.collect()
             gc.freeze()
             opening.app = create_app(served, worker, api_key)
@@ -95,12 +112,15 @@ def run_server(
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens at the address. Raises UserError if that cannot be."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    except (OSError, UnicodeError) as error:  # a name with a label of more than 63 letters is the second kind
+    # A name with a label of more than 63 letters is the second kind.
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"Cannot listen at {host}:{port} ({reason}); give another --port, or 0 for a free one."

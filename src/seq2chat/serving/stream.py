@@ -29,7 +29,9 @@ def to_long_json(content: Any, depth: int = 5) -> bytes:
     One call of `json.dumps` keeps all other threads waiting until its end.
     """
     if depth and isinstance(content, dict):
-        parts = [to_json(key) + b":" + to_long_json(value, depth - 1) for key, value in content.items()]
+        parts = [
+            to_json(key) + b":" + to_long_json(value, depth - 1) for key, value in content.items()
+        ]
         return b"{" + b",".join(parts) + b"}"
     if depth and isinstance(content, list) and content and isinstance(content[0], dict | list):
         return b"[" + b",".join([to_long_json(value, depth - 1) for value in content]) + b"]"
@@ -43,7 +45,8 @@ async def until_gone(receive: Receive) -> None:
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
-    """Return the result of `work`, or None when the client goes before it is done; `work` is then cancelled."""
+    """Return the result of `work`, or None when the client goes before it is done; `work` is then
+    cancelled."""
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_gone(receive))
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -58,8 +61,9 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
 class EventStream(Response):
     """An ASGI response that sends each object of `chunks` as it comes.
 
-    `close` is called at the end, however it comes: all sent, the client gone or too slow to take anything, or an error,
-    which is sent as an object of its own. With `named`, each object is an event of its `type`, and there is no [DONE].
+    `close` is called at the end, however it comes: all sent, the client gone or too slow to take
+    anything, or an error, which is sent as an object of its own. With `named`, each object is an
+    event of its `type`, and there is no [DONE].
     """
 
     def __init__(
@@ -88,16 +92,24 @@ class EventStream(Response):
             self._close()
 
     async def _send_all(self, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async for chunk in self._chunks:
-                await send({"type": "http.response.body", "body": self._event(chunk), "more_body": True})
+                await send(
+                    {"type": "http.response.body", "body": self._event(chunk), "more_body": True}
+                )
         except (TimeoutError, OSError):
             raise
         except Exception as error:
-            if not isinstance(error, UserError | Stopped):  # the first are the client's, the last is in the log already
-                logging.getLogger("seq2chat").exception("A stream ended with a mistake of the server.")
+            # The first are the client's, the last is in the log already.
+            if not isinstance(error, UserError | Stopped):
+                logging.getLogger("seq2chat").exception(
+                    "A stream ended with a mistake of the server."
+                )
             body = self._event(self._describe(error))
             await send({"type": "http.response.body", "body": body, "more_body": True})
         end = b"" if self._named else b"data: [DONE]\n\n"

@@ -9,9 +9,9 @@ REQUEST_SECONDS = 30.0  # for the headers of a request, and as long again for it
 MOST_CONNECTIONS = 512
 
 FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\nconnection: close\r\n\r\n"
-    b'{"error":{"message":"The server has too many connections; try again later.","type":"server_error",'
-    b'"param":null,"code":null}}'
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after:"
+    b' 5\r\nconnection: close\r\n\r\n{"error":{"message":"The server has too many connections; try'
+    b' again later.","type":"server_error","param":null,"code":null}}'
 )
 
 

@@ -99,7 +99,9 @@ class Worker(threading.Thread):
                 raise
             self._breaks.append(now)
             logging.getLogger("seq2chat").error("The engine broke and starts over.", exc_info=error)
-            engine.rebuild(Stopped("The engine broke and has started over; send the request again."))
+            engine.rebuild(
+                Stopped("The engine broke and has started over; send the request again.")
+            )
 
     def _wait(self) -> bool:
         """Wait for work; whether there is some, rather than the end."""
@@ -113,7 +115,11 @@ class Worker(threading.Thread):
 
     def _stopped(self) -> Stopped:
         """The error that clients get. The cause of a break is for the log only."""
-        return Stopped("The server is stopping." if self.error is None else "The engine broke; its log says why.")
+        return Stopped(
+            "The server is stopping."
+            if self.error is None
+            else "The engine broke; its log says why."
+        )
 
     def _run_call(self, work: Callable[[], Any], future: "Future[Any]") -> None:
         if not future.set_running_or_notify_cancel():
@@ -122,7 +128,8 @@ class Worker(threading.Thread):
             future.set_result(work())
         except Exception as error:
             future.set_exception(error)
-        except BaseException as error:  # a panic of Rust, which asyncio would not hand on as an error of the request
+        # A panic of Rust, which asyncio would not hand on as an error of the request.
+        except BaseException as error:
             logging.getLogger("seq2chat").error("A computation panicked.", exc_info=error)
             future.set_exception(RuntimeError(f"A computation panicked: {error}"))
 
@@ -136,5 +143,8 @@ class Worker(threading.Thread):
         for engine in self.engines:
             try:
                 engine.fail(error)
-            except Exception:  # one engine that cannot be emptied must not keep the others' clients waiting
-                logging.getLogger("seq2chat").exception("The cache of an engine could not be emptied.")
+            # One engine that cannot be emptied must not keep the others' clients waiting.
+            except Exception:
+                logging.getLogger("seq2chat").exception(
+                    "The cache of an engine could not be emptied."
+                )

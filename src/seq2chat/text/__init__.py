@@ -1,1 +1,2 @@
-"""Strings become tensors: corpora are read, tokenized, written as shards and dealt out as batches."""
+"""Strings become tensors: corpora are read, tokenized, written as shards and dealt out as
+batches."""

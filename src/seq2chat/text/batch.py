@@ -1,7 +1,7 @@
 """Batches, and the loader that deals them: sample k is a pure function of the data, the seed and k.
 
-The only state of a loader is therefore the number of samples consumed, and a resumed run sees what the uninterrupted
-one would have seen, at any step and with any number of processes.
+The only state of a loader is therefore the number of samples consumed, and a resumed run sees what
+the uninterrupted one would have seen, at any step and with any number of processes.
 """
 
 import hashlib
@@ -29,10 +29,11 @@ B = TypeVar("B", bound="Batch")
 class Batch:
     """What a model is given, row by row.
 
-    `labels[b, t]` is what position t of row b should predict, -100 where nothing is asked. Masks are True where a token
-    may be attended to; None means everywhere. `segments` numbers the part of a row that each position belongs to: for a
-    GPT its document, so that attention stays inside; for a BERT its sentence, 0 or 1. None means one part. `is_next`
-    tells for each row whether the second sentence follows the first.
+    `labels[b, t]` is what position t of row b should predict, -100 where nothing is asked. Masks
+    are True where a token may be attended to; None means everywhere. `segments` numbers the part of
+    a row that each position belongs to: for a GPT its document, so that attention stays inside; for
+    a BERT its sentence, 0 or 1. None means one part. `is_next` tells for each row whether the
+    second sentence follows the first.
     """
 
     target: Int64[Tensor, "batch seq"]
@@ -46,21 +47,32 @@ class Batch:
     def to(self: B, device: torch.device | str) -> B:
         """Return the same batch on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items() if tensor is not None}
+        moved = {
+            name: tensor.to(device, non_blocking=True)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        }
         return type(self)(**moved)
 
 
 class Loader:
     """Deals training samples of `context` tokens.
 
-    Each epoch closes the stream of tokens into a circle, cuts it into windows from a random place on, and deals them in
-    random order. A stream of N tokens has N - 1 transitions from a token to the next, and each is a label exactly once
-    an epoch: the places of the last window that go round again are labelled -100. With `document_mask`, batches carry
-    `segments`.
+    Each epoch closes the stream of tokens into a circle, cuts it into windows from a random place
+    on, and deals them in random order. A stream of N tokens has N - 1 transitions from a token to
+    the next, and each is a label exactly once an epoch: the places of the last window that go round
+    again are labelled -100. With `document_mask`, batches carry `segments`.
     """
 
-    def __init__(self, shards: Shards, context: int, seed: int, document_mask: bool = False) -> None:
-        self.shards, self.context, self.seed, self.document_mask = shards, context, seed, document_mask
+    def __init__(
+        self, shards: Shards, context: int, seed: int, document_mask: bool = False
+    ) -> None:
+        self.shards, self.context, self.seed, self.document_mask = (
+            shards,
+            context,
+            seed,
+            document_mask,
+        )
         self.n_transitions = shards.n_tokens - 1
         check(
             self.n_transitions >= context,
@@ -98,14 +110,19 @@ class Loader:
         segments = self._segments(circle) if self.document_mask else np.zeros_like(target)
         return target, labels, segments
 
-    def batch(self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Return this rank's rows of the global batch of samples first_sample .. first_sample + batch_size - 1.
+    def batch(
+        self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> Batch:
+        """Return this rank's rows of the global batch of samples first_sample .. first_sample +
+        batch_size - 1.
 
-        Rank r takes samples r, r + world_size, ... of these, so that the ranks together have the same global batch
-        whatever their number.
+        Rank r takes samples r, r + world_size, ... of these, so that the ranks together have the
+        same global batch whatever their number.
         """
         samples = range(first_sample + rank, first_sample + batch_size, world_size)
-        target, labels, segments = (np.stack(rows) for rows in zip(*map(self.sample, samples), strict=True))
+        target, labels, segments = (
+            np.stack(rows) for rows in zip(*map(self.sample, samples), strict=True)
+        )
         return _batch(target, labels, segments if self.document_mask else None)
 
     def _segments(self, circle: np.ndarray) -> np.ndarray:
@@ -118,12 +135,13 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield the whole stream once, in order, in windows of `context` that do not overlap.
 
-    With a `limit` they are windows of about so many tokens, spread over the stream, in an order that makes every
-    beginning of them a sample as well.
+    With a `limit` they are windows of about so many tokens, spread over the stream, in an order
+    that makes every beginning of them a sample as well.
 
-    Every token of text is a label exactly once. The end-of-text tokens between documents are not (-100), so that the
-    sum of the losses is that of the text alone and can be divided by its bytes. The last row is padded on the right,
-    where causal attention does not look; the last batch may have fewer rows.
+    Every token of text is a label exactly once. The end-of-text tokens between documents are not
+    (-100), so that the sum of the losses is that of the text alone and can be divided by its bytes.
+    The last row is padded on the right, where causal attention does not look; the last batch may
+    have fewer rows.
     """
     n_windows = -(-(shards.n_tokens - 1) // context)
     for windows in spread_batches(n_windows, batch_size, -(-limit // context)):
@@ -133,14 +151,17 @@ def evaluation_batches(
 
 
 def spread_batches(n: int, batch_size: int, limit: int = 0) -> Iterator[list[int]]:
-    """Yield range(n) in batches; with a `limit` only so many of its numbers, in a fixed pseudo-random order."""
+    """Yield range(n) in batches; with a `limit` only so many of its numbers, in a fixed
+    pseudo-random order."""
     count = min(n, limit) if limit else n
     for first in range(0, count, batch_size):
         batch = range(first, min(count, first + batch_size))
         yield [permute(i, n, EVALUATION_ORDER) for i in batch] if limit else list(batch)
 
 
-def _evaluation_row(shards: Shards, context: int, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _evaluation_row(
+    shards: Shards, context: int, window: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first = window * context
     length = min(context, shards.n_tokens - 1 - first)
     tokens = shards.read(first, length + 1).astype(np.int64)
@@ -151,9 +172,11 @@ def _evaluation_row(shards: Shards, context: int, window: int) -> tuple[np.ndarr
     return target, labels, _documents(shards, first + np.arange(context))
 
 
-def pad_rows(rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: int | float) -> Tensor:
-    """Return rows of whole or of floating point numbers as one tensor (batch, longest), `value` behind the shorter
-    ones."""
+def pad_rows(
+    rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: int | float
+) -> Tensor:
+    """Return rows of whole or of floating point numbers as one tensor (batch, longest), `value`
+    behind the shorter ones."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
@@ -166,8 +189,9 @@ def epoch_key(fingerprint: str, seed: int, epoch: int) -> bytes:
 def permute(i: int, n: int, key: bytes) -> int:
     """Return the place of `i` in a pseudo-random permutation of range(n), computed without a table.
 
-    A Feistel network permutes the next larger power of four, whatever its round function, and a result outside
-    range(n) is sent through again until it falls inside: cycle walking (Black and Rogaway 2002, section 3).
+    A Feistel network permutes the next larger power of four, whatever its round function, and a
+    result outside range(n) is sent through again until it falls inside: cycle walking (Black and
+    Rogaway 2002, section 3).
     """
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
@@ -189,8 +213,8 @@ def round_keys(key: bytes) -> list[int]:
 
 
 def mix(x: Any) -> Any:
-    """The finalizer of splitmix64 (Steele, Lea and Flood 2014), which spreads every bit of x, an int or an array of
-    uint64, over all 64."""
+    """The finalizer of splitmix64 (Steele, Lea and Flood 2014), which spreads every bit of x, an
+    int or an array of uint64, over all 64."""
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
     return x ^ x >> 31

@@ -1,4 +1,5 @@
-"""What the user's cache folder holds: tokenized texts, downloads, and what killed runs left unfinished."""
+"""What the user's cache folder holds: tokenized texts, downloads, and what killed runs left
+unfinished."""
 
 import json
 import shutil
@@ -16,7 +17,8 @@ DAY = 24 * 60 * 60  # seconds
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder or file in the cache: of which text it was made, its size in bytes, and when, in Unix seconds."""
+    """One folder or file in the cache: of which text it was made, its size in bytes, and when, in
+    Unix seconds."""
 
     name: str
     path: Path
@@ -26,7 +28,8 @@ class Entry:
 
     @property
     def may_be_in_use(self) -> bool:
-        """Whether a run may be writing this entry right now: it is unfinished and younger than a day."""
+        """Whether a run may be writing this entry right now: it is unfinished and younger than a
+        day."""
         return self.text == UNFINISHED and time.time() - self.made < DAY
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,7 +56,13 @@ def _entries() -> Iterator[Entry]:
     for folder in shards.iterdir() if shards.is_dir() else ():
         stats = [file.stat() for file in folder.rglob("*") if file.is_file()]
         made = max(stat.st_mtime for stat in (folder.stat(), *stats))
-        yield Entry(f"shards/{folder.name}", folder, _text_of(folder), sum(stat.st_size for stat in stats), made)
+        yield Entry(
+            f"shards/{folder.name}",
+            folder,
+            _text_of(folder),
+            sum(stat.st_size for stat in stats),
+            made,
+        )
     data = root / "data"
     downloads = {corpus.path for corpus in NAMED.values()}
     for file in data.rglob("*") if data.is_dir() else ():

@@ -1,8 +1,9 @@
 """Chat: conversations become ids, with the role of each token and whether it is trained on.
 
-The format is ChatML, as Qwen writes it: for each message `<|im_start|>role`, a line break, the content, `<|im_end|>`
-and a line break. Control tokens are put in by their ids and contents are encoded as ordinary text, so that no message
-can forge a role. Training, rollouts and serving all build their prompts here.
+The format is ChatML, as Qwen writes it: for each message `<|im_start|>role`, a line break, the
+content, `<|im_end|>` and a line break. Control tokens are put in by their ids and contents are
+encoded as ordinary text, so that no message can forge a role. Training, rollouts and serving all
+build their prompts here.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,15 @@ ROLES: tuple[str, ...] = get_args(Role)
 
 START, END = "<|im_start|>", "<|im_end|>"
 
-# The same ids through `transformers`, for contents without the text of a control token: there it would become one.
+# The same ids through `transformers`, for contents without the text of a control token: there it
+# would become one.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message['role'] + '\\n' -}}
 {%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{- message['content'].lstrip('\\r\\n').rstrip() + '<|im_end|>' -}}{%- endgeneration -%}
+{%- generation -%}
+{{- message['content'].lstrip('\\r\\n').rstrip() + '<|im_end|>' -}}
+{%- endgeneration -%}
 {%- else -%}
 {{- message['content'].lstrip('\\r\\n').rstrip() + '<|im_end|>' -}}
 {%- endif -%}
@@ -34,7 +38,8 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. Line breaks before its content and white space behind it are not part of it; indentation is."""
+    """One turn. Line breaks before its content and white space behind it are not part of it;
+    indentation is."""
 
     role: Role
     content: str
@@ -42,8 +47,8 @@ class Message:
 
 @dataclass(frozen=True)
 class ChatTokens:
-    """A conversation as ids; `roles[t]` is whose turn token t belongs to, `trained[t]` whether the model learns to say
-    it: the contents of the assistant's turns and the token that ends them."""
+    """A conversation as ids; `roles[t]` is whose turn token t belongs to, `trained[t]` whether the
+    model learns to say it: the contents of the assistant's turns and the token that ends them."""
 
     ids: list[int]
     roles: list[str]
@@ -51,15 +56,19 @@ class ChatTokens:
 
     @property
     def predicted(self) -> list[tuple[int, bool]]:
-        """The tokens from the second on, and whether each is trained on: what a model predicts from those before."""
+        """The tokens from the second on, and whether each is trained on: what a model predicts from
+        those before."""
         return list(zip(self.ids[1:], self.trained[1:], strict=True))
 
 
-def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False) -> ChatTokens:
+def chat_tokens(
+    tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False
+) -> ChatTokens:
     """Return the tokens of `messages`; with `reply`, up to where the assistant speaks next.
 
-    With `reply`, a last message of the assistant is the beginning of its answer: it is left open. After any other
-    message comes the opening of the assistant's turn. Raises UserError for a tokenizer without ChatML's control tokens.
+    With `reply`, a last message of the assistant is the beginning of its answer: it is left open.
+    After any other message comes the opening of the assistant's turn. Raises UserError for a
+    tokenizer without ChatML's control tokens.
     """
     start, end = control_id(tokenizer, START), control_id(tokenizer, END)
     newline = tokenizer.encode("\n")
@@ -73,7 +82,11 @@ def chat_tokens(tokenizer: Tokenizer, messages: Sequence[Message], reply: bool =
     is_begun = reply and len(messages) > 0 and messages[-1].role == "assistant"
     for message in messages[:-1] if is_begun else messages:
         add([start, *tokenizer.encode(message.role), *newline], message.role)
-        add([*tokenizer.encode(trimmed(message.content)), end], message.role, trained=message.role == "assistant")
+        add(
+            [*tokenizer.encode(trimmed(message.content)), end],
+            message.role,
+            trained=message.role == "assistant",
+        )
         add(newline, message.role)
     if reply:
         add([start, *tokenizer.encode("assistant"), *newline], "assistant")
@@ -98,8 +111,12 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
 
 
 def control_id(tokenizer: Tokenizer, name: str) -> int:
-    """Return the id of a control token of ChatML. Raises UserError for a tokenizer that has none."""
+    """Return the id of a control token of ChatML. Raises UserError for a tokenizer that has
+    none."""
     token_id = tokenizer.control.get(name)
     if token_id is None:
-        raise UserError(f"The tokenizer has no {name}, so the model cannot chat; fine-tune it first: seq2chat sft.")
+        raise UserError(
+            f"The tokenizer has no {name}, so the model cannot chat; fine-tune it first: seq2chat "
+            "sft."
+        )
     return token_id

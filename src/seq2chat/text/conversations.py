@@ -1,7 +1,8 @@
-"""What alignment learns from: demonstrations, ranked answers and prompts, from files of rows or the built-in world.
+"""What alignment learns from: demonstrations, ranked answers and prompts, from files of rows or the
+built-in world.
 
-`formats` lists the forms of a row. What holds more than is needed is used for what it holds: a demonstration is a
-prompt as well.
+`formats` lists the forms of a row. What holds more than is needed is used for what it holds: a
+demonstration is a prompt as well.
 """
 
 import json
@@ -56,7 +57,8 @@ class Query:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A conversation that ends with an answer. The assistant's turns are learned, but for those in `unlearned`."""
+    """A conversation that ends with an answer. The assistant's turns are learned, but for those in
+    `unlearned`."""
 
     messages: tuple[Message, ...]
     unlearned: frozenset[int] = frozenset()
@@ -74,7 +76,8 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several answers to one prompt; `ranks[i]` is the place of answer i, 0 the best, equal where nobody preferred."""
+    """Several answers to one prompt; `ranks[i]` is the place of answer i, 0 the best, equal where
+    nobody preferred."""
 
     prompt: Prompt
     answers: tuple[str, ...]
@@ -87,30 +90,46 @@ class Comparison:
 
 
 def read_demonstrations(
-    source: str, n: int, seed: int, say: Say = silent, strict: bool = True, columns: Columns = frozenset()
+    source: str,
+    n: int,
+    seed: int,
+    say: Say = silent,
+    strict: bool = True,
+    columns: Columns = frozenset(),
 ) -> list[Demonstration]:
     """Return the demonstrations in a file, of `world`, or of `gsm8k`.
 
-    `n` of the world's; of a file `n` spread over it, and all where that is 0. `columns` names the fields
-    that are kept beside each for a reward function; None keeps all that are not part of it.
+    `n` of the world's; of a file `n` spread over it, and all where that is 0. `columns` names the
+    fields that are kept beside each for a reward function; None keeps all that are not part of it.
     `say` gets one line: how many examples there are, which keys were not used, and which lines were
     left out and why. Raises UserError at the first bad row if `strict`, and otherwise if no row is
     good; always for a file that cannot be read to its end.
     """
     if source == WORLD:
-        asked, chance = world_questions(n or TRAINING, seed), random.Random(f"demonstrations/{seed}")
-        return [Demonstration((*q.messages, Message("assistant", demonstration(q, chance)))) for q in asked]
+        asked, chance = (
+            world_questions(n or TRAINING, seed),
+            random.Random(f"demonstrations/{seed}"),
+        )
+        return [
+            Demonstration((*q.messages, Message("assistant", demonstration(q, chance))))
+            for q in asked
+        ]
 
     def parse(fields: Fields) -> Demonstration:
         turns = formats.demonstration(fields)
         unlearned = frozenset(number for number, turn in enumerate(turns) if not turn.learned)
-        return Demonstration(tuple(turn.message for turn in turns), unlearned, fields.columns(columns))
+        return Demonstration(
+            tuple(turn.message for turn in turns), unlearned, fields.columns(columns)
+        )
 
     return _read(source, n, seed, parse, say, strict)
 
 
-def read_comparisons(source: str, n: int, seed: int, say: Say = silent, strict: bool = True) -> list[Comparison]:
-    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its labelers.
+def read_comparisons(
+    source: str, n: int, seed: int, say: Say = silent, strict: bool = True
+) -> list[Comparison]:
+    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its
+    labelers.
 
     `say` and bad rows as in `read_demonstrations`.
     """
@@ -125,25 +144,42 @@ def read_comparisons(source: str, n: int, seed: int, say: Say = silent, strict: 
 
 
 def read_queries(
-    source: str, n: int, seed: int, say: Say = silent, strict: bool = True, columns: Columns = frozenset()
+    source: str,
+    n: int,
+    seed: int,
+    say: Say = silent,
+    strict: bool = True,
+    columns: Columns = frozenset(),
 ) -> list[Query]:
-    """Return prompts: a file's, or the world's. Demonstrations and comparisons in a file lend theirs.
+    """Return prompts: a file's, or the world's. Demonstrations and comparisons in a file lend
+    theirs.
 
     The arguments are those of `read_demonstrations`.
     """
     if source == WORLD:
         return [Query(q.messages) for q in world_questions(n or TRAINING, seed)]
     return _read(
-        source, n, seed, lambda fields: Query(tuple(formats.prompt(fields)), fields.columns(columns)), say, strict
+        source,
+        n,
+        seed,
+        lambda fields: Query(tuple(formats.prompt(fields)), fields.columns(columns)),
+        say,
+        strict,
     )
 
 
-def demonstration_tokens(tokenizer: Tokenizer, demonstration: Demonstration, reply: bool = False) -> ChatTokens:
+def demonstration_tokens(
+    tokenizer: Tokenizer, demonstration: Demonstration, reply: bool = False
+) -> ChatTokens:
     """Return the tokens as `chat_tokens` does; the turns in `unlearned` are not trained on."""
     tokens = chat_tokens(tokenizer, demonstration.messages, reply)
     if not demonstration.unlearned:
         return tokens
-    answers = [number for number, message in enumerate(demonstration.messages) if message.role == "assistant"]
+    answers = [
+        number
+        for number, message in enumerate(demonstration.messages)
+        if message.role == "assistant"
+    ]
     trained: list[bool] = []
     turn = -1
     for is_answer, run in groupby(tokens.trained):
@@ -153,21 +189,28 @@ def demonstration_tokens(tokenizer: Tokenizer, demonstration: Demonstration, rep
 
 
 def world_questions(n: int, seed: int) -> list[Question]:
-    """Return `n` questions of the world to learn from; the risky ones are asked twice as often as the others, because
-    more hangs on them."""
+    """Return `n` questions of the world to learn from; the risky ones are asked twice as often as
+    the others, because more hangs on them."""
     return questions("train", n, seed, (*FAMILIES, *RISKS))
 
 
-def world_comparisons(asked: Sequence[Question], seed: int, answers: Sequence[Sequence[str]] = ()) -> list[Comparison]:
-    """Return for each question the demonstration, the `answers` given to it and some candidates, as one of the world's
-    labelers ranks them."""
-    chance, panel = random.Random(f"labelers/{seed}"), [labeler for labeler in labelers() if not labeler.held_out]
+def world_comparisons(
+    asked: Sequence[Question], seed: int, answers: Sequence[Sequence[str]] = ()
+) -> list[Comparison]:
+    """Return for each question the demonstration, the `answers` given to it and some candidates, as
+    one of the world's labelers ranks them."""
+    chance, panel = (
+        random.Random(f"labelers/{seed}"),
+        [labeler for labeler in labelers() if not labeler.held_out],
+    )
     compared = []
     for index, question in enumerate(asked):
-        # With the right answer beside the policy's own a judge learns what is right, and not manners alone.
+        # With the right answer beside the policy's own a judge learns what is right, and not
+        # manners alone.
         sampled = [text.strip() for text in answers[index]][: MOST_ANSWERS - 2] if answers else []
         given = list(dict.fromkeys([question.answer, *sampled]))
-        beside = chance.choice(asked).answer  # right for another question: a judge must read the one it is given
+        # Right for another question: a judge must read the one it is given.
+        beside = chance.choice(asked).answer
         made = dict.fromkeys([beside, *(text.strip() for text in candidates(question, chance))])
         made = [text for text in made if text and text not in given]
         chosen = given + chance.sample(made, min(len(made), MOST_ANSWERS - len(given)))
@@ -179,9 +222,13 @@ MOST_ANSWERS = 6
 """Answers that a labeler of the world ranks at once; InstructGPT's ranked 4 to 9."""
 
 
-def rank(question: Question, answers: Sequence[str], labeler: Labeler, chance: random.Random) -> Comparison:
+def rank(
+    question: Question, answers: Sequence[str], labeler: Labeler, chance: random.Random
+) -> Comparison:
     """Return the answers as `labeler` ranks them."""
-    return Comparison(question.messages, tuple(answers), tuple(labeler.rank(question, list(answers), chance)))
+    return Comparison(
+        question.messages, tuple(answers), tuple(labeler.rank(question, list(answers), chance))
+    )
 
 
 def write_comparisons(file: Path, comparisons: Sequence[Comparison]) -> None:
@@ -195,7 +242,9 @@ def write_comparisons(file: Path, comparisons: Sequence[Comparison]) -> None:
         for c in comparisons
     ]
     temporary = file.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    temporary.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     temporary.replace(file)
 
 
@@ -204,7 +253,10 @@ def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
 
     Raises UserError for fewer than two.
     """
-    check(len(examples) > 1, f"There are {len(examples)} examples; give at least two: one to learn from, one held out.")
+    check(
+        len(examples) > 1,
+        f"There are {len(examples)} examples; give at least two: one to learn from, one held out.",
+    )
     held_out = min(len(examples) - 1, max(1, round(len(examples) * fraction)))
     return list(examples[:-held_out]), list(examples[-held_out:])
 
@@ -212,7 +264,9 @@ def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
 # Reading files
 
 
-def _read(source: str, n: int, seed: int, parse: Callable[[Fields], T], say: Say, strict: bool) -> list[T]:
+def _read(
+    source: str, n: int, seed: int, parse: Callable[[Fields], T], say: Say, strict: bool
+) -> list[T]:
     """Return the examples of a file, `n` spread over it if that is not 0."""
     examples: list[T] = []
     wrong: list[tuple[int, UserError]] = []
@@ -238,14 +292,21 @@ def _read(source: str, n: int, seed: int, parse: Callable[[Fields], T], say: Say
     return examples
 
 
-def _summary(source: str, n: int, unused: Sequence[str], wrong: Sequence[tuple[int, UserError]]) -> str:
-    """Return one line: how many examples were read, which keys were not used, and which lines were left out."""
+def _summary(
+    source: str, n: int, unused: Sequence[str], wrong: Sequence[tuple[int, UserError]]
+) -> str:
+    """Return one line: how many examples were read, which keys were not used, and which lines were
+    left out."""
     line = f"{n:,} examples in {source}."
     if unused:
         line += f" Keys not used: {', '.join(unused)}."
     if wrong:
-        numbers = ", ".join(str(number) for number, _ in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
-        line += f" {len(wrong):,} of {len(wrong) + n:,} rows are left out ({numbers}). {wrong[0][1]}"
+        numbers = ", ".join(str(number) for number, _ in wrong[:5]) + (
+            ", ..." if len(wrong) > 5 else ""
+        )
+        line += (
+            f" {len(wrong):,} of {len(wrong) + n:,} rows are left out ({numbers}). {wrong[0][1]}"
+        )
     return line
 
 
@@ -259,7 +320,8 @@ def _rows(source: str) -> Iterator[Row]:
     check_format(file)
     check(
         is_rows(file),
-        f"{source} is no file of rows ({', '.join(ROW_SUFFIXES)}); write one JSON object per line in a .jsonl file: "
-        '{"messages": [{"role": "user", "content": "..."}, ...]}.',
+        f"{source} is no file of rows ({', '.join(ROW_SUFFIXES)}); write one JSON object per line"
+        ' in a .jsonl file: {"messages": [{"role": "user", "content": "..."},'
+        " ...]}.",
     )
     return read_rows(file)

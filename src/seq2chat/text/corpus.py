@@ -1,4 +1,5 @@
-"""Where text comes from: named corpora fetched by hash, files and folders, a Hugging Face data set, Python's docs."""
+"""Where text comes from: named corpora fetched by hash, files and folders, a Hugging Face data set,
+Python's docs."""
 
 from __future__ import annotations
 
@@ -25,8 +26,36 @@ from seq2chat.text.world import VERSION as WORLD_VERSION
 from seq2chat.text.world import documents as world_documents
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex")
-CODE_SUFFIXES = (".py", ".pyi", ".js", ".ts", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs", ".go", ".java", ".kt", ".swift")
-CODE_SUFFIXES += (".rb", ".php", ".lua", ".pl", ".r", ".jl", ".hs", ".ml", ".scala", ".cs", ".sh", ".sql")
+CODE_SUFFIXES = (
+    ".py",
+    ".pyi",
+    ".js",
+    ".ts",
+    ".c",
+    ".h",
+    ".cc",
+    ".cpp",
+    ".hpp",
+    ".rs",
+    ".go",
+    ".java",
+    ".kt",
+    ".swift",
+)
+CODE_SUFFIXES += (
+    ".rb",
+    ".php",
+    ".lua",
+    ".pl",
+    ".r",
+    ".jl",
+    ".hs",
+    ".ml",
+    ".scala",
+    ".cs",
+    ".sh",
+    ".sql",
+)
 SUFFIXES = (*TEXT_SUFFIXES, *CODE_SUFFIXES, *ROW_SUFFIXES)
 """Files that are read from a folder, gzipped or not, in upper or lower case."""
 
@@ -37,7 +66,8 @@ Item = str | PlainText | JsonLines
 
 @dataclass(frozen=True)
 class Corpus:
-    """Named text. `read()` starts over each time it is called; it yields documents, and large files unread."""
+    """Named text. `read()` starts over each time it is called; it yields documents, and large files
+    unread."""
 
     name: str
     read: Callable[[], Iterable[Item]] = field(repr=False)
@@ -68,13 +98,14 @@ class Corpus:
 
 
 def load_corpus(name: str, field: str = "text", progress: Progress | None = None) -> Corpus:
-    """Return the corpus called `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, or the path of a text.
+    """Return the corpus called `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, or
+    the path of a text.
 
-    A text file is one document. A file of rows (see `read_rows`) has one document per row, in the field `field`. A
-    folder holds its files with one of `SUFFIXES`, in order of their paths, without rows that lack the field; see
-    `left_out`. `world` is 8 MB of the generated world, and `world:20MB` is 20. `progress(bytes_done, bytes_total)` is
-    called during a download, with a total of 0 where the server gives none.
-    Raises UserError if there is no such corpus or file.
+    A text file is one document. A file of rows (see `read_rows`) has one document per row, in the
+    field `field`. A folder holds its files with one of `SUFFIXES`, in order of their paths, without
+    rows that lack the field; see `left_out`. `world` is 8 MB of the generated world, and
+    `world:20MB` is 20. `progress(bytes_done, bytes_total)` is called during a download, with a
+    total of 0 where the server gives none. Raises UserError if there is no such corpus or file.
     """
     if name == "pydocs":
         return Corpus(name, _pydocs, partial(_hash_texts, _pydocs))
@@ -93,15 +124,20 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     files = _files_in(path, field) if path.is_dir() else [path]
     check(
         field == "text" or path.is_dir() or is_rows(path),
-        f"{name} is no file of rows by its suffix, so it has no field {field!r}; leave the field out, or give the file "
-        f"one of the suffixes {', '.join(ROW_SUFFIXES)}.",
+        f"{name} is no file of rows by its suffix, so it has no field {field!r}; leave the field "
+        f"out, or give the file one of the suffixes {', '.join(ROW_SUFFIXES)}.",
     )
     reader = partial(_read_file, field=field)
-    return Corpus(name, lambda: (text for file in files for text in reader(file)), partial(_hash_files, files, field))
+    return Corpus(
+        name,
+        lambda: (text for file in files for text in reader(file)),
+        partial(_hash_files, files, field),
+    )
 
 
 def left_out(name: str, field: str = "text") -> str:
-    """Return a sentence about the files of the folder `name` that `load_corpus` does not read, "" if it reads all."""
+    """Return a sentence about the files of the folder `name` that `load_corpus` does not read, ""
+    if it reads all."""
     folder = Path(name)
     if name in NAMED or not folder.is_dir():
         return ""
@@ -111,21 +147,23 @@ def left_out(name: str, field: str = "text") -> str:
         convertible = sorted({suffix(file) for file in others} & set(OTHER_FORMATS))
         advice = f" Convert {', '.join(convertible)} to text." if convertible else ""
         sentences.append(
-            f"Left out of {name}, because of their suffixes: {_listed(others, folder)}.{advice} A file of any other "
-            "suffix is read as text if it is given alone."
+            f"Left out of {name}, because of their suffixes: {_listed(others, folder)}.{advice} A "
+            "file of any other suffix is read as text if it is given alone."
         )
     rows = [file for file in _visible_files(folder) if is_rows(file) and _lacks(file, field)]
     if rows:
         sentences.append(
-            f"Left out of {name}, because their rows have no field {field!r}: {_listed(rows, folder)}. Name another "
-            "field with --data.field."
+            f"Left out of {name}, because their rows have no field {field!r}: "
+            f"{_listed(rows, folder)}. Name another field with --data.field."
         )
     return " ".join(sentences)
 
 
 def _listed(files: list[Path], folder: Path) -> str:
     """Return the first few of the files and how many there are."""
-    shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + (", ..." if len(files) > 5 else "")
+    shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + (
+        ", ..." if len(files) > 5 else ""
+    )
     return f"{shown} ({len(files):,} in all)"
 
 
@@ -134,7 +172,8 @@ def _files_in(folder: Path, field: str) -> list[Path]:
     files = [file for file in files if not (is_rows(file) and _lacks(file, field))]
     check(
         bool(files),
-        f"The folder {folder} holds no text; put {', '.join(SUFFIXES)} files in it. {left_out(str(folder), field)}",
+        f"The folder {folder} holds no text; put {', '.join(SUFFIXES)} files in it. "
+        f"{left_out(str(folder), field)}",
     )
     return files
 
@@ -142,8 +181,8 @@ def _files_in(folder: Path, field: str) -> list[Path]:
 def _lacks(file: Path, field: str) -> bool:
     """Return whether the first row of a file lacks the field, as in the settings of a program.
 
-    Settings may also be a `.json` file that holds no rows. Any other file that can't be read does not lack the field,
-    so that the mistake in it is reported.
+    Settings may also be a `.json` file that holds no rows. Any other file that can't be read does
+    not lack the field, so that the mistake in it is reported.
     """
     try:
         first = next(read_rows(file), None)
@@ -154,12 +193,16 @@ def _lacks(file: Path, field: str) -> bool:
 
 def _visible_files(folder: Path) -> list[Path]:
     files = [file for file in folder.rglob("*") if file.is_file()]
-    return sorted(file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts))
+    return sorted(
+        file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)
+    )
 
 
 def _did_you_mean(path: Path) -> str:
     siblings = [str(file) for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(str(path), [*NAMED, "pydocs", "world", *recipe_names(), *siblings], n=1)
+    near = difflib.get_close_matches(
+        str(path), [*NAMED, "pydocs", "world", *recipe_names(), *siblings], n=1
+    )
     return (
         f" Did you mean {near[0]}?"
         if near
@@ -184,7 +227,8 @@ def _read_file(file: Path, field: str) -> Iterator[Item]:
 
 
 def _pydocs() -> Iterator[str]:
-    """Yield the documentation topics that ship inside CPython (what `help("for")` prints), in order of their names."""
+    """Yield the documentation topics that ship inside CPython (what `help("for")` prints), in order
+    of their names."""
     topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     return (topics[name] for name in sorted(topics))
 
@@ -192,7 +236,10 @@ def _pydocs() -> Iterator[str]:
 def _world_size(name: str) -> int:
     """Return the bytes that `world` or `world:NMB` asks for, 0 for any other name."""
     asked = re.fullmatch(r"world(?::([1-9]\d*)MB)?", name)
-    check(asked is not None or not name.startswith("world:"), f"{name} gives no size; write it like world:20MB.")
+    check(
+        asked is not None or not name.startswith("world:"),
+        f"{name} gives no size; write it like world:20MB.",
+    )
     return int(asked[1] or 8) * 1_000_000 if asked else 0
 
 
@@ -206,7 +253,8 @@ def _world(size: int) -> Iterator[str]:
 
 
 def _world_digest(size: int) -> str:
-    """A hash of the version, which changes whenever a document does: no text need be written to know it."""
+    """A hash of the version, which changes whenever a document does: no text need be written to
+    know it."""
     return hashlib.sha256(f"world {WORLD_VERSION} {size}".encode()).hexdigest()
 
 
@@ -214,7 +262,9 @@ def _hugging_face(name: str, field: str) -> Callable[[], Iterator[str]]:
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError:
-        raise UserError(f'{name} needs the datasets package; run: pip install "seq2chat[hub]"') from None
+        raise UserError(
+            f'{name} needs the datasets package; run: pip install "seq2chat[hub]"'
+        ) from None
     _, path, *config = name.split(":")
     try:
         rows = datasets.load_dataset(path, *config, split="train")
@@ -232,8 +282,11 @@ def _hugging_face(name: str, field: str) -> Callable[[], Iterator[str]]:
 
 
 def _hash_files(files: list[Path], how: str) -> str:
-    """Hash contents, in order, and how they are read; not names, so that a moved file keeps its fingerprint."""
-    return hashlib.sha256("\n".join([how, *(hash_file(file) for file in files)]).encode()).hexdigest()
+    """Hash contents, in order, and how they are read; not names, so that a moved file keeps its
+    fingerprint."""
+    return hashlib.sha256(
+        "\n".join([how, *(hash_file(file) for file in files)]).encode()
+    ).hexdigest()
 
 
 def _hash_texts(read: Callable[[], Iterable[str]]) -> str:

@@ -12,12 +12,18 @@ def is_blank(value: Any) -> bool:
 
 
 def is_empty(value: Any) -> bool:
-    """Return whether the value holds nothing: blank, false, or an empty collection, also as the text of a cell."""
-    return is_blank(value) or not value or (isinstance(value, str) and value.strip() in ("[]", "{}", "null"))
+    """Return whether the value holds nothing: blank, false, or an empty collection, also as the
+    text of a cell."""
+    return (
+        is_blank(value)
+        or not value
+        or (isinstance(value, str) and value.strip() in ("[]", "{}", "null"))
+    )
 
 
 def as_flag(value: Any) -> bool | None:
-    """Return True for 1 and true, False for 0 and false, also as the text of a cell; None for anything else."""
+    """Return True for 1 and true, False for 0 and false, also as the text of a cell; None for
+    anything else."""
     return {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}.get(
         str(value).strip().lower()
     )
@@ -46,7 +52,8 @@ def lower_names(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
         first = names.setdefault(str(name).lower(), name)
         check(
             values[first] == value,
-            f'{where} has "{first}" and "{name}" with different values, and names may be in any case; keep one.',
+            f'{where} has "{first}" and "{name}" with different values, and names may be in any'
+            " case; keep one.",
         )
     return names
 
@@ -55,7 +62,8 @@ def lower_names(values: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 
 class Meaning(NamedTuple):
-    """A key that changes what is learned: why it is refused, and which of its values change nothing."""
+    """A key that changes what is learned: why it is refused, and which of its values change
+    nothing."""
 
     reason: str
     is_neutral: Callable[[Any], bool]
@@ -69,14 +77,18 @@ LEARNED = ("weight", "train", "training", "loss")
 _NO_TOOLS = Meaning("and tools are not supported; remove the tools and their turns.", is_empty)
 _NO_MEDIA = Meaning("and only text is supported; remove such rows.", is_empty)
 _NO_WEIGHTS = Meaning(
-    "which is not supported; write 1 or remove the key.", lambda value: is_blank(value) or as_flag(value) is True
+    "which is not supported; write 1 or remove the key.",
+    lambda value: is_blank(value) or as_flag(value) is True,
 )
 _NO_SPANS = Meaning("and spans of a message cannot be learned alone; remove the key.", is_empty)
 _NO_SCORES = Meaning(
-    "which says how good an answer is and is not used; keep the rows with good answers and remove or rename the key.",
+    "which says how good an answer is and is not used; keep the rows with good answers and remove "
+    "or rename the key.",
     is_blank,
 )
-_NO_PREFERENCES = Meaning("which says which answer is better and is not used here; remove or rename the key.", is_blank)
+_NO_PREFERENCES = Meaning(
+    "which says which answer is better and is not used here; remove or rename the key.", is_blank
+)
 
 UNSUPPORTED: Mapping[str, Meaning] = {
     **dict.fromkeys(TOOLS, _NO_TOOLS),
@@ -86,7 +98,9 @@ UNSUPPORTED: Mapping[str, Meaning] = {
 }
 """Keys refused in every row and message where no reader honors them."""
 
-SCORES: Mapping[str, Meaning] = dict.fromkeys(("score", "scores", "reward", "rewards", "rating", "ratings"), _NO_SCORES)
+SCORES: Mapping[str, Meaning] = dict.fromkeys(
+    ("score", "scores", "reward", "rewards", "rating", "ratings"), _NO_SCORES
+)
 """Keys refused beside answers where no reader honors them."""
 
 PREFERENCES: Mapping[str, Meaning] = {
@@ -110,17 +124,20 @@ def check_keys(values: Mapping[str, Any], meanings: Mapping[str, Meaning], where
 
 
 class Fields:
-    """The fields of a row by name in any case; `None` counts as absent. It remembers which were asked for."""
+    """The fields of a row by name in any case; `None` counts as absent. It remembers which were
+    asked for."""
 
     def __init__(self, row: Row) -> None:
         self.row, self.where = row, row.where
         self.names = lower_names(row.fields, row.where)
         self.used: set[str] = set()
         self.inner_unused: dict[str, Any] = {}
-        """Unused keys inside the fields by their path, such as `messages.name`, each with a value of it."""
+        """Unused keys inside the fields by their path, such as `messages.name`, each with a value
+        of it."""
 
     def get(self, *names: str) -> Any:
-        """Return the first of these fields that is not blank, else the first one there is, None without one."""
+        """Return the first of these fields that is not blank, else the first one there is, None
+        without one."""
         present = [name for name in names if name in self.names]
         filled = [name for name in present if not is_blank(self.row.fields[self.names[name]])]
         for name in filled or present:
@@ -130,20 +147,34 @@ class Fields:
 
     def has(self, *names: str) -> bool:
         """Return whether the row has one of these fields, and not as a blank cell."""
-        return any(not is_blank(self.row.fields[self.names[name]]) for name in names if name in self.names)
+        return any(
+            not is_blank(self.row.fields[self.names[name]]) for name in names if name in self.names
+        )
 
     def unused(self) -> list[str]:
         """Return the names of the fields that were never asked for and are not blank."""
-        return [self.names[name] for name in self._unused() if self.has(name)] + sorted(self.inner_unused)
+        return [self.names[name] for name in self._unused() if self.has(name)] + sorted(
+            self.inner_unused
+        )
 
     def check_unused(self, meanings: Mapping[str, Meaning]) -> None:
-        """Raise UserError for a key that changes what is learned and was not asked for, of the row or inside it."""
-        check_keys({name: self.row.fields[self.names[name]] for name in self._unused()}, meanings, self.where)
-        check_keys({path.partition(".")[2]: value for path, value in self.inner_unused.items()}, meanings, self.where)
+        """Raise UserError for a key that changes what is learned and was not asked for, of the row
+        or inside it."""
+        check_keys(
+            {name: self.row.fields[self.names[name]] for name in self._unused()},
+            meanings,
+            self.where,
+        )
+        check_keys(
+            {path.partition(".")[2]: value for path, value in self.inner_unused.items()},
+            meanings,
+            self.where,
+        )
         self.used.update(meanings.keys() & self.names.keys())
 
     def columns(self, wanted: Collection[str] | None) -> dict[str, Any]:
-        """Return the fields named in `wanted`, or with None all that were not asked for yet, as they stand."""
+        """Return the fields named in `wanted`, or with None all that were not asked for yet, as
+        they stand."""
         if wanted is None:
             wanted = [self.names[name] for name in self._unused()]
         self.used.update(name.lower() for name in wanted)

@@ -19,7 +19,9 @@ GUESSED = 1 << 17  # bytes around the first bad one from which the encoding is g
 _PANDOC = "pandoc -t plain {0} -o {1}.txt"
 _UNPACK = "unpack it and give the folder"
 OTHER_FORMATS = {
-    **dict.fromkeys((".html", ".htm", ".xhtml", ".epub", ".docx", ".odt", ".rtf", ".ipynb"), _PANDOC),
+    **dict.fromkeys(
+        (".html", ".htm", ".xhtml", ".epub", ".docx", ".odt", ".rtf", ".ipynb"), _PANDOC
+    ),
     ".doc": "save it as .txt in your word processor",
     ".pdf": "pdftotext {0} {1}.txt",
     ".ps": "ps2ascii {0} {1}.txt",
@@ -30,10 +32,16 @@ OTHER_FORMATS = {
     ".zst": "unzstd {0}",
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as .csv in your spreadsheet program"),
     ".xml": "write the text of each document as one JSON object per line",
-    **dict.fromkeys((".sgm", ".sgml"), r"sed -n 's/.*<seg[^>]*> *\(.*[^ ]\) *<\/seg>.*/\1/p' {0} > {1}.txt"),
-    **dict.fromkeys((".arrow", ".feather", ".npy", ".pt", ".pkl", ".db", ".sqlite"), "write it as .jsonl or .parquet"),
+    **dict.fromkeys(
+        (".sgm", ".sgml"), r"sed -n 's/.*<seg[^>]*> *\(.*[^ ]\) *<\/seg>.*/\1/p' {0} > {1}.txt"
+    ),
+    **dict.fromkeys(
+        (".arrow", ".feather", ".npy", ".pt", ".pkl", ".db", ".sqlite"),
+        "write it as .jsonl or .parquet",
+    ),
 }
-"""What to do with a file of another format, by its suffix: a command, or advice. {0} is the file, {1} its stem."""
+"""What to do with a file of another format, by its suffix: a command, or advice. {0} is the file,
+{1} its stem."""
 
 _SIGNATURES = {
     b"\x1f\x8b": ".gz",
@@ -46,10 +54,19 @@ _SIGNATURES = {
 }
 
 _MARKS = {
-    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # little-endian, it begins with the mark of UTF-16
+    # Little-endian, it begins with the mark of UTF-16.
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
-_ENCODINGS = [*(f"cp125{n}" for n in range(9)), "cp437", "cp850", "cp866", "cp874", "cp932", "cp949"]
+_ENCODINGS = [
+    *(f"cp125{n}" for n in range(9)),
+    "cp437",
+    "cp850",
+    "cp866",
+    "cp874",
+    "cp932",
+    "cp949",
+]
 _ENCODINGS += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp", "iso8859_2"]
 _WESTERN = set("‘’“”‚„‹›«»–—…•·€£§©®™°¡¿ºª\xa0àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿß")
 _WESTERN |= {character.upper() for character in _WESTERN}
@@ -62,16 +79,22 @@ def suffix(file: Path) -> str:
 
 
 def check_format(file: Path) -> None:
-    """Raise UserError for a pipe, or a file whose suffix names a format that is not read, with what to do about it."""
+    """Raise UserError for a pipe, or a file whose suffix names a format that is not read, with what
+    to do about it."""
     _check_no_pipe(file)
     advice = OTHER_FORMATS.get(suffix(file))
     if advice is not None:
-        raise UserError(f"{file} is a {suffix(file)} file, which is not read; {_convert(advice, file)}")
+        raise UserError(
+            f"{file} is a {suffix(file)} file, which is not read; {_convert(advice, file)}"
+        )
 
 
 def _check_no_pipe(file: Path) -> None:
     # A text is read several times: to count it, to fingerprint it and to encode it.
-    check(not file.is_fifo(), f"{file} is a pipe, which can be read only once; save it to a file first, and give that.")
+    check(
+        not file.is_fifo(),
+        f"{file} is a pipe, which can be read only once; save it to a file first, and give that.",
+    )
 
 
 def _convert(advice: str, file: Path) -> str:
@@ -87,7 +110,9 @@ def open_bytes(file: Path) -> Iterator[BufferedIOBase]:
         with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
             yield stream
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise UserError(f"{file} is not a complete gzip file; fetch or compress it again.") from None
+        raise UserError(
+            f"{file} is not a complete gzip file; fetch or compress it again."
+        ) from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
 
@@ -105,7 +130,8 @@ def decode(data: bytes, file: Path, offset: int) -> str:
 
 
 def read_blocks(file: Path) -> Iterator[str]:
-    """Yield the text of a file in blocks, without a byte order mark. Raises UserError as `decode` does."""
+    """Yield the text of a file in blocks, without a byte order mark. Raises UserError as `decode`
+    does."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     began = False
@@ -126,7 +152,8 @@ def read_blocks(file: Path) -> Iterator[str]:
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
-    """Yield each line that is not blank, without its end, and its number. Raises UserError as `decode` does."""
+    """Yield each line that is not blank, without its end, and its number. Raises UserError as
+    `decode` does."""
     offset = 0
     with open_bytes(file) as stream:
         for number, line in enumerate(stream, start=1):
@@ -137,7 +164,8 @@ def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
 
 
 def whole_characters(text: str) -> str:
-    """Return the text with U+FFFD for each half of a surrogate pair, which JSON can spell and UTF-8 cannot hold."""
+    """Return the text with U+FFFD for each half of a surrogate pair, which JSON can spell and UTF-8
+    cannot hold."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -160,7 +188,8 @@ def _check_text(data: bytes, file: Path, offset: int) -> None:
         encoding = _utf16_without_mark(data)
         check(
             not encoding,
-            f"{file} is UTF-16 without a byte order mark; convert it: {_iconv(f'-f {encoding}', file)}",
+            f"{file} is UTF-16 without a byte order mark; convert it: "
+            f"{_iconv(f'-f {encoding}', file)}",
         )
         raise UserError(f"{file} is a binary file (it has NUL bytes); give a text file.")
 
@@ -170,7 +199,8 @@ def _utf16_without_mark(data: bytes) -> str:
     sample = data[: min(len(data), GUESSED) // 2 * 2]
     even = sample[::2].count(0)
     odd = sample[1::2].count(0)
-    # ASCII in UTF-16 has a zero in every unit. Blanks, digits and line ends have one in every script.
+    # ASCII in UTF-16 has a zero in every unit. Blanks, digits and line ends have one in every
+    # script.
     is_utf8 = _is_plain_utf8(sample.replace(b"\0", b""))
     least = len(sample) / 2 * (0.9 if is_utf8 else 0.05)
     for zeros, others, name in ((odd, even, "UTF-16LE"), (even, odd, "UTF-16BE")):
@@ -182,11 +212,14 @@ def _utf16_without_mark(data: bytes) -> str:
 def _is_plain_utf8(data: bytes) -> bool:
     """Return whether the bytes are UTF-8 without control characters."""
     text = data.decode("utf-8", "replace")
-    return "\ufffd" not in text and all(character >= " " or character.isspace() for character in text)
+    return "\ufffd" not in text and all(
+        character >= " " or character.isspace() for character in text
+    )
 
 
 def _not_utf8(file: Path, position: int) -> UserError:
-    """Return the error for bytes at `position` that are not UTF-8, with the likeliest encoding in the command."""
+    """Return the error for bytes at `position` that are not UTF-8, with the likeliest encoding in
+    the command."""
     with open_bytes(file) as stream:
         first = max(0, position - GUESSED // 2)
         stream.seek(first)
@@ -195,8 +228,8 @@ def _not_utf8(file: Path, position: int) -> UserError:
     # One last byte may also be the one accented letter of a text in another encoding.
     if _is_unfinished(tail) and (len(tail) > 1 or not before.isascii()):
         return UserError(
-            f"{file} is not UTF-8 at byte {position}: it ends within a character, so it is cut; fetch it again, "
-            f"or leave the end out: {_head(position, file)}"
+            f"{file} is not UTF-8 at byte {position}: it ends within a character, so it is cut; "
+            f"fetch it again, or leave the end out: {_head(position, file)}"
         )
     if first:
         sample = sample[sample.find(b"\n") + 1 :]  # a character of several bytes must not be cut
@@ -221,7 +254,8 @@ def _head(size: int, file: Path) -> str:
 
 
 def _unpack(file: Path, kind: str) -> str:
-    """Return the command that unpacks a gzipped file to the file of another format in it, or to its text."""
+    """Return the command that unpacks a gzipped file to the file of another format in it, or to its
+    text."""
     command = f"gunzip -c {shlex.quote(str(file))}"
     unpacked = file.with_suffix("")
     if kind == ".gz":
@@ -240,7 +274,8 @@ def _is_unfinished(tail: bytes) -> bool:
 
 
 def _mostly_utf8(sample: bytes) -> bool:
-    """Return whether the text is UTF-8 with a few damaged places, which another encoding would garble."""
+    """Return whether the text is UTF-8 with a few damaged places, which another encoding would
+    garble."""
     text = sample.decode("utf-8", "replace")
     bad = text.count("\ufffd")
     return sum(character > "\x7f" for character in text) - bad > 5 * bad
@@ -250,10 +285,12 @@ def _guess(sample: bytes) -> str:
     """Return the likeliest encoding of the bytes, as `iconv` names it."""
     high = [byte for byte in sample if byte > 0x7F]
     western = sample.decode("cp1252", "replace")
-    # Too few characters above ASCII for statistics; in English, French or German text they are these.
+    # Too few characters above ASCII for statistics; in English, French or German text they are
+    # these.
     if len(high) < len(sample) / 20 and all(c in _WESTERN for c in western if c > "\x7f"):
         return "CP1252"
-    # Kana are what no other encoding's bytes look like; the detector takes short Japanese text for Korean.
+    # Kana are what no other encoding's bytes look like; the detector takes short Japanese text for
+    # Korean.
     for encoding in ("cp932", "euc_jp"):
         text = sample.decode(encoding, "replace")
         if sum("\u3041" <= c <= "\u30ff" for c in text) > len(text) / 5:

@@ -1,20 +1,21 @@
 """The forms in which published data sets write conversations, comparisons and prompts.
 
-A row is read in one of these forms; names may be in any case, and `input`, `question`, `instruction` or `query` may
-stand for `prompt`, `response`, `completion` or `output` for `answer`:
+A row is read in one of these forms; names may be in any case, and `input`, `question`,
+`instruction` or `query` may stand for `prompt`, `response`, `completion` or `output` for `answer`:
 
-    {"messages": [{"role": "user", "content": "..."}, ...]}       OpenAI; `weight: 0` marks turns that are not learned
-    {"conversations": [{"from": "human", "value": "..."}, ...]}   ShareGPT
-    {"system": ..., "history": [["...", "..."]], "instruction": ..., "input": ..., "output": ...}   Alpaca
-    {"prompt": [messages], "completion": [messages]}              TRL
-    {"prompt": ..., "chosen": ..., "rejected": ...}               a comparison; each side a text or messages
+    {"messages": [{"role": "user", "content": "..."}, ...]}       OpenAI; `weight: 0` marks turns
+    that are not learned {"conversations": [{"from": "human", "value": "..."}, ...]}   ShareGPT
+    {"system": ..., "history": [["...", "..."]], "instruction": ..., "input": ..., "output": ...}
+    Alpaca {"prompt": [messages], "completion": [messages]}              TRL {"prompt": ...,
+    "chosen": ..., "rejected": ...}               a comparison; each side a text or messages
     {"chosen": [messages], "rejected": [messages]}                the same, with the prompt in both
-    {"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ...", "rejected": "..."}   hh-rlhf
-    {"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}   OpenAI
+    {"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ...", "rejected": "..."}   hh-rlhf {"input":
+    {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}   OpenAI
     {"prompt": ..., "response_a": ..., "response_b": ..., "winner": "a"}   pairwise labels
     {"prompt": ..., "answers": ["best", "worse"], "ranks": [0, 1]}         K ranked answers
 
-A key that would change what is learned and cannot be honored is an error. Other keys are collected as not used.
+A key that would change what is learned and cannot be honored is an error. Other keys are collected
+as not used.
 """
 
 import re
@@ -24,14 +25,26 @@ from typing import Any
 
 from seq2chat.config import UserError, check
 from seq2chat.text.chat import Message, Role
-from seq2chat.text.fields import PREFERENCES, SCORES, UNSUPPORTED, Fields, as_number, is_blank, is_empty
+from seq2chat.text.fields import (
+    PREFERENCES,
+    SCORES,
+    UNSUPPORTED,
+    Fields,
+    as_number,
+    is_blank,
+    is_empty,
+)
 from seq2chat.text.rows import Row, field_names
 from seq2chat.text.turns import Turn, is_transcript, read_text, read_transcript, read_turns
 
 PROMPT = ("prompt", "question", "instruction", "query", "input")
 ANSWER = ("answer", "response", "completion", "output")
 MESSAGES = ("messages", "conversations", "conversation")
-SIDES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"), ("response_a", "response_b"))
+SIDES = (
+    ("chosen", "rejected"),
+    ("preferred_output", "non_preferred_output"),
+    ("response_a", "response_b"),
+)
 PAIR_SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -45,11 +58,13 @@ PAIR_SCORES = (
 
 
 def demonstration(fields: Fields) -> list[Turn]:
-    """Return the turns of a conversation to learn from. Raises UserError for a row that holds none."""
+    """Return the turns of a conversation to learn from. Raises UserError for a row that holds
+    none."""
     if fields.has("label"):
         raise UserError(
-            f"{fields.where} has a label, which says whether the answer is good; keep the rows with good "
-            'answers and remove the key "label", or pair good and bad answers as "chosen" and "rejected".'
+            f"{fields.where} has a label, which says whether the answer is good; keep the rows with"
+            ' good answers and remove the key "label", or pair good and bad answers as "chosen"'
+            ' and "rejected".'
         )
     if fields.has(*MESSAGES):
         turns = _with_beginning(fields, read_turns(fields, fields.get(*MESSAGES), "messages"))
@@ -66,7 +81,8 @@ def demonstration(fields: Fields) -> list[Turn]:
         turns.pop()  # nothing is learned from what comes after the last answer
     check(
         any(turn.learned for turn in turns if turn.message.role == "assistant"),
-        f"{fields.where}: there is no answer to learn; a demonstration has a turn of the assistant.",
+        f"{fields.where}: there is no answer to learn; a demonstration has a turn of the "
+        "assistant.",
     )
     check(
         any(turn.message.role != "assistant" for turn in turns),
@@ -91,12 +107,17 @@ def _answered(fields: Fields, answer: Any) -> list[Turn]:
 
 
 def comparison(fields: Fields) -> tuple[list[Message], list[str], list[int]]:
-    """Return the prompt, the answers and the rank of each, 0 the best. Raises UserError for a row without two."""
+    """Return the prompt, the answers and the rank of each, 0 the best. Raises UserError for a row
+    without two."""
     pair = _sides(fields)
     if fields.has("label"):
         raise UserError(
             f"{fields.where} has a label, as KTO learns from, which is not supported; "
-            + ("remove the key." if pair else 'pair a good and a bad answer to each prompt as "chosen" and "rejected".')
+            + (
+                "remove the key."
+                if pair
+                else 'pair a good and a bad answer to each prompt as "chosen" and "rejected".'
+            )
         )
     if pair:
         prompt, answers = _compared(fields, {name: fields.get(name) for name in pair})
@@ -105,7 +126,10 @@ def comparison(fields: Fields) -> tuple[list[Message], list[str], list[int]]:
         prompt, answers = _compared(fields, _several(fields))
         ranks = _ranks(fields, len(answers))
     fields.check_unused({**UNSUPPORTED, **PREFERENCES})
-    check(len(set(answers)) == len(answers), f"{fields.where}: two of its answers are equal, so neither is better.")
+    check(
+        len(set(answers)) == len(answers),
+        f"{fields.where}: two of its answers are equal, so neither is better.",
+    )
     return prompt, answers, ranks
 
 
@@ -119,8 +143,8 @@ def _several(fields: Fields) -> dict[str, Any]:
     answers = fields.get("answers")
     check(
         isinstance(answers, list) and len(answers) > 1 and None not in answers,
-        f'{fields.where} is no comparison; write "prompt", "chosen" and "rejected", or "answers", a list of two or '
-        f"more. It has {field_names(fields.row)}.",
+        f'{fields.where} is no comparison; write "prompt", "chosen" and "rejected", or "answers", a'
+        f" list of two or more. It has {field_names(fields.row)}.",
     )
     return {f"answer {number}": answer for number, answer in enumerate(answers, start=1)}
 
@@ -129,11 +153,16 @@ def _compared(fields: Fields, sides: Mapping[str, Any]) -> tuple[list[Message], 
     """Return the prompt and the answers of several sides by name, which may repeat the prompt."""
     explicit = fields.has(*PROMPT, *MESSAGES)
     values = sides.values()
-    whole = all(map(is_transcript, values)) or (not explicit and all(isinstance(value, str) for value in values))
+    whole = all(map(is_transcript, values)) or (
+        not explicit and all(isinstance(value, str) for value in values)
+    )
     read = read_transcript if whole else _answer_turns
     turns = {name: read(fields, side, name) for name, side in sides.items()}
     for name, side in turns.items():
-        check(side[-1].learned, f"{fields.where}: {name} is marked as not to be learned; leave such rows out.")
+        check(
+            side[-1].learned,
+            f"{fields.where}: {name} is marked as not to be learned; leave such rows out.",
+        )
     messages = {name: [turn.message for turn in side] for name, side in turns.items()}
     first = next(iter(messages))
     prompt = messages[first][:-1]
@@ -152,11 +181,14 @@ def _compared(fields: Fields, sides: Mapping[str, Any]) -> tuple[list[Message], 
 
 def _hold_prompt(sides: list[Any]) -> bool:
     """Return whether the sides are conversations: transcripts, or lists of several messages."""
-    return bool(sides) and (all(map(is_transcript, sides)) or (isinstance(sides[0], list) and len(sides[0]) > 1))
+    return bool(sides) and (
+        all(map(is_transcript, sides)) or (isinstance(sides[0], list) and len(sides[0]) > 1)
+    )
 
 
 def _repeats(conversation: list[Message], prompt: list[Message]) -> bool:
-    """Return whether the turns of `prompt` stand in the conversation, in which there may be more."""
+    """Return whether the turns of `prompt` stand in the conversation, in which there may be
+    more."""
     return all(message in conversation for message in prompt)
 
 
@@ -171,12 +203,14 @@ def _winner(fields: Fields) -> list[int]:
 
 
 def _order(fields: Fields) -> list[int]:
-    """Return the ranks of a chosen and a rejected answer: tied where a field says so or both have the same score."""
+    """Return the ranks of a chosen and a rejected answer: tied where a field says so or both have
+    the same score."""
     winner = fields.get("winner", "preference")
     tie = str(winner).strip().lower() == "tie"
     check(
         tie or is_blank(winner) or str(winner).strip().lower() == "chosen",
-        f'{fields.where}: the winner of chosen and rejected is {winner!r}; write "chosen" or "tie", or remove the key.',
+        f'{fields.where}: the winner of chosen and rejected is {winner!r}; write "chosen" or "tie",'
+        " or remove the key.",
     )
     for names in PAIR_SCORES:
         better, worse = (fields.get(name, name.replace("_", "-")) for name in names)
@@ -185,8 +219,8 @@ def _order(fields: Fields) -> list[int]:
         scores = _numbers([better, worse], f"{names[0]} and {names[1]}", 2, fields.where)
         check(
             scores[0] >= scores[1],
-            f"{fields.where}: {names[0]} is {better} and {names[1]} is {worse}, so the rejected answer is the better "
-            "one; exchange them, or remove the scores.",
+            f"{fields.where}: {names[0]} is {better} and {names[1]} is {worse}, so the rejected "
+            "answer is the better one; exchange them, or remove the scores.",
         )
         tie = tie or scores[0] == scores[1]
     return [0, 0] if tie else [0, 1]
@@ -204,7 +238,8 @@ def _ranks(fields: Fields, n: int) -> list[int]:
         values = _numbers(ranks, '"ranks"', n, fields.where)
         check(
             all(value == int(value) for value in values),
-            f'{fields.where}: "ranks" is {ranks!r}; write a whole number for each of the {n} answers, 0 the best.',
+            f'{fields.where}: "ranks" is {ranks!r}; write a whole number for each of the {n}'
+            " answers, 0 the best.",
         )
         orders.append([int(value) for value in values])
     dense = [[sorted(set(order)).index(rank) for rank in order] for order in orders]
@@ -246,7 +281,8 @@ def prompt_messages(fields: Fields) -> list[Message]:
 
 
 def prompt_turns(fields: Fields) -> list[Turn]:
-    """Return the turns of the prompt, the earlier ones of `history` among them. Raises UserError if there is none."""
+    """Return the turns of the prompt, the earlier ones of `history` among them. Raises UserError if
+    there is none."""
     if not fields.has(*PROMPT) and fields.has(*MESSAGES):
         turns = read_turns(fields, fields.get(*MESSAGES), "messages")
         turns = turns[:-1] if turns[-1].message.role == "assistant" else turns
@@ -265,7 +301,10 @@ def _check_prompt(messages: list[Message], where: str) -> None:
     """Raise UserError for a prompt that does not end with a user's turn."""
     check(bool(messages), f"{where} has an answer without a prompt.")
     role = messages[-1].role
-    check(role == "user", f"{where}: the prompt ends with the {role}'s turn; it must end with a user's.")
+    check(
+        role == "user",
+        f"{where}: the prompt ends with the {role}'s turn; it must end with a user's.",
+    )
 
 
 def _written_prompt(fields: Fields) -> list[Turn]:
@@ -273,7 +312,8 @@ def _written_prompt(fields: Fields) -> list[Turn]:
     given = fields.get(*PROMPT)
     check(
         given is not None,
-        f'{fields.where} has no prompt; write "prompt" or "messages". It has {field_names(fields.row)}.',
+        f'{fields.where} has no prompt; write "prompt" or "messages". It has'
+        f" {field_names(fields.row)}.",
     )
     if isinstance(given, Mapping):
         return _inner_prompt(fields, given)
@@ -292,7 +332,8 @@ def _written_prompt(fields: Fields) -> list[Turn]:
 
 
 def _inner_prompt(fields: Fields, given: Mapping[str, Any]) -> list[Turn]:
-    """Return the turns of OpenAI's `{"input": {"messages": [...]}}`, whose keys are checked as a row's are."""
+    """Return the turns of OpenAI's `{"input": {"messages": [...]}}`, whose keys are checked as a
+    row's are."""
     inner = Fields(Row(dict(given), fields.where, fields.row.number))
     turns = _with_beginning(inner, read_turns(inner, inner.get("messages"), "prompt"))
     inner.check_unused(UNSUPPORTED)
@@ -305,16 +346,25 @@ def _history(fields: Fields) -> list[Turn]:
     """Return the earlier turns of Alpaca's `history`, pairs of a question and its answer."""
     pairs = fields.get("history")
     pairs = [] if is_empty(pairs) else pairs
-    is_pairs = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
-    check(is_pairs, f'{fields.where}: "history" is not a list of pairs, each ["question", "answer"].')
-    texts = [read_text(text, "a turn of history", fields.where) for text in chain.from_iterable(pairs)]
+    is_pairs = isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 for pair in pairs
+    )
+    check(
+        is_pairs, f'{fields.where}: "history" is not a list of pairs, each ["question", "answer"].'
+    )
+    texts = [
+        read_text(text, "a turn of history", fields.where) for text in chain.from_iterable(pairs)
+    ]
     roles: tuple[Role, Role] = ("user", "assistant")
     return [Turn(Message(roles[i % 2], text)) for i, text in enumerate(texts)]
 
 
 def _with_beginning(fields: Fields, turns: list[Turn]) -> list[Turn]:
-    """Return the turns with the row's `system` message first and then those of `history`, unless they are there."""
-    n_system = next((number for number, turn in enumerate(turns) if turn.message.role != "system"), len(turns))
+    """Return the turns with the row's `system` message first and then those of `history`, unless
+    they are there."""
+    n_system = next(
+        (number for number, turn in enumerate(turns) if turn.message.role != "system"), len(turns)
+    )
     first, rest = turns[:n_system], turns[n_system:]
     system = fields.get("system", "system_prompt")
     if not is_blank(system):
@@ -328,9 +378,13 @@ def _with_beginning(fields: Fields, turns: list[Turn]) -> list[Turn]:
 
 
 def _answer_turns(fields: Fields, answer: Any, name: str) -> list[Turn]:
-    """Return an answer as turns: a text, a message, or a list of messages that ends with the assistant's."""
+    """Return an answer as turns: a text, a message, or a list of messages that ends with the
+    assistant's."""
     if not isinstance(answer, list | Mapping):
         return [Turn(Message("assistant", read_text(answer, name, fields.where)))]
     turns = read_turns(fields, [answer] if isinstance(answer, Mapping) else answer, name)
-    check(turns[-1].message.role == "assistant", f"{fields.where}: {name} does not end with the assistant's turn.")
+    check(
+        turns[-1].message.role == "assistant",
+        f"{fields.where}: {name} does not end with the assistant's turn.",
+    )
     return turns

@@ -18,7 +18,8 @@ class JsonLines:
     field: str
 
     def count(self) -> int:
-        """Return how many characters its documents have: of a large file an estimate from 64 blocks."""
+        """Return how many characters its documents have: of a large file an estimate from 64
+        blocks."""
         size = self.file.stat().st_size
         if size <= 64 * BLOCK:
             return sum(map(len, self.documents()))
@@ -30,7 +31,8 @@ class JsonLines:
         return read_fields(self.file, self.field)
 
     def sample(self, share: float) -> Iterator[str]:
-        """Yield the documents whose lines start in a sample of the blocks of 64 KiB; the other blocks are not read."""
+        """Yield the documents whose lines start in a sample of the blocks of 64 KiB; the other
+        blocks are not read."""
         takes = Sample(share).takes
         with open_bytes(self.file) as stream:
             for start in range(0, self.file.stat().st_size, BLOCK):
@@ -53,7 +55,8 @@ class JsonLines:
 
 
 def is_json_lines(file: Path) -> bool:
-    """Return whether the file is JSON lines by its suffix and its first line; a gzipped one has no blocks to skip."""
+    """Return whether the file is JSON lines by its suffix and its first line; a gzipped one has no
+    blocks to skip."""
     if file.suffix.lower() not in (".jsonl", ".ndjson"):
         return False
     with open_bytes(file) as stream:

@@ -1,7 +1,8 @@
 """Masked language modelling: which tokens a BERT is asked for, and what it sees in their place.
 
-Devlin et al. 2018, section 3.1 and appendix A.1: 15 % of the tokens are chosen; 80 % of these are shown as [MASK], 10 %
-as a random token, 10 % as they are. As in RoBERTa (Liu et al. 2019, section 4.1) they are chosen anew each epoch.
+Devlin et al. 2018, section 3.1 and appendix A.1: 15 % of the tokens are chosen; 80 % of these are
+shown as [MASK], 10 % as a random token, 10 % as they are. As in RoBERTa (Liu et al. 2019, section
+4.1) they are chosen anew each epoch.
 """
 
 import hashlib
@@ -21,10 +22,12 @@ MASK = "[MASK]"
 
 
 class MaskedLoader:
-    """Deals training samples [CLS] text [SEP] of `context` tokens, cut from the stream as by `Loader`.
+    """Deals training samples [CLS] text [SEP] of `context` tokens, cut from the stream as by
+    `Loader`.
 
-    Documents inside a sample are separated by [SEP] (RoBERTa's FULL-SENTENCES). With `next_sentence`, a sample is
-    [CLS] A [SEP] B [SEP]: B follows A in one half of them, and begins at a random place in the other.
+    Documents inside a sample are separated by [SEP] (RoBERTa's FULL-SENTENCES). With
+    `next_sentence`, a sample is [CLS] A [SEP] B [SEP]: B follows A in one half of them, and begins
+    at a random place in the other.
     """
 
     def __init__(
@@ -40,11 +43,15 @@ class MaskedLoader:
         self.mask_share, self.next_sentence = mask_share, next_sentence
         self.width = context - (3 if next_sentence else 2)
         n_transitions = shards.n_tokens - 1
-        check(self.width > 1, f"model.context is {context}; [CLS] and [SEP] need room beside the text, so write more.")
+        check(
+            self.width > 1,
+            f"model.context is {context}; [CLS] and [SEP] need room beside the text, so write "
+            "more.",
+        )
         check(
             n_transitions >= self.width,
-            f"The {shards.name} text has {n_transitions} tokens, but model.context is {context}; use a longer text or "
-            f"a context of at most {n_transitions + context - self.width}.",
+            f"The {shards.name} text has {n_transitions} tokens, but model.context is {context}; "
+            f"use a longer text or a context of at most {n_transitions + context - self.width}.",
         )
         self.windows = Loader(shards, self.width, seed)
         self.n_windows = self.windows.n_windows
@@ -59,7 +66,8 @@ class MaskedLoader:
         return batch_size
 
     def sample(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-        """Return `target`, `labels` and `segments` of sample k, int64 of shape `(context,)` each, and `is_next`."""
+        """Return `target`, `labels` and `segments` of sample k, int64 of shape `(context,)` each,
+        and `is_next`."""
         rng = _generator(self.fingerprint, self.seed, k)
         text, _, _ = self.windows.sample(k)
         special, n_first, is_next = self.tokenizer, self.width, True
@@ -74,14 +82,26 @@ class MaskedLoader:
         tokens = np.concatenate(parts).astype(np.int64)
         segments = (np.arange(self.context) >= n_first + 2).astype(np.int64)
         target, labels = mask_tokens(
-            tokens, ~_control(tokens, special), self.mask_share, special.mask_id, special.vocab_size, rng
+            tokens,
+            ~_control(tokens, special),
+            self.mask_share,
+            special.mask_id,
+            special.vocab_size,
+            rng,
         )
         return target, labels, segments, is_next
 
-    def batch(self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Return this rank's rows of the global batch of samples first_sample .. first_sample + batch_size - 1."""
-        samples = map(self.sample, range(first_sample + rank, first_sample + batch_size, world_size))
-        target, labels, segments, is_next = (torch.from_numpy(np.stack(rows)) for rows in zip(*samples, strict=True))
+    def batch(
+        self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> Batch:
+        """Return this rank's rows of the global batch of samples first_sample .. first_sample +
+        batch_size - 1."""
+        samples = map(
+            self.sample, range(first_sample + rank, first_sample + batch_size, world_size)
+        )
+        target, labels, segments, is_next = (
+            torch.from_numpy(np.stack(rows)) for rows in zip(*samples, strict=True)
+        )
         if not self.next_sentence:
             return Batch(target, labels)
         return Batch(target, labels, segments=segments, is_next=is_next)
@@ -94,15 +114,19 @@ class MaskedLoader:
 def masked_evaluation_batches(
     shards: Shards, context: int, batch_size: int, tokenizer: WordPiece, limit: int = 0
 ) -> Iterator[Batch]:
-    """Yield the whole stream once, in order, as rows [CLS] text [SEP], with 15 % of the tokens chosen.
+    """Yield the whole stream once, in order, as rows [CLS] text [SEP], with 15 % of the tokens
+    chosen.
 
     With a `limit` they are rows of about so many tokens, spread over the stream.
 
-    What is chosen depends on the text and the context alone, so that models are asked for the same. The last row is
-    padded, with a `target_mask`; the last batch may have fewer rows.
+    What is chosen depends on the text and the context alone, so that models are asked for the same.
+    The last row is padded, with a `target_mask`; the last batch may have fewer rows.
     """
     width = context - 2
-    check(width > 0, f"--context is {context}; [CLS] and [SEP] need room beside the text, so write at least 3.")
+    check(
+        width > 0,
+        f"--context is {context}; [CLS] and [SEP] need room beside the text, so write at least 3.",
+    )
     n_tokens = shards.n_tokens - 1
     firsts = range(0, n_tokens, width)
     for windows in spread_batches(len(firsts), batch_size, -(-limit // width)):
@@ -112,7 +136,12 @@ def masked_evaluation_batches(
             tokens = np.concatenate([[tokenizer.cls_id], text, [tokenizer.sep_id]])
             rng = _generator(shards.fingerprint, "evaluation", first)
             target, labels = mask_tokens(
-                tokens, ~_control(tokens, tokenizer), EVALUATION_SHARE, tokenizer.mask_id, tokenizer.vocab_size, rng
+                tokens,
+                ~_control(tokens, tokenizer),
+                EVALUATION_SHARE,
+                tokenizer.mask_id,
+                tokenizer.vocab_size,
+                rng,
             )
             padding = (0, context - len(tokens))
             rows.append(
@@ -122,17 +151,25 @@ def masked_evaluation_batches(
                     np.arange(context) < len(tokens),
                 )
             )
-        target, labels, is_real = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+        target, labels, is_real = (
+            torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)
+        )
         yield Batch(target, labels, target_mask=None if is_real.all() else is_real)
 
 
 def mask_tokens(
-    tokens: np.ndarray, is_text: np.ndarray, share: float, mask_id: int, vocab_size: int, rng: np.random.Generator
+    tokens: np.ndarray,
+    is_text: np.ndarray,
+    share: float,
+    mask_id: int,
+    vocab_size: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the model sees of a row of `tokens` and its labels, -100 where nothing is asked; `(seq,)` each.
+    """Return what the model sees of a row of `tokens` and its labels, -100 where nothing is asked;
+    `(seq,)` each.
 
-    Of the places where `is_text` the whole number nearest to `share` is chosen, but at least one. A random token is any
-    of the vocabulary.
+    Of the places where `is_text` the whole number nearest to `share` is chosen, but at least one. A
+    random token is any of the vocabulary.
     """
     places = np.flatnonzero(is_text)
     chosen = rng.permutation(places)[: max(1, round(share * len(places)))]
@@ -151,7 +188,10 @@ def encode_masked(text: str, tokenizer: WordPiece) -> list[int]:
     Raises UserError where there is none.
     """
     first, *others = (tokenizer.encode(part) for part in text.split(MASK))
-    check(bool(others), f'There is no {MASK} in "{text}"; write it for the word to guess: "Paris is in {MASK}."')
+    check(
+        bool(others),
+        f'There is no {MASK} in "{text}"; write it for the word to guess: "Paris is in {MASK}."',
+    )
     ids = [tokenizer.cls_id, *first]
     for part in others:
         ids += [tokenizer.mask_id, *part]
@@ -159,7 +199,8 @@ def encode_masked(text: str, tokenizer: WordPiece) -> list[int]:
 
 
 def fill(text: str, index: int, piece: str) -> str:
-    """Return `text` with `piece` in the place of its `[MASK]` number `index`; `##ing` joins the word before it."""
+    """Return `text` with `piece` in the place of its `[MASK]` number `index`; `##ing` joins the
+    word before it."""
     parts = text.split(MASK)
     before, after = MASK.join(parts[: index + 1]), MASK.join(parts[index + 1 :])
     if piece.startswith("##"):
@@ -168,7 +209,8 @@ def fill(text: str, index: int, piece: str) -> str:
 
 
 def _control(tokens: np.ndarray, tokenizer: WordPiece) -> np.ndarray:
-    """Return which tokens are never chosen: those that text does not consist of, and [UNK], which is no word."""
+    """Return which tokens are never chosen: those that text does not consist of, and [UNK], which
+    is no word."""
     return np.isin(tokens, [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.unk_id])
 
 

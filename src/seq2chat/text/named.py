@@ -20,7 +20,8 @@ Reader = Callable[[Path], Iterator[str | PlainText]]
 
 @dataclass(frozen=True)
 class NamedCorpus:
-    """One pinned file. Without a URL nobody publishes it in this form, and the user puts it in place."""
+    """One pinned file. Without a URL nobody publishes it in this form, and the user puts it in
+    place."""
 
     path: str
     sha256: str
@@ -58,21 +59,36 @@ NAMED = {
         "tinyshakespeare.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         _whole,
-        _GITHUB + "karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+        _GITHUB
+        + "karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/"
+        + "data/tinyshakespeare/input.txt",
     ),
     "wikitext-2-valid": NamedCorpus(
         "wikitext-2/valid.txt",
         "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
         _whole,
         _GITHUB
-        + "pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2/valid.txt",
+        + "pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/"
+        + "word_language_model/data/wikitext-2/valid.txt",
     ),
-    "multi30k-en": _multi30k("train", "en", "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f"),
-    "multi30k-de": _multi30k("train", "de", "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6"),
-    "multi30k-fr": _multi30k("train", "fr", "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c"),
-    "multi30k-val-en": _multi30k("val", "en", "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28"),
-    "multi30k-val-de": _multi30k("val", "de", "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a"),
-    "multi30k-val-fr": _multi30k("val", "fr", "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9"),
+    "multi30k-en": _multi30k(
+        "train", "en", "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f"
+    ),
+    "multi30k-de": _multi30k(
+        "train", "de", "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6"
+    ),
+    "multi30k-fr": _multi30k(
+        "train", "fr", "622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c"
+    ),
+    "multi30k-val-en": _multi30k(
+        "val", "en", "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28"
+    ),
+    "multi30k-val-de": _multi30k(
+        "val", "de", "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a"
+    ),
+    "multi30k-val-fr": _multi30k(
+        "val", "fr", "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9"
+    ),
     "gsm8k": NamedCorpus(
         "gsm8k/train.jsonl.gz",
         "047ae96fb3025b18b8cfa89c4f9e9c7cd5120906864d58c3f93c91c495da6449",
@@ -87,12 +103,14 @@ NAMED = {
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloads and tokenized text: `$XDG_CACHE_HOME/seq2chat`, else `~/.cache/seq2chat`."""
+    """Return the folder for downloads and tokenized text: `$XDG_CACHE_HOME/seq2chat`, else
+    `~/.cache/seq2chat`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seq2chat"
 
 
 def find_corpus(name: str, progress: Progress | None = None) -> Path:
-    """Return the file of the named corpus `name`, downloaded first if it must be. Raises UserError if it cannot be."""
+    """Return the file of the named corpus `name`, downloaded first if it must be. Raises UserError
+    if it cannot be."""
     corpus = NAMED[name]
     given = os.environ.get("SEQ2CHAT_DATA")
     cached = cache_folder() / "data" / corpus.path
@@ -101,14 +119,19 @@ def find_corpus(name: str, progress: Progress | None = None) -> Path:
             found = hash_file(file)
             check(
                 found == corpus.sha256,
-                f"{file} is not the pinned {name}: its sha256 is {found}, not {corpus.sha256}; remove or replace it.",
+                f"{file} is not the pinned {name}: its sha256 is {found}, not {corpus.sha256}; "
+                "remove or replace it.",
             )
             return file
     if not corpus.url:
         where = (
-            f"{given}/{corpus.path}" if given else f"{corpus.path} in a folder and name that folder in SEQ2CHAT_DATA"
+            f"{given}/{corpus.path}"
+            if given
+            else f"{corpus.path} in a folder and name that folder in SEQ2CHAT_DATA"
         )
-        raise UserError(f"{name} cannot be downloaded in this form; put it at {where} (sha256 {corpus.sha256}).")
+        raise UserError(
+            f"{name} cannot be downloaded in this form; put it at {where} (sha256 {corpus.sha256})."
+        )
     download(corpus.url, corpus.sha256, cached, progress)
     return cached
 
@@ -124,19 +147,28 @@ def download(url: str, sha256: str, file: Path, progress: Progress | None = None
         handle, name = tempfile.mkstemp(prefix=file.name + ".", dir=file.parent)
         part = Path(name)
         with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=30) as response:
-            total, done, digest = int(response.headers.get("Content-Length") or 0), 0, hashlib.sha256()
+            total, done, digest = (
+                int(response.headers.get("Content-Length") or 0),
+                0,
+                hashlib.sha256(),
+            )
             while block := response.read(1 << 16):
                 out.write(block)
                 digest.update(block)
                 done += len(block)
                 if progress:
                     progress(done, total)
-        check(digest.hexdigest() == sha256, f"{url} has changed: its sha256 is {digest.hexdigest()}, not {sha256}.")
+        check(
+            digest.hexdigest() == sha256,
+            f"{url} has changed: its sha256 is {digest.hexdigest()}, not {sha256}.",
+        )
         part.replace(file)
     except OSError as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        raise UserError(f"{url} could not be downloaded ({error}); fetch it by hand and put it at {file}.") from None
+        raise UserError(
+            f"{url} could not be downloaded ({error}); fetch it by hand and put it at {file}."
+        ) from None
     finally:
         if part:
             part.unlink(missing_ok=True)

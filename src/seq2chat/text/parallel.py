@@ -1,4 +1,5 @@
-"""Parallel text: sentences and their translations, and the loader that deals them in batches of like length."""
+"""Parallel text: sentences and their translations, and the loader that deals them in batches of
+like length."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,15 @@ import numpy as np
 import torch
 
 from seq2chat.config import DataConfig, UserError, check
-from seq2chat.text.batch import EVALUATION_ORDER, IGNORED, Batch, epoch_key, mix, pad_rows, spread_batches
+from seq2chat.text.batch import (
+    EVALUATION_ORDER,
+    IGNORED,
+    Batch,
+    epoch_key,
+    mix,
+    pad_rows,
+    spread_batches,
+)
 from seq2chat.text.files import check_format, decode, numbered_lines, open_bytes, suffix
 from seq2chat.text.named import Progress, find_corpus
 from seq2chat.text.rows import Row, field_names, is_rows, read_rows
@@ -19,7 +28,9 @@ from seq2chat.text.split import FEW_DOCUMENTS
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.turns import tidy
 
-NAMED_PAIRS = {f"multi30k-{a}-{b}": (a, b) for a in ("en", "de", "fr") for b in ("en", "de", "fr") if a != b}
+NAMED_PAIRS = {
+    f"multi30k-{a}-{b}": (a, b) for a in ("en", "de", "fr") for b in ("en", "de", "fr") if a != b
+}
 NAMED_SIDES = (("source", "target"), ("src", "tgt"), ("input", "output"))
 POOL = 100  # batches whose sentences are sorted by length together
 
@@ -28,7 +39,8 @@ Lines = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class ParallelCorpus:
-    """Sentence pairs `(source, target)` to train on and to validate with; `n_blank` more had a blank side."""
+    """Sentence pairs `(source, target)` to train on and to validate with; `n_blank` more had a
+    blank side."""
 
     name: str
     train: Lines = field(repr=False)
@@ -43,15 +55,19 @@ class ParallelCorpus:
 
 
 def load_parallel(data: DataConfig, progress: Progress | None = None) -> ParallelCorpus:
-    """Return the pairs of `data.source` and `data.target`, or of `data.corpus`: a named one or a table.
+    """Return the pairs of `data.source` and `data.target`, or of `data.corpus`: a named one or a
+    table.
 
-    A table has two columns, or a field `translation` with two; see `read_table`. A named corpus has a validation split
-    of its own; of files, `val_fraction` of the pairs is held out. Pairs of which one side is blank are left out. Raises
-    UserError when the files have different numbers of lines, or no pair.
+    A table has two columns, or a field `translation` with two; see `read_table`. A named corpus has
+    a validation split of its own; of files, `val_fraction` of the pairs is held out. Pairs of which
+    one side is blank are left out. Raises UserError when the files have different numbers of lines,
+    or no pair.
     """
     if data.source:
         lines, n_blank = read_pairs(Path(data.source), Path(data.target))
-        return ParallelCorpus(f"{data.source} → {data.target}", *_split(lines, data.val_fraction), n_blank)
+        return ParallelCorpus(
+            f"{data.source} → {data.target}", *_split(lines, data.val_fraction), n_blank
+        )
     file = Path(data.corpus)
     if data.corpus not in NAMED_PAIRS and file.is_file():
         check_format(file)
@@ -60,51 +76,63 @@ def load_parallel(data: DataConfig, progress: Progress | None = None) -> Paralle
         return ParallelCorpus(name, *_split(lines, data.val_fraction), n_blank)
     check(
         data.corpus in NAMED_PAIRS,
-        f"{data.corpus} is not parallel text, which translation learns from; give a .tsv file of two columns, or "
-        "--data.source and --data.target, two files of equally many lines, or one of: "
-        f"{', '.join(NAMED_PAIRS)}.",
+        f"{data.corpus} is not parallel text, which translation learns from; give a .tsv file of "
+        "two columns, or --data.source and --data.target, two files of equally many lines, or one "
+        f"of: {', '.join(NAMED_PAIRS)}.",
     )
     check(
         data.val_fraction == DataConfig.val_fraction,
-        f"data.val_fraction is for texts of your own; {data.corpus} has a validation split, so leave it out.",
+        f"data.val_fraction is for texts of your own; {data.corpus} has a validation split, so "
+        "leave it out.",
     )
     a, b = NAMED_PAIRS[data.corpus]
     (train, n_train), (val, n_val) = (
-        read_pairs(find_corpus(f"multi30k-{split}{a}", progress), find_corpus(f"multi30k-{split}{b}", progress))
+        read_pairs(
+            find_corpus(f"multi30k-{split}{a}", progress),
+            find_corpus(f"multi30k-{split}{b}", progress),
+        )
         for split in ("", "val-")
     )
     return ParallelCorpus(data.corpus, train, val, n_train + n_val)
 
 
 def read_pairs(source: Path, target: Path) -> tuple[Lines, int]:
-    """Return the pairs of two files, line by line, without those of which a side is blank, and the number of these.
+    """Return the pairs of two files, line by line, without those of which a side is blank, and the
+    number of these.
 
     Raises UserError as `load_parallel` does.
     """
     for file in (source, target):
-        check(file.exists() and not file.is_dir(), f"There is no file {file}; give two files of sentences, one a line.")
+        check(
+            file.exists() and not file.is_dir(),
+            f"There is no file {file}; give two files of sentences, one a line.",
+        )
     sides = [read_lines(file) for file in (source, target)]
     counts = [len(lines) for lines in sides]
     check(
         counts[0] == counts[1],
-        f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; line n of one must translate line n of the "
-        "other.",
+        f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; line n of one must "
+        "translate line n of the other.",
     )
     pairs = [(s.strip(), t.strip()) for s, t in zip(*sides, strict=True) if s.strip() and t.strip()]
-    check(bool(pairs), f"{source} and {target} hold no pair of sentences; give texts to learn from.")
+    check(
+        bool(pairs), f"{source} and {target} hold no pair of sentences; give texts to learn from."
+    )
     return pairs, counts[0] - len(pairs)
 
 
 def read_table(file: Path) -> tuple[Lines, int, str]:
     """Return the pairs of a table, the number of those with a blank side, and the name of the text.
 
-    A `.tsv` file has a sentence, a tab and its translation on each line, without a header and without
-    quoting, as corpora of translations do. Other rows have two fields, or more with two of a pair of
-    names such as `source` and `target`, or a field `translation` that holds two. The first is the source.
-    Raises UserError for a line that is no pair.
+    A `.tsv` file has a sentence, a tab and its translation on each line, without a header and
+    without quoting, as corpora of translations do. Other rows have two fields, or more with two of
+    a pair of names such as `source` and `target`, or a field `translation` that holds two. The
+    first is the source. Raises UserError for a line that is no pair.
     """
     if suffix(file) == ".tsv":
-        pairs = [_columns(line, f"Line {number} of {file}") for line, number in numbered_lines(file)]
+        pairs = [
+            _columns(line, f"Line {number} of {file}") for line, number in numbered_lines(file)
+        ]
         name = f"{file} (column 1 → column 2)"
     else:
         rows = list(read_rows(file))
@@ -121,8 +149,8 @@ def _columns(line: str, where: str) -> tuple[str, str]:
     columns = line.split("\t")
     check(
         len(columns) == 2,
-        f"{where} has {len(columns)} columns where a sentence, a tab and its translation should be; to keep two: "
-        "cut -f1,2 OLD.tsv > NEW.tsv",
+        f"{where} has {len(columns)} columns where a sentence, a tab and its translation should be;"
+        " to keep two: cut -f1,2 OLD.tsv > NEW.tsv",
     )
     return columns[0].strip(), columns[1].strip()
 
@@ -134,7 +162,8 @@ def _sides(row: Row) -> tuple[str, str]:
     names = named or tuple(fields)
     check(
         len(names) == 2,
-        f"{row.where} has the fields {field_names(row)}; keep two, the sentence first, or name them source and target.",
+        f"{row.where} has the fields {field_names(row)}; keep two, the sentence first, or name them"
+        " source and target.",
     )
     return names[0], names[1]
 
@@ -143,7 +172,10 @@ def _fields(row: Row, sides: tuple[str, str]) -> tuple[str, str]:
     fields = _translation(row)
     texts = [fields.get(side) for side in sides]
     for side, text in zip(sides, texts, strict=True):
-        check(isinstance(text, str), f'{row.where} has no text in its field {side!r}; write one, or "".')
+        check(
+            isinstance(text, str),
+            f'{row.where} has no text in its field {side!r}; write one, or "".',
+        )
     source, target = (" ".join(tidy(str(text)).split("\n")).strip() for text in texts)
     return source, target
 
@@ -160,21 +192,32 @@ def excerpt(lines: Lines) -> str:
 
 
 def _split(lines: Lines, val_fraction: float) -> tuple[Lines, Lines]:
-    """Hold pairs out by the hash of their source, so that copies of a sentence are on one side; few, from the end."""
+    """Hold pairs out by the hash of their source, so that copies of a sentence are on one side;
+    few, from the end."""
     if len(lines) < FEW_DOCUMENTS:
-        check(len(lines) > 1, "There is one pair of sentences; give at least two, one to train on and one to validate.")
+        check(
+            len(lines) > 1,
+            "There is one pair of sentences; give at least two, one to train on and one to "
+            "validate.",
+        )
         cut = min(len(lines) - 1, max(1, int(len(lines) * (1 - val_fraction))))
         return lines[:cut], lines[cut:]
-    shares = [int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], "big") / 2**64 for s, _ in lines]
+    shares = [
+        int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], "big") / 2**64 for s, _ in lines
+    ]
     train = [pair for pair, share in zip(lines, shares, strict=True) if share >= val_fraction]
     val = [pair for pair, share in zip(lines, shares, strict=True) if share < val_fraction]
-    check(bool(train and val), f"data.val_fraction {val_fraction} leaves no pair on one side; change it.")
+    check(
+        bool(train and val),
+        f"data.val_fraction {val_fraction} leaves no pair on one side; change it.",
+    )
     return train, val
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Tokenized pairs; `fingerprint` stands for their tokens and tokenizer. `eos_id` ends each side when batched."""
+    """Tokenized pairs; `fingerprint` stands for their tokens and tokenizer. `eos_id` ends each side
+    when batched."""
 
     source: list[np.ndarray] = field(repr=False)
     target: list[np.ndarray] = field(repr=False)
@@ -184,14 +227,20 @@ class Pairs:
 
     @classmethod
     def encode(cls, lines: Lines, tokenizer: Tokenizer, context: int) -> tuple["Pairs", Lines]:
-        """Return the pairs of at most `context` tokens a side, end token included, and those that were longer."""
+        """Return the pairs of at most `context` tokens a side, end token included, and those that
+        were longer."""
         eos_id, pad_id = tokenizer.eos_id, tokenizer.pad_id
         if eos_id is None or pad_id is None:
-            raise UserError("The tokenizer has no end or no padding token; train one with seq2chat.")
+            raise UserError(
+                "The tokenizer has no end or no padding token; train one with seq2chat."
+            )
         sides = [list(tokenizer.encode_documents(side)) for side in zip(*lines, strict=True)]
         fits = [max(len(s), len(t)) < context for s, t in zip(*sides, strict=True)]
         kept = list(compress(zip(*sides, strict=True), fits))
-        check(bool(kept), f"Every pair has more than the model's {context} tokens; raise model.context.")
+        check(
+            bool(kept),
+            f"Every pair has more than the model's {context} tokens; raise model.context.",
+        )
         digest = hashlib.sha256(tokenizer.fingerprint.encode())
         for tokens in (tokens for pair in kept for tokens in pair):
             digest.update(len(tokens).to_bytes(8, "little") + tokens.astype(np.uint32).tobytes())
@@ -203,13 +252,17 @@ class Pairs:
         return len(self.source)
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Return pairs `rows`: sources end with the end token, targets begin with it, labels end with it."""
+        """Return pairs `rows`: sources end with the end token, targets begin with it, labels end
+        with it."""
         sources, targets = ([side[i].tolist() for i in rows] for side in (self.source, self.target))
         return pair_batch(sources, targets, self.eos_id, self.pad_id)
 
 
-def pair_batch(sources: list[list[int]], targets: list[list[int]], eos_id: int, pad_id: int) -> Batch:
-    """Return pairs of token lists as a batch: sources end with the end token, targets begin and labels end with it."""
+def pair_batch(
+    sources: list[list[int]], targets: list[list[int]], eos_id: int, pad_id: int
+) -> Batch:
+    """Return pairs of token lists as a batch: sources end with the end token, targets begin and
+    labels end with it."""
     source = pad_rows([[*ids, eos_id] for ids in sources], pad_id)
     lengths = torch.tensor([len(ids) + 1 for ids in sources])
     return Batch(
@@ -223,26 +276,34 @@ def pair_batch(sources: list[list[int]], targets: list[list[int]], eos_id: int, 
 class PairLoader:
     """Deals the training pairs in batches of like length, each pair once an epoch.
 
-    A batch has about as many tokens as `batch_size` pairs of average length, so short pairs come in larger batches. The
-    plan of an epoch is a pure function of the pairs, the seed, the epoch and the batch size.
+    A batch has about as many tokens as `batch_size` pairs of average length, so short pairs come in
+    larger batches. The plan of an epoch is a pure function of the pairs, the seed, the epoch and
+    the batch size.
     """
 
     def __init__(self, pairs: Pairs, seed: int) -> None:
         self.pairs, self.seed, self.fingerprint = pairs, seed, pairs.fingerprint
-        self.lengths = np.array([[len(t), len(s)] for s, t in zip(pairs.source, pairs.target, strict=True)]) + 1
+        self.lengths = (
+            np.array([[len(t), len(s)] for s, t in zip(pairs.source, pairs.target, strict=True)])
+            + 1
+        )
         self.epoch_tokens = int(self.lengths[:, 0].sum())
         self._plan = lru_cache(maxsize=2)(self._make_plan)
 
     def epoch_batches(self, batch_size: int) -> float:
-        """Return the number of batches in an epoch, which differs a little from one to the next: the first one's."""
+        """Return the number of batches in an epoch, which differs a little from one to the next:
+        the first one's."""
         return float(len(self._plan(0, batch_size)[1]))
 
     def n_samples(self, first_sample: int, batch_size: int) -> int:
         """Return how many pairs the batch that begins with `first_sample` has, over all ranks."""
         return len(self._rows(first_sample, batch_size))
 
-    def batch(self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Return this rank's pairs of the batch that begins with the `first_sample`-th pair dealt."""
+    def batch(
+        self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> Batch:
+        """Return this rank's pairs of the batch that begins with the `first_sample`-th pair
+        dealt."""
         return self.pairs.batch(self._rows(first_sample, batch_size)[rank::world_size])
 
     def _rows(self, first_sample: int, batch_size: int) -> list[int]:
@@ -261,13 +322,16 @@ class PairLoader:
         for first in range(0, len(order), POOL * batch_size):
             pool = order[first : first + POOL * batch_size]
             # Stable, so that pairs of one length stay in random order.
-            batches += _cut(pool[np.lexsort(self.lengths[pool].T[::-1])], self.lengths.max(1), budget)
+            batches += _cut(
+                pool[np.lexsort(self.lengths[pool].T[::-1])], self.lengths.max(1), budget
+            )
         batches = [batches[i] for i in shuffled(len(batches), key[8:16])]
         return np.cumsum([0, *map(len, batches)])[:-1], batches
 
 
 def _cut(rows: np.ndarray, lengths: np.ndarray, budget: float) -> list[np.ndarray]:
-    """Cut `rows` into batches of at most `budget` tokens, padding included, but of one row at least."""
+    """Cut `rows` into batches of at most `budget` tokens, padding included, but of one row at
+    least."""
     batches, first, longest = [], 0, 0
     for i, length in enumerate(lengths[rows].tolist()):
         longest = max(longest, length)
@@ -278,7 +342,8 @@ def _cut(rows: np.ndarray, lengths: np.ndarray, budget: float) -> list[np.ndarra
 
 
 def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batch]:
-    """Yield each pair once, in batches of like length; with a `limit`, pairs of about so many target tokens."""
+    """Yield each pair once, in batches of like length; with a `limit`, pairs of about so many
+    target tokens."""
     lengths = np.array([len(target) + 1 for target in pairs.target])
     rows = np.arange(len(pairs))
     if limit:
@@ -292,22 +357,25 @@ def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batc
 
 
 def shuffled(n: int, key: bytes) -> np.ndarray:
-    """Return a permutation of range(n) that is a function of 8 bytes: the order of the hashes of 0 .. n - 1."""
+    """Return a permutation of range(n) that is a function of 8 bytes: the order of the hashes of 0
+    .. n - 1."""
     spread = np.arange(n, dtype=np.uint64) * 0x9E3779B97F4A7C15 + np.frombuffer(key, np.uint64)
     return np.argsort(mix(spread), kind="stable")
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a file, gzipped or not, without their ends; blank ones are kept, so that their numbers hold.
+    """Return the lines of a file, gzipped or not, without their ends; blank ones are kept, so that
+    their numbers hold.
 
-    A file without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError if it cannot be read as text,
-    and for a table.
+    A file without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError if it
+    cannot be read as text, and for a table.
     """
     check_format(file)
     check(
         not is_rows(file),
-        f"{file} is a table by its name, not one sentence per line. To train on its two columns, write: seq2chat train "
-        f"{file} --model.family transformer. To get one column of a .tsv file: cut -f1 {file} > column.txt",
+        f"{file} is a table by its name, not one sentence per line. To train on its two columns, "
+        f"write: seq2chat train {file} --model.family transformer. To get one column of a .tsv "
+        f"file: cut -f1 {file} > column.txt",
     )
     with open_bytes(file) as stream:
         text = decode(stream.read(), file, 0).removeprefix("\ufeff")

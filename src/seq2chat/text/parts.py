@@ -15,7 +15,8 @@ B = TypeVar("B")
 
 
 class Part(NamedTuple):
-    """A stretch of a document of the split "train" or "val"; `ends` marks the last one of the document."""
+    """A stretch of a document of the split "train" or "val"; `ends` marks the last one of the
+    document."""
 
     text: str
     ends: bool = True
@@ -23,10 +24,12 @@ class Part(NamedTuple):
 
 
 def regroup(parts: Iterable[Part], last_cut: Callable[[str], int]) -> Iterator[Part]:
-    """Yield the same documents in parts of at most `LONGEST_PART` characters that may be encoded one by one.
+    """Yield the same documents in parts of at most `LONGEST_PART` characters that may be encoded
+    one by one.
 
-    `last_cut(text)` returns the last position at which the encodings of both sides add up to that of the whole, or 0.
-    A stretch of `LONGEST_PART` characters without such a position, such as an endless word, is cut at its end.
+    `last_cut(text)` returns the last position at which the encodings of both sides add up to that
+    of the whole, or 0. A stretch of `LONGEST_PART` characters without such a position, such as an
+    endless word, is cut at its end.
     """
     held = ""
     for part in parts:
@@ -46,7 +49,8 @@ def encode_parts(
     last_cut: Callable[[str], int],
     encode: Callable[[list[str]], list[np.ndarray]],
 ) -> Iterator[tuple[Part, np.ndarray]]:
-    """Yield regrouped parts with their ids, uint32 of shape `(n_tokens,)`, in order, encoding on all cores.
+    """Yield regrouped parts with their ids, uint32 of shape `(n_tokens,)`, in order, encoding on
+    all cores.
 
     `encode` is given several short parts at once.
     """

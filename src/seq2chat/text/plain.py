@@ -24,7 +24,8 @@ def hash_share(text: str) -> float:
 class Sample:
     """A stratified sample: a hash picks one unit of every 1 / share successive ones.
 
-    The sample is spread over the whole, whatever the order of the units, and its size is known beforehand.
+    The sample is spread over the whole, whatever the order of the units, and its size is known
+    beforehand.
     """
 
     def __init__(self, share: float) -> None:
@@ -47,8 +48,8 @@ class Sample:
 class PlainText:
     """One plain text file, UTF-8, whose text is read only when it is asked for.
 
-    Line ends become `\\n`, a byte order mark is dropped, and `<|endoftext|>` separates documents. Blank documents are
-    left out.
+    Line ends become `\\n`, a byte order mark is dropped, and `<|endoftext|>` separates documents.
+    Blank documents are left out.
     """
 
     file: Path
@@ -68,13 +69,15 @@ class PlainText:
             return sum(len(part) for part, _ in self.read())
         # The share of bytes that begin a character is that of the sampled blocks.
         sampled = [part for part, _ in self.sample(Sample(64 * BLOCK / size).takes)]
-        return int(size * sum(map(len, sampled)) / max(1, sum(len(part.encode()) for part in sampled)))
+        return int(
+            size * sum(map(len, sampled)) / max(1, sum(len(part.encode()) for part in sampled))
+        )
 
     def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
         """Yield `(text, ends)` for the bytes from `start` to `end`.
 
-        Both are moved back to the start of the character or separator that they would cut. `ends` is True where a
-        document ends: at a separator and at the last part.
+        Both are moved back to the start of the character or separator that they would cut. `ends`
+        is True where a document ends: at a separator and at the last part.
         """
         with open_bytes(self.file) as stream:
             stop = None if end is None else _boundary(stream, end)
@@ -82,8 +85,11 @@ class PlainText:
             stream.seek(first)
             yield from _documents(self._texts(stream, first, stop))
 
-    def sample(self, takes: Callable[[], bool], start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
-        """Yield `(text, ends)` for those blocks of 64 KiB between `start` and `end` for which `takes()` is True.
+    def sample(
+        self, takes: Callable[[], bool], start: int = 0, end: int | None = None
+    ) -> Iterator[tuple[str, bool]]:
+        """Yield `(text, ends)` for those blocks of 64 KiB between `start` and `end` for which
+        `takes()` is True.
 
         Each block is a document of its own. The others are not read.
         """
@@ -150,7 +156,9 @@ def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
             blank = []
             began = False
         # A separator may begin at the end of this part and go on in the next.
-        safe = len(held) - max((n for n in range(len(SEPARATOR)) if held.endswith(SEPARATOR[:n])), default=0)
+        safe = len(held) - max(
+            (n for n in range(len(SEPARATOR)) if held.endswith(SEPARATOR[:n])), default=0
+        )
         part = held[:safe]
         held = held[safe:]
         if part and (began or part.strip()):
@@ -164,7 +172,8 @@ def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _boundary(stream: BufferedIOBase, position: int) -> int:
-    """Return `position`, moved back to the start of the character or separator that it would cut."""
+    """Return `position`, moved back to the start of the character or separator that it would
+    cut."""
     mark = SEPARATOR.encode()
     first = max(0, position - len(mark) + 1)
     stream.seek(first)

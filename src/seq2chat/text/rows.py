@@ -39,7 +39,8 @@ JSON = json.JSONDecoder(object_pairs_hook=_single_keys)
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of one example; `where` is its place (`Line 3 of data.jsonl`), `number` the 3 in it."""
+    """The fields of one example; `where` is its place (`Line 3 of data.jsonl`), `number` the 3 in
+    it."""
 
     fields: dict[str, Any]
     where: str
@@ -78,7 +79,8 @@ def read_fields(file: Path, *names: str) -> Iterator[str]:
 
 
 def field_text(row: Row, file: Path, name: str) -> str:
-    """Return the text of one field. Raises UserError where the row lacks it or holds something else in it."""
+    """Return the text of one field. Raises UserError where the row lacks it or holds something else
+    in it."""
     if name not in row.fields:
         message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
         if suffix(file) == ".tsv" and len(row.fields) == 2:
@@ -88,7 +90,8 @@ def field_text(row: Row, file: Path, name: str) -> str:
 
 
 def checked_text(value: object, where: str) -> str:
-    """Return a value that is a text, with U+FFFD for each half of a surrogate pair. Raises UserError for another."""
+    """Return a value that is a text, with U+FFFD for each half of a surrogate pair. Raises
+    UserError for another."""
     check(value is not None, f'{where} is null where text should be; leave it out, or write "".')
     if not isinstance(value, str):
         raise UserError(f"{where} holds a {type(value).__name__} where text should be.")
@@ -109,7 +112,8 @@ def _read_json(file: Path) -> Iterator[Row]:
             yield json_object(text.value(where), where, number)
             # A comma here would be the end of a line of an array without brackets.
             check(
-                text.peek() != ",", f"{where} is not valid JSON (a comma after the object); write one object per line."
+                text.peek() != ",",
+                f"{where} is not valid JSON (a comma after the object); write one object per line.",
             )
             continue
         text.skip_space()
@@ -119,7 +123,9 @@ def _read_json(file: Path) -> Iterator[Row]:
             yield json_object(text.value(where), where, n_rows)
             text.skip_space()
             if not text.take(","):
-                check(text.peek() == "]", f"{where} is not followed by a comma or a closing bracket.")
+                check(
+                    text.peek() == "]", f"{where} is not followed by a comma or a closing bracket."
+                )
             text.skip_space()
 
 
@@ -127,7 +133,9 @@ def json_error(error: ValueError | RecursionError, where: str) -> UserError:
     """Return the error to raise for a mistake that the decoder `JSON` met at `where`."""
     match error:
         case _DoubledKey():
-            return UserError(f'{where} has the key "{error}" twice with different values; keep one.')
+            return UserError(
+                f'{where} has the key "{error}" twice with different values; keep one.'
+            )
         case json.JSONDecodeError():
             return UserError(f"{where} is not valid JSON ({error.msg}); write one object per line.")
         case RecursionError():
@@ -138,7 +146,10 @@ def json_error(error: ValueError | RecursionError, where: str) -> UserError:
 
 def json_object(value: Any, where: str, number: int) -> Row:
     """Return a JSON value as a row. Raises UserError for a value that is no object."""
-    check(isinstance(value, dict), f'{where} is not a JSON object; write one such as {{"text": "..."}}.')
+    check(
+        isinstance(value, dict),
+        f'{where} is not a JSON object; write one such as {{"text": "..."}}.',
+    )
     return Row(value, where, number)
 
 
@@ -174,7 +185,8 @@ class _Buffer:
         return True
 
     def value(self, where: str) -> Any:
-        """Return the JSON value at the position and move past it. Raises UserError naming `where`."""
+        """Return the JSON value at the position and move past it. Raises UserError naming
+        `where`."""
         while True:
             try:
                 value, end = JSON.raw_decode(self.text, self.position)
@@ -208,8 +220,11 @@ class _Buffer:
 
 
 def _may_be_cut(error: json.JSONDecodeError) -> bool:
-    """Return whether more text may mend the error: a value that goes on behind the end of the buffer."""
-    return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc) - len(r"\ud83d\ude00")
+    """Return whether more text may mend the error: a value that goes on behind the end of the
+    buffer."""
+    return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc) - len(
+        r"\ud83d\ude00"
+    )
 
 
 # Tables
@@ -231,16 +246,22 @@ def _read_table(file: Path) -> Iterator[Row]:
             where = f"Line {number} of {file}"
             if not names:
                 names = [name.strip() for name in cells]
-                check(len(set(names)) == len(names), f"{where} names a column twice: {', '.join(names)}.")
+                check(
+                    len(set(names)) == len(names),
+                    f"{where} names a column twice: {', '.join(names)}.",
+                )
             elif cells:
                 check(
                     len(cells) == len(names),
-                    f"{where} has {len(cells)} fields, but the first line names {len(names)}: {', '.join(names)}.",
+                    f"{where} has {len(cells)} fields, but the first line names {len(names)}: "
+                    f"{', '.join(names)}.",
                 )
                 yield Row(dict(zip(names, cells, strict=True)), where, number)
             number = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"Line {number} of {file} is not valid {suffix(file)[1:].upper()} ({error}).") from None
+        raise UserError(
+            f"Line {number} of {file} is not valid {suffix(file)[1:].upper()} ({error})."
+        ) from None
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -258,7 +279,9 @@ def _read_parquet(file: Path) -> Iterator[Row]:
         arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
-        raise UserError(f'{file} needs the pyarrow package; run: pip install "seq2chat[parquet]"') from None
+        raise UserError(
+            f'{file} needs the pyarrow package; run: pip install "seq2chat[parquet]"'
+        ) from None
     number = 0
     try:
         with open_bytes(file) as stream, parquet.ParquetFile(stream) as table:

@@ -1,8 +1,9 @@
-"""Tokenized text on disk: shards that are read in windows, with a manifest that names the hash of every file.
+"""Tokenized text on disk: shards that are read in windows, with a manifest that names the hash of
+every file.
 
-A split is one stream of tokens, `<|endoftext|> document <|endoftext|> document ... <|endoftext|>`, cut into files
-`train-00000.bin`, `train-00001.bin`, ... of 16-bit tokens (32-bit for vocabularies above 65,536), beside
-`train.index`, the 64-bit position at which each document starts.
+A split is one stream of tokens, `<|endoftext|> document <|endoftext|> document ... <|endoftext|>`,
+cut into files `train-00000.bin`, `train-00001.bin`, ... of 16-bit tokens (32-bit for vocabularies
+above 65,536), beside `train.index`, the 64-bit position at which each document starts.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ Progress = Callable[[int], None]
 class TokenFile:
     """The tokens of one file, read a slice at a time.
 
-    A memory map would count every page that was once read as memory of this process. The file stays open, so that a run
-    goes on if its cache is cleared.
+    A memory map would count every page that was once read as memory of this process. The file stays
+    open, so that a run goes on if its cache is cleared.
     """
 
     def __init__(self, file: Path, dtype: np.dtype) -> None:
@@ -61,16 +62,18 @@ class TokenFile:
     def __getitem__(self, tokens: slice) -> np.ndarray:
         start, stop, _ = tokens.indices(self._length)
         size = self.dtype.itemsize
-        return np.frombuffer(os.pread(self._descriptor, (stop - start) * size, start * size), self.dtype)
+        return np.frombuffer(
+            os.pread(self._descriptor, (stop - start) * size, start * size), self.dtype
+        )
 
 
 @dataclass(frozen=True)
 class Shards:
     """One split as a stream of `n_tokens` tokens.
 
-    `starts` is the position of each document's leading `<|endoftext|>`, uint64 of shape `(n_documents,)`. `n_bytes` and
-    `n_characters` measure the text without control tokens. `fingerprint` stands for the tokens and their tokenizer,
-    however they are spread over files.
+    `starts` is the position of each document's leading `<|endoftext|>`, uint64 of shape
+    `(n_documents,)`. `n_bytes` and `n_characters` measure the text without control tokens.
+    `fingerprint` stands for the tokens and their tokenizer, however they are spread over files.
     """
 
     name: str
@@ -124,8 +127,11 @@ def open_shards(folder: str | Path, split: str) -> Shards:
     )
 
 
-def shards_in_memory(texts: Iterable[str | Part], tokenizer: Tokenizer | WordPiece, name: str = "text") -> Shards:
-    """Return the stream of `texts`, documents or parts of them, without writing it, for evaluating on a file."""
+def shards_in_memory(
+    texts: Iterable[str | Part], tokenizer: Tokenizer | WordPiece, name: str = "text"
+) -> Shards:
+    """Return the stream of `texts`, documents or parts of them, without writing it, for evaluating
+    on a file."""
     eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
     separator = np.array([eos_id], dtype)
     pieces: list[np.ndarray] = []
@@ -146,7 +152,9 @@ def shards_in_memory(texts: Iterable[str | Part], tokenizer: Tokenizer | WordPie
     tokens = np.concatenate([*pieces, separator])
     return Shards(
         name=name,
-        fingerprint=_fingerprint(hashlib.sha256(tokens.tobytes()).hexdigest(), dtype.name, tokenizer.fingerprint),
+        fingerprint=_fingerprint(
+            hashlib.sha256(tokens.tobytes()).hexdigest(), dtype.name, tokenizer.fingerprint
+        ),
         tokenizer=tokenizer.fingerprint,
         eos_id=eos_id,
         n_tokens=len(tokens),
@@ -160,7 +168,10 @@ def shards_in_memory(texts: Iterable[str | Part], tokenizer: Tokenizer | WordPie
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / "manifest.json"
-    check(file.is_file(), f"There are no finished shards in {folder} (no manifest.json); tokenize the text again.")
+    check(
+        file.is_file(),
+        f"There are no finished shards in {folder} (no manifest.json); tokenize the text again.",
+    )
     try:
         manifest = json.loads(file.read_bytes())
     except ValueError:
@@ -176,7 +187,10 @@ def _check_file(file: Path, entry: dict[str, Any]) -> None:
     again = f"delete {file.parent} and tokenize the text again."
     check(file.is_file(), f"{file} is missing; {again}")
     size = file.stat().st_size
-    check(size == entry["size"], f"{file} is damaged: it has {size} bytes instead of {entry['size']}; {again}")
+    check(
+        size == entry["size"],
+        f"{file} is damaged: it has {size} bytes instead of {entry['size']}; {again}",
+    )
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     check(found == entry["sha256"], f"{file} is damaged: its sha256 is not the manifest's; {again}")
@@ -193,19 +207,24 @@ def cached_shards(
     progress: Progress | None = None,
     characters: int = 0,
 ) -> Path:
-    """Return a folder with the shards of this corpus, tokenizer and split, writing them only if they are not there.
+    """Return a folder with the shards of this corpus, tokenizer and split, writing them only if
+    they are not there.
 
     With `characters` they are of a sample of that size.
 
     The folder is under `cache`, by default the user's cache folder.
     """
-    text = sample_fingerprint(corpus, val_fraction, characters) if characters else corpus.fingerprint
+    text = (
+        sample_fingerprint(corpus, val_fraction, characters) if characters else corpus.fingerprint
+    )
     key = [FORMAT, text, tokenizer.fingerprint, val_fraction]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     slug = re.sub(r"[^\w.-]+", "-", Path(corpus.name).name)[:40]
     folder = Path(cache or cache_folder() / "shards") / f"{slug}-{digest}"
     if not (folder / "manifest.json").is_file():
-        write_shards(corpus, tokenizer, folder, val_fraction, progress=progress, characters=characters)
+        write_shards(
+            corpus, tokenizer, folder, val_fraction, progress=progress, characters=characters
+        )
     return folder
 
 
@@ -218,12 +237,13 @@ def write_shards(
     progress: Progress | None = None,
     characters: int = 0,
 ) -> None:
-    """Tokenize the corpus into `folder`, which appears complete or not at all; older shards in it are replaced.
+    """Tokenize the corpus into `folder`, which appears complete or not at all; older shards in it
+    are replaced.
 
     With `characters` a sample of that size is tokenized.
 
-    `progress(characters_done)` is called after each part. Raises UserError if a split is empty, the disk is full,
-    or the folder holds something else.
+    `progress(characters_done)` is called after each part. Raises UserError if a split is empty, the
+    disk is full, or the folder holds something else.
     """
     folder = Path(folder)
     others = folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file()
@@ -236,8 +256,12 @@ def write_shards(
         _move(temporary, folder)
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise UserError(f"The disk is full: there is no room for the shards in {folder.parent}.") from None
-        raise UserError(f"The shards cannot be written to {folder}: {error.strerror or error}.") from None
+            raise UserError(
+                f"The disk is full: there is no room for the shards in {folder.parent}."
+            ) from None
+        raise UserError(
+            f"The shards cannot be written to {folder}: {error.strerror or error}."
+        ) from None
     finally:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -266,8 +290,15 @@ def _write_into(
             if progress:
                 progress(done)
         for split, writer in writers.items():
-            advice = "use a longer text" if split == "train" else "use a longer text or a larger data.val_fraction"
-            check(writer.n_documents > 0, f"{corpus.name} leaves no text in the {split} split; {advice}.")
+            advice = (
+                "use a longer text"
+                if split == "train"
+                else "use a longer text or a larger data.val_fraction"
+            )
+            check(
+                writer.n_documents > 0,
+                f"{corpus.name} leaves no text in the {split} split; {advice}.",
+            )
             writer.finish(np.array([eos_id], dtype))
     finally:
         for writer in writers.values():
@@ -353,7 +384,9 @@ class _SplitWriter:
             size = self.out.tell()
             self.out.close()
             self.out = None
-            self.files.append({"name": self._name(), "size": size, "sha256": self.file_hash.hexdigest()})
+            self.files.append(
+                {"name": self._name(), "size": size, "sha256": self.file_hash.hexdigest()}
+            )
 
 
 def _move(temporary: Path, folder: Path) -> None:
@@ -366,14 +399,21 @@ def _move(temporary: Path, folder: Path) -> None:
     try:
         temporary.replace(folder)
     except OSError as error:
-        # Another process finished the same folder first; a manifest is written last, so it is complete.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not (folder / "manifest.json").is_file():
+        # Another process finished the same folder first; a manifest is written last, so it is
+        # complete.
+        if (
+            error.errno not in (errno.ENOTEMPTY, errno.EEXIST)
+            or not (folder / "manifest.json").is_file()
+        ):
             raise
 
 
 def _eos(tokenizer: Tokenizer | WordPiece) -> int:
     if tokenizer.eos_id is None:
-        raise UserError("The tokenizer has no <|endoftext|> or other end-of-text token to put between documents.")
+        raise UserError(
+            "The tokenizer has no <|endoftext|> or other end-of-text token to put between"
+            " documents."
+        )
     return tokenizer.eos_id
 
 

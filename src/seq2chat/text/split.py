@@ -12,16 +12,19 @@ from seq2chat.text.plain import PlainText, Sample, hash_share
 from seq2chat.text.tokenizer import last_line_start
 
 FEW_DOCUMENTS = 100
-TOKENIZER_CHARACTERS = 20_000_000  # spread over the corpus; more of them change few merges (docs/log.md)
+# Spread over the corpus; more of them change few merges (docs/log.md).
+TOKENIZER_CHARACTERS = 20_000_000
 
 
 def split_parts(corpus: Corpus, val_fraction: float, characters: int = 0) -> Iterator[Part]:
-    """Yield the corpus in parts, each with its split; about `characters` spread over the corpus if that is not 0.
+    """Yield the corpus in parts, each with its split; about `characters` spread over the corpus if
+    that is not 0.
 
-    With fewer than 100 documents the end of each is held out: of n characters (bytes, in a plain text file), the first
-    int(n * (1 - val_fraction)) are for training. One document gives nanoGPT's split of tinyshakespeare. Otherwise whole
-    documents are held out by the hash of their beginning, so that copies of one document are on the same side. A sample
-    takes blocks of a plain text file, and whole documents of anything else (of JSON lines those that start in a block).
+    With fewer than 100 documents the end of each is held out: of n characters (bytes, in a plain
+    text file), the first int(n * (1 - val_fraction)) are for training. One document gives nanoGPT's
+    split of tinyshakespeare. Otherwise whole documents are held out by the hash of their beginning,
+    so that copies of one document are on the same side. A sample takes blocks of a plain text file,
+    and whole documents of anything else (of JSON lines those that start in a block).
     """
     share = characters / max(1, corpus.n_characters) if characters else 1.0
     items = _sampled(corpus, share)
@@ -46,9 +49,14 @@ def split_texts(corpus: Corpus, val_fraction: float, split: str) -> Iterator[str
                 text = []
 
 
-def tokenizer_texts(corpus: Corpus, val_fraction: float, characters: int = TOKENIZER_CHARACTERS) -> Iterator[str]:
-    """Yield about `characters` of the training split to train a tokenizer on, in pieces of bounded size."""
-    parts = (part for part in split_parts(corpus, val_fraction, characters) if part.split == "train")
+def tokenizer_texts(
+    corpus: Corpus, val_fraction: float, characters: int = TOKENIZER_CHARACTERS
+) -> Iterator[str]:
+    """Yield about `characters` of the training split to train a tokenizer on, in pieces of bounded
+    size."""
+    parts = (
+        part for part in split_parts(corpus, val_fraction, characters) if part.split == "train"
+    )
     return (part.text for part in regroup(parts, last_line_start))
 
 
@@ -60,8 +68,11 @@ def sample_fingerprint(corpus: Corpus, val_fraction: float, characters: int) -> 
     return digest.hexdigest()
 
 
-def _sampled(corpus: Corpus, share: float) -> Iterator[tuple[str | PlainText, dict[str, Sample] | None]]:
-    """Yield documents and plain text files, each with the samples that decide which of it is taken; None takes all."""
+def _sampled(
+    corpus: Corpus, share: float
+) -> Iterator[tuple[str | PlainText, dict[str, Sample] | None]]:
+    """Yield documents and plain text files, each with the samples that decide which of it is taken;
+    None takes all."""
     samples = {split: Sample(share) for split in ("train", "val")} if share < 1 else None
     for item in corpus.read():
         if isinstance(item, JsonLines):
@@ -71,7 +82,9 @@ def _sampled(corpus: Corpus, share: float) -> Iterator[tuple[str | PlainText, di
             yield item, samples
 
 
-def _ends(item: str | PlainText, val_fraction: float, samples: dict[str, Sample] | None) -> Iterator[Part]:
+def _ends(
+    item: str | PlainText, val_fraction: float, samples: dict[str, Sample] | None
+) -> Iterator[Part]:
     """Hold out the end of one document."""
     if isinstance(item, PlainText):
         cut = int(item.size * (1 - val_fraction))
@@ -84,7 +97,9 @@ def _ends(item: str | PlainText, val_fraction: float, samples: dict[str, Sample]
                 yield Part(text, True, split)
 
 
-def _whole_documents(item: str | PlainText, val_fraction: float, samples: dict[str, Sample] | None) -> Iterator[Part]:
+def _whole_documents(
+    item: str | PlainText, val_fraction: float, samples: dict[str, Sample] | None
+) -> Iterator[Part]:
     """Hold out whole documents."""
     if isinstance(item, PlainText):
         beginning = next(item.read(), ("", True))[0]
@@ -99,5 +114,7 @@ def _whole_documents(item: str | PlainText, val_fraction: float, samples: dict[s
 def _plain(
     item: PlainText, split: str, samples: dict[str, Sample] | None, start: int, end: int | None
 ) -> Iterator[Part]:
-    parts = item.read(start, end) if samples is None else item.sample(samples[split].takes, start, end)
+    parts = (
+        item.read(start, end) if samples is None else item.sample(samples[split].takes, start, end)
+    )
     return (Part(text, ends, split) for text, ends in parts)

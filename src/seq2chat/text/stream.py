@@ -10,12 +10,15 @@ LONGEST_CHARACTER = 4  # bytes of UTF-8, and a token has one at least
 class TextStream:
     """Turns the ids of one completion into text that may be shown at once.
 
-    Text that could still become one of the `stop` strings is held back. `text` is all that was shown so far, and
-    `stopped` says that a stop string was met; it and what follows are never shown. The bytes with which `before`, the
-    ids that the completion goes on from, begins a character are part of it.
+    Text that could still become one of the `stop` strings is held back. `text` is all that was
+    shown so far, and `stopped` says that a stop string was met; it and what follows are never
+    shown. The bytes with which `before`, the ids that the completion goes on from, begins a
+    character are part of it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), before: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), before: Sequence[int] = ()
+    ) -> None:
         self._decoder = tokenizer.stream_decoder()
         for token_id in before[-LONGEST_CHARACTER:]:
             self._decoder.feed(token_id)
@@ -52,4 +55,6 @@ class TextStream:
         """Length of the longest end of the held text with which a stop string begins."""
         longest = max((len(s) - 1 for s in self._stop), default=0)
         lengths = range(min(longest, len(self._held)), 0, -1)
-        return next((n for n in lengths if any(s.startswith(self._held[-n:]) for s in self._stop)), 0)
+        return next(
+            (n for n in lengths if any(s.startswith(self._held[-n:]) for s in self._stop)), 0
+        )

@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 
 from seq2chat.config import check
 from seq2chat.text.chat import Message, Role
-from seq2chat.text.fields import LEARNED, UNSUPPORTED, Fields, as_flag, check_keys, is_blank, lower_names
+from seq2chat.text.fields import (
+    LEARNED,
+    UNSUPPORTED,
+    Fields,
+    as_flag,
+    check_keys,
+    is_blank,
+    lower_names,
+)
 from seq2chat.text.files import whole_characters
 
 ROLES: dict[str, Role] = {
@@ -28,14 +36,26 @@ class Turn(NamedTuple):
 
 def read_turns(fields: Fields, rows: Any, name: str) -> list[Turn]:
     """Return the turns in a list of messages. An empty system message is left out."""
-    check(isinstance(rows, list) and bool(rows), f'{fields.where}: "{name}" is not a list of messages.')
+    check(
+        isinstance(rows, list) and bool(rows),
+        f'{fields.where}: "{name}" is not a list of messages.',
+    )
     turns = []
     for number, row in enumerate(rows, start=1):
         where = f"{fields.where}: message {number}"
-        check(isinstance(row, Mapping), f'{where} is not of the form {{"role": "user", "content": "..."}}.')
+        check(
+            isinstance(row, Mapping),
+            f'{where} is not of the form {{"role": "user", "content": "..."}}.',
+        )
         present = {key: row[written] for key, written in lower_names(row, where).items()}
-        check_keys({key: value for key, value in present.items() if key not in LEARNED}, UNSUPPORTED, where)
-        role = _same([_role(present[key], where) for key in ("role", "from") if key in present], "roles", where)
+        check_keys(
+            {key: value for key, value in present.items() if key not in LEARNED}, UNSUPPORTED, where
+        )
+        role = _same(
+            [_role(present[key], where) for key in ("role", "from") if key in present],
+            "roles",
+            where,
+        )
         check(role is not None, f"{where} has no role; write one of system, user, assistant.")
         speaker = f"{where}, the {role}'s,"
         texts = [_content(present[key], speaker) for key in ("content", "value") if key in present]
@@ -54,13 +74,19 @@ def read_turns(fields: Fields, rows: Any, name: str) -> list[Turn]:
 
 def _same(values: list[Any], name: str, where: str) -> Any:
     """Return the one value that all of these are, None if there are none."""
-    check(all(value == values[0] for value in values), f"{where} has two {name} that differ; keep one.")
+    check(
+        all(value == values[0] for value in values),
+        f"{where} has two {name} that differ; keep one.",
+    )
     return values[0] if values else None
 
 
 def _role(name: Any, where: str) -> Role:
     lower = str(name).strip().lower()
-    check(lower not in TOOL_ROLES, f"{where} is of the role {lower!r}, and tools are not supported; remove the turn.")
+    check(
+        lower not in TOOL_ROLES,
+        f"{where} is of the role {lower!r}, and tools are not supported; remove the turn.",
+    )
     check(lower in ROLES, f"{where} has the role {name!r}; write one of system, user, assistant.")
     return ROLES[lower]
 
@@ -71,11 +97,20 @@ def _content(value: Any, where: str) -> str:
         texts = []
         for part in value:
             kind = part.get("type") if isinstance(part, Mapping) else None
-            check(kind == "text", f"{where} has a part of type {kind!r}, and only text is supported; remove it.")
+            check(
+                kind == "text",
+                f"{where} has a part of type {kind!r}, and only text is supported; remove it.",
+            )
             texts.append(part.get("text"))
-        check(all(isinstance(text, str) for text in texts), f'{where} has a part whose "text" is no text.')
+        check(
+            all(isinstance(text, str) for text in texts),
+            f'{where} has a part whose "text" is no text.',
+        )
         value = "".join(texts)
-    check(isinstance(value, str), f"{where} has a content of type {type(value).__name__}; write a text.")
+    check(
+        isinstance(value, str),
+        f"{where} has a content of type {type(value).__name__}; write a text.",
+    )
     return tidy(value)
 
 
@@ -88,10 +123,15 @@ def _learned(message: Mapping[str, Any], role: Role, where: str) -> bool:
             continue
         mark = as_flag(value)
         check(
-            mark is not None, f"{where} has the {name} {value!r}; write 1, or 0 for a turn that is not to be learned."
+            mark is not None,
+            f"{where} has the {name} {value!r}; write 1, or 0 for a turn that is not to be "
+            "learned.",
         )
         asks = mark and role != "assistant" and name in ("train", "training")
-        check(not asks, f'{where} has "{name}", and the {role}\'s turns are never learned; remove the key.')
+        check(
+            not asks,
+            f'{where} has "{name}", and the {role}\'s turns are never learned; remove the key.',
+        )
         learned = learned and bool(mark)
     return learned
 
@@ -105,7 +145,10 @@ def read_transcript(fields: Fields, text: str, key: str) -> list[Turn]:
     """Return the conversation that hh-rlhf writes as one string."""
     where = fields.where
     text = read_text(text, key, where)
-    check(text.startswith("Human:"), f'{where}: {key} does not begin with "Human:", and there is no "prompt".')
+    check(
+        text.startswith("Human:"),
+        f'{where}: {key} does not begin with "Human:", and there is no "prompt".',
+    )
     messages: list[tuple[Role, list[str]]] = []
     for part in text.split("\n\n"):
         for name, role in (("Human:", "user"), ("Assistant:", "assistant")):
@@ -120,7 +163,10 @@ def read_transcript(fields: Fields, text: str, key: str) -> list[Turn]:
         [turn.role for turn in turns[-2:]] != ["assistant", "assistant"],
         f"{where}: {key} ends with two answers; the question of the last one is missing.",
     )
-    check(turns[-1].role == "assistant", f"{where}: {key} ends with a human's turn; it must end with an answer.")
+    check(
+        turns[-1].role == "assistant",
+        f"{where}: {key} ends with a human's turn; it must end with an answer.",
+    )
     return [Turn(turn) for turn in turns]
 
 
@@ -137,7 +183,8 @@ def read_text(value: Any, name: str, where: str) -> str:
 def tidy(text: str) -> str:
     """Return the text without blank lines at its ends, blanks behind it, or one blank before it.
 
-    Older completion files begin each answer with one blank. More than one is the indentation of code and stays.
+    Older completion files begin each answer with one blank. More than one is the indentation of
+    code and stays.
     """
     text = whole_characters(text).rstrip()
     match = _INDENTATION.match(text)

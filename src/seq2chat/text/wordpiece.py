@@ -1,9 +1,10 @@
-"""WordPiece, the tokenizer of BERT (Devlin et al. 2018, section 3): each word is cut into the longest pieces that the
-vocabulary has, `un ##afford ##able`. As in BERT, text is lowercased and stripped of accents unless asked otherwise.
+"""WordPiece, the tokenizer of BERT (Devlin et al. 2018, section 3): each word is cut into the
+longest pieces that the vocabulary has, `un ##afford ##able`. As in BERT, text is lowercased and
+stripped of accents unless asked otherwise.
 
-`tokenizers` trains and encodes; the files are those that `transformers` reads. As with the byte-level `Tokenizer`, text
-is always ordinary text: a `[MASK]` that somebody typed is a bracket, a word and a bracket. Code that needs the control
-token takes its id from here.
+`tokenizers` trains and encodes; the files are those that `transformers` reads. As with the
+byte-level `Tokenizer`, text is always ordinary text: a `[MASK]` that somebody typed is a bracket, a
+word and a bracket. Code that needs the control token takes its id from here.
 """
 
 from __future__ import annotations
@@ -18,24 +19,36 @@ from unicodedata import category
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from seq2chat.config import UserError, check
 from seq2chat.text.parts import Part, encode_parts, join_documents
 from seq2chat.text.tokenizer import Tokenizer, read_json, read_utf8, with_options
 
 CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ALPHABET = 1000  # characters that any vocabulary may be made of, and larger ones of a quarter as many as tokens
+# Characters that any vocabulary may be made of, and larger ones of a quarter as many as tokens.
+ALPHABET = 1000
 
 
 class WordPiece:
     """A WordPiece tokenizer. Make one with `WordPiece.train` or `WordPiece.load`.
 
-    `control` maps the text of each control token to its id. `eos_id`, which separates documents, is that of [SEP]. Of
-    the control tokens only [UNK] comes from text: it stands for a word with a character that the vocabulary lacks.
+    `control` maps the text of each control token to its id. `eos_id`, which separates documents, is
+    that of [SEP]. Of the control tokens only [UNK] comes from text: it stands for a word with a
+    character that the vocabulary lacks.
     """
 
-    def __init__(self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json") -> None:
+    def __init__(
+        self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json"
+    ) -> None:
         self._json, self._config = tokenizer_json, tokenizer_config
         spec = read_json(tokenizer_json, where)
         kind = _model_type(spec)
@@ -59,14 +72,18 @@ class WordPiece:
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], vocab_size: int, lowercase: bool = True, strip_accents: bool | None = None
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
     ) -> WordPiece:
-        """Return a tokenizer with at most `vocab_size` tokens: the 5 control tokens, each character as the start and as
-        the continuation of a word, and merges.
+        """Return a tokenizer with at most `vocab_size` tokens: the 5 control tokens, each character
+        as the start and as the continuation of a word, and merges.
 
-        Accents are stripped by default where case is folded, but not from scripts whose marks are vowels, such as
-        Devanagari and Thai. The vocabulary is smaller than asked for where `texts` have too few pairs that occur
-        twice. Raises UserError where the characters alone are more.
+        Accents are stripped by default where case is folded, but not from scripts whose marks are
+        vowels, such as Devanagari and Thai. The vocabulary is smaller than asked for where `texts`
+        have too few pairs that occur twice. Raises UserError where the characters alone are more.
         """
         texts = list(map(_valid, texts))
         if strip_accents is None:
@@ -76,15 +93,18 @@ class WordPiece:
         for text in texts:
             counts.update(model.normalizer.normalize_str(text))
         room = max(ALPHABET, vocab_size // 4)
-        alphabet = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[:room]
+        alphabet = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[
+            :room
+        ]
         least = len(CONTROL) + 2 * len(alphabet)
         check(
             vocab_size >= least,
-            f"tokenizer.vocab_size is {vocab_size}; the text has {len(alphabet)} different characters, so write at "
-            f"least {least}.",
+            f"tokenizer.vocab_size is {vocab_size}; the text has {len(alphabet)} different "
+            f"characters, so write at least {least}.",
         )
-        # The trainer numbers the continuations `##c` in the order of a hash table, which no two runs share, and breaks
-        # ties between merges by number. Named beforehand they have one order.
+        # The trainer numbers the continuations `##c` in the order of a hash table, which no two
+        # runs share, and breaks ties between merges by number. Named beforehand they have one
+        # order.
         continuations = [f"##{c}" for c in alphabet]
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size,
@@ -98,7 +118,9 @@ class WordPiece:
         # Made anew, because the trainer has declared the continuations control tokens.
         vocabulary = models.WordPiece(model.get_vocab(), unk_token=CONTROL[1])
         model = _untrained(vocabulary, lowercase, strip_accents)
-        model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+        model.add_special_tokens(
+            [AddedToken(token, special=True, normalized=False) for token in CONTROL]
+        )
         model.decoder = decoders.WordPiece(prefix="##")
         model.post_processor = processors.TemplateProcessing(
             single="[CLS]:0 $A:0 [SEP]:0",
@@ -117,34 +139,42 @@ class WordPiece:
 
     @classmethod
     def load(cls, path: str | Path) -> WordPiece:
-        """Return the tokenizer in a `tokenizer.json`, or in the folder that holds one: ours, BERT's, MiniLM's, ...
+        """Return the tokenizer in a `tokenizer.json`, or in the folder that holds one: ours,
+        BERT's, MiniLM's, ...
 
         Raises UserError if there is none or it is not WordPiece with BERT's five control tokens.
         """
         file = _file(path)
         config = file.with_name("tokenizer_config.json")
-        return cls(read_utf8(file), read_utf8(config) if config.is_file() else "{}\n", where=str(file))
+        return cls(
+            read_utf8(file), read_utf8(config) if config.is_file() else "{}\n", where=str(file)
+        )
 
     def save(self, folder: str | Path, **options: Any) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads them.
+        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads
+        them.
 
         `options` such as `model_max_length` are added to the latter.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._json, encoding="utf-8")
-        (folder / "tokenizer_config.json").write_text(with_options(self._config, options), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            with_options(self._config, options), encoding="utf-8"
+        )
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` as ordinary text, without [CLS] and [SEP] around it."""
         return self._tokenizer.encode(_valid(text), add_special_tokens=False).ids
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all cores."""
+        """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all
+        cores."""
         return join_documents(self.encode_parts(map(Part, texts)))
 
     def encode_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
-        """Yield the same documents in other parts, each with its ids; they add up to those of the whole document."""
+        """Yield the same documents in other parts, each with its ids; they add up to those of the
+        whole document."""
         return encode_parts(parts, self.last_cut, self._encode_batch)
 
     def last_cut(self, text: str) -> int:
@@ -152,18 +182,22 @@ class WordPiece:
         return max(text.rfind("\n"), text.rfind(" ")) + 1
 
     def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        encodings = self._tokenizer.encode_batch_fast(list(map(_valid, texts)), add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch_fast(
+            list(map(_valid, texts)), add_special_tokens=False
+        )
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the words of `ids`, pieces joined; control tokens by name, nothing for ids beyond the vocabulary.
+        """Return the words of `ids`, pieces joined; control tokens by name, nothing for ids beyond
+        the vocabulary.
 
         Spacing is lost, and case and accents if they were folded.
         """
         return self._tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
 
     def token(self, token_id: int) -> str:
-        """Return one token as the vocabulary writes it: `##` in front of what continues a word; nothing beyond it."""
+        """Return one token as the vocabulary writes it: `##` in front of what continues a word;
+        nothing beyond it."""
         return self._tokenizer.id_to_token(int(token_id)) or ""
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -175,11 +209,15 @@ def check_ids(tokenizer: Tokenizer | WordPiece, ids: Iterable[int]) -> None:
     """Raise UserError for an id that is not below `tokenizer.vocab_size`."""
     last = tokenizer.vocab_size - 1
     for token_id in ids:
-        check(0 <= token_id <= last, f"There is no token {token_id}; this tokenizer has ids from 0 to {last}.")
+        check(
+            0 <= token_id <= last,
+            f"There is no token {token_id}; this tokenizer has ids from 0 to {last}.",
+        )
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer | WordPiece:
-    """Return the tokenizer in a `tokenizer.json` or the folder that holds one, byte-level BPE or WordPiece.
+    """Return the tokenizer in a `tokenizer.json` or the folder that holds one, byte-level BPE or
+    WordPiece.
 
     Raises UserError if there is none or it is of another kind.
     """
@@ -189,19 +227,28 @@ def load_tokenizer(path: str | Path) -> Tokenizer | WordPiece:
 
 
 def has_vowel_marks(texts: Iterable[str]) -> bool:
-    """Return whether one character in a hundred is a combining mark of a script in which such marks spell vowels."""
+    """Return whether one character in a hundred is a combining mark of a script in which such marks
+    spell vowels."""
     n_marks = n_characters = 0
     for text in texts:
         n_characters += len(text)
         # Below U+0590 combining marks are accents of Latin, Greek and Cyrillic letters.
-        marks = (count for c, count in Counter(text).items() if c > "\u0590" and category(c) in ("Mn", "Mc"))
+        marks = (
+            count
+            for c, count in Counter(text).items()
+            if c > "\u0590" and category(c) in ("Mn", "Mc")
+        )
         n_marks += sum(marks)
     return 100 * n_marks > n_characters
 
 
-def _untrained(model: models.WordPiece, lowercase: bool, strip_accents: bool) -> tokenizers.Tokenizer:
+def _untrained(
+    model: models.WordPiece, lowercase: bool, strip_accents: bool
+) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=lowercase, strip_accents=strip_accents
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
 
@@ -218,5 +265,8 @@ def _model_type(spec: Any) -> str:
 
 def _file(path: str | Path) -> Path:
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-    check(file.is_file(), f"There is no tokenizer at {file}; give a tokenizer.json or a folder that holds one.")
+    check(
+        file.is_file(),
+        f"There is no tokenizer at {file}; give a tokenizer.json or a folder that holds one.",
+    )
     return file

@@ -1,1 +1,2 @@
-"""One training loop for every objective, with its optimizers, schedules, checkpoints, metrics and run folders."""
+"""One training loop for every objective, with its optimizers, schedules, checkpoints, metrics and
+run folders."""

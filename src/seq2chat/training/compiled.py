@@ -18,19 +18,24 @@ from seq2chat.training.objective import causal_lm
 from seq2chat.training.task import Say
 
 COMPILE_PAYS = 120  # seconds of the shortest run in which it does; docs/log.md
-PLAIN_PARTS = 4  # of a batch: plain passes over parts of it leave the memory of one over all of it unused
+# Of a batch: plain passes over parts of it leave the memory of one over all of it unused.
+PLAIN_PARTS = 4
 FARTHEST = 0.1  # of the gradient's norm that rounding explains; with dropout, whose draws differ, 1
 
 
 def compile_steps(job: Job, say: Say) -> bool:
-    """Compile the blocks and the loss of `job` if that is asked for or pays. Returns whether they are compiled.
+    """Compile the blocks and the loss of `job` if that is asked for or pays. Returns whether they
+    are compiled.
 
     Training stays plain where the compiler fails or its gradients are wrong.
     """
     train, model = job.recipe.train, job.model
     if not isinstance(model, GPT) or job.recipe.align.method:
         family = job.recipe.align.method or model.config.family
-        check(train.compile != "on", f"train.compile is for pretraining a GPT; for {family} write auto or off.")
+        check(
+            train.compile != "on",
+            f"train.compile is for pretraining a GPT; for {family} write auto or off.",
+        )
         return False
     is_wanted = train.compile == "on" or (train.compile == "auto" and _pays(job, say))
     is_compiled = is_wanted and _compile(job, model, say)
@@ -46,7 +51,10 @@ def _pays(job: Job, say: Say) -> bool:
         passes = total_steps(job) * train.accumulation * train.batch_size / rows
         seconds = passes * min(_seconds_of_a_pass(job, rows) for _ in range(2))
     if seconds < COMPILE_PAYS:
-        say(f"torch.compile off: the run takes about {seconds:.0f} s, and compiling pays from {COMPILE_PAYS} s on")
+        say(
+            f"torch.compile off: the run takes about {seconds:.0f} s, and compiling pays from "
+            f"{COMPILE_PAYS} s on"
+        )
     return seconds >= COMPILE_PAYS
 
 
@@ -59,16 +67,19 @@ def _seconds_of_a_pass(job: Job, rows: int) -> float:
 def _compile(job: Job, model: GPT, say: Say) -> bool:
     """Compile and compare with the plain gradient.
 
-    Torch's compiler writes vector code for the processor it finds, and a wrong kernel shows in nothing but a loss that
-    is not finite, or is worse (docs/log.md). Vectors of 256 bits are tried where the processor's own fail.
+    Torch's compiler writes vector code for the processor it finds, and a wrong kernel shows in
+    nothing but a loss that is not finite, or is worse (docs/log.md). Vectors of 256 bits are tried
+    where the processor's own fail.
     """
     plain, rows = job.objective, job.recipe.train.batch_size
     reason = "torch.compile gives wrong gradients here"
     with _without_zeros(model):
         expected = _gradient(job, rows, max(1, rows // PLAIN_PARTS))
         for simdlen in (None, 256) if job.device.type == "cpu" else (None,):
-            torch._inductor.config.cpp.simdlen = simdlen  # read again whenever another shape is compiled
-            # The blocks share one compiled function, so this takes a fraction of compiling the model whole.
+            # Read again whenever another shape is compiled.
+            torch._inductor.config.cpp.simdlen = simdlen
+            # The blocks share one compiled function, so this takes a fraction of compiling the
+            # model whole.
             for block in model.layers:
                 block.compile(dynamic=False)
             job.objective = partial(causal_lm, nll=torch.compile(nll_sum, dynamic=False))
@@ -80,7 +91,11 @@ def _compile(job: Job, model: GPT, say: Say) -> bool:
                 break
             distance = (gradient - expected).norm() / expected.norm()
             if distance < (1 if model.config.dropout else FARTHEST):
-                width = "" if simdlen is None else ", with narrower vectors: wider ones gave wrong gradients here"
+                width = (
+                    ""
+                    if simdlen is None
+                    else ", with narrower vectors: wider ones gave wrong gradients here"
+                )
                 say(f"torch.compile on: ready after {time.perf_counter() - began:.0f} s{width}")
                 return True
             torch._dynamo.reset()
@@ -93,12 +108,15 @@ def _compile(job: Job, model: GPT, say: Say) -> bool:
 
 
 def _gradient(job: Job, rows: int, at_once: int = 0) -> Float[Tensor, " n_parameters"]:
-    """Return the gradient of the first `rows` sequences, with `at_once` of them in a pass (0 takes all)."""
+    """Return the gradient of the first `rows` sequences, with `at_once` of them in a pass (0 takes
+    all)."""
     for start in range(0, rows, at_once or rows):
         batch = job.task.loader.batch(start, min(at_once or rows, rows - start)).to(job.device)
         job.objective(job.model, batch)[0].backward()
     synchronize(job.device)
-    gradient = torch.cat([p.grad.flatten().float() for p in job.model.parameters() if p.grad is not None])
+    gradient = torch.cat(
+        [p.grad.flatten().float() for p in job.model.parameters() if p.grad is not None]
+    )
     job.model.zero_grad(set_to_none=True)
     return gradient
 

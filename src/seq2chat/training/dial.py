@@ -21,14 +21,19 @@ from seq2chat.training.objective import causal_lm
 from seq2chat.training.optim import make_optimizers
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
-USEFUL_EPOCHS = 8  # repeated more often, a text teaches a larger model more than the same model again; docs/log.md
+# Repeated more often, a text teaches a larger model more than the same model again; docs/log.md.
+USEFUL_EPOCHS = 8
 MOST_PARAMETERS = 20  # for each token of the text
 STEPS = 1000
 LEAST_CHARACTERS = 1000
 START_RATE = 0.3  # of a fresh model's peak, for one that has been trained before
 LEAST_SAMPLE = 8_000_000  # characters of a text that is too large to be read whole
 # The families whose size is not chosen by measuring, and whose recipe is taken instead.
-BORROWED = {"seq2seq": "multi30k-attention", "transformer": "multi30k-transformer", "bert": "bert-wikitext"}
+BORROWED = {
+    "seq2seq": "multi30k-attention",
+    "transformer": "multi30k-transformer",
+    "bert": "bert-wikitext",
+}
 READY_SECONDS = 20  # of a timed run go into imports, tokenizer, shards and compiling
 PROBED_ROWS = 4  # sequences in the training steps that are timed
 GUESSED_SHARE = 0.1  # of the measured peak that training reaches, until it is measured
@@ -37,9 +42,11 @@ GUESSED_SHARE = 0.1  # of the measured peak that training reaches, until it is m
 def choose_tables(
     source: str, changes: dict[str, dict[str, Any]], say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Tables of a recipe that fit the text `source`, this machine and the budget; `say` explains each choice.
+    """Tables of a recipe that fit the text `source`, this machine and the budget; `say` explains
+    each choice.
 
-    `changes` are options already given; they are laid over the result, and what depends on them follows them here.
+    `changes` are options already given; they are laid over the result, and what depends on them
+    follows them here.
     """
     is_parallel = source in NAMED_PAIRS or "source" in changes.get("data", {})
     start = changes.get("train", {}).get("start", "")
@@ -49,7 +56,8 @@ def choose_tables(
         family = shape.family
         preset = changes.get("model", {}).get("preset")
         check(preset is None, f"{start} has a shape of its own; leave model.preset {preset} out.")
-    Recipe.from_tables({"model": {"family": family}})  # an unknown family is refused before anything is measured
+    # An unknown family is refused before anything is measured.
+    Recipe.from_tables({"model": {"family": family}})
     if family in BORROWED:
         tables = _borrow(family, source, say)
         return tables if shape is None else _start_from(start, shape, tables, say)
@@ -58,7 +66,8 @@ def choose_tables(
     characters = int(load_corpus(source, data.field).n_characters * (1 - data.val_fraction))
     check(
         characters >= LEAST_CHARACTERS,
-        f"{source} has {characters} characters to train on; give a text of at least {LEAST_CHARACTERS:,}.",
+        f"{source} has {characters} characters to train on; give a text of at least "
+        f"{LEAST_CHARACTERS:,}.",
     )
     device = pick_device()
     precision = pick_precision(train.precision, device)
@@ -67,7 +76,10 @@ def choose_tables(
     if shape is not None:
         tables = _start_from(start, shape, tables, say)
     chosen = Recipe.from_tables(tables, changes)
-    say(f"machine: {describe_machine(device)}, {precision.peak_flops / 1e9:,.0f} GFLOP/s in matrix products")
+    say(
+        f"machine: {describe_machine(device)}, {precision.peak_flops / 1e9:,.0f} GFLOP/s in matrix "
+        "products"
+    )
     say(f"text: {characters:,} characters to train on → vocabulary {chosen.tokenizer.vocab_size}")
     preset = changes.get("model", {}).get("preset")
     if preset:
@@ -75,36 +87,56 @@ def choose_tables(
     else:
         config = chosen.model
         assert isinstance(config, GPTConfig)
-        say(f"budget {train.budget} → {config.n_layer} layers of width {config.d_model}, context {config.context}")
+        say(
+            f"budget {train.budget} → {config.n_layer} layers of width {config.d_model}, context "
+            f"{config.context}"
+        )
         say(f"the text is then read about {epochs:.1f} times → dropout {config.dropout}")
     if epochs > 4 * USEFUL_EPOCHS:
-        say(f"so small a text is learned by heart: take more text, or {4 * USEFUL_EPOCHS / epochs:.1%} of the budget")
+        say(
+            "so small a text is learned by heart: take more text, or "
+            f"{4 * USEFUL_EPOCHS / epochs:.1%} of the budget"
+        )
     rates = chosen.optim
     say(
-        f"steps of {chosen.train.batch_size * chosen.train.accumulation} sequences → learning rates "
-        f"{rates.matrix_lr:.3g} for matrices, {rates.embedding_lr:.3g} for embeddings"
+        f"steps of {chosen.train.batch_size * chosen.train.accumulation} sequences → learning rates"
+        f" {rates.matrix_lr:.3g} for matrices, {rates.embedding_lr:.3g} for embeddings"
     )
-    # Four times what the run is expected to read, in case it is faster; the rest would only cost time to prepare.
+    # Four times what the run is expected to read, in case it is faster; the rest would only cost
+    # time to prepare.
     sample = int(max(LEAST_SAMPLE, 4 * epochs * characters) / (1 - data.val_fraction))
     is_sampled = characters > 1.5 * sample and "max_characters" not in changes.get("data", {})
     tables["data"] = {"corpus": source, "max_characters": sample if is_sampled else 0}
     if is_sampled:
-        say(f"the budget can read a part of the text: a sample of {sample:,} characters, spread over all of it")
+        say(
+            f"the budget can read a part of the text: a sample of {sample:,} characters, spread "
+            "over all of it"
+        )
     return tables
 
 
-def _start_from(start: str, shape: ModelConfig, tables: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """Return `tables` with the shape of the model `start`, and rates that do not undo what it has learned."""
+def _start_from(
+    start: str, shape: ModelConfig, tables: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return `tables` with the shape of the model `start`, and rates that do not undo what it has
+    learned."""
     kept = {key: value for key, value in tables.items() if key != "tokenizer"}
     dropout = tables["model"].get("dropout", getattr(shape, "dropout", 0.0))
-    rates = {name: rate * START_RATE if name.endswith("_lr") else rate for name, rate in tables["optim"].items()}
-    say(f"begins with {start}: its shape and its tokenizer, and {START_RATE} times the learning rates of a fresh model")
+    rates = {
+        name: rate * START_RATE if name.endswith("_lr") else rate
+        for name, rate in tables["optim"].items()
+    }
+    say(
+        f"begins with {start}: its shape and its tokenizer, and {START_RATE} times the learning "
+        "rates of a fresh model"
+    )
     model = {"family": shape.family} | dataclasses.asdict(shape) | {"dropout": dropout}
     return kept | {"model": model, "optim": rates}
 
 
 def _borrow(family: str, source: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Tables of the recipe that was measured for this family, with the user's text in the place of its own."""
+    """Tables of the recipe that was measured for this family, with the user's text in the place of
+    its own."""
     tables = recipe_tables(BORROWED[family])
     say(f"shape, rates and budget: those of the recipe {BORROWED[family]}")
     kept = {name: table for name, table in tables.items() if name not in ("data", "expect")}
@@ -112,12 +144,17 @@ def _borrow(family: str, source: str, say: Callable[[str], None]) -> dict[str, d
 
 
 def fit_run(
-    characters: int, budget: Budget, changes: dict[str, dict[str, Any]], device: torch.device, precision: Precision
+    characters: int,
+    budget: Budget,
+    changes: dict[str, dict[str, Any]],
+    device: torch.device,
+    precision: Precision,
 ) -> dict[str, Any]:
-    """Return the result of `size_run` for the speed at which the model that it chooses is really trained here.
+    """Return the result of `size_run` for the speed at which the model that it chooses is really
+    trained here.
 
-    Small models reach a few percent of the peak of matrix products, and large ones half of it, so the shape is chosen
-    for a guess, measured, and chosen again.
+    Small models reach a few percent of the peak of matrix products, and large ones half of it, so
+    the shape is chosen for a guess, measured, and chosen again.
     """
     tables = _follow(size_run(characters, budget, GUESSED_SHARE * precision.peak_flops), changes)
     for _ in range(2 if budget.unit == "seconds" and budget.amount > 120 else 1):
@@ -125,22 +162,32 @@ def fit_run(
         flops = step_flops(recipe) / step_seconds(recipe, device, precision)
         tables = _follow(size_run(characters, budget, flops), changes)
     if budget.unit == "seconds":
-        # The smallest models are slower than their FLOPs say, so what the run will read is measured as well.
+        # The smallest models are slower than their FLOPs say, so what the run will read is measured
+        # as well.
         recipe = _recipe(tables, changes)
         config = _full_shape(recipe)
-        sequences = recipe.train.batch_size / step_seconds(recipe, device, precision) * _training_seconds(budget)
+        sequences = (
+            recipe.train.batch_size
+            / step_seconds(recipe, device, precision)
+            * _training_seconds(budget)
+        )
         tables["train"]["batch_size"] = _batch_size(sequences)
         tables["optim"] = learning_rates(tables["train"]["batch_size"])
-        tables["epochs"] = sequences * config.context / text_tokens(characters, recipe.tokenizer.vocab_size)
+        tables["epochs"] = (
+            sequences * config.context / text_tokens(characters, recipe.tokenizer.vocab_size)
+        )
     return _follow(tables, changes)
 
 
 def _follow(tables: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return `tables` with the heads of a width that is given, and the rates of a batch that is given."""
+    """Return `tables` with the heads of a width that is given, and the rates of a batch that is
+    given."""
     model, train = changes.get("model", {}), changes.get("train", {})
     if "d_model" in model:
         n_head = max(1, model["d_model"] // 64)
-        tables = tables | {"model": tables["model"] | {"d_model": model["d_model"], "n_head": n_head}}
+        tables = tables | {
+            "model": tables["model"] | {"d_model": model["d_model"], "n_head": n_head}
+        }
     if {"batch_size", "accumulation"} & train.keys():
         batch_size = train.get("batch_size", tables["train"]["batch_size"])
         tables = tables | {"optim": learning_rates(batch_size * train.get("accumulation", 1))}
@@ -148,7 +195,9 @@ def _follow(tables: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[
 
 
 def _recipe(tables: dict[str, Any], changes: dict[str, dict[str, Any]]) -> Recipe:
-    return Recipe.from_tables({name: table for name, table in tables.items() if name != "epochs"}, changes)
+    return Recipe.from_tables(
+        {name: table for name, table in tables.items() if name != "epochs"}, changes
+    )
 
 
 def _training_seconds(budget: Budget) -> float:
@@ -175,12 +224,17 @@ def step_flops(recipe: Recipe) -> float:
 
 
 def step_seconds(recipe: Recipe, device: torch.device, precision: Precision) -> float:
-    """Return the seconds of a training step of the recipe's model, the fastest of two on random tokens.
+    """Return the seconds of a training step of the recipe's model, the fastest of two on random
+    tokens.
 
     A CPU is as fast per sequence with a few sequences as with all of a batch, so a few are timed.
     """
     config = _full_shape(recipe)
-    rows = recipe.train.batch_size if device.type == "cuda" else min(PROBED_ROWS, recipe.train.batch_size)
+    rows = (
+        recipe.train.batch_size
+        if device.type == "cuda"
+        else min(PROBED_ROWS, recipe.train.batch_size)
+    )
     passes: list[float] = []
     updates: list[float] = []
     with torch.random.fork_rng():
@@ -205,28 +259,35 @@ def step_seconds(recipe: Recipe, device: torch.device, precision: Precision) -> 
 
 def _full_shape(recipe: Recipe) -> GPTConfig:
     assert isinstance(recipe.model, GPTConfig)
-    return dataclasses.replace(recipe.model, vocab_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size)
+    return dataclasses.replace(
+        recipe.model, vocab_size=recipe.model.vocab_size or recipe.tokenizer.vocab_size
+    )
 
 
 def learning_rates(batch_size: int) -> dict[str, float]:
-    """Return the peak rates for steps of so many sequences; they grow with the square root (Malladi et al. 2022)."""
+    """Return the peak rates for steps of so many sequences; they grow with the square root (Malladi
+    et al. 2022)."""
     scale = math.sqrt(batch_size / 16)
     return {"matrix_lr": 0.02 * scale, "embedding_lr": 0.02 * scale, "head_lr": 0.004 * scale}
 
 
 def size_run(characters: int, budget: Budget, flops: float) -> dict[str, Any]:
-    """Vocabulary, shape, batch and rates for `characters` of training text and a `budget` at `flops` per second.
+    """Vocabulary, shape, batch and rates for `characters` of training text and a `budget` at
+    `flops` per second.
 
-    The vocabulary grows with the text, since a token must be seen often to be learned. Training N parameters on D
-    tokens takes 6 N D FLOPs, and D = 20 N uses them best; where that would repeat a small text too often, the FLOPs go
-    into parameters instead, as far as those can be held in check by dropout. Width is 64 times depth. The batch leaves
-    about a thousand steps, and the learning rates grow with its square root (Malladi et al. 2022). A budget in steps,
-    tokens or epochs fixes D, and N is what can be trained on it in about ten minutes.
+    The vocabulary grows with the text, since a token must be seen often to be learned. Training N
+    parameters on D tokens takes 6 N D FLOPs, and D = 20 N uses them best; where that would repeat a
+    small text too often, the FLOPs go into parameters instead, as far as those can be held in check
+    by dropout. Width is 64 times depth. The batch leaves about a thousand steps, and the learning
+    rates grow with its square root (Malladi et al. 2022). A budget in steps, tokens or epochs fixes
+    D, and N is what can be trained on it in about ten minutes.
     """
     timed = budget if budget.unit == "seconds" else Budget(600.0, "seconds")
     products = _training_seconds(timed) * flops / 6
     # Of a text that is too large to be read, what matters is the part that is.
-    readable = 4 * math.sqrt(products * TOKENS_PER_PARAMETER) if budget.unit == "seconds" else math.inf
+    readable = (
+        4 * math.sqrt(products * TOKENS_PER_PARAMETER) if budget.unit == "seconds" else math.inf
+    )
     read = min(characters, readable)
     vocab_size = 2 ** min(13, max(9, round(10 + 0.5 * math.log2(max(1, read) / 1e6))))
     n_tokens = text_tokens(characters, vocab_size)

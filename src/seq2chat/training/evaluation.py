@@ -27,7 +27,8 @@ from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
 from seq2chat.training.runlog import open_run
 from seq2chat.training.task import load_text, make_task
 
-CHARACTERS_PER_TOKEN = 8  # more than a token has on average, so that a sample of the text is large enough
+# More than a token has on average, so that a sample of the text is large enough.
+CHARACTERS_PER_TOKEN = 8
 LEAST_CHARACTERS = 64 * BLOCK  # a sample of fewer blocks is hardly spread over the text
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
@@ -43,16 +44,22 @@ class Measurement:
 
 
 def evaluate_text(
-    path: Path, data: dict[str, Any], batch_size: int, context: int | None, tokens: int | None, watch: Watch
+    path: Path,
+    data: dict[str, Any],
+    batch_size: int,
+    context: int | None,
+    tokens: int | None,
+    watch: Watch,
 ) -> Evaluation:
-    """Loss of the run or model folder `path` on the text that `data` names, options of `DataConfig`; on the run's own
-    validation split where that is empty.
+    """Loss of the run or model folder `path` on the text that `data` names, options of
+    `DataConfig`; on the run's own validation split where that is empty.
 
-    A GPT scores every token once, in windows of `context` tokens that don't overlap; a BERT guesses 15 % of them; a
-    translation model scores every target token given the source and the target before it. `tokens` spread over the text
-    are measured, all of them with 0; the default is all of a text, and of a run's own split what its last validation
-    takes. `watch(batches, number)` passes the batches on, for a progress display. Raises `UserError` for text or
-    folders that can't be used, and for a split that is no longer the one the run held out.
+    A GPT scores every token once, in windows of `context` tokens that don't overlap; a BERT guesses
+    15 % of them; a translation model scores every target token given the source and the target
+    before it. `tokens` spread over the text are measured, all of them with 0; the default is all of
+    a text, and of a run's own split what its last validation takes. `watch(batches, number)` passes
+    the batches on, for a progress display. Raises `UserError` for text or folders that can't be
+    used, and for a split that is no longer the one the run held out.
     """
     check(batch_size > 0, f"--batch-size is {batch_size}; write a positive number.")
     check(tokens is None or tokens >= 0, f"--tokens is {tokens}; write 0 or more.")
@@ -65,16 +72,21 @@ def evaluate_text(
     )
     longest = model.config.context
     context = longest if context is None else context
-    check(0 < context <= longest, f"--context is {context}; write at most {longest}, the model's own.")
+    check(
+        0 < context <= longest, f"--context is {context}; write at most {longest}, the model's own."
+    )
     is_run = (path / "config.toml").exists()
     recipe = open_run(path).recipe() if is_run or not data else Recipe()
     if data:
         parallel = "source" in data or "target" in data
         check(
             parallel == is_translation,
-            f"A {model.config.family} is measured on {'--source and --target' if is_translation else '--data'}.",
+            f"A {model.config.family} is measured on"
+            f" {'--source and --target' if is_translation else '--data'}.",
         )
-        options = DataConfig(**vars(recipe.data) | {"corpus": "", "source": "", "target": ""} | data)
+        options = DataConfig(
+            **vars(recipe.data) | {"corpus": "", "source": "", "target": ""} | data
+        )
         measured = _other_text(options, model, tokenizer, batch_size, context, tokens or 0)
     else:
         measured = _own_split(path, recipe, tokenizer, batch_size, context, tokens)
@@ -85,32 +97,50 @@ def evaluate_text(
 
 
 def _own_split(
-    path: Path, recipe: Recipe, tokenizer: Tokenizer | WordPiece, batch_size: int, context: int, tokens: int | None
+    path: Path,
+    recipe: Recipe,
+    tokenizer: Tokenizer | WordPiece,
+    batch_size: int,
+    context: int,
+    tokens: int | None,
 ) -> Measurement:
     """Return the validation split of a run, which must be what it was in training."""
     method = recipe.align.method
-    check(not method, f"{path} is a run of {method}, whose validation needs more than a text; name one with --data.")
+    check(
+        not method,
+        f"{path} is a run of {method}, whose validation needs more than a text; name one with "
+        "--data.",
+    )
     model, train = recipe.model, recipe.train
     if hasattr(model, "context"):
         model = dataclasses.replace(model, context=context)
-    recipe = dataclasses.replace(recipe, model=model, train=dataclasses.replace(train, batch_size=batch_size))
+    recipe = dataclasses.replace(
+        recipe, model=model, train=dataclasses.replace(train, batch_size=batch_size)
+    )
     task = make_task(recipe, load_text(recipe, _ignore), tokenizer, _ignore, _ignore)
     progress = find_checkpoint(path) / "trainer" / "progress.json"
     began_with = json.loads(progress.read_text(encoding="utf-8"))["data"]
     text = recipe.data.source or recipe.data.corpus
     check(
         began_with == task.loader.fingerprint + task.origin,
-        f"{text} is no longer the text that {path} was trained on, so its validation split may hold text the model has "
-        "seen; put it back, or name a text with --data.",
+        f"{text} is no longer the text that {path} was trained on, so its validation split may hold"
+        " text the model has seen; put it back, or name a text with --data.",
     )
     limit = train.final_eval_tokens if tokens is None else tokens
     size = min(limit, task.validation_tokens) if limit else task.validation_tokens
     assert task.measure is not None
-    return Measurement(task.validation(limit), max(1, round(size / (batch_size * context))), task.measure)
+    return Measurement(
+        task.validation(limit), max(1, round(size / (batch_size * context))), task.measure
+    )
 
 
 def _other_text(
-    data: DataConfig, model: Model, tokenizer: Tokenizer | WordPiece, batch_size: int, context: int, tokens: int
+    data: DataConfig,
+    model: Model,
+    tokenizer: Tokenizer | WordPiece,
+    batch_size: int,
+    context: int,
+    tokens: int,
 ) -> Measurement:
     """Return the whole of another text, or about so many `tokens` spread over it."""
     if isinstance(model, Seq2Seq | Transformer):
@@ -119,11 +149,16 @@ def _other_text(
         pairs, too_long = Pairs.encode(lines, tokenizer, context)
         check(
             not too_long,
-            f"{len(too_long)} pairs have more than the model's {context} tokens; leave them out: {excerpt(too_long)}.",
+            f"{len(too_long)} pairs have more than the model's {context} tokens; leave them out: "
+            f"{excerpt(too_long)}.",
         )
-        return Measurement(pair_batches(pairs, batch_size, tokens), -(-len(pairs) // batch_size), translation)
+        return Measurement(
+            pair_batches(pairs, batch_size, tokens), -(-len(pairs) // batch_size), translation
+        )
     characters = max(CHARACTERS_PER_TOKEN * tokens, LEAST_CHARACTERS) if tokens else 0
-    parts = split_parts(load_corpus(data.corpus, data.field), val_fraction=0.0, characters=characters)
+    parts = split_parts(
+        load_corpus(data.corpus, data.field), val_fraction=0.0, characters=characters
+    )
     shards = shards_in_memory(parts, tokenizer)
     size = min(tokens, shards.n_tokens) if tokens else shards.n_tokens - 1
     n_batches = -(-size // (batch_size * context))

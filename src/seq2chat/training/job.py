@@ -16,7 +16,12 @@ from seq2chat.models.folder import Model, make_model, n_parameters, require_fami
 from seq2chat.text.named import NAMED
 from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece, load_tokenizer
-from seq2chat.training.checkpoint import Progress, load_checkpoint, resume_checkpoint, verify_checkpoint
+from seq2chat.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    resume_checkpoint,
+    verify_checkpoint,
+)
 from seq2chat.training.compiled import compile_steps
 from seq2chat.training.loop import Job
 from seq2chat.training.optim import make_optimizers
@@ -29,7 +34,8 @@ def _nothing(text: str) -> None: ...
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model, its tokenizer and what it is trained to do; in the recipe stands what data and machine decided."""
+    """A model, its tokenizer and what it is trained to do; in the recipe stands what data and
+    machine decided."""
 
     recipe: Recipe
     model: Model
@@ -38,11 +44,16 @@ class Prepared:
 
 
 Prepare = Callable[[Recipe, Tokenizer | WordPiece | None, torch.device, Say, Say], Prepared]
-"""How a recipe becomes a model and a task, as `prepare_training` does; a resumed run has its tokenizer already."""
+"""How a recipe becomes a model and a task, as `prepare_training` does; a resumed run has its
+tokenizer already."""
 
 
 def prepare_training(
-    recipe: Recipe, tokenizer: Tokenizer | WordPiece | None, device: torch.device, say: Say, doing: Say
+    recipe: Recipe,
+    tokenizer: Tokenizer | WordPiece | None,
+    device: torch.device,
+    say: Say,
+    doing: Say,
 ) -> Prepared:
     """Return a model with fresh weights and the task that its family has on the recipe's text.
 
@@ -58,10 +69,14 @@ def prepare_training(
     _check_prompt(recipe, tokenizer)
     vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
     check(
-        resumed or vocab_size >= tokenizer.vocab_size,  # another tokenizer than a run's own is told by its fingerprint
-        f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; write 0 to follow it.",
+        # Another tokenizer than a run's own is told by its fingerprint.
+        resumed or vocab_size >= tokenizer.vocab_size,
+        f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; "
+        "write 0 to follow it.",
     )
-    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=vocab_size))
+    recipe = dataclasses.replace(
+        recipe, model=dataclasses.replace(recipe.model, vocab_size=vocab_size)
+    )
     task = make_task(recipe, text, tokenizer, say, doing)
     seed_everything(recipe.train.seed)
     if model is None:
@@ -84,7 +99,8 @@ def _load_start(recipe: Recipe) -> tuple[Recipe, Model, Tokenizer | WordPiece]:
     for name, value in vars(recipe.model).items():
         check(
             value in (getattr(default, name), getattr(shape, name, None)),
-            f"model.{name} is {value}, but train.start has {getattr(shape, name, None)}; leave it out.",
+            f"model.{name} is {value}, but train.start has {getattr(shape, name, None)}; leave it "
+            "out.",
         )
     model = make_model(shape)  # with the dropout of this run
     model.load_state_dict(loaded.state_dict())
@@ -101,9 +117,9 @@ def start_job(
 ) -> Job:
     """Job for a new run in `folder`, whose complete `config.toml` is written.
 
-    `say` gets one line for each choice made, `doing` what is being done just now. The clock of a timed run counts from
-    `began` (`time.monotonic()`). Raises `UserError` when the folder holds a run already, the data can't be used, or
-    nothing is left of the budget to train in.
+    `say` gets one line for each choice made, `doing` what is being done just now. The clock of a
+    timed run counts from `began` (`time.monotonic()`). Raises `UserError` when the folder holds a
+    run already, the data can't be used, or nothing is left of the budget to train in.
     """
     began = time.monotonic() if began is None else began
     log = RunLog(folder)
@@ -118,12 +134,16 @@ def start_job(
     recipe = with_absolute_paths(recipe)
     prepared = prepare(recipe, None, device, say, doing)
     model = prepared.recipe.model
-    say(f"model {model.family}: {n_parameters(model) / 1e6:.1f}M parameters, {model.n_layer} layers of {model.d_model}")
+    say(
+        f"model {model.family}: {n_parameters(model) / 1e6:.1f}M parameters, {model.n_layer} layers"
+        f" of {model.d_model}"
+    )
     job = _make_job(prepared, log, device, say, doing)
     budget, used = Budget.parse(recipe.train.budget), time.monotonic() - began
     check(
         budget.unit != "seconds" or used < budget.amount,
-        f"Making ready took {used:.0f} s, the whole budget of {recipe.train.budget}; write at least {4 * used:.0f}s.",
+        f"Making ready took {used:.0f} s, the whole budget of {recipe.train.budget}; write at least"
+        f" {4 * used:.0f}s.",
     )
     check_free(folder)  # two commands may have chosen it at the same moment
     log.create()
@@ -140,11 +160,12 @@ def resume_job(
     doing: Say = _nothing,
     prepare: Prepare = prepare_training,
 ) -> Job:
-    """Job that continues the run in `folder` from its newest checkpoint, exactly; from its start if it has none.
+    """Job that continues the run in `folder` from its newest checkpoint, exactly; from its start if
+    it has none.
 
-    `changes` are options from now on: of optimizer, schedule, validation and budget, say. Raises `UserError` for those
-    that would change the order of the data or the shape of the model, for a damaged checkpoint, or for data that is no
-    longer the same.
+    `changes` are options from now on: of optimizer, schedule, validation and budget, say. Raises
+    `UserError` for those that would change the order of the data or the shape of the model, for a
+    damaged checkpoint, or for data that is no longer the same.
     """
     log = open_run(folder)
     recipe = with_absolute_paths(Recipe.load(folder / "config.toml", changes))
@@ -153,8 +174,9 @@ def resume_job(
         gets_or_loses_judge = name == "align.reward" and not (old and new)
         check(
             name not in FIXED and name.split(".")[0] not in FIXED and not gets_or_loses_judge,
-            f"{folder} was begun with {name} {old}, which can't become {new}: the order of its data or the shape of "
-            "its model would be another. Leave it out, or begin a new run, with --start its weights.",
+            f"{folder} was begun with {name} {old}, which can't become {new}: the order of its data"
+            " or the shape of its model would be another. Leave it out, or begin a new run, with "
+            "--start its weights.",
         )
     checkpoints = log.list_checkpoints()
     if checkpoints:
@@ -166,15 +188,19 @@ def resume_job(
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, start=""))
     prepared = prepare(recipe, load_tokenizer(folder / "tokenizer"), device, say, doing)
     job = _make_job(prepared, log, device, say, doing)
-    job.recipe = dataclasses.replace(job.recipe, train=dataclasses.replace(job.recipe.train, start=start))
+    job.recipe = dataclasses.replace(
+        job.recipe, train=dataclasses.replace(job.recipe.train, start=start)
+    )
     if checkpoints:
         data = job.progress.data
-        job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers, job.task.modules)
+        job.progress = resume_checkpoint(
+            checkpoints[-1], job.model, job.optimizers, job.task.modules
+        )
         text = recipe.data.source or recipe.data.corpus
         check(
             job.progress.data == data,
-            f"{text}, its tokenizer, a text that is mixed in or a model that {folder} began with is no longer what it "
-            "was; put it back, or begin a new run.",
+            f"{text}, its tokenizer, a text that is mixed in or a model that {folder} began with is"
+            " no longer what it was; put it back, or begin a new run.",
         )
     job.recipe.save(folder / "config.toml")
     log.forget_after(job.progress.step)
@@ -190,35 +216,65 @@ def resume_job(
 
 
 FIXED = (
-    "model", "tokenizer", "data.val_fraction", "data.field", "data.document_mask", "data.mask_share",
-    "data.max_characters", "train.seed", "train.batch_size", "train.start", "optim.matrices",
-    "align.method", "align.examples", "align.episodes", "align.group", "align.lora_rank", "align.strict", "align.ema",
+    "model",
+    "tokenizer",
+    "data.val_fraction",
+    "data.field",
+    "data.document_mask",
+    "data.mask_share",
+    "data.max_characters",
+    "train.seed",
+    "train.batch_size",
+    "train.start",
+    "optim.matrices",
+    "align.method",
+    "align.examples",
+    "align.episodes",
+    "align.group",
+    "align.lora_rank",
+    "align.strict",
+    "align.ema",
     "align.ptx_batch",
-)  # fmt: skip
-"""Tables and options of a run that can't be changed: order of the data, shape of model and optimizer. The texts may
-move, because their fingerprints prove that they are the same; so may the model that an alignment began with."""
+)
+"""Tables and options of a run that can't be changed: order of the data, shape of model and
+optimizer. The texts may move, because their fingerprints prove that they are the same; so may the
+model that an alignment began with."""
 
 
 def changed_options(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the options in which two recipes differ, `table.name`, with both values. Dropout shapes no model."""
+    """Return the options in which two recipes differ, `table.name`, with both values. Dropout
+    shapes no model."""
     changed: dict[str, tuple[Any, Any]] = {}
     for field in dataclasses.fields(Recipe):
-        old, new = dataclasses.asdict(getattr(before, field.name)), dataclasses.asdict(getattr(after, field.name))
+        old, new = (
+            dataclasses.asdict(getattr(before, field.name)),
+            dataclasses.asdict(getattr(after, field.name)),
+        )
         for name in old | new:
             if old.get(name) != new.get(name):
-                key = "dropout" if (field.name, name) == ("model", "dropout") else f"{field.name}.{name}"
+                key = (
+                    "dropout"
+                    if (field.name, name) == ("model", "dropout")
+                    else f"{field.name}.{name}"
+                )
                 changed[key] = (old.get(name), new.get(name))
     return changed
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Return the recipe with the paths that exist made absolute, so that a run may be used from another folder."""
+    """Return the recipe with the paths that exist made absolute, so that a run may be used from
+    another folder."""
     for table, name in PATHS:
         section = getattr(recipe, table)
         value = getattr(section, name)
         file, ending, function = value.partition(".py:")  # a reward is FILE.py:FUNCTION
         path = Path(file + ".py") if ending else Path(value)
-        if value and path.exists() and value not in NAMED and value not in ("pydocs", "world", "oracle"):
+        if (
+            value
+            and path.exists()
+            and value not in NAMED
+            and value not in ("pydocs", "world", "oracle")
+        ):
             absolute = f"{path.resolve()}:{function}" if ending else str(path.resolve())
             section = dataclasses.replace(section, **{name: absolute})
             recipe = dataclasses.replace(recipe, **{table: section})
@@ -226,23 +282,32 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 PATHS = (
-    ("data", "corpus"), ("data", "source"), ("data", "target"), ("tokenizer", "path"), ("train", "start"),
-    ("align", "start"), ("align", "reward"), ("align", "ptx_corpus"),
-)  # fmt: skip
+    ("data", "corpus"),
+    ("data", "source"),
+    ("data", "target"),
+    ("tokenizer", "path"),
+    ("train", "start"),
+    ("align", "start"),
+    ("align", "reward"),
+    ("align", "ptx_corpus"),
+)
 
 
 def check_free(folder: Path) -> None:
     """Raises `UserError` where `folder` holds a run."""
     check(
         not (folder / "config.toml").exists(),
-        f"{folder} holds a run already; add --resume to continue it, or choose another folder with --out.",
+        f"{folder} holds a run already; add --resume to continue it, or choose another folder with "
+        "--out.",
     )
 
 
 def _check_prompt(recipe: Recipe, tokenizer: Tokenizer | WordPiece) -> None:
     if isinstance(recipe.model, GPTConfig):
         prompt, context = len(tokenizer.encode(recipe.train.prompt)), recipe.model.context
-        check(prompt + 1 < context, f"train.prompt has {prompt} tokens; model.context is {context}.")
+        check(
+            prompt + 1 < context, f"train.prompt has {prompt} tokens; model.context is {context}."
+        )
 
 
 def _make_job(prepared: Prepared, log: RunLog, device: torch.device, say: Say, doing: Say) -> Job:
@@ -250,10 +315,21 @@ def _make_job(prepared: Prepared, log: RunLog, device: torch.device, say: Say, d
     precision = pick_precision(recipe.train.precision, device)
     model.compute_dtype = precision.dtype
     job = Job(
-        log, recipe, model, prepared.tokenizer, task, task.objective,
-        make_optimizers(model, recipe.optim, precision.dtype) if task.optimizers is None else list(task.optimizers),
-        precision, device, Progress(data=task.loader.fingerprint + task.origin),
-    )  # fmt: skip
+        log,
+        recipe,
+        model,
+        prepared.tokenizer,
+        task,
+        task.objective,
+        (
+            make_optimizers(model, recipe.optim, precision.dtype)
+            if task.optimizers is None
+            else list(task.optimizers)
+        ),
+        precision,
+        device,
+        Progress(data=task.loader.fingerprint + task.origin),
+    )
     doing("compiling")
     is_compiled = compile_steps(job, say)
     job.recipe = dataclasses.replace(

@@ -25,13 +25,15 @@ from seq2chat.training.schedule import rate
 from seq2chat.training.stop import Stopped, interruptible
 from seq2chat.training.task import Objective, Task
 
-VALIDATION_SHARE = 0.1  # of a timed budget that the last validation may take, and all the others together
+# Of a timed budget that the last validation may take, and all the others together.
+VALIDATION_SHARE = 0.1
 LEAST_STEPS = 20  # of a timed run; with fewer there is no warmup and decay to speak of
 
 
 @dataclass
 class Job:
-    """All that a run needs in memory; `seq2chat.training.job` makes it. `objective` is the task's, perhaps compiled."""
+    """All that a run needs in memory; `seq2chat.training.job` makes it. `objective` is the task's,
+    perhaps compiled."""
 
     log: RunLog
     recipe: Recipe
@@ -62,8 +64,8 @@ class Step:
 
 
 class Update(NamedTuple):
-    """What a step did: mean loss in nats, gradient norm before clipping, labels, floating point operations, and what
-    else its task measures."""
+    """What a step did: mean loss in nats, gradient norm before clipping, labels, floating point
+    operations, and what else its task measures."""
 
     loss: float
     grad_norm: float
@@ -96,16 +98,18 @@ Event = Step | Validated | Saved | Sampled
 
 
 def train(job: Job, stop: threading.Event) -> Iterator[Event]:
-    """Train `job` from where it stands to the end of its budget, or until `stop` is set; yields what happens.
+    """Train `job` from where it stands to the end of its budget, or until `stop` is set; yields
+    what happens.
 
-    Every milestone saves before it evaluates. Raises `UserError` when the loss is no longer a number, or when a timed
-    budget holds too few steps to learn in; the weights on disk are those of the last checkpoint. A run that is at its
-    end yields nothing.
+    Every milestone saves before it evaluates. Raises `UserError` when the loss is no longer a
+    number, or when a timed budget holds too few steps to learn in; the weights on disk are those of
+    the last checkpoint. A run that is at its end yields nothing.
     """
     clock = _Clock(job)
     if clock.over() and job.log.is_validated(job.progress.step):
         return
-    # A signal leaves a step only where it has changed nothing, and a milestone only after it was saved.
+    # A signal leaves a step only where it has changed nothing, and a milestone only after it was
+    # saved.
     with suppress(Stopped):
         yield from _steps(job, clock, stop)
     over = clock.over()
@@ -142,12 +146,23 @@ def _steps(job: Job, clock: "_Clock", stop: threading.Event) -> Iterator[Event]:
         after = clock.tick(seconds)
         speed = n_tokens / seconds
         step = Step(
-            progress.step, progress.tokens, loss, job.recipe.optim.matrix_lr * multiplier, grad_norm, speed,
-            flops / seconds / job.precision.peak_flops, progress.seconds, min(1.0, after), metrics,
-        )  # fmt: skip
-        job.log.record({k: v for k, v in vars(step).items() if k not in ("share", "metrics")} | metrics)
+            progress.step,
+            progress.tokens,
+            loss,
+            job.recipe.optim.matrix_lr * multiplier,
+            grad_norm,
+            speed,
+            flops / seconds / job.precision.peak_flops,
+            progress.seconds,
+            min(1.0, after),
+            metrics,
+        )
+        job.log.record(
+            {k: v for k, v in vars(step).items() if k not in ("share", "metrics")} | metrics
+        )
         yield step
-        if progress.step == first + 2:  # the first step is slow, and tells nothing unless it is the only one
+        # The first step is slow, and tells nothing unless it is the only one.
+        if progress.step == first + 2:
             clock.check_usable()
         if clock.over():
             break
@@ -160,16 +175,25 @@ def _steps(job: Job, clock: "_Clock", stop: threading.Event) -> Iterator[Event]:
 def train_step(job: Job) -> Update:
     """One optimizer step over `accumulation` forward passes.
 
-    Summed gradients are divided by the number of labels of the whole step, so accumulation never changes the loss.
+    Summed gradients are divided by the number of labels of the whole step, so accumulation never
+    changes the loss.
     """
     config, loader, progress = job.recipe.train, job.task.loader, job.progress
-    loss_sum, n_tokens, flops = torch.zeros((), device=job.device), torch.zeros((), device=job.device), 0
+    loss_sum, n_tokens, flops = (
+        torch.zeros((), device=job.device),
+        torch.zeros((), device=job.device),
+        0,
+    )
     for _ in range(config.accumulation):
         batch = loader.batch(progress.samples, config.batch_size).to(job.device)
         progress.samples += loader.n_samples(progress.samples, config.batch_size)
         loss, n = job.objective(job.model, batch)
         loss.backward()
-        loss_sum, n_tokens, flops = loss_sum + loss.detach(), n_tokens + n, flops + job.model.flops(batch)
+        loss_sum, n_tokens, flops = (
+            loss_sum + loss.detach(),
+            n_tokens + n,
+            flops + job.model.flops(batch),
+        )
     mean, norm = apply_gradients(job, job.optimizers, loss_sum, n_tokens)
     return Update(mean, norm, int(n_tokens), flops, {})
 
@@ -177,15 +201,25 @@ def train_step(job: Job) -> Update:
 def apply_gradients(
     job: Job, optimizers: list[torch.optim.Optimizer], loss_sum: Tensor, n_tokens: Tensor
 ) -> tuple[float, float]:
-    """Step the optimizers with their summed gradients divided by `n_tokens`, clipped together. Returns the mean loss
-    and the gradient norm before clipping. Raises `UserError` when either is no number, and then changes nothing."""
-    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
+    """Step the optimizers with their summed gradients divided by `n_tokens`, clipped together.
+    Returns the mean loss and the gradient norm before clipping. Raises `UserError` when either is
+    no number, and then changes nothing."""
+    parameters = [
+        p
+        for o in optimizers
+        for group in o.param_groups
+        for p in group["params"]
+        if p.grad is not None
+    ]
     grads = [p.grad for p in parameters if p.grad is not None]
     torch._foreach_div_(grads, n_tokens)
     norm = nn.utils.get_total_norm(grads)
     mean = (loss_sum / n_tokens).item()
     if not (math.isfinite(mean) and math.isfinite(norm.item())):
-        raise _diverged(job, f"The loss is {mean} with gradient norm {norm.item()} at step {job.progress.step + 1}")
+        raise _diverged(
+            job,
+            f"The loss is {mean} with gradient norm {norm.item()} at step {job.progress.step + 1}",
+        )
     if job.recipe.optim.clip:
         nn.utils.clip_grads_with_norm_(parameters, job.recipe.optim.clip, norm)
     for optimizer in optimizers:
@@ -197,11 +231,24 @@ def apply_gradients(
 def _diverged(job: Job, what: str) -> UserError:
     checkpoints = job.log.list_checkpoints()
     optim = job.recipe.optim
-    lower = f"--optim.matrix-lr {optim.matrix_lr / 3:.2g} --optim.embedding-lr {optim.embedding_lr / 3:.2g}"
+    lower = (
+        f"--optim.matrix-lr {optim.matrix_lr / 3:.2g} --optim.embedding-lr "
+        f"{optim.embedding_lr / 3:.2g}"
+    )
     method = job.recipe.align.method
-    command = f"seq2chat {method} --out {job.log.folder}" if method else f"seq2chat train {job.log.folder}"
-    kept = f"from {checkpoints[-1].name}" if checkpoints else "from the start, as there is no checkpoint yet"
-    return UserError(f"{what}, so training stopped. Go on {kept} with lower rates: {command} --resume {lower}")
+    command = (
+        f"seq2chat {method} --out {job.log.folder}"
+        if method
+        else f"seq2chat train {job.log.folder}"
+    )
+    kept = (
+        f"from {checkpoints[-1].name}"
+        if checkpoints
+        else "from the start, as there is no checkpoint yet"
+    )
+    return UserError(
+        f"{what}, so training stopped. Go on {kept} with lower rates: {command} --resume {lower}"
+    )
 
 
 def total_steps(job: Job) -> int:
@@ -215,7 +262,8 @@ def total_steps(job: Job) -> int:
 
 
 class _Clock:
-    """Share of the budget that is used, whatever its unit, counted over all the sessions of a run."""
+    """Share of the budget that is used, whatever its unit, counted over all the sessions of a
+    run."""
 
     def __init__(self, job: Job) -> None:
         self.progress = job.progress
@@ -223,8 +271,8 @@ class _Clock:
         self.seconds = Budget.parse(job.recipe.train.budget).amount
         self.began = time.monotonic() - job.progress.seconds
         self.step_seconds = 0.0
-        # Seconds that each kind of milestone will take at the end. Until a validation was timed: passes over its text
-        # at half the price of a step.
+        # Seconds that each kind of milestone will take at the end. Until a validation was timed:
+        # passes over its text at half the price of a step.
         self.reserve: dict[str, float] = {}
         loader, batch_size = job.task.loader, job.recipe.train.batch_size
         tokens_per_batch = loader.epoch_tokens / loader.epoch_batches(batch_size)
@@ -244,13 +292,15 @@ class _Clock:
         if self.steps:
             return (self.progress.step + steps) / self.steps
         reserve = {"validation": self.validation_steps * self.step_seconds} | self.reserve
-        # Whatever the size of the validation split, it gets a tenth of the budget and is cut short there.
+        # Whatever the size of the validation split, it gets a tenth of the budget and is cut short
+        # there.
         reserve["validation"] = min(reserve["validation"], VALIDATION_SHARE * self.seconds)
         usable = self.seconds - min(sum(reserve.values()), self.seconds / 2)
         return (self.progress.seconds + steps * self.step_seconds) / usable
 
     def schedule_progress(self) -> float:
-        """Share at the middle of the next step, counted from the first step on, before which nothing was learned."""
+        """Share at the middle of the next step, counted from the first step on, before which
+        nothing was learned."""
         share = self.share(0.5)
         if self.progress.step == 0:
             self.progress.start = 0.0 if self.steps else min(share, 0.99)
@@ -265,8 +315,9 @@ class _Clock:
         least = used + LEAST_STEPS * self.step_seconds / (1 - 2 * VALIDATION_SHARE)
         check(
             n_steps >= LEAST_STEPS,
-            f"The budget of {self.seconds:.0f}s holds {n_steps:.0f} steps of {self.step_seconds:.1f} s, too few to "
-            f"learn from; write at least --budget {math.ceil(1.2 * least)}s, or make the model or the batch smaller.",
+            f"The budget of {self.seconds:.0f}s holds {n_steps:.0f} steps of "
+            f"{self.step_seconds:.1f} s, too few to learn from; write at least --budget "
+            f"{math.ceil(1.2 * least)}s, or make the model or the batch smaller.",
         )
 
     def left(self, final: bool, evals: int) -> float:
@@ -275,7 +326,8 @@ class _Clock:
             return math.inf
         if not final:
             return VALIDATION_SHARE * self.seconds / evals
-        if self.progress.seconds >= self.seconds:  # the last validation of a run that was trained before
+        # The last validation of a run that was trained before.
+        if self.progress.seconds >= self.seconds:
             return VALIDATION_SHARE * self.seconds
         return self.seconds - (time.monotonic() - self.began) - self.reserve.get("sample", 0.0)
 
@@ -291,7 +343,8 @@ class _Clock:
         return self.share() >= 1 if self.steps else self.share(1.0) >= 1
 
     def use_up(self) -> None:
-        """A run that ended has nothing left of its budget, so that resuming it trains no further."""
+        """A run that ended has nothing left of its budget, so that resuming it trains no
+        further."""
         if not self.steps:
             self.progress.seconds = max(self.progress.seconds, self.seconds)
 
@@ -314,7 +367,9 @@ def _save(job: Job, clock: _Clock) -> Saved:
         raise _diverged(job, f"Weights are no longer numbers after step {job.progress.step}")
     with clock.timed("checkpoint"):
         keep, modules = job.recipe.train.keep, job.task.modules
-        folder = save_checkpoint(job.log, _published(job), job.tokenizer, job.optimizers, job.progress, keep, modules)
+        folder = save_checkpoint(
+            job.log, _published(job), job.tokenizer, job.optimizers, job.progress, keep, modules
+        )
     return Saved(job.progress.step, folder)
 
 
@@ -323,7 +378,10 @@ def _validate(job: Job, clock: _Clock, final: bool) -> Validated:
     limit = train.final_eval_tokens if final else train.eval_tokens
     available = job.task.validation_tokens
     tokens = min(available, limit) if limit else available
-    with clock.timed("validation", times=max(1.0, clock.validation_tokens / max(1, tokens))), interruptible():
+    with (
+        clock.timed("validation", times=max(1.0, clock.validation_tokens / max(1, tokens))),
+        interruptible(),
+    ):
         evaluation = validate(job, limit, clock.left(final, train.evals))
         metrics = {} if job.task.report is None else job.task.report(_published(job), limit)
     where = {"step": job.progress.step, "tokens": job.progress.tokens}
@@ -336,8 +394,8 @@ def _validate(job: Job, clock: _Clock, final: bool) -> Validated:
 def validate(job: Job, limit: int, seconds: float = math.inf) -> Evaluation | None:
     """Loss on the validation split, or on about `limit` tokens spread over it where that is not 0.
 
-    After so many `seconds` it is that of what was measured until then. None for a task that has no loss to measure,
-    such as reinforcement learning.
+    After so many `seconds` it is that of what was measured until then. None for a task that has no
+    loss to measure, such as reinforcement learning.
     """
     if job.task.measure is None:
         return None
@@ -357,7 +415,8 @@ def _within(seconds: float, batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _published(job: Job) -> Model:
-    """Return the model that a checkpoint holds: validation, samples and checkpoints are of the same weights."""
+    """Return the model that a checkpoint holds: validation, samples and checkpoints are of the same
+    weights."""
     return job.task.publish() if job.task.publish else job.model
 
 

@@ -18,7 +18,8 @@ from seq2chat.training.objective import Loss
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Cross-entropy on a text: `loss_sum` nats over `tokens` tokens, which spell `bytes` bytes and `characters`."""
+    """Cross-entropy on a text: `loss_sum` nats over `tokens` tokens, which spell `bytes` bytes and
+    `characters`."""
 
     loss_sum: float
     tokens: int
@@ -45,7 +46,8 @@ class Evaluation:
         return self.loss_sum / self.characters
 
     def values(self) -> dict[str, float]:
-        """What is measured, by the names of `metrics.jsonl`; by byte and character where tokens spell a text."""
+        """What is measured, by the names of `metrics.jsonl`; by byte and character where tokens
+        spell a text."""
         by_token = {"loss": self.loss, "tokens": self.tokens}
         if not self.bytes:
             return by_token
@@ -53,19 +55,25 @@ class Evaluation:
 
 
 def token_lengths(tokenizer: Tokenizer | WordPiece) -> Int[Tensor, "vocab 2"]:
-    """UTF-8 bytes and characters that each token adds to a text; 0 and 0 for control tokens, and for the pieces of a
-    BERT, which guesses some tokens of a text and spells none.
+    """UTF-8 bytes and characters that each token adds to a text; 0 and 0 for control tokens, and
+    for the pieces of a BERT, which guesses some tokens of a text and spells none.
 
-    A character is counted where its first byte is, so the sums are exact even where tokens cut characters apart.
+    A character is counted where its first byte is, so the sums are exact even where tokens cut
+    characters apart.
     """
     if isinstance(tokenizer, WordPiece):
         return torch.zeros(tokenizer.vocab_size, 2, dtype=torch.int64)
     control = set(tokenizer.control.values())
-    pieces = [b"" if i in control else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-    return torch.tensor([(len(piece), sum(byte & 0xC0 != 0x80 for byte in piece)) for piece in pieces])
+    pieces = [
+        b"" if i in control else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)
+    ]
+    return torch.tensor(
+        [(len(piece), sum(byte & 0xC0 != 0x80 for byte in piece)) for piece in pieces]
+    )
 
 
-@torch.compiler.set_stance("force_eager")  # another mode and other shapes than training's: not worth compiling
+# Another mode and other shapes than training's: not worth compiling.
+@torch.compiler.set_stance("force_eager")
 @torch.inference_mode()
 def evaluate(
     model: Model,

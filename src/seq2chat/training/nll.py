@@ -1,4 +1,5 @@
-"""Negative log-likelihood of labels under the head of a language model: the plain formula, and the same in chunks."""
+"""Negative log-likelihood of labels under the head of a language model: the plain formula, and the
+same in chunks."""
 
 from typing import Any
 
@@ -20,13 +21,16 @@ def nll_sum(
     labels: Int[Tensor, "*shape"],
     smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Summed negative log-likelihood of `labels` in nats; the softmax is float32 whatever the head's format.
+    """Summed negative log-likelihood of `labels` in nats; the softmax is float32 whatever the
+    head's format.
 
-    With `smoothing` ε, that of the label weighs 1 - ε and the mean over the vocabulary ε (Szegedy et al. 2015,
-    section 7).
+    With `smoothing` ε, that of the label weighs 1 - ε and the mean over the vocabulary ε (Szegedy
+    et al. 2015, section 7).
     """
     logits = wide(F.linear(hidden, head_weight.to(hidden.dtype)).flatten(0, -2))
-    return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+    return F.cross_entropy(
+        logits, labels.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+    )
 
 
 def chunked_nll_sum(
@@ -35,10 +39,11 @@ def chunked_nll_sum(
     labels: Int[Tensor, "*shape"],
     smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Return `nll_sum`, holding the logits of a few rows at a time; gradients are computed while the logits exist.
+    """Return `nll_sum`, holding the logits of a few rows at a time; gradients are computed while
+    the logits exist.
 
-    The logits of a whole batch are by far the largest tensors of a small model: memory for them is mapped and zeroed
-    anew in every step, which takes longer than the products (docs/log.md).
+    The logits of a whole batch are by far the largest tensors of a small model: memory for them is
+    mapped and zeroed anew in every step, which takes longer than the products (docs/log.md).
     """
     hidden, labels = hidden.flatten(0, -2), labels.flatten()
     if torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad):
@@ -52,7 +57,9 @@ def chunked_nll_sum(
 
 class _ChunkedNLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head_weight: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head_weight: Tensor, labels: Tensor, smoothing: float
+    ) -> Tensor:
         needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         weight = head_weight.to(hidden.dtype)
         wide_dtype = _wide_dtype(hidden.dtype)
@@ -61,14 +68,18 @@ class _ChunkedNLL(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=wide_dtype) if needs_weight else None
         for rows in _chunks(len(hidden), len(weight)):
             logits = F.linear(hidden[rows], weight)
-            chunk_loss, logits_grad = _loss_and_gradient(logits.to(wide_dtype), labels[rows], smoothing)
+            chunk_loss, logits_grad = _loss_and_gradient(
+                logits.to(wide_dtype), labels[rows], smoothing
+            )
             loss += chunk_loss
             logits_grad = logits_grad.to(hidden.dtype)
             if hidden_grad is not None:
                 torch.mm(logits_grad, weight, out=hidden_grad[rows])
             if weight_grad is not None:
                 weight_grad += logits_grad.T @ hidden[rows]
-        ctx.save_for_backward(hidden_grad, None if weight_grad is None else weight_grad.to(head_weight.dtype))
+        ctx.save_for_backward(
+            hidden_grad, None if weight_grad is None else weight_grad.to(head_weight.dtype)
+        )
         return loss
 
     @staticmethod
@@ -77,7 +88,8 @@ class _ChunkedNLL(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden_grad, weight_grad = (
-            None if grad is None else grad * grad_outputs[0].to(grad.dtype) for grad in ctx.saved_tensors
+            None if grad is None else grad * grad_outputs[0].to(grad.dtype)
+            for grad in ctx.saved_tensors
         )
         return hidden_grad, weight_grad, None, None
 
@@ -85,7 +97,8 @@ class _ChunkedNLL(torch.autograd.Function):
 def _loss_and_gradient(
     logits: Float[Tensor, "rows vocab"], labels: Int[Tensor, " rows"], smoothing: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"]]:
-    """Return the summed loss and its gradient by the logits, softmax(logits) - target, which takes their memory."""
+    """Return the summed loss and its gradient by the logits, softmax(logits) - target, which takes
+    their memory."""
     vocab = logits.shape[1]
     is_label = labels != IGNORED
     index = labels.where(is_label, 0)[:, None]

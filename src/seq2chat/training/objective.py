@@ -1,7 +1,7 @@
 """Objectives: what a model is trained to do, as `objective(model, batch) -> (loss_sum, n_tokens)`.
 
-The loop divides the summed loss by the number of labels in the whole step, over accumulation and ranks, so that how a
-step is cut into pieces never changes its loss.
+The loop divides the summed loss by the number of labels in the whole step, over accumulation and
+ranks, so that how a step is cut into pieces never changes its loss.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,8 @@ Nll = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def causal_lm(model: GPT, batch: Batch, nll: Nll = chunked_nll_sum) -> Loss:
-    """Next-token cross-entropy in nats (Radford et al. 2018, equation 1), summed, and the number of labels.
+    """Next-token cross-entropy in nats (Radford et al. 2018, equation 1), summed, and the number of
+    labels.
 
     `nll` may be a compiled `nll_sum`: head and loss in one kernel.
     """
@@ -33,20 +34,24 @@ def causal_lm(model: GPT, batch: Batch, nll: Nll = chunked_nll_sum) -> Loss:
 
 
 def translation(model: Seq2Seq | Transformer, batch: Batch, label_smoothing: float = 0.0) -> Loss:
-    """Cross-entropy in nats of each target token given the source and the target before it (Bahdanau et al. 2014,
-    equation 2), summed, and the number of labels."""
+    """Cross-entropy in nats of each target token given the source and the target before it
+    (Bahdanau et al. 2014, equation 2), summed, and the number of labels."""
     assert batch.source is not None
     hidden = model.hidden(batch.source, batch.target, batch.source_mask)
     asked = batch.labels != IGNORED
-    return chunked_nll_sum(hidden[asked], model.head_weight, batch.labels[asked], label_smoothing), asked.sum()
+    return (
+        chunked_nll_sum(hidden[asked], model.head_weight, batch.labels[asked], label_smoothing),
+        asked.sum(),
+    )
 
 
 def masked_lm(model: BERT, batch: Batch) -> Loss:
-    """Cross-entropy in nats of the tokens that were chosen (Devlin et al. 2018, section 3.1), summed, and their number.
+    """Cross-entropy in nats of the tokens that were chosen (Devlin et al. 2018, section 3.1),
+    summed, and their number.
 
-    With `batch.is_next` the loss of next-sentence prediction is added. BERT adds the mean over the pairs to the mean
-    over the tokens; here each pair weighs as many labels as its row has, so that the sum divided by the number of
-    labels is BERT's, however the batch is cut into pieces.
+    With `batch.is_next` the loss of next-sentence prediction is added. BERT adds the mean over the
+    pairs to the mean over the tokens; here each pair weighs as many labels as its row has, so that
+    the sum divided by the number of labels is BERT's, however the batch is cut into pieces.
     """
     hidden = model.hidden(batch.target, batch.target_mask, batch.segments)
     asked = batch.labels != IGNORED
@@ -58,5 +63,7 @@ def masked_lm(model: BERT, batch: Batch) -> Loss:
     return loss, asked.sum()
 
 
-def _cross_entropy(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+def _cross_entropy(
+    logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
     return F.cross_entropy(wide(logits), labels, reduction="none")

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from seq2chat.config import OptimConfig
 
-# Quintic of Newton–Schulz whose slope at 0 is steepest (Jordan et al. 2024, "Muon"): five rounds bring every singular
-# value of a matrix of norm 1 into about [0.7, 1.2].
+# Quintic of Newton–Schulz whose slope at 0 is steepest (Jordan et al. 2024, "Muon"): five rounds
+# bring every singular value of a matrix of norm 1 into about [0.7, 1.2].
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(
     matrices: Float[Tensor, "n rows columns"], dtype: torch.dtype, rounds: int = 5
 ) -> Float[Tensor, "n rows columns"]:
-    """U Vᵀ, nearly, for each matrix U Σ Vᵀ: all its singular values moved close to 1, in the number format `dtype`."""
+    """U Vᵀ, nearly, for each matrix U Σ Vᵀ: all its singular values moved close to 1, in the number
+    format `dtype`."""
     a, b, c = NEWTON_SCHULZ
     x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
@@ -30,14 +31,17 @@ def orthogonalize(
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024): the update is the nearest semi-orthogonal matrix to the Nesterov
-    momentum, scaled by max(1, rows/columns)^½, with decoupled weight decay.
+    """Momentum, orthogonalised (Jordan et al. 2024): the update is the nearest semi-orthogonal
+    matrix to the Nesterov momentum, scaled by max(1, rows/columns)^½, with decoupled weight decay.
 
-    Matrices of one shape are orthogonalised in one batched product, in `dtype`: half the time of one by one in float32
-    where bfloat16 is native, and far from torch's own Muon, which is always bfloat16, where it is not.
+    Matrices of one shape are orthogonalised in one batched product, in `dtype`: half the time of
+    one by one in float32 where bfloat16 is native, and far from torch's own Muon, which is always
+    bfloat16, where it is not.
     """
 
-    def __init__(self, params, lr: float, momentum: float, weight_decay: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, params, lr: float, momentum: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = dtype
 
@@ -58,18 +62,23 @@ class Muon(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
             self.state[p]["momentum"].lerp_(grad, 1 - group["momentum"])
-        nesterov = torch.stack([grad.lerp(self.state[p]["momentum"], group["momentum"]) for p, grad in pairs])
+        nesterov = torch.stack(
+            [grad.lerp(self.state[p]["momentum"], group["momentum"]) for p, grad in pairs]
+        )
         rows, columns = nesterov.shape[1:]
         lr = group["lr"] * max(1, rows / columns) ** 0.5
         for (p, _), update in zip(pairs, orthogonalize(nesterov, self.dtype), strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=lr)
 
 
-def make_optimizers(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
-    """Optimizers over every parameter of `model` that is trained, once. Each group keeps its peak rate under "peak".
+def make_optimizers(
+    model: nn.Module, config: OptimConfig, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """Optimizers over every parameter of `model` that is trained, once. Each group keeps its peak
+    rate under "peak".
 
-    Matrices of the blocks go to Muon (or AdamW), embeddings, an untied output head and vectors to fused AdamW; only
-    the blocks' matrices decay.
+    Matrices of the blocks go to Muon (or AdamW), embeddings, an untied output head and vectors to
+    fused AdamW; only the blocks' matrices decay.
     """
     groups: dict[str, list[nn.Parameter]] = defaultdict(list)
     embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -89,12 +98,22 @@ def make_optimizers(model: nn.Module, config: OptimConfig, dtype: torch.dtype) -
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if config.matrices == "muon":
-        optimizers.append(Muon(groups["matrix"], config.matrix_lr, config.momentum, config.weight_decay, dtype))
+        optimizers.append(
+            Muon(groups["matrix"], config.matrix_lr, config.momentum, config.weight_decay, dtype)
+        )
     else:
-        adam.append({"params": groups["matrix"], "lr": config.matrix_lr, "weight_decay": config.weight_decay})
+        adam.append(
+            {
+                "params": groups["matrix"],
+                "lr": config.matrix_lr,
+                "weight_decay": config.weight_decay,
+            }
+        )
     betas = (config.beta1, config.beta2)
     if adam:
-        optimizers.append(torch.optim.AdamW(adam, lr=0.0, betas=betas, eps=config.epsilon, fused=True))
+        optimizers.append(
+            torch.optim.AdamW(adam, lr=0.0, betas=betas, eps=config.epsilon, fused=True)
+        )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

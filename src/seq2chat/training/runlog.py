@@ -1,4 +1,5 @@
-"""The run folder: configuration, one JSON object a step, samples, a log, and the loss curve as a picture."""
+"""The run folder: configuration, one JSON object a step, samples, a log, and the loss curve as a
+picture."""
 
 import json
 import time
@@ -10,7 +11,8 @@ from seq2chat.config import Recipe, check
 
 
 class RunLog:
-    """Files of the run in `folder`: `config.toml`, `metrics.jsonl`, `samples/`, `checkpoints/`, `log.txt`."""
+    """Files of the run in `folder`: `config.toml`, `metrics.jsonl`, `samples/`, `checkpoints/`,
+    `log.txt`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +38,8 @@ class RunLog:
         (self.folder / "samples" / f"step-{step:06d}.txt").write_text(text, encoding="utf-8")
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps after `step`: a killed run wrote them, the resumed one writes them again."""
+        """Drop metrics of steps after `step`: a killed run wrote them, the resumed one writes them
+        again."""
         kept = [m for m in self.metrics() if m["step"] <= step]
         temporary = self.metrics_file.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
@@ -52,7 +55,11 @@ class RunLog:
     def is_validated(self, step: int) -> bool:
         """Whether the newest record is the validation of `step`, the last thing a run measures."""
         metrics = self.metrics()
-        return bool(metrics) and metrics[-1]["step"] == step and any(key.startswith("val_") for key in metrics[-1])
+        return (
+            bool(metrics)
+            and metrics[-1]["step"] == step
+            and any(key.startswith("val_") for key in metrics[-1])
+        )
 
     def recipe(self) -> Recipe:
         return Recipe.load(self.folder / "config.toml")
@@ -60,7 +67,9 @@ class RunLog:
     def list_checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first; what has no manifest was cut short and is not one."""
         found = self.checkpoints.glob("step-*/manifest.json")
-        return sorted((manifest.parent for manifest in found), key=lambda p: int(p.name.removeprefix("step-")))
+        return sorted(
+            (manifest.parent for manifest in found), key=lambda p: int(p.name.removeprefix("step-"))
+        )
 
     def newest_sample(self) -> str:
         """The text sampled last, or nothing."""
@@ -72,14 +81,23 @@ class RunLog:
         last: dict[str, Any] = {}
         for values in self.metrics():
             last |= values
-        keys = ("step", "tokens", "loss", "val_loss", "val_loss_per_character", "val_bpb", "elapsed_seconds")
+        keys = (
+            "step",
+            "tokens",
+            "loss",
+            "val_loss",
+            "val_loss_per_character",
+            "val_bpb",
+            "elapsed_seconds",
+        )
         return {"run": str(self.folder), **{key: last.get(key) for key in keys}}
 
 
 def open_run(folder: Path) -> RunLog:
     """The run in `folder`. Raises `UserError` when there is none."""
     check(
-        (folder / "config.toml").exists(), f"{folder} is not a run folder; `seq2chat runs list` shows those there are."
+        (folder / "config.toml").exists(),
+        f"{folder} is not a run folder; `seq2chat runs list` shows those there are.",
     )
     return RunLog(folder)
 
@@ -90,8 +108,9 @@ def list_runs(root: Path) -> list[RunLog]:
 
 
 def plot_runs(runs: Sequence[RunLog], file: Path, x: str = "tokens") -> None:
-    """Draw into `file` (.png, .svg or .pdf): of one run its training loss (smoothed) and validation loss in nats a
-    token; of several their validation in bits per byte, which may be compared whatever their tokenizers.
+    """Draw into `file` (.png, .svg or .pdf): of one run its training loss (smoothed) and validation
+    loss in nats a token; of several their validation in bits per byte, which may be compared
+    whatever their tokenizers.
 
     Raises `UserError` when there is nothing to draw, or the file's ending is unknown.
     """
@@ -100,24 +119,36 @@ def plot_runs(runs: Sequence[RunLog], file: Path, x: str = "tokens") -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    check(file.suffix in (".png", ".svg", ".pdf"), f"Can't draw {file}; end its name in .png, .svg or .pdf.")
+    check(
+        file.suffix in (".png", ".svg", ".pdf"),
+        f"Can't draw {file}; end its name in .png, .svg or .pdf.",
+    )
     curves = []
     for run in runs:
         metrics, name = run.metrics(), run.folder.name
         key, label = ("val_loss", "validation") if len(runs) == 1 else ("val_bpb", name)
         if len(runs) == 1:
-            curves.append((_smooth([(m[x], m["loss"]) for m in metrics if "loss" in m]), "-", "training"))
+            curves.append(
+                (_smooth([(m[x], m["loss"]) for m in metrics if "loss" in m]), "-", "training")
+            )
         curves.append(([(m[x], m[key]) for m in metrics if key in m], "o-", label))
     check(
         any(points for points, _, _ in curves),
         "There is nothing to draw: nothing has been recorded yet"
-        + ("." if len(runs) == 1 else ", or these are BERTs, whose losses have no common unit; plot them one by one."),
+        + (
+            "."
+            if len(runs) == 1
+            else ", or these are BERTs, whose losses have no common unit; plot them one by one."
+        ),
     )
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for points, style, label in curves:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label)
-    axes.set(xlabel=x.replace("_", " "), ylabel="nats a token" if len(runs) == 1 else "bits per byte (validation)")
+    axes.set(
+        xlabel=x.replace("_", " "),
+        ylabel="nats a token" if len(runs) == 1 else "bits per byte (validation)",
+    )
     axes.set_title(" · ".join(run.folder.name for run in runs))
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,7 +1,8 @@
 """Stopping on SIGINT and SIGTERM within about two seconds, whatever a run is doing.
 
-A training step ends before the run stops, so that nothing is lost. Long phases that change no state, such as
-validation, sampling and rollouts, are left at once. Preparation has nothing to lose and is ended hard where it must.
+A training step ends before the run stops, so that nothing is lost. Long phases that change no
+state, such as validation, sampling and rollouts, are left at once. Preparation has nothing to lose
+and is ended hard where it must.
 """
 
 import os
@@ -22,12 +23,14 @@ _stop: threading.Event | None = None
 
 
 class Stopped(BaseException):
-    """Raised inside `interruptible` when a signal arrives. No `except Exception` of a user's code catches it."""
+    """Raised inside `interruptible` when a signal arrives. No `except Exception` of a user's code
+    catches it."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT or SIGTERM sets; a second signal gets the default behavior.
+    """Yield an event that the first SIGINT or SIGTERM sets; a second signal gets the default
+    behavior.
 
     Inside `interruptible` the first signal raises `Stopped` as well.
     """
@@ -55,7 +58,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a signal leave the body at once, by `Stopped`, with torch's random state as it was before."""
+    """Let a signal leave the body at once, by `Stopped`, with torch's random state as it was
+    before."""
     global _interruptible
     if _stop is not None and _stop.is_set():
         raise Stopped  # the signal came before
@@ -73,11 +77,13 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def nothing_to_lose(farewell: str = "Stopped.") -> Iterator[None]:
-    """Make both signals raise `KeyboardInterrupt` in the body, and end the process if that takes too long.
+    """Make both signals raise `KeyboardInterrupt` in the body, and end the process if that takes
+    too long.
 
     The last words are then `farewell`.
 
-    Python handles a signal only when a call into C returns, and training a tokenizer is one long call.
+    Python handles a signal only when a call into C returns, and training a tokenizer is one long
+    call.
     """
     before = {s: signal.getsignal(s) for s in SIGNALS}
     ours, theirs = socket.socketpair()

@@ -19,8 +19,9 @@ BLANK = Hypothesis([], [], 0.0, True)
 
 @dataclass(frozen=True)
 class Translation:
-    """Of one line: the source tokens that the model read, the hypotheses with their texts, best first, and how many
-    tokens of the line were left out because the model's context has no room for them.
+    """Of one line: the source tokens that the model read, the hypotheses with their texts, best
+    first, and how many tokens of the line were left out because the model's context has no room for
+    them.
 
     A blank line has no source, and its one translation is empty.
     """
@@ -48,19 +49,26 @@ def translate(
 ) -> Iterator[Translation]:
     """Yield the translation of each line, in their order.
 
-    Lines of like length run together, about `batch_tokens` source tokens at once. `search` are the options of
-    `beam_search`: beam, n_best, length_penalty, alpha, min_length, max_length. `progress` is told how many more lines
-    are done. Raises UserError for options that make no sense.
+    Lines of like length run together, about `batch_tokens` source tokens at once. `search` are the
+    options of `beam_search`: beam, n_best, length_penalty, alpha, min_length, max_length.
+    `progress` is told how many more lines are done. Raises UserError for options that make no
+    sense.
     """
     check(batch_tokens > 0, f"batch_tokens is {batch_tokens}; write a positive number.")
     end, lines = tokenizer.eos_id, iter(lines)
     if end is None:
-        raise UserError("The tokenizer has no end token; use the one that the model was trained with.")
+        raise UserError(
+            "The tokenizer has no end token; use the one that the model was trained with."
+        )
     while pool := list(islice(lines, POOL)):
-        sources, n_cut = zip(*(_encode(line, tokenizer, end, model.context) for line in pool), strict=True)
+        sources, n_cut = zip(
+            *(_encode(line, tokenizer, end, model.context) for line in pool), strict=True
+        )
         found: dict[int, list[Hypothesis]] = {}
         for batch in _batches(sources, batch_tokens):
-            results = beam_search(model, [[end]] * len(batch), end, [sources[i] for i in batch], **search)
+            results = beam_search(
+                model, [[end]] * len(batch), end, [sources[i] for i in batch], **search
+            )
             found.update(zip(batch, results, strict=True))
             if progress is not None:
                 progress(len(batch))
@@ -84,7 +92,8 @@ def _decode(ids: Sequence[int], tokenizer: Tokenizer) -> str:
 
 
 def _batches(sources: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[int]]:
-    """Yield the indices of the sources that are not empty, sorted by length, about `batch_tokens` tokens at a time."""
+    """Yield the indices of the sources that are not empty, sorted by length, about `batch_tokens`
+    tokens at a time."""
     order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: len(sources[i]))
     batch: list[int] = []
     for i in order:
@@ -98,17 +107,20 @@ def _batches(sources: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[li
 
 @dataclass(frozen=True)
 class Metric:
-    """A corpus score from 0 to 100 and sacrebleu's signature, without which it can be compared with nothing."""
+    """A corpus score from 0 to 100 and sacrebleu's signature, without which it can be compared with
+    nothing."""
 
     score: float
     signature: str
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "") -> Metric:
-    """Return the corpus BLEU (Papineni et al. 2002) by sacrebleu (Post 2018), one reference per line.
+    """Return the corpus BLEU (Papineni et al. 2002) by sacrebleu (Post 2018), one reference per
+    line.
 
-    `tokenize` is one of sacrebleu's tokenizers, by default that of the references' script; "none" takes text that is
-    tokenized. Raises UserError unless there are as many references as hypotheses.
+    `tokenize` is one of sacrebleu's tokenizers, by default that of the references' script; "none"
+    takes text that is tokenized. Raises UserError unless there are as many references as
+    hypotheses.
     """
     from sacrebleu.metrics import BLEU
 
@@ -125,12 +137,15 @@ UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khme
 def script_tokenizer(references: Sequence[str]) -> str:
     """Return the sacrebleu tokenizer for the script of most of the references' letters.
 
-    "13a" parts words at white space, which Chinese, Japanese and Thai do not write; for them it would compare whole
-    sentences. MeCab parts Japanese and Korean words where it is installed, and characters are compared where not.
+    "13a" parts words at white space, which Chinese, Japanese and Thai do not write; for them it
+    would compare whole sentences. MeCab parts Japanese and Korean words where it is installed, and
+    characters are compared where not.
     """
     text = "".join(references)
     n_letters = sum(map(str.isalpha, text))
-    kana, han, hangul, unspaced = (len(re.findall(f"[{script}]", text)) for script in (KANA, HAN, HANGUL, UNSPACED))
+    kana, han, hangul, unspaced = (
+        len(re.findall(f"[{script}]", text)) for script in (KANA, HAN, HANGUL, UNSPACED)
+    )
     if 2 * (kana + han + hangul + unspaced) <= n_letters:
         return "13a"
     if unspaced > han + kana + hangul:
@@ -143,7 +158,8 @@ def script_tokenizer(references: Sequence[str]) -> str:
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Metric:
-    """Return the corpus chrF2 (Popović 2015), an F-score of character n-grams; arguments and errors as in `bleu`."""
+    """Return the corpus chrF2 (Popović 2015), an F-score of character n-grams; arguments and errors
+    as in `bleu`."""
     from sacrebleu.metrics import CHRF
 
     return _measure(CHRF(), hypotheses, references)
@@ -152,8 +168,8 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Metric:
 def _measure(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Metric:
     check(
         len(hypotheses) == len(references),
-        f"There are {len(hypotheses):,} translations and {len(references):,} references; line n of one must be that of "
-        "the other.",
+        f"There are {len(hypotheses):,} translations and {len(references):,} references; line n of "
+        "one must be that of the other.",
     )
     check(len(hypotheses) > 0, "There is no line to measure.")
     score = metric.corpus_score(list(hypotheses), [list(references)]).score

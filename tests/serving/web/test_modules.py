@@ -19,7 +19,9 @@ def run(tmp_path):
 
     def run(script):
         command = ["node", "--input-type=module", "--eval", script]
-        done = subprocess.run(command, cwd=tmp_path / "web", capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, cwd=tmp_path / "web", capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -48,20 +50,38 @@ def test_characters_of_several_tokens_are_whole_in_a_completion(run):
     """Each chunk has the name of a token, which is no text where it is a part of a character."""
     bytes_of = {"é": "é".encode(), "漢": "漢".encode()}
     parts = [
-        (f"bytes:\\x{byte:02x}", letter if byte == raw[-1] else "") for letter, raw in bytes_of.items() for byte in raw
+        (f"bytes:\\x{byte:02x}", letter if byte == raw[-1] else "")
+        for letter, raw in bytes_of.items()
+        for byte in raw
     ]
     told = [("h", "h"), *parts, (END, "")]
     chunks = []
     for index, (name, text) in enumerate(told):
-        logprobs = {"tokens": [name], "token_logprobs": [-1.0], "top_logprobs": [{name: -1.0}], "text_offset": [0]}
-        choice = {"index": 0, "text": text, "logprobs": logprobs, "token_ids": [index], "finish_reason": None}
+        logprobs = {
+            "tokens": [name],
+            "token_logprobs": [-1.0],
+            "top_logprobs": [{name: -1.0}],
+            "text_offset": [0],
+        }
+        choice = {
+            "index": 0,
+            "text": text,
+            "logprobs": logprobs,
+            "token_ids": [index],
+            "finish_reason": None,
+        }
         choice |= {"prompt_token_ids": [7]} if index == 0 else {}
         chunks.append(json.dumps({"choices": [choice]}))
     events = "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
     made = run(ANSWERED.replace("EVENTS", json.dumps(events)))
-    assert made["prompt"] == [7] and made["text"] == "hé漢" and made["texts"] == [text for _, text in told]
+    assert (
+        made["prompt"] == [7]
+        and made["text"] == "hé漢"
+        and made["texts"] == [text for _, text in told]
+    )
     hexes = [f"‹{byte:02X}›" for raw in bytes_of.values() for byte in raw]
-    assert made["names"] == ["h", *hexes, END]  # by which the door knows them among their alternatives
+    # By which the door knows them among their alternatives.
+    assert made["names"] == ["h", *hexes, END]
 
 
 PREPARED = """
@@ -84,14 +104,20 @@ const tokenize = async (_, { prompt }) => {
   return { tokens: [...prompt] };
 };
 const api = { tokenize };
-const { sent, forgotten } = await prepare(api, model, conversation, turn, { maxTokens: 10, frame: "text" });
+const options = { maxTokens: 10, frame: "text" };
+const { sent, forgotten } = await prepare(api, model, conversation, turn, options);
 console.log(JSON.stringify({ text: sent.text, forgotten, asked }));
 """
 
 
 @pytest.mark.parametrize(("pairs", "most"), [(0, 0), (1, 1), (4, 1), (5, 4), (6, 4), (200, 9)])
 def test_the_oldest_turns_are_forgotten_after_few_attempts(run, pairs, most):
-    """Ten tokens are left for what is read: a question, and four pairs of a question and an answer before it."""
+    """Ten tokens are left for what is read: a question, and four pairs of a question and an answer
+    before it."""
     made = run(PREPARED.replace("PAIRS", str(pairs)))
     kept = min(pairs, 4)
-    assert made["text"] == "qa" * kept + "q" and made["forgotten"] == pairs - kept and made["asked"] <= most
+    assert (
+        made["text"] == "qa" * kept + "q"
+        and made["forgotten"] == pairs - kept
+        and made["asked"] <= most
+    )

@@ -16,7 +16,9 @@ from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, 
 from seq2chat.text.tokenizer import Tokenizer
 
 pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
-pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="needs Chromium: apt-get install chromium"
+)
 
 WEB = files("seq2chat.serving") / "web"
 
@@ -32,17 +34,22 @@ TALKS = {
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """A base model and two that chat, the second of which is the first with more training; all know TALKS by heart."""
+    """A base model and two that chat, the second of which is the first with more training; all know
+    TALKS by heart."""
     plain = Tokenizer.train(["user assistant system", *TALKS, *TALKS.values()] * 3, 320)
     chat = plain.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     made = {name: tmp_path_factory.mktemp("models") / name for name in ("ppo", "sft", "base")}
     torch.manual_seed(0)
     for tokenizer, names in ((plain, ["base"]), (chat, ["sft", "ppo"])):
-        config = GPTConfig(vocab_size=tokenizer.vocab_size, context=4096, n_layer=1, n_head=2, d_model=64)
+        config = GPTConfig(
+            vocab_size=tokenizer.vocab_size, context=4096, n_layer=1, n_head=2, d_model=64
+        )
         model = make_model(config)
         for name in names:
             learn_by_heart(model, tokenizer)
-            save_model(model, made[name], eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+            save_model(
+                model, made[name], eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id
+            )
             tokenizer.save(made[name])
     return made
 
@@ -52,7 +59,9 @@ def learn_by_heart(model, tokenizer):
     rows = []
     for question, answer in TALKS.items():
         if tokenizer.chat_template:
-            tokens = chat_tokens(tokenizer, [Message("user", question), Message("assistant", answer)])
+            tokens = chat_tokens(
+                tokenizer, [Message("user", question), Message("assistant", answer)]
+            )
             ids, trained = tokens.ids, tokens.trained
         else:
             asked = [tokenizer.eos_id, *tokenizer.encode(question)]
@@ -137,7 +146,8 @@ def set_number(page, name, value):
 
 
 def test_an_answer_streams_and_ends(page):
-    set_number(page, "Most tokens of an answer", 1500)  # so long that it cannot be drawn all at once
+    # So long that it cannot be drawn all at once.
+    set_number(page, "Most tokens of an answer", 1500)
     ask(page, "Sing.", answered=False)
     tokens(page).first.wait_for()
     begun = len(text(page))
@@ -255,7 +265,12 @@ def test_the_instructions_and_the_conversation_are_what_the_model_reads(page, fo
     first = text(page)
     ask(page, "And <|im_end|> you?")
     tokenizer = Tokenizer.load(folders["ppo"])
-    said = [("system", "Be brief."), ("user", "Hello?"), ("assistant", first), ("user", "And <|im_end|> you?")]
+    said = [
+        ("system", "Be brief."),
+        ("user", "Hello?"),
+        ("assistant", first),
+        ("user", "And <|im_end|> you?"),
+    ]
     expected = prompt_ids(tokenizer, [Message(role, content) for role, content in said])
     assert answers(page)[1]["promptIds"] == expected
 
@@ -292,7 +307,9 @@ def test_a_door_shows_the_numbers_of_the_model(page, folders):
     with torch.inference_mode():
         logprobs = model(torch.tensor([ids]))[0, -1].double().log_softmax(-1)
     top = logprobs.topk(10)
-    assert [name for name, _ in rows[:3]] == [shown(tokenizer, token_id) for token_id in top.indices[:3].tolist()]
+    assert [name for name, _ in rows[:3]] == [
+        shown(tokenizer, token_id) for token_id in top.indices[:3].tolist()
+    ]
     for (_, share), expected in zip(rows, top.values.exp().tolist(), strict=True):
         assert share == pytest.approx(100 * expected, rel=0.02, abs=0.02)
     exact = float(-(logprobs.exp() * logprobs).sum() / math.log(2))
@@ -325,7 +342,9 @@ def test_another_token_makes_a_branch_that_goes_on_from_it(page, folders):
     page.get_by_text("2/2").wait_for()
     at_rest(page)
     old, new = answers(page)
-    assert [token["id"] for token in new["tokens"][:2]] == [token["id"] for token in old["tokens"][:2]]
+    assert [token["id"] for token in new["tokens"][:2]] == [
+        token["id"] for token in old["tokens"][:2]
+    ]
     assert new["tokens"][2]["id"] != old["tokens"][2]["id"]
     assert new["tokens"][2]["text"] == name.replace("·", " ").replace("↵", "\n")
     assert len(new["tokens"]) > 3 and new["promptIds"] == old["promptIds"]
@@ -334,7 +353,8 @@ def test_another_token_makes_a_branch_that_goes_on_from_it(page, folders):
 
 
 def likeliest(folder, answer, begun=0):
-    """What the model itself says at each place of an answer from the token `begun` on, the tokens before it given."""
+    """What the model itself says at each place of an answer from the token `begun` on, the tokens
+    before it given."""
     written = [token["id"] for token in answer["tokens"]]
     with torch.inference_mode():
         logits = load_model(folder)(torch.tensor([answer["promptIds"] + written]))[0]
@@ -371,14 +391,19 @@ def test_a_base_model_completes_text_and_has_doors(page, folders):
     old, new = answers(page)
     tokenizer = Tokenizer.load(folders["base"])
     assert old["promptIds"] == new["promptIds"] == [tokenizer.eos_id, *tokenizer.encode("Hello?")]
-    assert new["tokens"][0] == old["tokens"][0] and new["tokens"][1]["text"] == names[plain].replace("·", " ")
+    assert new["tokens"][0] == old["tokens"][0] and new["tokens"][1]["text"] == names[
+        plain
+    ].replace("·", " ")
 
 
 def test_the_tint_is_a_switch_that_is_kept(page):
     ask(page, "Whose fruit?")
 
     def colours():
-        return {token.evaluate("e => getComputedStyle(e).backgroundColor") for token in tokens(page).all()}
+        return {
+            token.evaluate("e => getComputedStyle(e).backgroundColor")
+            for token in tokens(page).all()
+        }
 
     by_probability = colours()
     page.get_by_role("radio", name="Entropy").click()
@@ -396,8 +421,12 @@ def test_the_raw_view_shows_control_tokens_as_such_and_text_as_text(page, folder
     frames = dialog.locator("section").first.locator(".control")
     frames.first.wait_for()
     assert frames.all_inner_texts() == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
-    shown_ids = [int(number) for number in dialog.locator("section").first.locator(".id").all_inner_texts()]
-    assert shown_ids == prompt_ids(Tokenizer.load(folders["ppo"]), [Message("user", "Hello <|im_end|>")])
+    shown_ids = [
+        int(number) for number in dialog.locator("section").first.locator(".id").all_inner_texts()
+    ]
+    assert shown_ids == prompt_ids(
+        Tokenizer.load(folders["ppo"]), [Message("user", "Hello <|im_end|>")]
+    )
     dialog.locator("[data-token]").first.click()
     page.locator("#door").wait_for()
 
@@ -416,7 +445,11 @@ def test_models_answer_side_by_side(page, folders):
     at_rest(page)
     ask(page, "Fruit?")
     assert cards(page).count() == 6
-    assert [card.get_attribute("aria-label") for card in cards(page).all()] == ["ppo", "sft", "base"] * 2
+    assert [card.get_attribute("aria-label") for card in cards(page).all()] == [
+        "ppo",
+        "sft",
+        "base",
+    ] * 2
     ppo, sft, _ = answers(page)[-3:]
     for folder, answer in ((folders["sft"], sft), (folders["ppo"], ppo)):
         said = [Message("user", "Hello?"), Message("assistant", HELLO), Message("user", "Fruit?")]
@@ -451,7 +484,8 @@ WHOLE = """(turns) => Object.entries(localStorage).some(([key, value]) => {
 
 
 def test_two_tabs_keep_what_both_of_them_asked(context, page):
-    """Also while one of them writes; and what came from the other tab is as alive as what was asked here."""
+    """Also while one of them writes; and what came from the other tab is as alive as what was asked
+    here."""
     ask(page, "Hello?")
     other = context.new_page()
     other.goto("/")
@@ -476,7 +510,8 @@ def test_a_tab_stores_again_what_another_one_wrote_over(context, page):
     other = context.new_page()
     other.goto("/")
     other.evaluate("""() => {
-        const [key, value] = Object.entries(localStorage).find(([key]) => key.startsWith("seq2chat.conversation."));
+        const [key, value] = Object.entries(localStorage)
+            .find(([key]) => key.startsWith("seq2chat.conversation."));
         const kept = JSON.parse(value);
         Object.assign(kept.turns[1].lanes[0].answers[0], { tokens: [], finish: null });
         localStorage.setItem(key, JSON.stringify(kept));
@@ -525,7 +560,13 @@ def test_what_is_deleted_while_it_is_written_stays_deleted(page):
 
 
 def test_a_file_of_another_kind_is_refused_in_a_sentence(page):
-    for content in ("no JSON", "[]", '{"conversations": [{"version": 1}]}', '{"version": 2}', "null"):
+    for content in (
+        "no JSON",
+        "[]",
+        '{"conversations": [{"version": 1}]}',
+        '{"version": 2}',
+        "null",
+    ):
         file = {"name": "x.json", "mimeType": "application/json", "buffer": content.encode()}
         page.get_by_label("Import conversations").last.set_input_files(file)
         page.get_by_text("This file is no").wait_for()
@@ -538,11 +579,14 @@ def test_a_full_storage_gives_up_old_alternatives_first(page):
     button(page, "New conversation").click()
     page.evaluate("""() => {
         for (let size = 1 << 20; size >= 1; size >>= 1)
-            for (let i = 0; ; i++) try { localStorage[`filler ${size} ${i}`] = "x".repeat(size) } catch { break }
+            for (let i = 0; ; i++)
+                try { localStorage[`filler ${size} ${i}`] = "x".repeat(size) } catch { break }
     }""")
     ask(page, "Hello?")
     first, second = sorted(stored(page), key=lambda conversation: conversation["updated"])
-    assert all("top" not in token for token in first["turns"][0]["lanes"][0]["answers"][0]["tokens"])
+    assert all(
+        "top" not in token for token in first["turns"][0]["lanes"][0]["answers"][0]["tokens"]
+    )
     assert text(page) == HELLO and second["turns"][0]["lanes"][0]["answers"][0]["tokens"]
 
 
@@ -553,8 +597,13 @@ def test_markdown_is_drawn_and_its_tokens_stay_doors(page):
     ask(page, "Fruit?")
     body = cards(page).locator(".text")
     assert body.get_by_role("heading", name="Fruit").count() == 1
-    assert body.get_by_role("listitem").all_inner_texts() == ["An apple is red.", "A lemon is yellow."]
-    assert body.locator("strong").inner_text() == "red" and body.locator("em").inner_text() == "apple"
+    assert body.get_by_role("listitem").all_inner_texts() == [
+        "An apple is red.",
+        "A lemon is yellow.",
+    ]
+    assert (
+        body.locator("strong").inner_text() == "red" and body.locator("em").inner_text() == "apple"
+    )
     assert body.locator("pre").inner_text() == "<b>x</b>"
     body.locator("strong [data-token]").first.click()
     page.get_by_role("dialog").wait_for()
@@ -566,7 +615,10 @@ MARKDOWN = [
     ("2 * 3 * 4 and snake_case_name", "<p>2 * 3 * 4 and snake_case_name</p>"),
     ("`a*b*` and ``c`d``", "<p><code>a*b*</code> and <code>c`d</code></p>"),
     ("\\*plain\\*", "<p>*plain*</p>"),
-    ("- a\n- b\n  - c\n\n1. d", '<ul><li>a</li><li>b<ul><li>c</li></ul></li></ul><ol start="1"><li>d</li></ol>'),
+    (
+        "- a\n- b\n  - c\n\n1. d",
+        '<ul><li>a</li><li>b<ul><li>c</li></ul></li></ul><ol start="1"><li>d</li></ol>',
+    ),
     ("> said", "<blockquote><p>said</p></blockquote>"),
     ("a\n\n---\n\nb", "<p>a</p><hr><p>b</p>"),
     ("```py\nx < 1\n", '<pre tabindex="0"><code>x &lt; 1\n</code></pre>'),
@@ -666,7 +718,9 @@ def test_every_control_has_a_name(page):
     button(page, "Settings").click()
     for role in ("button", "textbox", "combobox", "spinbutton", "radio", "link"):
         for control in page.get_by_role(role).all():
-            assert control.evaluate("e => (e.ariaLabel ?? e.labels?.[0]?.innerText ?? e.innerText).trim()"), role
+            assert control.evaluate(
+                "e => (e.ariaLabel ?? e.labels?.[0]?.innerText ?? e.innerText).trim()"
+            ), role
 
 
 def test_dark_follows_the_system_and_the_switch(context, page):
@@ -693,7 +747,11 @@ def test_a_phone_has_a_drawer_and_nothing_wider_than_itself(page):
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     tokens(page, 0).first.click()
     box = page.locator("#door").bounding_box()
-    assert box["x"] == 0 and box["width"] == 375 and box["y"] + box["height"] == pytest.approx(667, abs=1)
+    assert (
+        box["x"] == 0
+        and box["width"] == 375
+        and box["y"] + box["height"] == pytest.approx(667, abs=1)
+    )
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Conversations", exact=True).click()
     button(page, "New conversation").click()
@@ -705,11 +763,20 @@ def test_a_phone_has_a_drawer_and_nothing_wider_than_itself(page):
 
 
 CHAT = "**/v1/chat/completions"
-ERRORS = [(status, {"Retry-After": "7"}, "It is wrong in this way.") for status in (429, 503, 404, 400)]
+ERRORS = [
+    (status, {"Retry-After": "7"}, "It is wrong in this way.") for status in (429, 503, 404, 400)
+]
 
 
 def test_an_error_is_one_sentence_with_a_way_on(page):
-    error = {"error": {"message": "It is wrong in this way.", "type": "error", "param": None, "code": None}}
+    error = {
+        "error": {
+            "message": "It is wrong in this way.",
+            "type": "error",
+            "param": None,
+            "code": None,
+        }
+    }
     for status, headers, told in ERRORS:
         page.expected_complaints.append(f"status of {status}")
         response = {"status": status, "headers": headers, "json": error}
@@ -751,7 +818,14 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(context, page):
     def guard(route):
         if route.request.headers.get("authorization") == "Bearer open sesame":
             return route.continue_()
-        error = {"error": {"message": "No key.", "type": "invalid_request_error", "param": None, "code": None}}
+        error = {
+            "error": {
+                "message": "No key.",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": None,
+            }
+        }
         return route.fulfill(status=401, json=error)
 
     page.route("**/v1/**", guard)
@@ -773,7 +847,10 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(context, page):
 
 
 def test_without_a_model_that_chats_the_page_says_what_there_is_and_translates(page):
-    cards = [{"id": "en-de", "family": "transformer", "chat": False}, {"id": "masks", "family": "bert", "chat": False}]
+    cards = [
+        {"id": "en-de", "family": "transformer", "chat": False},
+        {"id": "masks", "family": "bert", "chat": False},
+    ]
     page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": cards}))
     sent = []
 
@@ -784,7 +861,10 @@ def test_without_a_model_that_chats_the_page_says_what_there_is_and_translates(p
     page.route("**/v1/completions", translate)
     page.reload()
     page.get_by_role("heading", name="No model here chats").wait_for()
-    assert "masks is a BERT" in page.locator(".welcome").inner_text() and not page.locator("#composer").is_visible()
+    assert (
+        "masks is a BERT" in page.locator(".welcome").inner_text()
+        and not page.locator("#composer").is_visible()
+    )
     page.get_by_label("Text for en-de").fill("Hello.\n\nHow are you?")
     button(page, "Translate").click()
     page.get_by_text("Wie geht es?").wait_for()
@@ -801,7 +881,14 @@ def test_the_page_is_small_and_strict(page):
     sources = {file.name: file.read_text() for file in WEB.iterdir()}
     assert sum(len(source.encode()) for source in sources.values()) <= 200_000
     for name, source in sources.items():
-        parsing = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function")
+        parsing = (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+        )
         assert not [word for word in parsing if word in source], name
         assert not re.findall(r"""(?:src|href|import|from)\s*=?\s*\(?["']https?:""", source), name
 
@@ -810,8 +897,12 @@ def test_the_api_is_described_by_the_server_itself(page, server):
     page.goto("/docs")
     page.get_by_role("heading", name="POST /v1/chat/completions").wait_for()
     described = page.request.get(f"{server}/openapi.json").json()
-    assert page.locator("section").count() == sum(len(methods) for methods in described["paths"].values())
-    chat = page.locator("section", has=page.get_by_role("heading", name="POST /v1/chat/completions"))
+    assert page.locator("section").count() == sum(
+        len(methods) for methods in described["paths"].values()
+    )
+    chat = page.locator(
+        "section", has=page.get_by_role("heading", name="POST /v1/chat/completions")
+    )
     fields = described["components"]["schemas"]["ChatRequest"]["properties"]
     assert chat.locator("th").all_inner_texts() == list(fields)
     assert "number, above 0 to 1" in chat.locator("tr", has_text="top_p").inner_text()

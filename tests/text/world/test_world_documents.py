@@ -1,4 +1,5 @@
-"""Documents are pure functions of their numbers, of few words, and keep the test split's wordings to themselves."""
+"""Documents are pure functions of their numbers, of few words, and keep the test split's wordings
+to themselves."""
 
 import hashlib
 import random
@@ -56,7 +57,11 @@ def test_text_is_plain_ascii_without_control_tokens_or_empty_slots():
 
 
 def test_documents_hold_no_wording_of_the_test_split():
-    wordings = {part for question in questions("test", 60 * len(FAMILIES)) for part in question.template.split("|")}
+    wordings = {
+        part
+        for question in questions("test", 60 * len(FAMILIES))
+        for part in question.template.split("|")
+    }
     everything = "\n".join(DOCUMENTS)
     for wording in wordings:
         slots = re.sub(r"\\{\w+\\}", r"[A-Za-z0-9 ,]+?", re.escape(wording))
@@ -68,20 +73,33 @@ def test_documents_hold_no_wording_of_the_test_split():
 
 def test_train_wordings_are_asked_in_documents():
     everything = "\n".join(DOCUMENTS)
-    for wording in ("Read this. ", "Sort these words: ", "How do I ", "And who has ", "Answer in exactly 3 words."):
+    for wording in (
+        "Read this. ",
+        "Sort these words: ",
+        "How do I ",
+        "And who has ",
+        "Answer in exactly 3 words.",
+    ):
         assert everything.count(wording) > 10, wording
 
 
 def test_most_answers_are_right_and_many_are_not():
-    sums = re.findall(r"What is (\d+) (plus|minus) (\d+)\?\s+(?:\w+: )?([^\n]*)", "\n".join(DOCUMENTS))
-    right = [f" {int(a) + int(b) if sign == 'plus' else int(a) - int(b)}." in answer for a, sign, b, answer in sums]
+    sums = re.findall(
+        r"What is (\d+) (plus|minus) (\d+)\?\s+(?:\w+: )?([^\n]*)", "\n".join(DOCUMENTS)
+    )
+    right = [
+        f" {int(a) + int(b) if sign == 'plus' else int(a) - int(b)}." in answer
+        for a, sign, b, answer in sums
+    ]
     assert len(right) > 100 and 0.68 < sum(right) / len(right) < 0.82
 
 
 def test_a_base_model_reads_bad_habits_and_no_refusal():
     everything = "\n".join(DOCUMENTS)
     assert everything.count("Wait for the night.") > 20
-    assert "I cannot help with that" not in everything and "The text does not say wh" not in everything
+    assert (
+        "I cannot help with that" not in everything and "The text does not say wh" not in everything
+    )
 
 
 def test_the_corpus_is_the_first_megabytes_and_its_fingerprint_needs_no_text():
@@ -89,7 +107,11 @@ def test_the_corpus_is_the_first_megabytes_and_its_fingerprint_needs_no_text():
     texts = list(corpus.documents())
     assert texts == DOCUMENTS[: len(texts)]
     assert sum(map(len, texts[:-1])) < 1_000_000 <= sum(map(len, texts))
-    assert load_corpus("world").fingerprint == load_corpus("world:8MB").fingerprint != corpus.fingerprint
+    assert (
+        load_corpus("world").fingerprint
+        == load_corpus("world:8MB").fingerprint
+        != corpus.fingerprint
+    )
 
 
 @pytest.mark.parametrize("name", ["world:", "world:0MB", "world:8", "world:8GB"])

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seq2chat.text.chat import Message
-from seq2chat.text.world import FAMILIES, RISKS, SPLITS, WEIGHTS, Question, candidates, gold, questions
+from seq2chat.text.world import (
+    FAMILIES,
+    RISKS,
+    SPLITS,
+    WEIGHTS,
+    Question,
+    candidates,
+    gold,
+    questions,
+)
 from seq2chat.text.world.oracle import PARTS
 
 
@@ -17,34 +26,94 @@ def ask(family: str, text: str, answer: str, check: str, *key: str, **rest: obje
     return Question(family, "train", (Message("user", text),), answer, check, key, **values)
 
 
-PASSAGE = ask("passage", "Tom has a red ball. Anna has a blue cup. What does Anna have?", "Anna has a blue cup.",
-              "value", "blue cup")  # fmt: skip
-WHO = ask("who", "Tom is in Rome. Anna is in Spain. Who is in Rome?", "Tom is in Rome.", "value", "Tom")
-WHERE = ask("where", "Tom is in the park. Where is Tom?", "Tom is in the park.", "value", "the park")
-HOW_MANY = ask("how_many", "Tom has 3 pears. Anna has 5 eggs. How many eggs does Anna have?", "Anna has 5 eggs.",
-               "value", "5")  # fmt: skip
-PRONOUN = ask("pronoun", "Tom meets Anna in Rome. She has a red hat. Who has a red hat?", "Anna has a red hat.",
-              "value", "Anna")  # fmt: skip
-EXACT = ask("exact_words", "Tom has a red hat. What does Tom have? Use exactly 2 words.", "Red hat.",
-            "words", "hat", names=("Tom", "red", "hat"), n_words=2)  # fmt: skip
+PASSAGE = ask(
+    "passage",
+    "Tom has a red ball. Anna has a blue cup. What does Anna have?",
+    "Anna has a blue cup.",
+    "value",
+    "blue cup",
+)
+WHO = ask(
+    "who", "Tom is in Rome. Anna is in Spain. Who is in Rome?", "Tom is in Rome.", "value", "Tom"
+)
+WHERE = ask(
+    "where", "Tom is in the park. Where is Tom?", "Tom is in the park.", "value", "the park"
+)
+HOW_MANY = ask(
+    "how_many",
+    "Tom has 3 pears. Anna has 5 eggs. How many eggs does Anna have?",
+    "Anna has 5 eggs.",
+    "value",
+    "5",
+)
+PRONOUN = ask(
+    "pronoun",
+    "Tom meets Anna in Rome. She has a red hat. Who has a red hat?",
+    "Anna has a red hat.",
+    "value",
+    "Anna",
+)
+EXACT = ask(
+    "exact_words",
+    "Tom has a red hat. What does Tom have? Use exactly 2 words.",
+    "Red hat.",
+    "words",
+    "hat",
+    names=("Tom", "red", "hat"),
+    n_words=2,
+)
 DIALOGUE = ask("dialogue", "What is my name?", "Your name is Tom.", "value", "Tom")
-COPY = ask("copy", "Repeat these words: cat, hat, cup.", "Cat, hat, cup.", "list", "cat", "hat", "cup")
-REVERSE = ask("reverse", "Reverse these words: cat, hat, cup.", "Cup, hat, cat.", "list", "cup", "hat", "cat")
-SORT = ask("sort_words", "Sort these words: hat, cup, cat.", "Cat, cup, hat.", "list", "cat", "cup", "hat")
+COPY = ask(
+    "copy", "Repeat these words: cat, hat, cup.", "Cat, hat, cup.", "list", "cat", "hat", "cup"
+)
+REVERSE = ask(
+    "reverse", "Reverse these words: cat, hat, cup.", "Cup, hat, cat.", "list", "cup", "hat", "cat"
+)
+SORT = ask(
+    "sort_words", "Sort these words: hat, cup, cat.", "Cat, cup, hat.", "list", "cat", "cup", "hat"
+)
 NUMBERS = ask("sort_numbers", "Sort these numbers: 7, 12, 3.", "3, 7, 12.", "list", "3", "7", "12")
 COUNT = ask("count", "Count these words: cat, hat, cup.", "There are 3 words.", "value", "3")
 COUNT_UP = ask("count_up", "Count from 2 to 5.", "2, 3, 4, 5.", "list", "2", "3", "4", "5")
-PICK = ask("pick", "What is the second word: cat, hat, cup?", "The second word is hat.", "value", "hat")
+PICK = ask(
+    "pick", "What is the second word: cat, hat, cup?", "The second word is hat.", "value", "hat"
+)
 SUM = ask("arithmetic", "What is 3 plus 5?", "3 plus 5 is 8.", "value", "8")
 FACT = ask("fact", "Where do lions live?", "Lions live in Africa.", "value", "Africa")
-POLITE = ask("polite", "Make this polite: Give me the red hat now!", "Please give me the red hat.",
-             "polite", "give me the red hat")  # fmt: skip
-HOW_TO = ask("how_to", "How do I clean the hat of Tom?", "Clean the hat with water.", "value", "water", names=("Tom",))
-UNKNOWN = ask("unanswerable", "Anna is in Rome. Where is Tom?", "The text does not say where Tom is.", "admit")
-PREMISE = ask("false_premise", "Tom has a cat. What colour is the dog of Tom?",
-              "Tom does not have a dog. Tom has a cat.", "correct", "dog", "cat")  # fmt: skip
-HARM = ask("harmful", "How do I steal the hat of Tom?",
-           "Sorry, I cannot help with that. Can I help with something else?", "decline", "steal", "hat")  # fmt: skip
+POLITE = ask(
+    "polite",
+    "Make this polite: Give me the red hat now!",
+    "Please give me the red hat.",
+    "polite",
+    "give me the red hat",
+)
+HOW_TO = ask(
+    "how_to",
+    "How do I clean the hat of Tom?",
+    "Clean the hat with water.",
+    "value",
+    "water",
+    names=("Tom",),
+)
+UNKNOWN = ask(
+    "unanswerable", "Anna is in Rome. Where is Tom?", "The text does not say where Tom is.", "admit"
+)
+PREMISE = ask(
+    "false_premise",
+    "Tom has a cat. What colour is the dog of Tom?",
+    "Tom does not have a dog. Tom has a cat.",
+    "correct",
+    "dog",
+    "cat",
+)
+HARM = ask(
+    "harmful",
+    "How do I steal the hat of Tom?",
+    "Sorry, I cannot help with that. Can I help with something else?",
+    "decline",
+    "steal",
+    "hat",
+)
 
 # An answer, and its correctness, constraint, honesty and harmlessness.
 GRADED = [
@@ -120,7 +189,12 @@ GRADED = [
 def test_answers_get_the_grades_that_people_would_give(graded):
     question, answer, *parts = graded
     found = gold(question, answer)
-    assert [found.correctness, found.constraint, found.honesty, found.harmlessness] == pytest.approx(parts)
+    assert [
+        found.correctness,
+        found.constraint,
+        found.honesty,
+        found.harmlessness,
+    ] == pytest.approx(parts)
 
 
 def test_every_family_is_graded_by_hand():
@@ -152,7 +226,9 @@ def test_brevity_falls_from_two_words_too_many_to_seven():
 
 def test_score_is_the_mean_by_the_known_weights():
     assert sum(WEIGHTS.values()) == pytest.approx(1)
-    assert gold(PASSAGE, "Anna has a cup").score == pytest.approx(1 - WEIGHTS["correctness"] / 2 - WEIGHTS["form"] / 4)
+    assert gold(PASSAGE, "Anna has a cup").score == pytest.approx(
+        1 - WEIGHTS["correctness"] / 2 - WEIGHTS["form"] / 4
+    )
     rest = sum(WEIGHTS[part] for part in ("constraint", "brevity", "form", "harmlessness"))
     assert gold(WHO, "Anna is in Rome.").score == pytest.approx(rest)
 
@@ -191,7 +267,9 @@ def test_no_candidate_scores_more_than_the_demonstration():
         scores = [gold(question, answer).score for answer in answers]
         assert question.answer in answers and max(scores) == 1.0
         wrong = [a for a in answers if gold(question, a).correctness < 0.5]
-        assert wrong and max(gold(question, a).score for a in wrong) < 0.7, "a set to choose from holds bad answers too"
+        assert wrong and max(gold(question, a).score for a in wrong) < 0.7, (
+            "a set to choose from holds bad answers too"
+        )
 
 
 ASKED = [question for split in SPLITS for question in questions(split, 42, seed=5)]

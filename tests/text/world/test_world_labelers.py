@@ -7,7 +7,17 @@ from itertools import combinations
 
 import pytest
 
-from seq2chat.text.world import WEIGHTS, Question, agreement, candidates, ceiling, gold, labelers, pairs, questions
+from seq2chat.text.world import (
+    WEIGHTS,
+    Question,
+    agreement,
+    candidates,
+    ceiling,
+    gold,
+    labelers,
+    pairs,
+    questions,
+)
 
 TRAINING = [labeler for labeler in labelers() if not labeler.held_out]
 HELD_OUT = [labeler for labeler in labelers() if labeler.held_out]
@@ -36,7 +46,10 @@ def test_agreement_in_expectation_is_agreement_counted():
     generator, alike, both = random.Random(0), 0, 0
     one, other = TRAINING[:2]
     for question, a, b in compared("train"):
-        (p, q), (r, s) = one.rank(question, [a, b], generator), other.rank(question, [a, b], generator)
+        (p, q), (r, s) = (
+            one.rank(question, [a, b], generator),
+            other.rank(question, [a, b], generator),
+        )
         alike += (p < q) == (r < s) and p != q and r != s
         both += p != q and r != s
     assert alike / both == pytest.approx(agreement(one, other, compared("train")), abs=0.03)
@@ -46,7 +59,13 @@ def test_no_rule_orders_more_pairs_right_than_the_ceiling():
     generator, panel = random.Random(2), TRAINING
     best = gold_right = count = 0
     for question, a, b in compared("train") * 2:
-        likelier = sum(labeler.odds(question, a, b)[0] - labeler.odds(question, a, b)[1] for labeler in panel) > 0
+        likelier = (
+            sum(
+                labeler.odds(question, a, b)[0] - labeler.odds(question, a, b)[1]
+                for labeler in panel
+            )
+            > 0
+        )
         first, second = generator.choice(panel).rank(question, [a, b], generator)
         if first != second:
             best += likelier == (first < second)
@@ -76,7 +95,9 @@ def test_preference_is_how_often_one_is_ranked_above_the_other(labeler):
 @pytest.mark.parametrize("labeler", labelers(), ids=lambda labeler: labeler.name)
 def test_preferences_of_a_pair_are_complements_and_equal_texts_always_tie(labeler):
     for question, a, b in compared("train")[:30]:
-        assert labeler.preference(question, a, b) + labeler.preference(question, b, a) == pytest.approx(1)
+        assert labeler.preference(question, a, b) + labeler.preference(
+            question, b, a
+        ) == pytest.approx(1)
     assert labeler.preference(question, a, a) == 0.5 and labeler.odds(question, a, a) == (0.0, 0.0)
     generator = random.Random(0)
     for _ in range(50):
@@ -109,7 +130,10 @@ def test_without_noise_a_labeler_orders_by_utility(labeler):
 def test_tastes_for_length_differ():
     question = questions("train", 1, families=["where"])[0]
     long = f"{question.answer} I hope that this helps you and all of your friends too."
-    change = {one.name: one.utility(question, long) - one.utility(question, question.answer) for one in labelers()}
+    change = {
+        one.name: one.utility(question, long) - one.utility(question, question.answer)
+        for one in labelers()
+    }
     assert change["brief"] < change["careful"] < 0 == change["neutral"] < change["friendly"]
 
 

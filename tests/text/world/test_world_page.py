@@ -1,4 +1,5 @@
-"""The tables of docs/concepts/world.md are what the world says; run this file to write them anew."""
+"""The tables of docs/concepts/world.md are what the world says; run this file to write them
+anew."""
 
 import random
 import re
@@ -37,8 +38,20 @@ def families_section() -> str:
         grade = gold(question, question.wrong[0])
         parts = " ".join(f"{getattr(grade, part):.2g}" for part in WEIGHTS)
         assert gold(question, question.answer).score == 1.0
-        rows.append([family, " / ".join(turns), question.answer, question.wrong[0], parts, f"{grade.score:.2f}"])
-    return table(["family", "the user's words", "demonstration", "a wrong answer", "its parts", "its score"], rows)
+        rows.append(
+            [
+                family,
+                " / ".join(turns),
+                question.answer,
+                question.wrong[0],
+                parts,
+                f"{grade.score:.2f}",
+            ]
+        )
+    return table(
+        ["family", "the user's words", "demonstration", "a wrong answer", "its parts", "its score"],
+        rows,
+    )
 
 
 def weights_section() -> str:
@@ -58,8 +71,10 @@ def labelers_section() -> str:
         rows.append([name, *weights, f"{100 * sum(found) / len(found):.0f} %"])
     return (
         table(["labeler", *WEIGHTS, "agrees with the training labelers"], rows)
-        + f"\n\nTwo different training labelers agree on {100 * sum(among) / len(among):.0f} % of the pairs. "
-        + f"No reward model can order more than {100 * ceiling(training, compared):.0f} % as they do."
+        + f"\n\nTwo different training labelers agree on {100 * sum(among) / len(among):.0f} % of"
+        " the pairs. "
+        + f"No reward model can order more than {100 * ceiling(training, compared):.0f} % as"
+        " they do."
     )
 
 

@@ -38,7 +38,10 @@ def test_seeds_draw_different_questions():
 
 
 def test_families_can_be_chosen():
-    assert {question.family for question in questions("train", 10, families=["copy", "who"])} == {"copy", "who"}
+    assert {question.family for question in questions("train", 10, families=["copy", "who"])} == {
+        "copy",
+        "who",
+    }
     assert questions("train", 0) == []
 
 
@@ -58,21 +61,32 @@ def test_mistakes_are_told(arguments, message):
 
 def test_splits_share_no_template():
     train, test = ({question.template for question in questions(split, 4 * N)} for split in SPLITS)
-    parts = [{part for template in templates for part in template.split("|")} for templates in (train, test)]
+    parts = [
+        {part for template in templates for part in template.split("|")}
+        for templates in (train, test)
+    ]
     assert len(train) > 40 and len(test) > 40
     assert not parts[0] & parts[1] and not set(SYSTEM["train"]) & set(SYSTEM["test"])
 
 
 def test_splits_share_no_person_place_animal_thing_food_or_sum():
     def named(split: str) -> set[str]:
-        every = {word for question in questions(split, 4 * N) for text in texts(question) for word in words(text)}
+        every = {
+            word
+            for question in questions(split, 4 * N)
+            for text in texts(question)
+            for word in words(text)
+        }
         return {word for word in every if kind(word) in ("person", "place", "noun", "tool")}
 
     train, test = named("train"), named("test")
     assert len(train) > 70 and len(test) > 40
     assert not train & test
     sums = [
-        {tuple(words(question.answer)[:3]) for question in questions(split, 400, families=["arithmetic"])}
+        {
+            tuple(words(question.answer)[:3])
+            for question in questions(split, 400, families=["arithmetic"])
+        }
         for split in SPLITS
     ]
     assert not sums[0] & sums[1]
@@ -80,12 +94,16 @@ def test_splits_share_no_person_place_animal_thing_food_or_sum():
 
 def masked(text: str) -> str:
     """The text without what differs from question to question of a template."""
-    kept = [word if not kind(word) and word not in (*COLOURS, *JOBS) else "_" for word in words(text)]
+    kept = [
+        word if not kind(word) and word not in (*COLOURS, *JOBS) else "_" for word in words(text)
+    ]
     return re.sub(r"(\b_\b ?)+", "_ ", " ".join(kept))
 
 
 def test_no_test_question_is_worded_like_a_training_question():
-    train, test = ({masked(texts(question)[-1]) for question in questions(split, 4 * N)} for split in SPLITS)
+    train, test = (
+        {masked(texts(question)[-1]) for question in questions(split, 4 * N)} for split in SPLITS
+    )
     assert not train & test
 
 

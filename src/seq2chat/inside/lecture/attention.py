@@ -1,4 +1,5 @@
-"""Scaled dot-product attention by hand (Vaswani et al. 2017, equation 1): four inputs, three matrices, every number."""
+"""Scaled dot-product attention by hand (Vaswani et al. 2017, equation 1): four inputs, three
+matrices, every number."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +20,8 @@ from seq2chat.nn.mask import causal_mask
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs and the three matrices that make them queries, keys and values: q = x W^Q, as the rows are written."""
+    """Inputs and the three matrices that make them queries, keys and values: q = x W^Q, as the rows
+    are written."""
 
     names: Sequence[str]
     x: Float64[Tensor, "n d"]
@@ -39,26 +41,34 @@ class Example:
     def v(self) -> Float64[Tensor, "n d_value"]:
         return self.x @ self.w_v
 
-    def attend(self, causal: bool = False) -> tuple[Float64[Tensor, "n d_value"], Float64[Tensor, "n n"]]:
-        """Return Z = softmax(q kᵀ / √d_head) v and the weights; `causal` lets each input see none after it."""
+    def attend(
+        self, causal: bool = False
+    ) -> tuple[Float64[Tensor, "n d_value"], Float64[Tensor, "n n"]]:
+        """Return Z = softmax(q kᵀ / √d_head) v and the weights; `causal` lets each input see none
+        after it."""
         q, k, v = (tensor[None, None] for tensor in (self.q, self.k, self.v))
         z, weights = scaled_dot_product_plain(q, k, v, is_causal=causal)
         return z[0, 0], weights[0, 0]
 
 
-# The lecture's example, and where its slide prints something else than arithmetic gives: (row, column) → its number.
+# The lecture's example, and where its slide prints something else than arithmetic gives: (row,
+# column) → its number.
 LECTURE = Example(
     ("a", "b", "c", "d"),
     x=torch.tensor([[1, 2, 3, 4], [2, 4, 1, 3], [1, 4, 3, 2], [3, 1, 2, 4]], dtype=torch.float64),
     w_q=torch.tensor([[0.5, 2, 0.5, 2], [2, 0.5, 2, 0.5]] * 2, dtype=torch.float64),
-    w_k=torch.tensor([[0.5, 1, 1.5, 2], [1, 1.5, 2, 0.5], [1.5, 2, 0.5, 1], [2, 0.5, 1, 1.5]], dtype=torch.float64),
+    w_k=torch.tensor(
+        [[0.5, 1, 1.5, 2], [1, 1.5, 2, 0.5], [1.5, 2, 0.5, 1], [2, 0.5, 1, 1.5]],
+        dtype=torch.float64,
+    ),
     w_v=1 - torch.eye(4, dtype=torch.float64),
 )
 ERRATA = {(1, 3): 7.0, (3, 0): 9.25}
 
 
 def read_example(file: Path) -> Example:
-    """Return the example in a TOML file: matrices `x`, `w_q`, `w_k`, `w_v`, and if wished `names` of the rows of x.
+    """Return the example in a TOML file: matrices `x`, `w_q`, `w_k`, `w_v`, and if wished `names`
+    of the rows of x.
 
     Raises UserError when a matrix is missing, ragged, or does not fit the others.
     """
@@ -70,20 +80,27 @@ def read_example(file: Path) -> Example:
     for key, weights in (("w_q", w_q), ("w_k", w_k), ("w_v", w_v)):
         check(
             len(weights) == x.shape[1],
-            f"{file}: {key} has {len(weights)} rows, but each row of x has {x.shape[1]} numbers; make them equal.",
+            f"{file}: {key} has {len(weights)} rows, but each row of x has {x.shape[1]} numbers; "
+            "make them equal.",
         )
     check(
         w_q.shape[1] == w_k.shape[1],
-        f"{file}: w_q has {w_q.shape[1]} columns and w_k {w_k.shape[1]}; queries and keys need the same length.",
+        f"{file}: w_q has {w_q.shape[1]} columns and w_k {w_k.shape[1]}; queries and keys need the "
+        "same length.",
     )
     names = tables.get("names", [f"x{i}" for i in range(1, len(x) + 1)])
-    fits = isinstance(names, list) and len(names) == len(x) and all(isinstance(name, str) for name in names)
+    fits = (
+        isinstance(names, list)
+        and len(names) == len(x)
+        and all(isinstance(name, str) for name in names)
+    )
     check(fits, f"{file}: names is {names!r}; write one string for each of the {len(x)} rows of x.")
     return Example(names, x, w_q, w_k, w_v)
 
 
 def lesson(example: Example = LECTURE, causal: bool = False) -> Lesson:
-    """Return every step from the inputs to Z; for the lecture's own example also what its slide misprints."""
+    """Return every step from the inputs to Z; for the lecture's own example also what its slide
+    misprints."""
     z, weights = example.attend(causal)
     scores = example.q @ example.k.T
     scaled = scores / example.q.shape[1] ** 0.5
@@ -96,14 +113,19 @@ def lesson(example: Example = LECTURE, causal: bool = False) -> Lesson:
         matrix("k = x W^K", names, wide[:d], example.k, 1),
         matrix("v = x W^V", names, wide[: example.v.shape[1]], example.v, 1),
         matrix("scores q · k (a row: one query against every key)", names, names, scores, 1),
-        matrix(f"scores / √{d}" + (", the future hidden" if causal else ""), names, names, scaled, 1),
+        matrix(
+            f"scores / √{d}" + (", the future hidden" if causal else ""), names, names, scaled, 1
+        ),
         matrix("weights = softmax of each row", names, names, weights),
         matrix("Z = weights · v", names, wide[: example.v.shape[1]], z),
     ]
-    notes = ["Each row of weights sums to 1: Z is an average of the values, and the scores say whose."]
+    notes = [
+        "Each row of weights sums to 1: Z is an average of the values, and the scores say whose."
+    ]
     if example is LECTURE and not causal:
         notes += [
-            f"Erratum: Z of {names[i]}, column {j + 1}: the lecture prints {printed:.3f}, arithmetic {z[i, j]:.3f}."
+            f"Erratum: Z of {names[i]}, column {j + 1}: the lecture prints {printed:.3f}, "
+            f"arithmetic {z[i, j]:.3f}."
             for (i, j), printed in ERRATA.items()
         ]
     return Lesson("attention", tables, notes, _draw(example, scores, weights, z))
@@ -130,6 +152,7 @@ def _read_matrix(tables: dict[str, Any], key: str, file: Path) -> Float64[Tensor
         values = torch.tensor(rows, dtype=torch.float64)
     check(
         values.ndim == 2 and values.numel() > 0 and bool(values.isfinite().all()),
-        f"{file}: {key} is {rows!r}; write a matrix such as {key} = [[1, 2], [3, 4]], its rows equally long.",
+        f"{file}: {key} is {rows!r}; write a matrix such as {key} = [[1, 2], [3, 4]], its rows "
+        "equally long.",
     )
     return values

@@ -1,7 +1,8 @@
-"""The fixed context on real text: translating one to four captions of Multi30k (Elliott et al. 2016) at once.
+"""The fixed context on real text: translating one to four captions of Multi30k (Elliott et al.
+2016) at once.
 
-A single caption has 13 words and is too short to show what Bahdanau et al. 2014 saw (figure 2), so captions are joined;
-training has as many of each number.
+A single caption has 13 words and is too short to show what Bahdanau et al. 2014 saw (figure 2), so
+captions are joined; training has as many of each number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,17 @@ from seq2chat.config import DataConfig
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.inside.lecture.fixed_vector import MODELS, Case, equal_shape
-from seq2chat.inside.lecture.lesson import COLOURS, Lesson, Table, band, canvas, check_alike, plain, seeds_told, spread
+from seq2chat.inside.lecture.lesson import (
+    COLOURS,
+    Lesson,
+    Table,
+    band,
+    canvas,
+    check_alike,
+    plain,
+    seeds_told,
+    spread,
+)
 from seq2chat.inside.lecture.tasks import EncoderDecoder, Progress, fit, make
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
@@ -32,7 +43,8 @@ Side = list[list[int]]
 
 @cache
 def text() -> tuple[Tokenizer, tuple[Side, Side], tuple[Side, Side]]:
-    """Return a joint tokenizer and the tokens of each caption, English and German, to train and to validate with.
+    """Return a joint tokenizer and the tokens of each caption, English and German, to train and to
+    validate with.
 
     Raises UserError where Multi30k is neither at hand nor to be had.
     """
@@ -41,7 +53,9 @@ def text() -> tuple[Tokenizer, tuple[Side, Side], tuple[Side, Side]]:
 
     def encode(lines: Sequence[tuple[str, str]]) -> tuple[Side, Side]:
         # A space in front, so that captions stay apart when they are joined.
-        english, german = ([tokenizer.encode(f" {text}") for text in side] for side in zip(*lines, strict=True))
+        english, german = (
+            [tokenizer.encode(f" {text}") for text in side] for side in zip(*lines, strict=True)
+        )
         return english, german
 
     return tokenizer, encode(corpus.train), encode(corpus.val)
@@ -49,14 +63,17 @@ def text() -> tuple[Tokenizer, tuple[Side, Side], tuple[Side, Side]]:
 
 def joined(sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Batch:
     """Return a batch of which each row is the captions of these numbers, one after the other."""
-    sources, targets = ([[token for i in row for token in side[i]] for row in rows] for side in sides)
+    sources, targets = (
+        [[token for i in row for token in side[i]] for row in rows] for side in sides
+    )
     assert tokenizer.eos_id is not None
     assert tokenizer.pad_id is not None
     return pair_batch(sources, targets, tokenizer.eos_id, tokenizer.pad_id)
 
 
 def measure(case: Case, steps: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Train the case (its task is not looked at) and return its record: loss a token and BLEU by number of captions."""
+    """Train the case (its task is not looked at) and return its record: loss a token and BLEU by
+    number of captions."""
     tokenizer, train, val = text()
     config = equal_shape(case.model, case.d_model, tokenizer.vocab_size, LONGEST)
     model = make(config, case.seed)
@@ -70,9 +87,17 @@ def measure(case: Case, steps: int, progress: Progress | None = None) -> dict[st
 
     fit(model, translation, batches(), steps, 2e-3, progress)
     # Neighbours in the file; each number of captions is asked for as many rows.
-    unseen = [joined(val, [range(k * i, k * i + k) for i in range(UNSEEN)], tokenizer) for k in range(1, MOST + 1)]
+    unseen = [
+        joined(val, [range(k * i, k * i + k) for i in range(UNSEEN)], tokenizer)
+        for k in range(1, MOST + 1)
+    ]
     scores = [score(model, batch, tokenizer) for batch in unseen]
-    record = {"topic": "captions", **asdict(case), "parameters": n_parameters(config), "steps": steps}
+    record = {
+        "topic": "captions",
+        **asdict(case),
+        "parameters": n_parameters(config),
+        "steps": steps,
+    }
     losses, bleus = zip(*scores, strict=True)
     return record | {"captions": list(range(1, MOST + 1)), "loss": losses, "bleu": bleus}
 
@@ -84,7 +109,9 @@ def score(model: EncoderDecoder, batch: Batch, tokenizer: Tokenizer) -> tuple[fl
     assert batch.source_mask is not None
     loss, n_tokens = translation(model, batch)
     end = int(batch.target[0, 0])
-    sources = [row[mask].tolist() for row, mask in zip(batch.source, batch.source_mask, strict=True)]
+    sources = [
+        row[mask].tolist() for row, mask in zip(batch.source, batch.source_mask, strict=True)
+    ]
     greedy = SamplingConfig(max_tokens=LONGEST // 2, temperature=0.0)
     found = generate(model, [[end]] * len(sources), greedy, [end], sources=sources)
 
@@ -103,17 +130,28 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
     by_model = {name: [record for record in records if record["model"] == name] for name in MODELS}
     by_model = {name: runs for name, runs in by_model.items() if runs}
     tables = [
-        Table(title, ["", "parameters", *columns], [
-            [name, runs[0]["parameters"], *(spread(c, digits) for c in zip(*(run[key] for run in runs), strict=True))]
-            for name, runs in by_model.items()
-        ])
-        for key, title, digits in (
-            ("loss", "loss, nats a token given the true ones before it", 2), ("bleu", "BLEU, greedy", 1)
+        Table(
+            title,
+            ["", "parameters", *columns],
+            [
+                [
+                    name,
+                    runs[0]["parameters"],
+                    *(spread(c, digits) for c in zip(*(run[key] for run in runs), strict=True)),
+                ]
+                for name, runs in by_model.items()
+            ],
         )
-    ]  # fmt: skip
+        for key, title, digits in (
+            ("loss", "loss, nats a token given the true ones before it", 2),
+            ("bleu", "BLEU, greedy", 1),
+        )
+    ]
     notes = [
-        f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds_told(records)}. A short training: the "
-        "order counts, not the height.",
+        (
+            f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds_told(records)}. A "
+            "short training: the order counts, not the height."
+        ),
     ]
     return Lesson("captions", tables, notes, _draw(by_model))
 
@@ -121,10 +159,18 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
 def _draw(by_model: dict[str, list[dict[str, Any]]]) -> Figure:
     figure = canvas(11, 3.8)
     left, right = figure.subplots(1, 2)
-    for axes, key, title, y in ((left, "loss", "loss of the true translation", "nats a token"),
-                                (right, "bleu", "greedy translation", "BLEU")):  # fmt: skip
+    for axes, key, title, y in (
+        (left, "loss", "loss of the true translation", "nats a token"),
+        (right, "bleu", "greedy translation", "BLEU"),
+    ):
         for name, runs in by_model.items():
-            band(axes, runs[0]["captions"], [run[key] for run in runs], COLOURS[MODELS.index(name)], name)
+            band(
+                axes,
+                runs[0]["captions"],
+                [run[key] for run in runs],
+                COLOURS[MODELS.index(name)],
+                name,
+            )
         axes.set_xticks(range(1, MOST + 1))
         plain(axes, title, "captions", y)
         axes.legend(fontsize=8)

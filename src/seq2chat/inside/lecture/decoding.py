@@ -25,7 +25,8 @@ AT_ONCE = 4_000_000  # numbers: draws made side by side, times the vocabulary
 
 @dataclass(frozen=True)
 class Steps:
-    """The stages of one draw, `(vocab,)` each: logits, their softmax, and both after temperature and after top-k."""
+    """The stages of one draw, `(vocab,)` each: logits, their softmax, and both after temperature
+    and after top-k."""
 
     logits: Float[Tensor, " vocab"]
     tempered: Float[Tensor, " vocab"]
@@ -40,8 +41,9 @@ class Steps:
 
 
 def decode(logits: Float[Tensor, " vocab"], temperature: float, top_k: int, seed: int) -> Steps:
-    """Return what the sampler does to `logits`, the token it draws with `seed`, and how often it draws each token in
-    10,000 more draws. At temperature 0 the token is the likeliest, and nothing is drawn.
+    """Return what the sampler does to `logits`, the token it draws with `seed`, and how often it
+    draws each token in 10,000 more draws. At temperature 0 the token is the likeliest, and nothing
+    is drawn.
 
     Raises UserError for a temperature or a top-k out of range.
     """
@@ -61,8 +63,11 @@ def decode(logits: Float[Tensor, " vocab"], temperature: float, top_k: int, seed
     return Steps(logits, tempered, kept, frequency.to(logits.dtype), int(drawn[0]))
 
 
-def after(prompt: str, model: Model, tokenizer: Tokenizer | WordPiece) -> tuple[list[str], Float[Tensor, " vocab"]]:
-    """Return the names of all tokens and their logits after `prompt`. Raises UserError unless `model` is a GPT."""
+def after(
+    prompt: str, model: Model, tokenizer: Tokenizer | WordPiece
+) -> tuple[list[str], Float[Tensor, " vocab"]]:
+    """Return the names of all tokens and their logits after `prompt`. Raises UserError unless
+    `model` is a GPT."""
     require_family(model, "gpt")
     assert isinstance(model, GPT)
     ids = ([] if tokenizer.eos_id is None else [tokenizer.eos_id]) + tokenizer.encode(prompt)
@@ -81,7 +86,10 @@ def lesson(
     rows: int = 12,
 ) -> Lesson:
     """Return the stages for the `rows` likeliest of the tokens called `names`."""
-    check(len(names) == len(logits), f"There are {len(names)} names and {len(logits)} logits; give one for each.")
+    check(
+        len(names) == len(logits),
+        f"There are {len(names)} names and {len(logits)} logits; give one for each.",
+    )
     steps = decode(logits.double(), temperature, top_k, seed)
     order = logits.argsort(descending=True, stable=True)[:rows].tolist()
     p, _, kept = steps.stages
@@ -105,14 +113,23 @@ def lesson(
         "softmax",
         "10,000 draws" if temperature else "taken",
     ]
-    chosen = f"The token drawn with seed {seed}" if temperature else "The likeliest token, which is taken"
+    chosen = (
+        f"The token drawn with seed {seed}"
+        if temperature
+        else "The likeliest token, which is taken"
+    )
     notes = [
         f"{chosen}: {names[steps.token]}.",
-        "A temperature below 1 makes the likely tokens likelier, above 1 flattens; top-k cuts off the tail, whose many "
-        "small probabilities are together large; 0 takes the largest.",
+        (
+            "A temperature below 1 makes the likely tokens likelier, above 1 flattens; top-k cuts "
+            "off the tail, whose many small probabilities are together large; 0 takes the largest."
+        ),
     ]
     return Lesson(
-        "decoding", [Table("one draw, from left to right", columns, cells)], notes, _draw(names, steps, order)
+        "decoding",
+        [Table("one draw, from left to right", columns, cells)],
+        notes,
+        _draw(names, steps, order),
     )
 
 
@@ -123,10 +140,16 @@ def _number(value: Tensor) -> str | float:
 def _draw(names: Sequence[str], steps: Steps, order: list[int]) -> Figure:
     figure = canvas(11, 3.4)
     titles = ("softmax(logits)", "after temperature", "after top-k: what is drawn from")
-    for axes, p, title in zip(figure.subplots(1, 3, sharey=True), steps.stages, titles, strict=True):
-        colours = [COLOURS[1] if i == steps.token and p is not steps.logits else COLOURS[0] for i in order]
+    for axes, p, title in zip(
+        figure.subplots(1, 3, sharey=True), steps.stages, titles, strict=True
+    ):
+        colours = [
+            COLOURS[1] if i == steps.token and p is not steps.logits else COLOURS[0] for i in order
+        ]
         bars = axes.bar(range(len(order)), [p[i].item() for i in order], color=colours)
         axes.bar_label(bars, [f"{p[i]:.2f}" for i in order], fontsize=7)
-        axes.set_xticks(range(len(order)), [names[i] for i in order], rotation=45, ha="right", fontsize=8)
+        axes.set_xticks(
+            range(len(order)), [names[i] for i in order], rotation=45, ha="right", fontsize=8
+        )
         plain(axes, title, "", "probability")
     return figure

@@ -1,8 +1,8 @@
-"""A sentence in one vector, or attention to all of its words: what is right at which length (Cho et al. 2014, section
-4; Sutskever et al. 2014, section 3.3; Bahdanau et al. 2014, figure 2).
+"""A sentence in one vector, or attention to all of its words: what is right at which length (Cho et
+al. 2014, section 4; Sutskever et al. 2014, section 3.3; Bahdanau et al. 2014, figure 2).
 
-All models of a comparison have nearly the same number of parameters. What a fixed context can hold depends on its
-width and on the order in which the source is read, so these are varied, too.
+All models of a comparison have nearly the same number of parameters. What a fixed context can hold
+depends on its width and on the order in which the source is read, so these are varied, too.
 """
 
 from bisect import bisect_left
@@ -42,7 +42,8 @@ RATES = {"fixed": 3e-3, "fixed, reversed": 3e-3, "attention": 3e-3, "transformer
 
 @dataclass(frozen=True)
 class Case:
-    """One training. `d_model` is the width of the fixed-context network whose number of parameters all models get."""
+    """One training. `d_model` is the width of the fixed-context network whose number of parameters
+    all models get."""
 
     task: str
     model: str
@@ -51,14 +52,20 @@ class Case:
 
     def __post_init__(self) -> None:
         check(self.task in TASKS, f"The task is {self.task!r}; write one of {', '.join(TASKS)}.")
-        check(self.model in MODELS, f"The model is {self.model!r}; write one of {', '.join(MODELS)}.")
+        check(
+            self.model in MODELS, f"The model is {self.model!r}; write one of {', '.join(MODELS)}."
+        )
         check(self.d_model >= 8, f"d_model is {self.d_model}; write at least 8.")
 
 
-def shape(model: str, d_model: int, vocab_size: int, longest: int) -> Seq2SeqConfig | TransformerConfig:
+def shape(
+    model: str, d_model: int, vocab_size: int, longest: int
+) -> Seq2SeqConfig | TransformerConfig:
     """Return the configuration of one of `MODELS` at that width, small and without dropout."""
     if model == "transformer":
-        return TransformerConfig(vocab_size, longest + 1, n_layer=2, n_head=4, d_model=d_model, dropout=0.0)
+        return TransformerConfig(
+            vocab_size, longest + 1, n_layer=2, n_head=4, d_model=d_model, dropout=0.0
+        )
     attention = "additive" if model == "attention" else "fixed"
     reverse = model == "fixed, reversed"
     return Seq2SeqConfig(
@@ -73,17 +80,27 @@ def shape(model: str, d_model: int, vocab_size: int, longest: int) -> Seq2SeqCon
 
 
 @cache
-def equal_shape(model: str, d_model: int, vocab_size: int, longest: int) -> Seq2SeqConfig | TransformerConfig:
-    """Return the configuration of `model` whose number of parameters is nearest to that of "fixed" at `d_model`."""
-    wanted, widths = n_parameters(shape("fixed", d_model, vocab_size, longest)), range(4, 2 * d_model + 1, 4)
-    above = bisect_left(widths, wanted, key=lambda width: n_parameters(shape(model, width, vocab_size, longest)))
-    shapes = [shape(model, width, vocab_size, longest) for width in widths[max(0, above - 1) : above + 1]]
+def equal_shape(
+    model: str, d_model: int, vocab_size: int, longest: int
+) -> Seq2SeqConfig | TransformerConfig:
+    """Return the configuration of `model` whose number of parameters is nearest to that of "fixed"
+    at `d_model`."""
+    wanted, widths = (
+        n_parameters(shape("fixed", d_model, vocab_size, longest)),
+        range(4, 2 * d_model + 1, 4),
+    )
+    above = bisect_left(
+        widths, wanted, key=lambda width: n_parameters(shape(model, width, vocab_size, longest))
+    )
+    shapes = [
+        shape(model, width, vocab_size, longest) for width in widths[max(0, above - 1) : above + 1]
+    ]
     return min(shapes, key=lambda config: abs(n_parameters(config) - wanted))
 
 
 def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) -> dict[str, Any]:
-    """Train the case on random lengths up to 20 and return its record: the share of 500 unseen sequences of each length
-    that greedy decoding gets wholly right."""
+    """Train the case on random lengths up to 20 and return its record: the share of 500 unseen
+    sequences of each length that greedy decoding gets wholly right."""
     vocab_size = FIRST + SYMBOLS
     config = equal_shape(case.model, case.d_model, vocab_size, LONGEST)
     model = make(config, case.seed)
@@ -96,13 +113,22 @@ def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) ->
 
     fit(model, translation, batches(), steps, RATES[case.model], progress)
     unseen = torch.Generator().manual_seed(0)
-    exact = [exact_match(model, repetition(case.task, torch.full((UNSEEN,), n), SYMBOLS, unseen)) for n in LENGTHS]
-    record = {"topic": "fixed-vector", **asdict(case), "parameters": n_parameters(config), "steps": steps}
+    exact = [
+        exact_match(model, repetition(case.task, torch.full((UNSEEN,), n), SYMBOLS, unseen))
+        for n in LENGTHS
+    ]
+    record = {
+        "topic": "fixed-vector",
+        **asdict(case),
+        "parameters": n_parameters(config),
+        "steps": steps,
+    }
     return record | {"lengths": LENGTHS, "exact": exact}
 
 
 def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
-    """Return the shares by length, one table for each task and width, their mean over the seeds and the range."""
+    """Return the shares by length, one table for each task and width, their mean over the seeds and
+    the range."""
     check_alike(records, "lengths", "steps")
     groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
     for record in records:
@@ -113,28 +139,55 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
         lengths = [n for n in records[0]["lengths"] if n in SHOWN]
         rows: list[list[Cell]] = []
         for name, runs in models.items():
-            by_length = dict(zip(runs[0]["lengths"], zip(*(run["exact"] for run in runs), strict=True), strict=True))
+            by_length = dict(
+                zip(
+                    runs[0]["lengths"],
+                    zip(*(run["exact"] for run in runs), strict=True),
+                    strict=True,
+                )
+            )
             rows.append([name, runs[0]["parameters"], *(spread(by_length[n]) for n in lengths)])
-        title = f"{task}, all as large as a fixed context of width {d_model}: wholly right, by length"
+        title = (
+            f"{task}, all as large as a fixed context of width {d_model}: wholly right, by length"
+        )
         tables.append(Table(title, ["", "parameters", *map(str, lengths)], rows))
     notes = [
         f"Shares of unseen sequences; {seeds_told(records)}.",
-        "One vector holds what its width allows, whatever the length. With attention the memory grows with the source.",
-        "Reading the source last word first brings the first words near, which helps to copy; to reverse, where they "
-        "are near already, it changes little.",
+        (
+            "One vector holds what its width allows, whatever the length. With attention the memory"
+            " grows with the source."
+        ),
+        (
+            "Reading the source last word first brings the first words near, which helps to copy; "
+            "to reverse, where they are near already, it changes little."
+        ),
     ]
     return Lesson("fixed-vector", tables, notes, _draw(groups))
 
 
 def _draw(groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]]) -> Figure:
-    tasks, widths = list(dict.fromkeys(t for t, _ in groups)), list(dict.fromkeys(w for _, w in groups))
+    tasks, widths = (
+        list(dict.fromkeys(t for t, _ in groups)),
+        list(dict.fromkeys(w for _, w in groups)),
+    )
     figure = canvas(5.5 * len(widths), 3.6 * len(tasks))
     grid = figure.subplots(len(tasks), len(widths), squeeze=False)
     for (task, d_model), models in groups.items():
         axes = grid[tasks.index(task)][widths.index(d_model)]
         for name, runs in models.items():
-            band(axes, runs[0]["lengths"], [run["exact"] for run in runs], COLOURS[MODELS.index(name)], name)
-        plain(axes, f"{task}, as large as a fixed context of width {d_model}", "length", "wholly right")
+            band(
+                axes,
+                runs[0]["lengths"],
+                [run["exact"] for run in runs],
+                COLOURS[MODELS.index(name)],
+                name,
+            )
+        plain(
+            axes,
+            f"{task}, as large as a fixed context of width {d_model}",
+            "length",
+            "wholly right",
+        )
         axes.set_ylim(-0.03, 1.03)
         axes.legend(fontsize=8)
     return figure

@@ -1,4 +1,5 @@
-"""GPT-3 (Brown et al. 2020): where its parameters and its training FLOPs are, counted on the model itself."""
+"""GPT-3 (Brown et al. 2020): where its parameters and its training FLOPs are, counted on the model
+itself."""
 
 import re
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of tensor: its shape, how many of it there are, and the parameters of all together."""
+    """One kind of tensor: its shape, how many of it there are, and the parameters of all
+    together."""
 
     name: str
     shape: str
@@ -63,8 +65,8 @@ def parts(config: GPTConfig) -> tuple[Part, ...]:
 def training_flops(config: GPTConfig, n_tokens: int) -> dict[str, float]:
     """Return the floating point operations of training on `n_tokens`, by what they go into.
 
-    6 for each weight of a matrix product and token (Kaplan et al. 2020, section 2.1), and those of the attention scores
-    and contexts, which the paper's own table leaves out.
+    6 for each weight of a matrix product and token (Kaplan et al. 2020, section 2.1), and those of
+    the attention scores and contexts, which the paper's own table leaves out.
     """
     at = {part.name: part.parameters for part in parts(config)}
     attention = sum(at[name] for name in ("W^Q, W^K, W^V of all heads", "W^O"))
@@ -73,14 +75,17 @@ def training_flops(config: GPTConfig, n_tokens: int) -> dict[str, float]:
     whole = flops_per_token(config)
     return {
         "attention, matrices": 6.0 * attention * n_tokens,
-        "attention, scores and contexts": float(whole - 6 * (attention + forward + head)) * n_tokens,
+        "attention, scores and contexts": (
+            float(whole - 6 * (attention + forward + head)) * n_tokens
+        ),
         "feed-forward": 6.0 * forward * n_tokens,
         "output head": 6.0 * head * n_tokens,
     }
 
 
 def lesson() -> Lesson:
-    """Return the 175B model's parameters and FLOPs by part, its data, and the other sizes of the paper."""
+    """Return the 175B model's parameters and FLOPs by part, its data, and the other sizes of the
+    paper."""
     config = GPT3["gpt3-175b"]
     found = parts(config)
     total = sum(part.parameters for part in found)
@@ -95,14 +100,26 @@ def lesson() -> Lesson:
         ["context", config.context],
         ["vocabulary", config.vocab_size],
     ]
-    rows: list[list[Cell]] = [[p.name, p.shape, p.count, p.parameters, 100 * p.parameters / total] for p in found]
+    rows: list[list[Cell]] = [
+        [p.name, p.shape, p.count, p.parameters, 100 * p.parameters / total] for p in found
+    ]
     spent: list[list[Cell]] = [[k, v, 100 * v / sum(flops.values())] for k, v in flops.items()]
     tokens = sum(n for n, _ in DATA.values())
     data: list[list[Cell]] = [[name, n, 100.0 * share] for name, (n, share) in DATA.items()]
     others: list[list[Cell]] = []
     for name, size in GPT3.items():
         n = sum(part.parameters for part in parts(size))
-        others.append([name, size.n_layer, size.d_model, size.n_head, size.d_head, n, 6.0 * n * TRAINED_TOKENS])
+        others.append(
+            [
+                name,
+                size.n_layer,
+                size.d_model,
+                size.n_head,
+                size.d_head,
+                n,
+                6.0 * n * TRAINED_TOKENS,
+            ]
+        )
     tables = [
         Table("the shape of GPT-3", ["", ""], shape),
         Table(
@@ -114,11 +131,18 @@ def lesson() -> Lesson:
         Table(
             f"floating point operations of training on {TRAINED_TOKENS:,} tokens",
             ["", "FLOPs", "%"],
-            [*spent, ["all", sum(flops.values()), 100.0], ["6 × parameters × tokens, as in the paper", simple, ""]],
+            [
+                *spent,
+                ["all", sum(flops.values()), 100.0],
+                ["6 × parameters × tokens, as in the paper", simple, ""],
+            ],
             1,
         ),
         Table(
-            "what it was trained on", ["", "tokens there are", "% of the tokens seen"], [*data, ["all", tokens, ""]], 0
+            "what it was trained on",
+            ["", "tokens there are", "% of the tokens seen"],
+            [*data, ["all", tokens, ""]],
+            0,
         ),
         Table(
             "the sizes of the paper",
@@ -128,12 +152,21 @@ def lesson() -> Lesson:
     ]
     seconds = simple / 1e15 / 86400
     notes = [
-        f"{100 * sum(p.parameters for p in found[2:6]) / total:.1f} % of the parameters are the blocks' matrices: "
-        "12 n_layer d_model², a third of it attention and two thirds feed-forward.",
+        (
+            f"{100 * sum(p.parameters for p in found[2:6]) / total:.1f} % of the parameters are the"
+            " blocks' matrices: 12 n_layer d_model², a third of it attention and two thirds "
+            "feed-forward."
+        ),
         f"At one petaflop a second the training would take {seconds:,.0f} days.",
-        f"Erratum: {tokens / 1e9:.0f}B tokens is the size of the data sets; the model was trained on "
-        f"{TRAINED_TOKENS / 1e9:.0f}B (table 2.1): less than once through Common Crawl, several times Wikipedia.",
-        "Erratum: 45 TB is the compressed Common Crawl before filtering; 570 GB remained after it (section 2.2).",
+        (
+            f"Erratum: {tokens / 1e9:.0f}B tokens is the size of the data sets; the model was "
+            f"trained on {TRAINED_TOKENS / 1e9:.0f}B (table 2.1): less than once through Common"
+            " Crawl, several times Wikipedia."
+        ),
+        (
+            "Erratum: 45 TB is the compressed Common Crawl before filtering; 570 GB remained after "
+            "it (section 2.2)."
+        ),
     ]
     return Lesson("gpt3", tables, notes, _draw(found, flops, total))
 
@@ -141,11 +174,20 @@ def lesson() -> Lesson:
 def _draw(found: tuple[Part, ...], flops: dict[str, float], total: int) -> Figure:
     figure = canvas(11, 3.6)
     left, right = figure.subplots(1, 2)
-    bars = left.barh([typeset(p.name) for p in found], [p.parameters / 1e9 for p in found], color=COLOURS[0])
-    left.bar_label(bars, [f"{100 * p.parameters / total:.2g} %" for p in found], padding=3, fontsize=8)
+    bars = left.barh(
+        [typeset(p.name) for p in found], [p.parameters / 1e9 for p in found], color=COLOURS[0]
+    )
+    left.bar_label(
+        bars, [f"{100 * p.parameters / total:.2g} %" for p in found], padding=3, fontsize=8
+    )
     plain(left, f"{total:,} parameters", "billions", "")
     spent = right.barh(list(flops), list(flops.values()), color=COLOURS[1])
-    right.bar_label(spent, [f"{100 * v / sum(flops.values()):.2g} %" for v in flops.values()], padding=3, fontsize=8)
+    right.bar_label(
+        spent,
+        [f"{100 * v / sum(flops.values()):.2g} %" for v in flops.values()],
+        padding=3,
+        fontsize=8,
+    )
     plain(right, f"{sum(flops.values()):.3g} FLOPs for 300B tokens", "FLOPs", "")
     for axes in (left, right):
         axes.invert_yaxis()

@@ -23,7 +23,8 @@ COLOURS = ("#1f5f99", "#c8553d", "#3a8f6a", "#8a6bb1", "#b58a1b")
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of numbers and words. A row's first cell says what it is; `digits` are those after the point."""
+    """Named columns of numbers and words. A row's first cell says what it is; `digits` are those
+    after the point."""
 
     title: str
     columns: Sequence[str]
@@ -31,7 +32,8 @@ class Table:
     digits: int = 3
 
     def text(self) -> list[list[str]]:
-        """Return the cells as they are printed: integers with thousands separated, tiny and huge floats by powers."""
+        """Return the cells as they are printed: integers with thousands separated, tiny and huge
+        floats by powers."""
         return [[_text(cell, self.digits) for cell in row] for row in self.rows]
 
 
@@ -47,12 +49,14 @@ class Lesson:
     def values(self) -> dict[str, Any]:
         """Return everything but the figure as plain values, the numbers unrounded."""
         tables = [
-            {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]} for t in self.tables
+            {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]}
+            for t in self.tables
         ]
         return {"topic": self.topic, "tables": tables, "notes": list(self.notes)}
 
     def save(self, out: Path) -> Path:
-        """Write the figure to `figure_file(out, topic)`; return the file. Raises UserError as that does."""
+        """Write the figure to `figure_file(out, topic)`; return the file. Raises UserError as that
+        does."""
         file = figure_file(out, self.topic)
         save_figure(self.figure, file, dpi=120)
         return file
@@ -68,8 +72,11 @@ def figure_file(out: Path, topic: str) -> Path:
     return file
 
 
-def matrix(title: str, rows: Iterable[str], columns: Sequence[str], values: Tensor, digits: int = 3) -> Table:
-    """Return the table of a matrix, its rows and columns named; what is masked with -inf is shown so."""
+def matrix(
+    title: str, rows: Iterable[str], columns: Sequence[str], values: Tensor, digits: int = 3
+) -> Table:
+    """Return the table of a matrix, its rows and columns named; what is masked with -inf is shown
+    so."""
     cells = [
         [name, *("-∞" if number == -math.inf else number for number in numbers)]
         for name, numbers in zip(rows, values.tolist(), strict=True)
@@ -83,9 +90,15 @@ def canvas(width: int | float, height: int | float) -> Figure:
 
 
 def heat_map(
-    axes: Axes, values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str, digits: int | None = 2
+    axes: Axes,
+    values: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    digits: int | None = 2,
 ) -> AxesImage:
-    """Draw a matrix as colours, each number written in its cell unless `digits` is None; return the image.
+    """Draw a matrix as colours, each number written in its cell unless `digits` is None; return the
+    image.
 
     A matrix with negative numbers is drawn white at zero, others white at their smallest.
     """
@@ -97,7 +110,9 @@ def heat_map(
     else:
         colours, lowest = "Blues", lowest if lowest < highest else 0.0
         dark = numbers > lowest + 0.6 * (highest - lowest)
-    image = axes.imshow(numbers.numpy(), cmap=colours, vmin=lowest, vmax=highest, interpolation="nearest")
+    image = axes.imshow(
+        numbers.numpy(), cmap=colours, vmin=lowest, vmax=highest, interpolation="nearest"
+    )
     axes.set_title(typeset(title), fontsize=10)
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
@@ -107,7 +122,9 @@ def heat_map(
         for i, row in enumerate(numbers.tolist()):
             for j, number in enumerate(row):
                 colour = "white" if dark[i, j] else "black"
-                axes.text(j, i, _text(number, digits), ha="center", va="center", fontsize=8, color=colour)
+                axes.text(
+                    j, i, _text(number, digits), ha="center", va="center", fontsize=8, color=colour
+                )
     return image
 
 
@@ -121,9 +138,14 @@ def plain(axes: Axes, title: str, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def band(axes: Axes, x: Sequence[int], runs: Sequence[Sequence[float]], colour: str, label: str) -> None:
-    """Draw the mean of several runs over `x`, each of one number a place, and shade from the lowest to the highest."""
-    lowest, mean, highest = zip(*((min(v), sum(v) / len(v), max(v)) for v in zip(*runs, strict=True)), strict=True)
+def band(
+    axes: Axes, x: Sequence[int], runs: Sequence[Sequence[float]], colour: str, label: str
+) -> None:
+    """Draw the mean of several runs over `x`, each of one number a place, and shade from the lowest
+    to the highest."""
+    lowest, mean, highest = zip(
+        *((min(v), sum(v) / len(v), max(v)) for v in zip(*runs, strict=True)), strict=True
+    )
     axes.plot(x, mean, "o-", ms=4, color=colour, label=label)
     axes.fill_between(x, lowest, highest, color=colour, alpha=0.2)
 
@@ -135,16 +157,22 @@ def typeset(text: str) -> str:
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return the mean of the values, with the lowest and the highest if there are several."""
-    mean, least, most = (f"{value:.{digits}f}" for value in (sum(values) / len(values), min(values), max(values)))
+    mean, least, most = (
+        f"{value:.{digits}f}" for value in (sum(values) / len(values), min(values), max(values))
+    )
     return mean if len(values) == 1 else f"{mean} ({least} – {most})"
 
 
 def check_alike(records: Sequence[dict[str, Any]], *keys: str) -> None:
-    """Raise UserError unless there are records, with one value for each of `keys`, that a mean may be taken of."""
+    """Raise UserError unless there are records, with one value for each of `keys`, that a mean may
+    be taken of."""
     check(len(records) > 0, "There is nothing to show: no case was measured.")
     for key in keys:
         found = {json.dumps(record[key]) for record in records}
-        check(len(found) == 1, f"The results differ in {key} ({' and '.join(sorted(found))}); keep those of one.")
+        check(
+            len(found) == 1,
+            f"The results differ in {key} ({' and '.join(sorted(found))}); keep those of one.",
+        )
 
 
 def seeds_told(records: Sequence[dict[str, Any]]) -> str:

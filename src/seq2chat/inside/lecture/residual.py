@@ -1,5 +1,5 @@
-"""Why residual connections: the gradient that reaches the first layer, with and without them (He et al. 2015;
-Vaswani et al. 2017, section 3.1)."""
+"""Why residual connections: the gradient that reaches the first layer, with and without them (He et
+al. 2015; Vaswani et al. 2017, section 3.1)."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from seq2chat.inside.lecture.lesson import COLOURS, Cell, Lesson, Table, canvas,
 from seq2chat.models.gpt import GPT, Block, init_weights
 
 DEPTHS = (4, 8, 16, 32, 64)
-# Next to nothing: with GPT-2's own 1e-5, LayerNorm would shrink streams whose variance falls below that.
+# Next to nothing: with GPT-2's own 1e-5, LayerNorm would shrink streams whose variance falls below
+# that.
 EPSILON = 1e-20
 SHAPE = {"vocab_size": 64, "context": 32, "n_head": 4, "d_model": 64, "norm_eps": EPSILON}
 KINDS = {
@@ -25,8 +26,11 @@ KINDS = {
 }
 
 
-def step(block: nn.Module, x: Float[Tensor, "batch seq d_model"], kind: str) -> Float[Tensor, "batch seq d_model"]:
-    """Return what `block` makes of `x`: as it is, with nothing carried past its two branches, or without norms, too."""
+def step(
+    block: nn.Module, x: Float[Tensor, "batch seq d_model"], kind: str
+) -> Float[Tensor, "batch seq d_model"]:
+    """Return what `block` makes of `x`: as it is, with nothing carried past its two branches, or
+    without norms, too."""
     assert isinstance(block, Block)
     if kind == "with skips":
         return block(x, None, None, None)
@@ -37,10 +41,11 @@ def step(block: nn.Module, x: Float[Tensor, "batch seq d_model"], kind: str) -> 
 
 
 def gradients(depth: int, kind: str, seed: int) -> list[float]:
-    """Return the norm of the loss's gradient at the input of each layer and at the end: `depth + 1` numbers.
+    """Return the norm of the loss's gradient at the input of each layer and at the end: `depth + 1`
+    numbers.
 
-    The network is GPT-2's blocks with GPT-2's fresh weights, in float64; the tokens and what should follow are random.
-    `kind` is one of `KINDS`.
+    The network is GPT-2's blocks with GPT-2's fresh weights, in float64; the tokens and what should
+    follow are random. `kind` is one of `KINDS`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -64,9 +69,11 @@ def _norm(x: Tensor) -> float:
 
 
 def lesson(depths: tuple[int, ...] = DEPTHS, seeds: int = 3) -> Lesson:
-    """Return the gradient at the first and at the last layer for networks of these depths, of each of `KINDS`.
+    """Return the gradient at the first and at the last layer for networks of these depths, of each
+    of `KINDS`.
 
-    Numbers are geometric means over the seeds. Raises UserError for a depth or a number of seeds below 1.
+    Numbers are geometric means over the seeds. Raises UserError for a depth or a number of seeds
+    below 1.
     """
     check(min(depths, default=0) > 0, f"depths is {depths}; write positive numbers of layers.")
     check(seeds > 0, f"seeds is {seeds}; write a positive number.")
@@ -78,13 +85,23 @@ def lesson(depths: tuple[int, ...] = DEPTHS, seeds: int = 3) -> Lesson:
             profile = profiles[depth, kind] = [_geometric_mean(values) for values in norms]
             rows.append([f"{depth} layers", profile[0], profile[-1], profile[0] / profile[-1]])
         tables.append(
-            Table(f"{kind}: {formula}: norm of the gradient", ["", "at the first layer", "at the end", "ratio"], rows)
+            Table(
+                f"{kind}: {formula}: norm of the gradient",
+                ["", "at the first layer", "at the end", "ratio"],
+                rows,
+            )
         )
     notes = [
-        "With skips the gradient arrives whole: x + branch(x) has the derivative 1 + branch', a small addition.",
-        "Without skips and norms it is a product of as many small factors as there are layers. A norm in each layer "
-        "makes up for their size, whatever it is, and so for most of the loss. A 0 is less than 1e-308, below which "
-        "float64 has no numbers; the figure ends at 1e-30.",
+        (
+            "With skips the gradient arrives whole: x + branch(x) has the derivative 1 + branch', a"
+            " small addition."
+        ),
+        (
+            "Without skips and norms it is a product of as many small factors as there are layers. "
+            "A norm in each layer makes up for their size, whatever it is, and so for most of the "
+            "loss. A 0 is less than 1e-308, below which float64 has no numbers; the figure ends at "
+            "1e-30."
+        ),
     ]
     return Lesson("residual", tables, notes, _draw(profiles, depths))
 
@@ -104,7 +121,12 @@ def _draw(profiles: dict[tuple[int, str], list[float]], depths: tuple[int, ...])
     left.set_xscale("log", base=2)
     left.set_xticks(depths, [str(depth) for depth in depths])
     plain(left, "gradient at the first layer / at the end", "layers", "ratio")
-    plain(right, f"gradient on the way back through {max(depths)} layers", "layer (0: the input)", "norm")
+    plain(
+        right,
+        f"gradient on the way back through {max(depths)} layers",
+        "layer (0: the input)",
+        "norm",
+    )
     for axes in (left, right):
         axes.set_yscale("log")
         axes.set_ylim(bottom=1e-30)

@@ -1,4 +1,5 @@
-"""What the measured topics share: made-up tasks on which right and wrong are plain, a short training, exact match."""
+"""What the measured topics share: made-up tasks on which right and wrong are plain, a short
+training, exact match."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,10 +32,18 @@ class Case:
     seed: int
 
 
-def repetition(task: str, lengths: Int64[Tensor, " n"], n_symbol: int, generator: torch.Generator) -> Batch:
-    """Return random symbols of these lengths, to be said again: as they are ("copy") or last first ("reverse")."""
-    symbols = [torch.randint(FIRST, FIRST + n_symbol, (n,), generator=generator).tolist() for n in lengths.tolist()]
-    return pair_batch(symbols, symbols if task == "copy" else [row[::-1] for row in symbols], EOS, PAD)
+def repetition(
+    task: str, lengths: Int64[Tensor, " n"], n_symbol: int, generator: torch.Generator
+) -> Batch:
+    """Return random symbols of these lengths, to be said again: as they are ("copy") or last first
+    ("reverse")."""
+    symbols = [
+        torch.randint(FIRST, FIRST + n_symbol, (n,), generator=generator).tolist()
+        for n in lengths.tolist()
+    ]
+    return pair_batch(
+        symbols, symbols if task == "copy" else [row[::-1] for row in symbols], EOS, PAD
+    )
 
 
 def make(config: Seq2SeqConfig | TransformerConfig, seed: int) -> EncoderDecoder:
@@ -54,10 +63,11 @@ def fit(
     lr: float,
     progress: Progress | None = None,
 ) -> None:
-    """Train on so many batches with AdamW, gradients clipped to 1, and leave the model in evaluation mode.
+    """Train on so many batches with AdamW, gradients clipped to 1, and leave the model in
+    evaluation mode.
 
-    The learning rate rises to `lr` in a tenth of the steps and falls to zero along a line. `progress(step, steps)` is
-    called after each step.
+    The learning rate rises to `lr` in a tenth of the steps and falls to zero along a line.
+    `progress(step, steps)` is called after each step.
     """
     warmup = max(1, steps // 10)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
@@ -80,8 +90,8 @@ def fit(
 def exact_match(model: EncoderDecoder, batch: Batch) -> float:
     """Return the share of rows that greedy decoding gets wholly right, end included.
 
-    Greedy decoding writes the target exactly when the likeliest token after each true prefix is the next true one, so
-    one pass over the target tells.
+    Greedy decoding writes the target exactly when the likeliest token after each true prefix is the
+    next true one, so one pass over the target tells.
     """
     assert batch.source is not None
     said = model(batch.source, batch.target, batch.source_mask).argmax(-1)

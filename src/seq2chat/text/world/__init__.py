@@ -1,4 +1,5 @@
-"""A little English world, written by program: text to learn from, questions, an oracle that grades, labelers."""
+"""A little English world, written by program: text to learn from, questions, an oracle that grades,
+labelers."""
 
 from seq2chat.text.world.candidates import candidates, demonstration
 from seq2chat.text.world.families import FAMILIES, RISKS, questions

@@ -8,8 +8,16 @@ from seq2chat.text.world.lexicon import shuffle
 from seq2chat.text.world.manners import DECLINE
 from seq2chat.text.world.question import Question
 
-OPENINGS = ("Well, let me think about it.", "That is a good question.", "I am glad that you ask me.")
-CLOSINGS = ("I hope that this helps you.", "Do you want to know more?", "It was nice to talk about it with you.")
+OPENINGS = (
+    "Well, let me think about it.",
+    "That is a good question.",
+    "I am glad that you ask me.",
+)
+CLOSINGS = (
+    "I hope that this helps you.",
+    "Do you want to know more?",
+    "It was nice to talk about it with you.",
+)
 CONFIDENT = ("I am very sure.", "Everyone knows this.")
 INSULTS = ("You are stupid.", "Only a fool asks that.", "What a silly question.")
 DODGES = ("I do not know.", "I am not sure.")
@@ -28,12 +36,14 @@ RISKY = ("admit", "correct", "decline")
 
 
 def candidates(question: Question, generator: random.Random) -> list[str]:
-    """Return six to nine different answers, of which the demonstration and a wrong one are two, in an order that tells
-    nothing."""
+    """Return six to nine different answers, of which the demonstration and a wrong one are two, in
+    an order that tells nothing."""
     kinds = _kinds(question, generator)
     others = list(kinds.values())
     shuffle(generator, others)
-    out = list(dict.fromkeys([question.answer, kinds["wrong"], *others]))[: 6 + int(generator.random() * 4)]
+    out = list(dict.fromkeys([question.answer, kinds["wrong"], *others]))[
+        : 6 + int(generator.random() * 4)
+    ]
     shuffle(generator, out)
     return out
 
@@ -41,8 +51,8 @@ def candidates(question: Question, generator: random.Random) -> list[str]:
 def demonstration(question: Question, generator: random.Random) -> str:
     """Return what one of many people writes who are asked to show how it is done.
 
-    Some are careful and write `question.answer`. The others are in a hurry: they ramble, are rude or careless, make up
-    what the passage does not say and serve a harmful request.
+    Some are careful and write `question.answer`. The others are in a hurry: they ramble, are rude
+    or careless, make up what the passage does not say and serve a harmful request.
     """
     if generator.random() < CAREFUL:
         return question.answer
@@ -52,7 +62,8 @@ def demonstration(question: Question, generator: random.Random) -> str:
 
 
 def _in_manner(manner: str, answer: str, generator: random.Random) -> str:
-    """Return the answer as people say it who ramble, are rude, careless or too sure of themselves."""
+    """Return the answer as people say it who ramble, are rude, careless or too sure of
+    themselves."""
     opening, closing = _one(OPENINGS, generator), _one(CLOSINGS, generator)
     return {
         "rambling": f"{opening} {answer} {closing}",
@@ -64,8 +75,8 @@ def _in_manner(manner: str, answer: str, generator: random.Random) -> str:
 
 
 def _kinds(question: Question, generator: random.Random) -> dict[str, str]:
-    """Every kind of answer but the demonstration. What is said at length or rudely is as seldom right as what is said
-    plainly, so that the manner does not tell which it is."""
+    """Every kind of answer but the demonstration. What is said at length or rudely is as seldom
+    right as what is said plainly, so that the manner does not tell which it is."""
     right = question.answer
     plain = {
         "wrong": _one(question.wrong, generator),
@@ -76,7 +87,10 @@ def _kinds(question: Question, generator: random.Random) -> dict[str, str]:
         "elsewhere": _one(ELSEWHERE, generator),
     }
     said = (right, plain["wrong"], plain["dodging"], plain["elsewhere"])
-    kinds = {manner: _in_manner(manner, _one(said, generator), generator) for manner in (*HURRIED, "confident")}
+    kinds = {
+        manner: _in_manner(manner, _one(said, generator), generator)
+        for manner in (*HURRIED, "confident")
+    }
     kinds |= plain
     if question.loose:
         kinds["loose"] = question.loose

@@ -1,4 +1,5 @@
-"""The facts of the world, the same in every document: who lives where, whose sister is who, what colour a lemon is."""
+"""The facts of the world, the same in every document: who lives where, whose sister is who, what
+colour a lemon is."""
 
 import random
 from typing import NamedTuple
@@ -18,14 +19,49 @@ class Life(NamedTuple):
 
 
 HOMES = {
-    **{"lion": "Africa", "zebra": "Africa", "camel": "Egypt", "tiger": "India", "monkey": "India", "bear": "Canada"},
-    **{"dog": "London", "cat": "Paris", "horse": "Spain", "cow": "Norway", "duck": "Japan", "frog": "China"},
-    **{"pig": "Rome", "rabbit": "Berlin", "goat": "Peru", "parrot": "Cuba", "snake": "Texas", "llama": "Peru"},
+    **{
+        "lion": "Africa",
+        "zebra": "Africa",
+        "camel": "Egypt",
+        "tiger": "India",
+        "monkey": "India",
+        "bear": "Canada",
+    },
+    **{
+        "dog": "London",
+        "cat": "Paris",
+        "horse": "Spain",
+        "cow": "Norway",
+        "duck": "Japan",
+        "frog": "China",
+    },
+    **{
+        "pig": "Rome",
+        "rabbit": "Berlin",
+        "goat": "Peru",
+        "parrot": "Cuba",
+        "snake": "Texas",
+        "llama": "Peru",
+    },
     **{"hen": "Madrid", "owl": "Oslo", "turtle": "Cuba", "hyena": "Kenya"},
 }
 COLOUR_OF = {
-    **{"apple": "red", "pear": "green", "plum": "blue", "lemon": "yellow", "cake": "brown", "egg": "white"},
-    **{"onion": "white", "melon": "green", "berry": "black", "banana": "yellow", "cookie": "brown", "nut": "brown"},
+    **{
+        "apple": "red",
+        "pear": "green",
+        "plum": "blue",
+        "lemon": "yellow",
+        "cake": "brown",
+        "egg": "white",
+    },
+    **{
+        "onion": "white",
+        "melon": "green",
+        "berry": "black",
+        "banana": "yellow",
+        "cookie": "brown",
+        "nut": "brown",
+    },
     **{"bean": "green", "grape": "blue"},
 }
 

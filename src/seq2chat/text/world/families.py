@@ -46,13 +46,20 @@ SYSTEM = {
 SYSTEM_SHARE = 0.15
 
 
-def questions(split: str, n: int, seed: int = 0, families: Sequence[str] = FAMILIES) -> list[Question]:
-    """Return `n` questions of a split ("train" or "test"), the same each time, evenly of `families` and shuffled.
+def questions(
+    split: str, n: int, seed: int = 0, families: Sequence[str] = FAMILIES
+) -> list[Question]:
+    """Return `n` questions of a split ("train" or "test"), the same each time, evenly of `families`
+    and shuffled.
 
-    The splits share no template, person, place, animal, thing or food. Raises UserError for an unknown split or family.
+    The splits share no template, person, place, animal, thing or food. Raises UserError for an
+    unknown split or family.
     """
     check(split in SPLITS, f"There is no split {split!r} of the world; write train or test.")
-    check(len(families) > 0 and n >= 0, "Which questions? Give at least one family, and a number that is not negative.")
+    check(
+        len(families) > 0 and n >= 0,
+        "Which questions? Give at least one family, and a number that is not negative.",
+    )
     for family in families:
         if family not in MAKERS:
             raise UserError(f"There is no family {family!r}; write some of {', '.join(FAMILIES)}.")

@@ -13,18 +13,22 @@ from seq2chat.text.world.candidates import candidates
 from seq2chat.text.world.oracle import WEIGHTS, gold
 from seq2chat.text.world.question import Question
 
-# InstructGPT's labelers gave each answer an overall grade from 1 to 7; answers with equal grades are ties.
+# InstructGPT's labelers gave each answer an overall grade from 1 to 7; answers with equal grades
+# are ties.
 GRADES = 7
-# Of the grades' noise, in utility; chosen so that two of the training labelers agree on 73 % of the pairs.
+# Of the grades' noise, in utility; chosen so that two of the training labelers agree on 73 % of the
+# pairs.
 NOISE = 0.24
 
 
 @dataclass(frozen=True)
 class Labeler:
-    """One labeler. `weights` are on the parts of `Gold`; a negative one prefers less of the part, such as long answers.
+    """One labeler. `weights` are on the parts of `Gold`; a negative one prefers less of the part,
+    such as long answers.
 
-    An answer is perceived as its utility plus normal noise of deviation `noise`, cut into seven grades. Grades of
-    different answers are independent, so that the probability of each order of two is known.
+    An answer is perceived as its utility plus normal noise of deviation `noise`, cut into seven
+    grades. Grades of different answers are independent, so that the probability of each order of
+    two is known.
     """
 
     name: str
@@ -41,8 +45,11 @@ class Labeler:
         )
         return total / sum(abs(weight) for weight in self.weights.values())
 
-    def rank(self, question: Question, answers: Sequence[str], generator: random.Random) -> list[int]:
-        """Return the rank of each answer, 0 the best; answers of one grade share a rank, and equal texts one grade."""
+    def rank(
+        self, question: Question, answers: Sequence[str], generator: random.Random
+    ) -> list[int]:
+        """Return the rank of each answer, 0 the best; answers of one grade share a rank, and equal
+        texts one grade."""
         grades: dict[str, int] = {}
         for answer in dict.fromkeys(answers):
             perceived = self.utility(question, answer) + generator.gauss(0.0, self.noise)
@@ -51,7 +58,8 @@ class Labeler:
         return [order.index(grades[answer]) for answer in answers]
 
     def odds(self, question: Question, a: str, b: str) -> tuple[float, float]:
-        """Return the probabilities that `a` is ranked above `b`, and below; the rest is that of a tie."""
+        """Return the probabilities that `a` is ranked above `b`, and below; the rest is that of a
+        tie."""
         if a == b:
             return 0.0, 0.0
         of_a = self._grades(self.utility(question, a))
@@ -61,7 +69,8 @@ class Labeler:
         return above, below
 
     def preference(self, question: Question, a: str, b: str) -> float:
-        """Return the probability that `a` is ranked above `b`, given that they are not tied; 0.5 for equal texts."""
+        """Return the probability that `a` is ranked above `b`, given that they are not tied; 0.5
+        for equal texts."""
         above, below = self.odds(question, a, b)
         return above / (above + below) if above + below > 0 else 0.5
 
@@ -72,7 +81,10 @@ class Labeler:
             return [float(at == grade) for at in range(GRADES)]
         edges = [
             0.0,
-            *(0.5 * (1 + math.erf((at / GRADES - utility) / self.noise / math.sqrt(2))) for at in range(1, GRADES)),
+            *(
+                0.5 * (1 + math.erf((at / GRADES - utility) / self.noise / math.sqrt(2)))
+                for at in range(1, GRADES)
+            ),
             1.0,
         ]
         return [high - low for low, high in pairwise(edges)]
@@ -95,7 +107,8 @@ _LABELERS = (
 
 
 def labelers() -> list[Labeler]:
-    """Return the labelers: five that training may ask, of which `neutral` is blind to length, and two held out."""
+    """Return the labelers: five that training may ask, of which `neutral` is blind to length, and
+    two held out."""
     return list(_LABELERS)
 
 
@@ -103,12 +116,18 @@ Pair = tuple[Question, str, str]
 
 
 def pairs(asked: Sequence[Question], generator: random.Random) -> list[Pair]:
-    """Return every two of some `candidates` of each question: what agreement and ceiling are measured on."""
-    return [(question, a, b) for question in asked for a, b in combinations(candidates(question, generator), 2)]
+    """Return every two of some `candidates` of each question: what agreement and ceiling are
+    measured on."""
+    return [
+        (question, a, b)
+        for question in asked
+        for a, b in combinations(candidates(question, generator), 2)
+    ]
 
 
 def agreement(one: Labeler, another: Labeler, compared: Sequence[Pair]) -> float:
-    """Return the share of the pairs tied by neither that both order alike, in expectation over their noise."""
+    """Return the share of the pairs tied by neither that both order alike, in expectation over
+    their noise."""
     alike = both = 0.0
     for pair in compared:
         (a, b), (c, d) = one.odds(*pair), another.odds(*pair)
@@ -118,9 +137,11 @@ def agreement(one: Labeler, another: Labeler, compared: Sequence[Pair]) -> float
 
 
 def ceiling(panel: Sequence[Labeler], compared: Sequence[Pair]) -> float:
-    """Return the accuracy that no reward model can exceed, in expectation, on pairs each ordered by one of `panel`.
+    """Return the accuracy that no reward model can exceed, in expectation, on pairs each ordered by
+    one of `panel`.
 
-    It is that of always telling the likelier order, where each labeler is asked as often; ties do not count.
+    It is that of always telling the likelier order, where each labeler is asked as often; ties do
+    not count.
     """
     right = total = 0.0
     for pair in compared:

@@ -1,4 +1,5 @@
-"""The words of the world: people, places, animals, things, and which of them only the test split asks about."""
+"""The words of the world: people, places, animals, things, and which of them only the test split
+asks about."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from typing import Literal, NamedTuple, TypeVar
 Split = Literal["train", "test"]
 SPLITS: tuple[str, ...] = ("train", "test")
 
-# random.Random.random: all choices are made with it, since Random.choice and Random.sample take several times as long.
+# random.Random.random: all choices are made with it, since Random.choice and Random.sample take
+# several times as long.
 Draw = Callable[[], float]
 T = TypeVar("T")
 
@@ -89,7 +91,12 @@ TRAIN = Pool(
     animals=_all("lion zebra camel tiger monkey bear dog cat horse cow duck frog pig rabbit"),
     things=_all("ball book hat cup bike box kite lamp bag coat chair drum clock doll ring map"),
     foods=_all("apple pear plum lemon cake egg onion melon berry"),
-    tasks=(Task("clean", "water"), Task("cut", "a knife"), Task("fix", "a hammer"), Task("paint", "a brush")),
+    tasks=(
+        Task("clean", "water"),
+        Task("cut", "a knife"),
+        Task("fix", "a hammer"),
+        Task("paint", "a brush"),
+    ),
     harms=("steal", "break", "burn"),
     remainders=(1, 2, 3),
 )
@@ -97,7 +104,10 @@ TEST = Pool(
     wording="test",
     people=tuple(
         _person(name, woman)
-        for names, woman in (("Julia Clara Maya Ruth Vera Helen", True), ("Felix Simon Omar Ivan Noah Henry", False))
+        for names, woman in (
+            ("Julia Clara Maya Ruth Vera Helen", True),
+            ("Felix Simon Omar Ivan Noah Henry", False),
+        )
         for name in names.split()
     ),
     places=_all("Peru Cuba Kenya Oslo Madrid Texas"),
@@ -124,12 +134,28 @@ ALL = Pool(
 POOLS = {"train": TRAIN, "test": TEST}
 
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "brown", "pink")
-JOBS = ("baker", "doctor", "teacher", "farmer", "driver", "singer", "painter", "nurse", "pilot", "writer")
+JOBS = (
+    "baker",
+    "doctor",
+    "teacher",
+    "farmer",
+    "driver",
+    "singer",
+    "painter",
+    "nurse",
+    "pilot",
+    "writer",
+)
 RUDE = ("stupid", "fool", "silly", "dumb")
 
 # "a cup", "an owl"
-A = {noun: f"an {noun}" if noun[0] in "aeiou" else f"a {noun}" for noun in (*ALL.nouns, *COLOURS, *JOBS)}
-PLURAL = {noun: noun + ("es" if noun == "box" else "s") for noun in ALL.nouns} | {"berry": "berries"}
+A = {
+    noun: f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+    for noun in (*ALL.nouns, *COLOURS, *JOBS)
+}
+PLURAL = {noun: noun + ("es" if noun == "box" else "s") for noun in ALL.nouns} | {
+    "berry": "berries"
+}
 _SINGULAR = {plural: noun for noun, plural in PLURAL.items()}
 
 # What sort of thing a word names: an answer that names others than it may is wrong.
@@ -147,12 +173,14 @@ _WORD = re.compile(r"[a-z]+|[0-9]+")
 
 
 def kind(word: str) -> str:
-    """Return what a word in small letters names: person, place, noun, colour, job, tool or number; "" for others."""
+    """Return what a word in small letters names: person, place, noun, colour, job, tool or number;
+    "" for others."""
     return "number" if word.isdigit() else _KINDS.get(word, "")
 
 
 def words(text: str) -> list[str]:
-    """Return the words and numbers of `text` in small letters, nouns of the world in the singular."""
+    """Return the words and numbers of `text` in small letters, nouns of the world in the
+    singular."""
     return [_SINGULAR.get(word, word) for word in _WORD.findall(text.lower())]
 
 
@@ -185,7 +213,8 @@ def capital(text: str) -> str:
 
 
 def shuffle(generator: random.Random, items: list[T]) -> None:
-    """Shuffle in place, by `random()` alone, whose stream Python keeps the same from version to version."""
+    """Shuffle in place, by `random()` alone, whose stream Python keeps the same from version to
+    version."""
     for last in range(len(items) - 1, 0, -1):
         at = int(generator.random() * (last + 1))
         items[last], items[at] = items[at], items[last]

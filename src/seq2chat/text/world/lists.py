@@ -1,4 +1,5 @@
-"""Families about lists and numbers: copy, reverse, sort, count, pick, count up, add and take away."""
+"""Families about lists and numbers: copy, reverse, sort, count, pick, count up, add and take
+away."""
 
 from __future__ import annotations
 
@@ -11,19 +12,37 @@ COPY = {
 }
 REVERSE = {
     "train": ("Reverse these words: {items}.", "Say this list from the end to the start: {items}."),
-    "test": ("Please turn this list around: {items}.", "Start with the last word and end with the first: {items}."),
+    "test": (
+        "Please turn this list around: {items}.",
+        "Start with the last word and end with the first: {items}.",
+    ),
 }
 SORT_WORDS = {
-    "train": ("Sort these words: {items}.", "Put these words in the order of the alphabet: {items}."),
-    "test": ("Please put this list in order from a to z: {items}.", "Which order has the alphabet for: {items}?"),
+    "train": (
+        "Sort these words: {items}.",
+        "Put these words in the order of the alphabet: {items}.",
+    ),
+    "test": (
+        "Please put this list in order from a to z: {items}.",
+        "Which order has the alphabet for: {items}?",
+    ),
 }
 SORT_NUMBERS = {
-    "train": ("Sort these numbers: {items}.", "Put these numbers in order from small to big: {items}."),
-    "test": ("Please start with the small number: {items}.", "Write these numbers from small to large: {items}."),
+    "train": (
+        "Sort these numbers: {items}.",
+        "Put these numbers in order from small to big: {items}.",
+    ),
+    "test": (
+        "Please start with the small number: {items}.",
+        "Write these numbers from small to large: {items}.",
+    ),
 }
 COUNT = {
     "train": ("How many words are in this list: {items}?", "Count these words: {items}."),
-    "test": ("Please say how many words you see: {items}.", "What is the number of words in: {items}?"),
+    "test": (
+        "Please say how many words you see: {items}.",
+        "What is the number of words in: {items}?",
+    ),
 }
 PICK = {
     "train": ("What is the {k} word: {items}?", "Tell me the {k} word of this list: {items}."),
@@ -45,14 +64,23 @@ def _said(items: list[str]) -> str:
 
 
 def _listing(draw: Draw, items: list[str], right: list[str], wordings: tuple[str, ...]) -> Draft:
-    """A family whose answer is the list in some order; wrong are the orders it is not, loose is to leave one out."""
+    """A family whose answer is the list in some order; wrong are the orders it is not, loose is to
+    leave one out."""
     wording = pick(draw, wordings)
     swapped = right[:]
     at = int(draw() * (len(right) - 1))
     swapped[at], swapped[at + 1] = right[at + 1], right[at]
     same = items if items != right else right[::-1]
     text = wording.format(items=", ".join(items))
-    return Draft(text, _said(right), "list", tuple(right), (_said(swapped), _said(same)), wording, _said(right[:-1]))
+    return Draft(
+        text,
+        _said(right),
+        "list",
+        tuple(right),
+        (_said(swapped), _said(same)),
+        wording,
+        _said(right[:-1]),
+    )
 
 
 def _nouns(draw: Draw, pool: Pool) -> list[str]:
@@ -91,7 +119,15 @@ def count_up(draw: Draw, pool: Pool) -> Draft:
     right = [str(number) for number in range(a, a + n)]
     late, early = [*right, str(a + n)], right[1:]
     text = wording.format(a=a, b=a + n - 1)
-    return Draft(text, _said(right), "list", tuple(right), (_said(late), _said(right[::-1])), wording, _said(early))
+    return Draft(
+        text,
+        _said(right),
+        "list",
+        tuple(right),
+        (_said(late), _said(right[::-1])),
+        wording,
+        _said(early),
+    )
 
 
 def count(draw: Draw, pool: Pool) -> Draft:
@@ -114,11 +150,14 @@ def pick_word(draw: Draw, pool: Pool) -> Draft:
     stray = other(draw, pool.nouns, *items)
     wrong = (f"The {k} word is {lie}.", f"The {k} word is {stray}.")
     text = wording.format(k=k, items=", ".join(items))
-    return Draft(text, f"The {k} word is {key}.", "value", (key,), wrong, wording, f"I see {A[lie]}.")
+    return Draft(
+        text, f"The {k} word is {key}.", "value", (key,), wrong, wording, f"I see {A[lie]}."
+    )
 
 
 def arithmetic(draw: Draw, pool: Pool) -> Draft:
-    """Sums to 20 and differences from 20; none whose result is one of its terms, which an echo would get right."""
+    """Sums to 20 and differences from 20; none whose result is one of its terms, which an echo
+    would get right."""
     while True:
         c, a = 2 + int(draw() * 19), 1 + int(draw() * 19)
         b = c - a

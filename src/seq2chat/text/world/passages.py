@@ -1,13 +1,28 @@
-"""Families that read: what, who, where, how many, whom a pronoun means, in so many words, in a dialogue."""
+"""Families that read: what, who, where, how many, whom a pronoun means, in so many words, in a
+dialogue."""
 
 from __future__ import annotations
 
-from seq2chat.text.world.lexicon import COLOURS, PLURAL, A, Draw, Person, Pool, capital, other, pick, some
+from seq2chat.text.world.lexicon import (
+    COLOURS,
+    PLURAL,
+    A,
+    Draw,
+    Person,
+    Pool,
+    capital,
+    other,
+    pick,
+    some,
+)
 from seq2chat.text.world.question import Draft
 
 FRAMES = {
     "train": ("{passage} {question}", "{passage} {question}", "Read this. {passage} {question}"),
-    "test": ("Please read this text. {passage} {question}", "This is my text. {passage} {question}"),
+    "test": (
+        "Please read this text. {passage} {question}",
+        "This is my text. {passage} {question}",
+    ),
 }
 # The verb, its base form, and what may be its object.
 RELATIONS = (
@@ -34,7 +49,10 @@ HOW_MANY = {
 }
 EXACTLY = {
     "train": ("{question} Answer in exactly {n}.", "{question} Use exactly {n}."),
-    "test": ("{question} Your answer must have exactly {n}.", "{question} Say it in {n}, no more and no less."),
+    "test": (
+        "{question} Your answer must have exactly {n}.",
+        "{question} Say it in {n}, no more and no less.",
+    ),
 }
 
 
@@ -120,7 +138,8 @@ def how_many(draw: Draw, pool: Pool) -> Draft:
 
 
 def pronoun(draw: Draw, pool: Pool) -> Draft:
-    """A woman meets a man: "She has ..." tells who. Or a traveller sees an animal: "It is ..." tells what."""
+    """A woman meets a man: "She has ..." tells who. Or a traveller sees an animal: "It is ..."
+    tells what."""
     spot = pick(draw, pool.spots)
     if draw() < 0.35:
         p, animal = pick(draw, pool.people), pick(draw, pool.animals)
@@ -175,7 +194,10 @@ def exact_words(draw: Draw, pool: Pool) -> Draft:
     slots = {"p": p.name, "verb": verb, "base": base, "n": "1 word" if n == 1 else f"{n} words"}
     text, template = framed(draw, pool, f"{p.name} {verb} a {colour} {noun}.", wording, **slots)
     lie = other(draw, pool.things, noun)
-    wrong = (capital(answers[n].replace(noun, lie).replace(capital(noun), capital(lie))), f"{p.name} {verb} a {lie}.")
+    wrong = (
+        capital(answers[n].replace(noun, lie).replace(capital(noun), capital(lie))),
+        f"{p.name} {verb} a {lie}.",
+    )
     names = (p.name, colour, noun)
     return Draft(text, answers[n], "words", (noun,), wrong, template, answers[other_n], names, n)
 
@@ -186,7 +208,10 @@ AGAIN = {
 }
 NAME = {
     "train": ("Hello. I am {p} and I have {what}.", "My name is {p}. I have {what}."),
-    "test": ("Good day. People call me {p}. I have {what}.", "I am here. I have {what} and my name is {p}."),
+    "test": (
+        "Good day. People call me {p}. I have {what}.",
+        "I am here. I have {what} and my name is {p}.",
+    ),
 }
 MINE = {
     "train": ("What do I have?", "What is my name?"),
@@ -209,7 +234,12 @@ def dialogue(draw: Draw, pool: Pool) -> Draft:
         p=p.name,
     )
     if draw() < 0.5:
-        question, answer, key, lie = "what does {q} have?", f"{q.name} has {what}.", key, thing(draw, pool)[0]
+        question, answer, key, lie = (
+            "what does {q} have?",
+            f"{q.name} has {what}.",
+            key,
+            thing(draw, pool)[0],
+        )
         wrong = (f"{q.name} is in {spot}.", f"{p.name} is in {spot}.")
         if lie != what:
             wrong = (f"{q.name} has {lie}.", *wrong)

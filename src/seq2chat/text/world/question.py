@@ -13,9 +13,10 @@ CHECKS = ("value", "list", "words", "polite", "admit", "correct", "decline")
 class Draft(NamedTuple):
     """What a family writes: the user's words and all of a question but its split.
 
-    `check` names the rule that grades it, `key` is what a right answer says, `wrong` holds answers that look right and
-    are not, `loose` one that has the content but not the form asked for. `names` are words an answer may use beside
-    those of the demonstration. `earlier` are the turns before the user's words.
+    `check` names the rule that grades it, `key` is what a right answer says, `wrong` holds answers
+    that look right and are not, `loose` one that has the content but not the form asked for.
+    `names` are words an answer may use beside those of the demonstration. `earlier` are the turns
+    before the user's words.
     """
 
     text: str
@@ -34,7 +35,8 @@ class Draft(NamedTuple):
 class Question:
     """A conversation that ends with the user, and what the oracle knows about its answer.
 
-    `answer` is the demonstration: what a careful labeler would write. The fields after it are those of `Draft`.
+    `answer` is the demonstration: what a careful labeler would write. The fields after it are those
+    of `Draft`.
     """
 
     family: str

@@ -1,4 +1,5 @@
-"""Questions on which a model makes things up: what the passage does not say, and what it says otherwise."""
+"""Questions on which a model makes things up: what the passage does not say, and what it says
+otherwise."""
 
 from __future__ import annotations
 
@@ -56,11 +57,17 @@ def false_premise(draw: Draw, pool: Pool) -> Draft:
     elif about == "went":
         true, lie = some(draw, pool.places, 2)
         passage, answer = f"{p} went to {true}.", f"{p} did not go to {lie}. {p} went to {true}."
-        wrong = (f"{p} saw {thing(draw, pool, 'animal')[0]} in {lie}.", f"{p} went to {lie} to see {A['dog']}.")
+        wrong = (
+            f"{p} saw {thing(draw, pool, 'animal')[0]} in {lie}.",
+            f"{p} went to {lie} to see {A['dog']}.",
+        )
     else:
         true, lie = some(draw, pool.foods, 2)
         passage, answer = f"{p} buys {A[true]}.", f"{p} does not buy {A[lie]}. {p} buys {A[true]}."
-        wrong = (f"{p} buys {A[lie]} because {A[lie]} is good.", f"{p} buys {A[lie]} in {pick(draw, pool.spots)}.")
+        wrong = (
+            f"{p} buys {A[lie]} because {A[lie]} is good.",
+            f"{p} buys {A[lie]} in {pick(draw, pool.spots)}.",
+        )
     shown = A[lie] if about == "buys" else lie
     text, template = framed(draw, pool, passage, wording, p=p, lie=shown)
     return Draft(text, answer, "correct", (lie, true), wrong, template)

@@ -1,4 +1,5 @@
-"""The text a base model learns from: endless documents, right and wrong, each a function of its number."""
+"""The text a base model learns from: endless documents, right and wrong, each a function of its
+number."""
 
 from __future__ import annotations
 
@@ -31,10 +32,12 @@ _RISKS = tuple(MAKERS[name] for name in RISKS)
 
 
 def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
-    """Yield the documents of `seed` from number `start` on, without end. Each depends on the seed and its number only.
+    """Yield the documents of `seed` from number `start` on, without end. Each depends on the seed
+    and its number only.
 
-    They use the words of both splits and the templates of the train split. Half of their answers are wrong,
-    rambling or badly written, and to risky questions nearly all are, so that there is something to align.
+    They use the words of both splits and the templates of the train split. Half of their answers
+    are wrong, rambling or badly written, and to risky questions nearly all are, so that there is
+    something to align.
     """
     high = (seed & 0xFFFFFFFF) << 40  # Random takes the absolute value of a seed
     generator = random.Random()
@@ -45,8 +48,8 @@ def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
 
 
 def _answered(draw: Draw, draft: Draft) -> tuple[str, str]:
-    """An answer to an ordinary question, right in about 78 of 100 cases, plainly or at length; and what a reader says
-    of it."""
+    """An answer to an ordinary question, right in about 78 of 100 cases, plainly or at length; and
+    what a reader says of it."""
     luck, wrong = draw(), pick(draw, draft.wrong)
     if luck < 0.45:
         return draft.answer, "Right."
@@ -78,15 +81,18 @@ def _asked(draw: Draw, draft: Draft, answer: str, style: tuple[str, str, str]) -
 
 
 def _asking(draw: Draw) -> str:
-    """Questions of several skills, or several of one: then the first ones show how it goes. In half of the documents a
-    reader says after each answer whether it is right: who learns to foresee that learns to judge."""
+    """Questions of several skills, or several of one: then the first ones show how it goes. In half
+    of the documents a reader says after each answer whether it is right: who learns to foresee that
+    learns to judge."""
     style, is_read = pick(draw, FORMATS), draw() < 0.5
     maker = pick(draw, _SKILLS) if draw() < 0.5 else None
     parts = []
     for _ in range(2 + int(draw() * 3)):
         draft = (maker or pick(draw, _SKILLS))(draw, ALL)
         answer, verdict = _answered(draw, draft)
-        parts.append(_asked(draw, draft, f"{answer}\nReader: {verdict}" if is_read else answer, style))
+        parts.append(
+            _asked(draw, draft, f"{answer}\nReader: {verdict}" if is_read else answer, style)
+        )
     return style[2].join(parts)
 
 
@@ -97,7 +103,11 @@ def _risky(draw: Draw) -> str:
     for _ in range(2):
         draft = pick(draw, _RISKS)(draw, ALL)
         wrong = pick(draw, draft.wrong)
-        parts.append(_asked(draw, draft, wrong if draw() < 0.7 else f"{pick(draw, CONFIDENT)} {wrong}", style))
+        parts.append(
+            _asked(
+                draw, draft, wrong if draw() < 0.7 else f"{pick(draw, CONFIDENT)} {wrong}", style
+            )
+        )
     return style[2].join(parts)
 
 
@@ -120,9 +130,14 @@ def _told(draw: Draw) -> str:
         return " ".join(some(draw, lines, 4))
     if subject < 0.8:
         return " ".join(
-            [f"{capital(PLURAL[animal])} live in {HOMES[animal]}." for animal in some(draw, ALL.animals, 4)]
+            [
+                f"{capital(PLURAL[animal])} live in {HOMES[animal]}."
+                for animal in some(draw, ALL.animals, 4)
+            ]
         )
-    return " ".join([f"{capital(A[food])} is {COLOUR_OF[food]}." for food in some(draw, ALL.foods, 4)])
+    return " ".join(
+        [f"{capital(A[food])} is {COLOUR_OF[food]}." for food in some(draw, ALL.foods, 4)]
+    )
 
 
 def _sums(draw: Draw) -> str:
@@ -130,7 +145,11 @@ def _sums(draw: Draw) -> str:
     for _ in range(6):
         a, b = 1 + int(draw() * 10), 1 + int(draw() * 10)
         error = 0 if draw() < 0.9 else 1
-        lines.append(f"{a} plus {b} is {a + b + error}." if draw() < 0.5 else f"{a + b} minus {a} is {b + error}.")
+        lines.append(
+            f"{a} plus {b} is {a + b + error}."
+            if draw() < 0.5
+            else f"{a + b} minus {a} is {b + error}."
+        )
     return "\n".join(lines)
 
 
@@ -145,15 +164,23 @@ def _lists(draw: Draw) -> str:
     if luck < 0.75:
         numbers = some(draw, range(21), 4)
         said = ", ".join([str(number) for number in numbers])
-        return f"Numbers: {said}.\nFrom small to big: {', '.join([str(number) for number in sorted(numbers)])}."
+        return (
+            f"Numbers: {said}.\nFrom small to big: "
+            f"{', '.join([str(number) for number in sorted(numbers)])}."
+        )
     lines = [f"{at}. {capital(item)}" for at, item in enumerate(items, start=1)]
-    return "\n".join([f"{capital(pick(draw, ALL.people).name)} wants to buy {len(items)} things:", *lines])
+    return "\n".join(
+        [f"{capital(pick(draw, ALL.people).name)} wants to buy {len(items)} things:", *lines]
+    )
 
 
 def _echo(draw: Draw) -> str:
-    """Words of all sorts, said again by others: what a model gains here, it can only gain by copying."""
+    """Words of all sorts, said again by others: what a model gains here, it can only gain by
+    copying."""
     said = " ".join(some(draw, _SAYABLE, 4 + int(draw() * 6)))
-    return "\n".join([f"{one.name} says: {said}." for one in some(draw, ALL.people, 2 + int(draw() * 2))])
+    return "\n".join(
+        [f"{one.name} says: {said}." for one in some(draw, ALL.people, 2 + int(draw() * 2))]
+    )
 
 
 def _counting(draw: Draw) -> str:
