@@ -26,7 +26,6 @@ import torch
 from peers import machine
 
 from seq2chat.alignment.doctor import best_of, diagnose, verdict
-from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.pipeline import finished_stages, run_line, stage_tables
 from seq2chat.alignment.report import (
     MAX_TOKENS,
@@ -40,16 +39,17 @@ from seq2chat.alignment.report import (
 )
 from seq2chat.alignment.reward import from_model, score_texts
 from seq2chat.alignment.rollout import roll_out
+from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, recipe_tables
 from seq2chat.device import pick_device
+from seq2chat.inference.evaluate import evaluate_text
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.conversations import Query
 from seq2chat.text.world import Question, ceiling, gold, labelers, pairs
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.evaluation import evaluate_text
-from seq2chat.training.job import prepare_training, resume_job, start_job
 from seq2chat.training.loop import train
-from seq2chat.training.runlog import open_run
+from seq2chat.training.run_folder import open_run
+from seq2chat.training.setup import prepare_training, resume_job, start_job
 
 QUESTIONS, BEST_OF, PAIRS = 630, 16, 400
 

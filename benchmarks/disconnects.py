@@ -31,10 +31,10 @@ def tiny_model(folder: Path) -> Path:
 
     from seq2chat.config import GPTConfig
     from seq2chat.models.folder import make_model, save_model
-    from seq2chat.text.tokenizer import Tokenizer
+    from seq2chat.text.byte_bpe import ByteBPE
 
     torch.manual_seed(0)
-    tokenizer = Tokenizer.train(["Hello there. How are you? Fine, and you?"] * 3, 300)
+    tokenizer = ByteBPE.train(["Hello there. How are you? Fine, and you?"] * 3, 300)
     config = GPTConfig(
         vocab_size=tokenizer.vocab_size, context=192, n_layer=2, n_head=2, d_model=32
     )

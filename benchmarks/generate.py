@@ -29,7 +29,7 @@ from seq2chat.generation.request import Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.models.gpt import GPT
-from seq2chat.serving.served import quantize
+from seq2chat.serving.served_model import quantize
 
 SHAPES = {
     "1M": GPTConfig("gpt2", vocab_size=4096, context=256, n_layer=4, n_head=4, d_model=128),

@@ -19,8 +19,8 @@ from typing import Any
 
 from peers import machine
 
-from seq2chat.inside.lecture import bidirectional, captions, fixed_vector, rnn_vs_transformer
-from seq2chat.inside.lecture.tasks import Case
+from seq2chat.course import bidirectional, captions, fixed_vector, rnn_vs_transformer
+from seq2chat.course.tasks import Case
 
 STEPS = {"copy": 1000, "reverse": 1000, "captions": 1500, "recall": 1000, "bidirectional": 1000}
 

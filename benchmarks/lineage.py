@@ -24,11 +24,11 @@ from pathlib import Path
 
 from peers import machine
 
+from seq2chat.inference.translate import bleu, chrf, translate
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.parallel import read_lines
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.runlog import open_run
-from seq2chat.training.translation import bleu, chrf, translate
+from seq2chat.training.run_folder import open_run
 
 
 def main() -> None:

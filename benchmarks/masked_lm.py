@@ -62,7 +62,7 @@ def ours(folder: Path, minutes: float, seed: int) -> dict[str, float]:
     """Train by the command into `folder`; what the final weights reach."""
     from seq2chat.text.batch import IGNORED
     from seq2chat.training.checkpoint import load_checkpoint
-    from seq2chat.training.runlog import open_run
+    from seq2chat.training.run_folder import open_run
 
     flags = ["--out", str(folder), "--budget", f"{round(60 * minutes)}s", "--train.seed", str(seed)]
     began = time.perf_counter()
@@ -92,7 +92,7 @@ def transformers(folder: Path, minutes: float, seed: int, lr: float) -> dict[str
     from seq2chat.text.batch import IGNORED
     from seq2chat.text.masked import MaskedLoader
     from seq2chat.text.wordpiece import WordPiece
-    from seq2chat.training.runlog import open_run
+    from seq2chat.training.run_folder import open_run
 
     recipe, tokenizer = open_run(folder).recipe(), WordPiece.load(folder / "tokenizer")
     shards, batches = held_out(recipe, tokenizer)
@@ -140,7 +140,7 @@ def unigram(folder: Path) -> dict[str, float]:
 
     from seq2chat.text.batch import IGNORED
     from seq2chat.text.wordpiece import WordPiece
-    from seq2chat.training.runlog import open_run
+    from seq2chat.training.run_folder import open_run
 
     recipe, tokenizer = open_run(folder).recipe(), WordPiece.load(folder / "tokenizer")
     shards, batches = held_out(recipe, tokenizer)

@@ -25,20 +25,20 @@ import torch
 from peers import machine
 
 from seq2chat.alignment.doctor import best_of
-from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.kl import best_of_n_kl
 from seq2chat.alignment.report import MAX_TOKENS, answer_sheet, exam
 from seq2chat.alignment.reward import from_model
 from seq2chat.alignment.rollout import Rollout, ended_scores, roll_out
+from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, recipe_tables
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Query
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import Question, gold
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.job import start_job
 from seq2chat.training.loop import train
+from seq2chat.training.setup import start_job
 
 QUESTIONS, MISSING_EOS = 210, 3.0
 BEST_OF = (1, 2, 4, 8, 16, 32)
@@ -74,9 +74,7 @@ def measure(demo: Path, n: int, steps: int, seed: int, scratch: Path) -> dict[st
     reward, tokenizer = load_checkpoint(judge)
     sft, _ = load_checkpoint(demo / "sft")
     assert (
-        isinstance(reward, RewardModel)
-        and isinstance(tokenizer, Tokenizer)
-        and isinstance(sft, GPT)
+        isinstance(reward, RewardModel) and isinstance(tokenizer, ByteBPE) and isinstance(sft, GPT)
     )
     asked = exam(QUESTIONS, seed=seed)
     line = {
@@ -97,7 +95,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def checkpoint_at(
-    folder: Path, sft: GPT, tokenizer: Tokenizer, reward: RewardModel, asked: list[Question]
+    folder: Path, sft: GPT, tokenizer: ByteBPE, reward: RewardModel, asked: list[Question]
 ) -> dict[str, float]:
     model, _ = load_checkpoint(folder)
     assert isinstance(model, GPT)
@@ -114,7 +112,7 @@ def checkpoint_at(
 
 
 def best_of_n(
-    sft: GPT, tokenizer: Tokenizer, reward: RewardModel, asked: list[Question]
+    sft: GPT, tokenizer: ByteBPE, reward: RewardModel, asked: list[Question]
 ) -> list[dict[str, float]]:
     """The expected gold and reward of the answer with the highest reward among n, from one large
     sample of each."""

@@ -20,7 +20,7 @@ from typing import Any
 from peers import machine
 
 from seq2chat.models.folder import n_parameters
-from seq2chat.training.runlog import open_run
+from seq2chat.training.run_folder import open_run
 
 
 def seq2chat(*arguments: str) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from peers import machine
 
 from seq2chat.models.folder import n_parameters
-from seq2chat.training.runlog import open_run
+from seq2chat.training.run_folder import open_run
 
 
 def main() -> None:

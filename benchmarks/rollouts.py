@@ -26,7 +26,7 @@ from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.models.gpt import GPT
-from seq2chat.training.runlog import open_run
+from seq2chat.training.run_folder import open_run
 
 SHAPES = {
     "1M": GPTConfig(vocab_size=1024, context=192, n_layer=4, n_head=4, d_model=128),

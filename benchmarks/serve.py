@@ -30,7 +30,7 @@ from peers import machine
 
 from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.models.gpt import GPT
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 PROMPT, NEW, REQUESTS = 64, 64, 4
 
@@ -122,7 +122,7 @@ def measure(name: str, clients: list[int], compiled: bool) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         save_model(GPT(config), model)
-        Tokenizer.train(["a"], 260).save(model)
+        ByteBPE.train(["a"], 260).save(model)
         command = [sys.executable, "-m", "seq2chat", "serve", str(model), "--port", "0"]
         log = Path(folder) / "log.txt"  # a file, as a pipe that nobody reads is full some day
         with log.open("w") as errors:

@@ -44,8 +44,8 @@ def measure(step: Callable[[], object], warmup: int, steps: int) -> dict[str, fl
 def ours(steps: int) -> dict[str, float]:
     from seq2chat.config import Recipe
     from seq2chat.models.gpt import flops_per_token
-    from seq2chat.training.job import start_job
     from seq2chat.training.loop import train_step
+    from seq2chat.training.setup import start_job
 
     recipe = Recipe.from_tables(
         {

@@ -64,7 +64,7 @@ def make_work(file: Path, options: argparse.Namespace) -> None:
 
 def start(folder: Path) -> Any:
     from seq2chat.config import Recipe, recipe_tables
-    from seq2chat.training.job import start_job
+    from seq2chat.training.setup import start_job
 
     equal = {"optim": {"matrices": "adamw"}, "train": {"precision": "fp32", "budget": "1000 steps"}}
     recipe = Recipe.from_tables(recipe_tables("multi30k-transformer"), equal)

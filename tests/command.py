@@ -10,7 +10,7 @@ from pathlib import Path
 
 LOADED = [
     "torch._dynamo",
-    "seq2chat.training.job",
+    "seq2chat.training.setup",
     "seq2chat.cli.train",
     "seq2chat.cli.translate",
     "seq2chat.cli.serve",

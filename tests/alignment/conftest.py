@@ -7,13 +7,13 @@ import threading
 import pytest
 import torch
 
-from seq2chat.alignment.job import prepare_alignment
+from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import GPTConfig, Recipe, recipe_tables
 from seq2chat.models.folder import make_model, save_model
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.world import documents
-from seq2chat.training.job import resume_job, start_job
 from seq2chat.training.loop import train
+from seq2chat.training.setup import resume_job, start_job
 
 TABLES = {
     "train": {"precision": "fp32", "evals": 1, "checkpoints": 1, "samples": 0, "seed": 7},
@@ -73,7 +73,7 @@ def resume():
 
 @pytest.fixture(scope="session")
 def world_tokenizer():
-    return Tokenizer.train(itertools.islice(documents(), 2000), 700)
+    return ByteBPE.train(itertools.islice(documents(), 2000), 700)
 
 
 @pytest.fixture(scope="session")

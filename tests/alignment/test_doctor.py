@@ -122,7 +122,7 @@ def test_a_checkpoint_that_is_not_the_trained_policy_is_named(fine_tuned, align,
     are written."""
     import shutil
 
-    from seq2chat.training.runlog import open_run
+    from seq2chat.training.run_folder import open_run
 
     align("ppo", tmp_path / "run", fine_tuned, **RL | rates(0.02) | {"train__budget": "6 steps"})
     align("ppo", tmp_path / "other", fine_tuned, **RL | rates(1e-5))

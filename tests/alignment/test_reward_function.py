@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from seq2chat.alignment.data import load_policy
 from seq2chat.alignment.doctor import diagnose
+from seq2chat.alignment.policy import load_policy
 from seq2chat.alignment.ppo import deal_queries
 from seq2chat.alignment.reward_function import FunctionScorer, load_function, wanted_columns
 from seq2chat.alignment.rollout import Rollout

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seq2chat.alignment.data import load_policy
+from seq2chat.alignment.policy import load_policy
 from seq2chat.alignment.rollout import ended_scores, is_written, roll_out
 from seq2chat.text.chat import END, START
 from seq2chat.text.conversations import read_queries

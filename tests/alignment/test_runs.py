@@ -8,23 +8,23 @@ import shutil
 import pytest
 import torch
 
-from seq2chat.alignment.data import ExampleLoader, grow_vocabulary, load_policy, split_examples
-from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.lora import add_lora, merged
+from seq2chat.alignment.policy import ExampleLoader, grow_vocabulary, load_policy, split_examples
 from seq2chat.alignment.reward import load_scorer, score_texts
 from seq2chat.alignment.reward_function import FunctionScorer
 from seq2chat.alignment.rollout import Rollout, answer_logp, last_token, roll_out
+from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.alignment.sft import pack, sft
 from seq2chat.config import GPTConfig, Recipe, UserError, recipe_tables
 from seq2chat.models.folder import load_model, make_model, save_model
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.batch import IGNORED
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import END, Message, chat_tokens, control_id
 from seq2chat.text.conversations import Comparison, Query, read_demonstrations, read_queries
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.runlog import open_run
+from seq2chat.training.run_folder import open_run
 
 QUICK = {"align__examples": 60, "train__budget": "4 steps"}
 RL = QUICK | {"align__episodes": 16, "train__batch_size": 8, "align__reward": "oracle"}
@@ -301,9 +301,9 @@ def test_a_judge_that_is_not_there_is_told(source, told, fine_tuned):
 
 
 def test_a_judge_of_another_tokenizer_is_refused(judge, fine_tuned):
-    from seq2chat.text.tokenizer import Tokenizer
+    from seq2chat.text.byte_bpe import ByteBPE
 
-    other = Tokenizer.train(["some other text"], 270)
+    other = ByteBPE.train(["some other text"], 270)
     with pytest.raises(UserError, match="reads another tokenizer's tokens"):
         load_scorer(str(judge), other, torch.device("cpu"), 10, 0)
 
@@ -365,7 +365,7 @@ def test_the_dropout_of_a_run_is_the_recipes(fine_tuned, tmp_path, align):
 def test_lora_learns_what_new_control_tokens_are(tmp_path, align):
     """They begin alike, and blocks alone could never make one likelier than the others."""
     folder = tmp_path / "bare"
-    tokenizer = Tokenizer.train(["To be or not to be, that is the question."] * 9, 300)
+    tokenizer = ByteBPE.train(["To be or not to be, that is the question."] * 9, 300)
     torch.manual_seed(0)
     model = make_model(
         GPTConfig(layout="gpt2", vocab_size=300, context=96, n_layer=1, n_head=2, d_model=32)

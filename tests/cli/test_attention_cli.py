@@ -8,10 +8,10 @@ from command import seq2chat
 
 from seq2chat.cli.attention import attention
 from seq2chat.config import BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig, UserError
-from seq2chat.inside.attention import choose, look
-from seq2chat.inside.heatmap import values
+from seq2chat.interpret.attention import choose, look
+from seq2chat.interpret.heatmap import values
 from seq2chat.models.folder import make_model, save_model
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
 
@@ -23,7 +23,7 @@ RNN = {"d_embed": 8, "d_model": 8}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A model folder of every family."""
-    bpe, wordpiece = Tokenizer.train(LINES, 280), WordPiece.train(LINES, 70)
+    bpe, wordpiece = ByteBPE.train(LINES, 280), WordPiece.train(LINES, 70)
     made = {
         "gpt": (GPTConfig(vocab_size=bpe.vocab_size, **SHAPE), bpe),
         "bert": (BERTConfig(vocab_size=wordpiece.vocab_size, **SHAPE), wordpiece),

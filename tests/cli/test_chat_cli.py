@@ -9,12 +9,10 @@ from command import fail, seq2chat
 
 from seq2chat.config import GPTConfig
 from seq2chat.models.folder import make_model, save_model
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
-from seq2chat.text.tokenizer import Tokenizer
 
-PLAIN = Tokenizer.train(
-    ["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300
-)
+PLAIN = ByteBPE.train(["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +52,8 @@ def test_as_many_lines_come_out_as_go_in(folders):
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch, capsys):
     """The second one, where a message is typed, ends the chat."""
-    from seq2chat.alignment import conversation
     from seq2chat.cli import chat as command
+    from seq2chat.inference import chat as conversation
 
     typed, talks, read = iter(["Hello?", "And you?"]), [], []
 
@@ -90,8 +88,8 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_turn_is_kept_after_an_interrupt_but_not_after_an_error(folders, monkeypatch, error):
-    from seq2chat.alignment import conversation
     from seq2chat.generation.sampling import SamplingConfig
+    from seq2chat.inference import chat as conversation
 
     def broken(*arguments):
         raise error

@@ -198,7 +198,7 @@ def test_a_prompt_without_a_model_is_refused(say):
 
 @pytest.mark.parametrize("bad", ["--steps 0", "--seeds 0", "--seeds -1"])
 def test_nothing_is_measured_before_the_options_are_seen_to_be_good(say, monkeypatch, bad):
-    from seq2chat.inside.lecture import rnn_vs_transformer
+    from seq2chat.course import rnn_vs_transformer
 
     monkeypatch.setattr(rnn_vs_transformer, "measure_speed", lambda *_: pytest.fail("measured"))
     with pytest.raises(UserError, match="write a positive number"):
@@ -206,7 +206,7 @@ def test_nothing_is_measured_before_the_options_are_seen_to_be_good(say, monkeyp
 
 
 def test_speed_and_recall_are_measured_in_one_go(say, monkeypatch):
-    from seq2chat.inside.lecture import rnn_vs_transformer
+    from seq2chat.course import rnn_vs_transformer
 
     small = {
         "LENGTHS": (4, 8),
@@ -225,7 +225,7 @@ def test_speed_and_recall_are_measured_in_one_go(say, monkeypatch):
 
 def test_a_short_training(say, monkeypatch):
     """The whole way of a measured topic, at two steps."""
-    from seq2chat.inside.lecture import fixed_vector
+    from seq2chat.course import fixed_vector
 
     for name, small in {"LENGTHS": (1, 4), "BATCH": 2, "UNSEEN": 2}.items():
         monkeypatch.setattr(fixed_vector, name, small)

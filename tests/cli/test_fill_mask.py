@@ -12,8 +12,8 @@ from seq2chat.config import BERTConfig, GPTConfig
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import save_model
 from seq2chat.models.gpt import GPT
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.masked import encode_masked
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
 
@@ -167,7 +167,7 @@ def test_another_family_is_sent_to_its_command(command, tmp_path):
     save_model(
         GPT(GPTConfig(vocab_size=260, context=16, n_layer=1, n_head=2, d_model=16)), tmp_path
     )
-    Tokenizer.train(["text"], 260).save(tmp_path)
+    ByteBPE.train(["text"], 260).save(tmp_path)
     code, _, err = command(tmp_path, "the [MASK]")
     assert code == 2
     assert "seq2chat generate" in err
@@ -187,7 +187,7 @@ def test_an_encoder_without_the_head_says_so(bert, command, tmp_path):
 
 def test_a_tokenizer_of_another_family_is_named(bert, command, tmp_path):
     save_model(BERT(BERTConfig(vocab_size=300, context=20, n_layer=1, d_model=16)), tmp_path)
-    Tokenizer.train(["text"], 260).save(tmp_path)
+    ByteBPE.train(["text"], 260).save(tmp_path)
     code, _, err = command(tmp_path, "the [MASK]")
     assert code == 2
     assert "is no WordPiece, which a BERT reads" in err

@@ -16,17 +16,17 @@ from command import fail
 
 from seq2chat.config import GPTConfig, UserError
 from seq2chat.models.folder import make_model, save_model
-from seq2chat.serving.guard import is_loopback
-from seq2chat.serving.served import names
+from seq2chat.serving.middleware import is_loopback
+from seq2chat.serving.served_model import names
 from seq2chat.serving.server import listen
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made, tokenizer = (
         tmp_path_factory.mktemp("base"),
-        Tokenizer.train(["Hello there. How are you?"] * 3, 280),
+        ByteBPE.train(["Hello there. How are you?"] * 3, 280),
     )
     torch.manual_seed(0)
     save_model(
@@ -70,7 +70,7 @@ def test_it_prints_an_address_answers_there_and_ends_on_sigterm(folder):
 
 
 def test_a_demo_is_served_with_its_finished_stages(tmp_path):
-    from seq2chat.serving.served import stages
+    from seq2chat.serving.served_model import stages
 
     assert stages(tmp_path) == [tmp_path]
     (tmp_path / "stages.json").write_text(

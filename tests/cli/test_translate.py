@@ -14,13 +14,13 @@ import torch
 from seq2chat import cli
 from seq2chat.cli import app
 from seq2chat.config import GPTConfig, Recipe, Seq2SeqConfig, TransformerConfig
+from seq2chat.inference.translate import bleu, chrf, translate
 from seq2chat.models.folder import make_model, save_model
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from seq2chat.training.runlog import RunLog
-from seq2chat.training.translation import bleu, chrf, translate
+from seq2chat.training.run_folder import RunLog
 
-TOKENIZER = Tokenizer.train(["two men and a dog", "zwei Männer und ein Hund"] * 3, 280)
+TOKENIZER = ByteBPE.train(["two men and a dog", "zwei Männer und ein Hund"] * 3, 280)
 CONFIGS = {
     "transformer": TransformerConfig(
         vocab_size=280, context=16, n_layer=2, n_head=2, d_model=16, tie_embeddings=False

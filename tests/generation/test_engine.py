@@ -12,9 +12,9 @@ from seq2chat.config import GPTConfig, UserError
 from seq2chat.generation.decode import generate
 from seq2chat.generation.engine import CHUNK, Engine
 from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
-from seq2chat.generation.row import Row
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
+from seq2chat.generation.sequence import Row
 from seq2chat.models.folder import save_model
 from seq2chat.models.gpt import GPT
 
@@ -155,7 +155,7 @@ from seq2chat.config import GPTConfig
 from seq2chat.generation.engine import Engine, Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
-from seq2chat.serving.served import quantize
+from seq2chat.serving.served_model import quantize
 
 def make(seed, dtype, quantized=False):
     torch.manual_seed(seed)

@@ -12,16 +12,16 @@ import uvicorn
 from seq2chat.config import BERTConfig, GPTConfig, TransformerConfig
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.serving.app import create_app
-from seq2chat.serving.served import open_served
+from seq2chat.serving.engine_thread import Worker
+from seq2chat.serving.served_model import open_served
 from seq2chat.serving.server import Opening, Server, listen
 from seq2chat.serving.timeouts import TimedProtocol
-from seq2chat.serving.worker import Worker
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 
 TEXT = ["user assistant system Hello there. How are you?\nFine, and you? straße río 日本 🙂"] * 3
-PLAIN = Tokenizer.train(TEXT, 300)
+PLAIN = ByteBPE.train(TEXT, 300)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from seq2chat.generation.score import score
 from seq2chat.serving.answer import BadField
 from seq2chat.serving.protocol import ResponsesRequest
 from seq2chat.serving.responses import as_chat
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, chat_tokens, prompt_ids
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
 
@@ -324,7 +324,7 @@ def requests_with(text):
 
 
 def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
-    for kind in (Tokenizer, WordPiece):
+    for kind in (ByteBPE, WordPiece):
         encode = kind.encode
 
         def noted(self, text, encode=encode):
@@ -339,9 +339,9 @@ def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
 
 
 def test_a_text_that_fits_in_no_way_is_not_even_encoded(client, monkeypatch):
-    encode, fits = Tokenizer.encode, "q" * (3 * 96 * len("<|endoftext|>"))
+    encode, fits = ByteBPE.encode, "q" * (3 * 96 * len("<|endoftext|>"))
     monkeypatch.setattr(
-        Tokenizer,
+        ByteBPE,
         "encode",
         lambda self, text: encode(self, text) if len(text) < 100 else [1] * 1000,
     )

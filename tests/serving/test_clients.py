@@ -7,7 +7,7 @@ from typing import Literal
 import openai
 import pytest
 
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 TOOL = {
     "type": "function",
@@ -76,7 +76,7 @@ def test_a_stream_and_its_usage(client):
 )
 def test_an_answer_is_taken_back_as_it_came(client, folders, form, options):
     if "logit_bias" in options:
-        options = {"logit_bias": {str(Tokenizer.load(folders["chats"]).control["<|im_end|>"]): 100}}
+        options = {"logit_bias": {str(ByteBPE.load(folders["chats"]).control["<|im_end|>"]): 100}}
     messages = list(ASK["messages"])
     for _ in range(2):
         message = (

@@ -14,9 +14,9 @@ from seq2chat.serving import chat
 from seq2chat.serving.answer import Answer, Piece
 from seq2chat.serving.pool import Pool
 from seq2chat.serving.protocol import ChatRequest
-from seq2chat.serving.served import open_served
-from seq2chat.serving.stream import to_json, to_long_json
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.serving.served_model import open_served
+from seq2chat.serving.sse import to_json, to_long_json
+from seq2chat.text.byte_bpe import ByteBPE
 
 
 def test_a_pool_takes_so_many_and_forgets_those_who_left():
@@ -57,14 +57,14 @@ def test_answers_that_wait_to_be_written_are_not_refused(server):
 
 def test_counting_tokens_keeps_no_chat_waiting(start, monkeypatch):
     server, gate = start(names=("chats",)), threading.Event()
-    encode = Tokenizer.encode
+    encode = ByteBPE.encode
 
     def slow(self, text):
         if "count me" in text:
             gate.wait(10)
         return encode(self, text)
 
-    monkeypatch.setattr(Tokenizer, "encode", slow)
+    monkeypatch.setattr(ByteBPE, "encode", slow)
     body = {"model": "chats", "prompt": "count me"}
     threads = [
         threading.Thread(target=lambda: httpx.post(f"{server.url}/tokenize", json=body, timeout=30))
@@ -100,15 +100,15 @@ def test_a_long_answer_is_written_in_small_steps(folders, monkeypatch):
     asked = ChatRequest(model="chats", messages=[{"role": "user", "content": "a"}], logprobs=True)
     answer = Answer(served, [1], SamplingConfig(1), n=4, logprobs=20)
     read = []
-    real = Tokenizer.token_bytes
-    monkeypatch.setattr(Tokenizer, "token_bytes", lambda self, i: read.append(i) or real(self, i))
+    real = ByteBPE.token_bytes
+    monkeypatch.setattr(ByteBPE, "token_bytes", lambda self, i: read.append(i) or real(self, i))
     served.token_names  # noqa: B018
     n_names = len(read)
     made = chat.whole(asked, answer, samples)
     assert len(read) == n_names + 50
     sizes = []
     monkeypatch.setattr(
-        "seq2chat.serving.stream.to_json",
+        "seq2chat.serving.sse.to_json",
         lambda part: sizes.append(len(to_json(part))) or to_json(part),
     )
     assert json.loads(to_long_json(made)) == made

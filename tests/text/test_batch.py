@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq2chat.config import UserError
-from seq2chat.text.batch import IGNORED, Loader, epoch_key, evaluation_batches, permute
+from seq2chat.text.batch import IGNORED, Loader, evaluation_batches
+from seq2chat.text.order import epoch_key, permute
 from seq2chat.text.shards import Shards
 
 EOS = 0

@@ -7,7 +7,7 @@ from pydoc_data.topics import topics
 from tokenizers import pre_tokenizers
 
 from seq2chat.text import bpe
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 TEXT = (
     "low low low low low lower lower newest newest newest newest newest newest widest widest "
@@ -50,7 +50,7 @@ def test_alphabet_is_that_of_tokenizers():
 
 
 def test_trainer_learns_the_same_merges_in_the_same_order(tmp_path):
-    fast = Tokenizer.train([TEXT], 400)
+    fast = ByteBPE.train([TEXT], 400)
     fast.save(tmp_path)
     model = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     learned = [(model["vocab"][left], model["vocab"][right]) for left, right in model["merges"]]

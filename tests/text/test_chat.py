@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seq2chat.config import UserError
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, prompt_ids
-from seq2chat.text.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.train(
+TOKENIZER = ByteBPE.train(
     ["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300
 )
 TALK = [
@@ -72,7 +72,7 @@ def test_a_tokenizer_of_others_gets_the_tokens_it_lacks_behind_its_own(tmp_path)
 
     spec = json.loads(TOKENIZER.json)
     spec["added_tokens"] = spec["added_tokens"][:1]  # only the end of text, as GPT-2 has it
-    theirs = Tokenizer(json.dumps(spec), "{}")
+    theirs = ByteBPE(json.dumps(spec), "{}")
     assert set(theirs.control) == {"<|endoftext|>"} and theirs.pad_id is None
     ours = theirs.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     assert ours.vocab_size == theirs.vocab_size + 3
@@ -81,7 +81,7 @@ def test_a_tokenizer_of_others_gets_the_tokens_it_lacks_behind_its_own(tmp_path)
     )
     assert ours.encode("Hello there.") == theirs.encode("Hello there.")
     ours.save(tmp_path)
-    again = Tokenizer.load(tmp_path)
+    again = ByteBPE.load(tmp_path)
     assert again.chat_template == CHAT_TEMPLATE and again.pad_id == ours.pad_id != again.eos_id
 
 
@@ -104,6 +104,6 @@ def test_the_beginning_of_an_answer_is_continued():
 def test_a_tokenizer_without_control_tokens_cannot_chat():
     import json
 
-    plain = Tokenizer(json.dumps(json.loads(TOKENIZER.json) | {"added_tokens": []}), "{}")
+    plain = ByteBPE(json.dumps(json.loads(TOKENIZER.json) | {"added_tokens": []}), "{}")
     with pytest.raises(UserError, match="fine-tune it first"):
         chat_tokens(plain, TALK)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from seq2chat.alignment.data import answer_ids
 from seq2chat.config import UserError
-from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, answer_ids
 from seq2chat.text.conversations import (
     Comparison,
     demonstration_tokens,
@@ -16,7 +16,6 @@ from seq2chat.text.conversations import (
     read_demonstrations,
     read_queries,
 )
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.turns import tidy
 
 
@@ -608,7 +607,7 @@ def test_the_summary_names_keys_and_lines_that_were_left_out(tmp_path):
 def test_marked_turns_are_read_and_not_learned(tmp_path, mark):
     talk = [HELLO[0], {**HELLO[1], **mark}, *turns(user="Really?", assistant="Yes.")]
     [demonstration] = read_demonstrations(write(tmp_path, {"messages": talk}), 0, 0)
-    tokenizer = Tokenizer.train(["Hello Hi. Really? Yes."] * 9, 300).with_chat(
+    tokenizer = ByteBPE.train(["Hello Hi. Really? Yes."] * 9, 300).with_chat(
         (START, END), "<|pad|>", CHAT_TEMPLATE
     )
     tokens = demonstration_tokens(tokenizer, demonstration)
@@ -721,7 +720,7 @@ def test_the_indentation_of_an_answer_is_learned(tmp_path):
     [demonstration] = read_demonstrations(
         write(tmp_path, {"prompt": "Write f.", "answer": f"\n{code}\n"}), 0, 0
     )
-    tokenizer = Tokenizer.train([code] * 9, 300).with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
+    tokenizer = ByteBPE.train([code] * 9, 300).with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     tokens = demonstration_tokens(tokenizer, demonstration)
     learned = [i for i, trained in zip(tokens.ids, tokens.trained, strict=True) if trained]
     assert tokenizer.decode(learned[:-1]) == code

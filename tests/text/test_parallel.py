@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from seq2chat.config import DataConfig, UserError
 from seq2chat.text.batch import IGNORED
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.order import shuffled
 from seq2chat.text.parallel import (
     PairLoader,
     Pairs,
@@ -19,11 +21,9 @@ from seq2chat.text.parallel import (
     load_parallel,
     pair_batches,
     read_pairs,
-    shuffled,
 )
-from seq2chat.text.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.train(["a man sees the dog", "ein Mann sieht den Hund"] * 3, 280)
+TOKENIZER = ByteBPE.train(["a man sees the dog", "ein Mann sieht den Hund"] * 3, 280)
 LINES = [("a dog " * (i % 7 + 1) + str(i), "ein Hund " * (i % 5 + 1) + str(i)) for i in range(120)]
 
 

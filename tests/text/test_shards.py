@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq2chat.config import UserError
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.parts import LONGEST_PART, Part
 from seq2chat.text.shards import (
@@ -20,7 +21,6 @@ from seq2chat.text.shards import (
     write_shards,
 )
 from seq2chat.text.split import split_parts, split_texts
-from seq2chat.text.tokenizer import Tokenizer
 
 
 def corpus_of(texts: list[str]) -> Corpus:
@@ -32,8 +32,8 @@ MANY = corpus_of([f"Document number {i}, {'é' * (i % 7)}." for i in range(150)]
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train(MANY.documents(), 300)
+def tokenizer() -> ByteBPE:
+    return ByteBPE.train(MANY.documents(), 300)
 
 
 def test_one_document_is_split_as_nanogpt_does():
@@ -110,7 +110,7 @@ def test_fingerprint_is_of_tokens_and_tokenizer(tmp_path, tokenizer):
     assert a.fingerprint == b.fingerprint != c.fingerprint
     assert a.fingerprint != open_shards(tmp_path / "a", "val").fingerprint
     # Trained on text with nothing to merge, this one has other ids for <|endoftext|> only.
-    other = Tokenizer.train(["ab ab"], 261)
+    other = ByteBPE.train(["ab ab"], 261)
     assert (
         shards_in_memory(["z"], other).fingerprint != shards_in_memory(["z"], tokenizer).fingerprint
     )
@@ -169,7 +169,7 @@ def test_shards_are_reused_until_something_changes(tmp_path, tokenizer):
     written = (first / "manifest.json").stat().st_mtime_ns
     assert cached_shards(FEW, tokenizer, 0.2, tmp_path) == first
     assert (first / "manifest.json").stat().st_mtime_ns == written
-    other = Tokenizer.train(FEW.documents(), 290)
+    other = ByteBPE.train(FEW.documents(), 290)
     changed = [(MANY, tokenizer, 0.2), (FEW, other, 0.2), (FEW, tokenizer, 0.3)]
     assert len({first, *(cached_shards(*key, tmp_path) for key in changed)}) == 4
     shutil.rmtree(first)
@@ -225,7 +225,7 @@ def test_a_tokenizer_without_an_end_of_text(tokenizer, monkeypatch):
 
 
 def test_parts_of_documents_are_the_documents():
-    tokenizer = Tokenizer.train(["ab"], 260)
+    tokenizer = ByteBPE.train(["ab"], 260)
     parts = [Part("a b", False), Part("c"), Part("d")]
     one, other = shards_in_memory(parts, tokenizer), shards_in_memory(["a bc", "d"], tokenizer)
     assert (
@@ -243,10 +243,8 @@ def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text_in_pieces(
     file = tmp_path / "big.txt"
     file.write_text("The river runs to the sea.\n" * 1_000_000)
     read = []
-    small = Tokenizer.train(["ab"], 260)
-    monkeypatch.setattr(
-        Tokenizer, "train", lambda texts, size: read.extend(map(len, texts)) or small
-    )
+    small = ByteBPE.train(["ab"], 260)
+    monkeypatch.setattr(ByteBPE, "train", lambda texts, size: read.extend(map(len, texts)) or small)
     command.train(str(file), out=tmp_path / "out")
     assert 18_000_000 < sum(read) < 22_000_000
     assert max(read) <= LONGEST_PART

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.stream import TextStream
-from seq2chat.text.tokenizer import Tokenizer
 
-BYTES = Tokenizer.train(["ab"], 260)
+BYTES = ByteBPE.train(["ab"], 260)
 
 
 def pieces(text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:

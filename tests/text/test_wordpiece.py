@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from seq2chat.config import UserError
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.shards import shards_in_memory
-from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.wordpiece import CONTROL, WordPiece, check_ids, load_tokenizer
+from seq2chat.text.tokenizers import check_ids, load_tokenizer
+from seq2chat.text.wordpiece import CONTROL, WordPiece
 
 TRAINING_TEXT = (
     "\n".join(topics[name] for name in sorted(topics)[:8])
@@ -194,9 +195,9 @@ def test_half_a_surrogate_pair_is_no_crash(trained):
 
 
 def test_the_kind_of_a_file_decides_who_reads_it(folder, tmp_path):
-    Tokenizer.train(["text"], 260).save(tmp_path)
+    ByteBPE.train(["text"], 260).save(tmp_path)
     assert isinstance(load_tokenizer(folder), WordPiece)
-    assert isinstance(load_tokenizer(tmp_path), Tokenizer)
+    assert isinstance(load_tokenizer(tmp_path), ByteBPE)
     with pytest.raises(UserError, match="is a BPE tokenizer, and a BERT reads WordPiece"):
         WordPiece.load(tmp_path)
     with pytest.raises(UserError, match="There is no tokenizer at"):

@@ -5,10 +5,10 @@ import torch
 
 from seq2chat.config import Recipe, TransformerConfig, UserError
 from seq2chat.models.transformer import Transformer
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.average import average_checkpoints
 from seq2chat.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from seq2chat.training.runlog import RunLog
+from seq2chat.training.run_folder import RunLog
 
 CONFIG = TransformerConfig(vocab_size=260, n_layer=1, n_head=1, d_model=8)
 
@@ -19,7 +19,7 @@ def run(tmp_path):
     log = RunLog(tmp_path / "run")
     log.create()
     Recipe().save(log.folder / "config.toml")
-    tokenizer = Tokenizer.train(["ab"], 260)
+    tokenizer = ByteBPE.train(["ab"], 260)
     for step in (1, 2, 3):
         model = Transformer(CONFIG)
         for parameter in model.parameters():
@@ -67,7 +67,7 @@ def test_different_shapes_are_refused(run, tmp_path):
     other = RunLog(tmp_path / "other")
     other.create()
     wider = Transformer(TransformerConfig(vocab_size=260, n_layer=1, n_head=1, d_model=16))
-    saved = save_checkpoint(other, wider, Tokenizer.train(["ab"], 260), [], Progress(1), keep=1)
+    saved = save_checkpoint(other, wider, ByteBPE.train(["ab"], 260), [], Progress(1), keep=1)
     for file in ("config.json", "model.safetensors"):
         (folder / file).write_bytes((saved / file).read_bytes())
     with pytest.raises(

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from seq2chat.config import UserError
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from seq2chat.training.job import resume_job, start_job
 from seq2chat.training.loop import train
+from seq2chat.training.setup import resume_job, start_job
 
 
 def quiet(line: str) -> None: ...
@@ -94,7 +94,7 @@ def test_what_has_no_manifest_is_never_read(run):
 
 def test_a_tokenizer_of_another_checkpoint_is_refused(run, tmp_path):
     words = ["abc abd abe abf bcd bce bcf " * 3] * 4
-    Tokenizer.train(words, 270).save(tmp_path / "other")
+    ByteBPE.train(words, 270).save(tmp_path / "other")
     folder = run / "checkpoints" / "step-000006"
     (folder / "manifest.json").unlink()
     shutil.copy(tmp_path / "other" / "tokenizer.json", folder / "tokenizer.json")

@@ -7,8 +7,8 @@ import threading
 import pytest
 import torch
 
-from seq2chat.training.job import start_job
 from seq2chat.training.loop import train
+from seq2chat.training.setup import start_job
 
 
 class Wrong(torch.autograd.Function):

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, p
 
 from seq2chat.config import GPTConfig
 from seq2chat.models.folder import make_model
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint, save_with_tokenizer
 
 
@@ -27,7 +27,7 @@ class Say(LogitsProcessor):
 
 @pytest.fixture(scope="module", params=["gpt2", "modern"])
 def chat_folder(request, tmp_path_factory):
-    base = Tokenizer.train(["the river runs to the sea\n"] * 3, 280)
+    base = ByteBPE.train(["the river runs to the sea\n"] * 3, 280)
     tokenizer = base.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     torch.manual_seed(0)
     shape = GPTConfig(

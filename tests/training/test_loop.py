@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from seq2chat.config import Recipe, ScheduleConfig, TokenizerConfig, UserError
 from seq2chat.text.batch import evaluation_batches
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.shards import shards_in_memory
-from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.training import job as job_module
 from seq2chat.training import loop
-from seq2chat.training.job import resume_job, start_job
+from seq2chat.training import setup as job_module
 from seq2chat.training.loop import Sampled, Saved, Step, Validated, train, train_step
+from seq2chat.training.setup import resume_job, start_job
 
 WSD = ScheduleConfig("wsd", warmup=0.1, decay=0.6)
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -241,7 +241,7 @@ def test_a_run_does_not_go_on_with_another_text_or_tokenizer(
     if change == "text":
         file.write_text(text_file.read_text().replace("cat", "cow", 1))
     else:
-        Tokenizer.train([text_file.read_text()], 280).save(tmp_path / "run" / "tokenizer")
+        ByteBPE.train([text_file.read_text()], 280).save(tmp_path / "run" / "tokenizer")
     with pytest.raises(UserError, match="no longer what"):
         resume_job(tmp_path / "run", {}, quiet)
 

@@ -23,8 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seq2chat.alignment.data import load_policy, that_fit
-from seq2chat.alignment.job import prepare_alignment
+from seq2chat.alignment.policy import load_policy, that_fit
 from seq2chat.alignment.reward import (
     fork,
     learned_and_held_out,
@@ -35,10 +34,12 @@ from seq2chat.alignment.reward import (
 )
 from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
+from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, check
 from seq2chat.device import pick_device
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import (
     TRAINING,
@@ -50,12 +51,11 @@ from seq2chat.text.conversations import (
     read_queries,
     silent,
 )
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import candidates, labelers, questions
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.job import start_job
 from seq2chat.training.loop import train
-from seq2chat.training.runlog import open_run
+from seq2chat.training.run_folder import open_run
+from seq2chat.training.setup import start_job
 
 PROMPTS, BEST_OF, FEW, HELD_OUT = 192, 16, 4, 200
 PRACTICE = 20  # iterations against the oracle
@@ -237,7 +237,7 @@ def judges(rollout: Rollout, scorer: Scorer, missing_eos: float, right: Scorer |
     )
 
 
-def agrees(model: RewardModel, tokenizer: Tokenizer, compared: Sequence[Comparison]) -> Finding:
+def agrees(model: RewardModel, tokenizer: ByteBPE, compared: Sequence[Comparison]) -> Finding:
     """Whether the reward model orders held-out answers as people did."""
     right = pairs = 0
     for c in compared:
@@ -283,7 +283,7 @@ def moved(
     """Whether the saved policy differs from the one it began as, and gives the answers that
     training recorded."""
     model, tokenizer = load_checkpoint(run)
-    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
     model.to(start.device)
     before = dict(start.named_parameters())
     change = max(
@@ -378,7 +378,7 @@ def practised(
         for _ in train(job, Event()):
             pass
         model, tokenizer = load_checkpoint(Path(scratch) / "run")
-    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
     model.to(several.tokens.device)
     queries = [Query(prompt) for prompt in several.prompts[::BEST_OF]]
     again = roll_out(
@@ -405,7 +405,7 @@ def best_of(
 
 
 def held_out_comparisons(
-    data: str, recipe: Recipe, tokenizer: Tokenizer, context: int
+    data: str, recipe: Recipe, tokenizer: ByteBPE, context: int
 ) -> list[Comparison]:
     """Return comparisons that the reward model was not trained on: those of `data`, the world's by
     labelers of whom it learned nothing, or those that its run held out. None where it is a model

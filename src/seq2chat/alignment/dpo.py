@@ -9,17 +9,18 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from seq2chat.alignment.data import ExampleLoader, answer_ids, fingerprint, split_examples, that_fit
 from seq2chat.alignment.objectives import Measured, dpo_loss
+from seq2chat.alignment.policy import ExampleLoader, fingerprint, split_examples, that_fit
 from seq2chat.alignment.rollout import answer_logp
 from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
 from seq2chat.config import Recipe, check
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import answer_ids
 from seq2chat.text.conversations import Comparison, read_comparisons
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.objective import Loss
-from seq2chat.training.task import Say, Task
+from seq2chat.training.tasks import Say, Task
 
 Pair = tuple[list[int], list[int], list[int]]
 
@@ -41,7 +42,7 @@ def measure(model: GPT, reference: GPT, batch: PairBatch, beta: float) -> Measur
     return dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
 
 
-def make_dpo(recipe: Recipe, model: GPT, tokenizer: Tokenizer, say: Say) -> tuple[Recipe, Task]:
+def make_dpo(recipe: Recipe, model: GPT, tokenizer: ByteBPE, say: Say) -> tuple[Recipe, Task]:
     """Return the task of preferring what the readers of `recipe.data.corpus` preferred, and staying
     near `model` as it is now."""
     align, reference = recipe.align, copy.deepcopy(model).eval().requires_grad_(False)
@@ -115,7 +116,7 @@ def make_dpo(recipe: Recipe, model: GPT, tokenizer: Tokenizer, say: Say) -> tupl
     return with_shape(recipe, model), task
 
 
-def _pairs(tokenizer: Tokenizer, compared: Comparison) -> list[Pair]:
+def _pairs(tokenizer: ByteBPE, compared: Comparison) -> list[Pair]:
     """Return (prompt, preferred answer, rejected answer) in ids for every two answers that are not
     tied."""
     pairs = []

@@ -18,15 +18,15 @@ from seq2chat.alignment.units import in_score_units
 from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Batch
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.loop import Job, Update, apply_gradients
 from seq2chat.training.objective import causal_lm
 from seq2chat.training.stop import interruptible
-from seq2chat.training.task import Say, Task
+from seq2chat.training.tasks import Say, Task
 
 
 def make_grpo(
-    recipe: Recipe, policy: GPT, tokenizer: Tokenizer, scorer: Scorer, say: Say
+    recipe: Recipe, policy: GPT, tokenizer: ByteBPE, scorer: Scorer, say: Say
 ) -> tuple[Recipe, Task]:
     """Return the task of answering the prompts of `recipe.data.corpus` better than the policy's own
     other answers."""
@@ -59,9 +59,7 @@ def make_grpo(
     return with_shape(recipe, policy), task
 
 
-def iteration(
-    job: Job, policy: GPT, reference: GPT, tokenizer: Tokenizer, scorer: Scorer
-) -> Update:
+def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: ByteBPE, scorer: Scorer) -> Update:
     """Sample a group of answers to each prompt, score them, and update on them."""
     align, progress = job.recipe.align, job.progress
     policy.eval()  # without dropout, ratios compare policies and not their noise

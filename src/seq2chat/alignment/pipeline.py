@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2chat.alignment.job import prepare_alignment
 from seq2chat.alignment.report import SHOTS, answer_sheet, exam, text_sheet, write_report
 from seq2chat.alignment.rollout import roll_out
+from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, check, recipe_tables
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.models.gpt import GPT
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Query, world_comparisons, world_questions, write_comparisons
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.training.autosize import step_seconds
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.dial import step_seconds
-from seq2chat.training.job import prepare_training, resume_job, start_job
 from seq2chat.training.loop import Sampled, Step, Validated, train
-from seq2chat.training.runlog import RunLog, open_run
+from seq2chat.training.run_folder import RunLog, open_run
+from seq2chat.training.setup import prepare_training, resume_job, start_job
 
 Say = Callable[[str], None]
 Tables = dict[str, dict[str, Any]]
@@ -259,7 +259,7 @@ def _compare(
     """Sample answers of the fine-tuned policy, put some of the world's own beside them, and have
     labelers rank them."""
     model, tokenizer = load_checkpoint(folder / "sft")
-    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
     model.to(pick_device())
     asked = world_questions(changes.get("prompts", RANKED), seed=100 * seed + 50)
     answers: list[list[str]] = []
@@ -288,7 +288,7 @@ def _report(
     models: dict[str, GPT] = {}
     for run in ("base", "sft", "ppo"):
         model, tokenizer = load_checkpoint(folder / run)
-        assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+        assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
         models[run] = model.to(pick_device())
     yield 0.0, "base"
     sheets = [text_sheet("base", models["base"], tokenizer, asked)]

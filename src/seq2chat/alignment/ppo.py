@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from seq2chat.alignment.advantage import gae, masked_mean, token_rewards, whiten
-from seq2chat.alignment.data import ExampleLoader, fingerprint, split_examples, that_fit
 from seq2chat.alignment.kl import AdaptiveKL, k1
 from seq2chat.alignment.lora import merged
 from seq2chat.alignment.objectives import policy_loss, value_loss
+from seq2chat.alignment.policy import ExampleLoader, fingerprint, split_examples, that_fit
 from seq2chat.alignment.pretraining import add_pretraining, pretraining_text
 from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores, roll_out
@@ -34,14 +34,14 @@ from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.batch import Batch, Loader
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import Query, read_queries
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.loop import Job, Update, apply_gradients, total_steps
 from seq2chat.training.objective import causal_lm
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.stop import interruptible
-from seq2chat.training.task import Say, Task
+from seq2chat.training.tasks import Say, Task
 
 JUDGED = 128  # held-out prompts whose answers are scored at each validation
 RESPONSES = 20  # horizons in a run: β can change by a factor of e^4 over it (error clipped to 0.2)
@@ -105,7 +105,7 @@ class Actors:
 def make_ppo(
     recipe: Recipe,
     policy: GPT,
-    tokenizer: Tokenizer,
+    tokenizer: ByteBPE,
     scorer: Scorer,
     judge: RewardModel | None,
     say: Say,
@@ -164,7 +164,7 @@ def make_ppo(
 
 
 def deal_queries(
-    recipe: Recipe, tokenizer: Tokenizer, context: int, scorer: Scorer, say: Say
+    recipe: Recipe, tokenizer: ByteBPE, context: int, scorer: Scorer, say: Say
 ) -> tuple[list[Query], ExampleLoader]:
     """Return the prompts that are held out, and a loader that deals the others, with the columns
     that `scorer` takes.
@@ -207,7 +207,7 @@ def deal_queries(
 
 
 def iteration(
-    job: Job, actors: Actors, tokenizer: Tokenizer, scorer: Scorer, ptx: Loader | None, split: int
+    job: Job, actors: Actors, tokenizer: ByteBPE, scorer: Scorer, ptx: Loader | None, split: int
 ) -> Update:
     """Sample, score and update once; the first `split` of the job's optimizers are the policy's.
 
@@ -367,7 +367,7 @@ def experience_metrics(e: Experience, beta: float) -> dict[str, float]:
 def judge_answers(
     policy: GPT,
     limit: int,
-    tokenizer: Tokenizer,
+    tokenizer: ByteBPE,
     queries: list[Query],
     scorer: Scorer,
     reference: GPT,

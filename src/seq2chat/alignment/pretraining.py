@@ -8,17 +8,15 @@ from torch import Tensor
 from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Loader
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import cached_shards, open_shards
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.loop import Job, Update, apply_gradients
 from seq2chat.training.objective import causal_lm
-from seq2chat.training.task import Say
+from seq2chat.training.tasks import Say
 
 
-def pretraining_text(
-    recipe: Recipe, tokenizer: Tokenizer, context: int, doing: Say
-) -> Loader | None:
+def pretraining_text(recipe: Recipe, tokenizer: ByteBPE, context: int, doing: Say) -> Loader | None:
     """Return what deals windows of `align.ptx_corpus`, or None where nothing is mixed in."""
     if not recipe.align.ptx:
         return None

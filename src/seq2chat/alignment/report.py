@@ -16,8 +16,8 @@ from seq2chat.alignment.rollout import answer_logp, roll_out
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Query
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import FAMILIES, RISKS, Gold, Question, gold, questions
 
 MAX_TOKENS = 32
@@ -52,7 +52,7 @@ def exam(n: int, seed: int = 0) -> list[Question]:
 def answer_sheet(
     name: str,
     model: GPT,
-    tokenizer: Tokenizer,
+    tokenizer: ByteBPE,
     asked: Sequence[Question],
     reference: GPT | None = None,
     seed: int = 0,
@@ -78,7 +78,7 @@ def answer_sheet(
 def text_sheet(
     name: str,
     model: GPT,
-    tokenizer: Tokenizer,
+    tokenizer: ByteBPE,
     asked: Sequence[Question],
     shots: int = 0,
     seed: int = 0,

@@ -12,16 +12,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from seq2chat.alignment.data import (
+from seq2chat.alignment.objectives import ranking_loss
+from seq2chat.alignment.policy import (
     ExampleLoader,
-    answer_ids,
     fingerprint,
     split_examples,
     take_shape,
     that_fit,
-    written,
 )
-from seq2chat.alignment.objectives import ranking_loss
 from seq2chat.alignment.reward_function import FunctionScorer, load_function
 from seq2chat.alignment.rollout import Rollout, Scorer, last_token
 from seq2chat.config import Recipe, RewardConfig, check
@@ -29,12 +27,13 @@ from seq2chat.models.folder import require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import answer_ids, written
 from seq2chat.text.conversations import WORLD, Comparison, Prompt, read_comparisons, world_questions
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import gold
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.objective import Loss
-from seq2chat.training.task import Say, Task
+from seq2chat.training.tasks import Say, Task
 
 SCORED = 256  # rows of a rollout that are scored at once
 SHOWN = 3  # held-out prompts whose ranked answers are shown as a sample
@@ -104,7 +103,7 @@ def scores_at(
 
 
 def make_reward(
-    recipe: Recipe, policy: GPT, tokenizer: Tokenizer, say: Say
+    recipe: Recipe, policy: GPT, tokenizer: ByteBPE, say: Say
 ) -> tuple[Recipe, RewardModel, Task]:
     """Return the task of learning `recipe.data.corpus`'s rankings, from the weights of `policy`."""
     model = reward_model_from(policy)
@@ -155,7 +154,7 @@ def make_reward(
 
 
 def learned_and_held_out(
-    recipe: Recipe, tokenizer: Tokenizer, context: int, say: Say
+    recipe: Recipe, tokenizer: ByteBPE, context: int, say: Say
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Return the comparisons of `recipe.data.corpus` that a reward model learns from, and those
     held out."""
@@ -176,7 +175,7 @@ def learned_and_held_out(
     return split_examples(fitting, recipe)
 
 
-def fork(tokenizer: Tokenizer, compared: Comparison) -> tuple[list[int], list[list[int]]]:
+def fork(tokenizer: ByteBPE, compared: Comparison) -> tuple[list[int], list[list[int]]]:
     """Return the ids of the prompt and those of each answer, with the token that ends it."""
     both = [answer_ids(tokenizer, compared.prompt, answer) for answer in compared.answers]
     return both[0][0], [answer for _, answer in both]
@@ -227,7 +226,7 @@ def centred(
     return shifted
 
 
-def show_ranking(model: RewardModel, tokenizer: Tokenizer, compared: Sequence[Comparison]) -> str:
+def show_ranking(model: RewardModel, tokenizer: ByteBPE, compared: Sequence[Comparison]) -> str:
     """Return prompts with their answers, the model's score and the reader's place of each, as
     text."""
     lines = []
@@ -240,7 +239,7 @@ def show_ranking(model: RewardModel, tokenizer: Tokenizer, compared: Sequence[Co
 
 
 def score_texts(
-    model: RewardModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Sequence[str]
+    model: RewardModel, tokenizer: ByteBPE, prompts: Sequence[Prompt], answers: Sequence[str]
 ) -> Float[Tensor, " batch"]:
     """Return the score of each answer to its prompt, written out and ended."""
     several = zip(prompts, answers, strict=True)
@@ -269,9 +268,7 @@ def score_rows(
 # What can judge an answer
 
 
-def load_scorer(
-    source: str, tokenizer: Tokenizer, device: torch.device, n: int, seed: int
-) -> Scorer:
+def load_scorer(source: str, tokenizer: ByteBPE, device: torch.device, n: int, seed: int) -> Scorer:
     """Return what judges answers: the reward model in a run or folder, the function in
     `FILE.py:FUNCTION`, or `oracle`, the gold score of the world's `n` questions.
 
@@ -289,7 +286,7 @@ def load_scorer(
         return FunctionScorer(load_function(source), source)
     model, theirs = load_checkpoint(Path(source))
     require_family(model, "reward")
-    assert isinstance(model, RewardModel) and isinstance(theirs, Tokenizer)
+    assert isinstance(model, RewardModel) and isinstance(theirs, ByteBPE)
     check(
         theirs.fingerprint == tokenizer.fingerprint,
         f"The reward model {source} reads another tokenizer's tokens than the policy; train one "

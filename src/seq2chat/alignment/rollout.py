@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from seq2chat.alignment.data import end_tokens
 from seq2chat.generation.decode import generate, token_logprobs
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import pad_rows
-from seq2chat.text.chat import END, control_id, prompt_ids
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import END, control_id, end_tokens, prompt_ids
 from seq2chat.text.conversations import Prompt, Query
-from seq2chat.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ Scorer = Callable[[Rollout], Float[Tensor, " batch"]]
 
 def roll_out(
     policy: GPT,
-    tokenizer: Tokenizer,
+    tokenizer: ByteBPE,
     queries: Sequence[Query],
     max_tokens: int,
     temperature: float = 1.0,
@@ -89,7 +88,7 @@ def roll_out(
     )
 
 
-def is_written(tokenizer: Tokenizer, answer: Sequence[int]) -> bool:
+def is_written(tokenizer: ByteBPE, answer: Sequence[int]) -> bool:
     """Return whether an answer ends with the token that ends a turn and has no other control token.
 
     One that ends with the end of a text instead looks the same to a reader, but no reward model was

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from seq2chat.alignment.data import (
+from seq2chat.alignment.policy import (
     ExampleLoader,
-    end_tokens,
     fingerprint,
     split_examples,
     take_shape,
@@ -32,12 +31,12 @@ from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch, pad_rows, spread_batches
-from seq2chat.text.chat import ChatTokens, prompt_ids
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import ChatTokens, end_tokens, prompt_ids
 from seq2chat.text.conversations import Prompt, Query, demonstration_tokens, read_demonstrations
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.training.nll import chunked_nll_sum
 from seq2chat.training.objective import Loss
-from seq2chat.training.task import Say, Task
+from seq2chat.training.tasks import Say, Task
 
 SHOWN = 4  # prompts whose answers are shown as a sample
 JUDGED = 64  # held-out prompts whose answers a reward model scores, to choose among checkpoints
@@ -74,7 +73,7 @@ def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batc
 
 
 def make_sft(
-    recipe: Recipe, model: GPT, tokenizer: Tokenizer, scorer: Scorer | None, say: Say, doing: Say
+    recipe: Recipe, model: GPT, tokenizer: ByteBPE, scorer: Scorer | None, say: Say, doing: Say
 ) -> tuple[Recipe, Task]:
     """Return the task of learning from `recipe.data.corpus`, and the recipe with the model's shape.
 
@@ -189,7 +188,7 @@ class Best(nn.Module):
 
 def mean_score(
     model: GPT,
-    tokenizer: Tokenizer,
+    tokenizer: ByteBPE,
     queries: Sequence[Query],
     scorer: Scorer,
     max_tokens: int,
@@ -201,9 +200,7 @@ def mean_score(
     return ended_scores(rollout, scorer(rollout), missing_eos).mean().item()
 
 
-def show_answers(
-    model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], max_tokens: int
-) -> str:
+def show_answers(model: Any, tokenizer: ByteBPE, prompts: Sequence[Prompt], max_tokens: int) -> str:
     """Return the prompts with the likeliest answers of `model`, as text."""
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=0.0)
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]

@@ -9,15 +9,15 @@ import torch
 from seq2chat.alignment.rollout import Scorer, roll_out
 from seq2chat.config import Recipe
 from seq2chat.models.gpt import GPT
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Query
-from seq2chat.text.tokenizer import Tokenizer
 
 LOW = 0.05  # quantile of the scores below which an answer is a bad one
 
 
 @torch.no_grad()
 def in_score_units(
-    recipe: Recipe, policy: GPT, tokenizer: Tokenizer, queries: Sequence[Query], scorer: Scorer
+    recipe: Recipe, policy: GPT, tokenizer: ByteBPE, queries: Sequence[Query], scorer: Scorer
 ) -> Recipe:
     """Return the recipe with `align.missing_eos` and `align.value_clip` set where they are 0.
 

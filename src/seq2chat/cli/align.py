@@ -134,7 +134,7 @@ def _align(
             f"A run goes on by its own recipe; leave {source} out, or leave --resume out.",
         )
         assert out is not None
-        from seq2chat.training.runlog import open_run
+        from seq2chat.training.run_folder import open_run
 
         theirs = open_run(out).recipe().align.method
         check(

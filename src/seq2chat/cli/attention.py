@@ -33,8 +33,8 @@ def attention(
     heads.
     """
     from seq2chat.device import pick_device
-    from seq2chat.inside.attention import choose, look
-    from seq2chat.inside.heatmap import save, values
+    from seq2chat.interpret.attention import choose, look
+    from seq2chat.interpret.heatmap import save, values
     from seq2chat.training.checkpoint import load_checkpoint
 
     model, tokenizer = load_checkpoint(run)

@@ -41,8 +41,8 @@ def chat(
     ] = None,
 ) -> None:
     """Talk with a model. Through a pipe each line is a message and each answer a line."""
-    from seq2chat.alignment.conversation import Conversation
     from seq2chat.generation.sampling import SamplingConfig
+    from seq2chat.inference.chat import Conversation
 
     sampling = SamplingConfig(
         max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed

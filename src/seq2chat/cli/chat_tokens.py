@@ -34,16 +34,16 @@ def chat_tokens(
     """Show each token of a conversation, whose turn it is in, and whether the model learns to say
     it (underlined)."""
     from seq2chat.text import chat
+    from seq2chat.text.byte_bpe import ByteBPE
     from seq2chat.text.conversations import (
         WORLD,
         Demonstration,
         demonstration_tokens,
         read_demonstrations,
     )
-    from seq2chat.text.tokenizer import Tokenizer
     from seq2chat.training.checkpoint import find_checkpoint
 
-    tokenizer = Tokenizer.load(find_checkpoint(run)).with_chat(
+    tokenizer = ByteBPE.load(find_checkpoint(run)).with_chat(
         (chat.START, chat.END), "<|pad|>", chat.CHAT_TEMPLATE
     )
     if message:

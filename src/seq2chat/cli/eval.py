@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Measure a model on a text: every token of it is scored once, given what the model may see of
     the rest."""
-    from seq2chat.training.evaluation import evaluate_text
+    from seq2chat.inference.evaluate import evaluate_text
 
     named = {"corpus": data, "field": field, "source": source, "target": target}
     console = Console(stderr=True, highlight=False)

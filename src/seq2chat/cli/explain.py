@@ -14,13 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from seq2chat.config import UserError, check
-from seq2chat.inside.lecture import SENTENCE
+from seq2chat.course import SENTENCE
+from seq2chat.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
-    from seq2chat.inside.lecture.lesson import Lesson
+    from seq2chat.course.lesson import Lesson
     from seq2chat.models.folder import Model
-    from seq2chat.text.tokenizer import Tokenizer
-    from seq2chat.text.wordpiece import WordPiece
 
 Record = dict[str, Any]  # one result, as benchmarks/lecture.py writes it on a line
 
@@ -65,7 +64,7 @@ HERE = Output()
 @explain.command(sort_key=1)
 def lsi(*, output: Output = HERE) -> None:
     """Persons and movies through two topics, and why W^Q and W^K learn the same."""
-    from seq2chat.inside.lecture.lsi import lesson
+    from seq2chat.course.lsi import lesson
 
     _show(lesson(), output)
 
@@ -73,7 +72,7 @@ def lsi(*, output: Output = HERE) -> None:
 @explain.command(sort_key=4)
 def attention(*, matrices: Matrices = None, causal: Causal = False, output: Output = HERE) -> None:
     """Queries, keys, values, weights and Z of four inputs, by hand."""
-    from seq2chat.inside.lecture.attention import LECTURE, lesson, read_example
+    from seq2chat.course.attention import LECTURE, lesson, read_example
 
     _show(lesson(LECTURE if matrices is None else read_example(matrices), causal), output)
 
@@ -88,8 +87,8 @@ def multihead(
     output: Output = HERE,
 ) -> None:
     """The same inputs looked at by several heads."""
-    from seq2chat.inside.lecture.attention import LECTURE, read_example
-    from seq2chat.inside.lecture.multihead import lesson
+    from seq2chat.course.attention import LECTURE, read_example
+    from seq2chat.course.multihead import lesson
 
     _show(lesson(LECTURE if matrices is None else read_example(matrices), heads), output)
 
@@ -104,7 +103,7 @@ def positions(
     output: Output = HERE,
 ) -> None:
     """The sinusoidal matrix, how alike two positions are, and how large they are."""
-    from seq2chat.inside.lecture.positions import lesson
+    from seq2chat.course.positions import lesson
 
     _show(lesson(text, d_model, n, None if run is None else _load(run)), output)
 
@@ -117,7 +116,7 @@ def embedding(
     output: Output = HERE,
 ) -> None:
     """One-hot → embedding → plus position: GPT-3 in shapes, a model in numbers."""
-    from seq2chat.inside.lecture.embedding import lesson, untrained
+    from seq2chat.course.embedding import lesson, untrained
 
     model, tokenizer = untrained() if run is None else _load(run)
     _show(lesson(prompt, model, tokenizer), output)
@@ -130,7 +129,7 @@ def masks(
     output: Output = HERE,
 ) -> None:
     """Who sees whom in GPT and in BERT."""
-    from seq2chat.inside.lecture.masks import lesson
+    from seq2chat.course.masks import lesson
 
     _show(lesson(text), output)
 
@@ -151,7 +150,7 @@ def decoding(
     output: Output = HERE,
 ) -> None:
     """From logits to a token: temperature, top-k and the draw."""
-    from seq2chat.inside.lecture.decoding import LOGITS, WORDS, after, lesson
+    from seq2chat.course.decoding import LOGITS, WORDS, after, lesson
 
     check(run is not None or prompt is None, "--prompt is for a model; give one with --run.")
     names, logits = (
@@ -165,7 +164,7 @@ def decoding(
 @explain.command(sort_key=13)
 def gpt3(*, output: Output = HERE) -> None:
     """Where GPT-3's 175 billion parameters and its FLOPs are."""
-    from seq2chat.inside.lecture.gpt3 import lesson
+    from seq2chat.course.gpt3 import lesson
 
     _show(lesson(), output)
 
@@ -186,7 +185,7 @@ def residual(
     output: Output = HERE,
 ) -> None:
     """The gradient that reaches the first layer, with and without skips."""
-    from seq2chat.inside.lecture.residual import lesson
+    from seq2chat.course.residual import lesson
 
     _show(lesson(depths, seeds), output)
 
@@ -213,8 +212,8 @@ def fixed_vector(
     output: Output = HERE,
 ) -> None:
     """One vector for a sentence against attention, by length (trains for minutes)."""
-    from seq2chat.inside.lecture import captions
-    from seq2chat.inside.lecture import fixed_vector as symbols
+    from seq2chat.course import captions
+    from seq2chat.course import fixed_vector as symbols
 
     topic = captions if task == "captions" else symbols
     if results is not None:
@@ -238,14 +237,14 @@ def rnn_vs_transformer(
     *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
 ) -> None:
     """Training time by length, and recall by distance (trains for minutes)."""
-    from seq2chat.inside.lecture.rnn_vs_transformer import (
+    from seq2chat.course.rnn_vs_transformer import (
         LENGTHS,
         MODELS,
         lesson,
         measure_recall,
         measure_speed,
     )
-    from seq2chat.inside.lecture.tasks import Case
+    from seq2chat.course.tasks import Case
 
     if results is not None:
         _refuse(seeds=seeds, steps=steps)
@@ -263,8 +262,8 @@ def bidirectional(
     *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
 ) -> None:
     """Guessing a masked word from both sides or from the left (trains for minutes)."""
-    from seq2chat.inside.lecture.bidirectional import MODELS, lesson, measure
-    from seq2chat.inside.lecture.tasks import Case
+    from seq2chat.course.bidirectional import MODELS, lesson, measure
+    from seq2chat.course.tasks import Case
 
     if results is not None:
         _refuse(seeds=seeds, steps=steps)
@@ -339,7 +338,7 @@ def _train(
     """Return the records of the `others`, which are measured first, and of each case, trained for
     so many steps; a bar tells how long that still takes. Raises UserError at once if what comes of
     them cannot be drawn to `output`."""
-    from seq2chat.inside.lecture.lesson import figure_file
+    from seq2chat.course.lesson import figure_file
 
     figure_file(output.out, "")
     console = Console(stderr=True, highlight=False)
@@ -353,7 +352,7 @@ def _train(
         return records + [train(case, steps, lambda step, n: bar.advance(whole)) for case in cases]
 
 
-def _load(run: Path) -> "tuple[Model, Tokenizer | WordPiece]":
+def _load(run: Path) -> "tuple[Model, Tokenizer]":
     from seq2chat.training.checkpoint import load_checkpoint
 
     return load_checkpoint(run)

@@ -31,7 +31,7 @@ def fill_mask(
 ) -> None:
     """Guess the masked words of a text. Each [MASK] is guessed with the others still masked."""
     from seq2chat.device import pick_device
-    from seq2chat.generation.guess import guess
+    from seq2chat.inference.fill_mask import guess
     from seq2chat.models.bert import BERT
     from seq2chat.models.folder import require_family
     from seq2chat.text.masked import encode_masked, fill

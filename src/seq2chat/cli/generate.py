@@ -49,8 +49,8 @@ def generate(
     from seq2chat.generation.sampling import SamplingConfig
     from seq2chat.models.folder import require_family
     from seq2chat.models.gpt import GPT
+    from seq2chat.text.byte_bpe import ByteBPE
     from seq2chat.text.stream import TextStream
-    from seq2chat.text.tokenizer import Tokenizer
     from seq2chat.training.checkpoint import load_checkpoint
 
     sampling = SamplingConfig(
@@ -61,7 +61,7 @@ def generate(
         prompt = "" if is_typed() else piped_text()
     model, tokenizer = load_checkpoint(run)
     require_family(model, "gpt")
-    assert isinstance(model, GPT) and isinstance(tokenizer, Tokenizer)
+    assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
     model.to(pick_device())
     # Documents of the training text begin with the end token of the one before.
     end_tokens = [] if tokenizer.eos_id is None else [tokenizer.eos_id]

@@ -18,7 +18,7 @@ def plot(
     ] = "tokens",
 ) -> None:
     """Draw the loss of a run, or compare the validation of several in bits per byte."""
-    from seq2chat.training.runlog import open_run, plot_runs
+    from seq2chat.training.run_folder import open_run, plot_runs
 
     check(len(runs) > 0, "Which runs? Write `seq2chat plot runs/NAME [runs/OTHER ...]`.")
     file = out or (runs[0] / "loss.png" if len(runs) == 1 else Path("compared.png"))

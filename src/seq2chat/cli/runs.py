@@ -21,7 +21,7 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print JSON"
 @app.command(name="list")
 def list_(root: Root = Path("runs"), *, as_json: AsJson = False) -> None:
     """List the runs in a folder with their last losses."""
-    from seq2chat.training.runlog import list_runs
+    from seq2chat.training.run_folder import list_runs
 
     rows = [run.summary() for run in list_runs(root)]
     if as_json:
@@ -34,7 +34,7 @@ def list_(root: Root = Path("runs"), *, as_json: AsJson = False) -> None:
 @app.command
 def show(run: Annotated[Path, Parameter(help="run folder")], *, as_json: AsJson = False) -> None:
     """Show one run: configuration, last metrics, checkpoints, and its newest sample."""
-    from seq2chat.training.runlog import open_run
+    from seq2chat.training.run_folder import open_run
 
     log = open_run(run)
     config = (log.folder / "config.toml").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def show(run: Annotated[Path, Parameter(help="run folder")], *, as_json: AsJson 
 @app.command
 def compare(*runs: Annotated[Path, Parameter(help="run folders")], as_json: AsJson = False) -> None:
     """Compare runs: their losses, and the options in which they differ."""
-    from seq2chat.training.runlog import open_run
+    from seq2chat.training.run_folder import open_run
 
     check(len(runs) > 1, "Name at least two runs to compare.")
     logs = [open_run(run) for run in runs]

@@ -12,7 +12,7 @@ from seq2chat.config import check
 
 if TYPE_CHECKING:
     from seq2chat.generation.engine import Engine
-    from seq2chat.serving.served import Served
+    from seq2chat.serving.served_model import Served
 
 
 def serve(
@@ -48,7 +48,7 @@ def serve(
     )
     check(0 <= port < 65536, f"--port is {port}; write a number from 0 to 65535.")
     check(slots > 0, f"--slots is {slots}; write a positive number.")
-    from seq2chat.serving.guard import check_key, is_loopback
+    from seq2chat.serving.middleware import check_key, is_loopback
 
     check_key(api_key)
 
@@ -57,7 +57,7 @@ def serve(
         f"--host {host} lets other machines in; set a key for them with --api-key, or leave --host "
         "out.",
     )
-    from seq2chat.serving.served import names, open_served, stages
+    from seq2chat.serving.served_model import names, open_served, stages
     from seq2chat.serving.server import run_server
 
     runs = tuple(stage for run in runs for stage in stages(run))

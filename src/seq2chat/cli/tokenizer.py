@@ -29,18 +29,16 @@ def train(
 
     from seq2chat.cli.train import preparing
     from seq2chat.config import TokenizerConfig
+    from seq2chat.text.byte_bpe import ByteBPE
     from seq2chat.text.corpus import left_out, load_corpus
     from seq2chat.text.split import tokenizer_texts
-    from seq2chat.text.tokenizer import Tokenizer
 
     if others := left_out(data):
         print(others, file=sys.stderr)
     TokenizerConfig(vocab_size)
     console = Console(stderr=True, highlight=False, markup=False)
     with preparing(console, "training the tokenizer", "Nothing was written."):
-        tokenizer = Tokenizer.train(
-            tokenizer_texts(load_corpus(data), val_fraction=0.0), vocab_size
-        )
+        tokenizer = ByteBPE.train(tokenizer_texts(load_corpus(data), val_fraction=0.0), vocab_size)
     tokenizer.save(out)
     print(f"{out}/tokenizer.json: {tokenizer.vocab_size} tokens")
 
@@ -70,7 +68,7 @@ def decode(
     ],
 ) -> None:
     """Print the text of token ids, such as those that `encode` prints."""
-    from seq2chat.text.wordpiece import check_ids
+    from seq2chat.text.tokenizers import check_ids
 
     tokenizer = _load(folder)
     numbers = _read_ids(" ".join(ids) if ids else piped_text())
@@ -91,6 +89,6 @@ def _read_ids(text: str) -> list[int]:
 
 
 def _load(folder: Path):
-    from seq2chat.text.wordpiece import load_tokenizer
+    from seq2chat.text.tokenizers import load_tokenizer
 
     return load_tokenizer(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
-    from seq2chat.training.job import Prepare
     from seq2chat.training.loop import Validated
+    from seq2chat.training.setup import Prepare
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -68,8 +68,8 @@ def train(
 
 def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
     """Train what `source` names, into `out` or the first free `runs/NAME`."""
-    from seq2chat.training.dial import choose_tables
-    from seq2chat.training.job import check_free
+    from seq2chat.training.autosize import choose_tables
+    from seq2chat.training.setup import check_free
 
     said = Said()
     if out:
@@ -123,7 +123,7 @@ class Said:
 def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
     """Train by `recipe` into `folder`."""
     from seq2chat.text.corpus import left_out
-    from seq2chat.training.job import start_job
+    from seq2chat.training.setup import start_job
 
     if others := left_out(recipe.data.corpus, recipe.data.field):
         said.say(others)
@@ -165,8 +165,8 @@ def preparing(console: Console, text: str, comfort: str) -> Iterator[Callable[[s
 
 def continue_run(folder: Path, changes: dict) -> None:
     """Train on what stopped in `folder`."""
-    from seq2chat.training.job import resume_job
-    from seq2chat.training.runlog import open_run
+    from seq2chat.training.run_folder import open_run
+    from seq2chat.training.setup import resume_job
 
     console = Console(stderr=True, highlight=False, markup=False)
     with preparing(console, "reading the run back", f"{folder} is as it was.") as doing:
@@ -178,10 +178,10 @@ def continue_run(folder: Path, changes: dict) -> None:
 def prepare_for(method: str) -> "Prepare":
     """How a run with this method of alignment, or none, becomes a model and a task."""
     if method:
-        from seq2chat.alignment.job import prepare_alignment
+        from seq2chat.alignment.setup import prepare_alignment
 
         return prepare_alignment
-    from seq2chat.training.job import prepare_training
+    from seq2chat.training.setup import prepare_training
 
     return prepare_training
 
@@ -212,7 +212,7 @@ def watch(job, console: Console) -> None:
     milestone."""
     from seq2chat.models.folder import COMMAND
     from seq2chat.training import loop
-    from seq2chat.training.runlog import plot_runs
+    from seq2chat.training.run_folder import plot_runs
     from seq2chat.training.stop import stop_on_signals
 
     columns = (

@@ -17,7 +17,7 @@ from seq2chat.cli.piped import is_typed, piped_pools
 from seq2chat.config import check
 
 if TYPE_CHECKING:
-    from seq2chat.training.translation import Translation
+    from seq2chat.inference.translate import Translation
 
 Pairs = list[tuple[int, int]]
 
@@ -62,13 +62,13 @@ def translate(
     """Translate lines with a trained encoder–decoder: as many lines come out as go in, in the same
     order."""
     from seq2chat.device import pick_device
-    from seq2chat.inside.attention import pharaoh, word_alignment
+    from seq2chat.inference import translate as translation
+    from seq2chat.interpret.attention import pharaoh, word_alignment
     from seq2chat.models.folder import require_family
     from seq2chat.models.seq2seq import Seq2Seq
     from seq2chat.models.transformer import Transformer
+    from seq2chat.text.byte_bpe import ByteBPE
     from seq2chat.text.parallel import read_lines
-    from seq2chat.text.tokenizer import Tokenizer
-    from seq2chat.training import translation
     from seq2chat.training.checkpoint import load_checkpoint
 
     lines = None if file is None else read_lines(_existing(file))
@@ -80,7 +80,7 @@ def translate(
     )
     model, tokenizer = load_checkpoint(run)
     require_family(model, "seq2seq", "transformer")
-    assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, Tokenizer)
+    assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, ByteBPE)
     model.to(pick_device())
     options: dict[str, Any] = {
         "beam": beam,

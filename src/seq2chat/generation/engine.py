@@ -26,8 +26,8 @@ from torch import Tensor
 from seq2chat.config import UserError, check
 from seq2chat.generation.decode import check_prompts, log_softmax
 from seq2chat.generation.request import DeadlinePassed, Event, QueueFull, Read, Request, Token
-from seq2chat.generation.row import Kept, Phase, Row, draw_tokens, likeliest, n_shared_tokens
 from seq2chat.generation.sampling import row_generators
+from seq2chat.generation.sequence import Kept, Phase, Row, draw_tokens, likeliest, n_shared_tokens
 from seq2chat.generation.token_pass import TokenPass, least_rows
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.slots import SlotCache

@@ -11,11 +11,11 @@ from seq2chat.config import UserError
 from seq2chat.generation.request import Constraint, DeadlinePassed, Event, Read, Request, Token
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.serving import protocol
+from seq2chat.serving.engine_thread import Worker
 from seq2chat.serving.metrics import Metrics
-from seq2chat.serving.served import Served
-from seq2chat.serving.worker import Worker
+from seq2chat.serving.served_model import Served
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.stream import TextStream
-from seq2chat.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class Answer:
         """Hand the request to the engine. Raises UserError for a prompt that does not fit and
         QueueFull."""
         engine, tokenizer = self.served.engine, self.served.tokenizer
-        assert engine is not None and isinstance(tokenizer, Tokenizer)
+        assert engine is not None and isinstance(tokenizer, ByteBPE)
         self._metrics = metrics
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[Event | Piece]()
         self._streams = [TextStream(tokenizer, self.stop, self.prompt) for _ in range(self.n)]

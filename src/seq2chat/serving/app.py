@@ -14,16 +14,16 @@ from seq2chat.config import UserError, check
 from seq2chat.serving import chat, completion, embedding, protocol, responses
 from seq2chat.serving.answer import Answer, BadField, in_time
 from seq2chat.serving.body import JSONRoute
+from seq2chat.serving.engine_thread import Stopped, Worker
 from seq2chat.serving.errors import UnknownModel, describe, on_error, respond
-from seq2chat.serving.guard import Guard
 from seq2chat.serving.metrics import Metrics
+from seq2chat.serving.middleware import Guard
 from seq2chat.serving.pool import Pool
-from seq2chat.serving.served import Served
-from seq2chat.serving.stream import EventStream, to_long_json, unless_gone
-from seq2chat.serving.worker import Stopped, Worker
+from seq2chat.serving.served_model import Served
+from seq2chat.serving.sse import EventStream, to_long_json, unless_gone
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import chat_tokens
-from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.wordpiece import check_ids
+from seq2chat.text.tokenizers import check_ids
 
 T = TypeVar("T")
 
@@ -243,8 +243,8 @@ def _tokenized(asked: protocol.TokenizeRequest, served: Served) -> dict[str, Any
     roles: list[str] | None = None
     if asked.messages is not None:
         tokenizer = served.tokenizer
-        check(isinstance(tokenizer, Tokenizer), f"{served.id} does not chat; send prompt.")
-        assert isinstance(tokenizer, Tokenizer)
+        check(isinstance(tokenizer, ByteBPE), f"{served.id} does not chat; send prompt.")
+        assert isinstance(tokenizer, ByteBPE)
         reply = asked.add_generation_prompt is not False
         messages = chat.conversation(asked.messages)
         served.check_size(*(message.content for message in messages))

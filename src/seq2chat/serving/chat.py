@@ -20,9 +20,9 @@ from seq2chat.serving.answer import (
 )
 from seq2chat.serving.grammar import Schema, forced_function, format_schema, grammars
 from seq2chat.serving.protocol import ChatMessage, ChatRequest, Function
-from seq2chat.serving.served import Served
+from seq2chat.serving.served_model import Served
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, begun_answer, prompt_ids
-from seq2chat.text.tokenizer import Tokenizer
 
 
 def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
@@ -33,7 +33,7 @@ def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
         f"{served.id} has not learned to chat; use /v1/completions with it, or fine-tune it: "
         "seq2chat sft.",
     )
-    assert isinstance(tokenizer, Tokenizer)
+    assert isinstance(tokenizer, ByteBPE)
     for field in ("max_tokens", "max_completion_tokens"):
         if getattr(asked, field) == 0:
             raise BadField(field, f"{field} is 0; write a positive number, or leave it out.")

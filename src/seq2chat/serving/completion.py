@@ -10,6 +10,7 @@ from typing import Any
 
 from seq2chat.config import check
 from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.inference.translate import Translation, translate
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.serving.answer import (
@@ -23,13 +24,12 @@ from seq2chat.serving.answer import (
     stop_strings,
 )
 from seq2chat.serving.chat import new_id, usage
+from seq2chat.serving.engine_thread import Worker
 from seq2chat.serving.logprobs import ScoredToken, completion_logprobs
 from seq2chat.serving.pool import Pool
 from seq2chat.serving.protocol import CompletionRequest, one_by_one
-from seq2chat.serving.served import Served
-from seq2chat.serving.worker import Worker
-from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.training.translation import Translation, translate
+from seq2chat.serving.served_model import Served
+from seq2chat.text.byte_bpe import ByteBPE
 
 BEAM = 5
 LINES = 8  # translated at once
@@ -82,7 +82,7 @@ def prompts(asked: CompletionRequest, served: Served) -> list[list[int]]:
     """Return the tokens of each prompt. A text begins as every text did in training: with the end
     of the one before."""
     tokenizer, made = served.tokenizer, []
-    assert isinstance(tokenizer, Tokenizer)
+    assert isinstance(tokenizer, ByteBPE)
     start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     for one in one_by_one(asked.prompt):
         if isinstance(one, str):
@@ -104,7 +104,7 @@ def _choice(
     """Return one choice: of all pieces of a sample, or of those of one chunk, whose text begins at
     `offset` and which is the `first` one or not."""
     tokenizer = answer.served.tokenizer
-    assert isinstance(tokenizer, Tokenizer)
+    assert isinstance(tokenizer, ByteBPE)
     tokens = [piece.token for piece in pieces]
     before = prompt_text(tokenizer, answer.prompt) if echo else ""
     choice: dict[str, Any] = {
@@ -125,7 +125,7 @@ def _choice(
 
 def _scored(answer: Answer, pieces: Sequence[Piece], echo: bool) -> list[ScoredToken]:
     tokenizer, read = answer.served.tokenizer, answer.read
-    assert isinstance(tokenizer, Tokenizer)
+    assert isinstance(tokenizer, ByteBPE)
     scored: list[ScoredToken] = []
     if echo and read is not None:
         # The first bytes of a character add nothing to the text, its last one adds all of it.
@@ -138,12 +138,12 @@ def _scored(answer: Answer, pieces: Sequence[Piece], echo: bool) -> list[ScoredT
     return scored + [ScoredToken(p.token.id, p.token.logprob, p.token.top, p.text) for p in pieces]
 
 
-def prompt_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+def prompt_text(tokenizer: ByteBPE, ids: Sequence[int]) -> str:
     """Return the text of `ids` without control tokens."""
     return tokenizer.decode(shown_ids(tokenizer, ids))
 
 
-def shown_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+def shown_ids(tokenizer: ByteBPE, ids: Sequence[int]) -> list[int]:
     """Return those of `ids` that are text."""
     control = set(tokenizer.control.values())
     return [i for i in ids if i not in control]
@@ -224,7 +224,7 @@ async def translation(
     check_translation(asked, served)
     texts = [one for one in one_by_one(asked.prompt) if isinstance(one, str)]
     model, tokenizer, n = served.model, served.tokenizer, asked.n or 1
-    assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, Tokenizer)
+    assert isinstance(model, Seq2Seq | Transformer) and isinstance(tokenizer, ByteBPE)
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
     if len(lines) > MOST_LINES:
         raise BadField(

@@ -15,10 +15,10 @@ from seq2chat.generation.request import ContextExceeded
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.serving.answer import BadField
+from seq2chat.serving.engine_thread import Worker
 from seq2chat.serving.protocol import EmbeddingRequest, one_by_one
-from seq2chat.serving.served import Served
-from seq2chat.serving.worker import Worker
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.serving.served_model import Served
+from seq2chat.text.byte_bpe import ByteBPE
 
 
 def inputs(asked: EmbeddingRequest, served: Served) -> list[list[int]]:
@@ -39,7 +39,7 @@ def inputs(asked: EmbeddingRequest, served: Served) -> list[list[int]]:
         if isinstance(one, str):
             served.check_size(one)
             ids = tokenizer.encode(one)
-            if not isinstance(tokenizer, Tokenizer):
+            if not isinstance(tokenizer, ByteBPE):
                 ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
         else:
             ids = one

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from seq2chat.config import UserError
 from seq2chat.generation.request import ContextExceeded, DeadlinePassed, QueueFull
 from seq2chat.serving.answer import BadField
-from seq2chat.serving.stream import to_json
-from seq2chat.serving.worker import Stopped
+from seq2chat.serving.engine_thread import Stopped
+from seq2chat.serving.sse import to_json
 
 ROUTES = (
     "POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /tokenize, "

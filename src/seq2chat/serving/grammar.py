@@ -14,8 +14,8 @@ from torch import Tensor
 
 from seq2chat.serving.answer import BadField
 from seq2chat.serving.protocol import ChatRequest, Function, ResponseFormat, ToolChoice
-from seq2chat.serving.served import Served
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.serving.served_model import Served
+from seq2chat.text.byte_bpe import ByteBPE
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -134,7 +134,7 @@ def grammars(schema: Schema | None, served: Served, n: int, begun: Sequence[int]
         raise BadField(
             schema.field, "JSON needs llguidance: pip install 'seq2chat[json]'."
         ) from None
-    assert isinstance(served.tokenizer, Tokenizer)
+    assert isinstance(served.tokenizer, ByteBPE)
     vocab_size = served.model.config.vocab_size
     tokenizer = _tokenizer(served.tokenizer.json, vocab_size, served.end_tokens[0])
     try:

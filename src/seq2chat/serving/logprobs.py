@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 LEAST = -9999.0  # JSON has no number for the logarithm of 0
 
@@ -12,7 +12,7 @@ LEAST = -9999.0  # JSON has no number for the logarithm of 0
 class TokenNames:
     """The names of the tokens of `tokenizer`, each made once."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: ByteBPE) -> None:
         self._tokenizer = tokenizer
         self._control = set(tokenizer.control.values())
         self._entries: dict[int, dict[str, Any]] = {}

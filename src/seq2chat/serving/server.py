@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from seq2chat.config import UserError
 from seq2chat.serving.app import create_app
-from seq2chat.serving.guard import refuse
-from seq2chat.serving.served import Served
+from seq2chat.serving.engine_thread import Worker
+from seq2chat.serving.middleware import refuse
+from seq2chat.serving.served_model import Served
 from seq2chat.serving.timeouts import TimedProtocol
-from seq2chat.serving.worker import Worker
 
 DRAIN_SECONDS = 30  # that running answers have at the end
 

@@ -4,11 +4,9 @@ The only state of a loader is therefore the number of samples consumed, and a re
 the uninterrupted one would have seen, at any step and with any number of processes.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +14,10 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from seq2chat.config import check
+from seq2chat.text.order import epoch_key, permute
 from seq2chat.text.shards import Shards
 
 IGNORED = -100
-FEISTEL_ROUNDS = 6
 EVALUATION_ORDER = bytes(32)  # key of the order in which samples are measured: always the same
 
 B = TypeVar("B", bound="Batch")
@@ -179,45 +177,6 @@ def pad_rows(
     behind the shorter ones."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
-
-
-def epoch_key(fingerprint: str, seed: int, epoch: int) -> bytes:
-    """Return 32 bytes that stand for one epoch of one run over one text."""
-    return hashlib.sha256(f"{fingerprint} {seed} {epoch}".encode()).digest()
-
-
-def permute(i: int, n: int, key: bytes) -> int:
-    """Return the place of `i` in a pseudo-random permutation of range(n), computed without a table.
-
-    A Feistel network permutes the next larger power of four, whatever its round function, and a
-    result outside range(n) is sent through again until it falls inside: cycle walking (Black and
-    Rogaway 2002, section 3).
-    """
-    half = max(1, ((n - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    rounds = round_keys(key)
-    while True:
-        left, right = i >> half, i & mask
-        for round_key in rounds:
-            left, right = right, left ^ (mix(right ^ round_key) & mask)
-        i = left << half | right
-        if i < n:
-            return i
-
-
-@lru_cache(maxsize=8)
-def round_keys(key: bytes) -> list[int]:
-    """Return one 64-bit number for each round of the Feistel network."""
-    digest = hashlib.shake_256(key).digest(8 * FEISTEL_ROUNDS)
-    return [int.from_bytes(digest[8 * r : 8 * r + 8], "big") for r in range(FEISTEL_ROUNDS)]
-
-
-def mix(x: Any) -> Any:
-    """The finalizer of splitmix64 (Steele, Lea and Flood 2014), which spreads every bit of x, an
-    int or an array of uint64, over all 64."""
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-    return x ^ x >> 31
 
 
 def _documents(shards: Shards, positions: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from seq2chat.config import UserError
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -61,9 +61,7 @@ class ChatTokens:
         return list(zip(self.ids[1:], self.trained[1:], strict=True))
 
 
-def chat_tokens(
-    tokenizer: Tokenizer, messages: Sequence[Message], reply: bool = False
-) -> ChatTokens:
+def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = False) -> ChatTokens:
     """Return the tokens of `messages`; with `reply`, up to where the assistant speaks next.
 
     With `reply`, a last message of the assistant is the beginning of its answer: it is left open.
@@ -105,12 +103,12 @@ def trimmed(content: str) -> str:
     return content.lstrip("\r\n").rstrip()
 
 
-def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(tokenizer: ByteBPE, messages: Sequence[Message]) -> list[int]:
     """Return the ids after which the assistant's answer begins, or continues."""
     return chat_tokens(tokenizer, messages, reply=True).ids
 
 
-def control_id(tokenizer: Tokenizer, name: str) -> int:
+def control_id(tokenizer: ByteBPE, name: str) -> int:
     """Return the id of a control token of ChatML. Raises UserError for a tokenizer that has
     none."""
     token_id = tokenizer.control.get(name)
@@ -120,3 +118,24 @@ def control_id(tokenizer: Tokenizer, name: str) -> int:
             "sft."
         )
     return token_id
+
+
+def end_tokens(tokenizer: ByteBPE) -> list[int]:
+    """Return the tokens that end an answer: that of a turn, and that of a text."""
+    return list(dict.fromkeys([control_id(tokenizer, END), *tokenizer.end_ids]))
+
+
+def answer_ids(
+    tokenizer: ByteBPE, prompt: Sequence[Message], answer: str
+) -> tuple[list[int], list[int]]:
+    """Return the ids of the prompt and those of the answer, with the token that ends it."""
+    before = prompt_ids(tokenizer, prompt)
+    both = chat_tokens(tokenizer, [*prompt, Message("assistant", answer)]).ids
+    end = len(both) - both[::-1].index(control_id(tokenizer, END))
+    return before, both[len(before) : end]
+
+
+def written(tokenizer: ByteBPE, prompt: Sequence[Message], answer: str) -> list[int]:
+    """Return the ids of prompt and answer together."""
+    before, after = answer_ids(tokenizer, prompt, answer)
+    return before + after

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 from seq2chat.config import UserError, check
 from seq2chat.text import formats
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import ChatTokens, Message, chat_tokens
 from seq2chat.text.fields import Fields
 from seq2chat.text.files import check_format
 from seq2chat.text.named import NAMED, find_corpus
 from seq2chat.text.rows import ROW_SUFFIXES, Row, is_rows, read_rows
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.world import (
     FAMILIES,
     RISKS,
@@ -169,7 +169,7 @@ def read_queries(
 
 
 def demonstration_tokens(
-    tokenizer: Tokenizer, demonstration: Demonstration, reply: bool = False
+    tokenizer: ByteBPE, demonstration: Demonstration, reply: bool = False
 ) -> ChatTokens:
     """Return the tokens as `chat_tokens` does; the turns in `unlearned` are not trained on."""
     tokens = chat_tokens(tokenizer, demonstration.messages, reply)

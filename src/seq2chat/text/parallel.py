@@ -12,20 +12,13 @@ import numpy as np
 import torch
 
 from seq2chat.config import DataConfig, UserError, check
-from seq2chat.text.batch import (
-    EVALUATION_ORDER,
-    IGNORED,
-    Batch,
-    epoch_key,
-    mix,
-    pad_rows,
-    spread_batches,
-)
+from seq2chat.text.batch import EVALUATION_ORDER, IGNORED, Batch, pad_rows, spread_batches
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.files import check_format, decode, numbered_lines, open_bytes, suffix
 from seq2chat.text.named import Progress, find_corpus
+from seq2chat.text.order import epoch_key, shuffled
 from seq2chat.text.rows import Row, field_names, is_rows, read_rows
 from seq2chat.text.split import FEW_DOCUMENTS
-from seq2chat.text.tokenizer import Tokenizer
 from seq2chat.text.turns import tidy
 
 NAMED_PAIRS = {
@@ -226,7 +219,7 @@ class Pairs:
     fingerprint: str
 
     @classmethod
-    def encode(cls, lines: Lines, tokenizer: Tokenizer, context: int) -> tuple["Pairs", Lines]:
+    def encode(cls, lines: Lines, tokenizer: ByteBPE, context: int) -> tuple["Pairs", Lines]:
         """Return the pairs of at most `context` tokens a side, end token included, and those that
         were longer."""
         eos_id, pad_id = tokenizer.eos_id, tokenizer.pad_id
@@ -354,13 +347,6 @@ def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batc
     # A sample may be cut short, and its beginning must not be the short sentences alone.
     for [i] in spread_batches(len(batches), 1, limit):
         yield pairs.batch(batches[i].tolist())
-
-
-def shuffled(n: int, key: bytes) -> np.ndarray:
-    """Return a permutation of range(n) that is a function of 8 bytes: the order of the hashes of 0
-    .. n - 1."""
-    spread = np.arange(n, dtype=np.uint64) * 0x9E3779B97F4A7C15 + np.frombuffer(key, np.uint64)
-    return np.argsort(mix(spread), kind="stable")
 
 
 def read_lines(file: Path) -> list[str]:

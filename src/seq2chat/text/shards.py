@@ -29,8 +29,7 @@ from seq2chat.text.corpus import Corpus
 from seq2chat.text.named import cache_folder
 from seq2chat.text.parts import Part
 from seq2chat.text.split import sample_fingerprint, split_parts
-from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.wordpiece import WordPiece
+from seq2chat.text.tokenizers import Tokenizer
 
 FORMAT = 2
 SPLITS = ("train", "val")
@@ -128,7 +127,7 @@ def open_shards(folder: str | Path, split: str) -> Shards:
 
 
 def shards_in_memory(
-    texts: Iterable[str | Part], tokenizer: Tokenizer | WordPiece, name: str = "text"
+    texts: Iterable[str | Part], tokenizer: Tokenizer, name: str = "text"
 ) -> Shards:
     """Return the stream of `texts`, documents or parts of them, without writing it, for evaluating
     on a file."""
@@ -201,7 +200,7 @@ def _check_file(file: Path, entry: dict[str, Any]) -> None:
 
 def cached_shards(
     corpus: Corpus,
-    tokenizer: Tokenizer | WordPiece,
+    tokenizer: Tokenizer,
     val_fraction: float,
     cache: str | Path | None = None,
     progress: Progress | None = None,
@@ -230,7 +229,7 @@ def cached_shards(
 
 def write_shards(
     corpus: Corpus,
-    tokenizer: Tokenizer | WordPiece,
+    tokenizer: Tokenizer,
     folder: str | Path,
     val_fraction: float,
     shard_tokens: int = SHARD_TOKENS,
@@ -270,7 +269,7 @@ def write_shards(
 def _write_into(
     folder: Path,
     corpus: Corpus,
-    tokenizer: Tokenizer | WordPiece,
+    tokenizer: Tokenizer,
     val_fraction: float,
     characters: int,
     shard_tokens: int,
@@ -408,7 +407,7 @@ def _move(temporary: Path, folder: Path) -> None:
             raise
 
 
-def _eos(tokenizer: Tokenizer | WordPiece) -> int:
+def _eos(tokenizer: Tokenizer) -> int:
     if tokenizer.eos_id is None:
         raise UserError(
             "The tokenizer has no <|endoftext|> or other end-of-text token to put between"
@@ -417,7 +416,7 @@ def _eos(tokenizer: Tokenizer | WordPiece) -> int:
     return tokenizer.eos_id
 
 
-def _dtype(tokenizer: Tokenizer | WordPiece) -> np.dtype:
+def _dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
 

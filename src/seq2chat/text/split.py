@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from seq2chat.config import check
+from seq2chat.text.byte_bpe import last_line_start
 from seq2chat.text.corpus import Corpus
 from seq2chat.text.jsonlines import JsonLines
 from seq2chat.text.parts import Part, regroup
 from seq2chat.text.plain import PlainText, Sample, hash_share
-from seq2chat.text.tokenizer import last_line_start
 
 FEW_DOCUMENTS = 100
 # Spread over the corpus; more of them change few merges (docs/log.md).

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from seq2chat.text.tokenizer import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8, and a token has one at least
 
@@ -17,7 +17,7 @@ class TextStream:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), before: Sequence[int] = ()
+        self, tokenizer: ByteBPE, stop: Sequence[str] = (), before: Sequence[int] = ()
     ) -> None:
         self._decoder = tokenizer.stream_decoder()
         for token_id in before[-LONGEST_CHARACTER:]:

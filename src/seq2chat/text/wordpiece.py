@@ -3,7 +3,7 @@ longest pieces that the vocabulary has, `un ##afford ##able`. As in BERT, text i
 stripped of accents unless asked otherwise.
 
 `tokenizers` trains and encodes; the files are those that `transformers` reads. As with the
-byte-level `Tokenizer`, text is always ordinary text: a `[MASK]` that somebody typed is a bracket, a
+byte-level `ByteBPE`, text is always ordinary text: a `[MASK]` that somebody typed is a bracket, a
 word and a bracket. Code that needs the control token takes its id from here.
 """
 
@@ -30,8 +30,8 @@ from tokenizers import (
 )
 
 from seq2chat.config import UserError, check
+from seq2chat.text.byte_bpe import read_json, read_utf8, with_options
 from seq2chat.text.parts import Part, encode_parts, join_documents
-from seq2chat.text.tokenizer import Tokenizer, read_json, read_utf8, with_options
 
 CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Characters that any vocabulary may be made of, and larger ones of a quarter as many as tokens.
@@ -51,7 +51,7 @@ class WordPiece:
     ) -> None:
         self._json, self._config = tokenizer_json, tokenizer_config
         spec = read_json(tokenizer_json, where)
-        kind = _model_type(spec)
+        kind = model_type(spec)
         check(kind == "WordPiece", f"{where} is a {kind} tokenizer, and a BERT reads WordPiece.")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
@@ -144,7 +144,7 @@ class WordPiece:
 
         Raises UserError if there is none or it is not WordPiece with BERT's five control tokens.
         """
-        file = _file(path)
+        file = tokenizer_file(path)
         config = file.with_name("tokenizer_config.json")
         return cls(
             read_utf8(file), read_utf8(config) if config.is_file() else "{}\n", where=str(file)
@@ -205,27 +205,6 @@ class WordPiece:
         return self.token(token_id).encode()
 
 
-def check_ids(tokenizer: Tokenizer | WordPiece, ids: Iterable[int]) -> None:
-    """Raise UserError for an id that is not below `tokenizer.vocab_size`."""
-    last = tokenizer.vocab_size - 1
-    for token_id in ids:
-        check(
-            0 <= token_id <= last,
-            f"There is no token {token_id}; this tokenizer has ids from 0 to {last}.",
-        )
-
-
-def load_tokenizer(path: str | Path) -> Tokenizer | WordPiece:
-    """Return the tokenizer in a `tokenizer.json` or the folder that holds one, byte-level BPE or
-    WordPiece.
-
-    Raises UserError if there is none or it is of another kind.
-    """
-    file = _file(path)
-    kind = _model_type(read_json(read_utf8(file), str(file)))
-    return WordPiece.load(file) if kind == "WordPiece" else Tokenizer.load(file)
-
-
 def has_vowel_marks(texts: Iterable[str]) -> bool:
     """Return whether one character in a hundred is a combining mark of a script in which such marks
     spell vowels."""
@@ -258,12 +237,12 @@ def _valid(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _model_type(spec: Any) -> str:
+def model_type(spec: Any) -> str:
     model = spec.get("model") if isinstance(spec, dict) else None
     return str(model.get("type")) if isinstance(model, dict) else "damaged"
 
 
-def _file(path: str | Path) -> Path:
+def tokenizer_file(path: str | Path) -> Path:
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     check(
         file.is_file(),

@@ -7,7 +7,7 @@ import torch
 
 from seq2chat.config import check
 from seq2chat.training.checkpoint import load_checkpoint, save_with_tokenizer
-from seq2chat.training.runlog import open_run
+from seq2chat.training.run_folder import open_run
 
 
 @torch.no_grad()

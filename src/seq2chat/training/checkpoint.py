@@ -22,9 +22,9 @@ from seq2chat.config import UserError, check
 from seq2chat.models.folder import Model, load_model, save_model
 from seq2chat.models.gpt import GPT
 from seq2chat.text.shards import NO_ROOM
-from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.wordpiece import WordPiece, load_tokenizer
-from seq2chat.training.runlog import RunLog
+from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
+from seq2chat.text.wordpiece import WordPiece
+from seq2chat.training.run_folder import RunLog
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Progress:
 def save_checkpoint(
     log: RunLog,
     model: Model,
-    tokenizer: Tokenizer | WordPiece,
+    tokenizer: Tokenizer,
     optimizers: list[torch.optim.Optimizer],
     progress: Progress,
     keep: int,
@@ -103,7 +103,7 @@ def save_checkpoint(
     return final
 
 
-def save_with_tokenizer(model: Model, tokenizer: Tokenizer | WordPiece, folder: Path) -> None:
+def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     """Write model and tokenizer into `folder`, with what others need to know to generate as we do.
 
     A chat model ends its answers at the end of a turn. Every text begins with the token that ends
@@ -171,7 +171,7 @@ def verify_checkpoint(folder: Path, resumes: bool = True) -> None:
         )
 
 
-def load_checkpoint(path: Path) -> tuple[Model, Tokenizer | WordPiece]:
+def load_checkpoint(path: Path) -> tuple[Model, Tokenizer]:
     """Model in evaluation mode and tokenizer of a run, a checkpoint, or any model folder of a known
     layout.
 

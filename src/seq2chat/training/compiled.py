@@ -15,7 +15,7 @@ from seq2chat.models.gpt import GPT
 from seq2chat.training.loop import Job, total_steps
 from seq2chat.training.nll import nll_sum
 from seq2chat.training.objective import causal_lm
-from seq2chat.training.task import Say
+from seq2chat.training.tasks import Say
 
 COMPILE_PAYS = 120  # seconds of the shortest run in which it does; docs/log.md
 # Of a batch: plain passes over parts of it leave the memory of one over all of it unused.

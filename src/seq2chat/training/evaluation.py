@@ -1,173 +1,94 @@
-"""Measuring a run or a model folder: on the run's own validation split, or on any other text."""
+"""Loss of a model on text, in the units people compare."""
 
-import dataclasses
-import json
+import math
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from seq2chat.config import DataConfig, Recipe, check
-from seq2chat.device import pick_device, pick_precision
-from seq2chat.models.bert import BERT
-from seq2chat.models.folder import Model, require_family
-from seq2chat.models.seq2seq import Seq2Seq
-from seq2chat.models.transformer import Transformer
-from seq2chat.text.batch import Batch, evaluation_batches
-from seq2chat.text.corpus import load_corpus
-from seq2chat.text.masked import masked_evaluation_batches
-from seq2chat.text.parallel import Pairs, excerpt, pair_batches, read_pairs
-from seq2chat.text.plain import BLOCK
-from seq2chat.text.shards import shards_in_memory
-from seq2chat.text.split import split_parts
-from seq2chat.text.tokenizer import Tokenizer
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from seq2chat.models.folder import Model
+from seq2chat.text.batch import IGNORED, Batch
+from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
-from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint
-from seq2chat.training.metrics import Evaluation, evaluate, token_lengths
-from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
-from seq2chat.training.runlog import open_run
-from seq2chat.training.task import load_text, make_task
-
-# More than a token has on average, so that a sample of the text is large enough.
-CHARACTERS_PER_TOKEN = 8
-LEAST_CHARACTERS = 64 * BLOCK  # a sample of fewer blocks is hardly spread over the text
-
-Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
+from seq2chat.training.objective import Loss
 
 
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """Batches to measure a model on, their number, and the loss that is measured."""
+@dataclass(frozen=True)
+class Evaluation:
+    """Cross-entropy on a text: `loss_sum` nats over `tokens` tokens, which spell `bytes` bytes and
+    `characters`."""
 
-    batches: Iterable[Batch]
-    n_batches: int
-    measure: Callable[[Any, Batch], Loss]
+    loss_sum: float
+    tokens: int
+    bytes: int
+    characters: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per token; depends on the tokenizer."""
+        return self.loss_sum / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per UTF-8 byte: comparable between tokenizers and languages."""
+        return self.loss_sum / self.bytes / math.log(2)
+
+    @property
+    def loss_per_character(self) -> float:
+        """Nats per character: what character-level models report as their loss."""
+        return self.loss_sum / self.characters
+
+    def values(self) -> dict[str, float]:
+        """What is measured, by the names of `metrics.jsonl`; by byte and character where tokens
+        spell a text."""
+        by_token = {"loss": self.loss, "tokens": self.tokens}
+        if not self.bytes:
+            return by_token
+        return by_token | {"bpb": self.bits_per_byte, "loss_per_character": self.loss_per_character}
 
 
-def evaluate_text(
-    path: Path,
-    data: dict[str, Any],
-    batch_size: int,
-    context: int | None,
-    tokens: int | None,
-    watch: Watch,
-) -> Evaluation:
-    """Loss of the run or model folder `path` on the text that `data` names, options of
-    `DataConfig`; on the run's own validation split where that is empty.
+def token_lengths(tokenizer: Tokenizer) -> Int[Tensor, "vocab 2"]:
+    """UTF-8 bytes and characters that each token adds to a text; 0 and 0 for control tokens, and
+    for the pieces of a BERT, which guesses some tokens of a text and spells none.
 
-    A GPT scores every token once, in windows of `context` tokens that don't overlap; a BERT guesses
-    15 % of them; a translation model scores every target token given the source and the target
-    before it. `tokens` spread over the text are measured, all of them with 0; the default is all of
-    a text, and of a run's own split what its last validation takes. `watch(batches, number)` passes
-    the batches on, for a progress display. Raises `UserError` for text or folders that can't be
-    used, and for a split that is no longer the one the run held out.
+    A character is counted where its first byte is, so the sums are exact even where tokens cut
+    characters apart.
     """
-    check(batch_size > 0, f"--batch-size is {batch_size}; write a positive number.")
-    check(tokens is None or tokens >= 0, f"--tokens is {tokens}; write 0 or more.")
-    model, tokenizer = load_checkpoint(path)
-    require_family(model, "gpt", "bert", "seq2seq", "transformer")
-    is_translation = isinstance(model, Seq2Seq | Transformer)
-    check(
-        context is None or not is_translation,
-        "--context is for models of running text; a translation model reads whole sentences.",
-    )
-    longest = model.config.context
-    context = longest if context is None else context
-    check(
-        0 < context <= longest, f"--context is {context}; write at most {longest}, the model's own."
-    )
-    is_run = (path / "config.toml").exists()
-    recipe = open_run(path).recipe() if is_run or not data else Recipe()
-    if data:
-        parallel = "source" in data or "target" in data
-        check(
-            parallel == is_translation,
-            f"A {model.config.family} is measured on"
-            f" {'--source and --target' if is_translation else '--data'}.",
-        )
-        options = DataConfig(
-            **vars(recipe.data) | {"corpus": "", "source": "", "target": ""} | data
-        )
-        measured = _other_text(options, model, tokenizer, batch_size, context, tokens or 0)
-    else:
-        measured = _own_split(path, recipe, tokenizer, batch_size, context, tokens)
-    device = pick_device()
-    model.to(device).compute_dtype = pick_precision(recipe.train.precision, device).dtype
-    batches = watch(measured.batches, measured.n_batches)
-    return evaluate(model, measured.measure, batches, token_lengths(tokenizer))
-
-
-def _own_split(
-    path: Path,
-    recipe: Recipe,
-    tokenizer: Tokenizer | WordPiece,
-    batch_size: int,
-    context: int,
-    tokens: int | None,
-) -> Measurement:
-    """Return the validation split of a run, which must be what it was in training."""
-    method = recipe.align.method
-    check(
-        not method,
-        f"{path} is a run of {method}, whose validation needs more than a text; name one with "
-        "--data.",
-    )
-    model, train = recipe.model, recipe.train
-    if hasattr(model, "context"):
-        model = dataclasses.replace(model, context=context)
-    recipe = dataclasses.replace(
-        recipe, model=model, train=dataclasses.replace(train, batch_size=batch_size)
-    )
-    task = make_task(recipe, load_text(recipe, _ignore), tokenizer, _ignore, _ignore)
-    progress = find_checkpoint(path) / "trainer" / "progress.json"
-    began_with = json.loads(progress.read_text(encoding="utf-8"))["data"]
-    text = recipe.data.source or recipe.data.corpus
-    check(
-        began_with == task.loader.fingerprint + task.origin,
-        f"{text} is no longer the text that {path} was trained on, so its validation split may hold"
-        " text the model has seen; put it back, or name a text with --data.",
-    )
-    limit = train.final_eval_tokens if tokens is None else tokens
-    size = min(limit, task.validation_tokens) if limit else task.validation_tokens
-    assert task.measure is not None
-    return Measurement(
-        task.validation(limit), max(1, round(size / (batch_size * context))), task.measure
+    if isinstance(tokenizer, WordPiece):
+        return torch.zeros(tokenizer.vocab_size, 2, dtype=torch.int64)
+    control = set(tokenizer.control.values())
+    pieces = [
+        b"" if i in control else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)
+    ]
+    return torch.tensor(
+        [(len(piece), sum(byte & 0xC0 != 0x80 for byte in piece)) for piece in pieces]
     )
 
 
-def _other_text(
-    data: DataConfig,
+# Another mode and other shapes than training's: not worth compiling.
+@torch.compiler.set_stance("force_eager")
+@torch.inference_mode()
+def evaluate(
     model: Model,
-    tokenizer: Tokenizer | WordPiece,
-    batch_size: int,
-    context: int,
-    tokens: int,
-) -> Measurement:
-    """Return the whole of another text, or about so many `tokens` spread over it."""
-    if isinstance(model, Seq2Seq | Transformer):
-        assert isinstance(tokenizer, Tokenizer)
-        lines = read_pairs(Path(data.source), Path(data.target))[0]
-        pairs, too_long = Pairs.encode(lines, tokenizer, context)
-        check(
-            not too_long,
-            f"{len(too_long)} pairs have more than the model's {context} tokens; leave them out: "
-            f"{excerpt(too_long)}.",
-        )
-        return Measurement(
-            pair_batches(pairs, batch_size, tokens), -(-len(pairs) // batch_size), translation
-        )
-    characters = max(CHARACTERS_PER_TOKEN * tokens, LEAST_CHARACTERS) if tokens else 0
-    parts = split_parts(
-        load_corpus(data.corpus, data.field), val_fraction=0.0, characters=characters
-    )
-    shards = shards_in_memory(parts, tokenizer)
-    size = min(tokens, shards.n_tokens) if tokens else shards.n_tokens - 1
-    n_batches = -(-size // (batch_size * context))
-    if isinstance(model, BERT):
-        assert isinstance(tokenizer, WordPiece)
-        batches = masked_evaluation_batches(shards, context, batch_size, tokenizer, tokens)
-        return Measurement(batches, n_batches, masked_lm)
-    batches = evaluation_batches(shards, context, batch_size, data.document_mask, tokens)
-    return Measurement(batches, n_batches, causal_lm)
-
-
-def _ignore(text: str) -> None: ...
+    objective: Callable[[Any, Batch], Loss],
+    batches: Iterable[Batch],
+    lengths: Int[Tensor, "vocab 2"],
+) -> Evaluation:
+    """Loss of `model` over `batches`, with dropout off; leaves the model in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    loss_sum, n_tokens, size = 0.0, 0, torch.zeros(2, dtype=torch.int64)
+    for batch in batches:
+        loss, n = objective(model, batch.to(device))
+        loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + int(n)
+        size += lengths[batch.labels[batch.labels != IGNORED]].sum(0)
+    model.train(was_training)
+    return Evaluation(loss_sum, n_tokens, *size.tolist())

@@ -16,14 +16,13 @@ from seq2chat.config import Budget, Recipe, UserError, check
 from seq2chat.device import Precision
 from seq2chat.models.folder import Model
 from seq2chat.text.batch import Batch
-from seq2chat.text.tokenizer import Tokenizer
-from seq2chat.text.wordpiece import WordPiece
+from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import Progress, save_checkpoint
-from seq2chat.training.metrics import Evaluation, evaluate, token_lengths
-from seq2chat.training.runlog import RunLog
+from seq2chat.training.evaluation import Evaluation, evaluate, token_lengths
+from seq2chat.training.run_folder import RunLog
 from seq2chat.training.schedule import rate
 from seq2chat.training.stop import Stopped, interruptible
-from seq2chat.training.task import Objective, Task
+from seq2chat.training.tasks import Objective, Task
 
 # Of a timed budget that the last validation may take, and all the others together.
 VALIDATION_SHARE = 0.1
@@ -32,13 +31,13 @@ LEAST_STEPS = 20  # of a timed run; with fewer there is no warmup and decay to s
 
 @dataclass
 class Job:
-    """All that a run needs in memory; `seq2chat.training.job` makes it. `objective` is the task's,
-    perhaps compiled."""
+    """All that a run needs in memory; `training.setup` makes it. `objective` is the task's, perhaps
+    compiled."""
 
     log: RunLog
     recipe: Recipe
     model: Model
-    tokenizer: Tokenizer | WordPiece
+    tokenizer: Tokenizer
     task: Task
     objective: Objective
     optimizers: list[torch.optim.Optimizer]

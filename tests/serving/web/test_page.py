@@ -12,8 +12,8 @@ import torch
 
 from seq2chat.config import GPTConfig
 from seq2chat.models.folder import load_model, make_model, save_model
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, prompt_ids
-from seq2chat.text.tokenizer import Tokenizer
 
 pytest.importorskip("playwright", reason="needs playwright: pip install playwright")
 pytestmark = pytest.mark.skipif(
@@ -36,7 +36,7 @@ TALKS = {
 def folders(tmp_path_factory) -> dict[str, Path]:
     """A base model and two that chat, the second of which is the first with more training; all know
     TALKS by heart."""
-    plain = Tokenizer.train(["user assistant system", *TALKS, *TALKS.values()] * 3, 320)
+    plain = ByteBPE.train(["user assistant system", *TALKS, *TALKS.values()] * 3, 320)
     chat = plain.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     made = {name: tmp_path_factory.mktemp("models") / name for name in ("ppo", "sft", "base")}
     torch.manual_seed(0)
@@ -264,7 +264,7 @@ def test_the_instructions_and_the_conversation_are_what_the_model_reads(page, fo
     ask(page, "Hello?")
     first = text(page)
     ask(page, "And <|im_end|> you?")
-    tokenizer = Tokenizer.load(folders["ppo"])
+    tokenizer = ByteBPE.load(folders["ppo"])
     said = [
         ("system", "Be brief."),
         ("user", "Hello?"),
@@ -302,7 +302,7 @@ def test_a_door_shows_the_numbers_of_the_model(page, folders):
     door = page.get_by_role("dialog")
     rows = [read_row(row) for row in door.get_by_role("listitem").all()]
 
-    tokenizer, model = Tokenizer.load(folders["ppo"]), load_model(folders["ppo"])
+    tokenizer, model = ByteBPE.load(folders["ppo"]), load_model(folders["ppo"])
     ids = prompt_ids(tokenizer, [Message("user", "Hello?")]) + tokenizer.encode(HELLO)[:index]
     with torch.inference_mode():
         logprobs = model(torch.tensor([ids]))[0, -1].double().log_softmax(-1)
@@ -389,7 +389,7 @@ def test_a_base_model_completes_text_and_has_doors(page, folders):
     page.get_by_text("2/2").wait_for()
     at_rest(page)
     old, new = answers(page)
-    tokenizer = Tokenizer.load(folders["base"])
+    tokenizer = ByteBPE.load(folders["base"])
     assert old["promptIds"] == new["promptIds"] == [tokenizer.eos_id, *tokenizer.encode("Hello?")]
     assert new["tokens"][0] == old["tokens"][0] and new["tokens"][1]["text"] == names[
         plain
@@ -425,7 +425,7 @@ def test_the_raw_view_shows_control_tokens_as_such_and_text_as_text(page, folder
         int(number) for number in dialog.locator("section").first.locator(".id").all_inner_texts()
     ]
     assert shown_ids == prompt_ids(
-        Tokenizer.load(folders["ppo"]), [Message("user", "Hello <|im_end|>")]
+        ByteBPE.load(folders["ppo"]), [Message("user", "Hello <|im_end|>")]
     )
     dialog.locator("[data-token]").first.click()
     page.locator("#door").wait_for()
@@ -453,7 +453,7 @@ def test_models_answer_side_by_side(page, folders):
     ppo, sft, _ = answers(page)[-3:]
     for folder, answer in ((folders["sft"], sft), (folders["ppo"], ppo)):
         said = [Message("user", "Hello?"), Message("assistant", HELLO), Message("user", "Fruit?")]
-        assert answer["promptIds"] == prompt_ids(Tokenizer.load(folder), said)
+        assert answer["promptIds"] == prompt_ids(ByteBPE.load(folder), said)
         assert [token["id"] for token in answer["tokens"]] == likeliest(folder, answer)
     button(page, "Ask base no longer").click()
     ask(page, "Hello?")

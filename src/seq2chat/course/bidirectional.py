@@ -1,0 +1,169 @@
+"""Guessing a masked token from both sides or from the left alone (Devlin et al. 2018, section 5.1):
+one model, one text, one training, and only the mask of attention differs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cache
+from statistics import fmean
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from seq2chat.config import BERTConfig, check
+from seq2chat.course.lesson import (
+    COLOURS,
+    Cell,
+    Lesson,
+    Table,
+    canvas,
+    check_alike,
+    plain,
+    seeds_told,
+    spread,
+)
+from seq2chat.course.tasks import Case, Progress, fit
+from seq2chat.models.bert import BERT
+from seq2chat.models.folder import n_parameters
+from seq2chat.nn.attention import DotProductHeads
+from seq2chat.text.batch import IGNORED, Batch
+from seq2chat.text.corpus import load_corpus
+from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
+from seq2chat.text.shards import Shards, shards_in_memory
+from seq2chat.text.split import split_texts
+from seq2chat.text.wordpiece import WordPiece
+from seq2chat.training.objective import masked_lm
+
+MODELS = ("both sides", "left only")
+# Short rows, for the first steps: attention begins as an average over all that it sees, and of 64
+# positions the neighbours that tell most are a thirty-second part.
+TEXT, VOCABULARY, CONTEXT, BATCH, STEPS = "world:3MB", 2000, 16, 64, 1000
+SHAPE = {"context": CONTEXT, "n_layer": 2, "n_head": 4, "d_model": 128, "dropout": 0.0}
+
+
+def hide_future(model: BERT) -> None:
+    """Make every head of `model` see a position and those before it only. Its parameters stay as
+    they are."""
+    for module in model.modules():
+        if isinstance(module, DotProductHeads):
+            module.causal = True
+
+
+@cache
+def text() -> tuple[WordPiece, Shards, Shards]:
+    """Return a tokenizer and the tokens to train and to validate with: the built-in world."""
+    corpus = load_corpus(TEXT)
+    train, val = (list(split_texts(corpus, 0.05, split)) for split in ("train", "val"))
+    tokenizer = WordPiece.train(train, VOCABULARY)
+    return (
+        tokenizer,
+        shards_in_memory(train, tokenizer, "train"),
+        shards_in_memory(val, tokenizer, "val"),
+    )
+
+
+@torch.inference_mode()
+def accuracy(model: BERT, batches: Sequence[Batch]) -> tuple[float, float]:
+    """Return the share of the masked tokens that are guessed rightly, and the mean loss in nats."""
+    right, loss, n = 0, 0.0, 0
+    for batch in batches:
+        asked = batch.labels != IGNORED
+        guesses = model.logits(model.hidden(batch.target, batch.target_mask)[asked]).argmax(-1)
+        right += int((guesses == batch.labels[asked]).sum())
+        loss += masked_lm(model, batch)[0].item()
+        n += int(asked.sum())
+    return right / n, loss / n
+
+
+def unigram(batches: Sequence[Batch], train: Shards) -> float:
+    """Return the share that always guessing the commonest token of the training text gets right."""
+    commonest = torch.bincount(
+        torch.from_numpy(train.read(0, train.n_tokens).astype("int64"))
+    ).argmax()
+    labels = torch.cat([batch.labels[batch.labels != IGNORED] for batch in batches])
+    return (labels == commonest).double().mean().item()
+
+
+def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) -> dict[str, Any]:
+    """Train the case and return its record: accuracy and loss on the masked tokens of unseen text,
+    at every position of which both models are asked for the same."""
+    tokenizer, train, val = text()
+    config = BERTConfig(tokenizer.vocab_size, **SHAPE)
+    with torch.random.fork_rng():
+        torch.manual_seed(case.seed)
+        model = BERT(config)
+    if case.model == "left only":
+        hide_future(model)
+    loader = MaskedLoader(train, CONTEXT, case.seed, tokenizer)
+
+    def batches() -> Iterator[Batch]:
+        for step in range(steps):
+            yield loader.batch(step * BATCH, BATCH)
+
+    fit(model, masked_lm, batches(), steps, 1e-3, progress)
+    # Full rows only: a causal row and a padded one need masks of different kinds.
+    unseen = [
+        b
+        for b in masked_evaluation_batches(val, CONTEXT, BATCH, tokenizer)
+        if b.target_mask is None
+    ]
+    share, loss = accuracy(model, unseen)
+    record = {
+        "topic": "bidirectional",
+        **asdict(case),
+        "parameters": n_parameters(config),
+        "steps": steps,
+    }
+    record |= {"text": TEXT, "context": CONTEXT}
+    return record | {"accuracy": share, "loss": loss, "unigram": unigram(unseen, train)}
+
+
+def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
+    """Return accuracy and loss of both models, with the commonest token for comparison."""
+    check_alike(records, "text", "context", "steps", "parameters", "unigram")
+    rows: list[list[Cell]] = []
+    shares: dict[str, list[float]] = {}
+    for name in MODELS:
+        runs = [record for record in records if record["model"] == name]
+        check(bool(runs), f"There is no result for {name}; measure both models.")
+        shares[name], losses = ([run[key] for run in runs] for key in ("accuracy", "loss"))
+        rows.append([name, runs[0]["parameters"], spread(shares[name]), spread(losses)])
+    rows.append(["the commonest token", "", f"{records[0]['unigram']:.2f}", ""])
+    tables = [
+        Table("masked tokens of unseen text", ["sees", "parameters", "right", "loss (nats)"], rows)
+    ]
+    notes = [
+        (
+            f"Corpus {records[0]['text']} in rows of {records[0]['context']} tokens, 15 % of them "
+            f"masked, {records[0]['steps']:,} steps, {seeds_told(records)}."
+        ),
+        _told(shares),
+    ]
+    return Lesson("bidirectional", tables, notes, _draw(records))
+
+
+def _told(shares: dict[str, list[float]]) -> str:
+    """Which model guesses better, where its worst seed is better than the best of the other by what
+    the table shows."""
+    worse, better = sorted(shares, key=lambda name: fmean(shares[name]))
+    if round(min(shares[better]) - max(shares[worse]), 2) <= 0:
+        return "So far neither guesses better."
+    return f"So far the one that sees {better} guesses better."
+
+
+def _draw(records: Sequence[dict[str, Any]]) -> Figure:
+    figure = canvas(8, 3.4)
+    left, right = figure.subplots(1, 2)
+    for axes, key, title, y in (
+        (left, "accuracy", "masked tokens guessed", "share right"),
+        (right, "loss", "loss on masked tokens", "nats"),
+    ):
+        for place, name in enumerate(MODELS):
+            values = [record[key] for record in records if record["model"] == name]
+            axes.bar(place, sum(values) / len(values), color=COLOURS[place], width=0.6)
+            axes.plot([place] * len(values), values, "k.", ms=5)
+        axes.set_xticks(range(len(MODELS)), MODELS)
+        plain(axes, title, "", y)
+    left.axhline(records[0]["unigram"], color="grey", linestyle=":", label="the commonest token")
+    left.legend(fontsize=8)
+    return figure

@@ -1,0 +1,177 @@
+"""The fixed context on real text: translating one to four captions of Multi30k (Elliott et al.
+2016) at once.
+
+A single caption has 13 words and is too short to show what Bahdanau et al. 2014 saw (figure 2), so
+captions are joined; training has as many of each number.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from seq2chat.config import DataConfig
+from seq2chat.course.fixed_vector import MODELS, Case, equal_shape
+from seq2chat.course.lesson import (
+    COLOURS,
+    Lesson,
+    Table,
+    band,
+    canvas,
+    check_alike,
+    plain,
+    seeds_told,
+    spread,
+)
+from seq2chat.course.tasks import EncoderDecoder, Progress, fit, make
+from seq2chat.generation.decode import generate
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.inference.translate import bleu
+from seq2chat.models.folder import n_parameters
+from seq2chat.text.batch import Batch
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.parallel import load_parallel, pair_batch
+from seq2chat.training.objective import translation
+
+MOST, VOCABULARY, LONGEST, BATCH, UNSEEN = 4, 2000, 256, 32, 100
+
+Side = list[list[int]]
+
+
+@cache
+def text() -> tuple[ByteBPE, tuple[Side, Side], tuple[Side, Side]]:
+    """Return a joint tokenizer and the tokens of each caption, English and German, to train and to
+    validate with.
+
+    Raises UserError where Multi30k is neither at hand nor to be had.
+    """
+    corpus = load_parallel(DataConfig(corpus="multi30k-en-de"))
+    tokenizer = ByteBPE.train(corpus.texts(), VOCABULARY)
+
+    def encode(lines: Sequence[tuple[str, str]]) -> tuple[Side, Side]:
+        # A space in front, so that captions stay apart when they are joined.
+        english, german = (
+            [tokenizer.encode(f" {text}") for text in side] for side in zip(*lines, strict=True)
+        )
+        return english, german
+
+    return tokenizer, encode(corpus.train), encode(corpus.val)
+
+
+def joined(sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: ByteBPE) -> Batch:
+    """Return a batch of which each row is the captions of these numbers, one after the other."""
+    sources, targets = (
+        [[token for i in row for token in side[i]] for row in rows] for side in sides
+    )
+    assert tokenizer.eos_id is not None
+    assert tokenizer.pad_id is not None
+    return pair_batch(sources, targets, tokenizer.eos_id, tokenizer.pad_id)
+
+
+def measure(case: Case, steps: int, progress: Progress | None = None) -> dict[str, Any]:
+    """Train the case (its task is not looked at) and return its record: loss a token and BLEU by
+    number of captions."""
+    tokenizer, train, val = text()
+    config = equal_shape(case.model, case.d_model, tokenizer.vocab_size, LONGEST)
+    model = make(config, case.seed)
+    chance = torch.Generator().manual_seed(1000 + case.seed)
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            numbers = torch.randint(1, MOST + 1, (BATCH,), generator=chance).tolist()
+            rows = [torch.randint(len(train[0]), (k,), generator=chance).tolist() for k in numbers]
+            yield joined(train, rows, tokenizer)
+
+    fit(model, translation, batches(), steps, 2e-3, progress)
+    # Neighbours in the file; each number of captions is asked for as many rows.
+    unseen = [
+        joined(val, [range(k * i, k * i + k) for i in range(UNSEEN)], tokenizer)
+        for k in range(1, MOST + 1)
+    ]
+    scores = [score(model, batch, tokenizer) for batch in unseen]
+    record = {
+        "topic": "captions",
+        **asdict(case),
+        "parameters": n_parameters(config),
+        "steps": steps,
+    }
+    losses, bleus = zip(*scores, strict=True)
+    return record | {"captions": list(range(1, MOST + 1)), "loss": losses, "bleu": bleus}
+
+
+@torch.inference_mode()
+def score(model: EncoderDecoder, batch: Batch, tokenizer: ByteBPE) -> tuple[float, float]:
+    """Return the mean loss of the true tokens in nats, and the BLEU of greedy translations."""
+    assert batch.source is not None
+    assert batch.source_mask is not None
+    loss, n_tokens = translation(model, batch)
+    end = int(batch.target[0, 0])
+    sources = [
+        row[mask].tolist() for row, mask in zip(batch.source, batch.source_mask, strict=True)
+    ]
+    greedy = SamplingConfig(max_tokens=LONGEST // 2, temperature=0.0)
+    found = generate(model, [[end]] * len(sources), greedy, [end], sources=sources)
+
+    def words(tokens: Sequence[int]) -> str:
+        return tokenizer.decode(token for token in tokens if token >= 0 and token != end).strip()
+
+    return (loss / n_tokens).item(), bleu(
+        [words(c.tokens) for [c] in found], [words(t) for t in batch.labels.tolist()]
+    ).score
+
+
+def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
+    """Return loss and BLEU by number of captions: the mean over the seeds and the range."""
+    check_alike(records, "captions", "steps", "d_model")
+    columns = [f"{k} caption{'s' if k > 1 else ''}" for k in records[0]["captions"]]
+    by_model = {name: [record for record in records if record["model"] == name] for name in MODELS}
+    by_model = {name: runs for name, runs in by_model.items() if runs}
+    tables = [
+        Table(
+            title,
+            ["", "parameters", *columns],
+            [
+                [
+                    name,
+                    runs[0]["parameters"],
+                    *(spread(c, digits) for c in zip(*(run[key] for run in runs), strict=True)),
+                ]
+                for name, runs in by_model.items()
+            ],
+        )
+        for key, title, digits in (
+            ("loss", "loss, nats a token given the true ones before it", 2),
+            ("bleu", "BLEU, greedy", 1),
+        )
+    ]
+    notes = [
+        (
+            f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds_told(records)}. A "
+            "short training: the order counts, not the height."
+        ),
+    ]
+    return Lesson("captions", tables, notes, _draw(by_model))
+
+
+def _draw(by_model: dict[str, list[dict[str, Any]]]) -> Figure:
+    figure = canvas(11, 3.8)
+    left, right = figure.subplots(1, 2)
+    for axes, key, title, y in (
+        (left, "loss", "loss of the true translation", "nats a token"),
+        (right, "bleu", "greedy translation", "BLEU"),
+    ):
+        for name, runs in by_model.items():
+            band(
+                axes,
+                runs[0]["captions"],
+                [run[key] for run in runs],
+                COLOURS[MODELS.index(name)],
+                name,
+            )
+        axes.set_xticks(range(1, MOST + 1))
+        plain(axes, title, "captions", y)
+        axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,203 @@
+"""What goes into a model: one-hot → embedding → plus position, in GPT-3's shapes and in a model's
+own numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from seq2chat.config import GPT3, GPTConfig, check
+from seq2chat.course import SENTENCE
+from seq2chat.course.lesson import Cell, Lesson, Table, canvas, heat_map
+from seq2chat.interpret.attention import labels
+from seq2chat.interpret.reading import ids_read
+from seq2chat.models.bert import BERT
+from seq2chat.models.folder import Model
+from seq2chat.models.gpt import GPT, init_weights
+from seq2chat.models.reward import RewardModel
+from seq2chat.models.transformer import Transformer
+from seq2chat.nn.position import sinusoids
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.tokenizers import Tokenizer
+
+MOST = 6  # numbers shown of a row
+UNTRAINED = GPTConfig("gpt2", vocab_size=260, context=64, n_layer=1, n_head=1, d_model=8)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A prompt on its way into a model: the rows looked up, what tells the place, and their sum,
+    `(n, d)` each.
+
+    `positions` is None where the place is told in another way; `how` says in words what happens.
+    """
+
+    embedding: Float[Tensor, "n d"]
+    positions: Float[Tensor, "n d"] | None
+    how: str
+
+    @property
+    def total(self) -> Float[Tensor, "n d"]:
+        """What the first layer is given, or the norm in front of it."""
+        return self.embedding if self.positions is None else self.embedding + self.positions
+
+
+def untrained() -> tuple[GPT, ByteBPE]:
+    """Return a tiny GPT with fresh weights and a tokenizer of bytes, for want of a model of the
+    user's."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT(UNTRAINED).double()
+        init_weights(model)  # anew, drawn in float64
+        return model, ByteBPE.train([SENTENCE], UNTRAINED.vocab_size)
+
+
+@torch.no_grad()
+def read_input(model: Model, ids: Sequence[int]) -> Input:
+    """Return what `model` makes of the token `ids`, by a product of one-hot rows with its embedding
+    matrix.
+
+    Raises UserError for more tokens than the model's context.
+    """
+    check(
+        len(ids) <= model.context,
+        f"The model would read {len(ids)} tokens, and its context is {model.context}; shorten the "
+        "prompt.",
+    )
+    table, places = model.embed_tokens, torch.arange(len(ids), device=model.device)
+    if isinstance(model, Transformer) and model.embed_source is not None:
+        table = model.embed_source
+    embedding = (
+        F.one_hot(torch.tensor(ids, device=model.device), len(table.weight)).to(table.weight)
+        @ table.weight
+    )
+    model = model.gpt if isinstance(model, RewardModel) else model
+    match model:
+        case GPT(embed_positions=None):
+            return Input(
+                embedding,
+                None,
+                "no position is added: each layer turns q and k by their place (rotary)",
+            )
+        case GPT():
+            return Input(
+                embedding,
+                model.get_parameter("embed_positions.weight")[places],
+                "learned positions are added",
+            )
+        case BERT():
+            positions = model.embed_positions(places) + model.embed_segments.weight[0]
+            return Input(
+                embedding,
+                positions,
+                "learned positions and the segment's vector are added; a LayerNorm follows",
+            )
+        case Transformer():
+            width, learned = model.config.d_model, model.embed_source_positions
+            positions = (
+                sinusoids(places, width, embedding.dtype) if learned is None else learned(places)
+            )
+            how = f"embeddings times √{width}, {model.config.positions} positions are added"
+            return Input(embedding * width**0.5, positions, how)
+        case _:
+            return Input(
+                embedding, None, "no position is added: a recurrent network reads in order"
+            )
+
+
+def lesson(prompt: str, model: Model, tokenizer: Tokenizer) -> Lesson:
+    """Return the way of `prompt` into GPT-3 in shapes, and into `model` in numbers, control tokens
+    included.
+
+    Raises UserError for a blank prompt, and as `read_input`.
+    """
+    ids = ids_read(model, tokenizer, prompt)
+    found = read_input(model, ids)
+    names = [f"{place} {label}" for place, label in enumerate(labels(tokenizer, ids))]
+    gpt3, added = GPT3["gpt3-175b"], found.positions is not None
+    n_vocab, width = model.embed_tokens.weight.shape
+    numbers: list[list[Cell]] = []
+    for place, (name, i) in enumerate(zip(names, ids, strict=True)):
+        parts = [
+            ("embedding", found.embedding),
+            ("position", found.positions),
+            ("sum", found.total),
+        ]
+        for part, rows in parts:
+            if rows is not None:
+                label = name if part == "embedding" else ""
+                numbers.append(
+                    [
+                        label,
+                        i if label else "",
+                        part,
+                        *rows[place, :MOST].tolist(),
+                        rows[place].norm().item(),
+                    ]
+                )
+    shown = [str(i + 1) for i in range(min(MOST, width))]
+    title = (
+        f"the prompt in this model, the first {len(shown)} of {width} numbers and the length of the"
+        " whole vector"
+    )
+    tables = [
+        Table(
+            "shapes: GPT-3 (175B), and this model with this prompt",
+            ["", "GPT-3", "here"],
+            [
+                ["tokens", gpt3.context, len(ids)],
+                ["one-hot", f"{gpt3.context} × {gpt3.vocab_size}", f"{len(ids)} × {n_vocab}"],
+                ["embedding matrix", f"{gpt3.vocab_size} × {gpt3.d_model}", f"{n_vocab} × {width}"],
+                ["embedded", f"{gpt3.context} × {gpt3.d_model}", f"{len(ids)} × {width}"],
+                [
+                    "positions",
+                    f"{gpt3.context} × {gpt3.d_model}",
+                    f"{len(ids)} × {width}" if added else "none",
+                ],
+                [
+                    "into the first block",
+                    f"{gpt3.context} × {gpt3.d_model}",
+                    f"{len(ids)} × {width}",
+                ],
+            ],
+        ),
+        Table(title, ["token", "id", "", *shown, "length"], numbers),
+    ]
+    notes = [
+        (
+            "A one-hot row times the embedding matrix is one row of it: looking up is the product "
+            "without zeros."
+        ),
+        f"In this model: {found.how}.",
+    ]
+    return Lesson("embedding", tables, notes, _draw(names, ids, found, n_vocab))
+
+
+def _draw(names: Sequence[str], ids: Sequence[int], found: Input, n_vocab: int) -> Figure:
+    parts = [
+        (found.embedding, "embedding"),
+        (found.positions, "positions"),
+        (found.total, "sum: what the blocks read"),
+    ]
+    parts = [(rows, title) for rows, title in parts if rows is not None]
+    figure = canvas(3 + 3.4 * len(parts), 1.6 + 0.22 * min(len(ids), 40))
+    row = figure.subplots(1, len(parts) + 1)
+    row[0].scatter(ids, range(len(ids)), marker="s", s=12)
+    row[0].set(xlim=(-1, n_vocab), ylim=(len(ids) - 0.5, -0.5), xlabel="id")
+    row[0].set_title(f"one-hot: {len(ids)} × {n_vocab}", fontsize=10)
+    row[0].set_yticks(range(len(ids)), names, fontsize=8)
+    for axes, (rows, title) in zip(row[1:], parts, strict=True):
+        heat_map(
+            axes,
+            rows,
+            [""] * len(ids),
+            [""] * rows.shape[1],
+            f"{title}: {' × '.join(map(str, rows.shape))}",
+            None,
+        )
+        axes.set_aspect("auto")
+    return figure

@@ -1,0 +1,210 @@
+"""What the Transformer gained over recurrence (Vaswani et al. 2017, table 1): positions at once,
+and a short way back.
+
+An RNN goes through a sequence one position after the other, and what it read long ago has passed
+through every state since; attention compares all pairs of positions, and any two are one step
+apart.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from seq2chat.config import check
+from seq2chat.course.fixed_vector import equal_shape
+from seq2chat.course.lesson import (
+    COLOURS,
+    Cell,
+    Lesson,
+    Table,
+    band,
+    canvas,
+    check_alike,
+    plain,
+    seeds_told,
+    spread,
+)
+from seq2chat.course.tasks import (
+    EOS,
+    FIRST,
+    PAD,
+    Case,
+    Progress,
+    exact_match,
+    fit,
+    make,
+    repetition,
+)
+from seq2chat.models.folder import n_parameters
+from seq2chat.text.batch import Batch
+from seq2chat.text.parallel import pair_batch
+from seq2chat.training.objective import translation
+
+MODELS = ("fixed", "transformer")
+NAMES = {"fixed": "RNN", "transformer": "Transformer"}
+LENGTHS = (16, 32, 64, 128, 256, 512)
+TOKENS, SPEED_WIDTH = 4096, 256
+
+KEYS, VALUES, NOISE = 2, 4, 4
+FIRST_KEY, FIRST_VALUE, FIRST_PAIR = FIRST, FIRST + KEYS, FIRST + KEYS + VALUES
+FIRST_NOISE = FIRST_PAIR + KEYS * VALUES
+VOCABULARY = FIRST_NOISE + NOISE
+LONGEST, RECALL_WIDTH, BATCH, STEPS, UNSEEN = 64, 64, 32, 1000, 500
+DISTANCES = (0, 4, 9, 19, 29, 39, 49, 61)
+SHOWN = (0, 9, 39, 61)  # in the table; the figure shows all
+
+
+def measure_speed(
+    model_name: str, length: int, repeats: int = 5, width: int = SPEED_WIDTH
+) -> dict[str, Any]:
+    """Return the record of how long a forward and backward pass takes for each token of the target,
+    copying sequences of `length`, about 4096 tokens at once: the median of `repeats` passes after
+    one that is not counted."""
+    config = equal_shape(model_name, width, FIRST + 64, max(LENGTHS))
+    model, batch = make(config, 0), max(1, TOKENS // length)
+    chance = torch.Generator().manual_seed(0)
+    task = repetition("copy", torch.full((batch,), length), 64, chance)
+    seconds = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        translation(model, task)[0].backward()
+        seconds.append(time.perf_counter() - began)
+    per_token = 1e6 * statistics.median(seconds[1:]) / (batch * length)
+    record = {"topic": "rnn-vs-transformer", "kind": "speed", "model": model_name, "length": length}
+    return record | {"microseconds": per_token, "parameters": n_parameters(config)}
+
+
+def recall(distances: Int64[Tensor, " batch"], generator: torch.Generator) -> Batch:
+    """Return sequences of noise in which every key stands once, in one symbol with its value, and
+    at the end one key alone, whose value is asked for. Its pair has `distances` symbols between
+    itself and the question."""
+    n = len(distances)
+    source = torch.randint(FIRST_NOISE, VOCABULARY, (n, LONGEST), generator=generator)
+    asked = torch.randint(KEYS, (n,), generator=generator)
+    values = torch.randint(VALUES, (n, KEYS), generator=generator)
+    for row, distance in enumerate(distances.tolist()):
+        place = LONGEST - 2 - distance
+        others = torch.randperm(LONGEST - 2, generator=generator)[: KEYS - 1]
+        others += others >= place
+        keys = torch.cat(
+            [asked[row, None], torch.tensor([key for key in range(KEYS) if key != asked[row]])]
+        )
+        source[row, [place, *others]] = FIRST_PAIR + keys * VALUES + values[row, keys]
+    source[:, -1] = FIRST_KEY + asked
+    answer = FIRST_VALUE + values.gather(1, asked[:, None])
+    return pair_batch(source.tolist(), answer.tolist(), EOS, PAD)
+
+
+def measure_recall(
+    case: Case, steps: int = STEPS, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train the case on all distances and return its record: the share of 500 unseen sequences
+    answered rightly."""
+    config = equal_shape(case.model, RECALL_WIDTH, VOCABULARY, LONGEST)
+    model = make(config, case.seed)
+    chance = torch.Generator().manual_seed(1000 + case.seed)
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            yield recall(torch.randint(LONGEST - 1, (BATCH,), generator=chance), chance)
+
+    fit(model, translation, batches(), steps, 3e-3, progress)
+    unseen = torch.Generator().manual_seed(0)
+    right = [exact_match(model, recall(torch.full((UNSEEN,), n), unseen)) for n in DISTANCES]
+    record = {
+        "topic": "rnn-vs-transformer",
+        "kind": "recall",
+        "parameters": n_parameters(config),
+        "steps": steps,
+    }
+    return record | asdict(case) | {"distances": DISTANCES, "right": right}
+
+
+def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
+    """Return time by length and recall by distance, for the records of `measure_speed` and
+    `measure_recall`."""
+    speed = [r for r in records if r["kind"] == "speed"]
+    runs = [r for r in records if r["kind"] == "recall"]
+    by_model = {name: {r["length"]: r for r in speed if r["model"] == name} for name in MODELS}
+    lengths = sorted(n for n in by_model["fixed"] if n in by_model["transformer"])
+    whole = bool(lengths) and {r["model"] for r in runs} == set(MODELS)
+    check(whole, "There is nothing to show: speed and recall were not measured of both models.")
+    check_alike(runs, "distances", "steps")
+    rows: list[list[Cell]] = [
+        [
+            NAMES[name],
+            by_model[name][lengths[0]]["parameters"],
+            *(by_model[name][n]["microseconds"] for n in lengths),
+        ]
+        for name in MODELS
+    ]
+    ratio = [
+        by_model["fixed"][n]["microseconds"] / by_model["transformer"][n]["microseconds"]
+        for n in lengths
+    ]
+    answers: list[list[Cell]] = []
+    distances = runs[0]["distances"]
+    shown = [i for i, n in enumerate(distances) if n in SHOWN]
+    for name in MODELS:
+        mine = [r for r in runs if r["model"] == name]
+        columns = [[r["right"][i] for r in mine] for i in shown]
+        answers.append([NAMES[name], mine[0]["parameters"], *map(spread, columns)])
+    tables = [
+        Table(
+            "training, microseconds a token, by length",
+            ["", "parameters", *map(str, lengths)],
+            [*rows, ["RNN / Transformer", "", *ratio]],
+            1,
+        ),
+        Table(
+            "the value of a key, by the symbols after it: share right",
+            ["", "parameters", *(str(distances[i]) for i in shown)],
+            answers,
+        ),
+    ]
+    notes = [
+        (
+            "An RNN takes as many steps as there are positions, one after the other; attention"
+            " compares all pairs at once, which costs n² products but can be done side by side."
+        ),
+        (
+            f"Recall: {seeds_told(runs)}. Guessing among the values is right in {1 / VALUES:.3f} of"
+            " the cases."
+        ),
+    ]
+    return Lesson("rnn-vs-transformer", tables, notes, _draw(by_model, lengths, runs))
+
+
+def _draw(
+    by_model: dict[str, dict[int, dict[str, Any]]], lengths: list[int], runs: list[dict[str, Any]]
+) -> Figure:
+    figure = canvas(11, 3.8)
+    left, right = figure.subplots(1, 2)
+    for name, colour in zip(MODELS, COLOURS, strict=False):
+        left.plot(
+            lengths,
+            [by_model[name][n]["microseconds"] for n in lengths],
+            "o-",
+            ms=4,
+            color=colour,
+            label=NAMES[name],
+        )
+        mine = [r for r in runs if r["model"] == name]
+        band(right, mine[0]["distances"], [r["right"] for r in mine], colour, NAMES[name])
+    left.set_xscale("log", base=2)
+    left.set_xticks(lengths, [str(n) for n in lengths])
+    left.set_ylim(bottom=0)
+    right.axhline(1 / VALUES, color="grey", linestyle=":", label="guessing")
+    right.set_ylim(0, 1.03)
+    plain(left, "training: time of a token", "length", "microseconds")
+    plain(right, "recall of a key's value", "symbols after it", "right")
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+    return figure

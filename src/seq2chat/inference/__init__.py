@@ -1,0 +1,1 @@
+"""Text in, text out: load a trained model, chat, translate, fill masks, evaluate."""

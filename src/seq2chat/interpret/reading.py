@@ -1,0 +1,36 @@
+"""A text as a model of any family was trained to read it."""
+
+from seq2chat.config import check
+from seq2chat.models.bert import BERT
+from seq2chat.models.folder import Model
+from seq2chat.models.gpt import GPT
+from seq2chat.models.reward import RewardModel
+from seq2chat.text.masked import MASK, encode_masked
+from seq2chat.text.tokenizers import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
+
+
+def ids_read(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the ids that `model` reads for `text`.
+
+    For a GPT, or a reward model, which is one, these are the end token and the text, as at the
+    start of a document; for a BERT [CLS] text [SEP], a [MASK] in it being the control token; for an
+    encoder–decoder the text and the end token.
+
+    Raises UserError for a blank text.
+    """
+    check(text.strip() != "", "The text is empty; write at least one word.")
+    ids, end = tokenizer.encode(text), tokenizer.eos_id
+    match model:
+        case GPT() | RewardModel():
+            return ids if end is None else [end, *ids]
+        case BERT():
+            assert isinstance(tokenizer, WordPiece)
+            return (
+                encode_masked(text, tokenizer)
+                if MASK in text
+                else [tokenizer.cls_id, *ids, tokenizer.sep_id]
+            )
+        case _:
+            assert end is not None
+            return [*ids, end]

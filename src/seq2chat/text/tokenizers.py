@@ -1,0 +1,31 @@
+"""Either tokenizer: byte-level BPE or WordPiece."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from seq2chat.config import check
+from seq2chat.text.byte_bpe import ByteBPE, read_json, read_utf8
+from seq2chat.text.wordpiece import WordPiece, model_type, tokenizer_file
+
+Tokenizer = ByteBPE | WordPiece
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Return the tokenizer in a `tokenizer.json` or the folder that holds one, byte-level BPE or
+    WordPiece.
+
+    Raises UserError if there is none or it is of another kind.
+    """
+    file = tokenizer_file(path)
+    kind = model_type(read_json(read_utf8(file), str(file)))
+    return WordPiece.load(file) if kind == "WordPiece" else ByteBPE.load(file)
+
+
+def check_ids(tokenizer: Tokenizer, ids: Iterable[int]) -> None:
+    """Raise UserError for an id that is not below `tokenizer.vocab_size`."""
+    last = tokenizer.vocab_size - 1
+    for token_id in ids:
+        check(
+            0 <= token_id <= last,
+            f"There is no token {token_id}; this tokenizer has ids from 0 to {last}.",
+        )

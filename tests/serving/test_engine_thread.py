@@ -1,0 +1,102 @@
+"""The one thread that computes, and what it tells at its end."""
+
+import time
+
+import pytest
+
+from seq2chat.config import GPTConfig
+from seq2chat.generation.engine import Engine
+from seq2chat.generation.request import QueueFull, Request
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.models.gpt import GPT
+from seq2chat.serving.engine_thread import MOST_BREAKS, Stopped, Worker
+
+
+class Panic(BaseException):
+    """As the one of Rust, which is no Exception either."""
+
+
+def tiny_engine():
+    return Engine(
+        GPT(GPTConfig(vocab_size=11, context=8, n_layer=1, n_head=1, d_model=8)), n_slot=1
+    )
+
+
+ERRORS = pytest.mark.parametrize(
+    "error", [MemoryError("too little"), Panic("too little")], ids=["error", "panic"]
+)
+
+
+@ERRORS
+def test_an_engine_that_breaks_again_and_again_ends_the_worker(monkeypatch, caplog, error):
+    def broken():
+        raise error
+
+    engine, events = tiny_engine(), []
+    monkeypatch.setattr(engine, "step", broken)
+    worker = Worker([engine])
+    for _ in range(MOST_BREAKS + 1):
+        worker.submit(engine, Request([1], SamplingConfig(1), events.append))
+    first, cancelled = (worker.call(lambda: 1) for _ in range(2))
+    assert cancelled.cancel()
+    later = [worker.call(lambda: 1) for _ in range(MOST_BREAKS + 1)]
+    worker.start()
+    worker.join(10)
+    assert first.result(0) == 1
+    with pytest.raises(Stopped, match="The engine broke; its log says why"):
+        later[-1].result(0)
+    assert [str(event) for event in events] == ["The engine broke; its log says why."] * (
+        MOST_BREAKS + 1
+    )
+    assert "too little" in caplog.text and "in broken" in caplog.text  # the cause and the place
+    with pytest.raises(Stopped):
+        worker.call(lambda: 1)
+
+
+@ERRORS
+def test_an_engine_that_breaks_once_starts_over_and_the_others_go_on(monkeypatch, caplog, error):
+    broken, sound = tiny_engine(), tiny_engine()
+    events = {broken: [], sound: []}
+    decode, failures = broken._decode, [error]
+
+    def fail_once(rows):
+        if failures:
+            raise failures.pop()
+        return decode(rows)
+
+    monkeypatch.setattr(broken, "_decode", fail_once)
+    worker = Worker([broken, sound])
+    for engine, told in events.items():
+        worker.submit(engine, Request([1], SamplingConfig(5), told.append))
+    worker.submit(broken, Request([2], SamplingConfig(5), events[broken].append))
+    worker.start()
+    while not worker.is_idle:
+        time.sleep(0.001)
+    worker.stop()
+    worker.join(10)
+    kinds = [type(event).__name__ for event in events[broken]]
+    assert kinds == ["Read", "Token", "Stopped", "Read", *["Token"] * 5] and worker.error is None
+    assert [type(event).__name__ for event in events[sound]] == ["Read", *["Token"] * 5]
+    assert "too little" in caplog.text and "too little" not in str(events[broken][2])
+
+
+@ERRORS
+def test_a_call_that_fails_in_any_way_leaves_nobody_waiting(caplog, error):
+    def work():
+        raise error
+
+    worker = Worker([])
+    worker.start()
+    with pytest.raises((MemoryError, RuntimeError), match="too little"):
+        worker.call(work).result(10)
+    assert worker.call(lambda: 1).result(10) == 1
+    worker.stop()
+    worker.join(10)
+
+
+def test_calls_that_wait_are_bounded():
+    worker = Worker([])
+    for _ in range(256):
+        worker.call(int)
+    with pytest.raises(QueueFull, match="256 calls are waiting"):
+        worker.call(int)
