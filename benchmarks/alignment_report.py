@@ -26,6 +26,7 @@ import torch
 from peers import machine
 
 from seq2chat.alignment.doctor import best_of, diagnose, verdict
+from seq2chat.alignment.judges import RewardScorer
 from seq2chat.alignment.pipeline import finished_stages, run_line, stage_tables
 from seq2chat.alignment.report import (
     MAX_TOKENS,
@@ -37,7 +38,7 @@ from seq2chat.alignment.report import (
     text_sheet,
     win_rate,
 )
-from seq2chat.alignment.reward import from_model, score_texts
+from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, recipe_tables
@@ -173,7 +174,7 @@ def judge(folder: Path, sft: Any, tokenizer: Any, asked: list) -> dict[str, Any]
     golds = torch.tensor(
         [gold(question, text).score for question, text in zip(each, rollout.answers, strict=True)]
     )
-    by_model = from_model(model)(rollout).where(rollout.finished, -math.inf).cpu()
+    by_model = RewardScorer(model)(rollout).where(rollout.finished, -math.inf).cpu()
     mean, chosen, _ = best_of(golds, by_model, BEST_OF)
     return {
         "reward_accuracy": round(right / total, 4),

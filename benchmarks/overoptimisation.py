@@ -25,9 +25,9 @@ import torch
 from peers import machine
 
 from seq2chat.alignment.doctor import best_of
+from seq2chat.alignment.judges import RewardScorer
 from seq2chat.alignment.kl import best_of_n_kl
 from seq2chat.alignment.report import MAX_TOKENS, answer_sheet, exam
-from seq2chat.alignment.reward import from_model
 from seq2chat.alignment.rollout import Rollout, ended_scores, roll_out
 from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, recipe_tables
@@ -106,7 +106,7 @@ def checkpoint_at(
         "kl": round(sum(sheet.kl) / len(sheet.kl), 3),
         "gold": round(sheet.score, 4),
         "reward": round(
-            ended_scores(rollout, from_model(reward)(rollout), MISSING_EOS).mean().item(), 4
+            ended_scores(rollout, RewardScorer(reward)(rollout), MISSING_EOS).mean().item(), 4
         ),
     }
 
@@ -122,7 +122,7 @@ def best_of_n(
     )
     each = [question for question in asked for _ in range(most)]
     golds = torch.tensor([gold(q, a).score for q, a in zip(each, rollout.answers, strict=True)])
-    scores = ended_scores(rollout, from_model(reward)(rollout), MISSING_EOS)
+    scores = ended_scores(rollout, RewardScorer(reward)(rollout), MISSING_EOS)
     return [
         {
             "n": n,

@@ -44,7 +44,6 @@ def measure(step: Callable[[], object], warmup: int, steps: int) -> dict[str, fl
 def ours(steps: int) -> dict[str, float]:
     from seq2chat.config import Recipe
     from seq2chat.models.gpt import flops_per_token
-    from seq2chat.training.loop import train_step
     from seq2chat.training.setup import start_job
 
     recipe = Recipe.from_tables(
@@ -59,7 +58,7 @@ def ours(steps: int) -> dict[str, float]:
         job = start_job(recipe, Path(folder) / "run", lambda line: print(line, file=sys.stderr))
     ready = time.perf_counter() - began
 
-    result = measure(lambda: train_step(job), 3, steps)
+    result = measure(lambda: job.task.step(job), 3, steps)
     flops = flops_per_token(job.recipe.model) * BATCH * CONTEXT
     return result | {
         "first_seconds": ready,

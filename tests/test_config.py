@@ -156,7 +156,7 @@ def test_toml_escapes_what_toml_forbids():
         ),
         (
             {"align": {"method": "sft"}, "train": {"start": "runs/a"}},
-            "train.start is runs/a, but alignment begins",
+            "train.start is runs/a, but alignment starts",
         ),
         (
             {"optim": {"matrix_lr": float("inf")}},

@@ -144,24 +144,24 @@ def test_the_algorithm_is_tried_on_a_reward_that_is_right(
     fine_tuned, align, rates, tmp_path, monkeypatch
 ):
     align("ppo", tmp_path / "run", fine_tuned, **RL | rates(1e-30))
-    real, gains = doctor_module.practised, []
+    real, gains = doctor_module.gold_after, []
 
     def recorded(*arguments):
         gains.append(real(*arguments))
         return gains[-1]
 
-    monkeypatch.setattr(doctor_module, "practised", recorded)
+    monkeypatch.setattr(doctor_module, "gold_after", recorded)
     found = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
     assert not found["algorithm"].sound and "take gold from" in found["algorithm"].evidence
     assert found["control"].sound  # with that learning rate both are the same answers
     larger = iter([gain + 0.1 for gain in gains])
-    monkeypatch.setattr(doctor_module, "practised", lambda *arguments: next(larger))
+    monkeypatch.setattr(doctor_module, "gold_after", lambda *arguments: next(larger))
     found = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
     assert found["algorithm"].sound and not found["control"].sound
 
 
 def test_another_kind_of_run_is_told(fine_tuned):
-    with pytest.raises(UserError, match="a run of sft; the doctor looks at runs of ppo and grpo"):
+    with pytest.raises(UserError, match="a run of sft; the doctor checks runs of ppo and grpo"):
         diagnose(fine_tuned)
 
 

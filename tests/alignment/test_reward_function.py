@@ -8,8 +8,8 @@ import torch
 
 from seq2chat.alignment.doctor import diagnose
 from seq2chat.alignment.policy import load_policy
-from seq2chat.alignment.ppo import deal_queries
-from seq2chat.alignment.reward_function import FunctionScorer, load_function, wanted_columns
+from seq2chat.alignment.reinforcement import query_loader, read_prompts
+from seq2chat.alignment.reward_function import FunctionScorer, load_function
 from seq2chat.alignment.rollout import Rollout
 from seq2chat.config import Recipe, UserError, recipe_tables
 
@@ -98,7 +98,6 @@ def test_the_signature_says_which_columns_are_taken():
     assert FunctionScorer(several, "f").required == ["solution"]
     assert FunctionScorer(everything, "f").columns is None
     assert FunctionScorer(lambda p, a: [0.0], "f").columns == set()
-    assert wanted_columns(None) == set()
 
 
 def test_a_column_that_a_row_lacks_is_none():
@@ -191,9 +190,8 @@ def test_an_edited_column_is_other_data(base, prompts):
 
     def fingerprint(function):
         scorer = FunctionScorer(function, "f")
-        return deal_queries(recipe, tokenizer, policy.context, scorer, lambda line: None)[
-            1
-        ].fingerprint
+        queries, _ = read_prompts(recipe, tokenizer, policy.context, scorer, lambda line: None)
+        return query_loader(recipe, tokenizer, queries).fingerprint
 
     plain = fingerprint(lambda p, a: [0.0])
     before = fingerprint(score)

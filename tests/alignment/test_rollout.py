@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seq2chat.alignment.policy import load_policy
-from seq2chat.alignment.rollout import ended_scores, is_written, roll_out
+from seq2chat.alignment.rollout import ended_scores, is_finished, roll_out
 from seq2chat.text.chat import END, START
 from seq2chat.text.conversations import read_queries
 
@@ -21,12 +21,12 @@ def test_only_the_end_of_a_turn_ends_an_answer(policy):
         tokenizer.control[END],
         tokenizer.control[START],
     )
-    assert is_written(tokenizer, [*words, end])
-    assert is_written(tokenizer, [end])
-    assert not is_written(tokenizer, words)  # cut off
-    assert not is_written(tokenizer, [*words, tokenizer.eos_id])
-    assert not is_written(tokenizer, [*words, start, end])
-    assert not is_written(tokenizer, [tokenizer.pad_id, *words, end])
+    assert is_finished(tokenizer, [*words, end])
+    assert is_finished(tokenizer, [end])
+    assert not is_finished(tokenizer, words)  # cut off
+    assert not is_finished(tokenizer, [*words, tokenizer.eos_id])
+    assert not is_finished(tokenizer, [*words, start, end])
+    assert not is_finished(tokenizer, [tokenizer.pad_id, *words, end])
 
 
 def test_an_answer_that_ends_otherwise_is_worth_little_whatever_the_judge_says(policy, monkeypatch):

@@ -8,13 +8,15 @@ import shutil
 import pytest
 import torch
 
+from seq2chat.alignment.examples import ExampleLoader, split_examples
+from seq2chat.alignment.judges import load_scorer
 from seq2chat.alignment.lora import add_lora, merged
-from seq2chat.alignment.policy import ExampleLoader, grow_vocabulary, load_policy, split_examples
-from seq2chat.alignment.reward import load_scorer, score_texts
+from seq2chat.alignment.policy import grow_vocabulary, load_policy
+from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.reward_function import FunctionScorer
 from seq2chat.alignment.rollout import Rollout, answer_logp, last_token, roll_out
 from seq2chat.alignment.setup import prepare_alignment
-from seq2chat.alignment.sft import pack, sft
+from seq2chat.alignment.sft import pack, sft_loss
 from seq2chat.config import GPTConfig, Recipe, UserError, recipe_tables
 from seq2chat.models.folder import load_model, make_model, save_model
 from seq2chat.models.gpt import GPT
@@ -102,8 +104,8 @@ def test_packing_changes_no_loss_and_sees_no_neighbour(base, corner):
     batch = pack(talks, model.context, tokenizer.pad_id)
     assert batch.target.shape[0] < len(talks)
     assert int((batch.labels != IGNORED).sum()) == sum(sum(t.trained) for t in talks)
-    together, n = sft(model, batch)
-    alone = [sft(model, pack([talk], model.context, tokenizer.pad_id)) for talk in talks]
+    together, n = sft_loss(model, batch)
+    alone = [sft_loss(model, pack([talk], model.context, tokenizer.pad_id)) for talk in talks]
     assert int(n) == sum(int(k) for _, k in alone)
     # The loss itself is computed in float32 at least.
     assert together.item() == pytest.approx(sum(loss.item() for loss, _ in alone), rel=1e-9)
@@ -137,8 +139,8 @@ def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, jud
     if method == "ppo":
         tables["align"]["value_clip"] = 1.0
     recipe = Recipe.from_tables(recipe_tables(method), tables | {"train": {"precision": "fp32"}})
-    prepared = prepare_alignment(recipe, None, torch.device("meta"), str, str)
-    parts = {"model": prepared.model} | dict(prepared.task.modules or {})
+    task = prepare_alignment(recipe, None, torch.device("meta"), str, str)
+    parts = {"model": task.model} | dict(task.modules())
     devices = {name: {p.device.type for p in part.parameters()} for name, part in parts.items()}
     assert set().union(*devices.values()) == {"meta"}, devices
 
@@ -398,9 +400,7 @@ def test_an_edited_text_of_pretraining_does_not_resume(tmp_path, base, corner, a
     mix = {"align__ptx": 0.5, "align__ptx_corpus": str(text), "align__ptx_batch": 2}
     align("sft", tmp_path / "run", base, stop_after=2, **options, **mix)
     text.write_text("The river runs to the lake. " * 400)
-    with pytest.raises(
-        UserError, match=r"a text that is mixed in or a model .* is no longer what it was"
-    ):
+    with pytest.raises(UserError, match=r"a mixed-in text or the starting model .* has changed"):
         resume(tmp_path / "run")
 
 
@@ -423,7 +423,7 @@ def test_an_epoch_of_reinforcement_asks_each_prompt_once(method, steps, fine_tun
     tables["align"] |= {"group": 4} if method == "grpo" else {}
     tables |= {"data": {"val_fraction": 0.1}, "train": {"budget": "1 epoch", "precision": "fp32"}}
     recipe = Recipe.from_tables(recipe_tables(method), tables)
-    loader = prepare_alignment(recipe, None, torch.device("cpu"), str, str).task.loader
+    loader = prepare_alignment(recipe, None, torch.device("cpu"), str, str).loader
     assert math.ceil(loader.epoch_batches(recipe.train.batch_size)) == pytest.approx(steps, abs=1)
 
 
@@ -433,7 +433,7 @@ def test_a_run_does_not_go_on_from_another_start(fine_tuned, base, tmp_path, ali
     align("sft", tmp_path / "run", start, stop_after=2, **QUICK)
     shutil.rmtree(start)
     shutil.copytree(base, start)
-    with pytest.raises(UserError, match=r"a model that .* began with is no longer what it was"):
+    with pytest.raises(UserError, match=r"the starting model of .* has changed"):
         resume(tmp_path / "run")
 
 

@@ -18,7 +18,7 @@ from seq2chat.inference.translate import bleu, chrf, translate
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from seq2chat.training.run_folder import RunLog
+from seq2chat.training.run_folder import RunFolder
 
 TOKENIZER = ByteBPE.train(["two men and a dog", "zwei Männer und ein Hund"] * 3, 280)
 CONFIGS = {
@@ -298,7 +298,7 @@ def test_a_reference_of_another_length_is_refused_before_anything_is_translated(
 
 
 def test_average_writes_a_model_that_translates(seq2chat, tmp_path):
-    log = RunLog(tmp_path / "run")
+    log = RunFolder(tmp_path / "run")
     log.create()
     Recipe().save(log.folder / "config.toml")
     for step in (1, 2):

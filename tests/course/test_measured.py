@@ -24,7 +24,7 @@ from seq2chat.models.folder import n_parameters
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.training.objective import translation
+from seq2chat.training.translation import translation
 
 
 def chance(seed: int = 0) -> torch.Generator:

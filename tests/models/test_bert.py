@@ -15,7 +15,7 @@ from seq2chat.models.bert import BERT
 from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.nn.attention import scaled_dot_product_plain
 from seq2chat.text.batch import IGNORED, Batch
-from seq2chat.training.objective import masked_lm
+from seq2chat.training.masked_lm import masked_lm
 
 SHAPE = {
     "vocab_size": 37,

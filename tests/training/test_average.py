@@ -8,7 +8,7 @@ from seq2chat.models.transformer import Transformer
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.average import average_checkpoints
 from seq2chat.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from seq2chat.training.run_folder import RunLog
+from seq2chat.training.run_folder import RunFolder
 
 CONFIG = TransformerConfig(vocab_size=260, n_layer=1, n_head=1, d_model=8)
 
@@ -16,7 +16,7 @@ CONFIG = TransformerConfig(vocab_size=260, n_layer=1, n_head=1, d_model=8)
 @pytest.fixture
 def run(tmp_path):
     """A run of three checkpoints with different weights."""
-    log = RunLog(tmp_path / "run")
+    log = RunFolder(tmp_path / "run")
     log.create()
     Recipe().save(log.folder / "config.toml")
     tokenizer = ByteBPE.train(["ab"], 260)
@@ -64,7 +64,7 @@ def test_no_files_are_overwritten(run, tmp_path):
 def test_different_shapes_are_refused(run, tmp_path):
     folder = run / "checkpoints" / "step-000001"
     (folder / "manifest.json").write_text(json.dumps({"sha256": {}}))
-    other = RunLog(tmp_path / "other")
+    other = RunFolder(tmp_path / "other")
     other.create()
     wider = Transformer(TransformerConfig(vocab_size=260, n_layer=1, n_head=1, d_model=16))
     saved = save_checkpoint(other, wider, ByteBPE.train(["ab"], 260), [], Progress(1), keep=1)

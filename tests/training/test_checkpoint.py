@@ -37,11 +37,11 @@ def trained(tiny_tables, tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    return shutil.copytree(trained.log.folder, tmp_path / "run")
+    return shutil.copytree(trained.run.folder, tmp_path / "run")
 
 
 def test_what_is_loaded_is_what_was_trained(trained):
-    model, tokenizer = load_checkpoint(trained.log.folder)
+    model, tokenizer = load_checkpoint(trained.run.folder)
     for name, tensor in trained.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
     assert tokenizer.fingerprint == trained.tokenizer.fingerprint
@@ -51,7 +51,7 @@ def test_what_is_loaded_is_what_was_trained(trained):
 def test_transformers_opens_it_with_the_same_ids_and_logits(trained):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = find_checkpoint(trained.log.folder)
+    folder = find_checkpoint(trained.run.folder)
     theirs, ours = AutoModelForCausalLM.from_pretrained(folder).eval(), trained.model.eval()
     text = "The cat sees a río. straße"
     ids = trained.tokenizer.encode(text)
@@ -112,7 +112,7 @@ def test_where_there_is_nothing_to_load(tmp_path):
 
 def test_a_full_disk_is_said_and_the_older_checkpoints_stay_whole(trained, run):
     """The kernel itself refuses to let files grow: the limit acts as a disk with 20 kB left."""
-    log = dataclasses.replace(trained, log=type(trained.log)(run)).log
+    log = dataclasses.replace(trained, run=type(trained.run)(run)).run
     child = os.fork()
     if child == 0:
         status = 1
@@ -140,6 +140,6 @@ def test_a_full_disk_is_said_and_the_older_checkpoints_stay_whole(trained, run):
 
 def test_progress_is_all_the_state_of_the_data(trained):
     saved = json.loads(
-        (find_checkpoint(trained.log.folder) / "trainer" / "progress.json").read_text()
+        (find_checkpoint(trained.run.folder) / "trainer" / "progress.json").read_text()
     )
     assert {k: saved[k] for k in ("step", "samples")} == {"step": 6, "samples": 24}

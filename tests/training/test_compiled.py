@@ -66,7 +66,7 @@ def test_narrower_vectors_are_tried_where_gradients_are_wrong(
 ):
     compiler(wrong, None)
     job, line = start(tiny_recipe, tmp_path / "run")
-    assert job.recipe.train.compile == "on" and "narrower vectors" in line
+    assert job.recipe.train.compile == "on" and "256-bit vectors" in line
     assert torch._inductor.config.cpp.simdlen == 256
 
 

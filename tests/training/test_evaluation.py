@@ -14,7 +14,7 @@ from seq2chat.text.batch import evaluation_batches
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.shards import shards_in_memory
 from seq2chat.training.evaluation import Evaluation, evaluate, token_lengths
-from seq2chat.training.objective import causal_lm
+from seq2chat.training.language_modeling import causal_lm
 
 TOKENIZER = ByteBPE.train(["the river río straße 日本語 the other river runs " * 4] * 3, 300)
 LENGTHS = token_lengths(TOKENIZER)

@@ -58,11 +58,8 @@ def recipe(tiny_tables, tmp_path_factory):
         "model": {"d_model": 256, "n_layer": 2, "n_head": 4},
         "train": {"budget": "60 steps", "checkpoints": 12, "evals": 1, "samples": 0},
     }
-    tables = {
-        k: v for k, v in vars(Recipe.from_tables(tiny_tables, changes)).items() if k != "expect"
-    }
     file = tmp_path_factory.mktemp("recipe") / "recipe.toml"
-    file.write_text(to_toml({name: vars(table) for name, table in tables.items()}))
+    file.write_text(to_toml(Recipe.from_tables(tiny_tables, changes).tables()))
     return str(file)
 
 

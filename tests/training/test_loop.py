@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -18,10 +19,12 @@ from seq2chat.config import Recipe, ScheduleConfig, TokenizerConfig, UserError
 from seq2chat.text.batch import evaluation_batches
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.shards import shards_in_memory
-from seq2chat.training import loop
+from seq2chat.training import clock as clock_module
+from seq2chat.training import evaluation, loop, types
 from seq2chat.training import setup as job_module
-from seq2chat.training.loop import Sampled, Saved, Step, Validated, train, train_step
+from seq2chat.training.loop import train
 from seq2chat.training.setup import resume_job, start_job
+from seq2chat.training.types import Sampled, Saved, Step, Validated
 
 WSD = ScheduleConfig("wsd", warmup=0.1, decay=0.6)
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -81,9 +84,10 @@ def test_accumulation_never_changes_the_loss_or_the_step(tiny_recipe, tmp_path):
         job.model.compute_dtype = torch.float64
         job.model.double().eval()  # no dropout, whose draws depend on the shape
         job.progress.samples = short - 3
-    a, b = train_step(whole), train_step(parts)
+    a, b = whole.task.step(whole), parts.task.step(parts)
     assert whole.progress.samples == parts.progress.samples == short + 5
-    assert a[:4] == pytest.approx(b[:4], rel=1e-12) and a.metrics == b.metrics == {}
+    values = [(u.loss, u.grad_norm, u.n_tokens, u.flops) for u in (a, b)]
+    assert values[0] == pytest.approx(values[1], rel=1e-12) and a.metrics == b.metrics == {}
     for p, q in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
 
@@ -94,7 +98,8 @@ def test_the_loss_is_the_mean_cross_entropy(tiny_recipe, tmp_path):
     batch = job.task.loader.batch(0, tiny_recipe.train.batch_size)
     expected = F.cross_entropy(job.model(batch.target).flatten(0, 1), batch.labels.flatten())
     gradients = torch.autograd.grad(expected, list(job.model.parameters()))
-    loss, norm, n_tokens, _, _ = train_step(job)
+    update = job.task.step(job)
+    loss, norm, n_tokens = update.loss, update.grad_norm, update.n_tokens
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     assert norm == pytest.approx(
         torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5
@@ -154,7 +159,7 @@ def test_sampling_and_validating_do_not_change_training(tiny_recipe, tmp_path):
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tiny_recipe, tmp_path):
     job = start_job(tiny_recipe, tmp_path / "run", quiet)
     with pytest.raises(
-        UserError, match=r"step 13.*Go on from step-000010.*--resume --optim.matrix-lr"
+        UserError, match=r"step 13.*Resume from step-000010.*--resume --optim.matrix-lr"
     ):
         for event in train(job, threading.Event()):
             if isinstance(event, Step) and event.step == 12:
@@ -172,20 +177,25 @@ def slow_clock(monkeypatch):
     clock = SimpleNamespace(now=1000.0)
 
     def taking(seconds, function):
-        def slow(*arguments):
+        def slow(*arguments, **options):
             clock.now += seconds
-            return function(*arguments)
+            return function(*arguments, **options)
 
         return slow
 
-    for module in (loop, job_module):
+    for module in (loop, clock_module, evaluation, job_module):
         monkeypatch.setattr(
             module,
             "time",
             SimpleNamespace(monotonic=lambda: clock.now, perf_counter=lambda: clock.now),
         )
-    for name, seconds in (("train_step", 1.0), ("evaluate", 5.0), ("save_checkpoint", 3.0)):
-        monkeypatch.setattr(loop, name, taking(seconds, getattr(loop, name)))
+    slow_parts = (
+        (types.Task, "step", 1.0),
+        (types, "evaluate", 5.0),
+        (loop, "save_checkpoint", 3.0),
+    )
+    for owner, name, seconds in slow_parts:
+        monkeypatch.setattr(owner, name, taking(seconds, getattr(owner, name)))
     return clock
 
 
@@ -242,7 +252,7 @@ def test_a_run_does_not_go_on_with_another_text_or_tokenizer(
         file.write_text(text_file.read_text().replace("cat", "cow", 1))
     else:
         ByteBPE.train([text_file.read_text()], 280).save(tmp_path / "run" / "tokenizer")
-    with pytest.raises(UserError, match="no longer what"):
+    with pytest.raises(UserError, match="has changed; put it back"):
         resume_job(tmp_path / "run", {}, quiet)
 
 
@@ -255,10 +265,12 @@ def test_validation_keeps_to_the_document_mask(tiny_recipe, tmp_path):
     job = start_job(recipe, tmp_path / "run", quiet)
     torch.nn.init.normal_(job.model.lm_head.weight, std=0.5)
     torch.nn.init.normal_(job.model.layers[0].self_attn.o_proj.weight, std=0.5)
-    masked = loop.validate(job, 0).loss
+    masked = job.task.validate(0, math.inf)[0].loss
     unmasked = dataclasses.replace(recipe, data=dataclasses.replace(data, document_mask=False))
-    job.task = start_job(unmasked, tmp_path / "unmasked", quiet).task
-    assert abs(loop.validate(job, 0).loss - masked) > 1e-3
+    other = start_job(unmasked, tmp_path / "unmasked", quiet).task
+    other.model = job.model
+    job.task = other
+    assert abs(job.task.validate(0, math.inf)[0].loss - masked) > 1e-3
     # A document that fits its window whole is scored as if it stood alone.
     shards = shards_in_memory(sentences[:9], job.tokenizer)
     batch = next(evaluation_batches(shards, 32, 1, document_mask=True))
@@ -372,7 +384,7 @@ def test_pretraining_begins_with_the_weights_of_another_run(tiny_recipe, tmp_pat
 
 def test_a_run_is_never_overwritten(tiny_recipe, tmp_path):
     run(start_job(with_train(tiny_recipe, budget="1 step"), tmp_path / "run", quiet))
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already holds a run"):
         start_job(tiny_recipe, tmp_path / "run", quiet)
 
 

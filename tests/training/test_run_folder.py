@@ -5,12 +5,12 @@ import json
 import pytest
 
 from seq2chat.config import UserError
-from seq2chat.training.run_folder import RunLog, list_runs, open_run, plot_runs
+from seq2chat.training.run_folder import RunFolder, list_runs, open_run, plot_runs
 
 
 @pytest.fixture
 def log(tmp_path):
-    run = RunLog(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     run.create()
     for step in range(1, 6):
         run.record({"step": step, "tokens": 10 * step, "loss": 5.0 - step})
@@ -22,13 +22,13 @@ def test_a_line_cut_short_by_a_kill_is_left_out(log):
     with log.metrics_file.open("a") as file:
         file.write('{"step": 6, "lo')
     assert [m["step"] for m in log.metrics()] == [1, 2, 3, 4, 5, 5]
-    log.forget_after(5)
+    log.drop_after(5)
     log.record({"step": 6, "loss": 1.0})
     assert json.loads(log.metrics_file.read_text().splitlines()[-1]) == {"step": 6, "loss": 1.0}
 
 
 def test_forgetting_keeps_up_to_the_step(log):
-    log.forget_after(3)
+    log.drop_after(3)
     assert [m["step"] for m in log.metrics()] == [1, 2, 3]
 
 
@@ -64,7 +64,7 @@ def test_what_is_no_run(tmp_path):
 
 
 def test_nothing_to_draw_is_said(tmp_path):
-    empty = RunLog(tmp_path)
+    empty = RunFolder(tmp_path)
     empty.create()
     with pytest.raises(UserError, match="nothing to draw"):
         plot_runs([empty], tmp_path / "a.png")

@@ -3,6 +3,7 @@ is refused."""
 
 import dataclasses
 import json
+import math
 import threading
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from seq2chat.config import Recipe, UserError
 from seq2chat.text.batch import IGNORED
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.loop import Sampled, Step, Validated, train, train_step, validate
-from seq2chat.training.objective import translation
+from seq2chat.training.loop import train
 from seq2chat.training.setup import resume_job, start_job
+from seq2chat.training.translation import translation
+from seq2chat.training.types import Sampled, Step, Validated
 
 SHAPES = {
     "transformer": {"n_layer": 1, "n_head": 2, "d_model": 32, "context": 64},
@@ -141,9 +143,9 @@ def test_validation_is_the_mean_loss_of_single_pairs_without_smoothing(
     job = start_job(recipe_of(family, parallel_files, label_smoothing=0.3), tmp_path / "run", quiet)
     job.model.double()
     job.model.compute_dtype = torch.float64
-    result = validate(job, 0)
+    result, _ = job.task.validate(0, math.inf)
     total, n_tokens, text = 0.0, 0, ""
-    for batch in job.task.validation(0):
+    for batch in job.task.validation_batches(0):
         for row in range(batch.target.shape[0]):
             n = int((batch.labels[row] != IGNORED).sum())
             source = batch.source[row][batch.source_mask[row]]
@@ -194,10 +196,10 @@ def test_padding_and_how_a_step_is_cut_never_change_it(family, parallel_files, t
 def test_samples_count_pairs_and_a_step_reports_its_work(parallel_files, tmp_path):
     job = start_job(recipe_of("transformer", parallel_files), tmp_path / "run", quiet)
     batch = job.task.loader.batch(0, 8)
-    _, _, n_tokens, flops, _ = train_step(job)
+    update = job.task.step(job)
     assert job.progress.samples == batch.target.shape[0]
-    assert n_tokens == (batch.labels != IGNORED).sum()
-    assert flops == job.model.flops(batch)
+    assert update.n_tokens == (batch.labels != IGNORED).sum()
+    assert update.flops == job.model.flops(batch)
 
 
 def test_what_does_not_belong_together_is_refused(parallel_files, tmp_path, text_file):

@@ -1,124 +1,97 @@
-"""GRPO: an answer is compared with others to the same prompt, so that no value function is needed
+"""GRPO: an answer is compared with other answers to the same prompt, so no value function is needed
 (Shao et al. 2024, section 4.1)."""
 
-import copy
-import time
-from functools import partial
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from seq2chat.alignment.advantage import masked_mean
 from seq2chat.alignment.kl import k3
 from seq2chat.alignment.objectives import group_advantages, grpo_loss
-from seq2chat.alignment.ppo import JUDGED, deal_queries, judge_answers
-from seq2chat.alignment.rollout import Scorer, answer_logp, ended_scores, roll_out
-from seq2chat.alignment.sft import SHOWN, show_answers, with_shape
-from seq2chat.alignment.units import in_score_units
-from seq2chat.config import Recipe
+from seq2chat.alignment.reinforcement import Experience, ReinforcementLearning
+from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores
+from seq2chat.config import GRPOConfig, Recipe
 from seq2chat.models.gpt import GPT
-from seq2chat.text.batch import Batch
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.training.loop import Job, Update, apply_gradients
-from seq2chat.training.objective import causal_lm
-from seq2chat.training.stop import interruptible
-from seq2chat.training.tasks import Say, Task
+from seq2chat.training.types import Job, Log
 
 
-def make_grpo(
-    recipe: Recipe, policy: GPT, tokenizer: ByteBPE, scorer: Scorer, say: Say
-) -> tuple[Recipe, Task]:
-    """Return the task of answering the prompts of `recipe.data.corpus` better than the policy's own
-    other answers."""
-    reference = copy.deepcopy(policy).eval().requires_grad_(False)
-    held_out, loader = deal_queries(recipe, tokenizer, policy.context, scorer, say)
-    recipe = in_score_units(recipe, reference, tokenizer, held_out[:JUDGED], scorer)
-    align = recipe.align
-    say(f"an answer that does not end is worth {-align.missing_eos:.2f}")
-    shown = [query.prompt for query in held_out[:SHOWN]]
-    task = Task(
-        causal_lm,
-        None,
-        loader,
-        lambda limit: (),
-        0,
-        partial(show_answers, tokenizer=tokenizer, prompts=shown, max_tokens=align.max_tokens),
-        step=lambda job: iteration(job, policy, reference, tokenizer, scorer),
-        shown=("score", "kl"),
-        report=partial(
-            judge_answers,
-            tokenizer=tokenizer,
-            queries=held_out[:JUDGED],
-            scorer=scorer,
-            reference=reference,
-            max_tokens=align.max_tokens,
-            temperature=align.temperature,
-            missing_eos=align.missing_eos,
-        ),
-    )
-    return with_shape(recipe, policy), task
+@dataclass(frozen=True)
+class GroupExperience(Experience):
+    """Experience with one advantage per answer, and the share of groups with equal scores, from
+    which nothing is learned."""
+
+    advantages: Float[Tensor, " batch"]
+    equal_groups: float
 
 
-def iteration(job: Job, policy: GPT, reference: GPT, tokenizer: ByteBPE, scorer: Scorer) -> Update:
-    """Sample a group of answers to each prompt, score them, and update on them."""
-    align, progress = job.recipe.align, job.progress
-    policy.eval()  # without dropout, ratios compare policies and not their noise
-    began = time.perf_counter()
-    n_prompts = align.episodes // align.group
-    queries = job.task.loader.batch(progress.samples, n_prompts)
-    seed = job.recipe.train.seed * 1_000_003 + progress.samples + n_prompts
-    with torch.no_grad(), interruptible():
-        rollout = roll_out(
-            policy, tokenizer, queries, align.max_tokens, align.temperature, align.group, seed
+class GRPO(ReinforcementLearning):
+    """Group relative policy optimization on the prompts of `data.corpus`."""
+
+    def __init__(
+        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, scorer: Scorer, log: Log
+    ) -> None:
+        super().__init__(recipe, policy, tokenizer, scorer, log)
+        log(f"an answer that does not end scores {-self.align.missing_eos:.2f}")
+
+    @property
+    def align(self) -> GRPOConfig:
+        assert isinstance(self.recipe.align, GRPOConfig)
+        return self.recipe.align
+
+    @torch.no_grad()
+    def experience(self, rollout: Rollout) -> GroupExperience:
+        """Return scores and advantages of the rollout: scores relative to the group's mean."""
+        score = ended_scores(rollout, self.scorer(rollout), self.align.missing_eos)
+        groups = score.unflatten(0, (self.n_prompts, self.align.group))
+        ref_logp = self._logp(self.reference, rollout)
+        with torch.enable_grad():  # so that the kernels are the ones of the update
+            logp = self._logp(self.policy, rollout)
+        return GroupExperience(
+            rollout=rollout,
+            score=score,
+            logp=logp,
+            ref_logp=ref_logp,
+            advantages=group_advantages(groups).flatten(),
+            equal_groups=(groups.std(1) == 0).float().mean().item(),
         )
-        sampled = time.perf_counter()
-        score = ended_scores(rollout, scorer(rollout), align.missing_eos)
-        groups = score.unflatten(0, (n_prompts, align.group))
-        advantages = group_advantages(groups).flatten()
-        parts = torch.arange(len(rollout)).split(job.recipe.train.batch_size)
 
-        def each(model: GPT) -> Tensor:
-            rows = (
-                answer_logp(model, rollout.tokens[p], rollout.mask[p], align.temperature)
-                for p in parts
-            )
-            return torch.cat([row.detach() for row in rows])
+    def _logp(self, model: GPT, rollout: Rollout) -> Float[Tensor, "batch seq"]:
+        """Return the log probabilities of the answers, computed in the minibatches of the
+        updates."""
+        parts = [
+            answer_logp(model, rollout.tokens[rows], rollout.mask[rows], self.align.temperature)
+            for rows in torch.arange(len(rollout)).split(self.recipe.train.batch_size)
+        ]
+        return torch.cat([part.detach() for part in parts])
 
-        fixed = each(reference)
-        with torch.enable_grad():  # so that the very kernels of the update compute them
-            old = each(policy)
-    scored = time.perf_counter()
-    progress.samples += n_prompts
-    updates = []
-    for _ in range(align.inner_epochs):
-        for rows in parts:
-            tokens, mask = rollout.tokens[rows], rollout.mask[rows]
-            logp = answer_logp(policy, tokens, mask, align.temperature)
-            loss, n, shown = grpo_loss(
-                logp, old[rows], fixed[rows], advantages[rows], mask, align.clip, align.beta
+    def update(self, job: Job, experience: GroupExperience) -> list[dict[str, float]]:
+        """Update the policy on each minibatch, `inner_epochs` times."""
+        align, rollout = self.align, experience.rollout
+        minibatches = torch.arange(len(rollout)).split(self.recipe.train.batch_size)
+        updates: list[dict[str, float]] = []
+        for rows in minibatches * align.inner_epochs:
+            mask = rollout.mask[rows]
+            loss, n, measured = grpo_loss(
+                answer_logp(self.policy, rollout.tokens[rows], mask, align.temperature),
+                experience.logp[rows],
+                experience.ref_logp[rows],
+                experience.advantages[rows],
+                mask,
+                clip=align.clip,
+                beta=align.beta,
             )
             loss.backward()
-            mean, norm = apply_gradients(job, job.optimizers, loss.detach(), n)
-            shown.pop("kl")
-            updates.append(
-                {name: x.item() for name, x in shown.items()}
-                | {"policy_loss": mean, "grad_norm": norm}
-            )
-    metrics = {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]} | {
-        "score": score.mean().item(),
-        "kl": k3(old, fixed).where(rollout.mask, 0).sum(1).mean().item(),
-        "equal_groups": (groups.std(1) == 0).float().mean().item(),
-        "answer_tokens": rollout.lengths.float().mean().item(),
-        "finished": rollout.finished.float().mean().item(),
-        "entropy": -masked_mean(old, rollout.mask).item(),
-        "sampling_gap": (old - rollout.sampled_logp).where(rollout.mask, 0).abs().max().item(),
-        "first_ratio_min": updates[0]["ratio_min"],
-        "first_ratio_max": updates[0]["ratio_max"],
-        "seconds_rollout": sampled - began,
-        "seconds_score": scored - sampled,
-        "seconds_update": time.perf_counter() - scored,
-    }
-    flops = 3 * policy.flops(Batch(rollout.tokens, rollout.tokens))
-    return Update(
-        metrics["policy_loss"], metrics["grad_norm"], int(rollout.mask.sum()), flops, metrics
-    )
+            mean, norm = job.apply_gradients(job.optimizers, loss.detach(), n)
+            measured.pop("kl")  # reported per answer instead
+            metrics = {name: value.item() for name, value in measured.items()}
+            updates.append(metrics | {"policy_loss": mean, "grad_norm": norm})
+        return updates
+
+    def experience_metrics(self, experience: GroupExperience) -> dict[str, float]:
+        kl = k3(experience.logp, experience.ref_logp).where(experience.rollout.mask, 0)
+        return super().experience_metrics(experience) | {
+            "kl": kl.sum(1).mean().item(),
+            "equal_groups": experience.equal_groups,
+        }

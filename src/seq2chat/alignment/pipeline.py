@@ -25,9 +25,10 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Query, world_comparisons, world_questions, write_comparisons
 from seq2chat.training.autosize import step_seconds
 from seq2chat.training.checkpoint import load_checkpoint
-from seq2chat.training.loop import Sampled, Step, Validated, train
-from seq2chat.training.run_folder import RunLog, open_run
+from seq2chat.training.loop import train
+from seq2chat.training.run_folder import RunFolder, open_run
 from seq2chat.training.setup import prepare_training, resume_job, start_job
+from seq2chat.training.types import Sampled, Step, Validated
 
 Say = Callable[[str], None]
 Tables = dict[str, dict[str, Any]]
@@ -175,7 +176,7 @@ def run_line(
 
 def unfinished_seconds(folder: Path, left: Sequence[Stage]) -> float:
     """Return the seconds that the stage which was interrupted has been trained."""
-    checkpoints = RunLog(folder / left[0].name).list_checkpoints()
+    checkpoints = RunFolder(folder / left[0].name).list_checkpoints()
     if not checkpoints:
         return 0.0
     progress = json.loads(
@@ -212,7 +213,7 @@ def _train(
 ) -> Iterator[tuple[float, str]]:
     run, prepare = folder / name, prepare_training if name == "base" else prepare_alignment
     yield 0.0, "making ready"
-    if not RunLog(run).list_checkpoints():
+    if not RunFolder(run).list_checkpoints():
         # A stage without a checkpoint begins again, with the time it has now.
         shutil.rmtree(run, ignore_errors=True)
     if (run / "config.toml").exists():
@@ -227,7 +228,7 @@ def _train(
             case Step():
                 shown = [
                     f"{key} {event.metrics[key]:.2f}"
-                    for key in job.task.shown
+                    for key in job.task.displayed
                     if key in event.metrics
                 ]
                 yield (

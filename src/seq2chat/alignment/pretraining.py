@@ -1,58 +1,58 @@
-"""The pretraining mix: each update also learns from the text of pretraining, so that alignment
-forgets less of it (Ouyang et al. 2022, section 3.5, equation 2, the term γ; appendix C.3 for the
-policy that PPO begins with)."""
+"""The pretraining mix: each update also learns from pretraining text, so that less is forgotten.
 
-import torch
+Ouyang et al. 2022, section 3.5, equation 2, the term γ; appendix C.3 for the initial policy of PPO.
+"""
+
 from torch import Tensor
 
-from seq2chat.config import Recipe
+from seq2chat.config import PPOConfig, Recipe, SFTConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Loader
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import cached_shards, open_shards
-from seq2chat.training.loop import Job, Update, apply_gradients
-from seq2chat.training.objective import causal_lm
-from seq2chat.training.tasks import Say
+from seq2chat.training.language_modeling import causal_lm
+from seq2chat.training.types import Job, Log
 
 
-def pretraining_text(recipe: Recipe, tokenizer: ByteBPE, context: int, doing: Say) -> Loader | None:
-    """Return what deals windows of `align.ptx_corpus`, or None where nothing is mixed in."""
-    if not recipe.align.ptx:
-        return None
-    folder = cached_shards(
-        load_corpus(recipe.align.ptx_corpus, recipe.data.field),
-        tokenizer,
-        recipe.data.val_fraction,
-        progress=lambda n: doing(f"tokenizing: {n:,} characters"),
-    )
-    return Loader(open_shards(folder, "train"), context, recipe.train.seed)
+class PretrainingMix:
+    """Windows of pretraining text whose gradient is added to each update."""
+
+    def __init__(self, recipe: Recipe, tokenizer: ByteBPE, context: int, status: Log) -> None:
+        align = recipe.align
+        assert isinstance(align, SFTConfig | PPOConfig)
+        folder = cached_shards(
+            load_corpus(align.ptx_corpus, recipe.data.field),
+            tokenizer,
+            recipe.data.val_fraction,
+            progress=lambda n: status(f"tokenizing: {n:,} characters"),
+        )
+        self.loader = Loader(open_shards(folder, "train"), context, recipe.train.seed)
+        self.weight = align.ptx
+        self.batch_size = align.ptx_batch
+
+    @property
+    def fingerprint(self) -> str:
+        return self.loader.fingerprint
+
+    def add_gradient(self, job: Job, policy: GPT, update: int, n: Tensor) -> tuple[float, int]:
+        """Add the gradient of `weight` times the mean pretraining loss to the gradients of
+        `policy`, which will be divided by `n`. Return that loss in nats, and the number of floating
+        point operations.
+
+        `update` numbers the updates of the run and selects the windows. Both gradients go into one
+        optimizer step: in separate steps Adam would cancel most of the weight.
+        """
+        batch = self.loader.batch(update * self.batch_size, self.batch_size).to(job.device)
+        loss, n_tokens = causal_lm(policy, batch)
+        (loss * (self.weight * n / n_tokens)).backward()
+        return (loss.detach() / n_tokens).item(), policy.flops(batch)
 
 
-def add_pretraining(
-    job: Job, policy: GPT, text: Loader, update: int, n: Tensor
-) -> tuple[float, int]:
-    """Add the gradient of `align.ptx` times the mean pretraining loss, on the windows that belong
-    to this `update` of the run, to the gradients in the buffers, which will be divided by `n`.
-    Returns that loss in nats, and the floating point operations.
-
-    One buffer, and so one optimizer step: in two steps Adam would cancel most of the weight.
-    """
-    size = job.recipe.align.ptx_batch
-    batch = text.batch(update * size, size).to(job.device)
-    loss, tokens = causal_lm(policy, batch)
-    (loss * (job.recipe.align.ptx * n / tokens)).backward()
-    return (loss.detach() / tokens).item(), policy.flops(batch)
-
-
-def mixed_step(job: Job, text: Loader) -> Update:
-    """One optimizer step on the task's batch and windows of pretraining text together."""
-    size, progress = job.recipe.train.batch_size, job.progress
-    assert isinstance(job.model, GPT)
-    batch = job.task.loader.batch(progress.samples, size).to(job.device)
-    progress.samples += size
-    loss, n = job.objective(job.model, batch)
-    loss.backward()
-    ptx_loss, flops = add_pretraining(job, job.model, text, progress.step, n)
-    mean, norm = apply_gradients(job, job.optimizers, loss.detach(), torch.as_tensor(n))
-    return Update(mean, norm, int(n), flops + job.model.flops(batch), {"ptx_loss": ptx_loss})
+def make_mix(
+    recipe: Recipe, tokenizer: ByteBPE, context: int, status: Log
+) -> PretrainingMix | None:
+    """Return the pretraining mix of the recipe, or None without one."""
+    align = recipe.align
+    assert isinstance(align, SFTConfig | PPOConfig)
+    return PretrainingMix(recipe, tokenizer, context, status) if align.ptx else None

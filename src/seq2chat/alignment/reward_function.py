@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seq2chat.alignment.rollout import Rollout, Scorer
+from seq2chat.alignment.rollout import Rollout
 from seq2chat.config import UserError, check
 from seq2chat.text.conversations import Columns, Query
 
@@ -115,11 +115,6 @@ class FunctionScorer:
         if self.prompts_keyword:
             keywords[self.prompts_keyword] = rollout.prompts
         return self.function(**keywords, **columns)
-
-
-def wanted_columns(scorer: Scorer | None) -> Columns:
-    """Return the columns of the prompts that a scorer takes: none for a model, None for all."""
-    return scorer.columns if isinstance(scorer, FunctionScorer) else frozenset()
 
 
 def load_function(source: str) -> Callable[..., Any]:

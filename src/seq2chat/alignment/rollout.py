@@ -1,9 +1,8 @@
-"""Rollouts: answers sampled from a policy, with the log probabilities that training gives their
-tokens."""
+"""Rollouts: sampled answers with the log probabilities of their tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +15,18 @@ from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import pad_rows
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import END, control_id, end_tokens, prompt_ids
-from seq2chat.text.conversations import Prompt, Query
+from seq2chat.text.conversations import Columns, Prompt, Query
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Prompts and the answers to them, row by row: `tokens` holds the prompt, the answer and its
-    end token, padding behind; `mask` is True at the answer's tokens, the end token included.
-    `finished` tells which answers ended as answers are written: by the end of a turn, without
-    another control token before. `sampled_logp` are the log probabilities that they were drawn
-    with, at the answer's tokens, in nats. `columns` are those of the queries."""
+    """Prompts with sampled answers, one pair per row.
+
+    `tokens` holds the prompt, the answer with its end token, and padding. `mask` is True at the
+    tokens of the answer, including its end token. `finished` is True for answers that end with the
+    end of a turn and contain no other control token. `sampled_logp` are the log probabilities in
+    nats that the answer's tokens were sampled with. `columns` are those of the queries.
+    """
 
     prompts: list[Prompt]
     columns: list[Mapping[str, Any]]
@@ -37,15 +38,27 @@ class Rollout:
 
     @property
     def lengths(self) -> Int64[Tensor, " batch"]:
-        """Tokens of each answer, the end token included."""
+        """The number of tokens of each answer, including the end token."""
         return self.mask.sum(1)
 
     def __len__(self) -> int:
         return len(self.answers)
 
 
-Scorer = Callable[[Rollout], Float[Tensor, " batch"]]
-"""What an answer is worth: a reward model, a program, or a function of the user's."""
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores the answers of a rollout: a reward model, a program, or the user's function.
+
+    `columns` names the columns of the prompts that it uses; None is all of them.
+    """
+
+    columns: Columns
+
+    def check_columns(self, queries: Sequence[Query], source: str) -> None:
+        """Raise UserError unless every query has the required columns."""
+        ...
+
+    def __call__(self, rollout: Rollout) -> Float[Tensor, " batch"]: ...
 
 
 def roll_out(
@@ -54,45 +67,44 @@ def roll_out(
     queries: Sequence[Query],
     max_tokens: int,
     temperature: float = 1.0,
+    # Options with defaults, passed by name.
     n: int = 1,
     seed: int | None = None,
 ) -> Rollout:
-    """Return `n` sampled answers to each query, those of one query behind each other.
+    """Return `n` sampled answers per query, in the order of the queries.
 
-    Nothing is left out of the distribution, so that what is sampled is what is trained. Raises
-    UserError for a prompt that leaves no room in the context.
+    No token is excluded from the distribution, so the sampled distribution is the trained one.
+    Raises UserError for a prompt that leaves no room in the context.
     """
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    ids, ends = [prompt_ids(tokenizer, query.prompt) for query in queries], end_tokens(tokenizer)
+    ends = end_tokens(tokenizer)
+    ids = [prompt_ids(tokenizer, query.prompt) for query in queries]
     completions = generate(policy, ids, sampling, ends, n)
-    rows = [(i, completion) for i, several in enumerate(completions) for completion in several]
-    answers = [
-        tokenizer.decode(t for t in completion.tokens if t not in ends) for _, completion in rows
-    ]
+    rows = [(i, answer) for i, answers in enumerate(completions) for answer in answers]
     pad_id = ends[0] if tokenizer.pad_id is None else tokenizer.pad_id
+    tokens = [[*ids[i], *answer.tokens] for i, answer in rows]
+    mask = [[0] * len(ids[i]) + [1] * len(answer.tokens) for i, answer in rows]
+    logp = [[0.0] * len(ids[i]) + answer.drawn_logprobs for i, answer in rows]
+    finished = [is_finished(tokenizer, answer.tokens) for _, answer in rows]
     return Rollout(
-        [queries[i].prompt for i, _ in rows],
-        [queries[i].columns for i, _ in rows],
-        answers,
-        pad_rows([[*ids[i], *completion.tokens] for i, completion in rows], pad_id).to(
-            policy.device
-        ),
-        pad_rows([[0] * len(ids[i]) + [1] * len(c.tokens) for i, c in rows], 0)
-        .bool()
-        .to(policy.device),
-        torch.tensor(
-            [is_written(tokenizer, completion.tokens) for _, completion in rows],
-            device=policy.device,
-        ),
-        pad_rows([[0.0] * len(ids[i]) + c.drawn_logprobs for i, c in rows], 0.0).to(policy.device),
+        prompts=[queries[i].prompt for i, _ in rows],
+        columns=[queries[i].columns for i, _ in rows],
+        answers=[
+            tokenizer.decode(token for token in answer.tokens if token not in ends)
+            for _, answer in rows
+        ],
+        tokens=pad_rows(tokens, pad_id).to(policy.device),
+        mask=pad_rows(mask, 0).bool().to(policy.device),
+        finished=torch.tensor(finished, device=policy.device),
+        sampled_logp=pad_rows(logp, 0.0).to(policy.device),
     )
 
 
-def is_written(tokenizer: ByteBPE, answer: Sequence[int]) -> bool:
-    """Return whether an answer ends with the token that ends a turn and has no other control token.
+def is_finished(tokenizer: ByteBPE, answer: Sequence[int]) -> bool:
+    """Return whether an answer ends with the end of a turn and contains no other control token.
 
-    One that ends with the end of a text instead looks the same to a reader, but no reward model was
-    ever shown one; and a policy finds out what such a model makes of it.
+    An answer that ends with the end of a text instead reads the same. But reward models never saw
+    one in training, so a policy would discover and exploit their arbitrary scores.
     """
     control = [token for token in answer if token in tokenizer.control.values()]
     return control == [control_id(tokenizer, END)] == [answer[-1]]
@@ -101,8 +113,8 @@ def is_written(tokenizer: ByteBPE, answer: Sequence[int]) -> bool:
 def ended_scores(
     rollout: Rollout, scores: Float[Tensor, " batch"], missing_eos: float
 ) -> Float[Tensor, " batch"]:
-    """Return what each answer is worth: its score, or minus `missing_eos` where it did not end as
-    answers do, whatever the scorer says of a kind of answer that it was never shown."""
+    """Return the scores, with `-missing_eos` for answers that are not finished, whose scores are
+    meaningless."""
     return scores.where(rollout.finished, -missing_eos)
 
 
@@ -112,19 +124,18 @@ def answer_logp(
     mask: Bool[Tensor, "batch seq"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "batch seq"]:
-    """Return the log probability in nats of each token inside the mask given those before it, 0
-    elsewhere.
+    """Return the log probability in nats of each token inside the mask given the tokens before it,
+    0 elsewhere.
 
-    The logits are divided by the `temperature` that the answers were sampled with: the policy is
-    what is sampled from.
+    The logits are divided by the `temperature` of sampling, because the policy is the distribution
+    that is sampled from.
     """
     hidden = policy.hidden(tokens[:, :-1])
-    asked = mask[:, 1:]
-    logp = token_logprobs(policy.logits(hidden[asked][None])[0] / temperature, tokens[:, 1:][asked])
-    scattered = torch.zeros(asked.shape, dtype=logp.dtype, device=logp.device).masked_scatter(
-        asked, logp
-    )
-    return F.pad(scattered, (1, 0))
+    is_answer = mask[:, 1:]
+    logits = policy.logits(hidden[is_answer][None])[0]
+    logp = token_logprobs(logits / temperature, tokens[:, 1:][is_answer])
+    zeros = torch.zeros(is_answer.shape, dtype=logp.dtype, device=logp.device)
+    return F.pad(zeros.masked_scatter(is_answer, logp), (1, 0))
 
 
 def last_token(mask: Bool[Tensor, "batch seq"]) -> Int64[Tensor, " batch"]:

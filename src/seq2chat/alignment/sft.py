@@ -1,57 +1,50 @@
-"""Supervised fine-tuning: a language model learns to answer as the demonstrations do (Ouyang et al.
-2022, section 3.5).
+"""Supervised fine-tuning: a language model learns from demonstrations (Ouyang et al. 2022, section
+3.5).
 
-The loss is that of the assistant's words alone. Conversations are packed into rows, side by side,
-with attention that stays inside each and positions that begin anew, so that packing changes no
-loss.
+Only the assistant's tokens have a loss. Conversations are packed into rows side by side. Attention
+stays inside each conversation and positions restart, so packing does not change the loss.
 """
 
 import copy
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from seq2chat.alignment.policy import (
+from seq2chat.alignment.examples import (
     ExampleLoader,
     fingerprint,
+    fitting_examples,
     split_examples,
-    take_shape,
-    that_fit,
 )
-from seq2chat.alignment.pretraining import mixed_step, pretraining_text
-from seq2chat.alignment.reward_function import FunctionScorer, wanted_columns
-from seq2chat.alignment.rollout import Scorer, ended_scores, roll_out
-from seq2chat.alignment.units import in_score_units
-from seq2chat.config import Recipe, check
-from seq2chat.generation.decode import generate
-from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.alignment.policy import PolicyTask
+from seq2chat.alignment.pretraining import PretrainingMix, make_mix
+from seq2chat.alignment.rollout import Scorer
+from seq2chat.alignment.samples import mean_score
+from seq2chat.alignment.units import with_score_units
+from seq2chat.config import Recipe, SFTConfig, check
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch, pad_rows, spread_batches
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.chat import ChatTokens, end_tokens, prompt_ids
-from seq2chat.text.conversations import Prompt, Query, demonstration_tokens, read_demonstrations
-from seq2chat.training.nll import chunked_nll_sum
-from seq2chat.training.objective import Loss
-from seq2chat.training.tasks import Say, Task
+from seq2chat.text.chat import ChatTokens
+from seq2chat.text.conversations import Demonstration, demonstration_tokens, read_demonstrations
+from seq2chat.training.nll import Loss, chunked_nll_sum
+from seq2chat.training.types import Job, Log, Update
 
-SHOWN = 4  # prompts whose answers are shown as a sample
-JUDGED = 64  # held-out prompts whose answers a reward model scores, to choose among checkpoints
+SCORED = 64  # held-out prompts whose answers a scorer compares checkpoints by
 
 
-def sft(model: GPT, batch: Batch) -> Loss:
-    """Cross-entropy in nats of the tokens that the assistant says, summed, and their number."""
-    asked = batch.labels != IGNORED
-    hidden = model.hidden(batch.target, batch.segments)
-    return chunked_nll_sum(hidden[asked], model.head_weight, batch.labels[asked]), asked.sum()
+def sft_loss(model: GPT, batch: Batch) -> Loss:
+    """Return the summed cross-entropy in nats of the assistant's tokens, and their number."""
+    is_label = batch.labels != IGNORED
+    hidden = model.hidden(batch.target, batch.segments)[is_label]
+    return chunked_nll_sum(hidden, model.head_weight, batch.labels[is_label]), is_label.sum()
 
 
 def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batch:
-    """Return the conversations in few rows of at most `context` positions, the longest first, each
-    in the first row that has room. `segments` numbers them, so that none sees another."""
+    """Return the conversations packed into few rows of at most `context` positions: longest first,
+    each in the first row with room. `segments` numbers the conversations, so that none attends to
+    another."""
     rows: list[list[ChatTokens]] = []
     room: list[int] = []
     for conversation in sorted(conversations, key=lambda c: -len(c.ids)):
@@ -62,9 +55,14 @@ def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batc
             room.append(context)
         rows[index].append(conversation)
         room[index] -= length
-    target = [[i for c in row for i in c.ids[:-1]] for row in rows]
-    labels = [[i if asked else IGNORED for c in row for i, asked in c.predicted] for row in rows]
-    segments = [[number for number, c in enumerate(row) for _ in c.ids[1:]] for row in rows]
+    target: list[list[int]] = []
+    labels: list[list[int]] = []
+    segments: list[list[int]] = []
+    for row in rows:
+        target.append([token for c in row for token in c.ids[:-1]])
+        predicted = [pair for c in row for pair in c.predicted]
+        labels.append([token if is_label else IGNORED for token, is_label in predicted])
+        segments.append([number for number, c in enumerate(row) for _ in c.ids[1:]])
     return Batch(
         pad_rows(target, pad_id),
         pad_rows(labels, IGNORED),
@@ -72,144 +70,184 @@ def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batc
     )
 
 
-def make_sft(
-    recipe: Recipe, model: GPT, tokenizer: ByteBPE, scorer: Scorer | None, say: Say, doing: Say
-) -> tuple[Recipe, Task]:
-    """Return the task of learning from `recipe.data.corpus`, and the recipe with the model's shape.
+class SFT(PolicyTask):
+    """Supervised fine-tuning on the conversations of `data.corpus`.
 
-    With a `scorer` the checkpoint is kept whose answers it likes best (Ouyang et al. 2022, appendix
+    With a scorer, the checkpoint whose answers score best is kept (Ouyang et al. 2022, appendix
     C.1).
     """
-    align, context = recipe.align, model.context
-    columns = wanted_columns(scorer)
-    demonstrations = read_demonstrations(
-        recipe.data.corpus, align.examples, recipe.train.seed, say, align.strict, columns
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        policy: GPT,
+        tokenizer: ByteBPE,
+        scorer: Scorer | None,
+        log: Log,
+        status: Log,
+    ) -> None:
+        examples = read_examples(recipe, scorer, log)
+        encoded = {d: demonstration_tokens(tokenizer, d) for d in examples}
+        train, held_out = split_fitting(examples, encoded, recipe, policy.context, log)
+        assert tokenizer.pad_id is not None
+        self.context = policy.context
+        self.pad_id: int = tokenizer.pad_id
+        self.held_out = [encoded[d] for d in held_out]
+        self.mix = make_mix(recipe, tokenizer, policy.context, status)
+        queries = [d.query for d in held_out]
+        super().__init__(
+            recipe,
+            policy,
+            tokenizer,
+            self._loader(recipe, tokenizer, train, [encoded[d] for d in train]),
+            [query.prompt for query in queries],
+            validation_tokens=sum(sum(c.trained) for c in self.held_out),
+        )
+        self.best: Best | None = None
+        if scorer is not None:
+            scored = queries[:SCORED]
+            self.recipe = with_score_units(recipe, policy, tokenizer, scored, scorer)
+            self.best = Best(policy)
+            self.scorer = scorer
+            self.queries = scored
+        if self.mix is not None:
+            check(
+                recipe.train.accumulation == 1,
+                "train.accumulation and align.ptx can't be combined; leave one out.",
+            )
+            self.origin = self.mix.fingerprint
+
+    def _loader(
+        self,
+        recipe: Recipe,
+        tokenizer: ByteBPE,
+        train: Sequence[Demonstration],
+        conversations: Sequence[ChatTokens],
+    ) -> ExampleLoader:
+        unlearned = [sorted(d.unlearned) for d in train]
+        ids = [c.ids for c in conversations]
+        return ExampleLoader(
+            len(conversations),
+            fingerprint(tokenizer, ids, unlearned if any(unlearned) else []),
+            recipe.train.seed,
+            labels=sum(sum(c.trained) for c in conversations),
+            collate=lambda rows: pack([conversations[i] for i in rows], self.context, self.pad_id),
+        )
+
+    @property
+    def align(self) -> SFTConfig:
+        assert isinstance(self.recipe.align, SFTConfig)
+        return self.recipe.align
+
+    def loss(self, model: GPT, batch: Batch) -> Loss:
+        return sft_loss(model, batch)
+
+    def step(self, job: Job) -> Update:
+        return super().step(job) if self.mix is None else self._mixed_step(job, self.mix)
+
+    def _mixed_step(self, job: Job, mix: PretrainingMix) -> Update:
+        """Take one optimizer step on a batch of conversations and windows of pretraining text."""
+        batch = job.next_batch()
+        loss, n = self.loss(self.policy, batch)
+        loss.backward()
+        ptx_loss, ptx_flops = mix.add_gradient(job, self.policy, job.progress.step, n)
+        mean, norm = job.apply_gradients(job.optimizers, loss.detach(), torch.as_tensor(n))
+        flops = ptx_flops + self.policy.flops(batch)
+        return Update(mean, norm, int(n), flops, {"ptx_loss": ptx_loss})
+
+    def validation_batches(self, limit: int) -> Iterator[Batch]:
+        n_held_out = len(self.held_out)
+        # The limit in tokens as a number of conversations, rounded up.
+        n_wanted = -(-limit * n_held_out // max(1, self.validation_tokens))
+        for rows in spread_batches(n_held_out, self.recipe.train.batch_size, n_wanted):
+            yield pack([self.held_out[i] for i in rows], self.context, self.pad_id)
+
+    def validation_metrics(self, model: GPT) -> dict[str, float]:
+        return {} if self.best is None else {"score": self.best.score.item()}
+
+    def result(self) -> GPT:
+        if self.best is None:
+            return self.policy
+        if self.best.is_outdated(self.policy):
+            self.best.update(self.policy, self._score())
+        return self.best.model
+
+    def _score(self) -> float:
+        return mean_score(
+            self.policy,
+            self.chat_tokenizer,
+            self.queries,
+            self.scorer,
+            self.align.max_tokens,
+            self.align.missing_eos,
+        )
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        if self.best is None:
+            return super().modules()
+        return {"policy": self.policy, "best": self.best}
+
+
+def read_examples(recipe: Recipe, scorer: Scorer | None, log: Log) -> list[Demonstration]:
+    """Return the demonstrations of `data.corpus`, with the columns that the scorer uses."""
+    align = recipe.align
+    assert isinstance(align, SFTConfig)
+    columns = frozenset() if scorer is None else scorer.columns
+    examples = read_demonstrations(
+        recipe.data.corpus, align.examples, recipe.train.seed, log, align.strict, columns
     )
-    if isinstance(scorer, FunctionScorer):
-        scorer.check_columns([d.query for d in demonstrations], recipe.data.corpus)
-    tokens = {d: demonstration_tokens(tokenizer, d) for d in demonstrations}
-    fitting = that_fit(
-        demonstrations,
-        lambda d: len(tokens[d].ids) - 1,
+    if scorer is not None:
+        scorer.check_columns([d.query for d in examples], recipe.data.corpus)
+    return examples
+
+
+def split_fitting(
+    examples: Sequence[Demonstration],
+    encoded: Mapping[Demonstration, ChatTokens],
+    recipe: Recipe,
+    context: int,
+    log: Log,
+) -> tuple[list[Demonstration], list[Demonstration]]:
+    """Return the demonstrations that fit the context: those to train on, and those held out."""
+    assert isinstance(recipe.align, SFTConfig)
+    fitting = fitting_examples(
+        examples,
+        lambda d: len(encoded[d].ids) - 1,
         context,
-        align.strict,
+        recipe.align.strict,
         "conversations",
-        say,
+        log,
     )
     train, held_out = split_examples(fitting, recipe)
-    say(f"{len(train):,} conversations to learn from, {len(held_out):,} held out")
-    encoded = [tokens[d] for d in train]
-    unlearned = [sorted(d.unlearned) for d in train]
-    assert tokenizer.pad_id is not None
-    pad_id = tokenizer.pad_id
-    loader = ExampleLoader(
-        len(encoded),
-        fingerprint(tokenizer, [c.ids for c in encoded], unlearned if any(unlearned) else []),
-        recipe.train.seed,
-        sum(sum(c.trained) for c in encoded),
-        lambda rows: pack([encoded[i] for i in rows], context, pad_id),
-    )
-
-    n_validation = sum(sum(tokens[d].trained) for d in held_out)
-
-    def validation(limit: int) -> Iterator[Batch]:
-        n_wanted = -(-limit * len(held_out) // max(1, n_validation))
-        for rows in spread_batches(len(held_out), recipe.train.batch_size, n_wanted):
-            yield pack([tokens[held_out[i]] for i in rows], context, pad_id)
-
-    queries = [d.query for d in held_out]
-    recipe = with_shape(recipe, model)
-    shown = partial(
-        show_answers,
-        tokenizer=tokenizer,
-        prompts=[q.prompt for q in queries[:SHOWN]],
-        max_tokens=align.max_tokens,
-    )
-    task = Task(sft, sft, loader, validation, n_validation, shown)
-    text = pretraining_text(recipe, tokenizer, context, doing)
-    if text is not None:
-        check(
-            recipe.train.accumulation == 1,
-            "train.accumulation and align.ptx do not go together; leave one out.",
-        )
-        task = dataclasses.replace(
-            task, step=lambda job: mixed_step(job, text), origin=text.fingerprint
-        )
-    if scorer is None:
-        return recipe, task
-    recipe = in_score_units(recipe, model, tokenizer, queries[:JUDGED], scorer)
-    align = recipe.align
-    best = Best(
-        model,
-        lambda: mean_score(
-            model, tokenizer, queries[:JUDGED], scorer, align.max_tokens, align.missing_eos
-        ),
-    )
-    judged = dataclasses.replace(
-        task,
-        report=lambda _, limit: {"score": best.score.item()},
-        publish=best.choose,
-        modules={"policy": model, "best": best},
-    )
-    return recipe, judged
-
-
-def with_shape(recipe: Recipe, model: GPT) -> Recipe:
-    """Return the recipe with the shape of the model it starts from; see `take_shape`."""
-    return dataclasses.replace(recipe, model=take_shape(recipe, model.config))
+    log(f"{len(train):,} conversations to train on, {len(held_out):,} held out")
+    return train, held_out
 
 
 class Best(nn.Module):
-    """The weights that `measure` found best so far, and what it found."""
+    """The best weights so far and their score, in a form that a checkpoint can store."""
 
-    def __init__(self, model: GPT, measure: Callable[[], float]) -> None:
+    score: torch.Tensor
+
+    def __init__(self, model: GPT) -> None:
         super().__init__()
-        self.measure = measure
-        self.current = [model]  # in a list: it is not a part of this one
-        self.measured = -1  # version of the weights that were measured last
+        self.version = -1  # version of the weights that were scored last
         self.model = copy.deepcopy(model)
         self.register_buffer("score", torch.tensor(float("-inf"), dtype=torch.float64))
 
+    def is_outdated(self, model: GPT) -> bool:
+        """Return whether `model` has changed since it was last scored."""
+        return _version(model) != self.version
+
     @torch.no_grad()
-    def choose(self) -> GPT:
-        """Measure the model if it has changed since the last time, keep it if it is better, and
-        return the best."""
-        version = sum(parameter._version for parameter in self.current[0].parameters())
-        if version == self.measured:
-            return self.model
-        score = self.measure()
+    def update(self, model: GPT, score: float) -> None:
+        """Keep the weights of `model` if `score` is the best so far."""
         if score > self.score.item():
-            # In this order a copy that was interrupted is made again.
-            self.model.load_state_dict(self.current[0].state_dict())
+            # In this order an interrupted copy is repeated.
+            self.model.load_state_dict(model.state_dict())
             self.score.fill_(score)
-        self.measured = version
-        return self.model
+        self.version = _version(model)
 
 
-def mean_score(
-    model: GPT,
-    tokenizer: ByteBPE,
-    queries: Sequence[Query],
-    scorer: Scorer,
-    max_tokens: int,
-    missing_eos: float,
-) -> float:
-    """Return the mean score of one sampled answer to each query, the same random numbers each time;
-    one that does not end scores minus `missing_eos`."""
-    rollout = roll_out(model, tokenizer, queries, max_tokens, seed=0)
-    return ended_scores(rollout, scorer(rollout), missing_eos).mean().item()
-
-
-def show_answers(model: Any, tokenizer: ByteBPE, prompts: Sequence[Prompt], max_tokens: int) -> str:
-    """Return the prompts with the likeliest answers of `model`, as text."""
-    sampling = SamplingConfig(max_tokens=max_tokens, temperature=0.0)
-    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    completions = generate(model, ids, sampling, ends := end_tokens(tokenizer))
-    answers = [
-        tokenizer.decode(i for i in completion.tokens if i not in ends)
-        for [completion] in completions
-    ]
-    return "\n".join(
-        f"  {prompt[-1].content}\n→ {answer}"
-        for prompt, answer in zip(prompts, answers, strict=True)
-    )
+def _version(model: GPT) -> int:
+    """Return a number that changes with every update of the weights."""
+    return sum(parameter._version for parameter in model.parameters())

@@ -136,7 +136,7 @@ def _align(
         assert out is not None
         from seq2chat.training.run_folder import open_run
 
-        theirs = open_run(out).recipe().align.method
+        theirs = open_run(out).recipe().method
         check(
             theirs == method,
             f"{out} is a run of {theirs or 'pretraining'}; go on with seq2chat "

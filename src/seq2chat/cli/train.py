@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
-    from seq2chat.training.loop import Validated
     from seq2chat.training.setup import Prepare
+    from seq2chat.training.types import Validated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -130,9 +130,9 @@ def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
     with preparing(
         said.console, "making ready", "Nothing was trained yet, so nothing is lost."
     ) as doing:
-        job = start_job(recipe, folder, said.say, doing, began, prepare_for(recipe.align.method))
+        job = start_job(recipe, folder, said.say, doing, began, prepare_for(recipe.method))
     for line in said.lines:
-        job.log.note(line)
+        job.run.note(line)
     watch(job, said.console)
 
 
@@ -170,7 +170,7 @@ def continue_run(folder: Path, changes: dict) -> None:
 
     console = Console(stderr=True, highlight=False, markup=False)
     with preparing(console, "reading the run back", f"{folder} is as it was.") as doing:
-        prepare = prepare_for(open_run(folder).recipe().align.method)
+        prepare = prepare_for(open_run(folder).recipe().method)
         job = resume_job(folder, changes, console.print, doing, prepare)
     watch(job, console)
 
@@ -211,7 +211,7 @@ def watch(job, console: Console) -> None:
     """Train `job` and show it: a bar with loss, speed and time left, and a line for each
     milestone."""
     from seq2chat.models.folder import COMMAND
-    from seq2chat.training import loop
+    from seq2chat.training import loop, types
     from seq2chat.training.run_folder import plot_runs
     from seq2chat.training.stop import stop_on_signals
 
@@ -225,11 +225,11 @@ def watch(job, console: Console) -> None:
         task, losses, saved = bar.add_task("starting", total=1.0), deque(maxlen=20), None
         for event in loop.train(job, stop):
             match event:
-                case loop.Step():
+                case types.Step():
                     losses.append(event.loss)
                     shown = [
                         f"{name} {event.metrics[name]:.2f}"
-                        for name in job.task.shown
+                        for name in job.task.displayed
                         if name in event.metrics
                     ]
                     told = shown or [f"loss {fmean(losses):.3f}", f"{event.peak_share:.0%} of peak"]
@@ -239,42 +239,37 @@ def watch(job, console: Console) -> None:
                     bar.update(task, completed=event.share, description=text)
                     if not console.is_terminal and event.step % 100 == 0:
                         console.print(f"{event.share:4.0%} {text}", soft_wrap=True)
-                case loop.Validated():
+                case types.Validated():
                     text = _validation(event, job.task.unit)
                     console.print(text, soft_wrap=True)
-                    job.log.note(text)
-                case loop.Sampled():
+                    job.run.note(text)
+                case types.Sampled():
                     console.rule(f"sample at step {event.step}", style="dim", align="left")
                     console.print(
                         "\n".join(line[:160] for line in event.text.strip().splitlines()[:6]),
                         style="dim",
                     )
                     console.rule(style="dim")
-                case loop.Saved():
+                case types.Saved():
                     saved = event.folder
-                    job.log.note(f"saved {saved.name}")
+                    job.run.note(f"saved {saved.name}")
     if saved is None:
         console.print(
-            f"{job.log.folder} is at its end, step {job.progress.step}. A longer --budget goes on."
+            f"{job.run.folder} is at its end, step {job.progress.step}. A longer --budget goes on."
         )
         return
     if job.progress.step:
-        plot_runs([job.log], job.log.folder / "loss.png")
+        plot_runs([job.run], job.run.folder / "loss.png")
     if stop.is_set():
-        method = job.recipe.align.method
-        command = (
-            f"seq2chat {method} --out {job.log.folder}"
-            if method
-            else f"seq2chat train {job.log.folder}"
-        )
         if loop.is_over(job):
             console.print(
                 f"Trained to the end and saved: {saved}. What was stopped is its last validation."
             )
-            console.print(f"To measure it: {command} --resume", soft_wrap=True)
+            console.print(f"To measure it: {job.resume_command()}", soft_wrap=True)
         else:
             console.print(
-                f"Stopped and saved at step {job.progress.step}. Go on with: {command} --resume",
+                f"Stopped and saved at step {job.progress.step}. "
+                f"Resume with: {job.resume_command()}",
                 soft_wrap=True,
             )
         return
@@ -286,6 +281,6 @@ def watch(job, console: Console) -> None:
         )
     if expected.val_loss:
         console.print(f"The recipe as it is: {expected.val_loss} per token ({expected.machine}).")
-    chats = job.recipe.align.method not in ("", "reward")
+    chats = job.recipe.method not in ("", "reward")
     command = "chat" if chats else COMMAND[job.model.config.family]
-    console.print(f"Done: {saved}\nTry: seq2chat {command} {job.log.folder}", soft_wrap=True)
+    console.print(f"Done: {saved}\nTry: seq2chat {command} {job.run.folder}", soft_wrap=True)

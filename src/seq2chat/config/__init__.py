@@ -1,25 +1,30 @@
-"""Every option of a run as frozen dataclasses, and their strict exchange with TOML.
+"""All options of a run as frozen dataclasses, and their strict exchange with TOML.
 
-A run is described by one `Recipe`. It is read from a recipe that ships with the package, from a
-`config.toml` of an earlier run, or from flags; unknown keys and wrong types are errors that name
-the key and the nearest valid one. This module loads no torch, so that the command line can print
-every option at once.
+A run is described by one `Recipe`. It comes from a recipe that ships with the package, from the
+`config.toml` of an earlier run, or from flags. Unknown keys and values of a wrong type are errors
+that name the key and the closest valid one. The package imports no torch, so that the command line
+can print every option at once.
 """
 
-from seq2chat.config.errors import UserError, check
-from seq2chat.config.recipe import (
+from seq2chat.config.align import (
     AlignConfig,
-    Budget,
+    DPOConfig,
+    GRPOConfig,
+    PPOConfig,
+    RewardModelingConfig,
+    SFTConfig,
+)
+from seq2chat.config.budget import Budget
+from seq2chat.config.errors import UserError, check
+from seq2chat.config.options import (
     DataConfig,
     ExpectConfig,
     OptimConfig,
-    Recipe,
     ScheduleConfig,
     TokenizerConfig,
     TrainConfig,
-    recipe_names,
-    recipe_tables,
 )
+from seq2chat.config.recipe import Recipe, recipe_names, recipe_tables
 from seq2chat.config.shapes import (
     GPT3,
     BERTConfig,
@@ -36,13 +41,18 @@ __all__ = [
     "AlignConfig",
     "BERTConfig",
     "Budget",
+    "DPOConfig",
     "DataConfig",
     "ExpectConfig",
     "GPTConfig",
+    "GRPOConfig",
     "ModelConfig",
     "OptimConfig",
+    "PPOConfig",
     "Recipe",
     "RewardConfig",
+    "RewardModelingConfig",
+    "SFTConfig",
     "ScheduleConfig",
     "Seq2SeqConfig",
     "TokenizerConfig",

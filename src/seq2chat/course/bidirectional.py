@@ -32,7 +32,7 @@ from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
 from seq2chat.text.shards import Shards, shards_in_memory
 from seq2chat.text.split import split_texts
 from seq2chat.text.wordpiece import WordPiece
-from seq2chat.training.objective import masked_lm
+from seq2chat.training.masked_lm import masked_lm
 
 MODELS = ("both sides", "left only")
 # Short rows, for the first steps: attention begins as an average over all that it sees, and of 64

@@ -34,7 +34,7 @@ from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.parallel import load_parallel, pair_batch
-from seq2chat.training.objective import translation
+from seq2chat.training.translation import translation
 
 MOST, VOCABULARY, LONGEST, BATCH, UNSEEN = 4, 2000, 256, 32, 100
 

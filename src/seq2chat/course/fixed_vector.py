@@ -30,7 +30,7 @@ from seq2chat.course.lesson import (
 from seq2chat.course.tasks import FIRST, Progress, exact_match, fit, make, repetition
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
-from seq2chat.training.objective import translation
+from seq2chat.training.translation import translation
 
 MODELS = ("fixed", "fixed, reversed", "attention", "transformer")
 TASKS = ("copy", "reverse", "captions")

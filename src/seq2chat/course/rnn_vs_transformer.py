@@ -45,7 +45,7 @@ from seq2chat.course.tasks import (
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
 from seq2chat.text.parallel import pair_batch
-from seq2chat.training.objective import translation
+from seq2chat.training.translation import translation
 
 MODELS = ("fixed", "transformer")
 NAMES = {"fixed": "RNN", "transformer": "Transformer"}

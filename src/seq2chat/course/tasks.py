@@ -15,7 +15,7 @@ from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.text.parallel import pair_batch
-from seq2chat.training.objective import Loss
+from seq2chat.training.nll import Loss
 
 EOS, PAD, FIRST = 0, 1, 2  # the end token, padding, and the first of the symbols
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.request import ContextExceeded
@@ -181,7 +181,7 @@ def stream(
 
 
 @contextmanager
-def evaluating(model: Decoder) -> Iterator[None]:
+def evaluating(model: Decoder | nn.Module) -> Iterator[None]:
     """Put the model in evaluation mode meanwhile."""
     was_training = model.training
     model.train(False)

@@ -24,9 +24,12 @@ from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint
 from seq2chat.training.evaluation import Evaluation, evaluate, token_lengths
-from seq2chat.training.objective import Loss, causal_lm, masked_lm, translation
+from seq2chat.training.language_modeling import causal_lm
+from seq2chat.training.masked_lm import masked_lm
+from seq2chat.training.nll import Loss
 from seq2chat.training.run_folder import open_run
-from seq2chat.training.tasks import load_text, make_task
+from seq2chat.training.tasks import check_tokenizer, load_text, make_task
+from seq2chat.training.translation import translation
 
 # More than a token has on average, so that a sample of the text is large enough.
 CHARACTERS_PER_TOKEN = 8
@@ -90,7 +93,7 @@ def evaluate_text(
         )
         measured = _other_text(options, model, tokenizer, batch_size, context, tokens or 0)
     else:
-        measured = _own_split(path, recipe, tokenizer, batch_size, context, tokens)
+        measured = _own_split(path, recipe, model, tokenizer, batch_size, context, tokens)
     device = pick_device()
     model.to(device).compute_dtype = pick_precision(recipe.train.precision, device).dtype
     batches = watch(measured.batches, measured.n_batches)
@@ -100,25 +103,25 @@ def evaluate_text(
 def _own_split(
     path: Path,
     recipe: Recipe,
+    model: Model,
     tokenizer: Tokenizer,
     batch_size: int,
     context: int,
     tokens: int | None,
 ) -> Measurement:
     """Return the validation split of a run, which must be what it was in training."""
-    method = recipe.align.method
     check(
-        not method,
-        f"{path} is a run of {method}, whose validation needs more than a text; name one with "
-        "--data.",
+        recipe.align is None,
+        f"{path} is a run of {recipe.method}, whose validation needs more than a text; name a text"
+        " with --data.",
     )
-    model, train = recipe.model, recipe.train
-    if hasattr(model, "context"):
-        model = dataclasses.replace(model, context=context)
+    train = recipe.train
+    shape = dataclasses.replace(recipe.model, context=context)
     recipe = dataclasses.replace(
-        recipe, model=model, train=dataclasses.replace(train, batch_size=batch_size)
+        recipe, model=shape, train=dataclasses.replace(train, batch_size=batch_size)
     )
-    task = make_task(recipe, load_text(recipe, _ignore), tokenizer, _ignore, _ignore)
+    check_tokenizer(recipe, tokenizer)
+    task = make_task(recipe, load_text(recipe), tokenizer, model)
     progress = find_checkpoint(path) / "trainer" / "progress.json"
     began_with = json.loads(progress.read_text(encoding="utf-8"))["data"]
     text = recipe.data.source or recipe.data.corpus
@@ -129,10 +132,8 @@ def _own_split(
     )
     limit = train.final_eval_tokens if tokens is None else tokens
     size = min(limit, task.validation_tokens) if limit else task.validation_tokens
-    assert task.measure is not None
-    return Measurement(
-        task.validation(limit), max(1, round(size / (batch_size * context))), task.measure
-    )
+    n_batches = max(1, round(size / (batch_size * context)))
+    return Measurement(task.validation_batches(limit), n_batches, task.validation_loss)
 
 
 def _other_text(
@@ -169,6 +170,3 @@ def _other_text(
         return Measurement(batches, n_batches, masked_lm)
     batches = evaluation_batches(shards, context, batch_size, data.document_mask, tokens)
     return Measurement(batches, n_batches, causal_lm)
-
-
-def _ignore(text: str) -> None: ...

@@ -135,7 +135,7 @@ def answer_ids(
     return before, both[len(before) : end]
 
 
-def written(tokenizer: ByteBPE, prompt: Sequence[Message], answer: str) -> list[int]:
+def conversation_ids(tokenizer: ByteBPE, prompt: Sequence[Message], answer: str) -> list[int]:
     """Return the ids of prompt and answer together."""
     before, after = answer_ids(tokenizer, prompt, answer)
     return before + after

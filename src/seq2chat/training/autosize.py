@@ -17,7 +17,7 @@ from seq2chat.text.batch import Batch
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.parallel import NAMED_PAIRS
 from seq2chat.training.checkpoint import find_checkpoint
-from seq2chat.training.objective import causal_lm
+from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.optim import make_optimizers
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3

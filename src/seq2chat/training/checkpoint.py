@@ -24,7 +24,7 @@ from seq2chat.models.gpt import GPT
 from seq2chat.text.shards import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
-from seq2chat.training.run_folder import RunLog
+from seq2chat.training.run_folder import RunFolder
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Progress:
 
 
 def save_checkpoint(
-    log: RunLog,
+    log: RunFolder,
     model: Model,
     tokenizer: Tokenizer,
     optimizers: list[torch.optim.Optimizer],
@@ -136,7 +136,7 @@ def find_checkpoint(path: Path) -> Path:
         path.exists(),
         f"There is no run or model folder {path}; `seq2chat runs list` shows the runs there are.",
     )
-    checkpoints = RunLog(path).list_checkpoints()
+    checkpoints = RunFolder(path).list_checkpoints()
     check(
         bool(checkpoints),
         f"{path} holds no checkpoint yet, nor a model (config.json); train it first.",

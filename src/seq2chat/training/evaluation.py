@@ -1,7 +1,8 @@
-"""Loss of a model on text, in the units people compare."""
+"""The loss of a model on text, in comparable units."""
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +10,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from seq2chat.generation.decode import evaluating
 from seq2chat.models.folder import Model
 from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
-from seq2chat.training.objective import Loss
+from seq2chat.training.nll import Loss
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Cross-entropy on a text: `loss_sum` nats over `tokens` tokens, which spell `bytes` bytes and
-    `characters`."""
+    """Cross-entropy on a text: `loss_sum` nats over `tokens` tokens, which decode to `bytes` bytes
+    and `characters` characters."""
 
     loss_sum: float
     tokens: int
@@ -28,7 +30,7 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """Nats per token; depends on the tokenizer."""
+        """Nats per token, which depends on the tokenizer."""
         return self.loss_sum / self.tokens
 
     @property
@@ -37,17 +39,17 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits per UTF-8 byte: comparable between tokenizers and languages."""
+        """Bits per UTF-8 byte, comparable between tokenizers and languages."""
         return self.loss_sum / self.bytes / math.log(2)
 
     @property
     def loss_per_character(self) -> float:
-        """Nats per character: what character-level models report as their loss."""
+        """Nats per character, the loss of character-level models."""
         return self.loss_sum / self.characters
 
     def values(self) -> dict[str, float]:
-        """What is measured, by the names of `metrics.jsonl`; by byte and character where tokens
-        spell a text."""
+        """Return the values by their names in `metrics.jsonl`. Rates per byte and character are
+        included if the tokens decode to a text."""
         by_token = {"loss": self.loss, "tokens": self.tokens}
         if not self.bytes:
             return by_token
@@ -55,11 +57,11 @@ class Evaluation:
 
 
 def token_lengths(tokenizer: Tokenizer) -> Int[Tensor, "vocab 2"]:
-    """UTF-8 bytes and characters that each token adds to a text; 0 and 0 for control tokens, and
-    for the pieces of a BERT, which guesses some tokens of a text and spells none.
+    """Return the number of UTF-8 bytes and characters of each token.
 
-    A character is counted where its first byte is, so the sums are exact even where tokens cut
-    characters apart.
+    Both are 0 for control tokens and for WordPiece, because a BERT predicts single tokens and no
+    text. A character is counted at its first byte, so sums are exact even if a token boundary
+    splits a character.
     """
     if isinstance(tokenizer, WordPiece):
         return torch.zeros(tokenizer.vocab_size, 2, dtype=torch.int64)
@@ -81,14 +83,24 @@ def evaluate(
     batches: Iterable[Batch],
     lengths: Int[Tensor, "vocab 2"],
 ) -> Evaluation:
-    """Loss of `model` over `batches`, with dropout off; leaves the model in the mode it was in."""
-    was_training = model.training
-    model.eval()
+    """Return the loss of `model` over `batches`, with dropout off."""
     device = next(model.parameters()).device
-    loss_sum, n_tokens, size = 0.0, 0, torch.zeros(2, dtype=torch.int64)
-    for batch in batches:
-        loss, n = objective(model, batch.to(device))
-        loss_sum, n_tokens = loss_sum + loss.item(), n_tokens + int(n)
-        size += lengths[batch.labels[batch.labels != IGNORED]].sum(0)
-    model.train(was_training)
+    loss_sum = 0.0
+    n_tokens = 0
+    size = torch.zeros(2, dtype=torch.int64)
+    with evaluating(model):
+        for batch in batches:
+            loss, n = objective(model, batch.to(device))
+            loss_sum += loss.item()
+            n_tokens += int(n)
+            size += lengths[batch.labels[batch.labels != IGNORED]].sum(0)
     return Evaluation(loss_sum, n_tokens, *size.tolist())
+
+
+def within(seconds: float, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches until `seconds` have passed, and at least one."""
+    end = time.perf_counter() + seconds
+    for batch in batches:
+        yield batch
+        if time.perf_counter() >= end:
+            return

@@ -11,6 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from seq2chat.text.batch import IGNORED
 
+Loss = tuple[Float[Tensor, ""], Int[Tensor, ""]]
+"""A loss summed over its labels, in nats, and the number of labels."""
+
 CHUNK_LOGITS = 2**20  # held at once: 4 MB in float32, which stays in a processor's cache
 LEAST_ROWS = 256  # with fewer, adding up the head's gradient would cost more than the products
 

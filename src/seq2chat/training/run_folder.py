@@ -10,7 +10,7 @@ from typing import Any
 from seq2chat.config import Recipe, check
 
 
-class RunLog:
+class RunFolder:
     """Files of the run in `folder`: `config.toml`, `metrics.jsonl`, `samples/`, `checkpoints/`,
     `log.txt`."""
 
@@ -37,7 +37,7 @@ class RunLog:
     def sample(self, step: int, text: str) -> None:
         (self.folder / "samples" / f"step-{step:06d}.txt").write_text(text, encoding="utf-8")
 
-    def forget_after(self, step: int) -> None:
+    def drop_after(self, step: int) -> None:
         """Drop metrics of steps after `step`: a killed run wrote them, the resumed one writes them
         again."""
         kept = [m for m in self.metrics() if m["step"] <= step]
@@ -93,21 +93,21 @@ class RunLog:
         return {"run": str(self.folder), **{key: last.get(key) for key in keys}}
 
 
-def open_run(folder: Path) -> RunLog:
+def open_run(folder: Path) -> RunFolder:
     """The run in `folder`. Raises `UserError` when there is none."""
     check(
         (folder / "config.toml").exists(),
         f"{folder} is not a run folder; `seq2chat runs list` shows those there are.",
     )
-    return RunLog(folder)
+    return RunFolder(folder)
 
 
-def list_runs(root: Path) -> list[RunLog]:
+def list_runs(root: Path) -> list[RunFolder]:
     """Runs below `root`, by name."""
-    return [RunLog(config.parent) for config in sorted(root.glob("*/config.toml"))]
+    return [RunFolder(config.parent) for config in sorted(root.glob("*/config.toml"))]
 
 
-def plot_runs(runs: Sequence[RunLog], file: Path, x: str = "tokens") -> None:
+def plot_runs(runs: Sequence[RunFolder], file: Path, x: str = "tokens") -> None:
     """Draw into `file` (.png, .svg or .pdf): of one run its training loss (smoothed) and validation
     loss in nats a token; of several their validation in bits per byte, which may be compared
     whatever their tokenizers.

@@ -86,7 +86,7 @@ SECTIONS = {
 }
 
 
-def written(page: str) -> str:
+def conversation_ids(page: str) -> str:
     """The page with each section between its marks made anew."""
     for name, section in SECTIONS.items():
         marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)

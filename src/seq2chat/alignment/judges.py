@@ -1,0 +1,89 @@
+"""Scorers of answers: a reward model, the user's function, or the oracle of the built-in world."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seq2chat.alignment.reward import scores_at
+from seq2chat.alignment.reward_function import FunctionScorer, load_function
+from seq2chat.alignment.rollout import Rollout, Scorer, last_token
+from seq2chat.config import check
+from seq2chat.models.folder import require_family
+from seq2chat.models.reward import RewardModel
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.conversations import WORLD, Columns, Prompt, Query, world_questions
+from seq2chat.text.world import gold
+from seq2chat.training.checkpoint import load_checkpoint
+
+SCORED_AT_ONCE = 256  # rows of a rollout
+
+
+class RewardScorer:
+    """Scores answers with a reward model, read at the last token of each answer."""
+
+    columns: Columns = frozenset()
+
+    def __init__(self, model: RewardModel) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    def check_columns(self, queries: Sequence[Query], source: str) -> None:
+        """A reward model needs no columns."""
+
+    @torch.no_grad()
+    def __call__(self, rollout: Rollout) -> Float[Tensor, " batch"]:
+        parts = zip(
+            rollout.tokens.split(SCORED_AT_ONCE),
+            last_token(rollout.mask).split(SCORED_AT_ONCE),
+            strict=True,
+        )
+        return torch.cat([scores_at(self.model, tokens, last).float() for tokens, last in parts])
+
+
+def load_scorer(source: str, tokenizer: ByteBPE, device: torch.device, n: int, seed: int) -> Scorer:
+    """Return the scorer named by `source`: the run or folder of a reward model, a function as
+    `FILE.py:FUNCTION`, or `oracle`, the gold score of the world's first `n` questions.
+
+    Raises UserError for a reward model with another tokenizer, and for a missing file or function.
+    """
+    check(
+        source != "",
+        "No reward: name a reward model's run, FILE.py:FUNCTION or oracle with --reward.",
+    )
+    if source == "oracle":
+        return oracle_scorer(n, seed)
+    if ".py:" in source:
+        return FunctionScorer(load_function(source), source)
+    model, its_tokenizer = load_checkpoint(Path(source))
+    require_family(model, "reward")
+    assert isinstance(model, RewardModel)
+    check(
+        its_tokenizer.fingerprint == tokenizer.fingerprint,
+        f"The reward model {source} has another tokenizer than the policy; train one from the same "
+        "start.",
+    )
+    return RewardScorer(model.to(device))
+
+
+def oracle_scorer(n: int, seed: int) -> FunctionScorer:
+    """Return the scorer that gives answers to the world's first `n` training questions their gold
+    score."""
+    return FunctionScorer(oracle(n, seed), "oracle")
+
+
+def oracle(n: int, seed: int) -> Callable[[list[Prompt], list[str]], list[float]]:
+    """Return the function `(prompts, answers) -> gold scores` for the world's first `n` training
+    questions."""
+    questions = {question.messages: question for question in world_questions(n, seed)}
+
+    def score(prompts: list[Prompt], answers: list[str]) -> list[float]:
+        check(
+            all(prompt in questions for prompt in prompts),
+            f"The oracle can only score answers to the questions of {WORLD}; name another reward.",
+        )
+        pairs = zip(prompts, answers, strict=True)
+        return [gold(questions[prompt], answer).score for prompt, answer in pairs]
+
+    return score

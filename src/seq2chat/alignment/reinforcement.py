@@ -1,0 +1,206 @@
+"""What PPO and GRPO share: rollouts on the prompts of a corpus, scores, and their evaluation."""
+
+import copy
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from seq2chat.alignment.advantage import masked_mean
+from seq2chat.alignment.examples import (
+    ExampleLoader,
+    fingerprint,
+    fitting_examples,
+    split_examples,
+)
+from seq2chat.alignment.policy import PolicyTask
+from seq2chat.alignment.rollout import Rollout, Scorer, roll_out
+from seq2chat.alignment.samples import answer_metrics
+from seq2chat.alignment.units import with_score_units
+from seq2chat.config import GRPOConfig, PPOConfig, Recipe
+from seq2chat.models.gpt import GPT
+from seq2chat.text.batch import Batch
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import prompt_ids
+from seq2chat.text.conversations import Query, read_queries
+from seq2chat.training.evaluation import Evaluation
+from seq2chat.training.stop import interruptible
+from seq2chat.training.types import Job, Log, Update
+
+SCORED = 128  # held-out prompts whose answers are scored at each validation
+HELD_OUT = 256  # maximum number of prompts that are held out
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with its scores, and the log probabilities of the sampling policy and of the
+    reference at its answers, both (batch, seq)."""
+
+    rollout: Rollout
+    score: Float[Tensor, " batch"]
+    logp: Float[Tensor, "batch seq"]
+    ref_logp: Float[Tensor, "batch seq"]
+
+
+class ReinforcementLearning(PolicyTask):
+    """Training of a policy on the scores of its own answers.
+
+    A step is one iteration: `rollout` samples answers, `experience` scores them and estimates
+    advantages, and `update` trains on them. Subclasses define the last two.
+    """
+
+    displayed: ClassVar[tuple[str, ...]] = ("score", "kl")
+
+    def __init__(
+        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, scorer: Scorer, log: Log
+    ) -> None:
+        self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.scorer = scorer
+        train, held_out = read_prompts(recipe, tokenizer, policy.context, scorer, log)
+        self.held_out = held_out[:SCORED]
+        recipe = with_score_units(recipe, self.reference, tokenizer, self.held_out, scorer)
+        loader = query_loader(recipe, tokenizer, train)
+        super().__init__(recipe, policy, tokenizer, loader, [q.prompt for q in held_out])
+
+    @property
+    def align(self) -> Any:
+        return self.recipe.align
+
+    @property
+    def n_prompts(self) -> int:
+        """The number of prompts per iteration."""
+        return n_prompts(self.recipe)
+
+    def experience(self, rollout: Rollout) -> Any:
+        """Return the scored rollout with its advantages."""
+        raise NotImplementedError
+
+    def update(self, job: Job, experience: Any) -> list[dict[str, float]]:
+        """Train on the experience, and return the metrics of each update."""
+        raise NotImplementedError
+
+    def experience_metrics(self, experience: Any) -> dict[str, float]:
+        """Return the metrics of an iteration before its updates."""
+        rollout, logp = experience.rollout, experience.logp
+        gap = (logp - rollout.sampled_logp).where(rollout.mask, 0)
+        return {
+            "score": experience.score.mean().item(),
+            "entropy": -masked_mean(logp, rollout.mask).item(),
+            "sampling_gap": gap.abs().max().item(),
+            "answer_tokens": rollout.lengths.float().mean().item(),
+            "finished": rollout.finished.float().mean().item(),
+        }
+
+    def step(self, job: Job) -> Update:
+        # Dropout is off throughout, so that ratios compare policies and not their noise.
+        self.policy.eval()
+        began = time.perf_counter()
+        # A signal may interrupt sampling and scoring, which change nothing.
+        with interruptible():
+            rollout = self.rollout(job)
+            sampled = time.perf_counter()
+            experience = self.experience(rollout)
+            scored = time.perf_counter()
+        job.progress.samples += self.n_prompts
+        updates = self.update(job, experience)
+        metrics = self.experience_metrics(experience)
+        metrics |= {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
+        metrics["first_ratio_min"] = updates[0]["ratio_min"]
+        metrics["first_ratio_max"] = updates[0]["ratio_max"]
+        metrics["seconds_rollout"] = sampled - began
+        metrics["seconds_score"] = scored - sampled
+        metrics["seconds_update"] = time.perf_counter() - scored
+        flops = 3 * self.policy.flops(Batch(rollout.tokens, rollout.tokens))
+        return Update(
+            metrics["policy_loss"],
+            metrics["grad_norm"],
+            int(rollout.mask.sum()),
+            flops,
+            metrics,
+        )
+
+    def rollout(self, job: Job) -> Rollout:
+        """Return sampled answers to the next prompts."""
+        first = job.progress.samples
+        return roll_out(
+            self.policy,
+            self.chat_tokenizer,
+            self.loader.batch(first, self.n_prompts),
+            self.align.max_tokens,
+            self.align.temperature,
+            n=self.align.episodes // self.n_prompts,
+            seed=self.recipe.train.seed * 1_000_003 + first + self.n_prompts,
+        )
+
+    def validate(self, limit: int, seconds: float) -> tuple[Evaluation | None, dict[str, float]]:
+        model = self.published()
+        assert isinstance(model, GPT)
+        metrics = answer_metrics(
+            model, self.reference, self.chat_tokenizer, self.held_out, self.scorer, self.align
+        )
+        return None, metrics
+
+
+def n_prompts(recipe: Recipe) -> int:
+    """Return the number of prompts per iteration: GRPO samples a group of answers to each."""
+    align = recipe.align
+    if isinstance(align, GRPOConfig):
+        return align.episodes // align.group
+    assert isinstance(align, PPOConfig)
+    return align.episodes
+
+
+def read_prompts(
+    recipe: Recipe, tokenizer: ByteBPE, context: int, scorer: Scorer, log: Log
+) -> tuple[list[Query], list[Query]]:
+    """Return the prompts of `data.corpus` to train on, and those held out, with the columns that
+    the scorer uses. Repeated prompts with equal columns count once."""
+    align = recipe.align
+    assert isinstance(align, PPOConfig | GRPOConfig)
+    queries = read_queries(
+        recipe.data.corpus,
+        align.examples,
+        recipe.train.seed,
+        log,
+        align.strict,
+        scorer.columns,
+    )
+    scorer.check_columns(queries, recipe.data.corpus)
+    distinct = list(dict.fromkeys(queries))
+    if len(distinct) < len(queries):
+        n_repeated = len(queries) - len(distinct)
+        log(f"{n_repeated:,} of {len(queries):,} prompts are repeated, and used once.")
+    fitting = fitting_examples(
+        distinct,
+        lambda query: len(prompt_ids(tokenizer, query.prompt)),
+        context - align.max_tokens,
+        align.strict,
+        "prompts (leaving room for an answer)",
+        log,
+    )
+    train, held_out = split_examples(fitting, recipe, HELD_OUT)
+    log(f"{len(train):,} prompts to train on, {len(held_out):,} held out")
+    return train, held_out
+
+
+def query_loader(recipe: Recipe, tokenizer: ByteBPE, queries: Sequence[Query]) -> ExampleLoader:
+    """Return the loader of the training prompts."""
+    # A scorer with columns gives other rewards after a column is edited.
+    columns = [
+        json.dumps(query.columns, sort_keys=True, default=str).encode()
+        for query in queries
+        if query.columns
+    ]
+    ids = [prompt_ids(tokenizer, query.prompt) for query in queries]
+    return ExampleLoader(
+        len(queries),
+        fingerprint(tokenizer, ids, columns),
+        recipe.train.seed,
+        labels=len(queries),
+        collate=lambda indices: [queries[i] for i in indices],
+        per_step=n_prompts(recipe),
+    )

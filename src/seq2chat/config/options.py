@@ -1,0 +1,187 @@
+"""The options of a run besides model and alignment method, one dataclass per table."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from seq2chat.config.budget import Budget
+from seq2chat.config.errors import check
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    corpus: Annotated[
+        str,
+        "named corpus, file of text, JSON, CSV or Parquet, folder, or hf:NAME; translation: table "
+        "of two columns",
+    ] = "pydocs"
+    source: Annotated[str, "translation: file of sentences to translate, one a line"] = ""
+    target: Annotated[str, "translation: file of their translations, line by line"] = ""
+    val_fraction: Annotated[
+        float, "share of the text held out for validation; alignment: of the prompts, at most 500"
+    ] = 0.1
+    field: Annotated[
+        str, "field of the text in files of rows (JSON, CSV, Parquet) and hf: data"
+    ] = "text"
+    max_characters: Annotated[
+        int, "train on a sample of so many characters, spread over the text; 0 takes all"
+    ] = 0
+    document_mask: Annotated[bool, "keep attention inside each packed document"] = False
+    mask_share: Annotated[float, "BERT: share of the tokens to be guessed in training"] = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("val_fraction", "mask_share"):
+            value = getattr(self, name)
+            check(0 < value < 1, f"data.{name} is {value}; write a number between 0 and 1.")
+        check(
+            self.max_characters >= 0,
+            f"data.max_characters is {self.max_characters}; write 0 or more.",
+        )
+        check(
+            bool(self.source) == bool(self.target),
+            "data.source and data.target belong together: one file of sentences, one of their "
+            "translations.",
+        )
+
+
+MOST_TOKENS = 1_000_000  # of a vocabulary; the largest published ones have about 260,000
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    vocab_size: Annotated[
+        int, "bytes, merges and control tokens together; 260 is the plain byte tokenizer"
+    ] = 4096
+    path: Annotated[str, "use the tokenizer.json in this folder instead of training one"] = ""
+    lowercase: Annotated[Literal["auto", "on", "off"], "BERT: fold case; auto does"] = "auto"
+    strip_accents: Annotated[
+        Literal["auto", "on", "off"],
+        "BERT: drop accents; auto does where case is folded and marks spell no vowels",
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        check(
+            self.vocab_size <= MOST_TOKENS,
+            f"tokenizer.vocab_size is {self.vocab_size}; write at most {MOST_TOKENS:,}.",
+        )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    matrices: Annotated[Literal["muon", "adamw"], "optimizer of the blocks' matrices"] = "muon"
+    matrix_lr: Annotated[
+        float, "peak learning rate of the matrices; 0 is 0.02 (muon) or 0.002 (adamw)"
+    ] = 0.0
+    embedding_lr: Annotated[float, "peak learning rate of embeddings and positions"] = 0.02
+    head_lr: Annotated[float, "peak learning rate of an untied output head"] = 0.004
+    vector_lr: Annotated[float, "peak learning rate of norms and biases"] = 0.004
+    momentum: Annotated[float, "Muon's momentum"] = 0.95
+    beta1: Annotated[float, "AdamW's decay of the first moment"] = 0.9
+    beta2: Annotated[float, "AdamW's decay of the second moment"] = 0.95
+    epsilon: Annotated[float, "AdamW's epsilon"] = 1e-8
+    weight_decay: Annotated[float, "decoupled weight decay of the matrices"] = 0.1
+    clip: Annotated[float, "clip the global gradient norm to this; 0 does not clip"] = 1.0
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            if f.name != "matrices":
+                check(
+                    getattr(self, f.name) >= 0,
+                    f"optim.{f.name} is {getattr(self, f.name)}; write 0 or more.",
+                )
+        if not self.matrix_lr:
+            object.__setattr__(self, "matrix_lr", 0.02 if self.matrices == "muon" else 0.002)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    shape: Annotated[
+        Literal["wsd", "cosine", "noam"],
+        "warmup-stable-decay (linear decay), cosine, or falling as 1/√step (2017)",
+    ] = "wsd"
+    warmup: Annotated[float, "share of the run spent rising to the peak"] = 0.02
+    decay: Annotated[float, "share of the run spent falling (wsd only)"] = 0.6
+    floor: Annotated[float, "learning rate at the end, as a share of the peak"] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "decay", "floor"):
+            value = getattr(self, name)
+            check(0 <= value <= 1, f"schedule.{name} is {value}; write a share between 0 and 1.")
+        check(
+            self.shape != "noam" or self.warmup > 0,
+            "schedule.warmup is 0, and noam falls from the end of its warmup on; write a share "
+            "above 0.",
+        )
+        check(
+            self.shape != "wsd" or self.warmup + self.decay <= 1,
+            f"schedule.warmup {self.warmup} and schedule.decay {self.decay} are more than the whole"
+            " run together.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    budget: Annotated[
+        str, 'length of the run: "10m", "90s", "2h", "500 steps", "3 epochs", "20M tokens"'
+    ] = "10m"
+    batch_size: Annotated[
+        int, "sequences in one forward pass; on average, where their lengths differ"
+    ] = 16
+    accumulation: Annotated[int, "forward passes in one optimizer step"] = 1
+    label_smoothing: Annotated[
+        float, "translation: share of the label spread over all tokens (2015)"
+    ] = 0.0
+    start: Annotated[
+        str, "run or model folder whose weights, shape and tokenizer to begin with"
+    ] = ""
+    seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], "auto: bf16 where a short probe says it is faster"
+    ] = "auto"
+    compile: Annotated[
+        Literal["auto", "on", "off"], "auto: torch.compile where it pays within the budget"
+    ] = "auto"
+    evals: Annotated[int, "validations in the run, the last one at its end"] = 10
+    eval_tokens: Annotated[int, "tokens of each validation, spread over the split; 0 takes all"] = (
+        20_000
+    )
+    final_eval_tokens: Annotated[int, "the same for the last validation"] = 1_000_000
+    checkpoints: Annotated[int, "checkpoints in the run, the last one at its end"] = 5
+    keep: Annotated[int, "newest checkpoints kept on disk"] = 2
+    samples: Annotated[int, "texts sampled in the run"] = 5
+    prompt: Annotated[str, "start of the sampled texts"] = ""
+
+    def __post_init__(self) -> None:
+        Budget.parse(self.budget)
+        check(
+            abs(self.seed) < 2**63,
+            f"train.seed is {self.seed}; write a number of at most 18 digits.",
+        )
+        for name in ("batch_size", "accumulation", "evals", "checkpoints", "keep"):
+            check(
+                getattr(self, name) > 0,
+                f"train.{name} is {getattr(self, name)}; write a positive number.",
+            )
+        for name in ("eval_tokens", "final_eval_tokens", "samples"):
+            check(
+                getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; write 0 or more."
+            )
+        check(
+            0 <= self.label_smoothing < 1,
+            f"train.label_smoothing is {self.label_smoothing}; write a share below 1.",
+        )
+
+
+@dataclass(frozen=True)
+class ExpectConfig:
+    """What a recipe's author measured; `seq2chat train` prints it beside what you get."""
+
+    val_loss_per_character: Annotated[
+        float, "nats per character on the whole validation split; 0 is not stated"
+    ] = 0.0
+    val_loss: Annotated[float, "nats per token on the whole validation split; 0 is not stated"] = (
+        0.0
+    )
+    machine: Annotated[str, "where it was measured"] = ""

@@ -1,0 +1,297 @@
+"""The vocabulary of training: loaders, tasks, jobs, updates and events."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from seq2chat.config import Budget, OptimConfig, Recipe, UserError
+from seq2chat.device import Precision
+from seq2chat.models.folder import Model
+from seq2chat.text.batch import Batch
+from seq2chat.text.tokenizers import Tokenizer
+from seq2chat.training.checkpoint import Progress
+from seq2chat.training.evaluation import Evaluation, evaluate, token_lengths, within
+from seq2chat.training.nll import Loss
+from seq2chat.training.optim import make_optimizers
+from seq2chat.training.run_folder import RunFolder
+
+Log = Callable[[str], None]
+"""Receives one line of text: a choice for the log, or the current activity for a status display."""
+
+
+def ignore(line: str) -> None: ...
+
+
+@runtime_checkable
+class SampleLoader(Protocol):
+    """A deterministic, stateless data loader.
+
+    A batch depends only on the data, the seed and the index of its first sample, so the number of
+    consumed samples is all that a resumed run needs.
+    """
+
+    fingerprint: str
+
+    @property
+    def epoch_tokens(self) -> int: ...
+    def epoch_batches(self, batch_size: int) -> float: ...
+    def n_samples(self, first_sample: int, batch_size: int) -> int: ...
+    def batch(self, first_sample: int, batch_size: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """The result of one optimizer step: mean loss in nats, gradient norm before clipping, number of
+    labels, floating point operations, and further metrics of the task."""
+
+    loss: float
+    grad_norm: float
+    n_tokens: int
+    flops: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Task:
+    """A model, its data and its objective. One subclass per objective.
+
+    A subclass defines `loss`, or overrides `step` and `validate` where an update is more than the
+    gradient of one loss. `recipe` is complete: it includes everything derived from the data.
+    """
+
+    unit: ClassVar[str] = "token"
+    """The unit that a loss is averaged over, for display."""
+    displayed: ClassVar[tuple[str, ...]] = ()
+    """Metrics of an update that a progress display shows instead of the loss."""
+
+    origin: str = ""
+    """Fingerprint of everything besides the training data that a resumed run must find unchanged:
+    the starting model, a reward model, a second text."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        tokenizer: Tokenizer,
+        loader: SampleLoader,
+        validation_tokens: int = 0,
+    ) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.tokenizer = tokenizer
+        self.loader = loader
+        self.validation_tokens = validation_tokens
+
+    def loss(self, model: Any, batch: Any) -> Loss:
+        """Return the summed training loss in nats and the number of labels."""
+        raise NotImplementedError
+
+    def validation_loss(self, model: Any, batch: Any) -> Loss:
+        """Return the reported loss: the training loss unless that is regularized."""
+        return self.loss(model, batch)
+
+    def validation_batches(self, limit: int) -> Iterable[Batch]:
+        """Return batches of the validation split, or of about `limit` tokens spread over it; 0 is
+        no limit."""
+        raise NotImplementedError
+
+    def validation_metrics(self, model: Any) -> dict[str, float]:
+        """Return measurements besides the loss on held-out data, by name."""
+        return {}
+
+    def validate(self, limit: int, seconds: float) -> tuple[Evaluation | None, dict[str, float]]:
+        """Return the evaluation of the published model and further metrics.
+
+        After `seconds` the evaluation is cut short: batches come in an order whose every prefix is
+        a sample of the split. It is None for objectives without a loss on held-out data.
+        """
+        model = self.published()
+        if not limit and seconds < math.inf:
+            limit = self.validation_tokens
+        batches = within(seconds, self.validation_batches(limit))
+        evaluation = evaluate(model, self.validation_loss, batches, token_lengths(self.tokenizer))
+        return evaluation, self.validation_metrics(model)
+
+    def sample(self, model: Any) -> str:
+        """Return text that shows the current behavior of `model`."""
+        raise NotImplementedError
+
+    def published(self) -> Model:
+        """Return the model of a checkpoint. Validation and samples use the same weights."""
+        return self.model
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Return all trained or remembered modules by name; empty if that is the model alone."""
+        return {}
+
+    def optimizers(self, config: OptimConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+        """Return the optimizers of all trained parameters; Muon computes in `dtype`."""
+        return make_optimizers(self.model, config, dtype)
+
+    def step(self, job: "Job") -> Update:
+        """Take one optimizer step over `accumulation` forward passes.
+
+        The summed gradients are divided by the number of labels of the whole step, so accumulation
+        never changes the loss.
+        """
+        config = job.recipe.train
+        loss_sum = torch.zeros((), device=job.device)
+        n_tokens = torch.zeros((), device=job.device)
+        flops = 0
+        for _ in range(config.accumulation):
+            batch = job.next_batch()
+            loss, n = self.loss(self.model, batch)
+            loss.backward()
+            loss_sum = loss_sum + loss.detach()
+            n_tokens = n_tokens + n
+            flops += self.model.flops(batch)
+        mean, norm = job.apply_gradients(job.optimizers, loss_sum, n_tokens)
+        return Update(mean, norm, int(n_tokens), flops)
+
+
+@dataclass
+class Job:
+    """A run in memory, made by `training.setup`."""
+
+    run: RunFolder
+    task: Task
+    optimizers: list[torch.optim.Optimizer]
+    precision: Precision
+    device: torch.device
+    progress: Progress
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.task.recipe
+
+    @property
+    def model(self) -> Model:
+        return self.task.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.task.tokenizer
+
+    def next_batch(self) -> Any:
+        """Return the next batch on the device of the run, and count its samples."""
+        size = self.recipe.train.batch_size
+        batch = self.task.loader.batch(self.progress.samples, size)
+        self.progress.samples += self.task.loader.n_samples(self.progress.samples, size)
+        return batch.to(self.device)
+
+    def total_steps(self) -> int:
+        """Return the number of steps that the budget allows; 0 if the budget is a time."""
+        train = self.recipe.train
+        budget = Budget.parse(train.budget)
+        if budget.unit == "seconds":
+            return 0
+        epoch = self.task.loader.epoch_batches(train.batch_size) / train.accumulation
+        per_step = {
+            "steps": 1.0,
+            "epochs": 1 / epoch,
+            "tokens": self.task.loader.epoch_tokens / epoch,
+        }
+        return math.ceil(round(budget.amount / per_step[budget.unit], 6))
+
+    def apply_gradients(
+        self, optimizers: list[torch.optim.Optimizer], loss_sum: Tensor, n_tokens: Tensor
+    ) -> tuple[float, float]:
+        """Step the optimizers with their summed gradients divided by `n_tokens`, clipped together.
+
+        Returns the mean loss and the gradient norm before clipping. Raises UserError if either is
+        not finite; the weights are unchanged then.
+        """
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
+        grads = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_div_(grads, n_tokens)
+        norm = nn.utils.get_total_norm(grads)
+        mean = (loss_sum / n_tokens).item()
+        if not (math.isfinite(mean) and math.isfinite(norm.item())):
+            step = self.progress.step + 1
+            raise self.diverged(
+                f"The loss is {mean} with gradient norm {norm.item()} at step {step}"
+            )
+        if self.recipe.optim.clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.recipe.optim.clip, norm)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return mean, norm.item()
+
+    def diverged(self, symptom: str) -> UserError:
+        """Return an error with the command that resumes the run at lower learning rates."""
+        checkpoints = self.run.list_checkpoints()
+        optim = self.recipe.optim
+        lower = (
+            f"--optim.matrix-lr {optim.matrix_lr / 3:.2g} "
+            f"--optim.embedding-lr {optim.embedding_lr / 3:.2g}"
+        )
+        start = (
+            f"from {checkpoints[-1].name}"
+            if checkpoints
+            else "from the start, as there is no checkpoint yet"
+        )
+        return UserError(
+            f"{symptom}, so training stopped. Resume {start} with lower rates: "
+            f"{self.resume_command()} {lower}"
+        )
+
+    def resume_command(self) -> str:
+        """Return the shell command that resumes this run."""
+        align = self.recipe.align
+        command = (
+            f"train {self.run.folder}"
+            if align is None
+            else f"{align.method} --out {self.run.folder}"
+        )
+        return f"seq2chat {command} --resume"
+
+
+@dataclass(frozen=True)
+class Step:
+    """The event after an optimizer step; `share` is the completed part of the run."""
+
+    step: int
+    tokens: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens_per_second: float
+    peak_share: float
+    elapsed_seconds: float
+    share: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The event after a validation."""
+
+    step: int
+    evaluation: Evaluation | None
+    final: bool
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The event after a checkpoint was written."""
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The event after a sample was generated."""
+
+    step: int
+    text: str
+
+
+Event = Step | Validated | Saved | Sampled
