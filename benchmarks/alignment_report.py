@@ -25,16 +25,17 @@ from typing import Any
 import torch
 from peers import machine
 
-from seq2chat.alignment.doctor import best_of, diagnose, verdict
+from seq2chat.alignment.checks import best_of
+from seq2chat.alignment.doctor import diagnose, verdict
 from seq2chat.alignment.judges import RewardScorer
-from seq2chat.alignment.pipeline import finished_stages, run_line, stage_tables
+from seq2chat.alignment.pipeline import finished_stages, run_pipeline, stage_tables
 from seq2chat.alignment.report import (
     MAX_TOKENS,
     SHOTS,
     Sheet,
     answer_sheet,
     exam,
-    summarise,
+    summarize,
     text_sheet,
     win_rate,
 )
@@ -62,7 +63,7 @@ def tell(line: str) -> None:
 def measure(folder: Path, seed: int, large: bool) -> dict[str, Any]:
     """Run the line of this seed in `folder`, as far as it is not there, and measure it; with
     `large`, a base model of eight times the parameters that read the same text stands beside it."""
-    for _ in run_line(folder, threading.Event(), tell, seed=seed):
+    for _ in run_pipeline(folder, threading.Event(), tell, seed=seed):
         pass
     tables = stage_tables(folder, "ppo", seed)
     tables["align"] |= {"ptx": 0.0, "ptx_corpus": ""}
@@ -84,7 +85,7 @@ def measure(folder: Path, seed: int, large: bool) -> dict[str, Any]:
     )
     line: dict[str, Any] = {"benchmark": "alignment", "machine": machine(), "seed": seed}
     line |= {"seconds": finished_stages(folder)}
-    line |= summarise(asked, [base, sft, ppo])
+    line |= summarize(asked, [base, sft, ppo])
     line["gold"]["base, prompted"] = round(prompted.score, 4)
     line["without_mix"] = {
         "gold": round(plain.score, 4),

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from peers import machine
 
-from seq2chat.alignment.doctor import best_of
+from seq2chat.alignment.checks import best_of
 from seq2chat.alignment.judges import RewardScorer
 from seq2chat.alignment.kl import best_of_n_kl
 from seq2chat.alignment.report import MAX_TOKENS, answer_sheet, exam

@@ -8,7 +8,8 @@ import torch
 
 from seq2chat.alignment import doctor as doctor_module
 from seq2chat.alignment import ppo as ppo_module
-from seq2chat.alignment.doctor import best_of, diagnose, verdict
+from seq2chat.alignment.checks import best_of
+from seq2chat.alignment.doctor import diagnose, verdict
 from seq2chat.config import UserError
 from seq2chat.text import conversations
 from seq2chat.text.chat import END, chat_tokens

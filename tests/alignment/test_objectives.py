@@ -392,7 +392,7 @@ def test_group_advantages():
     rewards = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])
     expected = torch.tensor([[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(group_advantages(rewards), expected / 1.0001)
-    torch.testing.assert_close(group_advantages(rewards, normalise=False), expected)
+    torch.testing.assert_close(group_advantages(rewards, normalize=False), expected)
     assert group_advantages(rewards.long().bfloat16()).dtype == torch.float32
 
 

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from seq2chat.alignment import pipeline
-from seq2chat.alignment.pipeline import STAGES, Pace, finished_stages, run_line
-from seq2chat.alignment.report import Sheet, exam, summarise, win_rate
+from seq2chat.alignment.pipeline import STAGES, Pace, finished_stages, run_pipeline
+from seq2chat.alignment.report import Sheet, exam, summarize, win_rate
 from seq2chat.config import UserError
 from seq2chat.text.world import FAMILIES, Gold, gold
 
@@ -48,11 +48,11 @@ def line(tmp_path_factory):
     folder, moments = tmp_path_factory.mktemp("line"), []
     for stage in STAGES:  # each is begun, stopped at its first sign of life, and taken up again
         stop = threading.Event()
-        for moment in run_line(folder, stop, lambda text: None, TINY):
+        for moment in run_pipeline(folder, stop, lambda text: None, TINY):
             moments.append(moment)
             if moment.stage.name == stage.name:
                 stop.set()
-    moments += list(run_line(folder, threading.Event(), lambda text: None, TINY))
+    moments += list(run_pipeline(folder, threading.Event(), lambda text: None, TINY))
     return folder, moments
 
 
@@ -61,7 +61,7 @@ def test_the_line_goes_on_where_it_stopped(line):
     assert list(finished_stages(folder)) == [stage.name for stage in STAGES]
     assert [m.stage.name for m in moments if m.stage.name == "base"]
     # Nothing is left to do.
-    assert not list(run_line(folder, threading.Event(), lambda text: None, TINY))
+    assert not list(run_pipeline(folder, threading.Event(), lambda text: None, TINY))
     assert sum(stage.share for stage in STAGES) == pytest.approx(1.0)
     for name in ("base", "sft", "reward", "ppo"):
         steps = [
@@ -107,7 +107,7 @@ def test_the_best_answers_have_gold_1_and_every_family_is_examined():
     best = Sheet(
         "best", [q.answer for q in asked], [gold(q, q.answer) for q in asked], [1] * 63, [0.0] * 63
     )
-    result = summarise(asked, [best])
+    result = summarize(asked, [best])
     assert result["gold"]["best"] == 1.0 and set(result["right"]["best"].values()) == {1.0}
     assert {q.family for q in asked} == set(FAMILIES)
 

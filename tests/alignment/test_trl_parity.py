@@ -223,7 +223,7 @@ def test_grpo(sides):
 def test_group_advantages(sides):
     given, found = (side["group"] for side in sides)
     same(group_advantages(given["rewards"]), found["group"], FLOAT32)
-    same(group_advantages(given["rewards"], normalise=False), found["none"])
+    same(group_advantages(given["rewards"], normalize=False), found["none"])
 
 
 UNWHITENED = ("rewards", "returns", "vf_loss", "value_gradient")

@@ -72,7 +72,7 @@ def test_one_changed_byte_is_found_and_the_file_named(run, file):
     if file.startswith("trainer"):
         load_checkpoint(run)  # which only a resumed run reads
     else:
-        with pytest.raises(UserError, match=rf"{file} is damaged.*sha256.*checkpoint before it"):
+        with pytest.raises(UserError, match=rf"{file} is damaged.*sha256.*previous checkpoint"):
             load_checkpoint(run)
     with pytest.raises(UserError, match=rf"{file} is damaged"):
         resume_job(run, {}, quiet)
@@ -106,7 +106,7 @@ def test_where_there_is_nothing_to_load(tmp_path):
     with pytest.raises(UserError, match="There is no run"):
         load_checkpoint(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no checkpoint yet"):
+    with pytest.raises(UserError, match="contains neither a checkpoint"):
         load_checkpoint(tmp_path / "empty")
 
 

@@ -14,7 +14,7 @@ def example(monkeypatch):
     """Hidden states, head and labels of 11 rows, which are cut into chunks of 3, the last one
     smaller."""
     monkeypatch.setattr(nll, "CHUNK_LOGITS", 1)
-    monkeypatch.setattr(nll, "LEAST_ROWS", 3)
+    monkeypatch.setattr(nll, "MIN_ROWS", 3)
     rng = torch.Generator().manual_seed(0)
     hidden = torch.randn(ROWS, WIDTH, dtype=torch.float64, generator=rng)
     head = torch.randn(VOCAB, WIDTH, dtype=torch.float64, generator=rng)

@@ -1,8 +1,6 @@
-"""How much better than expected each token was: per-token rewards, their advantages, and statistics
-under a mask.
+"""Rewards per token, advantages, and masked statistics.
 
-Masks are True where a token counts. What lies outside a mask, NaN and infinity included, changes
-nothing.
+Masks are True where a token counts. Values outside a mask have no influence, even NaN and infinity.
 """
 
 import torch
@@ -24,8 +22,8 @@ def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Flo
 def masked_var(
     x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], unbiased: bool = True
 ) -> Float[Tensor, ""]:
-    """Return the variance of `x` inside the mask; `unbiased` divides by n - 1 rather than n, and
-    one value's is 0."""
+    """Return the variance of `x` inside the mask, 0 for a single value. `unbiased` divides by n - 1
+    instead of n."""
     squares = inside(x - masked_mean(x, mask), mask).square().sum()
     return squares / (mask.sum() - int(unbiased)).clamp(min=1)
 
@@ -35,8 +33,8 @@ def whiten(
 ) -> Float[Tensor, "*shape"]:
     """Return `x` scaled to variance 1 (unbiased) inside the mask, and zeros outside.
 
-    The mean is moved to 0, or kept where it is with `shift_mean=False`, as Ziegler et al. (2019,
-    their code) whiten advantages and rewards.
+    The mean is shifted to 0, or kept with `shift_mean=False`. Ziegler et al. (2019, their code)
+    whiten advantages in the first way and rewards in the second.
     """
     mean = masked_mean(x, mask)
     whitened = (x - mean) * (masked_var(x, mask) + 1e-8).rsqrt()
@@ -50,11 +48,11 @@ def token_rewards(
     mask: Bool[Tensor, "batch seq"],
     beta: float,
 ) -> Float[Tensor, "batch seq"]:
-    """Return the reward of each token: -`beta` · `kl` (nats), and the `score` of the answer at its
+    """Return the reward of each token: -`beta` · `kl` (nats), plus the `score` of the answer at its
     last token (Ziegler et al. 2019, equation 2; Ouyang et al. 2022, equation 2).
 
-    Zero outside the mask; the rewards of a row add up to score - beta · Σ kl. A row without tokens
-    earns nothing.
+    Rewards are 0 outside the mask. The rewards of a row add up to score - beta · Σ kl, or to 0 for
+    a row without tokens.
     """
     last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
     return inside(score[:, None].expand_as(kl), last) - beta * inside(kl, mask)
@@ -68,15 +66,15 @@ def gae(
     gamma: float = 1.0,
     lam: float = 0.95,
 ) -> tuple[Float[Tensor, "batch seq"], Float[Tensor, "batch seq"]]:
-    """Return the generalised advantage estimates and the returns, which are advantages + values,
-    the value function's targets (Schulman et al. 2015b, equation 16). Both are zero outside the
-    mask.
+    """Return generalized advantage estimates (Schulman et al. 2015b, equation 16) and returns, the
+    targets of the value function. Both are 0 outside the mask.
 
-    `values[:, t]` is what the value function expects before token t is chosen, and `rewards[:, t]`
-    what choosing it earned. The mask marks the tokens of the answers, in one piece in each row,
-    wherever it begins; after the last one the value is 0.
+    `values[:, t]` is the expected return before token t is chosen, and `rewards[:, t]` the reward
+    of choosing it. The mask of each row is one contiguous span, and the value after it is 0.
+    Returns are advantages + values.
     """
-    rewards, values = inside(rewards, mask), inside(values, mask)
+    rewards = inside(rewards, mask)
+    values = inside(values, mask)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     deltas = rewards + gamma * following - values
     advantages = torch.zeros_like(deltas)

@@ -1,5 +1,4 @@
-"""How far a policy has moved from its reference: estimates of KL(policy ‖ reference) in nats, and
-the coefficient that keeps it near a target."""
+"""Estimates of KL(policy ‖ reference) in nats, and the coefficient that keeps it near a target."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,30 +8,32 @@ from torch import Tensor
 
 
 def k1(logp: Float[Tensor, "*shape"], ref_logp: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return log π - log π_ref of each token that the policy chose: unbiased, and negative as often
-    as noise makes it (Schulman 2020, "Approximating KL divergence", k1)."""
+    """Return log π - log π_ref of each sampled token (Schulman 2020, "Approximating KL divergence",
+    k1). The estimate is unbiased, but noisy: single values are often negative."""
     return logp - ref_logp
 
 
 def k3(logp: Float[Tensor, "*shape"], ref_logp: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return ρ - 1 - log ρ with ρ = π_ref/π of each token that the policy chose: unbiased, never
-    negative, and of less variance than `k1` while the two are close (Schulman 2020, "Approximating
-    KL divergence", k3)."""
+    """Return ρ - 1 - log ρ with ρ = π_ref/π of each sampled token (Schulman 2020, "Approximating KL
+    divergence", k3). The estimate is unbiased, never negative, and less noisy than `k1` while the
+    policies are close."""
     log_ratio = ref_logp - logp
     return log_ratio.expm1() - log_ratio
 
 
 def best_of_n_kl(n: int) -> float:
     """Return the KL in nats between the best of `n` samples and one sample, log n - (n - 1)/n
-    (Stiennon et al. 2020, appendix G.3); an upper bound if scores can tie."""
+    (Stiennon et al. 2020, appendix G.3). It is an upper bound if scores can tie."""
     return math.log(n) - (n - 1) / n
 
 
 @dataclass(frozen=True)
 class AdaptiveKL:
-    """The KL coefficient `beta`, and how it follows the KL of a whole answer to its `target` in
-    nats (Ziegler et al. 2019, section 2.2). `horizon` is the number of episodes after which `beta`
-    has changed by about the error."""
+    """A KL coefficient `beta` that adapts until the KL per answer is `target` nats (Ziegler et al.
+    2019, section 2.2).
+
+    `horizon` is the number of episodes after which `beta` has changed by about the relative error.
+    """
 
     beta: float
     target: float
@@ -40,6 +41,6 @@ class AdaptiveKL:
 
     def update(self, kl: float, n: int) -> "AdaptiveKL":
         """Return the coefficient after `n` episodes whose mean KL was `kl` nats."""
-        # In this order of the arguments a KL that is NaN is not mistaken for a large one.
+        # With the arguments in this order, a NaN is not clipped to a large error.
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         return replace(self, beta=self.beta * (1 + error * n / self.horizon))

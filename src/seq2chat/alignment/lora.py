@@ -1,5 +1,5 @@
-"""LoRA: every matrix of the blocks stays as it is, and a product of two thin ones is learned beside
-it (Hu et al. 2021, section 4.1)."""
+"""LoRA: the matrices of the blocks are frozen, and a low-rank update of each is trained (Hu et al.
+2021, section 4.1)."""
 
 import math
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from seq2chat.models.gpt import GPT
 
 
 class LowRank(nn.Module):
-    """W → W + α/r · B A, with B zero at first, so that nothing changes before it is trained. α is
-    twice the rank."""
+    """W → W + α/r · B A, with α twice the rank. B starts at zero, so that nothing changes before
+    training."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class LowRank(nn.Module):
 
 
 class Shifted(nn.Module):
-    """W with some of its rows moved by what is learned: at first by nothing."""
+    """W with a trained offset on some of its rows, which starts at zero."""
 
     def __init__(self, weight: Tensor, rows: Sequence[int]) -> None:
         super().__init__()
@@ -43,10 +43,12 @@ class Shifted(nn.Module):
 
 
 def add_lora(model: GPT, rank: int, tokens: Sequence[int] = ()) -> None:
-    """Freeze `model` and put adapters of this rank beside the matrices of its blocks; they alone
-    are trained, and with them what embedding and head hold of `tokens`: control tokens that are new
-    to the model begin alike, and blocks alone could never learn to tell the end of an answer from
-    the beginning of a turn."""
+    """Freeze `model`, and add trainable adapters of this rank to the matrices of its blocks.
+
+    The embeddings and head rows of `tokens` are trained too. New control tokens start with equal
+    embeddings, and adapters in the blocks alone could never learn to distinguish the end of an
+    answer from the start of a turn.
+    """
     model.requires_grad_(False)
     if tokens:
         for module in (model.embed_tokens, model.lm_head):
@@ -61,14 +63,15 @@ def add_lora(model: GPT, rank: int, tokens: Sequence[int] = ()) -> None:
 
 @torch.no_grad()
 def merged(model: GPT) -> GPT:
-    """Return a copy of `model` whose matrices hold what its adapters add: an ordinary GPT with the
+    """Return a copy of `model` with its adapters added to its matrices: an ordinary GPT with the
     same logits."""
     state = {
         key: tensor for key, tensor in model.state_dict().items() if ".parametrizations." not in key
     }
-    adapted = ((name, m) for name, m in model.named_modules() if parametrize.is_parametrized(m))
-    state |= {f"{name}.weight": module.weight for name, module in adapted}
-    # Weights that are replaced at once must not move the random state.
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            state[f"{name}.weight"] = module.weight
+    # The fresh weights are replaced at once, so drawing them must not advance the random state.
     with torch.random.fork_rng(devices=[]):
         plain = GPT(model.config).to(model.device, next(model.parameters()).dtype)
     plain.load_state_dict(state)

@@ -1,9 +1,9 @@
-"""The losses of alignment, as free functions of log probabilities, scores and values.
+"""The losses of alignment, as functions of log probabilities, scores and values.
 
-Each returns `(loss_sum, n, metrics)`: what is differentiated, the number of things it is the sum
-over, so that `loss_sum / n` is the mean loss however a batch is cut into pieces, and detached
-scalars to look at. Log probabilities are in nats. Masks are True where a token counts; what lies
-outside, NaN and infinity included, changes nothing.
+Each returns `(loss_sum, n, metrics)`: the loss to differentiate, the number of elements it is the
+sum over, and detached scalars for display. `loss_sum / n` is then the same mean loss for any split
+of a batch. Log probabilities are in nats. Masks are True where a token counts. Values outside a
+mask have no influence, even NaN and infinity.
 """
 
 import torch
@@ -20,21 +20,23 @@ Measured = tuple[Float[Tensor, ""], Int[Tensor, ""], dict[str, Tensor]]
 def ranking_loss(
     scores: Float[Tensor, " n"], ranks: Int[Tensor, " n"], prompts: Int[Tensor, " n"]
 ) -> Measured:
-    """Return the reward model's loss summed over prompts, and the number of prompts (Ouyang et al.
-    2022, equation 1).
+    """Return the loss of a reward model summed over prompts, and the number of prompts (Ouyang et
+    al. 2022, equation 1).
 
-    Answer i to prompt `prompts[i]` was given place `ranks[i]`, the smallest being the best, and
-    scored `scores[i]`. All pairs of a prompt's answers are one element: the mean of -log σ(score of
-    the better - score of the worse). Answers of equal rank are no pair; a prompt without pairs is
-    not counted.
+    Answer i belongs to prompt `prompts[i]` and has rank `ranks[i]` (the smallest is the best) and
+    score `scores[i]`. The loss of a prompt is the mean over its pairs of -log σ(score of the better
+    - score of the worse). Answers of equal rank form no pair. A prompt without pairs is not
+    counted.
 
-    Metrics: `accuracy`, the share of pairs whose better answer scores strictly higher; `margin`,
-    the mean difference; `pairs`, their number, which weighs both when batches are put together.
+    Metrics:
+
+    - `accuracy`: the share of pairs whose better answer scores strictly higher
+    - `margin`: the mean difference of the scores
+    - `pairs`: their number, the weight of both metrics when batches are combined
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    better, worse = ((prompts[:, None] == prompts) & (ranks[:, None] < ranks)).nonzero(
-        as_tuple=True
-    )
+    is_pair = (prompts[:, None] == prompts) & (ranks[:, None] < ranks)
+    better, worse = is_pair.nonzero(as_tuple=True)
     margin = scores[better] - scores[worse]
     _, element, n_pairs = prompts[better].unique(return_inverse=True, return_counts=True)
     loss_sum = (-F.logsigmoid(margin) / n_pairs[element]).sum()
@@ -53,12 +55,14 @@ def policy_loss(
     mask: Bool[Tensor, "batch seq"],
     clip: float = 0.2,
 ) -> Measured:
-    """Return PPO's clipped surrogate, negated and summed over tokens, and their number (Schulman et
+    """Return the negated clipped surrogate of PPO summed over tokens, and their number (Schulman et
     al. 2017, equation 7).
 
-    Metrics: `clip_fraction`, the share of tokens at which clipping decides and the gradient
-    vanishes; `ratio_min` and `ratio_max` of π/π_old, exactly 1 before the first update;
-    `approx_kl`, the mean k3 estimate of KL(π_old ‖ π).
+    Metrics:
+
+    - `clip_fraction`: the share of clipped tokens, whose gradient is 0
+    - `ratio_min` and `ratio_max` of π/π_old: exactly 1 before the first update
+    - `approx_kl`: the mean k3 estimate of KL(π_old ‖ π)
     """
     losses, metrics = _clipped_surrogate(logp, old_logp, advantages, mask, clip)
     return losses.sum(), mask.sum(), metrics
@@ -71,19 +75,20 @@ def value_loss(
     mask: Bool[Tensor, "batch seq"],
     clip: float = 0.2,
 ) -> Measured:
-    """Return half the squared error of the values, summed over tokens, and their number; the larger
-    of the error of the value and of the value moved at most `clip` from the old one (Ziegler et al.
-    2019, their code).
+    """Return half the squared error of the values summed over tokens, and their number.
 
-    Metrics: `clip_fraction`, the share of tokens at which clipping decides; `explained_variance`, 1
-    - var(returns - values) / var(returns): 1 is perfect, 0 no better than a constant; not a number
-    if the returns are all equal.
+    The error is the larger one of the value itself and of the value clipped to within `clip` of the
+    old value (Ziegler et al. 2019, their code).
+
+    Metrics:
+
+    - `clip_fraction`: the share of clipped tokens
+    - `explained_variance`: 1 - var(returns - values) / var(returns). 1 is perfect, 0 is no better
+      than a constant, and NaN means that all returns are equal.
     """
-    values, old_values, returns = (
-        inside(values, mask),
-        inside(old_values, mask),
-        inside(returns, mask),
-    )
+    values = inside(values, mask)
+    old_values = inside(old_values, mask)
+    returns = inside(returns, mask)
     errors = (values - returns).square()
     clipped_errors = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
     spread = masked_var(returns, mask)
@@ -105,22 +110,26 @@ def dpo_loss(
 ) -> Measured:
     """Return the DPO loss summed over pairs, and their number (Rafailov et al. 2023, equation 7).
 
-    The log probabilities are those of whole answers given their prompts. `label_smoothing` is the
-    probability, of all pairs or of each, that the labels are the wrong way round (Mitchell 2023,
+    Each log probability belongs to a whole answer given its prompt. `label_smoothing` is the
+    probability, for all pairs or for each, that the labels are swapped (Mitchell 2023,
     "conservative DPO").
 
-    Metrics are means over pairs: `chosen_reward` and `rejected_reward`, β · log π/π_ref; `margin`,
-    their difference; `accuracy`, the share of pairs whose chosen answer has the strictly higher
-    reward, 0 before the first update; `chosen_logp` and `rejected_logp`, which may both fall while
-    the margin grows.
+    Metrics, as means over pairs:
+
+    - `chosen_reward` and `rejected_reward`: β · log π/π_ref
+    - `margin`: their difference
+    - `accuracy`: the share of pairs whose chosen answer has the strictly higher reward, 0 before
+      the first update
+    - `chosen_logp` and `rejected_logp`, which may both fall while the margin grows
     """
     wide = torch.promote_types(chosen_logp.dtype, torch.float32)
-    chosen_logp, rejected_logp = chosen_logp.to(wide), rejected_logp.to(wide)
+    chosen_logp = chosen_logp.to(wide)
+    rejected_logp = rejected_logp.to(wide)
     chosen_reward = beta * (chosen_logp - ref_chosen_logp)
     rejected_reward = beta * (rejected_logp - ref_rejected_logp)
     margin = chosen_reward - rejected_reward
     losses = -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
-    shown = {
+    metrics = {
         "margin": margin,
         "accuracy": (margin > 0).to(wide),
         "chosen_reward": chosen_reward,
@@ -129,24 +138,24 @@ def dpo_loss(
         "rejected_logp": rejected_logp,
     }
     n = torch.tensor(len(margin), device=margin.device)
-    return losses.sum(), n, {name: x.detach().mean() for name, x in shown.items()}
+    return losses.sum(), n, {name: value.detach().mean() for name, value in metrics.items()}
 
 
 @torch.no_grad()
 def group_advantages(
-    rewards: Float[Tensor, "prompts group"], normalise: bool = True, epsilon: float = 1e-4
+    rewards: Float[Tensor, "prompts group"], normalize: bool = True, epsilon: float = 1e-4
 ) -> Float[Tensor, "prompts group"]:
-    """Return how much better each answer is than the mean of its prompt's group, in standard
-    deviations (unbiased) of the group (Shao et al. 2024, section 4.1.2).
+    """Return the difference of each reward from the mean of its group, in units of the group's
+    unbiased standard deviation (Shao et al. 2024, section 4.1.2).
 
-    With `normalise=False` it stays in units of the reward, which keeps the objective that the
+    `normalize=False` keeps the units of the reward. That keeps the original objective, which the
     standard deviation reweighs by prompt (Liu et al. 2025, "Dr. GRPO", section 3.1). A group of
     equal rewards has advantages 0.
     """
     assert rewards.shape[1] > 1, "A group of one answer has nothing to be compared with."
     rewards = rewards.to(torch.promote_types(rewards.dtype, torch.float32))
-    centred = rewards - rewards.mean(1, keepdim=True)
-    return centred / (rewards.std(1, keepdim=True) + epsilon) if normalise else centred
+    centered = rewards - rewards.mean(1, keepdim=True)
+    return centered / (rewards.std(1, keepdim=True) + epsilon) if normalize else centered
 
 
 def grpo_loss(
@@ -158,22 +167,21 @@ def grpo_loss(
     clip: float = 0.2,
     beta: float = 0.0,
 ) -> Measured:
-    """Return the clipped surrogate of every token with its answer's advantage, negated, plus `beta`
-    · k3 towards the reference, summed over tokens, and their number (Shao et al. 2024, equation 3).
+    """Return the negated clipped surrogate plus `beta` · k3 to the reference, summed over tokens,
+    and their number (Shao et al. 2024, equation 3).
 
-    Every token of the batch weighs the same (Yu et al. 2025, "DAPO", equation 8); the mean over
-    each answer first, as Shao et al. write it, would make tokens of long answers matter less.
-    `ref_logp` may be None if `beta` is 0.
+    Every token has the advantage of its answer. All tokens of the batch have the same weight (Yu et
+    al. 2025, "DAPO", equation 8). The mean over each answer first, as in Shao et al., would give
+    the tokens of long answers less weight. `ref_logp` may be None if `beta` is 0.
 
-    Metrics: those of `policy_loss`, and with a reference `kl`, the mean k3 estimate of KL(π ‖
-    π_ref).
+    The metrics are those of `policy_loss`, and with a reference `kl`, the mean k3 estimate of
+    KL(π ‖ π_ref).
     """
     assert ref_logp is not None or beta == 0, (
         "A KL penalty needs the log probabilities of a reference."
     )
-    losses, metrics = _clipped_surrogate(
-        logp, old_logp, advantages[:, None].expand_as(logp), mask, clip
-    )
+    token_advantages = advantages[:, None].expand_as(logp)
+    losses, metrics = _clipped_surrogate(logp, old_logp, token_advantages, mask, clip)
     loss_sum = losses.sum()
     if ref_logp is not None:
         kl = k3(inside(logp, mask), inside(ref_logp, mask))
@@ -187,19 +195,16 @@ def _clipped_surrogate(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of each token, 0 outside the mask, and the metrics."""
-    logp, old_logp, advantages = (
-        inside(logp, mask),
-        inside(old_logp, mask),
-        inside(advantages, mask),
-    )
+    logp = inside(logp, mask)
+    old_logp = inside(old_logp, mask)
+    advantages = inside(advantages, mask)
     ratio = (logp - old_logp).exp()
     losses = -advantages * ratio
     clipped_losses = -advantages * ratio.clamp(1 - clip, 1 + clip)
-    shown = ratio.detach()
     metrics = {
         "clip_fraction": _share(clipped_losses > losses, mask),
-        "ratio_min": shown.masked_fill(~mask, torch.inf).amin(),
-        "ratio_max": shown.masked_fill(~mask, -torch.inf).amax(),
+        "ratio_min": ratio.detach().masked_fill(~mask, torch.inf).amin(),
+        "ratio_max": ratio.detach().masked_fill(~mask, -torch.inf).amax(),
         "approx_kl": masked_mean(k3(old_logp, logp.detach()), mask),
     }
     return torch.maximum(losses, clipped_losses), metrics

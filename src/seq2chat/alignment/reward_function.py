@@ -1,5 +1,5 @@
-"""Rewards by a function of the user's: `reward(prompts, answers, **columns)`, or TRL's forms of
-it."""
+"""Rewards from a user's function: `reward(prompts, answers, **columns)`, or the signatures of
+TRL."""
 
 import importlib.util
 import inspect
@@ -19,45 +19,45 @@ from seq2chat.config import UserError, check
 from seq2chat.text.conversations import Columns, Query
 
 PROMPTS = "prompts"
-ANSWERS = ("completions", "answers")  # TRL's name first: beside it, `answers` is a column
+ANSWERS = ("completions", "answers")  # TRL's name comes first: next to it, `answers` is a column
 
 
 class FunctionScorer:
     """A scorer that calls `function` for one number per answer.
 
-    Parameters called `prompts`, and `completions` or else `answers`, are passed by keyword. A
-    function without such a name for the answers is called as `function(prompts, answers,
-    **columns)`. `columns` names the columns that the function takes by name; None where it takes
-    all (`**kwargs`). Each is passed as a list with one value per answer. `required` are those
+    Parameters named `prompts`, and `completions` or `answers`, are passed by keyword. A function
+    without such a name for the answers is called as `function(prompts, answers, **columns)`.
+    `columns` are the names of the columns that the function takes, or None if it takes all
+    (`**kwargs`). Each is passed as a list with one value per answer. `required` are the columns
     without a default.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
-        self.function, self.name = function, name
+        self.function = function
+        self.name = name
         parameters = list(inspect.signature(function).parameters.values())
         kinds = {p.kind for p in parameters}
-        by_place = [
+        positional = [
             p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         by_keyword = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         keywords = {p.name for p in by_keyword}
         takes_all = Parameter.VAR_KEYWORD in kinds
-        can_be_placed = len(by_place) >= 2 or Parameter.VAR_POSITIONAL in kinds
-        called = next((answers for answers in ANSWERS if answers in keywords), "")
-        if not called and takes_all and not can_be_placed:
-            called = ANSWERS[0]
-        if Parameter.POSITIONAL_ONLY in kinds and can_be_placed:
-            called = ""
+        takes_two = len(positional) >= 2 or Parameter.VAR_POSITIONAL in kinds
+        answers = next((keyword for keyword in ANSWERS if keyword in keywords), "")
+        if not answers and takes_all and not takes_two:
+            answers = ANSWERS[0]
+        if Parameter.POSITIONAL_ONLY in kinds and takes_two:
+            answers = ""
         check(
-            called != "" or can_be_placed,
+            answers != "" or takes_two,
             f"{name} takes no prompts and answers; write it as def reward(prompts, answers), or "
             "with the columns that it needs as def reward(prompts, answers, solution).",
         )
-        # The keywords of the prompts and the answers, none where these are the first two, whatever
-        # they are called.
-        self.prompts_keyword = PROMPTS if called and (PROMPTS in keywords or takes_all) else ""
-        self.answers_keyword = called
-        self.taken = {PROMPTS, called} if called else set(by_place[:2])
+        # Both keywords are empty if prompts and answers are the first two positional arguments.
+        self.prompts_keyword = PROMPTS if answers and (PROMPTS in keywords or takes_all) else ""
+        self.answers_keyword = answers
+        self.taken = {PROMPTS, answers} if answers else set(positional[:2])
         named = [p for p in by_keyword if p.name not in self.taken]
         self.columns: Columns = None if takes_all else frozenset(p.name for p in named)
         self.required = [p.name for p in named if p.default is p.empty]
@@ -74,8 +74,8 @@ class FunctionScorer:
             )
 
     def __call__(self, rollout: Rollout) -> Float[Tensor, " batch"]:
-        """Return the score of each answer. Raises UserError for another number of them, and for one
-        not finite."""
+        """Return the score of each answer. Raises UserError for a wrong number of scores, and for
+        scores that are not finite."""
         names = dict.fromkeys(
             name for columns in rollout.columns for name in columns if name not in self.taken
         )
@@ -87,23 +87,19 @@ class FunctionScorer:
         try:
             values = torch.as_tensor(scores, dtype=torch.float32).flatten()
         except (TypeError, ValueError, RuntimeError):
-            what = (
-                f"a {type(scores).__name__} that holds no numbers"
-                if scores is not None
-                else "nothing"
-            )
+            kind = "nothing" if scores is None else f"a {type(scores).__name__} without numbers"
             raise UserError(
-                f"{self.name} returned {what}; return a list with one number for each answer."
+                f"{self.name} returned {kind}; return a list with one number per answer."
             ) from None
         check(
             len(values) == len(rollout),
-            f"{self.name} gave {len(values)} rewards for {len(rollout)} answers; return one number "
-            "for each.",
+            f"{self.name} returned {len(values)} rewards for {len(rollout)} answers; return one "
+            "number per answer.",
         )
         bad = (~values.isfinite()).nonzero().flatten().tolist()
         if bad:
             raise UserError(
-                f"{self.name} gave {values[bad[0]].item()} for the answer "
+                f"{self.name} returned {values[bad[0]].item()} for the answer "
                 f"{rollout.answers[bad[0]]!r}."
             )
         return values.to(rollout.tokens.device)
@@ -118,14 +114,14 @@ class FunctionScorer:
 
 
 def load_function(source: str) -> Callable[..., Any]:
-    """Return the function in `FILE.py:FUNCTION`. Raises UserError for a file or function that is
-    not there."""
+    """Return the function `FILE.py:FUNCTION`. Raises UserError if the file or the function is
+    missing."""
     path, _, name = source.rpartition(":")
     check(Path(path).is_file(), f"There is no file {path}; write FILE.py:FUNCTION.")
     spec = importlib.util.spec_from_file_location("seq2chat_reward", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module here
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -135,8 +131,7 @@ def load_function(source: str) -> Callable[..., Any]:
 
 
 def _fault(error: BaseException, file: str) -> UserError:
-    """Return one sentence about an error in the user's own code: its file, its line there, and what
-    it was."""
+    """Return an error that names the file, the line and the exception of the user's code."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -145,5 +140,5 @@ def _fault(error: BaseException, file: str) -> UserError:
     line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), 0)
     message = str(error) or "no message"
     return UserError(
-        f"Line {line} of {file} failed ({type(error).__name__}: {message}); mend the function."
+        f"Line {line} of {file} failed ({type(error).__name__}: {message}); fix the function."
     )

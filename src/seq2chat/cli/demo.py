@@ -27,7 +27,7 @@ def demo(
 
     Interrupted, it goes on where it stopped; finished, it goes straight to the page.
     """
-    from seq2chat.alignment.pipeline import STAGES, finished_stages, run_line
+    from seq2chat.alignment.pipeline import STAGES, finished_stages, run_pipeline
     from seq2chat.training.stop import stop_on_signals
 
     console = Console(stderr=True, highlight=False, markup=False)
@@ -55,7 +55,7 @@ def demo(
         def say(line: str) -> None:
             console.print(line, style="dim", soft_wrap=True)
 
-        for moment in run_line(out, stop, say, seed=seed, seconds=length.amount):
+        for moment in run_pipeline(out, stop, say, seed=seed, seconds=length.amount):
             if moment.stage.name != last:
                 last = moment.stage.name
                 number = [stage.name for stage in STAGES].index(last) + 1

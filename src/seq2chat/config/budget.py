@@ -22,21 +22,19 @@ _SECONDS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """Length of a run: an amount of seconds, steps, tokens or epochs."""
+    """The length of a run: an amount of seconds, steps, tokens or epochs."""
 
     amount: float
     unit: Literal["seconds", "steps", "tokens", "epochs"]
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Budget written as "10m", "2h", "500 steps", "3 epochs" or "20M tokens". Raises
-        `UserError` otherwise."""
+        """Return the budget for a text such as "10m", "2h", "500 steps", "3 epochs" or "20M
+        tokens". Raises UserError for any other text."""
         match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kMGB]?)\s*([a-z]+)\s*", text)
         if match and float(match[1]) > 0:
-            amount, word = (
-                float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]],
-                match[3],
-            )
+            amount = float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]]
+            word = match[3]
             singular = word.removesuffix("s") if len(word) > 2 else word
             if singular in _SECONDS:
                 return cls(amount * _SECONDS[singular], "seconds")

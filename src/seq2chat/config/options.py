@@ -1,4 +1,4 @@
-"""The options of a run besides model and alignment method, one dataclass per table."""
+"""All options of a run except model and alignment method, one dataclass per table."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ class DataConfig:
         "named corpus, file of text, JSON, CSV or Parquet, folder, or hf:NAME; translation: table "
         "of two columns",
     ] = "pydocs"
-    source: Annotated[str, "translation: file of sentences to translate, one a line"] = ""
-    target: Annotated[str, "translation: file of their translations, line by line"] = ""
+    source: Annotated[str, "translation: file of sentences to translate, one per line"] = ""
+    target: Annotated[str, "translation: file of their translations, one per line"] = ""
     val_fraction: Annotated[
-        float, "share of the text held out for validation; alignment: of the prompts, at most 500"
+        float,
+        "share of the text held out for validation; alignment: share of the prompts, at most 500",
     ] = 0.1
     field: Annotated[
         str, "field of the text in files of rows (JSON, CSV, Parquet) and hf: data"
     ] = "text"
     max_characters: Annotated[
-        int, "train on a sample of so many characters, spread over the text; 0 takes all"
+        int, "train on a sample of this many characters, spread over the text; 0 is all"
     ] = 0
     document_mask: Annotated[bool, "keep attention inside each packed document"] = False
-    mask_share: Annotated[float, "BERT: share of the tokens to be guessed in training"] = 0.15
+    mask_share: Annotated[float, "BERT: share of the tokens to predict in training"] = 0.15
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "mask_share"):
@@ -41,12 +42,12 @@ class DataConfig:
         )
         check(
             bool(self.source) == bool(self.target),
-            "data.source and data.target belong together: one file of sentences, one of their "
+            "data.source and data.target belong together: a file of sentences, and a file of their "
             "translations.",
         )
 
 
-MOST_TOKENS = 1_000_000  # of a vocabulary; the largest published ones have about 260,000
+MAX_VOCABULARY = 1_000_000  # the largest published vocabularies have about 260,000 tokens
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,27 @@ class TokenizerConfig:
     vocab_size: Annotated[
         int, "bytes, merges and control tokens together; 260 is the plain byte tokenizer"
     ] = 4096
-    path: Annotated[str, "use the tokenizer.json in this folder instead of training one"] = ""
-    lowercase: Annotated[Literal["auto", "on", "off"], "BERT: fold case; auto does"] = "auto"
+    path: Annotated[str, "folder with a tokenizer.json to use instead of training one"] = ""
+    lowercase: Annotated[Literal["auto", "on", "off"], "BERT: lowercase text; auto is on"] = (
+        "auto"
+    )
     strip_accents: Annotated[
         Literal["auto", "on", "off"],
-        "BERT: drop accents; auto does where case is folded and marks spell no vowels",
+        "BERT: strip accents; auto is on for lowercase text in scripts without vowel marks",
     ] = "auto"
 
     def __post_init__(self) -> None:
         check(
-            self.vocab_size <= MOST_TOKENS,
-            f"tokenizer.vocab_size is {self.vocab_size}; write at most {MOST_TOKENS:,}.",
+            self.vocab_size <= MAX_VOCABULARY,
+            f"tokenizer.vocab_size is {self.vocab_size}; write at most {MAX_VOCABULARY:,}.",
         )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    matrices: Annotated[Literal["muon", "adamw"], "optimizer of the blocks' matrices"] = "muon"
+    matrices: Annotated[Literal["muon", "adamw"], "optimizer of the blocks' matrices"] = (
+        "muon"
+    )
     matrix_lr: Annotated[
         float, "peak learning rate of the matrices; 0 is 0.02 (muon) or 0.002 (adamw)"
     ] = 0.0
@@ -82,7 +87,7 @@ class OptimConfig:
     beta2: Annotated[float, "AdamW's decay of the second moment"] = 0.95
     epsilon: Annotated[float, "AdamW's epsilon"] = 1e-8
     weight_decay: Annotated[float, "decoupled weight decay of the matrices"] = 0.1
-    clip: Annotated[float, "clip the global gradient norm to this; 0 does not clip"] = 1.0
+    clip: Annotated[float, "maximum global gradient norm; 0 is no clipping"] = 1.0
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -99,10 +104,10 @@ class OptimConfig:
 class ScheduleConfig:
     shape: Annotated[
         Literal["wsd", "cosine", "noam"],
-        "warmup-stable-decay (linear decay), cosine, or falling as 1/√step (2017)",
+        "warmup-stable-decay (linear), cosine, or 1/√step (2017)",
     ] = "wsd"
-    warmup: Annotated[float, "share of the run spent rising to the peak"] = 0.02
-    decay: Annotated[float, "share of the run spent falling (wsd only)"] = 0.6
+    warmup: Annotated[float, "share of the run with a rising rate"] = 0.02
+    decay: Annotated[float, "share of the run with a falling rate (wsd only)"] = 0.6
     floor: Annotated[float, "learning rate at the end, as a share of the peak"] = 0.0
 
     def __post_init__(self) -> None:
@@ -111,13 +116,13 @@ class ScheduleConfig:
             check(0 <= value <= 1, f"schedule.{name} is {value}; write a share between 0 and 1.")
         check(
             self.shape != "noam" or self.warmup > 0,
-            "schedule.warmup is 0, and noam falls from the end of its warmup on; write a share "
+            "schedule.warmup is 0, but noam starts to fall at the end of its warmup; write a share "
             "above 0.",
         )
         check(
             self.shape != "wsd" or self.warmup + self.decay <= 1,
-            f"schedule.warmup {self.warmup} and schedule.decay {self.decay} are more than the whole"
-            " run together.",
+            f"schedule.warmup {self.warmup} and schedule.decay {self.decay} together exceed the "
+            "whole run.",
         )
 
 
@@ -127,31 +132,29 @@ class TrainConfig:
         str, 'length of the run: "10m", "90s", "2h", "500 steps", "3 epochs", "20M tokens"'
     ] = "10m"
     batch_size: Annotated[
-        int, "sequences in one forward pass; on average, where their lengths differ"
+        int, "sequences per forward pass; on average, if their lengths differ"
     ] = 16
-    accumulation: Annotated[int, "forward passes in one optimizer step"] = 1
+    accumulation: Annotated[int, "forward passes per optimizer step"] = 1
     label_smoothing: Annotated[
         float, "translation: share of the label spread over all tokens (2015)"
     ] = 0.0
-    start: Annotated[
-        str, "run or model folder whose weights, shape and tokenizer to begin with"
-    ] = ""
+    start: Annotated[str, "run or model folder to start from: its weights, shape and tokenizer"] = (
+        ""
+    )
     seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"], "auto: bf16 where a short probe says it is faster"
+        Literal["auto", "bf16", "fp32"], "auto: bf16 if a short benchmark shows that it is faster"
     ] = "auto"
     compile: Annotated[
-        Literal["auto", "on", "off"], "auto: torch.compile where it pays within the budget"
+        Literal["auto", "on", "off"], "auto: torch.compile if it pays within the budget"
     ] = "auto"
-    evals: Annotated[int, "validations in the run, the last one at its end"] = 10
-    eval_tokens: Annotated[int, "tokens of each validation, spread over the split; 0 takes all"] = (
-        20_000
-    )
-    final_eval_tokens: Annotated[int, "the same for the last validation"] = 1_000_000
-    checkpoints: Annotated[int, "checkpoints in the run, the last one at its end"] = 5
-    keep: Annotated[int, "newest checkpoints kept on disk"] = 2
-    samples: Annotated[int, "texts sampled in the run"] = 5
-    prompt: Annotated[str, "start of the sampled texts"] = ""
+    evals: Annotated[int, "validations per run, the last one at its end"] = 10
+    eval_tokens: Annotated[int, "tokens per validation, spread over the split; 0 is all"] = 20_000
+    final_eval_tokens: Annotated[int, "tokens of the last validation"] = 1_000_000
+    checkpoints: Annotated[int, "checkpoints per run, the last one at its end"] = 5
+    keep: Annotated[int, "number of newest checkpoints kept on disk"] = 2
+    samples: Annotated[int, "samples per run"] = 5
+    prompt: Annotated[str, "prompt of the samples"] = ""
 
     def __post_init__(self) -> None:
         Budget.parse(self.budget)
@@ -176,12 +179,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ExpectConfig:
-    """What a recipe's author measured; `seq2chat train` prints it beside what you get."""
+    """The results that a recipe's author measured, which `seq2chat train` prints for comparison."""
 
     val_loss_per_character: Annotated[
-        float, "nats per character on the whole validation split; 0 is not stated"
+        float, "nats per character on the whole validation split; 0 is unknown"
     ] = 0.0
-    val_loss: Annotated[float, "nats per token on the whole validation split; 0 is not stated"] = (
-        0.0
-    )
-    machine: Annotated[str, "where it was measured"] = ""
+    val_loss: Annotated[float, "nats per token on the whole validation split; 0 is unknown"] = 0.0
+    machine: Annotated[str, "the machine of the measurement"] = ""

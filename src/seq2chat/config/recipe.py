@@ -238,7 +238,7 @@ def _family(name: Any, source: str) -> type[ModelConfig]:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package."""
+    """Return the names of the recipes that ship with the package."""
     folder = resources.files("seq2chat") / "recipes"
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
@@ -246,7 +246,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_tables(name: str) -> dict[str, Any]:
-    """Tables of the shipped recipe `name`."""
+    """Return the tables of the shipped recipe `name`."""
     return tomllib.loads(
         (resources.files("seq2chat") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     )

@@ -1,4 +1,4 @@
-"""The shape of a model of each family."""
+"""The shapes of models, one dataclass per family."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seq2chat.config.errors import check
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Shape of a GPT. A zero stands for "derive it", and is replaced when the object is made."""
+    """Shape of a GPT. Zeros are replaced by derived values on construction."""
 
     family: ClassVar[str] = "gpt"
 
@@ -19,21 +19,21 @@ class GPTConfig:
         Literal["gpt2", "modern"], "gpt2: GPT-2's and GPT-3's blocks; modern: Qwen3's"
     ] = "modern"
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
-    context: Annotated[int, "positions seen at once"] = 256
+    context: Annotated[int, "number of positions"] = 256
     n_layer: Annotated[int, "number of blocks"] = 6
     n_head: Annotated[int, "number of attention heads"] = 6
     n_kv_head: Annotated[int, "heads of keys and values; 0 is n_head"] = 0
     d_model: Annotated[int, "width of the residual stream"] = 384
     d_head: Annotated[int, "width of a head; 0 is d_model / n_head"] = 0
     d_ff: Annotated[
-        int, "width inside the feed-forward; 0 is 4 (gpt2) or 8/3 (modern) times d_model"
+        int, "inner width of the feed-forward; 0 is 4 (gpt2) or 8/3 (modern) times d_model"
     ] = 0
-    dropout: Annotated[float, "dropout on embeddings and on what each block adds"] = 0.0
+    dropout: Annotated[float, "dropout on embeddings and on the output of each branch"] = 0.0
     tie_embeddings: Annotated[
         bool, "share the embedding with the output head (always so in gpt2)"
     ] = False
     window: Annotated[
-        int, "gpt2 only: every second layer sees this many last positions; 0 is dense"
+        int, "gpt2 only: every second layer attends to this many last positions; 0 is all"
     ] = 0
     rope_theta: Annotated[float, "modern only: base of the rotary angles"] = 10000.0
     norm_eps: Annotated[float, "epsilon of the norms; 0 is 1e-5 (gpt2) or 1e-6 (modern)"] = 0.0
@@ -72,7 +72,7 @@ class GPTConfig:
             f"model.n_head {self.n_head} is not a multiple of model.n_kv_head {self.n_kv_head}.",
         )
         if gpt2:
-            object.__setattr__(self, "tie_embeddings", True)  # as GPT-2's is
+            object.__setattr__(self, "tie_embeddings", True)  # as in GPT-2
             check(
                 self.n_kv_head == self.n_head and self.d_head * self.n_head == self.d_model,
                 "model.n_kv_head and model.d_head belong to the modern layout; leave them out for "
@@ -108,23 +108,21 @@ class Seq2SeqConfig:
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
     attention: Annotated[
         Literal["fixed", "additive"],
-        "what the decoder sees of the source: its last state, or Bahdanau's attention",
+        "the decoder's view of the source: its last state, or Bahdanau's attention",
     ] = "additive"
     cell: Annotated[Literal["gru", "lstm"], "recurrent cell"] = "gru"
     context: Annotated[
-        int, "most tokens of a source or a target in training; it bounds the memory"
+        int, "maximum tokens of a source or target in training, which bounds the memory"
     ] = 256
     n_layer: Annotated[int, "recurrent layers of encoder and decoder each"] = 1
     d_embed: Annotated[int, "width of the embeddings"] = 256
     d_model: Annotated[int, "width of a hidden state"] = 512
-    bidirectional: Annotated[bool, "encoder reads the source in both directions"] = True
+    bidirectional: Annotated[bool, "the encoder reads the source in both directions"] = True
     reverse_source: Annotated[bool, "feed the source last word first (Sutskever et al. 2014)"] = (
         False
     )
     dropout: Annotated[float, "dropout on embeddings, between layers and before the output"] = 0.3
-    tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = (
-        True
-    )
+    tie_embeddings: Annotated[bool, "one matrix for both embeddings and the output head"] = True
 
     def __post_init__(self) -> None:
         _check_shape(self, positive=("context", "n_layer", "d_embed", "d_model"))
@@ -132,27 +130,23 @@ class Seq2SeqConfig:
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of an encoder–decoder Transformer. A zero stands for "derive it"."""
+    """Shape of an encoder–decoder Transformer. Zeros are replaced by derived values."""
 
     family: ClassVar[str] = "transformer"
 
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
-    context: Annotated[int, "most tokens of a source or a target"] = 256
+    context: Annotated[int, "maximum tokens of a source or target"] = 256
     n_layer: Annotated[int, "blocks of encoder and decoder each"] = 3
     n_head: Annotated[int, "number of attention heads"] = 4
     d_model: Annotated[int, "width of the residual stream"] = 256
-    d_ff: Annotated[int, "width inside the feed-forward; 0 is 4 times d_model"] = 0
-    dropout: Annotated[float, "dropout on embeddings and on what each branch adds"] = 0.1
-    positions: Annotated[Literal["sinusoidal", "learned"], "how the place of a token is told"] = (
-        "sinusoidal"
-    )
+    d_ff: Annotated[int, "inner width of the feed-forward; 0 is 4 times d_model"] = 0
+    dropout: Annotated[float, "dropout on embeddings and on the output of each branch"] = 0.1
+    positions: Annotated[Literal["sinusoidal", "learned"], "position encoding"] = "sinusoidal"
     norm: Annotated[
-        Literal["pre", "post"], "norm before each branch, or after its addition (2017)"
+        Literal["pre", "post"], "norm before each branch, or after the residual addition (2017)"
     ] = "pre"
-    activation: Annotated[Literal["relu", "gelu"], "inside the feed-forward"] = "relu"
-    tie_embeddings: Annotated[bool, "one matrix embeds source and target and makes the logits"] = (
-        True
-    )
+    activation: Annotated[Literal["relu", "gelu"], "activation of the feed-forward"] = "relu"
+    tie_embeddings: Annotated[bool, "one matrix for both embeddings and the output head"] = True
     norm_eps: Annotated[float, "epsilon of the norms"] = 1e-5
 
     def __post_init__(self) -> None:
@@ -163,23 +157,21 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class BERTConfig:
-    """Shape of a BERT. A zero stands for "derive it"."""
+    """Shape of a BERT. Zeros are replaced by derived values."""
 
     family: ClassVar[str] = "bert"
 
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
-    context: Annotated[int, "positions seen at once"] = 128
+    context: Annotated[int, "number of positions"] = 128
     n_layer: Annotated[int, "number of blocks"] = 4
     n_head: Annotated[int, "number of attention heads"] = 4
     d_model: Annotated[int, "width of the residual stream"] = 256
-    d_ff: Annotated[int, "width inside the feed-forward; 0 is 4 times d_model"] = 0
-    dropout: Annotated[float, "dropout on embeddings and on what each branch adds"] = 0.1
+    d_ff: Annotated[int, "inner width of the feed-forward; 0 is 4 times d_model"] = 0
+    dropout: Annotated[float, "dropout on embeddings and on the output of each branch"] = 0.1
     masked_lm: Annotated[
-        bool, "has the head that guesses tokens; sentence encoders come without"
+        bool, "has the head that predicts tokens, which sentence encoders lack"
     ] = True
-    next_sentence: Annotated[bool, "also learn whether the second segment follows the first"] = (
-        False
-    )
+    next_sentence: Annotated[bool, "also train next-sentence prediction"] = False
     norm_eps: Annotated[float, "epsilon of the norms"] = 1e-12
 
     def __post_init__(self) -> None:
@@ -190,12 +182,12 @@ class BERTConfig:
 
 @dataclass(frozen=True)
 class RewardConfig(GPTConfig):
-    """Shape of a reward model: a GPT's, with a number as its head."""
+    """Shape of a reward model: a GPT with one number as its output."""
 
     family: ClassVar[str] = "reward"
 
     score_bias: Annotated[
-        float, "added to every score; chosen after training so that demonstrations have mean 0"
+        float, "added to every score; set after training so that demonstrations have mean 0"
     ] = 0.0
 
 

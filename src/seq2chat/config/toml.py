@@ -1,4 +1,4 @@
-"""Frozen dataclasses from the tables of a TOML file, strictly, and TOML from tables."""
+"""Strict conversion of TOML tables to frozen dataclasses, and of tables to TOML."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from seq2chat.config.errors import UserError, check
 
 
 def build(section: Any, table: str, keys: dict[str, Any], source: str) -> Any:
-    """Return the dataclass `section` with these `keys`; UserError names what is unknown or
-    ill-typed in `table`."""
+    """Return an instance of the dataclass `section` with these `keys`.
+
+    Raises UserError for the first unknown key, and for the first value of a wrong type.
+    """
     names = {f.name for f in dataclasses.fields(section)}
     hints = {name: hint for name, hint in get_type_hints(section).items() if name in names}
     for key, value in keys.items():
@@ -49,7 +51,7 @@ def did_you_mean(word: str, known: list[str], prefix: str = "") -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Tables of the TOML file at `path`. Raises `UserError` when it can't be read."""
+    """Return the tables of the TOML file at `path`. Raises UserError if it can't be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -59,7 +61,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(tables: dict[str, dict[str, Any]]) -> str:
-    """TOML text of two levels: tables of strings, numbers and booleans."""
+    """Return TOML for tables of strings, numbers and booleans."""
     lines = []
     for table, keys in tables.items():
         lines += [

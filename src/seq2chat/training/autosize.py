@@ -1,9 +1,8 @@
-"""One dial: from a budget to a recipe, by measuring the machine and the text."""
+"""Automatic sizing: from a budget to a recipe, by measuring the machine and the text."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,126 +18,124 @@ from seq2chat.text.parallel import NAMED_PAIRS
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.optim import make_optimizers
+from seq2chat.training.types import Log
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
-# Repeated more often, a text teaches a larger model more than the same model again; docs/log.md.
+# A text that is repeated more often is better used for a larger model; docs/log.md.
 USEFUL_EPOCHS = 8
-MOST_PARAMETERS = 20  # for each token of the text
+MAX_PARAMETERS = 20  # per token of the text
 STEPS = 1000
-LEAST_CHARACTERS = 1000
-START_RATE = 0.3  # of a fresh model's peak, for one that has been trained before
-LEAST_SAMPLE = 8_000_000  # characters of a text that is too large to be read whole
-# The families whose size is not chosen by measuring, and whose recipe is taken instead.
+MIN_CHARACTERS = 1000
+START_RATE = 0.3  # of the peak learning rate, for a model that was trained before
+MIN_SAMPLE = 8_000_000  # characters of a text that is too large to be read completely
+# Families whose size is not measured but taken from a recipe.
 BORROWED = {
     "seq2seq": "multi30k-attention",
     "transformer": "multi30k-transformer",
     "bert": "bert-wikitext",
 }
-READY_SECONDS = 20  # of a timed run go into imports, tokenizer, shards and compiling
-PROBED_ROWS = 4  # sequences in the training steps that are timed
-GUESSED_SHARE = 0.1  # of the measured peak that training reaches, until it is measured
+READY_SECONDS = 20  # of a timed run, for imports, tokenizer, shards and compiling
+PROBED_ROWS = 4  # sequences in the timed training steps
+GUESSED_SHARE = 0.1  # of the peak of matrix products, until training itself is measured
 
 
 def choose_tables(
-    source: str, changes: dict[str, dict[str, Any]], say: Callable[[str], None]
+    source: str, changes: dict[str, dict[str, Any]], log: Log
 ) -> dict[str, dict[str, Any]]:
-    """Tables of a recipe that fit the text `source`, this machine and the budget; `say` explains
-    each choice.
+    """Return the tables of a recipe that fit the text `source`, this machine and the budget.
 
-    `changes` are options already given; they are laid over the result, and what depends on them
-    follows them here.
+    `log` gets one line per choice. `changes` are the user's options. They override the result, and
+    choices that depend on them follow them.
     """
     is_parallel = source in NAMED_PAIRS or "source" in changes.get("data", {})
     start = changes.get("train", {}).get("start", "")
     shape = load_config(find_checkpoint(Path(start))) if start else None
+    preset = changes.get("model", {}).get("preset")
     family = changes.get("model", {}).get("family", "transformer" if is_parallel else "gpt")
     if shape is not None:
         family = shape.family
-        preset = changes.get("model", {}).get("preset")
-        check(preset is None, f"{start} has a shape of its own; leave model.preset {preset} out.")
+        check(preset is None, f"{start} has its own shape; leave model.preset {preset} out.")
     # An unknown family is refused before anything is measured.
     Recipe.from_tables({"model": {"family": family}})
     if family in BORROWED:
-        tables = _borrow(family, source, say)
-        return tables if shape is None else _start_from(start, shape, tables, say)
+        tables = _borrow(family, source, log)
+        return tables if shape is None else _start_from(start, shape, tables, log)
     data = Recipe.from_tables({"data": changes.get("data", {})}).data
     train = Recipe.from_tables({"train": changes.get("train", {})}).train
     characters = int(load_corpus(source, data.field).n_characters * (1 - data.val_fraction))
     check(
-        characters >= LEAST_CHARACTERS,
+        characters >= MIN_CHARACTERS,
         f"{source} has {characters} characters to train on; give a text of at least "
-        f"{LEAST_CHARACTERS:,}.",
+        f"{MIN_CHARACTERS:,}.",
     )
     device = pick_device()
     precision = pick_precision(train.precision, device)
     tables = fit_run(characters, Budget.parse(train.budget), changes, device, precision)
     epochs = tables.pop("epochs")
     if shape is not None:
-        tables = _start_from(start, shape, tables, say)
-    chosen = Recipe.from_tables(tables, changes)
-    say(
-        f"machine: {describe_machine(device)}, {precision.peak_flops / 1e9:,.0f} GFLOP/s in matrix "
-        "products"
-    )
-    say(f"text: {characters:,} characters to train on → vocabulary {chosen.tokenizer.vocab_size}")
-    preset = changes.get("model", {}).get("preset")
-    if preset:
-        say(f"model: {preset}, as given")
-    else:
-        config = chosen.model
-        assert isinstance(config, GPTConfig)
-        say(
-            f"budget {train.budget} → {config.n_layer} layers of width {config.d_model}, context "
-            f"{config.context}"
-        )
-        say(f"the text is then read about {epochs:.1f} times → dropout {config.dropout}")
-    if epochs > 4 * USEFUL_EPOCHS:
-        say(
-            "so small a text is learned by heart: take more text, or "
-            f"{4 * USEFUL_EPOCHS / epochs:.1%} of the budget"
-        )
-    rates = chosen.optim
-    say(
-        f"steps of {chosen.train.batch_size * chosen.train.accumulation} sequences → learning rates"
-        f" {rates.matrix_lr:.3g} for matrices, {rates.embedding_lr:.3g} for embeddings"
-    )
-    # Four times what the run is expected to read, in case it is faster; the rest would only cost
-    # time to prepare.
-    sample = int(max(LEAST_SAMPLE, 4 * epochs * characters) / (1 - data.val_fraction))
+        tables = _start_from(start, shape, tables, log)
+    recipe = Recipe.from_tables(tables, changes)
+    peak = precision.peak_flops / 1e9
+    log(f"machine: {describe_machine(device)}, {peak:,.0f} GFLOP/s in matrix products")
+    log(f"text: {characters:,} characters to train on → vocabulary {recipe.tokenizer.vocab_size}")
+    _log_choices(recipe, preset, epochs, log)
+    # Four times the expected amount, in case training is faster. More would only take time to
+    # prepare.
+    sample = int(max(MIN_SAMPLE, 4 * epochs * characters) / (1 - data.val_fraction))
     is_sampled = characters > 1.5 * sample and "max_characters" not in changes.get("data", {})
     tables["data"] = {"corpus": source, "max_characters": sample if is_sampled else 0}
     if is_sampled:
-        say(
-            f"the budget can read a part of the text: a sample of {sample:,} characters, spread "
-            "over all of it"
+        log(
+            f"the budget suffices for a part of the text: a sample of {sample:,} characters, spread"
+            " over all of it"
         )
     return tables
 
 
-def _start_from(
-    start: str, shape: ModelConfig, tables: dict[str, Any], say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Return `tables` with the shape of the model `start`, and rates that do not undo what it has
-    learned."""
+def _log_choices(recipe: Recipe, preset: str | None, epochs: float, log: Log) -> None:
+    if preset:
+        log(f"model: {preset}, as requested")
+    else:
+        config = recipe.model
+        assert isinstance(config, GPTConfig)
+        log(
+            f"budget {recipe.train.budget} → {config.n_layer} layers of width {config.d_model}, "
+            f"context {config.context}"
+        )
+        log(f"the text is then read about {epochs:.1f} times → dropout {config.dropout}")
+    if epochs > 4 * USEFUL_EPOCHS:
+        log(
+            "such a small text will be memorized: add more text, or use "
+            f"{4 * USEFUL_EPOCHS / epochs:.1%} of the budget"
+        )
+    rates = recipe.optim
+    log(
+        f"steps of {recipe.train.batch_size * recipe.train.accumulation} sequences → learning rates"
+        f" {rates.matrix_lr:.3g} for matrices, {rates.embedding_lr:.3g} for embeddings"
+    )
+
+
+def _start_from(start: str, shape: ModelConfig, tables: dict[str, Any], log: Log) -> dict[str, Any]:
+    """Return `tables` with the shape of the starting model, and learning rates that keep most of
+    its training."""
     kept = {key: value for key, value in tables.items() if key != "tokenizer"}
     dropout = tables["model"].get("dropout", getattr(shape, "dropout", 0.0))
     rates = {
         name: rate * START_RATE if name.endswith("_lr") else rate
         for name, rate in tables["optim"].items()
     }
-    say(
-        f"begins with {start}: its shape and its tokenizer, and {START_RATE} times the learning "
+    log(
+        f"starting from {start}: its shape and its tokenizer, and {START_RATE} times the learning "
         "rates of a fresh model"
     )
     model = {"family": shape.family} | dataclasses.asdict(shape) | {"dropout": dropout}
     return kept | {"model": model, "optim": rates}
 
 
-def _borrow(family: str, source: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Tables of the recipe that was measured for this family, with the user's text in the place of
-    its own."""
+def _borrow(family: str, source: str, log: Log) -> dict[str, dict[str, Any]]:
+    """Return the tables of the recipe measured for this family, with the user's text."""
     tables = recipe_tables(BORROWED[family])
-    say(f"shape, rates and budget: those of the recipe {BORROWED[family]}")
+    log(f"shape, rates and budget: from the recipe {BORROWED[family]}")
     kept = {name: table for name, table in tables.items() if name not in ("data", "expect")}
     return kept | ({"data": {"corpus": source}} if source else {})
 
@@ -150,11 +147,10 @@ def fit_run(
     device: torch.device,
     precision: Precision,
 ) -> dict[str, Any]:
-    """Return the result of `size_run` for the speed at which the model that it chooses is really
-    trained here.
+    """Return the result of `size_run` for the measured training speed of the model it chooses.
 
-    Small models reach a few percent of the peak of matrix products, and large ones half of it, so
-    the shape is chosen for a guess, measured, and chosen again.
+    Small models reach a few percent of the peak of matrix products, and large ones half of it. So a
+    shape is chosen for a guessed speed, measured, and chosen again.
     """
     tables = _follow(size_run(characters, budget, GUESSED_SHARE * precision.peak_flops), changes)
     for _ in range(2 if budget.unit == "seconds" and budget.amount > 120 else 1):
@@ -162,27 +158,23 @@ def fit_run(
         flops = step_flops(recipe) / step_seconds(recipe, device, precision)
         tables = _follow(size_run(characters, budget, flops), changes)
     if budget.unit == "seconds":
-        # The smallest models are slower than their FLOPs say, so what the run will read is measured
-        # as well.
+        # The smallest models are slower than their FLOPs suggest, so the amount of text is measured
+        # too.
         recipe = _recipe(tables, changes)
-        config = _full_shape(recipe)
-        sequences = (
-            recipe.train.batch_size
-            / step_seconds(recipe, device, precision)
-            * _training_seconds(budget)
-        )
+        steps_per_second = 1 / step_seconds(recipe, device, precision)
+        sequences = recipe.train.batch_size * steps_per_second * _training_seconds(budget)
         tables["train"]["batch_size"] = _batch_size(sequences)
         tables["optim"] = learning_rates(tables["train"]["batch_size"])
-        tables["epochs"] = (
-            sequences * config.context / text_tokens(characters, recipe.tokenizer.vocab_size)
-        )
+        n_tokens = text_tokens(characters, recipe.tokenizer.vocab_size)
+        tables["epochs"] = sequences * _full_shape(recipe).context / n_tokens
     return _follow(tables, changes)
 
 
 def _follow(tables: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return `tables` with the heads of a width that is given, and the rates of a batch that is
-    given."""
-    model, train = changes.get("model", {}), changes.get("train", {})
+    """Return `tables` with the heads for a requested width, and the learning rates for a requested
+    batch."""
+    model = changes.get("model", {})
+    train = changes.get("train", {})
     if "d_model" in model:
         n_head = max(1, model["d_model"] // 64)
         tables = tables | {
@@ -201,17 +193,17 @@ def _recipe(tables: dict[str, Any], changes: dict[str, dict[str, Any]]) -> Recip
 
 
 def _training_seconds(budget: Budget) -> float:
-    """Return the seconds of a timed budget that are left for training."""
+    """Return the seconds of a timed budget that remain for training."""
     return max(0.5 * budget.amount, budget.amount - READY_SECONDS) * 0.9
 
 
 def _batch_size(sequences: float) -> int:
-    """Return the batch that leaves about a thousand steps of so many sequences."""
+    """Return the batch size that divides these sequences into about a thousand steps."""
     return 2 ** min(6, max(3, round(math.log2(max(1.0, sequences / STEPS)))))
 
 
 def text_tokens(characters: int, vocab_size: int) -> float:
-    """Return about how many tokens a text has."""
+    """Return the approximate number of tokens of a text."""
     return characters / (0.9 + 0.63 * math.log2(vocab_size / 256))
 
 
@@ -224,10 +216,10 @@ def step_flops(recipe: Recipe) -> float:
 
 
 def step_seconds(recipe: Recipe, device: torch.device, precision: Precision) -> float:
-    """Return the seconds of a training step of the recipe's model, the fastest of two on random
-    tokens.
+    """Return the seconds per training step of the recipe's model: the minimum of two steps on
+    random tokens.
 
-    A CPU is as fast per sequence with a few sequences as with all of a batch, so a few are timed.
+    On a CPU, a few sequences take as long per sequence as a whole batch, so only a few are timed.
     """
     config = _full_shape(recipe)
     rows = (
@@ -265,42 +257,40 @@ def _full_shape(recipe: Recipe) -> GPTConfig:
 
 
 def learning_rates(batch_size: int) -> dict[str, float]:
-    """Return the peak rates for steps of so many sequences; they grow with the square root (Malladi
+    """Return the peak learning rates for this batch size. They grow with its square root (Malladi
     et al. 2022)."""
     scale = math.sqrt(batch_size / 16)
     return {"matrix_lr": 0.02 * scale, "embedding_lr": 0.02 * scale, "head_lr": 0.004 * scale}
 
 
 def size_run(characters: int, budget: Budget, flops: float) -> dict[str, Any]:
-    """Vocabulary, shape, batch and rates for `characters` of training text and a `budget` at
-    `flops` per second.
+    """Return vocabulary, shape, batch size and learning rates for `characters` of training text and
+    a `budget` at `flops` per second.
 
-    The vocabulary grows with the text, since a token must be seen often to be learned. Training N
-    parameters on D tokens takes 6 N D FLOPs, and D = 20 N uses them best; where that would repeat a
-    small text too often, the FLOPs go into parameters instead, as far as those can be held in check
-    by dropout. Width is 64 times depth. The batch leaves about a thousand steps, and the learning
-    rates grow with its square root (Malladi et al. 2022). A budget in steps, tokens or epochs fixes
-    D, and N is what can be trained on it in about ten minutes.
+    The vocabulary grows with the text, because a token must be seen often to be learned. Training N
+    parameters on D tokens takes 6 N D FLOPs, and D = 20 N is the best use of them. If that would
+    repeat a small text too often, more FLOPs go into parameters, as far as dropout can regularize
+    them. The width is 64 times the depth. The batch size leaves about a thousand steps. A budget in
+    steps, tokens or epochs fixes D, and N is then chosen for about ten minutes of training.
     """
     timed = budget if budget.unit == "seconds" else Budget(600.0, "seconds")
     products = _training_seconds(timed) * flops / 6
-    # Of a text that is too large to be read, what matters is the part that is.
-    readable = (
-        4 * math.sqrt(products * TOKENS_PER_PARAMETER) if budget.unit == "seconds" else math.inf
-    )
-    read = min(characters, readable)
-    vocab_size = 2 ** min(13, max(9, round(10 + 0.5 * math.log2(max(1, read) / 1e6))))
+    # For a text that is too large for the budget, only the readable part matters.
+    readable = characters
+    if budget.unit == "seconds":
+        readable = min(characters, 4 * math.sqrt(products * TOKENS_PER_PARAMETER))
+    vocab_size = 2 ** min(13, max(9, round(10 + 0.5 * math.log2(max(1, readable) / 1e6))))
     n_tokens = text_tokens(characters, vocab_size)
-    context = 256 if read < 100_000_000 else 1024
+    context = 256 if readable < 100_000_000 else 1024
     if budget.unit == "seconds":
         tokens = min(math.sqrt(products * TOKENS_PER_PARAMETER), USEFUL_EPOCHS * n_tokens)
-        parameters = min(products / tokens, MOST_PARAMETERS * n_tokens)
+        parameters = min(products / tokens, MAX_PARAMETERS * n_tokens)
         seen = products / parameters
     else:
         seen = budget.amount * {"steps": 16 * context, "tokens": 1, "epochs": n_tokens}[budget.unit]
-        parameters = min(products / seen, MOST_PARAMETERS * n_tokens)
+        parameters = min(products / seen, MAX_PARAMETERS * n_tokens)
     epochs = seen / n_tokens
-    pressure = epochs * math.sqrt(parameters / n_tokens)  # to learn the text by heart
+    pressure = epochs * math.sqrt(parameters / n_tokens)  # to memorize the text
     d_model = max(128, 64 * round((64 * parameters / 12) ** (1 / 3) / 64))
     batch_size = 16 if budget.unit == "steps" else _batch_size(seen / context)
     return {
@@ -318,4 +308,4 @@ def size_run(characters: int, budget: Budget, flops: float) -> dict[str, Any]:
     }
 
 
-DROPOUT = ((28, 0.3), (12, 0.2), (4, 0.1), (0, 0.0))  # from so much pressure on; docs/log.md
+DROPOUT = ((28, 0.3), (12, 0.2), (4, 0.1), (0, 0.0))  # by minimum pressure; docs/log.md

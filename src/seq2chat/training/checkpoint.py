@@ -1,7 +1,7 @@
-"""Checkpoints: a Hugging Face model folder plus `trainer/`, whole or not there at all.
+"""Checkpoints: a Hugging Face model folder plus `trainer/`, written atomically.
 
-A checkpoint is written to a temporary folder, its manifest last, and renamed. What has no valid
-manifest is never read.
+A checkpoint is written to a temporary folder, its manifest last, and then renamed. A folder without
+a valid manifest is never read.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ from seq2chat.training.run_folder import RunFolder
 
 @dataclass
 class Progress:
-    """Where a run stands: all there is to the state of the data loader, the schedule and the clock.
+    """The complete state of data loader, schedule and clock.
 
-    `start` is the share of a timed budget that was used before the first step, and `data` the
+    `start` is the share of a timed budget that was used before the first step. `data` is the
     fingerprint of the text.
     """
 
@@ -44,70 +44,78 @@ class Progress:
 
 
 def save_checkpoint(
-    log: RunFolder,
+    run: RunFolder,
     model: Model,
     tokenizer: Tokenizer,
     optimizers: list[torch.optim.Optimizer],
     progress: Progress,
+    # Passed by name.
     keep: int,
     modules: Mapping[str, nn.Module] = {},
 ) -> Path:
-    """Write `checkpoints/step-000500` of the run `log` and delete all but the `keep` newest.
-    Returns its path.
+    """Write a checkpoint of `run` such as `checkpoints/step-000500`, delete all but the `keep`
+    newest, and return its path.
 
-    `modules` are all that is trained or remembered, by name, where that is more or other than
-    `model`. Raises `UserError` when the disk is full; the older checkpoints are then untouched.
+    `modules` are all trained or remembered modules by name, if these are not just `model`. Raises
+    UserError if the disk is full. Older checkpoints are untouched then.
     """
-    folder = log.checkpoints
+    folder = run.checkpoints
     final = folder / f"step-{progress.step:06d}"
-    stood = json.dumps(asdict(progress), indent=1) + "\n"
-    if (final / "manifest.json").exists() and (
-        final / "trainer" / "progress.json"
-    ).read_text() == stood:
-        # The weights of a step are written once, but for a budget that has been used up since.
+    progress_json = json.dumps(asdict(progress), indent=1) + "\n"
+    is_written = (final / "manifest.json").exists()
+    # The weights of a step are written once, unless the budget has been used up since.
+    if is_written and (final / "trainer" / "progress.json").read_text() == progress_json:
         return final
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         (temporary / "trainer").mkdir(parents=True)
         save_with_tokenizer(model, tokenizer, temporary)
-        for name, module in modules.items():
-            state = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
-            save_file(state, temporary / "trainer" / f"{name}.safetensors")
-        named = _optimizer_tensors(_names(model, modules), optimizers)
-        save_file(named, temporary / "trainer" / "optimizer.safetensors")
-        save_file(_rng_states(), temporary / "trainer" / "rng.safetensors")
-        (temporary / "trainer" / "progress.json").write_text(stood)
-        hashes = {
-            str(f.relative_to(temporary)): _sha256(f)
-            for f in sorted(temporary.rglob("*"))
-            if f.is_file()
-        }
+        _save_trainer(temporary / "trainer", model, optimizers, modules)
+        (temporary / "trainer" / "progress.json").write_text(progress_json)
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
+        hashes = {str(file.relative_to(temporary)): _sha256(file) for file in files}
         (temporary / "manifest.json").write_text(json.dumps({"sha256": hashes}, indent=1) + "\n")
+        # A rename is atomic, but it must not reach the disk before the contents.
         for file in [*temporary.rglob("*"), temporary]:
             _sync(file)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if _is_disk_full(error):
             raise UserError(
-                f"The disk of {folder} is full, so step {progress.step} was not saved; the "
-                "checkpoints before it are whole. Free some space and continue with --resume."
+                f"The disk of {folder} is full, so step {progress.step} was not saved; the earlier "
+                "checkpoints are complete. Free some space and continue with --resume."
             ) from error
         raise
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     _sync(folder)
-    for old in log.list_checkpoints()[:-keep]:
-        # Under a name that is never read, so that a kill in between leaves no half of a checkpoint.
+    for old in run.list_checkpoints()[:-keep]:
+        # Renamed first to a name that is never read, so that a kill leaves no partial checkpoint.
         shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))
     return final
 
 
-def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write model and tokenizer into `folder`, with what others need to know to generate as we do.
+def _save_trainer(
+    folder: Path,
+    model: Model,
+    optimizers: list[torch.optim.Optimizer],
+    modules: Mapping[str, nn.Module],
+) -> None:
+    for name, module in modules.items():
+        state = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
+        save_file(state, folder / f"{name}.safetensors")
+    tensors = _optimizer_tensors(_names(model, modules), optimizers)
+    save_file(tensors, folder / "optimizer.safetensors")
+    save_file(_rng_states(), folder / "rng.safetensors")
 
-    A chat model ends its answers at the end of a turn. Every text begins with the token that ends
-    one. Prompts of different lengths are padded on the left.
+
+def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write model and tokenizer into `folder`, with the settings that other programs need for
+    generation.
+
+    A chat model ends its answers at the end of a turn. Every text starts with the token that ends a
+    text. Prompts of different lengths are padded on the left.
     """
     if isinstance(tokenizer, WordPiece) or not isinstance(model, GPT):
         save_model(model, folder, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
@@ -125,57 +133,58 @@ def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> Non
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Model folder meant by `path`: itself if it holds a model, else the newest checkpoint of the
-    run at `path`.
+    """Return `path` if it is a model folder, or else the newest checkpoint of the run at `path`.
 
-    Raises `UserError` when there is neither.
+    Raises UserError if there is neither.
     """
     if (path / "config.json").exists():
         return path
     check(
         path.exists(),
-        f"There is no run or model folder {path}; `seq2chat runs list` shows the runs there are.",
+        f"There is no run or model folder {path}; `seq2chat runs list` lists all runs.",
     )
     checkpoints = RunFolder(path).list_checkpoints()
     check(
         bool(checkpoints),
-        f"{path} holds no checkpoint yet, nor a model (config.json); train it first.",
+        f"{path} contains neither a checkpoint nor a model (config.json); train it first.",
     )
     return checkpoints[-1]
 
 
 def verify_checkpoint(folder: Path, resumes: bool = True) -> None:
-    """Raises `UserError` naming the first file in `folder` that is missing or differs from the
-    manifest's hash.
+    """Raise UserError for the first file in `folder` that is missing or differs from the hash in
+    the manifest.
 
-    What only a run that `resumes` reads, such as the optimizer's state, is not checked for others.
+    Files that only a resumed run reads, such as the optimizer state, are checked if `resumes` is
+    set.
     """
     try:
         hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{folder}/manifest.json is missing or damaged; delete that folder to use the one "
-            "before."
+            f"{folder}/manifest.json is missing or damaged; delete that folder to use the previous "
+            "checkpoint."
         ) from error
     for name, expected in hashes.items():
         if name.startswith("trainer") and not resumes:
             continue
         file = folder / name
         check(
-            file.exists(), f"{file} is missing; delete that folder to use the checkpoint before it."
+            file.exists(),
+            f"{file} is missing; delete that folder to use the previous checkpoint.",
         )
         check(
             _sha256(file) == expected,
             f"{file} is damaged: its sha256 is not the {expected[:12]}… of manifest.json; delete "
-            "that folder to use the checkpoint before it.",
+            "that folder to use the previous checkpoint.",
         )
 
 
 def load_checkpoint(path: Path) -> tuple[Model, Tokenizer]:
-    """Model in evaluation mode and tokenizer of a run, a checkpoint, or any model folder of a known
-    layout.
+    """Return the model in evaluation mode and the tokenizer of a run, a checkpoint, or any model
+    folder of a known layout.
 
-    Raises `UserError` when the folder is damaged or its tokenizer is of another model.
+    Raises UserError if the folder is damaged, or if its tokenizer belongs to another model.
     """
     folder = find_checkpoint(path)
     if (folder / "manifest.json").exists():
@@ -184,8 +193,8 @@ def load_checkpoint(path: Path) -> tuple[Model, Tokenizer]:
     check(
         tokenizer.vocab_size <= model.config.vocab_size,
         f"The tokenizer in {folder} has {tokenizer.vocab_size} tokens but its model only "
-        f"{model.config.vocab_size}: it belongs to another checkpoint. Put back the tokenizer.json"
-        " the model was trained with.",
+        f"{model.config.vocab_size}: it belongs to another checkpoint. Restore the tokenizer.json "
+        "that the model was trained with.",
     )
     return model, tokenizer
 
@@ -196,8 +205,8 @@ def resume_checkpoint(
     optimizers: list[torch.optim.Optimizer],
     modules: Mapping[str, nn.Module] = {},
 ) -> Progress:
-    """Put weights, optimizer state and random state of the checkpoint `folder` into what is given;
-    where it stood."""
+    """Load weights, optimizer state and random state of the checkpoint `folder`, and return its
+    progress."""
     for name, module in modules.items():
         module.load_state_dict(load_file(folder / "trainer" / f"{name}.safetensors"))
     if not modules:
@@ -228,7 +237,7 @@ def _parameters(
 
 
 def _names(model: Model, modules: Mapping[str, nn.Module]) -> dict[nn.Parameter, str]:
-    """The name of each parameter, told apart by its module where there are several."""
+    """Return the name of each parameter, prefixed by its module if there are several."""
     named = [(f"{module}.", m) for module, m in modules.items()] or [("", model)]
     return {
         parameter: f"{prefix}{name}"
@@ -255,7 +264,7 @@ def _rng_states() -> dict[str, Any]:
 
 
 def _is_disk_full(error: Exception) -> bool:
-    # safetensors writes in Rust and tells the number of the error only in its text.
+    # safetensors is written in Rust, and its errors contain the number only as text.
     return getattr(error, "errno", None) in NO_ROOM or any(
         f"os error {number})" in str(error) for number in NO_ROOM
     )

@@ -1,5 +1,5 @@
-"""Negative log-likelihood of labels under the head of a language model: the plain formula, and the
-same in chunks."""
+"""The negative log-likelihood of labels under the head of a language model: the plain formula, and
+a version in chunks that uses less memory."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from seq2chat.text.batch import IGNORED
 Loss = tuple[Float[Tensor, ""], Int[Tensor, ""]]
 """A loss summed over its labels, in nats, and the number of labels."""
 
-CHUNK_LOGITS = 2**20  # held at once: 4 MB in float32, which stays in a processor's cache
-LEAST_ROWS = 256  # with fewer, adding up the head's gradient would cost more than the products
+CHUNK_LOGITS = 2**20  # per chunk: 4 MB in float32, which fits a processor's cache
+MIN_ROWS = 256  # with fewer, summing the head's gradient would cost more than the products
 
 
 def nll_sum(
@@ -24,11 +24,11 @@ def nll_sum(
     labels: Int[Tensor, "*shape"],
     smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Summed negative log-likelihood of `labels` in nats; the softmax is float32 whatever the
-    head's format.
+    """Return the summed negative log-likelihood of `labels` in nats. The softmax is float32 for
+    heads of lower precision.
 
-    With `smoothing` ε, that of the label weighs 1 - ε and the mean over the vocabulary ε (Szegedy
-    et al. 2015, section 7).
+    With `smoothing` ε, the label has weight 1 - ε, and the mean over the vocabulary has weight ε
+    (Szegedy et al. 2015, section 7).
     """
     logits = wide(F.linear(hidden, head_weight.to(hidden.dtype)).flatten(0, -2))
     return F.cross_entropy(
@@ -42,13 +42,14 @@ def chunked_nll_sum(
     labels: Int[Tensor, "*shape"],
     smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Return `nll_sum`, holding the logits of a few rows at a time; gradients are computed while
-    the logits exist.
+    """Return `nll_sum`, computed for a few rows at a time, together with the gradients.
 
-    The logits of a whole batch are by far the largest tensors of a small model: memory for them is
-    mapped and zeroed anew in every step, which takes longer than the products (docs/log.md).
+    The logits of a whole batch are by far the largest tensors of a small model. Their memory would
+    be mapped and zeroed again in every step, which takes longer than the matrix products
+    (docs/log.md).
     """
-    hidden, labels = hidden.flatten(0, -2), labels.flatten()
+    hidden = hidden.flatten(0, -2)
+    labels = labels.flatten()
     if torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad):
         return _ChunkedNLL.apply(hidden, head_weight, labels, smoothing)
     weight = head_weight.to(hidden.dtype)
@@ -71,18 +72,17 @@ class _ChunkedNLL(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=wide_dtype) if needs_weight else None
         for rows in _chunks(len(hidden), len(weight)):
             logits = F.linear(hidden[rows], weight)
-            chunk_loss, logits_grad = _loss_and_gradient(
-                logits.to(wide_dtype), labels[rows], smoothing
-            )
+            logits = logits.to(wide_dtype)
+            chunk_loss, logits_grad = _loss_and_gradient(logits, labels[rows], smoothing)
             loss += chunk_loss
             logits_grad = logits_grad.to(hidden.dtype)
             if hidden_grad is not None:
                 torch.mm(logits_grad, weight, out=hidden_grad[rows])
             if weight_grad is not None:
                 weight_grad += logits_grad.T @ hidden[rows]
-        ctx.save_for_backward(
-            hidden_grad, None if weight_grad is None else weight_grad.to(head_weight.dtype)
-        )
+        if weight_grad is not None:
+            weight_grad = weight_grad.to(head_weight.dtype)
+        ctx.save_for_backward(hidden_grad, weight_grad)
         return loss
 
     @staticmethod
@@ -100,8 +100,8 @@ class _ChunkedNLL(torch.autograd.Function):
 def _loss_and_gradient(
     logits: Float[Tensor, "rows vocab"], labels: Int[Tensor, " rows"], smoothing: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows vocab"]]:
-    """Return the summed loss and its gradient by the logits, softmax(logits) - target, which takes
-    their memory."""
+    """Return the summed loss and its gradient softmax(logits) - target, which overwrites the
+    logits."""
     vocab = logits.shape[1]
     is_label = labels != IGNORED
     index = labels.where(is_label, 0)[:, None]
@@ -117,12 +117,12 @@ def _loss_and_gradient(
 
 
 def _chunks(n_rows: int, vocab: int) -> list[slice]:
-    rows = max(LEAST_ROWS, CHUNK_LOGITS // vocab)
+    rows = max(MIN_ROWS, CHUNK_LOGITS // vocab)
     return [slice(start, start + rows) for start in range(0, n_rows, rows)]
 
 
 def wide(logits: Float[Tensor, "*shape classes"]) -> Float[Tensor, "*shape classes"]:
-    """Return the logits in float32, or in float64 if they are."""
+    """Return the logits in float32, or in float64 if they already are."""
     return logits.to(_wide_dtype(logits.dtype))
 
 

@@ -1,4 +1,4 @@
-"""AdamW for embeddings, head and vectors; Muon for the matrices inside the blocks."""
+"""The optimizers: AdamW for embeddings, head and vectors, Muon for the matrices of the blocks."""
 
 from collections import defaultdict
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seq2chat.config import OptimConfig
 
-# Quintic of Newton–Schulz whose slope at 0 is steepest (Jordan et al. 2024, "Muon"): five rounds
+# The Newton–Schulz quintic with the steepest slope at 0 (Jordan et al. 2024, "Muon"). Five rounds
 # bring every singular value of a matrix of norm 1 into about [0.7, 1.2].
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -17,8 +17,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalize(
     matrices: Float[Tensor, "n rows columns"], dtype: torch.dtype, rounds: int = 5
 ) -> Float[Tensor, "n rows columns"]:
-    """U Vᵀ, nearly, for each matrix U Σ Vᵀ: all its singular values moved close to 1, in the number
-    format `dtype`."""
+    """Return approximately U Vᵀ for each matrix U Σ Vᵀ: its singular values become almost 1. The
+    computation is in `dtype`."""
     a, b, c = NEWTON_SCHULZ
     x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
@@ -31,12 +31,14 @@ def orthogonalize(
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024): the update is the nearest semi-orthogonal
-    matrix to the Nesterov momentum, scaled by max(1, rows/columns)^½, with decoupled weight decay.
+    """Orthogonalized momentum (Jordan et al. 2024) with decoupled weight decay.
 
-    Matrices of one shape are orthogonalised in one batched product, in `dtype`: half the time of
-    one by one in float32 where bfloat16 is native, and far from torch's own Muon, which is always
-    bfloat16, where it is not.
+    The update is the semi-orthogonal matrix nearest to the Nesterov momentum, scaled by
+    max(1, rows/columns)^½.
+
+    Matrices of equal shape are orthogonalized in one batched product, in `dtype`. Where bfloat16 is
+    native, that takes half the time of single products in float32. Torch's own Muon always uses
+    bfloat16, which is slow elsewhere.
     """
 
     def __init__(
@@ -74,11 +76,11 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(
     model: nn.Module, config: OptimConfig, dtype: torch.dtype
 ) -> list[torch.optim.Optimizer]:
-    """Optimizers over every parameter of `model` that is trained, once. Each group keeps its peak
-    rate under "peak".
+    """Return the optimizers of all trained parameters of `model`. The key "peak" of each group is
+    its peak learning rate.
 
-    Matrices of the blocks go to Muon (or AdamW), embeddings, an untied output head and vectors to
-    fused AdamW; only the blocks' matrices decay.
+    Matrices of the blocks use Muon (or AdamW) with weight decay. Embeddings, an untied output head
+    and vectors use fused AdamW without weight decay.
     """
     groups: dict[str, list[nn.Parameter]] = defaultdict(list)
     embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}

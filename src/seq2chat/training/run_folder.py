@@ -1,5 +1,4 @@
-"""The run folder: configuration, one JSON object a step, samples, a log, and the loss curve as a
-picture."""
+"""The run folder: configuration, metrics, samples, checkpoints, a log, and a plot of the loss."""
 
 import json
 import time
@@ -11,7 +10,7 @@ from seq2chat.config import Recipe, check
 
 
 class RunFolder:
-    """Files of the run in `folder`: `config.toml`, `metrics.jsonl`, `samples/`, `checkpoints/`,
+    """The files of a run: `config.toml`, `metrics.jsonl`, `samples/`, `checkpoints/` and
     `log.txt`."""
 
     def __init__(self, folder: Path) -> None:
@@ -20,12 +19,12 @@ class RunFolder:
         self.metrics_file = folder / "metrics.jsonl"
 
     def create(self) -> None:
-        """Make the folders."""
+        """Create the folders."""
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
 
     def note(self, text: str) -> None:
-        """Append a line with the time of day to `log.txt`."""
+        """Append a line with a timestamp to `log.txt`."""
         with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -38,22 +37,22 @@ class RunFolder:
         (self.folder / "samples" / f"step-{step:06d}.txt").write_text(text, encoding="utf-8")
 
     def drop_after(self, step: int) -> None:
-        """Drop metrics of steps after `step`: a killed run wrote them, the resumed one writes them
-        again."""
+        """Drop the metrics of steps after `step`. A killed run wrote them, and the resumed run will
+        write them again."""
         kept = [m for m in self.metrics() if m["step"] <= step]
         temporary = self.metrics_file.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
         temporary.replace(self.metrics_file)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Objects of `metrics.jsonl` in order; a last line cut short by a kill is left out."""
+        """Return the objects of `metrics.jsonl`, without a last line that a kill cut short."""
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines[:-1]]
 
     def is_validated(self, step: int) -> bool:
-        """Whether the newest record is the validation of `step`, the last thing a run measures."""
+        """Return whether the newest record is the validation of `step`, the last one of a run."""
         metrics = self.metrics()
         return (
             bool(metrics)
@@ -65,19 +64,18 @@ class RunFolder:
         return Recipe.load(self.folder / "config.toml")
 
     def list_checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first; what has no manifest was cut short and is not one."""
-        found = self.checkpoints.glob("step-*/manifest.json")
-        return sorted(
-            (manifest.parent for manifest in found), key=lambda p: int(p.name.removeprefix("step-"))
-        )
+        """Return the complete checkpoints, oldest first. A folder without a manifest is
+        incomplete."""
+        folders = [file.parent for file in self.checkpoints.glob("step-*/manifest.json")]
+        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
 
     def newest_sample(self) -> str:
-        """The text sampled last, or nothing."""
+        """Return the newest sample, or an empty string."""
         files = sorted((self.folder / "samples").glob("step-*.txt"))
         return files[-1].read_text(encoding="utf-8") if files else ""
 
     def summary(self) -> dict[str, Any]:
-        """Where the run stands, in one row."""
+        """Return the newest value of each metric, as one row of a table."""
         last: dict[str, Any] = {}
         for values in self.metrics():
             last |= values
@@ -94,25 +92,25 @@ class RunFolder:
 
 
 def open_run(folder: Path) -> RunFolder:
-    """The run in `folder`. Raises `UserError` when there is none."""
+    """Return the run in `folder`. Raises UserError if there is none."""
     check(
         (folder / "config.toml").exists(),
-        f"{folder} is not a run folder; `seq2chat runs list` shows those there are.",
+        f"{folder} is not a run folder; `seq2chat runs list` lists all runs.",
     )
     return RunFolder(folder)
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """Runs below `root`, by name."""
+    """Return the runs in `root`, by name."""
     return [RunFolder(config.parent) for config in sorted(root.glob("*/config.toml"))]
 
 
 def plot_runs(runs: Sequence[RunFolder], file: Path, x: str = "tokens") -> None:
-    """Draw into `file` (.png, .svg or .pdf): of one run its training loss (smoothed) and validation
-    loss in nats a token; of several their validation in bits per byte, which may be compared
-    whatever their tokenizers.
+    """Draw the loss curves of runs into `file` (.png, .svg or .pdf).
 
-    Raises `UserError` when there is nothing to draw, or the file's ending is unknown.
+    One run shows its smoothed training loss and its validation loss in nats per token. Several runs
+    show their validation in bits per byte, which is comparable between tokenizers. Raises UserError
+    if there is nothing to draw, or if the suffix of the file is unknown.
     """
     import matplotlib
 
@@ -121,25 +119,14 @@ def plot_runs(runs: Sequence[RunFolder], file: Path, x: str = "tokens") -> None:
 
     check(
         file.suffix in (".png", ".svg", ".pdf"),
-        f"Can't draw {file}; end its name in .png, .svg or .pdf.",
+        f"Can't draw {file}; choose a name that ends in .png, .svg or .pdf.",
     )
-    curves = []
-    for run in runs:
-        metrics, name = run.metrics(), run.folder.name
-        key, label = ("val_loss", "validation") if len(runs) == 1 else ("val_bpb", name)
-        if len(runs) == 1:
-            curves.append(
-                (_smooth([(m[x], m["loss"]) for m in metrics if "loss" in m]), "-", "training")
-            )
-        curves.append(([(m[x], m[key]) for m in metrics if key in m], "o-", label))
+    is_single = len(runs) == 1
+    curves = _run_curves(runs[0], x) if is_single else [_validation_curve(run, x) for run in runs]
+    berts = ", or these are BERTs, whose losses have no common unit; plot them one by one"
     check(
         any(points for points, _, _ in curves),
-        "There is nothing to draw: nothing has been recorded yet"
-        + (
-            "."
-            if len(runs) == 1
-            else ", or these are BERTs, whose losses have no common unit; plot them one by one."
-        ),
+        f"There is nothing to draw: nothing has been recorded yet{'' if is_single else berts}.",
     )
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for points, style, label in curves:
@@ -147,7 +134,7 @@ def plot_runs(runs: Sequence[RunFolder], file: Path, x: str = "tokens") -> None:
             axes.plot(*zip(*points, strict=True), style, label=label)
     axes.set(
         xlabel=x.replace("_", " "),
-        ylabel="nats a token" if len(runs) == 1 else "bits per byte (validation)",
+        ylabel="nats per token" if is_single else "bits per byte (validation)",
     )
     axes.set_title(" · ".join(run.folder.name for run in runs))
     axes.grid(alpha=0.3)
@@ -156,11 +143,29 @@ def plot_runs(runs: Sequence[RunFolder], file: Path, x: str = "tokens") -> None:
     pyplot.close(figure)
 
 
+Curve = tuple[list[tuple[float, float]], str, str]
+"""Points, line style and label."""
+
+
+def _run_curves(run: RunFolder, x: str) -> list[Curve]:
+    metrics = run.metrics()
+    training = _smooth([(m[x], m["loss"]) for m in metrics if "loss" in m])
+    validation = [(m[x], m["val_loss"]) for m in metrics if "val_loss" in m]
+    return [(training, "-", "training"), (validation, "o-", "validation")]
+
+
+def _validation_curve(run: RunFolder, x: str) -> Curve:
+    points = [(m[x], m["val_bpb"]) for m in run.metrics() if "val_bpb" in m]
+    return points, "o-", run.folder.name
+
+
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Bias-corrected exponential average over about a hundredth of the curve."""
+    """Return the bias-corrected exponential average over about a hundredth of the curve."""
     decay = 1 - 1 / max(1, len(points) / 100)
-    average, weight, smoothed = 0.0, 0.0, []
+    average = weight = 0.0
+    smoothed = []
     for x, y in points:
-        average, weight = decay * average + (1 - decay) * y, decay * weight + (1 - decay)
+        average = decay * average + (1 - decay) * y
+        weight = decay * weight + (1 - decay)
         smoothed.append((x, average / weight))
     return smoothed

@@ -1,8 +1,8 @@
-"""Stopping on SIGINT and SIGTERM within about two seconds, whatever a run is doing.
+"""Stopping on SIGINT and SIGTERM within about two seconds, in every phase of a run.
 
-A training step ends before the run stops, so that nothing is lost. Long phases that change no
-state, such as validation, sampling and rollouts, are left at once. Preparation has nothing to lose
-and is ended hard where it must.
+A training step is completed before the run stops, so that nothing is lost. Long phases that change
+no state, such as validation, sampling and rollouts, are interrupted. Preparation has nothing to
+lose, so the process is ended if necessary.
 """
 
 import os
@@ -16,23 +16,23 @@ from contextlib import contextmanager
 import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 1.5  # seconds until a call into C that does not return is ended
+PATIENCE = 1.5  # seconds until a process inside a long call into C is ended
 
 _interruptible = False
 _stop: threading.Event | None = None
 
 
 class Stopped(BaseException):
-    """Raised inside `interruptible` when a signal arrives. No `except Exception` of a user's code
-    catches it."""
+    """Raised inside `interruptible` when a signal arrives. It is not an `Exception`, so that a
+    user's reward function can't catch it by accident."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT or SIGTERM sets; a second signal gets the default
+    """Yield an event that the first SIGINT or SIGTERM sets. A second signal gets the default
     behavior.
 
-    Inside `interruptible` the first signal raises `Stopped` as well.
+    Inside `interruptible`, the first signal also raises `Stopped`.
     """
     global _stop
     stop = threading.Event()
@@ -58,11 +58,10 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a signal leave the body at once, by `Stopped`, with torch's random state as it was
-    before."""
+    """Let a signal interrupt the body with `Stopped`, and restore torch's random state then."""
     global _interruptible
     if _stop is not None and _stop.is_set():
-        raise Stopped  # the signal came before
+        raise Stopped  # the signal arrived earlier
     state = torch.get_rng_state()
     outer = _interruptible
     _interruptible = True
@@ -77,13 +76,11 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def nothing_to_lose(farewell: str = "Stopped.") -> Iterator[None]:
-    """Make both signals raise `KeyboardInterrupt` in the body, and end the process if that takes
-    too long.
-
-    The last words are then `farewell`.
+    """Make both signals raise `KeyboardInterrupt` in the body, or print `farewell` and end the
+    process if that takes too long.
 
     Python handles a signal only when a call into C returns, and training a tokenizer is one long
-    call.
+    call. A thread therefore waits for the signal on the wakeup file descriptor.
     """
     before = {s: signal.getsignal(s) for s in SIGNALS}
     ours, theirs = socket.socketpair()
@@ -107,6 +104,6 @@ def nothing_to_lose(farewell: str = "Stopped.") -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
         for s, handler in before.items():
             signal.signal(s, handler)
-        theirs.close()  # ends the thread, which then reads nothing
+        theirs.close()  # the thread reads an empty string and ends
         thread.join()
         ours.close()
