@@ -25,7 +25,7 @@ class Table:
     of the row, but the model sees only the newest: the others are in the state, where a wrong
     `reorder` would mix them up."""
 
-    context, device, training = 12, torch.device("cpu"), False
+    context, device, training, reads_source = 12, torch.device("cpu"), False, False
 
     def __init__(self, seed, vocab=4, sharpness=1.0):
         generator = torch.Generator().manual_seed(seed)

@@ -34,7 +34,7 @@ def random_gpt(config):
 class Counter:
     """A model whose answer is arithmetic: after token t comes t + 1, modulo 10, beyond doubt."""
 
-    context, device, training = 50, torch.device("cpu"), False
+    context, device, training, reads_source = 50, torch.device("cpu"), False, False
 
     def train(self, mode=True):
         self.training = mode

@@ -11,10 +11,11 @@ import torch
 from seq2chat.config import GPTConfig, UserError
 from seq2chat.generation.decode import generate
 from seq2chat.generation.engine import CHUNK, Engine
-from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
+from seq2chat.generation.request import DeadlinePassed, PromptRead, QueueFull, Request
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
-from seq2chat.generation.sequence import Row
+from seq2chat.generation.sequence import Sequence
+from seq2chat.generation.tokens import Token
 from seq2chat.models.folder import save_model
 from seq2chat.models.gpt import GPT
 
@@ -70,31 +71,22 @@ def run(engine, prompts, **kwargs):
 def test_the_engine_equals_its_plain_twin(config, options):
     model, prompts = random_gpt(config), texts()
     engine = Engine(model, n_slot=5)
-    for prompt, tokens in zip(
-        prompts, run(engine, prompts, options=options, drawn_logprobs=True), strict=True
-    ):
+    for prompt, tokens in zip(prompts, run(engine, prompts, options=options), strict=True):
         [[twin]] = generate(model, [prompt], SamplingConfig(20, **options))
         assert [t.id for t in tokens] == twin.tokens and tokens[-1].finish == twin.finish
         assert [t.logprob for t in tokens] == pytest.approx(twin.logprobs, abs=1e-9)
-        assert [t.drawn_logprob for t in tokens] == pytest.approx(twin.drawn_logprobs, abs=1e-9)
 
 
-def test_log_probabilities_are_computed_for_those_who_ask():
-    model, prompt, told = random_gpt(CONFIGS["gpt2"]), [1, 2, 3], []
-    engine = Engine(model, n_slot=4)
-    for logprobs, drawn in ((None, False), (0, False), (None, True), (0, True)):
-        told.append([])
-        engine.submit(
-            asked(prompt, told[-1], options=DRAWN, logprobs=logprobs, drawn_logprobs=drawn)
-        )
-    engine.run()
-    nothing, own, drawn, both = (
-        [event for event in events if isinstance(event, Token)] for events in told
-    )
-    assert {(t.logprob, t.drawn_logprob) for t in nothing} == {(None, None)}
-    assert [(t.logprob, None) for t in both] == [(t.logprob, t.drawn_logprob) for t in own]
-    assert [(None, t.drawn_logprob) for t in both] == [(t.logprob, t.drawn_logprob) for t in drawn]
-    assert all(t.drawn_logprob != t.logprob for t in both)
+def test_log_probabilities_are_computed_on_request():
+    prompt = [1, 2, 3]
+    engine = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=4)
+    tokens = {}
+    for logprobs in (None, 0, 2):
+        [tokens[logprobs]] = run(engine, [prompt], options=DRAWN, logprobs=logprobs)
+    assert all(t.logprob is None and not t.top for t in tokens[None])
+    assert all(t.logprob is not None and not t.top for t in tokens[0])
+    assert [t.logprob for t in tokens[2]] == [t.logprob for t in tokens[0]]
+    assert all(len(t.top) == 2 for t in tokens[2])
 
 
 def test_greedy_tokens_are_those_of_transformers(tmp_path):
@@ -173,7 +165,7 @@ def make(seed, dtype, quantized=False):
 def compiled(model):
     engine = Engine(model, 8)
     engine.compile()
-    engine._read_tokens.run = engine._read_tokens.compiled  # also where it happens to be slower
+    engine._token_pass.run = engine._token_pass.compiled  # also where it happens to be slower
     return engine
 
 chance = random.Random(1)
@@ -262,7 +254,7 @@ def test_a_long_prompt_does_not_hold_up_a_running_answer():
         engine.step()
         assert len(told) == before + 1 and not long
     engine.step()
-    assert isinstance(long[0], Read)
+    assert isinstance(long[0], PromptRead)
 
 
 @pytest.mark.parametrize("options", [GREEDY, DRAWN], ids=["greedy", "drawn"])
@@ -329,7 +321,7 @@ def test_a_stop_hook_an_end_token_and_the_context_end_an_answer():
     first = whole.index(whole[4])
     assert [t.id for t in tokens] == whole[: first + 1] and tokens[-1].finish == "stop"
     seen = []
-    [tokens] = run(engine, [prompt], stop=lambda t: seen.append(t.id) or len(seen) == 3)
+    [tokens] = run(engine, [prompt], on_token=lambda t: ("", seen.append(t.id) or len(seen) == 3))
     assert [t.id for t in tokens] == seen == whole[:3] and tokens[-1].finish == "stop"
 
 
@@ -365,7 +357,7 @@ def test_deadlines_and_full_queues():
     [
         ({"prompt": []}, "is empty"),
         ({"prompt": [1] * 160}, "shorten it"),
-        ({"prompt": [101]}, "none of the model's"),
+        ({"prompt": [101]}, "not in the vocabulary"),
         ({"prompt": [1], "n": 5}, "n is 5"),
         ({"prompt": [1], "options": {"logit_bias": ((101, 1.0),)}}, "logit_bias"),
     ],
@@ -399,8 +391,8 @@ def test_many_come_and_go_and_each_gets_its_own():
         tokens = [event for event in told if isinstance(event, Token)]
         again = []
         fresh = Engine(model, n_slot=3)
-        fresh.submit(asked(request.prompt, again, request.sampling.max_tokens, {}, n=request.n))
-        fresh._waiting[0].sampling = request.sampling
+        twin = fresh.submit(asked(request.prompt, again, n=request.n))
+        twin.sampling = request.sampling
         fresh.run()
         for sample in range(request.n):
             mine = [t for t in tokens if t.sample == sample]
@@ -414,20 +406,20 @@ class Leaving:
 
     def __init__(self, prompt, moment, n):
         self.moment, self.n_read = moment, 0
-        stop = self.stop if moment == "stop" else None
-        self.request = Request(prompt, SamplingConfig(40), self.emit, n=n, stop=stop)
+        on_token = self.on_token if moment == "on_token" else None
+        self.request = Request(prompt, SamplingConfig(40), self.emit, n=n, on_token=on_token)
 
     def emit(self, event):
-        self.n_read += isinstance(event, Read)
+        self.n_read += isinstance(event, PromptRead)
         if type(event).__name__ == self.moment:
             self.request.abort()
 
-    def stop(self, token):
+    def on_token(self, token):
         self.request.abort()
-        return False
+        return "", False
 
 
-@pytest.mark.parametrize("moment", ["Read", "Token", "stop"])
+@pytest.mark.parametrize("moment", ["PromptRead", "Token", "on_token"])
 def test_a_client_may_leave_at_any_moment_of_any_prompt(moment):
     config = GPTConfig("modern", vocab_size=101, context=48, n_layer=1, n_head=2, d_model=16)
     model, prompt = random_gpt(config, torch.float32), [5, 6, 7]
@@ -466,7 +458,7 @@ def test_weights_that_diverged_end_the_requests_that_meet_them_and_no_other(valu
     model.logits = logits
     good, bad = events
     [alone] = run(Engine(sound, n_slot=4), [[1, 2, 3]])
-    assert isinstance(bad[-1], UserError) and "no number" in str(bad[-1]) and engine.n_running == 0
+    assert isinstance(bad[-1], UserError) and "not finite" in str(bad[-1]) and engine.n_running == 0
     assert [e.id for e in good if isinstance(e, Token) and e.sample == 0] == [t.id for t in alone]
 
 
@@ -533,7 +525,7 @@ def test_requests_get_their_error_even_if_the_cache_cannot_be_emptied(monkeypatc
 @pytest.mark.parametrize("sample", [0, 1])
 def test_a_request_whose_slot_cannot_be_taken_gets_an_error_once(sample, monkeypatch):
     engine, told = Engine(random_gpt(CONFIGS["modern"]), n_slot=3), []
-    real = engine._take_slot
+    real = engine.slots.reserve
 
     def fail(request, reuse):
         if engine.n_running == sample:
@@ -541,7 +533,7 @@ def test_a_request_whose_slot_cannot_be_taken_gets_an_error_once(sample, monkeyp
         return real(request, reuse)
 
     engine.submit(asked([1, 2, 3], told, n=2))
-    monkeypatch.setattr(engine, "_take_slot", fail)
+    monkeypatch.setattr(engine.slots, "reserve", fail)
     with pytest.raises(MemoryError):
         engine.step()
     engine.rebuild(RuntimeError("broken"))
@@ -569,19 +561,19 @@ class Broken:
             raise ValueError("broken accept")
 
 
-@pytest.mark.parametrize("where", ["bias", "accept", "stop"])
+@pytest.mark.parametrize("where", ["bias", "accept", "on_token"])
 def test_a_constraint_or_stop_hook_that_fails_ends_its_request_and_no_other(where):
     model, prompt, told, others = random_gpt(CONFIGS["modern"]), [1, 2, 3], [], [[], []]
     engine, seen, broken, whole = Engine(model, n_slot=5), [], Broken(where), Broken("")
 
-    def stop(token):
+    def on_token(token):
         seen.append(token)
-        if where == "stop" and len(seen) == 5:  # the third token of the first sample
-            raise ValueError("broken stop")
-        return False
+        if where == "on_token" and len(seen) == 5:  # the third token of the first sample
+            raise ValueError("broken on_token")
+        return "", False
 
     engine.submit(asked(prompt, others[0]))
-    engine.submit(asked(prompt, told, n=2, stop=stop, constraints=[broken, whole]))
+    engine.submit(asked(prompt, told, n=2, on_token=on_token, constraints=[broken, whole]))
     engine.submit(asked(prompt, others[1]))
     engine.run()
     assert (
@@ -600,5 +592,5 @@ def test_a_constraint_or_stop_hook_that_fails_ends_its_request_and_no_other(wher
 
 def test_a_constraint_of_the_cpu_is_added_on_the_device_of_the_logits():
     request = asked([1], [], constraints=[Broken("")])
-    row = Row(request, 0, 0, 1, random.Random(0), [1], 0)
-    assert row.constrained(torch.zeros(101, device="meta")).device.type == "meta"
+    sequence = Sequence(request, 0, 0, 1, random.Random(0), arrival=0)
+    assert sequence.constrained(torch.zeros(101, device="meta")).device.type == "meta"

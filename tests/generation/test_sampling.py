@@ -167,7 +167,7 @@ def test_impossible_options_are_named(option, value):
 def test_extreme_options_still_draw_a_token(options):
     logits = torch.tensor([[3.0, 80.0, -2.0, 79.0]])
     config = SamplingConfig(**options)
-    before = [Penalties([0, 1], 4, logits.device)] if config.penalises else []
+    before = [Penalties([0, 1], 4, logits.device)] if config.has_penalties else []
     [token] = sample(logits, config, row_generators(0, 1), before).tolist()
     assert token == (1 if "temperature" in options else 3)
 

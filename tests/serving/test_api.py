@@ -13,8 +13,8 @@ from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
 from seq2chat.serving.answer import BadField
-from seq2chat.serving.protocol import ResponsesRequest
 from seq2chat.serving.responses import as_chat
+from seq2chat.serving.responses_protocol import ResponsesRequest
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, chat_tokens, prompt_ids
 from seq2chat.text.wordpiece import WordPiece
@@ -501,7 +501,7 @@ def test_an_encoder_decoder_translates(client, folders):
 
 
 def test_what_a_translation_reads_and_writes_is_bounded(client, monkeypatch):
-    monkeypatch.setattr("seq2chat.serving.completion.LONGEST_LINE", 8)
+    monkeypatch.setattr("seq2chat.serving.translation.MAX_LINE_TOKENS", 8)
     complete(client, model="translates", prompt="Hello", max_tokens=8)
     assert (
         complete(client, status=400, model="translates", prompt="Hello", max_tokens=9)["error"][

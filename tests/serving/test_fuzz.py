@@ -72,8 +72,8 @@ def some(options):
 def client(server):
     with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
-        assert server.worker.error is None and client.get("/health").status_code == 200
-        assert server.until(lambda: server.worker.is_idle)
+        assert server.engine_thread.error is None and client.get("/health").status_code == 200
+        assert server.until(lambda: server.engine_thread.is_idle)
 
 
 def check(response):

@@ -14,7 +14,7 @@ import pytest
 from seq2chat.config import UserError
 from seq2chat.serving.logprobs import TokenNames
 from seq2chat.serving.middleware import PAGE_POLICY
-from seq2chat.serving.served_model import open_served
+from seq2chat.serving.served_model import open_model
 from seq2chat.serving.server import Server, run_server
 
 ASK = {
@@ -74,7 +74,7 @@ def test_a_client_that_goes_frees_the_slot_within_two_steps(start, slow, stream)
 
 def test_a_full_queue_is_429_and_a_stream_gets_its_own_error(start, slow):
     server = start(names=("chats",), n_slot=1)
-    server.engine("chats").max_waiting = 1
+    server.engine("chats").queue.max_waiting = 1
     answers, done = [], []
 
     def ask():
@@ -152,7 +152,7 @@ def test_requests_are_refused_while_models_load(folders, free_port, monkeypatch)
 
     def load():
         loaded.wait(30)
-        return [open_served(folders["base"], "base", 2)]
+        return [open_model(folders["base"], "base", 2)]
 
     def get(path):
         try:
@@ -193,7 +193,7 @@ def test_a_server_whose_engine_breaks_for_good_exits_with_a_failure(
     folders, free_port, monkeypatch, caplog
 ):
     def load():
-        served = open_served(folders["base"], "base", 2)
+        served = open_model(folders["base"], "base", 2)
 
         def broken():
             raise MemoryError("no more of it")
@@ -266,7 +266,7 @@ def test_a_reader_that_takes_nothing_is_given_up(monkeypatch):
 
     from seq2chat.serving import sse as stream
 
-    monkeypatch.setattr(stream, "PATIENCE", 0.05)
+    monkeypatch.setattr(stream, "SEND_SECONDS", 0.05)
     closed = []
 
     async def chunks():
@@ -293,14 +293,14 @@ CALLS = {
 @pytest.fixture
 def slow_calls(monkeypatch):
     """Count the calls of a worker, each of which takes some time."""
-    from seq2chat.serving.engine_thread import Worker
+    from seq2chat.serving.engine_thread import EngineThread
 
-    call, counted = Worker.call, []
+    call, counted = EngineThread.call, []
 
     def slower(self, work):
         return call(self, lambda: counted.append(time.sleep(0.05)) or work())
 
-    monkeypatch.setattr(Worker, "call", slower)
+    monkeypatch.setattr(EngineThread, "call", slower)
     return counted
 
 
@@ -447,7 +447,7 @@ def test_an_answer_may_take_longer_than_its_request(start, slow, monkeypatch):
 
 
 def test_connections_are_bounded(start, monkeypatch):
-    monkeypatch.setattr("seq2chat.serving.timeouts.MOST_CONNECTIONS", 3)
+    monkeypatch.setattr("seq2chat.serving.timeouts.MAX_CONNECTIONS", 3)
     server = start(names=("chats",))
     address = "127.0.0.1", int(server.url.rsplit(":", 1)[1])
     silent = [socket.create_connection(address) for _ in range(3)]

@@ -18,7 +18,7 @@ from openai.types.chat.chat_completion_content_part_text_param import (
 from openai.types.responses import ResponseOutputMessage, ResponseOutputText, response_create_params
 from openai.types.shared_params import Reasoning
 
-from seq2chat.serving import protocol
+from seq2chat.serving import protocol, responses_protocol
 
 BODIES = {
     "/v1/chat/completions": {
@@ -177,7 +177,7 @@ def test_every_field_of_the_sdk_has_a_decision():
         protocol.ChatRequest: TYPES["/v1/chat/completions"],
         protocol.CompletionRequest: TYPES["/v1/completions"],
         protocol.EmbeddingRequest: TYPES["/v1/embeddings"],
-        protocol.ResponsesRequest: TYPES["/v1/responses"],
+        responses_protocol.ResponsesRequest: TYPES["/v1/responses"],
         protocol.ChatMessage: ChatCompletionUserMessageParam,
         protocol.TextPart: ChatCompletionContentPartTextParam,
     }
@@ -187,16 +187,18 @@ def test_every_field_of_the_sdk_has_a_decision():
         protocol.ChatMessage.model_fields
     )
     options = {
-        protocol.ReasoningOptions: Reasoning,
-        protocol.BackgroundOptions: response_create_params.BackgroundOptions,
-        protocol.ImageOptions: response_create_params.Image,
-        protocol.AccessPrograms: response_create_params.AccessPrograms,
+        responses_protocol.ReasoningOptions: Reasoning,
+        responses_protocol.BackgroundOptions: response_create_params.BackgroundOptions,
+        responses_protocol.ImageOptions: response_create_params.Image,
+        responses_protocol.AccessPrograms: response_create_params.AccessPrograms,
     }
     for ours, theirs in options.items():
         assert set(typing.get_type_hints(theirs)) == set(ours.model_fields), theirs
     assert set(ChatCompletionMessage.model_fields) <= set(protocol.ChatMessage.model_fields)
-    assert set(ResponseOutputMessage.model_fields) <= set(protocol.ResponseMessage.model_fields)
-    assert set(ResponseOutputText.model_fields) <= set(protocol.ResponsePart.model_fields)
+    assert set(ResponseOutputMessage.model_fields) <= set(
+        responses_protocol.ResponseMessage.model_fields
+    )
+    assert set(ResponseOutputText.model_fields) <= set(responses_protocol.ResponsePart.model_fields)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -208,7 +210,7 @@ def test_values_that_ask_for_what_is_not_here_are_refused_by_name(client, path):
 
 @pytest.mark.parametrize("fields", OPTIONS_THAT_ASK_FOR_NOTHING, ids=str)
 def test_options_that_ask_for_nothing_are_accepted(fields):
-    protocol.ResponsesRequest.model_validate(BODIES["/v1/responses"] | fields)
+    responses_protocol.ResponsesRequest.model_validate(BODIES["/v1/responses"] | fields)
 
 
 @pytest.mark.parametrize(("place", "fields"), OPTIONS_THAT_ARE_REFUSED)

@@ -8,19 +8,20 @@ import time
 import httpx
 import pytest
 
-from seq2chat.generation.request import QueueFull, Token
+from seq2chat.generation.request import QueueFull
 from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.generation.tokens import Token
 from seq2chat.serving import chat
-from seq2chat.serving.answer import Answer, Piece
+from seq2chat.serving.answer import Answer
 from seq2chat.serving.pool import Pool
 from seq2chat.serving.protocol import ChatRequest
-from seq2chat.serving.served_model import open_served
+from seq2chat.serving.served_model import open_model
 from seq2chat.serving.sse import to_json, to_long_json
 from seq2chat.text.byte_bpe import ByteBPE
 
 
 def test_a_pool_takes_so_many_and_forgets_those_who_left():
-    pool, gate, done = Pool("counting", 1, most_waiting=2), threading.Event(), []
+    pool, gate, done = Pool("counting", 1, max_waiting=2), threading.Event(), []
 
     async def main():
         begun = asyncio.create_task(pool.run(lambda: gate.wait(10)))
@@ -46,7 +47,8 @@ def test_answers_that_wait_to_be_written_are_not_refused(server):
 
     async def main():
         responses = [
-            asyncio.create_task(server.state.written(lambda: gate.wait(10))) for _ in range(300)
+            asyncio.create_task(server.state.json_response(lambda: gate.wait(10)))
+            for _ in range(300)
         ]
         await asyncio.sleep(0)
         gate.set()
@@ -92,19 +94,19 @@ def test_a_text_beyond_all_contexts_is_not_even_counted(server):
 def test_a_long_answer_is_written_in_small_steps(folders, monkeypatch):
     """Each entry of a token is made once, and no call of `json.dumps` writes more than an entry or
     two."""
-    served = open_served(folders["chats"], "chats", 2)
+    served = open_model(folders["chats"], "chats", 2)
     top = [(i, -1.0) for i in range(20)]
     samples = [
-        [Piece(Token(0, i % 50, -1.0, None, top, None), "a") for i in range(300)] for _ in range(4)
+        [Token(i % 50, logprob=-1.0, top=top, text="a") for i in range(300)] for _ in range(4)
     ]
     asked = ChatRequest(model="chats", messages=[{"role": "user", "content": "a"}], logprobs=True)
-    answer = Answer(served, [1], SamplingConfig(1), n=4, logprobs=20)
+    answer = Answer(model=served, prompt=[1], sampling=SamplingConfig(1), n=4, logprobs=20)
     read = []
     real = ByteBPE.token_bytes
     monkeypatch.setattr(ByteBPE, "token_bytes", lambda self, i: read.append(i) or real(self, i))
     served.token_names  # noqa: B018
     n_names = len(read)
-    made = chat.whole(asked, answer, samples)
+    made = chat.response(asked, answer, samples)
     assert len(read) == n_names + 50
     sizes = []
     monkeypatch.setattr(
@@ -130,13 +132,13 @@ def test_long_json_is_json():
 
 def test_the_event_loop_goes_on_while_an_answer_is_written(start, monkeypatch):
     server, gate = start(names=("chats",)), threading.Event()
-    real = chat.whole
+    real = chat.response
 
     def slow(*arguments):
         gate.wait(10)
         return real(*arguments)
 
-    monkeypatch.setattr(chat, "whole", slow)
+    monkeypatch.setattr(chat, "response", slow)
     asked = {"model": "chats", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
     answers = []
     url = f"{server.url}/v1/chat/completions"

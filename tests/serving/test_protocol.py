@@ -6,9 +6,9 @@ from pydantic import ValidationError
 from seq2chat.serving.protocol import (
     ChatRequest,
     CompletionRequest,
-    ResponsesRequest,
     TokenizeRequest,
 )
+from seq2chat.serving.responses_protocol import ResponsesRequest
 
 
 @pytest.mark.parametrize("prompt", ["a", [1, 2], ["a", "b"], [[1], [2, 3]]])

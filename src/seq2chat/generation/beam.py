@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seq2chat.config import check
-from seq2chat.generation.decode import Decoder, check_prompts, evaluating, log_softmax, prefill
+from seq2chat.generation.decode import check_prompts, evaluating, log_softmax, prefill
+from seq2chat.generation.protocols import GenerativeModel
 
 LengthPenalty = Literal["gnmt", "average", "none"]
 
@@ -50,7 +51,7 @@ def penalty_at(n: int, kind: LengthPenalty, alpha: float) -> float:
 
 @torch.inference_mode()
 def beam_search(
-    model: Decoder,
+    model: GenerativeModel,
     prompts: Sequence[Sequence[int]],
     end_token: int,
     sources: Sequence[Sequence[int]] | None = None,

@@ -74,7 +74,7 @@ class SamplingConfig:
             )
 
     @property
-    def penalises(self) -> bool:
+    def has_penalties(self) -> bool:
         """Whether what was generated before makes a difference, besides the last logits."""
         return (
             self.repetition_penalty != 1

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from seq2chat.config import check
-from seq2chat.generation.decode import Decoder, check_prompts, evaluating, start, token_logprobs
+from seq2chat.generation.decode import check_prompts, evaluating, start, token_logprobs
+from seq2chat.generation.protocols import GenerativeModel
 from seq2chat.text.batch import pad_rows
 
 
 @torch.inference_mode()
 def score(
-    model: Decoder,
+    model: GenerativeModel,
     prompts: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
     sources: Sequence[Sequence[int]] | None = None,

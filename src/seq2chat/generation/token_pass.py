@@ -16,7 +16,7 @@ from seq2chat.nn.few_rows import build, replace_linears
 from seq2chat.nn.slots import SlotCache, SlotRows
 
 
-def least_rows(dtype: torch.dtype) -> int:
+def batch_multiple(dtype: torch.dtype) -> int:
     """Return of how many rows, and any multiple of which, a row has the same bits whatever the
     others are: a product in float32 (MKL) keeps them among any multiple of 4 rows, one in bfloat16
     (oneDNN) among any number from 2 on."""
@@ -53,10 +53,10 @@ class TokenPass:
         self._few = False
 
     @property
-    def least_rows(self) -> int:
+    def batch_multiple(self) -> int:
         """A pass has a multiple of so many rows."""
         few = self._few and self.run is self.compiled
-        return FEWEST if few else least_rows(next(self.model.parameters()).dtype)
+        return FEWEST if few else batch_multiple(next(self.model.parameters()).dtype)
 
     def __call__(
         self, tokens: Int[Tensor, "rows 1"], state: SlotRows
@@ -117,10 +117,10 @@ class TokenPass:
         # Given as an option of torch.compile, freezing is told too late to pack anything.
         with torch._inductor.config.patch(freezing=dtype == torch.bfloat16 and not self._few):
             # The code is made for any number of rows from 2 on.
-            fewest = FEWEST if self._few else self.least_rows
+            fewest = FEWEST if self._few else self.batch_multiple
             for n_row in (self.cache.n_slot, fewest):
                 seconds = self._seconds(self.compiled, n_row, n_key)
-        gain = self._seconds(self.plain, self.least_rows, n_key) / seconds
+        gain = self._seconds(self.plain, self.batch_multiple, n_key) / seconds
         if gain > 1:
             self.run = self.compiled
         return gain

@@ -5,6 +5,8 @@ masked out of it. As in the published weights, each branch is added and then nor
 the exact one, with erf.
 """
 
+from typing import ClassVar, Literal, Never
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -18,6 +20,8 @@ from seq2chat.text.batch import IGNORED, Batch
 
 class BERT(nn.Module):
     """A masked language model: the logits of each position depend on the whole row."""
+
+    reads_source: ClassVar[Literal[False]] = False
 
     def __init__(self, config: BERTConfig):
         super().__init__()
@@ -109,6 +113,13 @@ class BERT(nn.Module):
         for layer in self.layers:
             x = layer(x, keys)
         return x
+
+    def start(self, padding: Int[Tensor, " batch"] | None = None) -> Never:
+        """Raise UserError: an encoder cannot generate."""
+        raise UserError(
+            f"A {type(self).__name__} sees both sides of a text and cannot generate one; use"
+            " `seq2chat fill-mask`."
+        )
 
     def flops(self, batch: Batch) -> int:
         """Return the floating point operations of training on `batch`, forward and backward,

@@ -10,6 +10,7 @@ positions, RMSNorm, also on each head's q and k, SwiGLU, no biases.
 
 import math
 from functools import cached_property
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ from seq2chat.text.batch import Batch
 
 class GPT(nn.Module):
     """A language model: the logits of each position depend on that position and those before it."""
+
+    reads_source: ClassVar[Literal[False]] = False
 
     def __init__(self, config: GPTConfig):
         super().__init__()

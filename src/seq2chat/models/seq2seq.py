@@ -6,6 +6,7 @@ Source and target share one vocabulary and one embedding.
 """
 
 import sys
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from seq2chat.text.batch import Batch
 class Seq2Seq(nn.Module):
     """A translation model: the logits of each target position depend on the source and the target
     up to there."""
+
+    reads_source: ClassVar[Literal[True]] = True
 
     def __init__(self, config: Seq2SeqConfig):
         super().__init__()

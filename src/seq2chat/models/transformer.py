@@ -11,7 +11,7 @@ long warmup (Xiong et al. 2020).
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,8 @@ class State:
 class Transformer(nn.Module):
     """A translation model: the logits of each target position depend on the source and the target
     up to there."""
+
+    reads_source: ClassVar[Literal[True]] = True
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
