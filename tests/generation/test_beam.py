@@ -274,7 +274,7 @@ def test_training_mode_comes_back():
         ({"n_best": 6}, "n_best is 6; write a number from 1 to the beam of 5"),
         ({"n_best": 0}, "n_best is 0"),
         ({"alpha": -1.0}, "alpha is -1.0"),
-        ({"alpha": 0.7, "length_penalty": "none"}, "leave it out with none"),
+        ({"alpha": 0.7, "length_penalty": "none"}, "no effect with length_penalty none"),
         ({"min_length": -1}, "min_length is -1"),
         ({"max_length": -1}, "max_length is -1"),
         ({"min_length": 9, "max_length": 8}, "min_length 9 is above max_length 8"),

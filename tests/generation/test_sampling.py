@@ -14,7 +14,7 @@ from seq2chat.generation.sampling import (
     keep_top_k,
     keep_top_p,
     next_token_logits,
-    penalise_repetition,
+    penalize_repetition,
     row_generators,
     sample,
 )
@@ -66,13 +66,13 @@ def test_the_nucleus_is_minimal_and_leaves_kept_logits_alone(logits, p):
 
 def test_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
     logits, seen = torch.tensor([[2.0, -2.0, 3.0]]), torch.tensor([[True, True, False]])
-    assert penalise_repetition(logits, seen, 1.5).tolist() == [[pytest.approx(2 / 1.5), -3.0, 3.0]]
+    assert penalize_repetition(logits, seen, 1.5).tolist() == [[pytest.approx(2 / 1.5), -3.0, 3.0]]
 
 
 def test_the_options_combine_in_the_documented_order():
     config = SamplingConfig(temperature=0.5, top_k=4, top_p=0.9, min_p=0.3, repetition_penalty=1.2)
     seen = torch.tensor([[False, True, False, False, True]])
-    expected = penalise_repetition(LOGITS, seen, 1.2) / 0.5
+    expected = penalize_repetition(LOGITS, seen, 1.2) / 0.5
     expected = keep_min_p(keep_top_p(keep_top_k(expected, 4), 0.9), 0.3)
     before = [
         Penalties(row_seen.nonzero()[:, 0].tolist(), 5, LOGITS.device)
