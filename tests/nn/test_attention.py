@@ -35,7 +35,7 @@ def test_training_takes_the_same_gradients_whichever_path_it_takes(masked, n_kv_
     mask = (torch.rand(2, 1, 7, 7) < 0.5) | torch.eye(7, dtype=torch.bool) if masked else None
     results = []
     for short in (0, 7):
-        monkeypatch.setattr(attention, "SHORT", short)
+        monkeypatch.setattr(attention, "MAX_PLAIN_KEYS", short)
         q, k, v = (x.requires_grad_() for x in qkv(n_kv_head=n_kv_head))
         context = scaled_dot_product(q, k, v, mask, is_causal=not masked)
         context.square().sum().backward()
