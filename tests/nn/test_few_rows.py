@@ -48,7 +48,7 @@ def test_any_shape_and_any_strides_of_x():
     [
         (torch.zeros(2, 3), torch.zeros(4, 5), None, "d_out, d_in"),
         (torch.zeros(2, 0), torch.zeros(4, 0), None, "d_out, d_in"),
-        (torch.zeros(2, 3), torch.zeros(3, 4).T, None, "lies in rows"),
+        (torch.zeros(2, 3), torch.zeros(3, 4).T, None, "contiguous weight"),
         (torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3), "a bias"),
         (torch.zeros(2, 3), torch.zeros(4, 3, dtype=torch.bfloat16), None, "one number format"),
         (torch.zeros(2, 3).double(), torch.zeros(4, 3).double(), None, "float32 or bfloat16"),

@@ -72,7 +72,7 @@ def beam_search(
     probabilities only fall, so its best possible score is the current one divided by the penalty of
     the maximum length. Hypotheses that were cut at that length come after the finished ones.
 
-    `prompts` and `sources` are those of `decode.stream`. `min_length` and `max_length` count
+    `prompts` and `sources` are as in `decode.stream`. `min_length` and `max_length` count
     generated tokens, the end token included. `max_length` 0 means 50 more than the source or
     `min_length`, and for a language model the room in its context. `alpha` None means 0.6 for gnmt
     (Vaswani et al. 2017, section 6.1) and 1 for average. The model is in evaluation mode during the

@@ -37,7 +37,7 @@ class Completion:
     """One generated sample: its token ids, an end token included, and why it ended.
 
     `logprobs` holds the natural log probability of each token under the model itself (temperature
-    1, nothing left out), `drawn_logprobs` those under the distribution that was drawn from.
+    1, nothing left out), `drawn_logprobs` the one under the distribution that was drawn from.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -65,7 +65,7 @@ def generate(
     stop: Callable[[Token], bool] | None = None,
     sources: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Completion]]:  # the options are keywords of the public API
-    """Return `n` completions per prompt. Arguments and errors are those of `stream`."""
+    """Return `n` completions per prompt. Arguments and errors are as in `stream`."""
     completions = [[Completion() for _ in range(n)] for _ in prompts]
     for tokens in stream(model, prompts, sampling, end_tokens, n=n, stop=stop, sources=sources):
         for token in tokens:

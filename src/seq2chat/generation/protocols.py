@@ -1,8 +1,8 @@
 """The interface that decoding needs from a model: `start`, `step` and the state between steps.
 
 Greedy decoding, sampling, beam search and scoring are each written once over these protocols, so
-they run an RNN, an encoder-decoder Transformer and a GPT alike. The class attribute `reads_source`
-tells the two kinds of models apart.
+they run an RNN, an encoder-decoder Transformer and a GPT alike. The two kinds of models differ in
+the class attribute `reads_source`.
 """
 
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable

@@ -61,7 +61,7 @@ class Request:
     `emit` is called in the engine's thread with each Event. An exception is always the last event.
     If `emit` raises, the request ends. `on_token` is called with each drawn token except end
     tokens, before it is emitted. It returns the text to attach to the token, and True to end the
-    sample there. What it or a constraint raises ends this request, and no other.
+    sample there. If it or a constraint raises, this request ends, and no other.
 
     `logprobs` is the number of most likely tokens to report per token. With 0 only the drawn token
     has a log probability, with None no log probabilities are computed. Requests share cached

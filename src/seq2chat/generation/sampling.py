@@ -88,7 +88,7 @@ class Penalties:
     """The earlier tokens of one row, as the penalties need them.
 
     `seen` (vocab,) marks the tokens of prompt and answer, for the repetition penalty. `counts`
-    (vocab,) counts those of the answer, for the presence and frequency penalties.
+    (vocab,) counts the tokens of the answer, for the presence and frequency penalties.
     """
 
     def __init__(self, prompt: Sequence[int], vocab_size: int, device: torch.device) -> None:

@@ -38,9 +38,10 @@ def scaled_dot_product(
     """Return softmax(scale · q kᵀ) v with the fused kernel. `scale` is 1/√d_head by default.
 
     `mask` is True where a query may attend. A query that may attend nowhere gets zeros. `is_causal`
-    stands for the causal mask of equally many queries and keys, which is then not stored. With
-    fewer key heads than query heads, neighboring query heads share one (grouped-query attention,
-    Ainslie et al. 2023). Raises ValueError for a mask together with `is_causal`.
+    means the causal mask of equally many queries and keys, without storing it. With fewer key heads
+    than query heads, neighboring query heads share one (grouped-query attention, Ainslie et al.
+    2023). For example, 8 query heads share 2 key heads in groups of 4. Raises ValueError for a mask
+    together with `is_causal`.
     """
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")

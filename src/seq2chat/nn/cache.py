@@ -43,8 +43,9 @@ class LayerCache:
 class KVCache:
     """The decoding state of a Transformer: one `LayerCache` per layer, and the left padding.
 
-    `padding` (batch,) counts the pad tokens at the beginning of each row, with which prompts of
-    different lengths end together. None means no padding.
+    `padding` (batch,) counts the pad tokens at the beginning of each row, so that prompts of
+    different lengths end together. For example, it is [2, 0] for prompts of 3 and 5 tokens. None
+    means no padding.
     """
 
     def __init__(self, n_layer: int, padding: Int[Tensor, " batch"] | None = None):

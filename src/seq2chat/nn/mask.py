@@ -8,7 +8,7 @@ from torch import Tensor
 def causal_mask(
     n_query: int, n_key: int, device: torch.device | None = None
 ) -> Bool[Tensor, "{n_query} {n_key}"]:
-    """Return the mask by which position i sees j ≤ i.
+    """Return the causal mask: position i sees j ≤ i.
 
     The queries are the last `n_query` of the `n_key` positions.
     """
@@ -18,10 +18,10 @@ def causal_mask(
 def banded_mask(
     n_query: int, n_key: int, window: int, device: torch.device | None = None
 ) -> Bool[Tensor, "{n_query} {n_key}"]:
-    """Return the mask by which position i sees the last `window` positions, j in (i - window, i].
+    """Return the mask of a local layer: position i sees the last `window` positions.
 
-    GPT-Neo's local layers use it, after GPT-3's locally banded ones (Brown et al. 2020, section
-    2.1).
+    These are j in (i - window, i]. For example, GPT-Neo's local layers use it, after GPT-3's
+    locally banded ones (Brown et al. 2020, section 2.1).
     """
     distance = _distance(n_query, n_key, device)
     return (distance >= 0) & (distance < window)

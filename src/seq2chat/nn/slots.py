@@ -56,7 +56,7 @@ class SlotCache:
     def rows(
         self, first: int, starts: Sequence[int], active: Sequence[bool], n_new: int, n_key: int
     ) -> "SlotRows":
-        """Return the state in which the slots from `first` on read `n_new` tokens each.
+        """Return the state for a step that reads `n_new` tokens in each slot from `first` on.
 
         Row i starts at position `starts[i]`. The tokens attend to the first `n_key` positions of
         their slot, but to none after themselves. A row that is not `active` takes part in the
