@@ -46,7 +46,7 @@ console.log(JSON.stringify({ prompt, names, text: textOf(tokens), texts: texts(t
 """
 
 
-def test_characters_of_several_tokens_are_whole_in_a_completion(run):
+def test_completion_characters_are_whole(run):
     """Each chunk has the name of a token, which is no text where it is a part of a character."""
     bytes_of = {"é": "é".encode(), "漢": "漢".encode()}
     parts = [
@@ -111,7 +111,7 @@ console.log(JSON.stringify({ text: sent.text, forgotten, asked }));
 
 
 @pytest.mark.parametrize(("pairs", "most"), [(0, 0), (1, 1), (4, 1), (5, 4), (6, 4), (200, 9)])
-def test_the_oldest_turns_are_forgotten_after_few_attempts(run, pairs, most):
+def test_oldest_turns_are_forgotten_in_few_tries(run, pairs, most):
     """Ten tokens are left for what is read: a question, and four pairs of a question and an answer
     before it."""
     made = run(PREPARED.replace("PAIRS", str(pairs)))
