@@ -118,7 +118,7 @@ def same(hypotheses, expected):
 
 @each_penalty
 @pytest.mark.parametrize("min_length", [0, 3])
-def test_a_beam_as_wide_as_the_space_is_exhaustive_search(kind, alpha, min_length):
+def test_widest_beam_is_exhaustive_search(kind, alpha, min_length):
     options = {"length_penalty": kind, "alpha": alpha, "min_length": min_length, "max_length": 4}
     for seed in range(6):
         model = Table(seed)
@@ -146,7 +146,8 @@ def test_a_narrow_beam_finds_what_its_definition_finds(kind, alpha, beam):
             same(hypotheses, plain(model, prompt, beam, kind, alpha, min_length, 7)[:beam])
 
 
-def test_the_best_is_the_first_of_the_n_best_and_found_sooner():
+def test_n_best_begins_with_the_best():
+    """The search for one best ends sooner."""
     sooner = 0
     for seed in range(12):
         model = Table(seed, sharpness=2.0)
@@ -230,7 +231,7 @@ def test_a_batch_gives_what_its_inputs_give_alone(name):
 
 
 @each_model
-def test_reported_log_probabilities_are_those_of_forced_decoding(name):
+def test_logprobs_equal_forced_decoding(name):
     model, prompts, sources = inputs(name)
     found = beam_search(model, prompts, END, sources, beam=5, n_best=5, min_length=3, max_length=9)
     for i, hypotheses in enumerate(found):
@@ -247,7 +248,8 @@ def test_reported_log_probabilities_are_those_of_forced_decoding(name):
 
 
 @pytest.mark.parametrize("beyond", [-50, 0, 10])
-def test_a_translation_outgrows_its_source_or_the_least_length_by_50_at_most(beyond):
+def test_translation_length_is_bounded(beyond):
+    """It is at most 50 tokens longer than its source or the minimum length."""
     model, prompts, sources = inputs("additive")
     lengths = set()
     for prompt, source in zip(prompts, sources, strict=True):

@@ -220,7 +220,8 @@ def test_a_cached_prompt_is_a_cold_one_to_the_last_bit(dtype):
         assert told[1:] == cold
 
 
-def test_a_prompt_is_reused_only_as_far_as_it_is_the_same_and_only_under_its_salt():
+def test_only_equal_prefixes_are_reused():
+    """Only up to the first difference, and only under the same salt."""
     model, prompt = random_gpt(CONFIGS["gpt2"]), list(range(100))
     engine = Engine(model, n_slot=3)
     run(engine, [prompt], salt="one")
@@ -243,7 +244,7 @@ def test_the_size_of_the_budget_changes_nothing():
     assert run(Engine(model, 4, budget=1), prompts) == run(Engine(model, 4, budget=4096), prompts)
 
 
-def test_a_long_prompt_does_not_hold_up_a_running_answer():
+def test_long_prompts_do_not_stall_running_answers():
     engine = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=2, budget=1)
     told, long = [], []
     engine.submit(asked([1], told))
@@ -294,7 +295,8 @@ def test_options_of_one_request_do_not_touch_another():
     assert len(told) == 21
 
 
-def test_aborting_frees_the_slot_with_the_next_step_and_harms_no_one():
+def test_abort_frees_the_slot_with_the_next_step():
+    """Other requests do not change."""
     model, prompts = random_gpt(CONFIGS["modern"]), texts(4)
     engine, told = Engine(model, n_slot=4), [[] for _ in prompts]
     requests = [engine.submit(asked(p, events)) for p, events in zip(prompts, told, strict=True)]
@@ -312,7 +314,7 @@ def test_aborting_frees_the_slot_with_the_next_step_and_harms_no_one():
     assert [events[1:] for events in told[2:]] == alone[2:] and told[0][1:] == alone[0]
 
 
-def test_a_stop_hook_an_end_token_and_the_context_end_an_answer():
+def test_hook_end_token_and_context_end_an_answer():
     model, prompt = random_gpt(CONFIGS["gpt2"]), [1, 2, 3]
     engine = Engine(model, 2)
     whole = [t.id for t in run(engine, [prompt], max_tokens=1000)[0]]
@@ -420,7 +422,7 @@ class Leaving:
 
 
 @pytest.mark.parametrize("moment", ["PromptRead", "Token", "on_token"])
-def test_a_client_may_leave_at_any_moment_of_any_prompt(moment):
+def test_clients_may_leave_at_any_moment(moment):
     config = GPTConfig("modern", vocab_size=101, context=48, n_layer=1, n_head=2, d_model=16)
     model, prompt = random_gpt(config, torch.float32), [5, 6, 7]
     [alone] = run(Engine(model, 1), [prompt], max_tokens=4)
@@ -438,7 +440,7 @@ def test_a_client_may_leave_at_any_moment_of_any_prompt(moment):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_weights_that_diverged_end_the_requests_that_meet_them_and_no_other(value):
+def test_diverged_weights_end_affected_requests_only(value):
     model, events = random_gpt(CONFIGS["modern"]), [[], []]
     with torch.no_grad():
         model.embed_tokens.weight[7] = value
@@ -462,7 +464,7 @@ def test_weights_that_diverged_end_the_requests_that_meet_them_and_no_other(valu
     assert [e.id for e in good if isinstance(e, Token) and e.sample == 0] == [t.id for t in alone]
 
 
-def test_keys_that_are_no_numbers_stay_in_no_slot():
+def test_nan_keys_are_wiped():
     model = random_gpt(CONFIGS["modern"])
     engine, prompt = Engine(model, n_slot=1), [1, 2, 3]
     [alone] = run(Engine(model, n_slot=1), [prompt])
@@ -476,7 +478,7 @@ def test_keys_that_are_no_numbers_stay_in_no_slot():
     assert nothing == [] and run(engine, [prompt]) == [alone]
 
 
-def test_a_callback_that_fails_ends_its_request_and_no_other(caplog):
+def test_failing_callback_ends_its_request_only(caplog):
     model, prompt, others = random_gpt(CONFIGS["modern"]), [1, 2, 3], []
 
     def fail(event):
@@ -490,7 +492,8 @@ def test_a_callback_that_fails_ends_its_request_and_no_other(caplog):
     assert "the event loop is closed" in caplog.text and engine.n_running == 0
 
 
-def test_a_step_that_broke_ends_what_runs_and_the_engine_starts_over(monkeypatch):
+def test_rebuild_after_a_broken_step(monkeypatch):
+    """Running requests end, waiting ones run afterwards."""
     model, prompts = random_gpt(CONFIGS["modern"]), texts(3)
     engine, events = Engine(model, n_slot=2), [[] for _ in prompts]
     expected = run(Engine(model, n_slot=2), prompts)
@@ -507,7 +510,7 @@ def test_a_step_that_broke_ends_what_runs_and_the_engine_starts_over(monkeypatch
     assert run(engine, prompts) == expected
 
 
-def test_requests_get_their_error_even_if_the_cache_cannot_be_emptied(monkeypatch):
+def test_errors_are_sent_if_clearing_the_cache_fails(monkeypatch):
     engine, events = Engine(random_gpt(CONFIGS["modern"]), n_slot=2), [[], [], []]
     for told in events:
         engine.submit(asked([1, 2, 3], told))
@@ -523,7 +526,7 @@ def test_requests_get_their_error_even_if_the_cache_cannot_be_emptied(monkeypatc
 
 
 @pytest.mark.parametrize("sample", [0, 1])
-def test_a_request_whose_slot_cannot_be_taken_gets_an_error_once(sample, monkeypatch):
+def test_failed_admission_sends_one_error(sample, monkeypatch):
     engine, told = Engine(random_gpt(CONFIGS["modern"]), n_slot=3), []
     real = engine.slots.reserve
 
@@ -562,7 +565,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("where", ["bias", "accept", "on_token"])
-def test_a_constraint_or_stop_hook_that_fails_ends_its_request_and_no_other(where):
+def test_failing_hooks_end_their_request_only(where):
     model, prompt, told, others = random_gpt(CONFIGS["modern"]), [1, 2, 3], [], [[], []]
     engine, seen, broken, whole = Engine(model, n_slot=5), [], Broken(where), Broken("")
 
@@ -590,7 +593,7 @@ def test_a_constraint_or_stop_hook_that_fails_ends_its_request_and_no_other(wher
     assert run(engine, [prompt]) == [alone]  # and the engine goes on
 
 
-def test_a_constraint_of_the_cpu_is_added_on_the_device_of_the_logits():
+def test_constraint_moves_to_the_device_of_the_logits():
     request = asked([1], [], constraints=[Broken("")])
     sequence = Sequence(request, 0, 0, 1, random.Random(0), arrival=0)
     assert sequence.constrained(torch.zeros(101, device="meta")).device.type == "meta"

@@ -52,7 +52,7 @@ def test_min_p_keeps_a_share_of_the_likeliest(p, tokens):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-6, 6), min_size=2, max_size=12), st.floats(0.05, 0.99))
-def test_the_nucleus_is_minimal_and_leaves_kept_logits_alone(logits, p):
+def test_nucleus_is_minimal_and_keeps_its_logits(logits, p):
     logits = torch.tensor([logits], dtype=torch.float64)
     result = keep_top_p(logits, p)
     inside = result.isfinite()
@@ -64,7 +64,7 @@ def test_the_nucleus_is_minimal_and_leaves_kept_logits_alone(logits, p):
         assert logits[inside].min() >= logits[~inside].max()
 
 
-def test_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
+def test_repetition_penalty_lowers_logits_of_any_sign():
     logits, seen = torch.tensor([[2.0, -2.0, 3.0]]), torch.tensor([[True, True, False]])
     assert penalize_repetition(logits, seen, 1.5).tolist() == [[pytest.approx(2 / 1.5), -3.0, 3.0]]
 

@@ -102,7 +102,8 @@ def test_logits_are_those_of_transformers(pair):
     assert_equal(ours(batch.target), logits)
 
 
-def test_loss_gradients_and_three_steps_are_those_of_transformers(pair):
+def test_training_equals_transformers(pair):
+    """Loss, gradients and the weights after three steps."""
     ours, theirs = pair
     # Equal numbers of labels in each row: then the pairs weigh the same, and our sum over labels is
     # their sum of means.
@@ -134,7 +135,7 @@ def test_loss_gradients_and_three_steps_are_those_of_transformers(pair):
     assert_equal(ours(ids), theirs.logits if ours.config == CONFIG else theirs.prediction_logits)
 
 
-def test_a_batch_is_its_rows_alone_and_padding_is_irrelevant():
+def test_rows_do_not_depend_on_batch_or_padding():
     model, batch = random_bert(), random_batch()
     together = model(batch.target, batch.target_mask, batch.segments)
     noise = torch.where(batch.target_mask, batch.target, (batch.target + 5) % 37)
@@ -151,7 +152,8 @@ def test_a_batch_is_its_rows_alone_and_padding_is_irrelevant():
     assert (together - without)[1, :13].abs().max() > 1e-3, "without a mask, padding is attended to"
 
 
-def test_a_row_of_padding_is_finite_and_leaves_the_others_alone():
+def test_row_of_padding_is_finite():
+    """The other rows do not change."""
     model, batch = random_bert(), random_batch()
     mask = batch.target_mask.clone()
     mask[1] = False
@@ -178,7 +180,8 @@ def test_positions_and_segments_matter():
     assert_equal(model(x, segments=torch.zeros_like(x)), logits[None])
 
 
-def test_loss_is_a_sum_over_labels_however_the_batch_is_cut():
+def test_loss_is_a_sum_over_labels():
+    """It does not depend on how the batch is split."""
     model = random_bert(BOTH)
     batch = random_batch(is_next=torch.tensor([True, False, True]))
     whole, n = masked_lm(model, batch)
@@ -255,7 +258,8 @@ def test_fresh_weights_start_near_ln_vocab():
     )
 
 
-def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient():
+def test_dropout_and_gradients():
+    """Dropout acts in training only, and every weight gets a gradient."""
     config = BERTConfig(**SHAPE | {"dropout": 0.5, "next_sentence": True})
     model, plain, batch = (
         random_bert(config),

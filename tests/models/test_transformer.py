@@ -242,7 +242,8 @@ def test_logits_and_gradients_are_the_peers(peer, name):
 
 @each_peer
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-def test_three_steps_of_training_end_where_the_peers_do(optimizer, peer, name):
+def test_training_equals_the_peers(optimizer, peer, name):
+    """Three steps end in the same weights."""
     model, twin, parameters = pair(peer, name)
     for module in (model, twin):
         # Adam's step of a gradient of zero, which k's bias has, is noise divided by noise: a large
@@ -272,7 +273,8 @@ def test_three_steps_of_training_end_where_the_peers_do(optimizer, peer, name):
 @each_config
 @settings(max_examples=8, deadline=None)
 @given(portions=st.lists(st.integers(1, 6), min_size=1, max_size=6))
-def test_steps_in_any_portions_give_the_logits_of_the_whole(config, portions):
+def test_steps_equal_one_forward_pass(config, portions):
+    """For portions of any size."""
     model, target = random_transformer(config), tokens(min(24, sum(portions)))
     state, logits = model.start(SOURCE, MASK), []
     for portion in target.tensor_split(
@@ -288,7 +290,7 @@ def test_steps_in_any_portions_give_the_logits_of_the_whole(config, portions):
 
 
 @each_config
-def test_a_row_has_the_logits_it_has_alone_whatever_pads_it(config):
+def test_rows_do_not_depend_on_padding(config):
     model = random_transformer(config)
     together = model(SOURCE, TARGET, MASK)
     for row, length in enumerate(MASK.sum(1).tolist()):
@@ -302,7 +304,7 @@ def test_a_row_has_the_logits_it_has_alone_whatever_pads_it(config):
 
 
 @each_config
-def test_logits_depend_on_the_target_before_and_on_all_of_the_source(config):
+def test_logits_depend_on_past_target_and_whole_source(config):
     model = random_transformer(config)
     before = model(SOURCE, TARGET)
     target, source = TARGET.clone(), SOURCE.clone()
@@ -354,7 +356,7 @@ def test_reordered_rows_go_on_as_what_they_were(config, mask):
     assert rows.tolist() == [1, 1, 0]
 
 
-def test_shuffling_the_rows_of_a_source_copies_no_keys_of_it():
+def test_reordering_within_a_source_copies_no_keys():
     model = random_transformer(CONFIGS["pre"])
     state = model.start(SOURCE, MASK)
     state.reorder(torch.tensor([0, 0, 1, 1]))
@@ -385,7 +387,7 @@ def test_vocabulary_must_be_given():
 
 
 @each_config
-def test_flops_are_those_a_counter_sees_and_the_closed_form(config):
+def test_flops_equal_counter_and_closed_form(config):
     model = Transformer(config)
     for parameter in model.parameters():
         nn.init.normal_(parameter)
@@ -415,7 +417,7 @@ def test_the_papers_models_have_its_parameters(d_model, d_ff, n_head, millions):
 
 
 @each_config
-def test_heads_show_what_is_compared_under_the_name_of_their_kind(config):
+def test_heads_are_named_by_their_kind(config):
     model, taps = random_transformer(config), {}
     for name, module in model.named_modules():
         if name.endswith(".heads"):
@@ -471,7 +473,7 @@ def test_fresh_weights_have_the_documented_sizes():
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_fresh_weights_with_a_head_of_their_own_start_at_ln_vocab(norm):
+def test_untied_fresh_weights_start_at_ln_vocab(norm):
     torch.manual_seed(0)
     config = TransformerConfig(
         vocab_size=1000, n_layer=1, d_model=64, norm=norm, tie_embeddings=False
@@ -489,7 +491,8 @@ def test_fresh_pre_norm_blocks_are_the_identity():
 
 
 @each_config
-def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient(config):
+def test_dropout_and_gradients(config):
+    """Dropout acts in training only, and every weight gets a gradient."""
     model = random_transformer(TransformerConfig(**{**vars(config), "dropout": 0.5}))
     assert torch.equal(
         model(SOURCE, TARGET, MASK), random_transformer(config)(SOURCE, TARGET, MASK)

@@ -16,9 +16,8 @@ def kernel():
     ("d_in", "d_out"), [(1, 1), (7, 5), (32, 64), (33, 40), (100, 77), (384, 130)]
 )
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_it_is_the_product_and_a_row_has_the_same_bits_among_any_others(
-    dtype, d_in, d_out, with_bias
-):
+def test_rows_are_products_with_fixed_bits(dtype, d_in, d_out, with_bias):
+    """The bits of a row do not depend on the other rows."""
     torch.manual_seed(0)
     x, weight, bias = (
         torch.randn(*shape).to(dtype) for shape in ((19, d_in), (d_out, d_in), (d_out,))

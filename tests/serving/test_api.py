@@ -110,7 +110,7 @@ def test_a_stream_says_the_same_as_the_whole(client, fields):
         assert [c["finish_reason"] for c in mine if c["finish_reason"]] == [choice["finish_reason"]]
 
 
-def test_text_is_whole_characters_whatever_the_tokens_are(client):
+def test_text_is_whole_characters(client):
     """Bytes of no character become U+FFFD in the whole and in the stream alike, never half a
     character."""
     for seed in range(8):
@@ -338,7 +338,7 @@ def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
         assert threads and server.thread not in threads, path
 
 
-def test_a_text_that_fits_in_no_way_is_not_even_encoded(client, monkeypatch):
+def test_oversized_text_is_refused_before_encoding(client, monkeypatch):
     encode, fits = ByteBPE.encode, "q" * (3 * 96 * len("<|endoftext|>"))
     monkeypatch.setattr(
         ByteBPE,
@@ -410,7 +410,7 @@ def test_scores_are_those_of_the_model(client, folders):
     assert complete(client, status=400, max_tokens=0)["error"]["param"] == "max_tokens"
 
 
-def test_no_two_tokens_have_one_key_in_log_probabilities(client):
+def test_logprob_keys_are_unique_per_token(client):
     """Also parts of characters, and tokens of the model beyond those of its tokenizer."""
     fields = {
         "prompt": "日本 🙂 Hello",
@@ -429,7 +429,7 @@ def test_no_two_tokens_have_one_key_in_log_probabilities(client):
 
 
 @pytest.mark.parametrize("prompt", ["Hello", "日本 🙂 Hello"])
-def test_places_of_streamed_tokens_are_those_in_the_whole_text(client, prompt):
+def test_streamed_offsets_are_offsets_in_the_whole_text(client, prompt):
     fields = {
         "model": "base",
         "prompt": prompt,
@@ -500,7 +500,7 @@ def test_an_encoder_decoder_translates(client, folders):
     ]
 
 
-def test_what_a_translation_reads_and_writes_is_bounded(client, monkeypatch):
+def test_translation_size_is_bounded(client, monkeypatch):
     monkeypatch.setattr("seq2chat.serving.translation.MAX_LINE_TOKENS", 8)
     complete(client, model="translates", prompt="Hello", max_tokens=8)
     assert (
@@ -603,7 +603,8 @@ SCHEMA = {
 }
 
 
-def test_an_answer_follows_its_schema_whatever_the_weights(client):
+def test_answers_follow_their_schema(client):
+    """For any weights."""
     asked = {"type": "json_schema", "json_schema": {"name": "pet", "schema": SCHEMA}}
     made = chat(
         client,
@@ -675,7 +676,7 @@ def test_a_schema_that_cannot_be_read_is_refused(client, schema):
     assert response.json()["error"]["message"].startswith("The schema odd cannot be followed: ")
 
 
-def test_a_schema_that_leads_nowhere_ends_its_answer_with_an_error(client):
+def test_impossible_schema_ends_with_an_error(client):
     endless = {"$ref": "#/$defs/endless"}
     schema = {
         "type": "object",
@@ -703,9 +704,7 @@ def metric(client, name, model):
     )
 
 
-def test_the_page_is_served_with_a_strict_policy_and_nothing_beside_it(
-    client, tmp_path, monkeypatch
-):
+def test_only_the_page_is_served_with_a_strict_policy(client, tmp_path, monkeypatch):
     web = tmp_path / "web"
     web.mkdir()
     (web / "index.html").write_text("<!doctype html>page")
@@ -777,15 +776,13 @@ LONG_PARTS = [{"type": "input_text", "text": "q" * 600_000}] * 2
     ],
     ids=["messages", "text"],
 )
-def test_a_response_request_that_no_chat_can_hold_is_refused_by_the_name_of_its_field(
-    fields, param
-):
+def test_bad_response_request_names_its_field(fields, param):
     with pytest.raises(BadField, match=r"^input") as caught:
         as_chat(ResponsesRequest.model_validate({"model": "chats"} | fields))
     assert caught.value.param == param
 
 
-def test_too_many_messages_of_a_response_request_are_an_error_of_the_client(client):
+def test_too_many_response_messages_are_refused(client):
     fields = {
         "model": "chats",
         "instructions": "Be brief.",

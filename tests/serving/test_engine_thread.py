@@ -28,7 +28,7 @@ ERRORS = pytest.mark.parametrize(
 
 
 @ERRORS
-def test_an_engine_that_breaks_again_and_again_ends_the_thread(monkeypatch, caplog, error):
+def test_repeated_breaks_end_the_thread(monkeypatch, caplog, error):
     def broken():
         raise error
 
@@ -54,7 +54,8 @@ def test_an_engine_that_breaks_again_and_again_ends_the_thread(monkeypatch, capl
 
 
 @ERRORS
-def test_an_engine_that_breaks_once_starts_over_and_the_others_go_on(monkeypatch, caplog, error):
+def test_engine_starts_over_after_a_break(monkeypatch, caplog, error):
+    """Other engines continue."""
     broken, sound = tiny_engine(), tiny_engine()
     events = {broken: [], sound: []}
     decode, failures = broken._decode, [error]
@@ -84,7 +85,7 @@ def test_an_engine_that_breaks_once_starts_over_and_the_others_go_on(monkeypatch
 
 
 @ERRORS
-def test_a_call_that_fails_in_any_way_leaves_nobody_waiting(caplog, error):
+def test_failing_calls_leave_nobody_waiting(caplog, error):
     def work():
         raise error
 

@@ -57,7 +57,7 @@ def test_every_route_but_health_and_page_wants_the_key(start):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_frees_the_slot_within_two_steps(start, slow, stream):
+def test_disconnect_frees_the_slot_within_two_steps(start, slow, stream):
     server = start(names=("chats",))
     engine = server.engine("chats")
     body = json.dumps(LONG | {"stream": stream}).encode()
@@ -72,7 +72,7 @@ def test_a_client_that_goes_frees_the_slot_within_two_steps(start, slow, stream)
     assert aborted[-1] - aborted[0] <= 2 + 2
 
 
-def test_a_full_queue_is_429_and_a_stream_gets_its_own_error(start, slow):
+def test_full_queue_is_429(start, slow):
     server = start(names=("chats",), n_slot=1)
     server.engine("chats").queue.max_waiting = 1
     answers, done = [], []
@@ -100,7 +100,7 @@ def test_a_full_queue_is_429_and_a_stream_gets_its_own_error(start, slow):
     )
 
 
-def test_a_step_that_breaks_fails_what_runs_and_says_so(start, slow, monkeypatch):
+def test_broken_step_fails_running_requests(start, slow, monkeypatch):
     server = start(names=("chats", "base"))
     engine, answers = server.engine("chats"), []
     url = f"{server.url}/v1/chat/completions"
@@ -189,9 +189,7 @@ def test_requests_are_refused_while_models_load(folders, free_port, monkeypatch)
     assert not thread.is_alive()
 
 
-def test_a_server_whose_engine_breaks_for_good_exits_with_a_failure(
-    folders, free_port, monkeypatch, caplog
-):
+def test_server_exits_if_its_engine_breaks_for_good(folders, free_port, monkeypatch, caplog):
     def load():
         served = open_model(folders["base"], "base", 2)
 
@@ -212,7 +210,7 @@ def test_a_server_whose_engine_breaks_for_good_exits_with_a_failure(
     assert end.value.code != 0 and "broke for good" in caplog.text
 
 
-def test_what_keeps_models_from_loading_is_told(free_port):
+def test_loading_errors_are_raised(free_port):
     def load():
         raise UserError("There is no such run.")
 
@@ -220,7 +218,7 @@ def test_what_keeps_models_from_loading_is_told(free_port):
         run_server(load, "127.0.0.1", free_port, "", print)
 
 
-def test_draining_finishes_what_runs_and_takes_nothing_new(start, slow):
+def test_draining_finishes_running_answers_only(start, slow):
     server, answers = start(names=("chats",)), []
     url = f"{server.url}/v1/chat/completions"
     thread = threading.Thread(target=lambda: answers.append(httpx.post(url, json=LONG, timeout=60)))
@@ -242,7 +240,7 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(start, slow):
     assert not server.thread.is_alive()
 
 
-def test_a_slow_reader_holds_no_one_up(start):
+def test_slow_readers_delay_no_one(start):
     server = start(names=("chats",))
     body = json.dumps(
         LONG | {"stream": True, "logprobs": True, "top_logprobs": 20, "n": 4}
@@ -261,7 +259,7 @@ def test_a_slow_reader_holds_no_one_up(start):
         connection.close()
 
 
-def test_a_reader_that_takes_nothing_is_given_up(monkeypatch):
+def test_stalled_readers_are_dropped(monkeypatch):
     import asyncio
 
     from seq2chat.serving import sse as stream
@@ -305,7 +303,7 @@ def slow_calls(monkeypatch):
 
 
 @pytest.mark.parametrize("path", CALLS)
-def test_embeddings_and_translations_end_when_the_client_goes(start, slow_calls, path):
+def test_calls_end_when_the_client_disconnects(start, slow_calls, path):
     server = start(names=("base", "translates"))
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(server.url + path, json=CALLS[path], timeout=0.2)
@@ -314,7 +312,7 @@ def test_embeddings_and_translations_end_when_the_client_goes(start, slow_calls,
 
 
 @pytest.mark.parametrize("path", CALLS)
-def test_embeddings_and_translations_have_a_deadline(start, slow_calls, path, monkeypatch):
+def test_calls_have_a_deadline(start, slow_calls, path, monkeypatch):
     monkeypatch.setattr("seq2chat.serving.answer.SECONDS", 0.2)
     server = start(names=("base", "translates"))
     response = httpx.post(server.url + path, json=CALLS[path], timeout=60)
@@ -322,7 +320,7 @@ def test_embeddings_and_translations_have_a_deadline(start, slow_calls, path, mo
     assert len(slow_calls) < 10
 
 
-def test_a_mistake_in_the_middle_of_a_stream_is_in_the_log_and_not_told(start, monkeypatch, caplog):
+def test_internal_errors_are_logged_and_not_sent(start, monkeypatch, caplog):
     def broken(*arguments):
         raise KeyError("a secret of the server")
 
@@ -369,7 +367,7 @@ def test_keys_do_not_share_prompts(server):
     assert [cached("a"), cached("b"), cached("a"), cached("b")] == [0, 0, 32, 32]
 
 
-def test_without_a_key_only_names_of_this_machine_are_answered(start):
+def test_without_a_key_only_local_hosts_are_answered(start):
     server = start(names=("chats",))
     for host, status in (
         ("127.0.0.1:1", 200),
@@ -382,7 +380,7 @@ def test_without_a_key_only_names_of_this_machine_are_answered(start):
         )
 
 
-def test_pages_of_other_sites_are_refused_without_a_key(start):
+def test_foreign_pages_are_refused_without_a_key(start):
     server = start(names=("chats",))
     own = server.url.removeprefix("http://")
     body = json.dumps(ASK | {"max_tokens": 1}).encode()

@@ -160,7 +160,7 @@ def client(server):
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_fields_of_the_sdk_that_ask_for_nothing_are_accepted(client, path):
+def test_neutral_sdk_fields_are_accepted(client, path):
     """A new version of the SDK shows its new fields here."""
     for name in typing.get_type_hints(TYPES[path]).keys() - BODIES[path].keys():
         response = client.post(path, json=BODIES[path] | {name: None})
@@ -202,19 +202,19 @@ def test_every_field_of_the_sdk_has_a_decision():
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_values_that_ask_for_what_is_not_here_are_refused_by_name(client, path):
+def test_unsupported_values_are_refused_by_name(client, path):
     for name, value in REFUSED[path].items():
         error = client.post(path, json=BODIES[path] | {name: value}).json()["error"]
         assert error["param"] == name and error["message"].startswith(name), error
 
 
 @pytest.mark.parametrize("fields", OPTIONS_THAT_ASK_FOR_NOTHING, ids=str)
-def test_options_that_ask_for_nothing_are_accepted(fields):
+def test_neutral_options_are_accepted(fields):
     responses_protocol.ResponsesRequest.model_validate(BODIES["/v1/responses"] | fields)
 
 
 @pytest.mark.parametrize(("place", "fields"), OPTIONS_THAT_ARE_REFUSED)
-def test_options_that_ask_for_what_is_not_here_are_refused_by_their_place(client, place, fields):
+def test_unsupported_options_are_refused_by_place(client, place, fields):
     response = client.post("/v1/responses", json=BODIES["/v1/responses"] | fields)
     error = response.json()["error"]
     assert (
@@ -243,7 +243,8 @@ def test_turns_in_any_order_are_answered(client, roles):
     assert answer["prompt_token_ids"] == tokens["tokens"] and answer["choices"][0]["finish_reason"]
 
 
-def test_the_beginning_of_an_answer_is_continued_and_an_empty_instruction_is_none(client):
+def test_begun_answer_is_continued(client):
+    """Empty instructions count as none."""
     path, body = (
         "/v1/chat/completions",
         BODIES["/v1/chat/completions"] | {"temperature": 0, "return_token_ids": True},

@@ -20,7 +20,7 @@ from seq2chat.serving.sse import to_json, to_long_json
 from seq2chat.text.byte_bpe import ByteBPE
 
 
-def test_a_pool_takes_so_many_and_forgets_those_who_left():
+def test_pool_is_bounded_and_forgets_cancelled_work():
     pool, gate, done = Pool("counting", 1, max_waiting=2), threading.Event(), []
 
     async def main():
@@ -41,7 +41,7 @@ def test_a_pool_takes_so_many_and_forgets_those_who_left():
     assert done == [1, "later"]
 
 
-def test_answers_that_wait_to_be_written_are_not_refused(server):
+def test_writing_answers_is_never_refused(server):
     """They were generated already."""
     gate = threading.Event()
 
@@ -82,7 +82,7 @@ def test_counting_tokens_keeps_no_chat_waiting(start, monkeypatch):
         thread.join()
 
 
-def test_a_text_beyond_all_contexts_is_not_even_counted(server):
+def test_oversized_text_is_refused_before_counting(server):
     text = "q" * 900_000
     for fields in ({"prompt": text}, {"messages": [{"role": "user", "content": text[:9000]}] * 90}):
         error = httpx.post(f"{server.url}/tokenize", json={"model": "chats"} | fields).json()[
@@ -130,7 +130,7 @@ def test_long_json_is_json():
         assert to_long_json(content) == to_json(content)
 
 
-def test_the_event_loop_goes_on_while_an_answer_is_written(start, monkeypatch):
+def test_writing_an_answer_does_not_block_the_loop(start, monkeypatch):
     server, gate = start(names=("chats",)), threading.Event()
     real = chat.response
 

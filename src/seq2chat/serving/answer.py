@@ -80,13 +80,13 @@ def sampling_config(body: protocol.Sampling, max_tokens: int) -> SamplingConfig:
 
 
 def stop_strings(body: protocol.Sampling) -> list[str]:
-    """Return the strings before which an answer ends."""
+    """Return the stop strings. An answer ends before the first of them."""
     texts = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return [text for text in texts if text]
 
 
 def check_best_of(body: protocol.Sampling) -> None:
-    """Raise BadField if `best_of` asks for more answers than are sent."""
+    """Raise BadField if `best_of` is more than the number of answers to send."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise BadField(
             "best_of", "best_of differs from n, but all generated answers are sent; write n."
@@ -102,9 +102,9 @@ def check_stream_options(body: protocol.Sampling) -> None:
 class Answer:
     """One prompt in the engine: `n` samples as text, yielded by `tokens` as they come.
 
-    Text is decoded in the engine's thread, because stop strings decide if a sample goes on. At most
-    as many tokens can queue up as fit the context, so a slow reader costs bounded memory and delays
-    no one.
+    Text is decoded in the engine's thread, because stop strings decide if a sample continues. The
+    queue holds at most as many tokens as fit the context, so a slow reader costs bounded memory and
+    delays no one.
     """
 
     def __init__(

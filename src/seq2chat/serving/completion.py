@@ -91,7 +91,7 @@ def _choice(
     offset: int = 0,
     is_first: bool = True,
 ) -> dict[str, Any]:  # the last three differ between a whole sample and a chunk
-    """Return a choice object for all tokens of a sample, or for those of one chunk.
+    """Return a choice object for all tokens of a sample, or for the tokens of one chunk.
 
     The text of a chunk begins at `offset` in the text of its choice. `is_first` marks the first
     chunk.

@@ -152,7 +152,7 @@ def open_model(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Se
 
 
 def quantize(model: GPT) -> None:
-    """Convert the weights of all products to 8-bit integers, those of a tied head to a copy."""
+    """Convert the weights of all products to 8-bit integers. A tied head gets its own copy."""
     model.lm_head = Int8Linear(model.head_weight)
     for module in list(model.layers.modules()):
         for name, child in module.named_children():

@@ -78,7 +78,7 @@ async def response(
 
 
 def _choice(by_line: list[Translation | None], index: int, rank: int) -> dict[str, Any]:
-    """Return the choice of the translations with rank `rank`. None stands for an empty line."""
+    """Return the choice of the translations with rank `rank`. None is an empty line."""
     texts = ["" if line is None else line.texts[rank] for line in by_line]
     is_whole = all(line is None or line.hypotheses[rank].finished for line in by_line)
     return {
