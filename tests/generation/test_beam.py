@@ -65,7 +65,7 @@ def exhaustive(model, prompt, kind, alpha, min_length, max_length):
     """(tokens, score, finished) of every sequence there is, best first, the unfinished ones
     last."""
     alpha = {"gnmt": 0.6, "average": 1.0, "none": 0.0}[kind] if alpha is None else alpha
-    found = []
+    results = []
 
     def grow(tokens, total):
         for token, logprob in enumerate(next_logprobs(model, prompt + tokens)):
@@ -73,14 +73,14 @@ def exhaustive(model, prompt, kind, alpha, min_length, max_length):
             value = sum_ / penalty_at(len(longer), kind, alpha)
             if token == END:
                 if len(longer) >= min_length:
-                    found.append((longer, value, True))
+                    results.append((longer, value, True))
             elif len(longer) == max_length:
-                found.append((longer, value, False))
+                results.append((longer, value, False))
             else:
                 grow(longer, sum_)
 
     grow([], 0.0)
-    return sorted(found, key=lambda h: (not h[2], -h[1]))
+    return sorted(results, key=lambda h: (not h[2], -h[1]))
 
 
 def plain(model, prompt, beam, kind, alpha, min_length, max_length):
@@ -139,10 +139,10 @@ def test_a_narrow_beam_finds_what_its_definition_finds(kind, alpha, beam):
     prompts = [[1, 2], [3, 1], [2, 2]]
     for seed in range(8):
         model, min_length = Table(seed, sharpness=2.0), seed % 4
-        found = beam_search(
+        results = beam_search(
             model, prompts, END, beam=beam, n_best=beam, min_length=min_length, **options
         )
-        for prompt, hypotheses in zip(prompts, found, strict=True):
+        for prompt, hypotheses in zip(prompts, results, strict=True):
             same(hypotheses, plain(model, prompt, beam, kind, alpha, min_length, 7)[:beam])
 
 
@@ -153,9 +153,9 @@ def test_n_best_begins_with_the_best():
         model = Table(seed, sharpness=2.0)
         ((best,),) = beam_search(model, [[1]], END, beam=4)
         steps, model.steps = model.steps, 0
-        (several,) = beam_search(model, [[1]], END, beam=4, n_best=4)
-        assert several[0] == best
-        assert all(h.score >= other.score for h, other in pairwise(several))
+        (options_list,) = beam_search(model, [[1]], END, beam=4, n_best=4)
+        assert options_list[0] == best
+        assert all(h.score >= other.score for h, other in pairwise(options_list))
         sooner += steps < model.steps
     assert sooner > 3
 
@@ -233,8 +233,10 @@ def test_a_batch_gives_what_its_inputs_give_alone(name):
 @each_model
 def test_logprobs_equal_forced_decoding(name):
     model, prompts, sources = inputs(name)
-    found = beam_search(model, prompts, END, sources, beam=5, n_best=5, min_length=3, max_length=9)
-    for i, hypotheses in enumerate(found):
+    results = beam_search(
+        model, prompts, END, sources, beam=5, n_best=5, min_length=3, max_length=9
+    )
+    for i, hypotheses in enumerate(results):
         assert len(hypotheses) == 5
         n = len(hypotheses)
         forced = score(

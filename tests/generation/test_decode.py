@@ -245,8 +245,8 @@ def random_translator(name):
 @each_translator
 def test_greedy_translation_equals_full_forward(name):
     model = random_translator(name)
-    found = generate(model, [[0]] * 3, GREEDY, sources=SOURCES)
-    for source, (completion,) in zip(SOURCES, found, strict=True):
+    results = generate(model, [[0]] * 3, GREEDY, sources=SOURCES)
+    for source, (completion,) in zip(SOURCES, results, strict=True):
         ids, logprobs = [0], []
         for _ in range(12):
             with torch.no_grad():

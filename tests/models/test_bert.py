@@ -47,12 +47,12 @@ def random_batch(rows=3, seq=20, is_next=None):
     Token 0 is not among them: it is [PAD], whose embedding gets no gradient from the input in
     transformers.
     """
-    chance = torch.Generator().manual_seed(1)
-    target = torch.randint(1, 37, (rows, seq), generator=chance)
+    rng = torch.Generator().manual_seed(1)
+    target = torch.randint(1, 37, (rows, seq), generator=rng)
     mask = torch.arange(seq) < torch.tensor([20, 13, 1])[:rows, None]
-    asked = (torch.rand(rows, seq, generator=chance) < 0.3) & mask
-    asked[:, 0] = True
-    labels = torch.where(asked, torch.randint(37, (rows, seq), generator=chance), IGNORED)
+    label_mask = (torch.rand(rows, seq, generator=rng) < 0.3) & mask
+    label_mask[:, 0] = True
+    labels = torch.where(label_mask, torch.randint(37, (rows, seq), generator=rng), IGNORED)
     segments = (torch.arange(seq) >= torch.tensor([9, 5, 20])[:rows, None]).long()
     return Batch(target, labels, target_mask=mask, segments=segments, is_next=is_next)
 
@@ -194,13 +194,13 @@ def test_loss_is_a_sum_over_labels():
     assert sum(n for _, n in parts) == n
     # By hand, from all logits.
     log_p = model(batch.target, batch.target_mask, batch.segments).log_softmax(-1)
-    asked = batch.labels != IGNORED
-    tokens = -log_p[asked].gather(1, batch.labels[asked][:, None]).sum()
+    label_mask = batch.labels != IGNORED
+    tokens = -log_p[label_mask].gather(1, batch.labels[label_mask][:, None]).sum()
     hidden = model.hidden(batch.target, batch.target_mask, batch.segments)
     pairs = F.cross_entropy(
         model.next_sentence_logits(hidden), torch.tensor([0, 1, 0]), reduction="none"
     )
-    assert_equal(whole, tokens + (pairs * asked.sum(1)).sum())
+    assert_equal(whole, tokens + (pairs * label_mask.sum(1)).sum())
 
 
 def test_heads_show_q_and_k_as_they_are_compared():

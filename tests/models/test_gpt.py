@@ -276,8 +276,8 @@ def test_training_compiles_to_one_graph_once():
 @each_config
 def test_branches_equal_separate_sequences(config):
     model = random_gpt(config)
-    chance = torch.Generator().manual_seed(3)
-    trunk, *ways = (torch.randint(31, (n,), generator=chance) for n in (7, 3, 1, 9))
+    rng = torch.Generator().manual_seed(3)
+    trunk, *ways = (torch.randint(31, (n,), generator=rng) for n in (7, 3, 1, 9))
     row = torch.cat([trunk, *ways])[None]
     branches = torch.cat([torch.full((len(part),), k) for k, part in enumerate((trunk, *ways))])[
         None

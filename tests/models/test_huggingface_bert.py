@@ -63,10 +63,10 @@ def randomise(model):
 
 
 def assert_same_outputs(ours, theirs):
-    chance = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     tokens, segments = (
-        torch.randint(37, (3, 24), generator=chance),
-        torch.randint(2, (3, 24), generator=chance),
+        torch.randint(37, (3, 24), generator=rng),
+        torch.randint(2, (3, 24), generator=rng),
     )
     mask = torch.arange(24) < torch.tensor([24, 15, 1])[:, None]
     with torch.no_grad():

@@ -37,8 +37,8 @@ def random_model(config):
 
 
 def pairs(batch=4, source_seq=7, seq=6):
-    chance = torch.Generator().manual_seed(1)
-    source, target = (torch.randint(31, (batch, n), generator=chance) for n in (source_seq, seq))
+    rng = torch.Generator().manual_seed(1)
+    source, target = (torch.randint(31, (batch, n), generator=rng) for n in (source_seq, seq))
     return (
         source,
         target,

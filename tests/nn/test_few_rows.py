@@ -43,7 +43,7 @@ def test_any_shape_and_any_strides_of_x():
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "bias", "said"),
+    ("x", "weight", "bias", "message"),
     [
         (torch.zeros(2, 3), torch.zeros(4, 5), None, "d_out, d_in"),
         (torch.zeros(2, 0), torch.zeros(4, 0), None, "d_out, d_in"),
@@ -53,8 +53,8 @@ def test_any_shape_and_any_strides_of_x():
         (torch.zeros(2, 3).double(), torch.zeros(4, 3).double(), None, "float32 or bfloat16"),
     ],
 )
-def test_what_it_cannot_multiply_is_refused(x, weight, bias, said):
-    with pytest.raises(RuntimeError, match=said):
+def test_what_it_cannot_multiply_is_refused(x, weight, bias, message):
+    with pytest.raises(RuntimeError, match=message):
         torch.ops.seq2chat.few_rows(x, weight, bias)
 
 

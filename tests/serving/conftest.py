@@ -5,6 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import torch
 import uvicorn
@@ -99,6 +100,12 @@ def server(folders):
     running = Running(folders)
     yield running
     running.close()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture

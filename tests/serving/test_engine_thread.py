@@ -67,8 +67,8 @@ def test_engine_starts_over_after_a_break(monkeypatch, caplog, error):
 
     monkeypatch.setattr(broken, "_decode", fail_once)
     thread = EngineThread([broken, sound])
-    for engine, told in events.items():
-        thread.submit(engine, Request([1], SamplingConfig(5), told.append))
+    for engine, output in events.items():
+        thread.submit(engine, Request([1], SamplingConfig(5), output.append))
     thread.submit(broken, Request([2], SamplingConfig(5), events[broken].append))
     thread.start()
     while not thread.is_idle:

@@ -255,17 +255,17 @@ def test_begun_answer_is_continued(client):
         path, json=body | {"messages": [empty, user, {"role": "assistant", "content": ""}]}
     ).json()
     assert same["prompt_token_ids"] == plain["prompt_token_ids"]
-    begun = client.post(
+    prefix = client.post(
         path, json=body | {"messages": [user, {"role": "assistant", "content": "Hello"}]}
     ).json()
     hello = client.post("/tokenize", json={"model": "chats", "prompt": "Hello"}).json()["tokens"]
-    assert begun["prompt_token_ids"] == [*plain["prompt_token_ids"], *hello]
+    assert prefix["prompt_token_ids"] == [*plain["prompt_token_ids"], *hello]
     prefixed = client.post(path, json=body | {"prefix_token_ids": hello}).json()
-    assert prefixed["choices"][0]["token_ids"] == begun["choices"][0]["token_ids"]
+    assert prefixed["choices"][0]["token_ids"] == prefix["choices"][0]["token_ids"]
 
 
 def test_the_smaller_of_two_limits_holds(client):
     body = BODIES["/v1/chat/completions"] | {"max_tokens": 5, "max_completion_tokens": 3}
     for fields in ({}, {"max_tokens": 3, "max_completion_tokens": 5}, {"max_tokens": -1}):
-        made = client.post("/v1/chat/completions", json=body | {"seed": 1} | fields).json()
-        assert made["usage"]["completion_tokens"] <= 3
+        result = client.post("/v1/chat/completions", json=body | {"seed": 1} | fields).json()
+        assert result["usage"]["completion_tokens"] <= 3

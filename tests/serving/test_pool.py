@@ -24,13 +24,13 @@ def test_pool_is_bounded_and_forgets_cancelled_work():
     pool, gate, done = Pool("counting", 1, max_waiting=2), threading.Event(), []
 
     async def main():
-        begun = asyncio.create_task(pool.run(lambda: gate.wait(10)))
+        started = asyncio.create_task(pool.run(lambda: gate.wait(10)))
         waiting = [asyncio.create_task(pool.run(lambda i=i: done.append(i))) for i in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFull, match="2 requests are waiting for counting"):
             await pool.run(lambda: None)
         waiting[0].cancel()
-        begun.cancel()
+        started.cancel()
         await asyncio.sleep(0.01)
         later = asyncio.create_task(pool.run(lambda: done.append("later")))
         await asyncio.sleep(0)
@@ -75,8 +75,8 @@ def test_counting_tokens_keeps_no_chat_waiting(start, monkeypatch):
     for thread in threads:
         thread.start()
     assert server.until(lambda: server.state.counting._n_busy == 12)
-    asked = {"model": "chats", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
-    assert httpx.post(f"{server.url}/v1/chat/completions", json=asked, timeout=5).status_code == 200
+    body = {"model": "chats", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=5).status_code == 200
     gate.set()
     for thread in threads:
         thread.join()
@@ -99,21 +99,21 @@ def test_a_long_answer_is_written_in_small_steps(folders, monkeypatch):
     samples = [
         [Token(i % 50, logprob=-1.0, top=top, text="a") for i in range(300)] for _ in range(4)
     ]
-    asked = ChatRequest(model="chats", messages=[{"role": "user", "content": "a"}], logprobs=True)
+    body = ChatRequest(model="chats", messages=[{"role": "user", "content": "a"}], logprobs=True)
     answer = Answer(model=served, prompt=[1], sampling=SamplingConfig(1), n=4, logprobs=20)
     read = []
     real = ByteBPE.token_bytes
     monkeypatch.setattr(ByteBPE, "token_bytes", lambda self, i: read.append(i) or real(self, i))
     served.token_names  # noqa: B018
     n_names = len(read)
-    made = chat.response(asked, answer, samples)
+    result = chat.response(body, answer, samples)
     assert len(read) == n_names + 50
     sizes = []
     monkeypatch.setattr(
         "seq2chat.serving.sse.to_json",
         lambda part: sizes.append(len(to_json(part))) or to_json(part),
     )
-    assert json.loads(to_long_json(made)) == made
+    assert json.loads(to_long_json(result)) == result
     assert max(sizes) < 3000
 
 
@@ -139,12 +139,10 @@ def test_writing_an_answer_does_not_block_the_loop(start, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr(chat, "response", slow)
-    asked = {"model": "chats", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    body = {"model": "chats", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
     answers = []
     url = f"{server.url}/v1/chat/completions"
-    thread = threading.Thread(
-        target=lambda: answers.append(httpx.post(url, json=asked, timeout=30))
-    )
+    thread = threading.Thread(target=lambda: answers.append(httpx.post(url, json=body, timeout=30)))
     thread.start()
     time.sleep(0.2)
     assert httpx.get(f"{server.url}/health", timeout=5).status_code == 200
