@@ -78,7 +78,14 @@ def beam_search(
     (Vaswani et al. 2017, section 6.1) and 1 for average. The model is in evaluation mode during the
     call. Raises UserError for invalid options, and as `stream` does.
     """
-    _check_options(beam, n_best, length_penalty, alpha, min_length, max_length)
+    _check_options(
+        beam=beam,
+        n_best=n_best,
+        length_penalty=length_penalty,
+        alpha=alpha,
+        min_length=min_length,
+        max_length=max_length,
+    )
     check_prompts(prompts, model.context)
     penalty = partial(
         penalty_at, kind=length_penalty, alpha=ALPHA[length_penalty] if alpha is None else alpha

@@ -88,7 +88,16 @@ class TokenPass:
         """
         shape = self.cache.n_slot, self.cache.n_kv_head, self.cache.room
         hidden = self.model.hidden_step(
-            tokens, SlotRows(keys, values, shape, 0, start, index, n_key)
+            tokens,
+            SlotRows(
+                keys=keys,
+                values=values,
+                shape=shape,
+                first=0,
+                start=start,
+                index=index,
+                n_key=n_key,
+            ),
         )
         return self.model.logits(hidden)[:, 0]
 

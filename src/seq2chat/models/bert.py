@@ -124,8 +124,7 @@ class BERT(nn.Module):
     def start(self, padding: Int[Tensor, " batch"] | None = None) -> Never:
         """Raise UserError: an encoder cannot generate."""
         raise UserError(
-            f"A {type(self).__name__} sees both sides of a text and cannot generate one; use"
-            " `seq2chat fill-mask`."
+            "A BERT sees both sides of a text and cannot generate one; use `seq2chat fill-mask`."
         )
 
     def flops(self, batch: Batch) -> int:

@@ -156,7 +156,8 @@ class GPT(nn.Module):
 
         Positions beyond the context are clamped to the last one. Only padding may be there.
         """
-        n_new, device = tokens.shape[1], tokens.device
+        n_new = tokens.shape[1]
+        device = tokens.device
         positions = state.positions(n_new, device).clamp(max=self.context - 1)
         return self._blocks(
             tokens, positions, state.masks(n_new, self.config.window, device), state

@@ -184,15 +184,15 @@ def _gelu_and_tied(f: dict[str, Any]) -> dict[str, bool]:
 def _tensor_names(model: GPT) -> dict[str, list[str]]:
     """Return the stored tensor names, each with the parameters that it contains, see `Layout`."""
     names: dict[str, list[str]] = {}
-    for ours, _ in model.named_parameters():
-        names.setdefault(_hf_name(model.config, ours), []).append(ours)
+    for name, _ in model.named_parameters():
+        names.setdefault(_hf_name(model.config, name), []).append(name)
     return names
 
 
-def _hf_name(config: GPTConfig, ours: str) -> str:
+def _hf_name(config: GPTConfig, name: str) -> str:
     if config.layout == "modern":
-        return ours if ours.startswith("lm_head") else f"model.{ours}"
-    module, _, kind = ours.rpartition(".")
+        return name if name.startswith("lm_head") else f"model.{name}"
+    module, _, kind = name.rpartition(".")
     if not module.startswith("layers."):
         return f"transformer.{_OUTER[module]}.{kind}"
     _, index, inner = module.split(".", 2)

@@ -101,8 +101,8 @@ def _from_hf(fields: dict[str, Any]) -> BERTConfig:
     )
 
 
-def _hf_name(ours: str) -> str:
-    module, _, kind = ours.rpartition(".")
+def _hf_name(name: str) -> str:
+    module, _, kind = name.rpartition(".")
     if not module.startswith("layers."):
         return f"{_OUTER[module]}.{kind}"
     _, index, inner = module.split(".", 2)
@@ -110,7 +110,7 @@ def _hf_name(ours: str) -> str:
 
 
 def _tensor_names(model: BERT) -> dict[str, list[str]]:
-    return {_prefixed(model.config, _hf_name(ours)): [ours] for ours, _ in model.named_parameters()}
+    return {_prefixed(model.config, _hf_name(name)): [name] for name, _ in model.named_parameters()}
 
 
 def _prefixed(config: BERTConfig, name: str) -> str:

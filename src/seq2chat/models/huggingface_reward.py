@@ -20,10 +20,10 @@ def _to_hf(config: RewardConfig) -> dict[str, Any]:
         fields["model_type"] in ARCHITECTURES,
         "model.window has no layout of a reward model; leave it out.",
     )
-    ours = fields.get("seq2chat", {}) | {"score_bias": config.score_bias}
+    extra = fields.get("seq2chat", {}) | {"score_bias": config.score_bias}
     labels = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     architectures = [ARCHITECTURES[fields["model_type"]]]
-    return fields | labels | {"architectures": architectures, "seq2chat": ours}
+    return fields | labels | {"architectures": architectures, "seq2chat": extra}
 
 
 def is_reward(fields: dict[str, Any]) -> bool:
@@ -45,7 +45,7 @@ def from_hf(fields: dict[str, Any]) -> RewardConfig:
 
 def _tensor_names(model: RewardModel) -> dict[str, list[str]]:
     names = huggingface.LAYOUT.names(model.gpt)
-    stored = {name: [f"gpt.{ours}" for ours in parts] for name, parts in names.items()}
+    stored = {name: [f"gpt.{part}" for part in parts] for name, parts in names.items()}
     return stored | {"score.weight": ["score.weight"]}
 
 

@@ -34,8 +34,8 @@ def write_weights(model: nn.Module, layout: Layout, file: Path, dtype: torch.dty
     """Write the parameters of `model` to `file` as `dtype`. Tied parameters are written once."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
-    for name, ours in layout.names(model).items():
-        tensor = torch.cat([parameters[part] for part in ours])
+    for name, parts in layout.names(model).items():
+        tensor = torch.cat([parameters[part] for part in parts])
         if layout.is_transposed(model.config, name):
             tensor = tensor.T
         tensors[name] = tensor.to("cpu", dtype).contiguous()
@@ -71,7 +71,7 @@ def read_weights(model: nn.Module, layout: Layout, folder: Path, dtype: torch.dt
         )
         for part, values in zip(names[name], tensor.split(rows), strict=True):
             state[part] = values.to(dtype, copy=True).contiguous()
-    missing = [name for name, ours in names.items() if ours[0] not in state]
+    missing = [name for name, parts in names.items() if parts[0] not in state]
     check(
         not missing,
         f"{folder}: {len(missing)} tensors of the model are missing, the first is {missing[:1]}.",

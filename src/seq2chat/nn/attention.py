@@ -46,7 +46,7 @@ def scaled_dot_product(
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")
     if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= MAX_PLAIN_KEYS:
-        return scaled_dot_product_plain(q, k, v, mask, is_causal, scale)[0]
+        return scaled_dot_product_plain(q, k, v, mask, is_causal=is_causal, scale=scale)[0]
     if q.device.type == "cpu" and q.shape[2] <= MAX_PRODUCT_QUERIES and mask is not None:
         return attend_by_products(q, k, v, mask, scale)
     grouped = k.shape[1] != q.shape[1]

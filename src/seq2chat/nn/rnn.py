@@ -162,7 +162,7 @@ class Decoder(nn.Module):
         d_model: int,
         n_layer: int,
         dropout: float,
-    ):
+    ):  # the fields of the model's configuration, passed as keywords
         super().__init__()
         self.attention = attention
         kind = GRUCell if cell == "gru" else LSTMCell

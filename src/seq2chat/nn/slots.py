@@ -150,7 +150,8 @@ class SlotLayer:
         return self._append(self.keys, k), self._append(self.values, v)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
-        rows, d_head = self.rows, new.shape[-1]
+        rows = self.rows
+        d_head = new.shape[-1]
         stored.index_put_((rows.index,), new.reshape(-1, d_head).to(stored.dtype))
         return stored.view(*rows.shape, d_head)[
             rows.first : rows.first + new.shape[0], :, : rows.n_key

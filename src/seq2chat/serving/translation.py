@@ -26,7 +26,7 @@ from seq2chat.text.byte_bpe import ByteBPE
 
 BEAM = 5
 BATCH_LINES = 8  # lines that are translated at once
-# Limit on the tokens of a source and of a translation, because the engines wait meanwhile.
+# Limit on the tokens of a source and of a translation, because the engines wait during a batch.
 MAX_LINE_TOKENS = 1024
 MAX_LINES = 1000  # per request
 NEUTRAL = (None, False, "", [])
