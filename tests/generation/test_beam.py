@@ -21,9 +21,11 @@ each_penalty = pytest.mark.parametrize(("kind", "alpha"), PENALTIES)
 
 
 class Table:
-    """A language model small enough to be searched exhaustively. What follows depends on all tokens
-    of the row, but the model sees only the newest: the others are in the state, where a wrong
-    `reorder` would mix them up."""
+    """A language model small enough for exhaustive search.
+
+    Its logits depend on all tokens of the row, but it reads only the newest. The others are in the
+    state, where a wrong `reorder` would mix them up.
+    """
 
     context, device, training, reads_source = 12, torch.device("cpu"), False, False
 

@@ -1,4 +1,4 @@
-"""BERT is transformers' BERT on the same weights, and no row depends on what stands beside it."""
+"""BERT equals the one of transformers on the same weights, and rows do not depend on each other."""
 
 import math
 
@@ -41,8 +41,7 @@ def random_bert(config=CONFIG):
 
 
 def random_batch(rows=3, seq=20, is_next=None):
-    """Rows of 20, 13 and 1 real tokens, in two sentences, with about a third of the tokens asked
-    for.
+    """Return rows of 20, 13 and 1 tokens in two sentences, with a third of the tokens masked.
 
     Token 0 is not among them: it is [PAD], whose embedding gets no gradient from the input in
     transformers.

@@ -225,8 +225,7 @@ def test_unsupported_configs_are_refused_by_name(change, message, saved, tmp_pat
 
 
 def test_wrong_type_is_named_as_users_see_it(saved, tmp_path):
-    """In a process of its own: in this one every call is checked for types, and would be refused in
-    other words."""
+    """In a separate process: here the type checks of all calls would raise another error first."""
     folder = tmp_path / "model"
     shutil.copytree(saved, folder)
     fields = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 2.0}

@@ -228,7 +228,7 @@ def test_embedding_and_head_are_one_matrix_or_two():
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_fresh_weights_are_orthogonal_gate_by_gate(cell):
-    """The first loss is that of a uniform guess."""
+    """The first loss is ln(vocab_size)."""
     torch.manual_seed(0)
     model = Seq2Seq(Seq2SeqConfig(vocab_size=1000, cell=cell, d_embed=32, d_model=64, dropout=0.0))
     recurrent = [model.encoder.rnn.weight_hh_l0, model.encoder.rnn.weight_hh_l0_reverse]

@@ -61,7 +61,7 @@ def test_angles_are_the_papers_and_computed_in_float32():
 
 
 def test_rotation_is_complex_multiplication():
-    """Of the two halves."""
+    """The two halves are real and imaginary parts."""
     torch.manual_seed(0)
     x = torch.randn(8, dtype=torch.float64)
     cos, sin = rotary(torch.tensor([[5]]), 8, 100.0, torch.float64)

@@ -43,8 +43,7 @@ def lstm(w, u, b_x, b_h, x, h, c):
 
 
 def read(cell, weights, words):
-    """The states of one direction over the words of one sentence, and what it ends with, one step
-    after the other."""
+    """Return the states of one direction over one sentence and the last carry, step by step."""
     h = c = torch.zeros(weights[1].shape[1], dtype=torch.float64)
     states = []
     for x in words:

@@ -1,4 +1,4 @@
-"""Tiny models with random weights behind a real server on a free port."""
+"""Tiny models with random weights, served by a real server on a free port."""
 
 import asyncio
 import threading
@@ -41,15 +41,15 @@ def folders(tmp_path_factory):
         "translates": (TransformerConfig(PLAIN.vocab_size, 48, 1, 2, 32), PLAIN),
         "bert": (BERTConfig(words.vocab_size, context=48, n_layer=1, n_head=2, d_model=32), words),
     }
-    made = {}
+    paths = {}
     for name, (config, tokenizer) in kinds.items():
-        made[name] = tmp_path_factory.mktemp("models") / name
+        paths[name] = tmp_path_factory.mktemp("models") / name
         model = make_model(config)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        save_model(model, made[name], eos_token_id=tokenizer.eos_id)
-        tokenizer.save(made[name])
-    return made
+        save_model(model, paths[name], eos_token_id=tokenizer.eos_id)
+        tokenizer.save(paths[name])
+    return paths
 
 
 class Running:
@@ -110,16 +110,16 @@ def client(server):
 
 @pytest.fixture
 def start(folders):
-    """Start servers of one's own."""
-    made = []
+    """Start servers with other options than `server`."""
+    servers = []
 
     def begin(**options):
-        made.append(Running(folders, **options))
-        return made[-1]
+        servers.append(Running(folders, **options))
+        return servers[-1]
 
     yield begin
-    for running in made:
-        running.close()
+    for server in servers:
+        server.close()
 
 
 @pytest.fixture

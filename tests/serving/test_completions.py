@@ -39,8 +39,7 @@ def test_completions_of_several_prompts(client, folders):
 
 
 def test_scores_are_those_of_the_model(client, folders):
-    """As `local-completions` of lm-eval asks: token ids, echo, one log probability and one
-    token."""
+    """As in lm-eval's `local-completions`: token ids, echo, one log probability and one token."""
     model, tokenizer = load_checkpoint(folders["base"])
     context, target = tokenizer.encode("Hello there. How"), tokenizer.encode(" are you?")
     fields = {
@@ -60,7 +59,7 @@ def test_scores_are_those_of_the_model(client, folders):
 
 
 def test_logprob_keys_are_unique_per_token(client):
-    """Also parts of characters, and tokens of the model beyond those of its tokenizer."""
+    """Also parts of characters, and tokens of the model that its tokenizer does not have."""
     fields = {
         "prompt": "日本 🙂 Hello",
         "echo": True,

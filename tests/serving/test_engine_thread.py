@@ -1,4 +1,4 @@
-"""The one thread that computes, and what it tells at its end."""
+"""The one thread that computes, and the errors at its end."""
 
 import time
 
@@ -13,7 +13,7 @@ from seq2chat.serving.engine_thread import MAX_BREAKS, EngineThread, Stopped
 
 
 class Panic(BaseException):
-    """As the one of Rust, which is no Exception either."""
+    """Like a Rust panic, which is not an Exception either."""
 
 
 def tiny_engine():

@@ -1,5 +1,4 @@
-"""Fields that ask for nothing are accepted, whatever they are; the list is that of the installed
-SDK."""
+"""Neutral fields are accepted. Their list is taken from the installed SDK."""
 
 import typing
 

@@ -1,4 +1,4 @@
-"""Work beside the event loop: bounded, in its order, and gone with those who wanted it."""
+"""Work outside the event loop: bounded, in its order, and cancelled with its caller."""
 
 import asyncio
 import json

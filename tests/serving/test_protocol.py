@@ -1,4 +1,4 @@
-"""What clients may send is told apart quickly, however much is wrong with it."""
+"""Requests are validated quickly, with any number of errors."""
 
 import pytest
 from pydantic import ValidationError
@@ -53,7 +53,7 @@ BAD = [
 
 @pytest.mark.parametrize(("kind", "fields"), BAD)
 def test_a_request_with_many_mistakes_has_few_errors(kind, fields):
-    """Each error costs time in which nobody else is served."""
+    """Each error costs time, and nobody else is served meanwhile."""
     with pytest.raises(ValidationError) as raised:
         kind.model_validate(KINDS[kind] | fields)
     assert raised.value.error_count() <= 40

@@ -36,7 +36,7 @@ def test_control_tokens_in_a_message_stay_text(client, folders):
 
 
 def requests_with(text):
-    """One for each way in which a text is encoded."""
+    """Return one request per route that encodes a text."""
     message = [{"role": "user", "content": text}]
     return [
         ("/v1/chat/completions", {"model": "chats", "messages": message, "max_tokens": 1}),

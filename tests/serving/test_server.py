@@ -265,7 +265,7 @@ CALLS = {
 
 @pytest.fixture
 def slow_calls(monkeypatch):
-    """Count the calls of a worker, each of which takes some time."""
+    """Count the calls of the engine thread, and slow each down."""
     from seq2chat.serving.engine_thread import EngineThread
 
     call, counted = EngineThread.call, []

@@ -19,6 +19,7 @@ from torch import Tensor
 from seq2chat.config import check
 from seq2chat.generation.decode import check_prompts, evaluating, log_softmax, prefill
 from seq2chat.generation.protocols import GenerativeModel
+from seq2chat.generation.tokens import room_left
 
 LengthPenalty = Literal["gnmt", "average", "none"]
 
@@ -72,8 +73,8 @@ def beam_search(
     probabilities only fall, so its best possible score is the current one divided by the penalty of
     the maximum length. Hypotheses that were cut at that length come after the finished ones.
 
-    `prompts` and `sources` are as in `decode.stream`. `min_length` and `max_length` count
-    generated tokens, the end token included. `max_length` 0 means 50 more than the source or
+    `prompts` and `sources` are as in `decode.stream`. `min_length` and `max_length` count generated
+    tokens, the end token included. `max_length` 0 means 50 more than the source or
     `min_length`, and for a language model the room in its context. `alpha` None means 0.6 for gnmt
     (Vaswani et al. 2017, section 6.1) and 1 for average. The model is in evaluation mode during the
     call. Raises UserError for invalid options, and as `stream` does.
@@ -92,13 +93,13 @@ def beam_search(
     )
     with evaluating(model):
         logits, state = prefill(model, prompts, sources)
-        room = [model.context - len(prompt) for prompt in prompts]
-        if max_length or sources is not None:
-            limits = [
-                max_length or max(min_length, len(source)) + BEYOND_SOURCE
-                for source in sources or prompts
-            ]
-            room = [min(left, limit) for left, limit in zip(room, limits, strict=True)]
+        limits = [max_length or model.context] * len(prompts)
+        if sources is not None and not max_length:
+            limits = [max(min_length, len(source)) + BEYOND_SOURCE for source in sources]
+        room = [
+            room_left(len(prompt), limit, model.context)
+            for prompt, limit in zip(prompts, limits, strict=True)
+        ]
         check(
             min_length <= min(room),
             f"min_length is {min_length}, but an input has room for {min(room)} tokens only; write "

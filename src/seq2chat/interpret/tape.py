@@ -267,7 +267,7 @@ def _methods(tape: Tape, model: Model) -> dict[str, Callable[..., Any]]:
         return logits, after
 
     methods = {"hidden": hidden, "start": start, "step": step}
-    # An encoder has no `step`.
+    # BERT has no `step`.
     inner = {name: getattr(model, name) for name in methods if hasattr(model, name)}
     return {name: methods[name] for name in inner}
 
