@@ -77,7 +77,7 @@ def test_logprob_keys_are_unique_per_token(client):
 
 
 @pytest.mark.parametrize("prompt", ["Hello", "日本 🙂 Hello"])
-def test_streamed_offsets_are_offsets_in_the_whole_text(client, prompt):
+def test_streamed_offsets_count_the_whole_text(client, prompt):
     fields = {
         "model": "base",
         "prompt": prompt,

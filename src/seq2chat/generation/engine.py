@@ -240,8 +240,8 @@ class Engine:
         start = sequences[0].n_computed
         n_key = start + CHUNK
         chunks = [sequence.request.prompt[start:n_key] for sequence in sequences]
-        # Short chunks are padded with their own last token, not with a fixed one: keys that are NaN
-        # would spoil the row even where they are masked.
+        # Short chunks are padded with their own last token: if the keys of a fixed pad token were
+        # NaN, they would spoil the row even where they are masked.
         padded = [chunk + chunk[-1:] * (CHUNK - len(chunk)) for chunk in chunks]
         tokens = torch.tensor(padded, device=self.model.device)
         n_rows = len(sequences)
@@ -297,7 +297,7 @@ class Engine:
     def _n_rows(self, n_sequences: int) -> int:
         """Return the number of rows of a pass: the next power of two, or all slots.
 
-        Few different sizes keep compiled code and bits the same.
+        Few different sizes mean few compiled shapes, and all are multiples of `batch_multiple`.
         """
         power = 1 << (n_sequences - 1).bit_length()
         return max(self._token_pass.batch_multiple, min(power, self.cache.n_slot))
