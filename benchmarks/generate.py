@@ -25,8 +25,9 @@ from peers import machine, peak_memory
 
 from seq2chat.config import GPTConfig
 from seq2chat.generation.engine import Engine
-from seq2chat.generation.request import Request, Token
+from seq2chat.generation.request import Request
 from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.generation.tokens import Token
 from seq2chat.models.folder import n_parameters, save_model
 from seq2chat.models.gpt import GPT
 from seq2chat.serving.served_model import quantize

@@ -264,9 +264,9 @@ def test_a_reward_of_the_wrong_length_or_no_number_is_told():
         torch.ones(2, dtype=torch.bool),
         torch.zeros(2, 1),
     )
-    with pytest.raises(UserError, match="gave 1 rewards for 2 answers"):
+    with pytest.raises(UserError, match="returned 1 rewards for 2 answers"):
         FunctionScorer(lambda p, a: [1.0], "f")(rollout)
-    with pytest.raises(UserError, match="gave nan for the answer 'b'"):
+    with pytest.raises(UserError, match="returned nan for the answer 'b'"):
         FunctionScorer(lambda p, a: [1.0, float("nan")], "f")(rollout)
 
 
@@ -278,7 +278,7 @@ def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_check
         "n = 0\ndef bad(p, a):\n    global n\n    n += 1\n"
         "    return [float('nan') if n > 2 else 0.1 * i for i in range(len(a))]\n"
     )
-    with pytest.raises(UserError, match="gave nan for the answer"):
+    with pytest.raises(UserError, match="returned nan for the answer"):
         align(
             "ppo",
             tmp_path / "run",
@@ -291,7 +291,7 @@ def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_check
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("", "Name a reward model's run"),
+        ("", "name a reward model's run"),
         ("none.py:f", r"There is no file none\.py"),
         ("nowhere", "There is no run or model folder nowhere"),
     ],
@@ -306,7 +306,7 @@ def test_a_judge_of_another_tokenizer_is_refused(judge, fine_tuned):
     from seq2chat.text.byte_bpe import ByteBPE
 
     other = ByteBPE.train(["some other text"], 270)
-    with pytest.raises(UserError, match="reads another tokenizer's tokens"):
+    with pytest.raises(UserError, match="has another tokenizer than the policy"):
         load_scorer(str(judge), other, torch.device("cpu"), 10, 0)
 
 
@@ -321,7 +321,7 @@ def test_examples_that_do_not_fit_are_told_and_left_out_or_refused(fine_tuned, t
     with pytest.raises(
         UserError,
         match=(
-            r"1 of 3 conversations are longer than 128 tokens, .* has room for; the first is "
+            r"1 of 3 conversations are longer than 128 tokens, the room in .*; the first is "
             r"number 2"
         ),
     ):
@@ -438,7 +438,7 @@ def test_a_run_does_not_go_on_from_another_start(fine_tuned, base, tmp_path, ali
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [("None", "returned nothing"), ("['good']", "a list that holds no numbers")]
+    ("given", "told"), [("None", "returned nothing"), ("['good']", "a list without numbers")]
 )
 def test_a_reward_that_is_no_number_is_told(given, told, tmp_path, fine_tuned):
     file = tmp_path / "mine.py"

@@ -108,7 +108,7 @@ def test_a_port_that_is_taken(folder):
 
 @pytest.mark.parametrize("host", ["a" * 70, "no.such.host.invalid"])
 def test_a_host_that_is_none(host):
-    with pytest.raises(UserError, match="Cannot listen at"):
+    with pytest.raises(UserError, match="Cannot listen on"):
         listen(host, 0)
 
 

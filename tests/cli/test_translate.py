@@ -226,7 +226,7 @@ def test_a_least_length_beyond_the_usual_room_makes_room(folders, seq2chat):
     _, err = seq2chat(
         "translate", folders["transformer"], "--min-length", 60, stdin=b"dog\n", code=2
     )
-    assert "min_length is 60, and an input here may have 15 tokens" in err
+    assert "min_length is 60, but an input has room for 15 tokens" in err
 
 
 def test_progress_is_shown_on_a_terminal(folders, tmp_path):

@@ -21,11 +21,13 @@ each_penalty = pytest.mark.parametrize(("kind", "alpha"), PENALTIES)
 
 
 class Table:
-    """A language model small enough to be searched exhaustively. What follows depends on all tokens
-    of the row, but the model sees only the newest: the others are in the state, where a wrong
-    `reorder` would mix them up."""
+    """A language model small enough for exhaustive search.
 
-    context, device, training = 12, torch.device("cpu"), False
+    Its logits depend on all tokens of the row, but it reads only the newest. The others are in the
+    state, where a wrong `reorder` would mix them up.
+    """
+
+    context, device, training, reads_source = 12, torch.device("cpu"), False, False
 
     def __init__(self, seed, vocab=4, sharpness=1.0):
         generator = torch.Generator().manual_seed(seed)
@@ -65,7 +67,7 @@ def exhaustive(model, prompt, kind, alpha, min_length, max_length):
     """(tokens, score, finished) of every sequence there is, best first, the unfinished ones
     last."""
     alpha = {"gnmt": 0.6, "average": 1.0, "none": 0.0}[kind] if alpha is None else alpha
-    found = []
+    results = []
 
     def grow(tokens, total):
         for token, logprob in enumerate(next_logprobs(model, prompt + tokens)):
@@ -73,14 +75,14 @@ def exhaustive(model, prompt, kind, alpha, min_length, max_length):
             value = sum_ / penalty_at(len(longer), kind, alpha)
             if token == END:
                 if len(longer) >= min_length:
-                    found.append((longer, value, True))
+                    results.append((longer, value, True))
             elif len(longer) == max_length:
-                found.append((longer, value, False))
+                results.append((longer, value, False))
             else:
                 grow(longer, sum_)
 
     grow([], 0.0)
-    return sorted(found, key=lambda h: (not h[2], -h[1]))
+    return sorted(results, key=lambda h: (not h[2], -h[1]))
 
 
 def plain(model, prompt, beam, kind, alpha, min_length, max_length):
@@ -118,7 +120,7 @@ def same(hypotheses, expected):
 
 @each_penalty
 @pytest.mark.parametrize("min_length", [0, 3])
-def test_a_beam_as_wide_as_the_space_is_exhaustive_search(kind, alpha, min_length):
+def test_widest_beam_is_exhaustive_search(kind, alpha, min_length):
     options = {"length_penalty": kind, "alpha": alpha, "min_length": min_length, "max_length": 4}
     for seed in range(6):
         model = Table(seed)
@@ -139,22 +141,23 @@ def test_a_narrow_beam_finds_what_its_definition_finds(kind, alpha, beam):
     prompts = [[1, 2], [3, 1], [2, 2]]
     for seed in range(8):
         model, min_length = Table(seed, sharpness=2.0), seed % 4
-        found = beam_search(
+        results = beam_search(
             model, prompts, END, beam=beam, n_best=beam, min_length=min_length, **options
         )
-        for prompt, hypotheses in zip(prompts, found, strict=True):
+        for prompt, hypotheses in zip(prompts, results, strict=True):
             same(hypotheses, plain(model, prompt, beam, kind, alpha, min_length, 7)[:beam])
 
 
-def test_the_best_is_the_first_of_the_n_best_and_found_sooner():
+def test_n_best_begins_with_the_best():
+    """The search for one best ends sooner."""
     sooner = 0
     for seed in range(12):
         model = Table(seed, sharpness=2.0)
         ((best,),) = beam_search(model, [[1]], END, beam=4)
         steps, model.steps = model.steps, 0
-        (several,) = beam_search(model, [[1]], END, beam=4, n_best=4)
-        assert several[0] == best
-        assert all(h.score >= other.score for h, other in pairwise(several))
+        (options_list,) = beam_search(model, [[1]], END, beam=4, n_best=4)
+        assert options_list[0] == best
+        assert all(h.score >= other.score for h, other in pairwise(options_list))
         sooner += steps < model.steps
     assert sooner > 3
 
@@ -230,10 +233,12 @@ def test_a_batch_gives_what_its_inputs_give_alone(name):
 
 
 @each_model
-def test_reported_log_probabilities_are_those_of_forced_decoding(name):
+def test_logprobs_equal_forced_decoding(name):
     model, prompts, sources = inputs(name)
-    found = beam_search(model, prompts, END, sources, beam=5, n_best=5, min_length=3, max_length=9)
-    for i, hypotheses in enumerate(found):
+    results = beam_search(
+        model, prompts, END, sources, beam=5, n_best=5, min_length=3, max_length=9
+    )
+    for i, hypotheses in enumerate(results):
         assert len(hypotheses) == 5
         n = len(hypotheses)
         forced = score(
@@ -247,7 +252,8 @@ def test_reported_log_probabilities_are_those_of_forced_decoding(name):
 
 
 @pytest.mark.parametrize("beyond", [-50, 0, 10])
-def test_a_translation_outgrows_its_source_or_the_least_length_by_50_at_most(beyond):
+def test_translation_length_is_bounded(beyond):
+    """It is at most 50 tokens longer than its source or the minimum length."""
     model, prompts, sources = inputs("additive")
     lengths = set()
     for prompt, source in zip(prompts, sources, strict=True):
@@ -274,7 +280,7 @@ def test_training_mode_comes_back():
         ({"n_best": 6}, "n_best is 6; write a number from 1 to the beam of 5"),
         ({"n_best": 0}, "n_best is 0"),
         ({"alpha": -1.0}, "alpha is -1.0"),
-        ({"alpha": 0.7, "length_penalty": "none"}, "leave it out with none"),
+        ({"alpha": 0.7, "length_penalty": "none"}, "no effect with length_penalty none"),
         ({"min_length": -1}, "min_length is -1"),
         ({"max_length": -1}, "max_length is -1"),
         ({"min_length": 9, "max_length": 8}, "min_length 9 is above max_length 8"),

@@ -34,7 +34,7 @@ def random_gpt(config):
 class Counter:
     """A model whose answer is arithmetic: after token t comes t + 1, modulo 10, beyond doubt."""
 
-    context, device, training = 50, torch.device("cpu"), False
+    context, device, training, reads_source = 50, torch.device("cpu"), False, False
 
     def train(self, mode=True):
         self.training = mode
@@ -62,7 +62,7 @@ def full_forward(model, prompt, choose, length):
 
 
 @each_config
-def test_greedy_decoding_equals_the_full_forward_pass_token_by_token(config):
+def test_greedy_decoding_equals_full_forward(config):
     model = random_gpt(config)
     for prompt, (completion,) in zip(PROMPTS, generate(model, PROMPTS, GREEDY), strict=True):
         tokens, logprobs = full_forward(model, prompt, lambda logits: logits.argmax().item(), 12)
@@ -85,7 +85,7 @@ def test_a_row_is_the_same_alone_and_in_company(config):
 
 
 @each_config
-def test_rows_that_end_early_leave_the_others_as_they_were(config):
+def test_ended_rows_do_not_change_others(config):
     model, sampling = (
         random_gpt(config),
         SamplingConfig(max_tokens=15, seed=1, temperature=3.0, repetition_penalty=1.5),
@@ -126,7 +126,8 @@ def test_first_tokens_follow_the_models_distribution():
     assert ((observed - expected).abs() < 4.5 * (expected * (1 - expected) / n).sqrt() + 1e-3).all()
 
 
-def test_log_probabilities_are_the_models_own_whatever_the_sampling():
+def test_logprobs_do_not_depend_on_sampling():
+    """They are the model's own."""
     model = random_gpt(CONFIGS["gpt2"])
     sampling = SamplingConfig(
         max_tokens=8, temperature=0.5, top_k=5, repetition_penalty=1.5, seed=0
@@ -138,7 +139,7 @@ def test_log_probabilities_are_the_models_own_whatever_the_sampling():
         assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-9)
 
 
-def test_repetition_penalty_counts_the_prompt_and_what_was_generated():
+def test_repetition_penalty_counts_prompt_and_answer():
     model = random_gpt(CONFIGS["modern"])
     prompts = [[1, 2, 3], [30, 29]]
     sampling = SamplingConfig(temperature=0.0, max_tokens=20, repetition_penalty=1e6)
@@ -175,7 +176,7 @@ def test_ends_are_told_apart():
     assert (plain.tokens, plain.finish) == ([2, 3, 4, 5], "length")
 
 
-def test_the_stream_yields_each_running_row_once_a_step():
+def test_stream_yields_running_rows_once_per_step():
     steps = list(stream(Counter(), [[1], [6]], SamplingConfig(max_tokens=3), end_tokens=[8], n=2))
     assert [[(t.prompt, t.sample, t.id, t.finish) for t in step] for step in steps] == [
         [(0, 0, 2, None), (0, 1, 2, None), (1, 0, 7, None), (1, 1, 7, None)],
@@ -185,7 +186,8 @@ def test_the_stream_yields_each_running_row_once_a_step():
 
 
 @pytest.mark.parametrize("consume", [list, next], ids=["to the end", "abandoned"])
-def test_dropout_is_off_meanwhile_and_training_mode_comes_back(consume):
+def test_decoding_disables_dropout(consume):
+    """Training mode is restored."""
     model = random_gpt(GPTConfig("modern", dropout=0.5, **SHAPE)).train()
     tokens = stream(model, PROMPTS, GREEDY)
     consume(tokens)
@@ -241,10 +243,10 @@ def random_translator(name):
 
 
 @each_translator
-def test_greedy_translation_equals_the_full_forward_pass_token_by_token(name):
+def test_greedy_translation_equals_full_forward(name):
     model = random_translator(name)
-    found = generate(model, [[0]] * 3, GREEDY, sources=SOURCES)
-    for source, (completion,) in zip(SOURCES, found, strict=True):
+    results = generate(model, [[0]] * 3, GREEDY, sources=SOURCES)
+    for source, (completion,) in zip(SOURCES, results, strict=True):
         ids, logprobs = [0], []
         for _ in range(12):
             with torch.no_grad():
@@ -256,7 +258,7 @@ def test_greedy_translation_equals_the_full_forward_pass_token_by_token(name):
 
 
 @each_translator
-def test_samples_of_a_translation_are_the_same_alone_and_in_company(name):
+def test_translation_samples_are_batch_independent(name):
     model, sampling = (
         random_translator(name),
         SamplingConfig(max_tokens=10, seed=2, temperature=1.5),
@@ -270,7 +272,7 @@ def test_samples_of_a_translation_are_the_same_alone_and_in_company(name):
 
 
 @each_translator
-def test_a_target_may_begin_with_more_than_the_end_token(name):
+def test_target_may_begin_with_a_prompt(name):
     model = random_translator(name)
     (whole,), *_ = generate(model, [[0]], GREEDY, sources=SOURCES[:1])
     (rest,), *_ = generate(model, [[0, *whole.tokens[:4]]], GREEDY, sources=SOURCES[:1])
@@ -294,14 +296,12 @@ def test_a_target_may_begin_with_more_than_the_end_token(name):
     ],
     ids=range(6),
 )
-def test_models_and_sources_that_do_not_fit_each_other_are_refused(
-    model, prompts, sources, message
-):
+def test_unfitting_models_and_sources_are_refused(model, prompts, sources, message):
     with pytest.raises(UserError, match=message):
         generate(model, prompts, GREEDY, sources=sources)
 
 
-def test_a_bert_is_not_asked_to_generate():
+def test_bert_cannot_generate():
     bert = BERT(BERTConfig(n_layer=1, n_head=2, **SMALL))
     with pytest.raises(
         UserError, match=r"A BERT sees both sides of a text and cannot generate one; .* fill-mask"

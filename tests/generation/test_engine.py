@@ -1,68 +1,30 @@
-"""The engine gives each request what it would get alone, whatever else runs."""
+"""The engine gives each request the tokens it would get alone."""
 
-import random
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
+from generation.engine_requests import (
+    CONFIGS,
+    DRAWN,
+    FORMATS,
+    GREEDY,
+    NATIVE_BF16,
+    each_config,
+    make_request,
+    random_gpt,
+    run,
+    texts,
+)
 
-from seq2chat.config import GPTConfig, UserError
 from seq2chat.generation.decode import generate
 from seq2chat.generation.engine import CHUNK, Engine
-from seq2chat.generation.request import DeadlinePassed, QueueFull, Read, Request, Token
+from seq2chat.generation.request import PromptRead
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
-from seq2chat.generation.sequence import Row
+from seq2chat.generation.tokens import Token
 from seq2chat.models.folder import save_model
-from seq2chat.models.gpt import GPT
-
-SHAPE = {"vocab_size": 101, "context": 160, "n_layer": 3, "n_head": 4, "d_model": 64}
-CONFIGS = {
-    "gpt2": GPTConfig("gpt2", **SHAPE),
-    "banded": GPTConfig("gpt2", window=7, **SHAPE),
-    "modern": GPTConfig("modern", n_kv_head=2, **SHAPE),
-}
-GREEDY = {"temperature": 0.0}
-DRAWN = {
-    "temperature": 1.3,
-    "top_p": 0.9,
-    "seed": 3,
-    "repetition_penalty": 1.2,
-    "frequency_penalty": 0.3,
-}
-NATIVE_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-FORMATS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-
-
-def random_gpt(config, dtype=torch.float64):
-    torch.manual_seed(0)
-    model = GPT(config).double()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model.to(dtype).eval()
-
-
-def texts(n=8, longest=100):
-    chance = random.Random(1)
-    return [[chance.randrange(101) for _ in range(chance.randint(1, longest))] for _ in range(n)]
-
-
-def asked(prompt, told, max_tokens=20, options=GREEDY, **fields):
-    return Request(
-        list(prompt), SamplingConfig(max_tokens, **options), told.append, **{"logprobs": 3} | fields
-    )
-
-
-def run(engine, prompts, **kwargs):
-    """The tokens of each prompt, all at once."""
-    told = [[] for _ in prompts]
-    for prompt, events in zip(prompts, told, strict=True):
-        engine.submit(asked(prompt, events, **kwargs))
-    engine.run()
-    return [[event for event in events if isinstance(event, Token)] for events in told]
 
 
 @each_config
@@ -70,31 +32,22 @@ def run(engine, prompts, **kwargs):
 def test_the_engine_equals_its_plain_twin(config, options):
     model, prompts = random_gpt(config), texts()
     engine = Engine(model, n_slot=5)
-    for prompt, tokens in zip(
-        prompts, run(engine, prompts, options=options, drawn_logprobs=True), strict=True
-    ):
+    for prompt, tokens in zip(prompts, run(engine, prompts, options=options), strict=True):
         [[twin]] = generate(model, [prompt], SamplingConfig(20, **options))
         assert [t.id for t in tokens] == twin.tokens and tokens[-1].finish == twin.finish
         assert [t.logprob for t in tokens] == pytest.approx(twin.logprobs, abs=1e-9)
-        assert [t.drawn_logprob for t in tokens] == pytest.approx(twin.drawn_logprobs, abs=1e-9)
 
 
-def test_log_probabilities_are_computed_for_those_who_ask():
-    model, prompt, told = random_gpt(CONFIGS["gpt2"]), [1, 2, 3], []
-    engine = Engine(model, n_slot=4)
-    for logprobs, drawn in ((None, False), (0, False), (None, True), (0, True)):
-        told.append([])
-        engine.submit(
-            asked(prompt, told[-1], options=DRAWN, logprobs=logprobs, drawn_logprobs=drawn)
-        )
-    engine.run()
-    nothing, own, drawn, both = (
-        [event for event in events if isinstance(event, Token)] for events in told
-    )
-    assert {(t.logprob, t.drawn_logprob) for t in nothing} == {(None, None)}
-    assert [(t.logprob, None) for t in both] == [(t.logprob, t.drawn_logprob) for t in own]
-    assert [(None, t.drawn_logprob) for t in both] == [(t.logprob, t.drawn_logprob) for t in drawn]
-    assert all(t.drawn_logprob != t.logprob for t in both)
+def test_log_probabilities_are_computed_on_request():
+    prompt = [1, 2, 3]
+    engine = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=4)
+    tokens = {}
+    for logprobs in (None, 0, 2):
+        [tokens[logprobs]] = run(engine, [prompt], options=DRAWN, logprobs=logprobs)
+    assert all(t.logprob is None and not t.top for t in tokens[None])
+    assert all(t.logprob is not None and not t.top for t in tokens[0])
+    assert [t.logprob for t in tokens[2]] == [t.logprob for t in tokens[0]]
+    assert all(len(t.top) == 2 for t in tokens[2])
 
 
 def test_greedy_tokens_are_those_of_transformers(tmp_path):
@@ -139,12 +92,12 @@ def test_prompts_side_by_side_are_read_in_one_pass(monkeypatch):
     monkeypatch.setattr(
         model, "hidden_step", lambda t, s: shapes.append(tuple(t.shape)) or real(t, s)
     )
-    engine, told = Engine(model, n_slot=4, budget=4 * CHUNK), [[] for _ in prompts]
-    for i, (prompt, events) in enumerate(zip(prompts, told, strict=True)):
-        engine.submit(asked(prompt, events, max_tokens=1 if i == 1 else 9))
+    engine, outputs = Engine(model, n_slot=4, budget=4 * CHUNK), [[] for _ in prompts]
+    for i, (prompt, events) in enumerate(zip(prompts, outputs, strict=True)):
+        engine.submit(make_request(prompt, events, max_tokens=1 if i == 1 else 9))
     engine.run()
     assert shapes[:2] == [(4, CHUNK)] * 2 and all(n == 1 for _, n in shapes[2:])
-    for i, (prompt, events) in enumerate(zip(prompts, told, strict=True)):
+    for i, (prompt, events) in enumerate(zip(prompts, outputs, strict=True)):
         [alone] = run(Engine(model, n_slot=4), [prompt], max_tokens=1 if i == 1 else 9)
         assert events[1:] == alone
 
@@ -173,7 +126,7 @@ def make(seed, dtype, quantized=False):
 def compiled(model):
     engine = Engine(model, 8)
     engine.compile()
-    engine._read_tokens.run = engine._read_tokens.compiled  # also where it happens to be slower
+    engine._token_pass.run = engine._token_pass.compiled  # also where it happens to be slower
     return engine
 
 chance = random.Random(1)
@@ -220,15 +173,16 @@ def test_a_cached_prompt_is_a_cold_one_to_the_last_bit(dtype):
     engine, cold = Engine(model, n_slot=3), []
     run(engine, [start])
     for end in ([1, 2, 3], [4] * 40, [5]):
-        told = []
-        engine.submit(asked(start + end, told))
+        events = []
+        engine.submit(make_request(start + end, events))
         engine.run()
-        assert told[0].cached == 2 * CHUNK
+        assert events[0].cached == 2 * CHUNK
         cold = run(Engine(model, n_slot=3), [start + end])[0]
-        assert told[1:] == cold
+        assert events[1:] == cold
 
 
-def test_a_prompt_is_reused_only_as_far_as_it_is_the_same_and_only_under_its_salt():
+def test_only_equal_prefixes_are_reused():
+    """Only up to the first difference, and only under the same salt."""
     model, prompt = random_gpt(CONFIGS["gpt2"]), list(range(100))
     engine = Engine(model, n_slot=3)
     run(engine, [prompt], salt="one")
@@ -240,10 +194,10 @@ def test_a_prompt_is_reused_only_as_far_as_it_is_the_same_and_only_under_its_sal
         ([*prompt[:40], 7, *prompt[41:]], "one", CHUNK),
     ]
     for tokens, salt, cached in cases:
-        told = []
-        engine.submit(asked(tokens, told, salt=salt))
+        events = []
+        engine.submit(make_request(tokens, events, salt=salt))
         engine.run()
-        assert told[0].cached == cached
+        assert events[0].cached == cached
 
 
 def test_the_size_of_the_budget_changes_nothing():
@@ -251,39 +205,39 @@ def test_the_size_of_the_budget_changes_nothing():
     assert run(Engine(model, 4, budget=1), prompts) == run(Engine(model, 4, budget=4096), prompts)
 
 
-def test_a_long_prompt_does_not_hold_up_a_running_answer():
+def test_long_prompts_do_not_stall_running_answers():
     engine = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=2, budget=1)
-    told, long = [], []
-    engine.submit(asked([1], told))
+    events, long = [], []
+    engine.submit(make_request([1], events))
     engine.step()
-    engine.submit(asked(list(range(100)), long))
+    engine.submit(make_request(list(range(100)), long))
     for _ in range(3):  # three of the four chunks of the long prompt
-        before = len(told)
+        before = len(events)
         engine.step()
-        assert len(told) == before + 1 and not long
+        assert len(events) == before + 1 and not long
     engine.step()
-    assert isinstance(long[0], Read)
+    assert isinstance(long[0], PromptRead)
 
 
 @pytest.mark.parametrize("options", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 def test_forks_are_the_samples_of_the_twin(options):
     model, prompt = random_gpt(CONFIGS["modern"]), texts(1)[0]
-    told, other = [], []
+    events, other = [], []
     engine = Engine(model, n_slot=6)
-    engine.submit(asked(texts(3)[2], other))
-    engine.submit(asked(prompt, told, options=options, n=4))
+    engine.submit(make_request(texts(3)[2], other))
+    engine.submit(make_request(prompt, events, options=options, n=4))
     engine.run()
     [twins] = generate(model, [prompt], SamplingConfig(20, **options), n=4)
     for sample, twin in enumerate(twins):
-        assert [t.id for t in told if isinstance(t, Token) and t.sample == sample] == twin.tokens
+        assert [t.id for t in events if isinstance(t, Token) and t.sample == sample] == twin.tokens
 
 
 def test_options_of_one_request_do_not_touch_another():
     model, prompt = random_gpt(CONFIGS["gpt2"]), [1, 2, 3]
-    engine, told = Engine(model, 8), []
+    engine, events = Engine(model, 8), []
     likeliest = run(engine, [prompt])[0][0].id
     banned = {"temperature": 0.0, "logit_bias": ((likeliest, -100.0),)}
-    several = [
+    options_list = [
         GREEDY,
         banned,
         DRAWN,
@@ -291,36 +245,18 @@ def test_options_of_one_request_do_not_touch_another():
         {"min_p": 1.0},
         {"presence_penalty": 2.0, "seed": 1},
     ]
-    rows = [[] for _ in several]
-    for options, told in zip(several, rows, strict=True):
-        engine.submit(asked(prompt, told, options=options))
+    rows = [[] for _ in options_list]
+    for options, events in zip(options_list, rows, strict=True):
+        engine.submit(make_request(prompt, events, options=options))
     engine.run()
     ids = [[t.id for t in row if isinstance(t, Token)] for row in rows]
     assert ids[0][0] == likeliest and likeliest not in ids[1][:1]
     assert ids[3] == ids[0] == ids[4]
     assert ids[2] == [t.id for t in run(Engine(model, 1), [prompt], options=DRAWN)[0]]
-    assert len(told) == 21
+    assert len(events) == 21
 
 
-def test_aborting_frees_the_slot_with_the_next_step_and_harms_no_one():
-    model, prompts = random_gpt(CONFIGS["modern"]), texts(4)
-    engine, told = Engine(model, n_slot=4), [[] for _ in prompts]
-    requests = [engine.submit(asked(p, events)) for p, events in zip(prompts, told, strict=True)]
-    for _ in range(6):
-        engine.step()
-    requests[1].abort()
-    n_before = len(told[1])
-    engine.step()
-    assert engine.n_running == 3 and len(told[1]) == n_before
-    waiting = engine.submit(asked(prompts[0], []))
-    waiting.abort()
-    engine.run()
-    assert engine.n_running == engine.n_waiting == 0 and engine.statistics.aborted == 2
-    alone = [run(Engine(model, 1), [prompt])[0] for prompt in prompts]
-    assert [events[1:] for events in told[2:]] == alone[2:] and told[0][1:] == alone[0]
-
-
-def test_a_stop_hook_an_end_token_and_the_context_end_an_answer():
+def test_hook_end_token_and_context_end_an_answer():
     model, prompt = random_gpt(CONFIGS["gpt2"]), [1, 2, 3]
     engine = Engine(model, 2)
     whole = [t.id for t in run(engine, [prompt], max_tokens=1000)[0]]
@@ -329,276 +265,18 @@ def test_a_stop_hook_an_end_token_and_the_context_end_an_answer():
     first = whole.index(whole[4])
     assert [t.id for t in tokens] == whole[: first + 1] and tokens[-1].finish == "stop"
     seen = []
-    [tokens] = run(engine, [prompt], stop=lambda t: seen.append(t.id) or len(seen) == 3)
+    [tokens] = run(engine, [prompt], on_token=lambda t: ("", seen.append(t.id) or len(seen) == 3))
     assert [t.id for t in tokens] == seen == whole[:3] and tokens[-1].finish == "stop"
 
 
 def test_the_prompt_is_scored_as_forced_decoding_does():
     model, prompt = random_gpt(CONFIGS["banded"]), texts(6)[4]
-    engine, told = Engine(model, 2), []
+    engine, events = Engine(model, 2), []
     run(engine, [prompt])  # the cache would know the prompt, but not its scores
-    engine.submit(asked(prompt, told, max_tokens=1, prompt_logprobs=True))
+    engine.submit(make_request(prompt, events, max_tokens=1, prompt_logprobs=True))
     engine.run()
-    read = told[0]
+    read = events[0]
     assert read.cached == 0 and read.logprobs[0] is None and len(read.logprobs) == len(prompt)
     assert read.logprobs[1:] == pytest.approx(score(model, [prompt[:1]], [prompt[1:]])[0], abs=1e-9)
     for logprob, top in zip(read.logprobs[1:], read.tops[1:], strict=True):
         assert len(top) == 3 and top[0][1] >= max(logprob, top[1][1])
-
-
-def test_deadlines_and_full_queues():
-    engine, told = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=1, max_waiting=2), []
-    engine.submit(asked([1], [], max_tokens=100))
-    engine.step()
-    engine.submit(asked([1], told, deadline=time.monotonic() - 1))
-    engine.submit(asked([1], []))
-    with pytest.raises(QueueFull):
-        engine.submit(asked([1], []))
-    engine.step()
-    assert isinstance(told[0], DeadlinePassed) and engine.n_waiting == 1
-    engine.fail(RuntimeError("broken"))
-    assert not engine.has_work
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"prompt": []}, "is empty"),
-        ({"prompt": [1] * 160}, "shorten it"),
-        ({"prompt": [101]}, "none of the model's"),
-        ({"prompt": [1], "n": 5}, "n is 5"),
-        ({"prompt": [1], "options": {"logit_bias": ((101, 1.0),)}}, "logit_bias"),
-    ],
-)
-def test_what_cannot_run_is_refused(fields, message):
-    engine = Engine(random_gpt(CONFIGS["gpt2"]), n_slot=4)
-    with pytest.raises(UserError, match=message):
-        engine.submit(asked(fields.pop("prompt"), [], **fields))
-    assert not engine.has_work
-
-
-def test_many_come_and_go_and_each_gets_its_own():
-    """Requests of all kinds arrive while others run, some are aborted, and the slots are reused."""
-    model, chance = random_gpt(CONFIGS["modern"], torch.float32), random.Random(2)
-    engine, runs = Engine(model, n_slot=5), []
-    start = texts(1, 120)[0]
-    for _ in range(60):
-        prompt = start[: chance.randint(1, len(start))] + [
-            chance.randrange(101) for _ in range(chance.randint(0, 30))
-        ]
-        options = {"temperature": chance.choice([0.0, 1.0]), "seed": chance.randrange(9)}
-        told = []
-        request = asked(prompt, told, chance.randint(1, 25), options, n=chance.choice([1, 1, 3]))
-        runs.append((engine.submit(request), told))
-        for _ in range(chance.randint(0, 6)):
-            engine.step()
-        if chance.random() < 0.2:
-            chance.choice(runs)[0].abort()
-    engine.run()
-    for request, told in runs:
-        tokens = [event for event in told if isinstance(event, Token)]
-        again = []
-        fresh = Engine(model, n_slot=3)
-        fresh.submit(asked(request.prompt, again, request.sampling.max_tokens, {}, n=request.n))
-        fresh._waiting[0].sampling = request.sampling
-        fresh.run()
-        for sample in range(request.n):
-            mine = [t for t in tokens if t.sample == sample]
-            theirs = [t for t in again if isinstance(t, Token) and t.sample == sample]
-            assert mine == (theirs[: len(mine)] if request.aborted else theirs)
-
-
-class Leaving:
-    """A client that aborts its request from inside a callback, in the middle of a step, as another
-    thread may."""
-
-    def __init__(self, prompt, moment, n):
-        self.moment, self.n_read = moment, 0
-        stop = self.stop if moment == "stop" else None
-        self.request = Request(prompt, SamplingConfig(40), self.emit, n=n, stop=stop)
-
-    def emit(self, event):
-        self.n_read += isinstance(event, Read)
-        if type(event).__name__ == self.moment:
-            self.request.abort()
-
-    def stop(self, token):
-        self.request.abort()
-        return False
-
-
-@pytest.mark.parametrize("moment", ["Read", "Token", "stop"])
-def test_a_client_may_leave_at_any_moment_of_any_prompt(moment):
-    config = GPTConfig("modern", vocab_size=101, context=48, n_layer=1, n_head=2, d_model=16)
-    model, prompt = random_gpt(config, torch.float32), [5, 6, 7]
-    [alone] = run(Engine(model, 1), [prompt], max_tokens=4)
-    engine = Engine(model, n_slot=4)
-    for n_prompt in range(1, model.context):
-        events = []
-        leaving = Leaving(
-            [(5 * i + n_prompt) % 101 for i in range(n_prompt)], moment, n=n_prompt % 3 + 1
-        )
-        engine.submit(leaving.request)
-        engine.submit(asked(prompt, events, max_tokens=4))
-        engine.run()
-        assert [event for event in events if isinstance(event, Token)] == alone, n_prompt
-        assert leaving.n_read == 1 and engine.n_running == 0
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_weights_that_diverged_end_the_requests_that_meet_them_and_no_other(value):
-    model, events = random_gpt(CONFIGS["modern"]), [[], []]
-    with torch.no_grad():
-        model.embed_tokens.weight[7] = value
-    sampling = SamplingConfig(20, temperature=0.0)
-    sound = random_gpt(CONFIGS["modern"])
-    logits = model.logits
-
-    def spoiled(hidden):
-        """The logits of the sound weights, but for rows that have met token 7."""
-        return sound.logits(hidden).where(hidden.isfinite().all(-1, keepdim=True), value)
-
-    model.logits = spoiled
-    engine = Engine(model, n_slot=4)
-    for prompt, told in zip(([1, 2, 3], [1, 7, 3]), events, strict=True):
-        engine.submit(Request(prompt, sampling, told.append, n=2))
-    engine.run()
-    model.logits = logits
-    good, bad = events
-    [alone] = run(Engine(sound, n_slot=4), [[1, 2, 3]])
-    assert isinstance(bad[-1], UserError) and "no number" in str(bad[-1]) and engine.n_running == 0
-    assert [e.id for e in good if isinstance(e, Token) and e.sample == 0] == [t.id for t in alone]
-
-
-def test_keys_that_are_no_numbers_stay_in_no_slot():
-    model = random_gpt(CONFIGS["modern"])
-    engine, prompt = Engine(model, n_slot=1), [1, 2, 3]
-    [alone] = run(Engine(model, n_slot=1), [prompt])
-    embedding = model.embed_tokens.weight
-    sound = embedding.detach().clone()
-    with torch.no_grad():
-        embedding[7] = torch.nan
-    [nothing] = run(engine, [[7] * 50])
-    with torch.no_grad():
-        embedding.copy_(sound)
-    assert nothing == [] and run(engine, [prompt]) == [alone]
-
-
-def test_a_callback_that_fails_ends_its_request_and_no_other(caplog):
-    model, prompt, others = random_gpt(CONFIGS["modern"]), [1, 2, 3], []
-
-    def fail(event):
-        raise RuntimeError("the event loop is closed")
-
-    engine = Engine(model, n_slot=5)
-    engine.submit(Request(prompt, SamplingConfig(20), fail, n=2))
-    engine.submit(asked(prompt, others))
-    engine.run()
-    assert others[1:] == run(Engine(model, n_slot=1), [prompt])[0]
-    assert "the event loop is closed" in caplog.text and engine.n_running == 0
-
-
-def test_a_step_that_broke_ends_what_runs_and_the_engine_starts_over(monkeypatch):
-    model, prompts = random_gpt(CONFIGS["modern"]), texts(3)
-    engine, events = Engine(model, n_slot=2), [[] for _ in prompts]
-    expected = run(Engine(model, n_slot=2), prompts)
-    for prompt, told in zip(prompts, events, strict=True):
-        engine.submit(asked(prompt, told))
-    for _ in range(7):
-        engine.step()
-    for stored in (*engine.cache.keys, *engine.cache.values):
-        stored.fill_(torch.nan)
-    engine.rebuild(RuntimeError("broken"))
-    engine.run()
-    assert [str(told[-1]) for told in events[:2]] == ["broken", "broken"]
-    assert events[2][1:] == expected[2]  # it was still waiting
-    assert run(engine, prompts) == expected
-
-
-def test_requests_get_their_error_even_if_the_cache_cannot_be_emptied(monkeypatch):
-    engine, events = Engine(random_gpt(CONFIGS["modern"]), n_slot=2), [[], [], []]
-    for told in events:
-        engine.submit(asked([1, 2, 3], told))
-    engine.step()
-
-    def fail():
-        raise MemoryError("no memory")
-
-    monkeypatch.setattr(engine.cache, "clear", fail)
-    with pytest.raises(MemoryError):
-        engine.fail(RuntimeError("broken"))
-    assert [str(told[-1]) for told in events] == ["broken"] * 3
-
-
-@pytest.mark.parametrize("sample", [0, 1])
-def test_a_request_whose_slot_cannot_be_taken_gets_an_error_once(sample, monkeypatch):
-    engine, told = Engine(random_gpt(CONFIGS["modern"]), n_slot=3), []
-    real = engine._take_slot
-
-    def fail(request, reuse):
-        if engine.n_running == sample:
-            raise MemoryError("no memory")
-        return real(request, reuse)
-
-    engine.submit(asked([1, 2, 3], told, n=2))
-    monkeypatch.setattr(engine, "_take_slot", fail)
-    with pytest.raises(MemoryError):
-        engine.step()
-    engine.rebuild(RuntimeError("broken"))
-    assert [str(event) for event in told] == ["broken"]
-    monkeypatch.undo()
-    assert not engine.has_work
-    engine.rebuild(RuntimeError("broken again"))
-    assert len(told) == 1
-
-
-class Broken:
-    """A constraint that allows all, and fails in the third token of its sample."""
-
-    def __init__(self, where):
-        self.where, self.said = where, 0
-
-    def bias(self):
-        if self.where == "bias" and self.said == 2:
-            raise ValueError("broken bias")
-        return torch.zeros(101)
-
-    def accept(self, token):
-        self.said += 1
-        if self.where == "accept" and self.said == 3:
-            raise ValueError("broken accept")
-
-
-@pytest.mark.parametrize("where", ["bias", "accept", "stop"])
-def test_a_constraint_or_stop_hook_that_fails_ends_its_request_and_no_other(where):
-    model, prompt, told, others = random_gpt(CONFIGS["modern"]), [1, 2, 3], [], [[], []]
-    engine, seen, broken, whole = Engine(model, n_slot=5), [], Broken(where), Broken("")
-
-    def stop(token):
-        seen.append(token)
-        if where == "stop" and len(seen) == 5:  # the third token of the first sample
-            raise ValueError("broken stop")
-        return False
-
-    engine.submit(asked(prompt, others[0]))
-    engine.submit(asked(prompt, told, n=2, stop=stop, constraints=[broken, whole]))
-    engine.submit(asked(prompt, others[1]))
-    engine.run()
-    assert (
-        str(told[-1]) == f"broken {where}"
-        and sum(isinstance(event, Exception) for event in told) == 1
-    )
-    assert (
-        sum(isinstance(event, Token) for event in told) == 4
-        and whole.said == 2
-        and engine.n_running == 0
-    )
-    [alone] = run(Engine(model, n_slot=1), [prompt])
-    assert [events[1:] for events in others] == [alone, alone]
-    assert run(engine, [prompt]) == [alone]  # and the engine goes on
-
-
-def test_a_constraint_of_the_cpu_is_added_on_the_device_of_the_logits():
-    request = asked([1], [], constraints=[Broken("")])
-    row = Row(request, 0, 0, 1, random.Random(0), [1], 0)
-    assert row.constrained(torch.zeros(101, device="meta")).device.type == "meta"

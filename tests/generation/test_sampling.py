@@ -14,7 +14,7 @@ from seq2chat.generation.sampling import (
     keep_top_k,
     keep_top_p,
     next_token_logits,
-    penalise_repetition,
+    penalize_repetition,
     row_generators,
     sample,
 )
@@ -52,7 +52,7 @@ def test_min_p_keeps_a_share_of_the_likeliest(p, tokens):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-6, 6), min_size=2, max_size=12), st.floats(0.05, 0.99))
-def test_the_nucleus_is_minimal_and_leaves_kept_logits_alone(logits, p):
+def test_nucleus_is_minimal_and_keeps_its_logits(logits, p):
     logits = torch.tensor([logits], dtype=torch.float64)
     result = keep_top_p(logits, p)
     inside = result.isfinite()
@@ -64,15 +64,15 @@ def test_the_nucleus_is_minimal_and_leaves_kept_logits_alone(logits, p):
         assert logits[inside].min() >= logits[~inside].max()
 
 
-def test_repetition_penalty_makes_seen_tokens_less_likely_whatever_their_sign():
+def test_repetition_penalty_lowers_logits_of_any_sign():
     logits, seen = torch.tensor([[2.0, -2.0, 3.0]]), torch.tensor([[True, True, False]])
-    assert penalise_repetition(logits, seen, 1.5).tolist() == [[pytest.approx(2 / 1.5), -3.0, 3.0]]
+    assert penalize_repetition(logits, seen, 1.5).tolist() == [[pytest.approx(2 / 1.5), -3.0, 3.0]]
 
 
 def test_the_options_combine_in_the_documented_order():
     config = SamplingConfig(temperature=0.5, top_k=4, top_p=0.9, min_p=0.3, repetition_penalty=1.2)
     seen = torch.tensor([[False, True, False, False, True]])
-    expected = penalise_repetition(LOGITS, seen, 1.2) / 0.5
+    expected = penalize_repetition(LOGITS, seen, 1.2) / 0.5
     expected = keep_min_p(keep_top_p(keep_top_k(expected, 4), 0.9), 0.3)
     before = [
         Penalties(row_seen.nonzero()[:, 0].tolist(), 5, LOGITS.device)
@@ -167,7 +167,7 @@ def test_impossible_options_are_named(option, value):
 def test_extreme_options_still_draw_a_token(options):
     logits = torch.tensor([[3.0, 80.0, -2.0, 79.0]])
     config = SamplingConfig(**options)
-    before = [Penalties([0, 1], 4, logits.device)] if config.penalises else []
+    before = [Penalties([0, 1], 4, logits.device)] if config.has_penalties else []
     [token] = sample(logits, config, row_generators(0, 1), before).tolist()
     assert token == (1 if "temperature" in options else 3)
 

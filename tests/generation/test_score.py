@@ -34,7 +34,7 @@ def make(name):
 
 
 @each_model
-def test_scores_are_the_log_softmax_of_the_full_forward_pass(name):
+def test_scores_equal_log_softmax_of_full_forward(name):
     model, sources = make(name)
     scores = score(model, PROMPTS, TARGETS, sources)
     assert [len(values) for values in scores] == [3, 0, 6]
@@ -54,7 +54,7 @@ def test_nothing_scores_nothing(name):
 
 
 @each_model
-def test_the_score_of_what_was_sampled_is_what_was_reported(name):
+def test_scores_of_samples_equal_reported_logprobs(name):
     model, sources = make(name)
     prompts = PROMPTS if sources is None else [[0]] * 3
     completions = generate(model, prompts, SamplingConfig(10, seed=0), [0], n=3, sources=sources)
@@ -66,7 +66,7 @@ def test_the_score_of_what_was_sampled_is_what_was_reported(name):
 
 
 @each_model
-def test_the_probabilities_of_all_continuations_sum_to_one(name):
+def test_probabilities_of_continuations_sum_to_one(name):
     model, sources = make(name)
     pairs = [[a, b] for a in range(13) for b in range(13)]
     scores = score(model, [[0, 4]] * 169, pairs, sources and sources[:1] * 169)

@@ -1,4 +1,4 @@
-"""BERT is transformers' BERT on the same weights, and no row depends on what stands beside it."""
+"""BERT equals the one of transformers on the same weights, and rows do not depend on each other."""
 
 import math
 
@@ -41,18 +41,17 @@ def random_bert(config=CONFIG):
 
 
 def random_batch(rows=3, seq=20, is_next=None):
-    """Rows of 20, 13 and 1 real tokens, in two sentences, with about a third of the tokens asked
-    for.
+    """Return rows of 20, 13 and 1 tokens in two sentences, with a third of the tokens masked.
 
     Token 0 is not among them: it is [PAD], whose embedding gets no gradient from the input in
     transformers.
     """
-    chance = torch.Generator().manual_seed(1)
-    target = torch.randint(1, 37, (rows, seq), generator=chance)
+    rng = torch.Generator().manual_seed(1)
+    target = torch.randint(1, 37, (rows, seq), generator=rng)
     mask = torch.arange(seq) < torch.tensor([20, 13, 1])[:rows, None]
-    asked = (torch.rand(rows, seq, generator=chance) < 0.3) & mask
-    asked[:, 0] = True
-    labels = torch.where(asked, torch.randint(37, (rows, seq), generator=chance), IGNORED)
+    label_mask = (torch.rand(rows, seq, generator=rng) < 0.3) & mask
+    label_mask[:, 0] = True
+    labels = torch.where(label_mask, torch.randint(37, (rows, seq), generator=rng), IGNORED)
     segments = (torch.arange(seq) >= torch.tensor([9, 5, 20])[:rows, None]).long()
     return Batch(target, labels, target_mask=mask, segments=segments, is_next=is_next)
 
@@ -102,7 +101,8 @@ def test_logits_are_those_of_transformers(pair):
     assert_equal(ours(batch.target), logits)
 
 
-def test_loss_gradients_and_three_steps_are_those_of_transformers(pair):
+def test_training_equals_transformers(pair):
+    """Loss, gradients and the weights after three steps."""
     ours, theirs = pair
     # Equal numbers of labels in each row: then the pairs weigh the same, and our sum over labels is
     # their sum of means.
@@ -134,7 +134,7 @@ def test_loss_gradients_and_three_steps_are_those_of_transformers(pair):
     assert_equal(ours(ids), theirs.logits if ours.config == CONFIG else theirs.prediction_logits)
 
 
-def test_a_batch_is_its_rows_alone_and_padding_is_irrelevant():
+def test_rows_do_not_depend_on_batch_or_padding():
     model, batch = random_bert(), random_batch()
     together = model(batch.target, batch.target_mask, batch.segments)
     noise = torch.where(batch.target_mask, batch.target, (batch.target + 5) % 37)
@@ -151,7 +151,8 @@ def test_a_batch_is_its_rows_alone_and_padding_is_irrelevant():
     assert (together - without)[1, :13].abs().max() > 1e-3, "without a mask, padding is attended to"
 
 
-def test_a_row_of_padding_is_finite_and_leaves_the_others_alone():
+def test_row_of_padding_is_finite():
+    """The other rows do not change."""
     model, batch = random_bert(), random_batch()
     mask = batch.target_mask.clone()
     mask[1] = False
@@ -178,7 +179,8 @@ def test_positions_and_segments_matter():
     assert_equal(model(x, segments=torch.zeros_like(x)), logits[None])
 
 
-def test_loss_is_a_sum_over_labels_however_the_batch_is_cut():
+def test_loss_is_a_sum_over_labels():
+    """It does not depend on how the batch is split."""
     model = random_bert(BOTH)
     batch = random_batch(is_next=torch.tensor([True, False, True]))
     whole, n = masked_lm(model, batch)
@@ -191,13 +193,13 @@ def test_loss_is_a_sum_over_labels_however_the_batch_is_cut():
     assert sum(n for _, n in parts) == n
     # By hand, from all logits.
     log_p = model(batch.target, batch.target_mask, batch.segments).log_softmax(-1)
-    asked = batch.labels != IGNORED
-    tokens = -log_p[asked].gather(1, batch.labels[asked][:, None]).sum()
+    label_mask = batch.labels != IGNORED
+    tokens = -log_p[label_mask].gather(1, batch.labels[label_mask][:, None]).sum()
     hidden = model.hidden(batch.target, batch.target_mask, batch.segments)
     pairs = F.cross_entropy(
         model.next_sentence_logits(hidden), torch.tensor([0, 1, 0]), reduction="none"
     )
-    assert_equal(whole, tokens + (pairs * asked.sum(1)).sum())
+    assert_equal(whole, tokens + (pairs * label_mask.sum(1)).sum())
 
 
 def test_heads_show_q_and_k_as_they_are_compared():
@@ -255,7 +257,8 @@ def test_fresh_weights_start_near_ln_vocab():
     )
 
 
-def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient():
+def test_dropout_and_gradients():
+    """Dropout acts in training only, and every weight gets a gradient."""
     config = BERTConfig(**SHAPE | {"dropout": 0.5, "next_sentence": True})
     model, plain, batch = (
         random_bert(config),

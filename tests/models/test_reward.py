@@ -20,7 +20,8 @@ def reward_model(layout: str, bias: float = 0.0) -> RewardModel:
     return model.eval()
 
 
-def test_it_begins_with_the_policys_weights_and_the_head_of_ziegler():
+def test_initial_weights():
+    """The policy's weights, and the head of Ziegler et al. 2019."""
     torch.manual_seed(1)
     gpt = GPT(GPTConfig(**SHAPE))
     model = reward_model_from(gpt)
@@ -98,6 +99,6 @@ def test_a_classifier_of_several_labels_is_refused(tmp_path):
         load_model(tmp_path)
 
 
-def test_a_command_for_policies_says_what_a_reward_model_is_for():
+def test_policy_commands_refuse_a_reward_model():
     with pytest.raises(UserError, match="The model is a reward"):
         require_family(reward_model("modern"), "gpt")

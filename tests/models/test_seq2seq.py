@@ -37,8 +37,8 @@ def random_model(config):
 
 
 def pairs(batch=4, source_seq=7, seq=6):
-    chance = torch.Generator().manual_seed(1)
-    source, target = (torch.randint(31, (batch, n), generator=chance) for n in (source_seq, seq))
+    rng = torch.Generator().manual_seed(1)
+    source, target = (torch.randint(31, (batch, n), generator=rng) for n in (source_seq, seq))
     return (
         source,
         target,
@@ -90,7 +90,7 @@ def peer_logits(model, source, target):
 
 
 @each_config
-def test_logits_and_gradients_are_those_of_torchs_layers_pair_by_pair(config):
+def test_logits_and_gradients_equal_torchs_layers(config):
     model, (source, target, mask) = random_model(config), pairs()
     weights = torch.randn(4, 6, 31, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     logits = model(source, target, mask)
@@ -103,7 +103,8 @@ def test_logits_and_gradients_are_those_of_torchs_layers_pair_by_pair(config):
 
 
 @pytest.mark.parametrize("name", ["gru-additive-bi", "lstm-fixed-uni-reversed"])
-def test_three_steps_of_training_end_in_the_same_weights(name):
+def test_training_equals_torchs_layers(name):
+    """Three steps end in the same weights."""
     ours, peers = random_model(CONFIGS[name]), random_model(CONFIGS[name])
     source, target, mask = pairs()
     labels = target.roll(-1, 1)
@@ -137,7 +138,7 @@ def test_decoding_step_by_step_equals_the_forward_pass(config):
 
 
 @each_config
-def test_a_batch_is_its_rows_one_by_one_whatever_the_padding(config):
+def test_rows_do_not_depend_on_batch_or_padding(config):
     model, (source, target, mask) = random_model(config), pairs()
     expected = torch.cat(
         [model(source[b : b + 1, : mask[b].sum()], target[b : b + 1]) for b in range(4)]
@@ -148,7 +149,7 @@ def test_a_batch_is_its_rows_one_by_one_whatever_the_padding(config):
 
 
 @each_config
-def test_logits_depend_on_the_past_of_the_target_and_on_the_whole_source(config):
+def test_logits_depend_on_past_target_and_whole_source(config):
     model, (source, target, mask) = random_model(config), pairs()
     before = model(source, target, mask)
     changed = target.clone()
@@ -183,7 +184,7 @@ def test_a_source_without_a_word_is_finite(config):
 
 
 @each_config
-def test_the_alignment_of_a_word_stays_with_it_when_the_source_is_reversed(config):
+def test_reversed_source_keeps_alignments(config):
     model, (source, _, mask) = random_model(config), pairs()
     annotations = []
     model.decoder.attention.prepare = lambda *parts: (
@@ -198,7 +199,8 @@ def test_the_alignment_of_a_word_stays_with_it_when_the_source_is_reversed(confi
         )
 
 
-def test_turning_rows_round_is_its_own_inverse_and_leaves_padding():
+def test_reversed_order_is_its_own_inverse():
+    """Padding stays in place."""
     order = reversed_order(torch.tensor([4, 0, 1, 3]), 4)
     assert order.tolist() == [[3, 2, 1, 0], [0, 1, 2, 3], [0, 1, 2, 3], [2, 1, 0, 3]]
     assert order.gather(1, order).equal(torch.arange(4).expand(4, 4))
@@ -225,7 +227,8 @@ def test_embedding_and_head_are_one_matrix_or_two():
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_fresh_weights_are_orthogonal_gate_by_gate_and_know_nothing(cell):
+def test_fresh_weights_are_orthogonal_gate_by_gate(cell):
+    """The first loss is ln(vocab_size)."""
     torch.manual_seed(0)
     model = Seq2Seq(Seq2SeqConfig(vocab_size=1000, cell=cell, d_embed=32, d_model=64, dropout=0.0))
     recurrent = [model.encoder.rnn.weight_hh_l0, model.encoder.rnn.weight_hh_l0_reverse]
@@ -241,7 +244,8 @@ def test_fresh_weights_are_orthogonal_gate_by_gate_and_know_nothing(cell):
     assert loss.item() == pytest.approx(math.log(1000), abs=0.5)
 
 
-def test_dropout_acts_on_embeddings_between_layers_and_on_the_readout_in_training_only():
+def test_dropout_places():
+    """On embeddings, between layers and on the readout, in training only."""
     model, (source, target, mask) = (
         random_model(Seq2SeqConfig(dropout=0.5, **SHAPE)),
         pairs(source_seq=7, seq=60),

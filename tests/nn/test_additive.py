@@ -26,7 +26,7 @@ def query(batch=3):
     return torch.randn(batch, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
-def test_additive_attention_is_the_formula_of_the_paper_one_row_at_a_time(attention):
+def test_additive_attention_equals_the_formula(attention):
     annotations, mask, summary = source()
     context, weights = attention(query(), attention.prepare(annotations, mask, summary))
     w, u, v = (m.weight.detach() for m in (attention.q_proj, attention.k_proj, attention.score))
@@ -40,7 +40,7 @@ def test_additive_attention_is_the_formula_of_the_paper_one_row_at_a_time(attent
         torch.testing.assert_close(context[b], expected, rtol=0, atol=1e-12)
 
 
-def test_what_is_masked_has_no_weight_and_does_not_matter(attention):
+def test_masked_words_have_no_weight(attention):
     annotations, mask, summary = source()
     changed = annotations.masked_fill(~mask[:, :, None], 9.0)
     before = attention(query(), attention.prepare(annotations, mask, summary))
@@ -50,7 +50,8 @@ def test_what_is_masked_has_no_weight_and_does_not_matter(attention):
     assert (before[1] == 0).equal(~mask)
 
 
-def test_a_row_without_words_has_a_context_of_zeros_and_finite_gradients(attention):
+def test_row_without_words_has_a_zero_context(attention):
+    """Its gradients are finite."""
     annotations, mask, summary = source()
     mask[1] = False
     annotations.requires_grad_()
@@ -78,7 +79,7 @@ def test_gradients_are_those_of_finite_differences(attention):
     torch.autograd.gradcheck(contexts, (query().requires_grad_(), annotations.requires_grad_()))
 
 
-def test_a_fixed_context_is_the_summary_whatever_the_query():
+def test_fixed_context_ignores_the_query():
     annotations, mask, summary = source()
     fixed = FixedContext()
     memory = fixed.prepare(annotations, mask, summary)
@@ -87,7 +88,7 @@ def test_a_fixed_context_is_the_summary_whatever_the_query():
         assert context.equal(summary) and weights is None
 
 
-def test_attention_that_may_see_one_word_only_is_the_fixed_context_of_that_word(attention):
+def test_attention_to_one_word_is_a_fixed_context(attention):
     annotations, _, _ = source()
     one = torch.arange(7) == torch.tensor([[6], [3], [0]])
     context, _ = attention(query(), attention.prepare(annotations, one, annotations[one]))

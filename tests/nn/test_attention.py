@@ -31,11 +31,11 @@ def test_fused_attention_equals_its_plain_twin(kind, scale, n_kv_head):
 
 @pytest.mark.parametrize("n_kv_head", [4, 2])
 @pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
-def test_training_takes_the_same_gradients_whichever_path_it_takes(masked, n_kv_head, monkeypatch):
+def test_both_training_paths_have_equal_gradients(masked, n_kv_head, monkeypatch):
     mask = (torch.rand(2, 1, 7, 7) < 0.5) | torch.eye(7, dtype=torch.bool) if masked else None
     results = []
     for short in (0, 7):
-        monkeypatch.setattr(attention, "SHORT", short)
+        monkeypatch.setattr(attention, "MAX_PLAIN_KEYS", short)
         q, k, v = (x.requires_grad_() for x in qkv(n_kv_head=n_kv_head))
         context = scaled_dot_product(q, k, v, mask, is_causal=not masked)
         context.square().sum().backward()
@@ -44,12 +44,12 @@ def test_training_takes_the_same_gradients_whichever_path_it_takes(masked, n_kv_
 
 
 @pytest.mark.parametrize("attend", [scaled_dot_product, scaled_dot_product_plain])
-def test_a_mask_beside_is_causal_is_refused_rather_than_ignored(attend):
+def test_mask_with_is_causal_is_refused(attend):
     with pytest.raises(ValueError, match="not both"):
         attend(*qkv(), torch.ones(1, 1, 7, 7, dtype=torch.bool), is_causal=True)
 
 
-def test_plain_attention_is_the_formula_of_the_paper_one_query_at_a_time():
+def test_plain_attention_equals_the_formula():
     q, k, v = qkv(n_head=4, n_kv_head=2)
     context, weights = scaled_dot_product_plain(q, k, v, is_causal=True)
     for b, h, i in [(0, 0, 0), (0, 1, 3), (1, 2, 6), (1, 3, 5)]:
@@ -67,7 +67,8 @@ def test_equal_keys_give_the_mean_of_the_values():
     torch.testing.assert_close(context, v.mean(dim=2, keepdim=True).expand_as(v))
 
 
-def test_heads_are_causal_for_many_queries_and_see_every_key_for_one():
+def test_heads_are_causal():
+    """A single query sees every key."""
     q, k, v = qkv()
     heads = DotProductHeads(scale=0.5)
     torch.testing.assert_close(

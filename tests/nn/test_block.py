@@ -22,7 +22,8 @@ def test_swiglu_is_shazeers_formula():
     )
 
 
-def test_rms_norm_divides_by_the_root_mean_square_and_keeps_the_inputs_precision():
+def test_rms_norm_equals_the_formula():
+    """It keeps the number format of its input."""
     norm, x = RMSNorm(6, eps=0.01), torch.randn(2, 6)
     torch.nn.init.uniform_(norm.weight)
     expected = x / torch.sqrt((x**2).mean(-1, keepdim=True) + 0.01) * norm.weight
@@ -32,7 +33,8 @@ def test_rms_norm_divides_by_the_root_mean_square_and_keeps_the_inputs_precision
     torch.testing.assert_close(low.float(), expected, rtol=0.02, atol=0.02)
 
 
-def test_linear_and_layer_norm_are_torchs_and_keep_the_inputs_precision():
+def test_linear_and_layer_norm_equal_torchs():
+    """They keep the number format of their input."""
     torch.manual_seed(0)
     x = torch.randn(2, 6)
     for ours, theirs in [

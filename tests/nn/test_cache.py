@@ -36,7 +36,7 @@ def test_reorder_drops_repeats_and_swaps_rows():
     assert cache.padding.tolist() == [2, 2, 1, 0]
 
 
-def test_positions_are_counted_from_the_first_real_token():
+def test_positions_start_at_the_first_real_token():
     cache = KVCache(n_layer=1, padding=torch.tensor([1, 3]))
     assert cache.positions(4, torch.device("cpu")).tolist() == [[0, 0, 1, 2], [0, 0, 0, 0]]
     cache.layers[0].append(torch.zeros(2, 1, 4, 2), torch.zeros(2, 1, 4, 2))

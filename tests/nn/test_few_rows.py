@@ -16,9 +16,8 @@ def kernel():
     ("d_in", "d_out"), [(1, 1), (7, 5), (32, 64), (33, 40), (100, 77), (384, 130)]
 )
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_it_is_the_product_and_a_row_has_the_same_bits_among_any_others(
-    dtype, d_in, d_out, with_bias
-):
+def test_rows_are_products_with_fixed_bits(dtype, d_in, d_out, with_bias):
+    """The bits of a row do not depend on the other rows."""
     torch.manual_seed(0)
     x, weight, bias = (
         torch.randn(*shape).to(dtype) for shape in ((19, d_in), (d_out, d_in), (d_out,))
@@ -44,18 +43,18 @@ def test_any_shape_and_any_strides_of_x():
 
 
 @pytest.mark.parametrize(
-    ("x", "weight", "bias", "said"),
+    ("x", "weight", "bias", "message"),
     [
         (torch.zeros(2, 3), torch.zeros(4, 5), None, "d_out, d_in"),
         (torch.zeros(2, 0), torch.zeros(4, 0), None, "d_out, d_in"),
-        (torch.zeros(2, 3), torch.zeros(3, 4).T, None, "lies in rows"),
+        (torch.zeros(2, 3), torch.zeros(3, 4).T, None, "contiguous weight"),
         (torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3), "a bias"),
         (torch.zeros(2, 3), torch.zeros(4, 3, dtype=torch.bfloat16), None, "one number format"),
         (torch.zeros(2, 3).double(), torch.zeros(4, 3).double(), None, "float32 or bfloat16"),
     ],
 )
-def test_what_it_cannot_multiply_is_refused(x, weight, bias, said):
-    with pytest.raises(RuntimeError, match=said):
+def test_what_it_cannot_multiply_is_refused(x, weight, bias, message):
+    with pytest.raises(RuntimeError, match=message):
         torch.ops.seq2chat.few_rows(x, weight, bias)
 
 

@@ -1,4 +1,4 @@
-"""Weights of 8 bits: near the linear map they stand for, and the same product when compiled."""
+"""8-bit weights: close to the original linear map, and the same product when compiled."""
 
 import pytest
 import torch

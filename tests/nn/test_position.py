@@ -27,7 +27,8 @@ def test_sinusoids_are_the_papers():
 
 
 @given(st.integers(0, 500), st.integers(-200, 200))
-def test_the_sinusoid_k_places_away_is_a_rotation_that_depends_on_k_alone(position, k):
+def test_sinusoids_rotate_with_the_distance(position, k):
+    """A shift by k is a rotation that depends on k alone."""
     here, there = (
         sinusoids(torch.tensor([p]), 8, torch.float64).view(4, 2) for p in (position, position + k)
     )
@@ -59,7 +60,8 @@ def test_angles_are_the_papers_and_computed_in_float32():
     )
 
 
-def test_rotation_is_complex_multiplication_of_the_two_halves():
+def test_rotation_is_complex_multiplication():
+    """The two halves are real and imaginary parts."""
     torch.manual_seed(0)
     x = torch.randn(8, dtype=torch.float64)
     cos, sin = rotary(torch.tensor([[5]]), 8, 100.0, torch.float64)
@@ -67,7 +69,8 @@ def test_rotation_is_complex_multiplication_of_the_two_halves():
     torch.testing.assert_close(turned(x, 5), torch.cat([product.real, product.imag]))
 
 
-def test_scores_depend_only_on_distance_and_lengths_are_kept():
+def test_scores_depend_only_on_distance():
+    """Rotation keeps lengths."""
     torch.manual_seed(1)
     q, k = torch.randn(2, 8, dtype=torch.float64)
     near = turned(q, 7) @ turned(k, 3)

@@ -43,8 +43,7 @@ def lstm(w, u, b_x, b_h, x, h, c):
 
 
 def read(cell, weights, words):
-    """The states of one direction over the words of one sentence, and what it ends with, one step
-    after the other."""
+    """Return the states of one direction over one sentence and the last carry, step by step."""
     h = c = torch.zeros(weights[1].shape[1], dtype=torch.float64)
     states = []
     for x in words:
@@ -74,7 +73,7 @@ def test_a_cell_is_torchs(ours, peer):
 @each_cell
 @pytest.mark.parametrize("n_layer", [1, 2])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_the_encoder_reads_each_sentence_as_the_equations_do_alone(cell, bidirectional, n_layer):
+def test_encoder_equals_the_equations(cell, bidirectional, n_layer):
     encoder = randomize(
         Encoder(
             cell, d_embed=3, d_model=4, n_layer=n_layer, bidirectional=bidirectional, dropout=0.0
@@ -133,7 +132,7 @@ def source(decoder):
 
 
 @each_cell
-def test_a_decoder_of_fixed_context_is_torchs_rnn_over_word_and_context(cell):
+def test_fixed_context_decoder_equals_torchs_rnn(cell):
     decoder = make_decoder(cell, FixedContext())
     peer = (nn.GRU if cell == "gru" else nn.LSTM)(8, 4, num_layers=2, batch_first=True).double()
     inputs = [decoder.embed_gates, *decoder.layer_gates]
@@ -178,7 +177,7 @@ def test_a_decoder_of_fixed_context_is_torchs_rnn_over_word_and_context(cell):
 
 @each_cell
 @pytest.mark.parametrize("n_layer", [1, 2])
-def test_a_decoder_with_attention_is_the_papers_recurrence_one_row_at_a_time(cell, n_layer):
+def test_attention_decoder_equals_the_paper(cell, n_layer):
     decoder = make_decoder(cell, AdditiveAttention(4, 5, 6), n_layer)
     state, embedded = source(decoder), random(3, 7, 3)
     readout, after = decoder(embedded, state)
@@ -230,7 +229,7 @@ def test_the_first_state_is_the_papers(cell):
             )
 
 
-def test_attention_bound_to_the_last_word_is_the_decoder_of_fixed_context():
+def test_attention_to_the_last_word_is_fixed_context():
     """Bahdanau et al. 2014, appendix A.2.2: fixing c_i to h→_Tx gives the RNN encoder–decoder."""
     attending, fixed = (
         make_decoder("gru", AdditiveAttention(4, 5, 6)),
@@ -253,7 +252,7 @@ def test_attention_bound_to_the_last_word_is_the_decoder_of_fixed_context():
 @pytest.mark.parametrize(
     "kind", [FixedContext, lambda: AdditiveAttention(4, 5, 6)], ids=["fixed", "additive"]
 )
-def test_a_reordered_row_goes_on_where_the_row_it_was_had_stopped(cell, kind):
+def test_reordered_rows_continue(cell, kind):
     decoder = make_decoder(cell, kind())
     # Beams of two and three; one of each is left.
     orders = [[2, 0, 1], [0, 0, 1, 1, 1], [1, 0, 4, 4, 2], [4, 1]]

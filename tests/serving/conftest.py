@@ -1,10 +1,11 @@
-"""Tiny models with random weights behind a real server on a free port."""
+"""Tiny models with random weights, served by a real server on a free port."""
 
 import asyncio
 import threading
 import time
 from types import SimpleNamespace
 
+import httpx
 import pytest
 import torch
 import uvicorn
@@ -12,9 +13,9 @@ import uvicorn
 from seq2chat.config import BERTConfig, GPTConfig, TransformerConfig
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.serving.app import create_app
-from seq2chat.serving.engine_thread import Worker
-from seq2chat.serving.served_model import open_served
-from seq2chat.serving.server import Opening, Server, listen
+from seq2chat.serving.engine_thread import EngineThread
+from seq2chat.serving.served_model import open_model
+from seq2chat.serving.server import LoadingApp, Server, listen
 from seq2chat.serving.timeouts import TimedProtocol
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
@@ -40,33 +41,35 @@ def folders(tmp_path_factory):
         "translates": (TransformerConfig(PLAIN.vocab_size, 48, 1, 2, 32), PLAIN),
         "bert": (BERTConfig(words.vocab_size, context=48, n_layer=1, n_head=2, d_model=32), words),
     }
-    made = {}
+    paths = {}
     for name, (config, tokenizer) in kinds.items():
-        made[name] = tmp_path_factory.mktemp("models") / name
+        paths[name] = tmp_path_factory.mktemp("models") / name
         model = make_model(config)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        save_model(model, made[name], eos_token_id=tokenizer.eos_id)
-        tokenizer.save(made[name])
-    return made
+        save_model(model, paths[name], eos_token_id=tokenizer.eos_id)
+        tokenizer.save(paths[name])
+    return paths
 
 
 class Running:
-    """A server in a thread of this process; `engine(name)` and `worker` may be looked at."""
+    """A server in a thread of this process, with access to its parts."""
 
     def __init__(
         self, folders, api_key="", names=("chats", "base", "translates", "bert"), n_slot=4
     ):
-        self.served = [open_served(folders[name], name, n_slot) for name in names]
-        self.worker = Worker([one.engine for one in self.served if one.engine is not None])
-        self.worker.start()
-        opening = Opening()
-        opening.app = create_app(self.served, self.worker, api_key)
-        self.state = opening.app.state.serving
-        config = uvicorn.Config(
-            opening, lifespan="off", log_level="error", access_log=False, http=TimedProtocol
+        self.served = [open_model(folders[name], name, n_slot) for name in names]
+        self.engine_thread = EngineThread(
+            [one.engine for one in self.served if one.engine is not None]
         )
-        self.server = Server(config, opening)
+        self.engine_thread.start()
+        loading_app = LoadingApp()
+        loading_app.app = create_app(self.served, self.engine_thread, api_key)
+        self.state = loading_app.app.state.serving
+        config = uvicorn.Config(
+            loading_app, lifespan="off", log_level="error", access_log=False, http=TimedProtocol
+        )
+        self.server = Server(config, loading_app)
         listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.thread = threading.Thread(
@@ -88,8 +91,8 @@ class Running:
     def close(self):
         self.server.should_exit = True
         self.thread.join(20)
-        self.worker.stop()
-        self.worker.join(20)
+        self.engine_thread.stop()
+        self.engine_thread.join(20)
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +102,24 @@ def server(folders):
     running.close()
 
 
+@pytest.fixture(scope="module")
+def client(server):
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
 @pytest.fixture
 def start(folders):
-    """Start servers of one's own."""
-    made = []
+    """Start servers with other options than `server`."""
+    servers = []
 
     def begin(**options):
-        made.append(Running(folders, **options))
-        return made[-1]
+        servers.append(Running(folders, **options))
+        return servers[-1]
 
     yield begin
-    for running in made:
-        running.close()
+    for server in servers:
+        server.close()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_json_is_parsed(value):
 
 
 @pytest.mark.parametrize("body", UNREADABLE, ids=lambda body: body[:12].decode("latin-1"))
-def test_the_reason_why_a_body_cannot_be_read_is_one_sentence(body):
+def test_unreadable_body_is_explained_in_one_sentence(body):
     with pytest.raises(HTTPException) as caught:
         parse(body)
     assert caught.value.status_code == 400

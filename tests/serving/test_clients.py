@@ -1,4 +1,4 @@
-"""The openai SDK as it is used, and lm-eval's way of scoring is in test_api."""
+"""The openai SDK as it is used, and lm-eval's way of scoring is in test_completions."""
 
 import asyncio
 import json
@@ -38,9 +38,9 @@ def client(server):
 
 def test_models_chat_and_completions(client):
     assert [model.id for model in client.models.list()] == ["chats", "base", "translates", "bert"]
-    made = client.chat.completions.create(**ASK, n=2, logprobs=True, top_logprobs=2, stop=["zzz"])
-    assert len(made.choices) == 2 and made.usage.completion_tokens > 0
-    assert made.choices[0].logprobs.content[0].top_logprobs[0].logprob <= 0
+    result = client.chat.completions.create(**ASK, n=2, logprobs=True, top_logprobs=2, stop=["zzz"])
+    assert len(result.choices) == 2 and result.usage.completion_tokens > 0
+    assert result.choices[0].logprobs.content[0].top_logprobs[0].logprob <= 0
     text = client.completions.create(
         model="base", prompt="Hello", max_tokens=5, echo=True, logprobs=2
     )
@@ -150,13 +150,14 @@ def test_responses_whole_streamed_and_taken_back(client):
     form = {"format": {"type": "json_schema", "name": "move", "schema": schema, "strict": True}}
     with client.responses.stream(model="chats", input="Hello there.", text=form) as stream:
         kinds = [event.type for event in stream]
-        made = stream.get_final_response()
+        result = stream.get_final_response()
     assert (
         kinds[:2] == ["response.created", "response.in_progress"]
         and kinds[-1] == "response.completed"
     )
     assert (
-        json.loads(made.output_text)["place"] in ("home", "school") and made.status == "completed"
+        json.loads(result.output_text)["place"] in ("home", "school")
+        and result.status == "completed"
     )
     with pytest.raises(
         openai.BadRequestError, match="previous_response_id: no response is kept here"
@@ -201,8 +202,8 @@ def test_langchain(server):
             "title": "move",
             "description": "Move to a place.",
         }
-        made = llm.with_structured_output(schema, method=method).invoke("Hello there.")
-        assert made["place"] in ("home", "school")
+        result = llm.with_structured_output(schema, method=method).invoke("Hello there.")
+        assert result["place"] in ("home", "school")
 
 
 def test_llama_index(server):
@@ -219,12 +220,10 @@ def test_llama_index(server):
     chats = OpenAILike(
         model="chats", **options, is_chat_model=True, max_tokens=20, additional_kwargs={"seed": 3}
     )
-    asked = [ChatMessage(role="user", content="Hello there.")]
-    answer = chats.chat(asked).message
-    assert answer.content == "".join(part.delta or "" for part in chats.stream_chat(asked))
-    assert chats.chat(
-        [*asked, answer, ChatMessage(role="user", content="And you?")]
-    ).message.content
+    body = [ChatMessage(role="user", content="Hello there.")]
+    answer = chats.chat(body).message
+    assert answer.content == "".join(part.delta or "" for part in chats.stream_chat(body))
+    assert chats.chat([*body, answer, ChatMessage(role="user", content="And you?")]).message.content
     base = OpenAILike(model="base", **options, is_chat_model=False, max_tokens=8, temperature=0.0)
     assert base.complete("Hello").text == "".join(
         part.delta or "" for part in base.stream_complete("Hello")
@@ -252,7 +251,7 @@ def test_many_at_once_get_what_they_get_alone(server, client):
                 *(many.completions.create(prompt=p, **options) for p in prompts)
             )
 
-    texts = [made.choices[0].text for made in asyncio.run(together())]
+    texts = [result.choices[0].text for result in asyncio.run(together())]
     assert texts == [
         client.completions.create(prompt=p, **options).choices[0].text for p in prompts
     ]

@@ -1,4 +1,4 @@
-"""The one thread that computes, and what it tells at its end."""
+"""The one thread that computes, and the errors at its end."""
 
 import time
 
@@ -9,11 +9,11 @@ from seq2chat.generation.engine import Engine
 from seq2chat.generation.request import QueueFull, Request
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
-from seq2chat.serving.engine_thread import MOST_BREAKS, Stopped, Worker
+from seq2chat.serving.engine_thread import MAX_BREAKS, EngineThread, Stopped
 
 
 class Panic(BaseException):
-    """As the one of Rust, which is no Exception either."""
+    """Like a Rust panic, which is not an Exception either."""
 
 
 def tiny_engine():
@@ -28,33 +28,34 @@ ERRORS = pytest.mark.parametrize(
 
 
 @ERRORS
-def test_an_engine_that_breaks_again_and_again_ends_the_worker(monkeypatch, caplog, error):
+def test_repeated_breaks_end_the_thread(monkeypatch, caplog, error):
     def broken():
         raise error
 
     engine, events = tiny_engine(), []
     monkeypatch.setattr(engine, "step", broken)
-    worker = Worker([engine])
-    for _ in range(MOST_BREAKS + 1):
-        worker.submit(engine, Request([1], SamplingConfig(1), events.append))
-    first, cancelled = (worker.call(lambda: 1) for _ in range(2))
+    thread = EngineThread([engine])
+    for _ in range(MAX_BREAKS + 1):
+        thread.submit(engine, Request([1], SamplingConfig(1), events.append))
+    first, cancelled = (thread.call(lambda: 1) for _ in range(2))
     assert cancelled.cancel()
-    later = [worker.call(lambda: 1) for _ in range(MOST_BREAKS + 1)]
-    worker.start()
-    worker.join(10)
+    later = [thread.call(lambda: 1) for _ in range(MAX_BREAKS + 1)]
+    thread.start()
+    thread.join(10)
     assert first.result(0) == 1
-    with pytest.raises(Stopped, match="The engine broke; its log says why"):
+    with pytest.raises(Stopped, match="The engine broke; its log contains the cause"):
         later[-1].result(0)
-    assert [str(event) for event in events] == ["The engine broke; its log says why."] * (
-        MOST_BREAKS + 1
+    assert [str(event) for event in events] == ["The engine broke; its log contains the cause."] * (
+        MAX_BREAKS + 1
     )
     assert "too little" in caplog.text and "in broken" in caplog.text  # the cause and the place
     with pytest.raises(Stopped):
-        worker.call(lambda: 1)
+        thread.call(lambda: 1)
 
 
 @ERRORS
-def test_an_engine_that_breaks_once_starts_over_and_the_others_go_on(monkeypatch, caplog, error):
+def test_engine_starts_over_after_a_break(monkeypatch, caplog, error):
+    """Other engines continue."""
     broken, sound = tiny_engine(), tiny_engine()
     events = {broken: [], sound: []}
     decode, failures = broken._decode, [error]
@@ -65,38 +66,41 @@ def test_an_engine_that_breaks_once_starts_over_and_the_others_go_on(monkeypatch
         return decode(rows)
 
     monkeypatch.setattr(broken, "_decode", fail_once)
-    worker = Worker([broken, sound])
-    for engine, told in events.items():
-        worker.submit(engine, Request([1], SamplingConfig(5), told.append))
-    worker.submit(broken, Request([2], SamplingConfig(5), events[broken].append))
-    worker.start()
-    while not worker.is_idle:
+    thread = EngineThread([broken, sound])
+    for engine, output in events.items():
+        thread.submit(engine, Request([1], SamplingConfig(5), output.append))
+    thread.submit(broken, Request([2], SamplingConfig(5), events[broken].append))
+    thread.start()
+    while not thread.is_idle:
         time.sleep(0.001)
-    worker.stop()
-    worker.join(10)
+    thread.stop()
+    thread.join(10)
     kinds = [type(event).__name__ for event in events[broken]]
-    assert kinds == ["Read", "Token", "Stopped", "Read", *["Token"] * 5] and worker.error is None
-    assert [type(event).__name__ for event in events[sound]] == ["Read", *["Token"] * 5]
+    assert (
+        kinds == ["PromptRead", "Token", "Stopped", "PromptRead", *["Token"] * 5]
+        and thread.error is None
+    )
+    assert [type(event).__name__ for event in events[sound]] == ["PromptRead", *["Token"] * 5]
     assert "too little" in caplog.text and "too little" not in str(events[broken][2])
 
 
 @ERRORS
-def test_a_call_that_fails_in_any_way_leaves_nobody_waiting(caplog, error):
+def test_failing_calls_leave_nobody_waiting(caplog, error):
     def work():
         raise error
 
-    worker = Worker([])
-    worker.start()
+    thread = EngineThread([])
+    thread.start()
     with pytest.raises((MemoryError, RuntimeError), match="too little"):
-        worker.call(work).result(10)
-    assert worker.call(lambda: 1).result(10) == 1
-    worker.stop()
-    worker.join(10)
+        thread.call(work).result(10)
+    assert thread.call(lambda: 1).result(10) == 1
+    thread.stop()
+    thread.join(10)
 
 
 def test_calls_that_wait_are_bounded():
-    worker = Worker([])
+    thread = EngineThread([])
     for _ in range(256):
-        worker.call(int)
+        thread.call(int)
     with pytest.raises(QueueFull, match="256 calls are waiting"):
-        worker.call(int)
+        thread.call(int)

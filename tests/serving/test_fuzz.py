@@ -51,7 +51,7 @@ PROMPTS = (
 MODELS = st.sampled_from(["chats", "base", "translates", "bert", "none"])
 # The server answers on threads of this process, and its checked types draw from `random` meanwhile.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
-several = settings(
+fuzz_settings = settings(
     max_examples=N,
     deadline=None,
     database=None,
@@ -72,8 +72,8 @@ def some(options):
 def client(server):
     with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
-        assert server.worker.error is None and client.get("/health").status_code == 200
-        assert server.until(lambda: server.worker.is_idle)
+        assert server.engine_thread.error is None and client.get("/health").status_code == 200
+        assert server.until(lambda: server.engine_thread.is_idle)
 
 
 def check(response):
@@ -86,7 +86,7 @@ def check(response):
         response.json()
 
 
-@several
+@fuzz_settings
 @given(model=MODELS, messages=MESSAGES, options=some(CHAT))
 def test_chat(client, model, messages, options):
     check(
@@ -94,7 +94,7 @@ def test_chat(client, model, messages, options):
     )
 
 
-@several
+@fuzz_settings
 @given(model=MODELS, prompt=PROMPTS, options=some(TEXT))
 def test_completions(client, model, prompt, options):
     check(client.post("/v1/completions", json={"model": model, "prompt": prompt} | options))

@@ -1,5 +1,4 @@
-"""Fields that ask for nothing are accepted, whatever they are; the list is that of the installed
-SDK."""
+"""Neutral fields are accepted. Their list is taken from the installed SDK."""
 
 import typing
 
@@ -18,7 +17,7 @@ from openai.types.chat.chat_completion_content_part_text_param import (
 from openai.types.responses import ResponseOutputMessage, ResponseOutputText, response_create_params
 from openai.types.shared_params import Reasoning
 
-from seq2chat.serving import protocol
+from seq2chat.serving import protocol, responses_protocol
 
 BODIES = {
     "/v1/chat/completions": {
@@ -160,7 +159,7 @@ def client(server):
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_fields_of_the_sdk_that_ask_for_nothing_are_accepted(client, path):
+def test_neutral_sdk_fields_are_accepted(client, path):
     """A new version of the SDK shows its new fields here."""
     for name in typing.get_type_hints(TYPES[path]).keys() - BODIES[path].keys():
         response = client.post(path, json=BODIES[path] | {name: None})
@@ -177,7 +176,7 @@ def test_every_field_of_the_sdk_has_a_decision():
         protocol.ChatRequest: TYPES["/v1/chat/completions"],
         protocol.CompletionRequest: TYPES["/v1/completions"],
         protocol.EmbeddingRequest: TYPES["/v1/embeddings"],
-        protocol.ResponsesRequest: TYPES["/v1/responses"],
+        responses_protocol.ResponsesRequest: TYPES["/v1/responses"],
         protocol.ChatMessage: ChatCompletionUserMessageParam,
         protocol.TextPart: ChatCompletionContentPartTextParam,
     }
@@ -187,32 +186,34 @@ def test_every_field_of_the_sdk_has_a_decision():
         protocol.ChatMessage.model_fields
     )
     options = {
-        protocol.ReasoningOptions: Reasoning,
-        protocol.BackgroundOptions: response_create_params.BackgroundOptions,
-        protocol.ImageOptions: response_create_params.Image,
-        protocol.AccessPrograms: response_create_params.AccessPrograms,
+        responses_protocol.ReasoningOptions: Reasoning,
+        responses_protocol.BackgroundOptions: response_create_params.BackgroundOptions,
+        responses_protocol.ImageOptions: response_create_params.Image,
+        responses_protocol.AccessPrograms: response_create_params.AccessPrograms,
     }
     for ours, theirs in options.items():
         assert set(typing.get_type_hints(theirs)) == set(ours.model_fields), theirs
     assert set(ChatCompletionMessage.model_fields) <= set(protocol.ChatMessage.model_fields)
-    assert set(ResponseOutputMessage.model_fields) <= set(protocol.ResponseMessage.model_fields)
-    assert set(ResponseOutputText.model_fields) <= set(protocol.ResponsePart.model_fields)
+    assert set(ResponseOutputMessage.model_fields) <= set(
+        responses_protocol.ResponseMessage.model_fields
+    )
+    assert set(ResponseOutputText.model_fields) <= set(responses_protocol.ResponsePart.model_fields)
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_values_that_ask_for_what_is_not_here_are_refused_by_name(client, path):
+def test_unsupported_values_are_refused_by_name(client, path):
     for name, value in REFUSED[path].items():
         error = client.post(path, json=BODIES[path] | {name: value}).json()["error"]
         assert error["param"] == name and error["message"].startswith(name), error
 
 
 @pytest.mark.parametrize("fields", OPTIONS_THAT_ASK_FOR_NOTHING, ids=str)
-def test_options_that_ask_for_nothing_are_accepted(fields):
-    protocol.ResponsesRequest.model_validate(BODIES["/v1/responses"] | fields)
+def test_neutral_options_are_accepted(fields):
+    responses_protocol.ResponsesRequest.model_validate(BODIES["/v1/responses"] | fields)
 
 
 @pytest.mark.parametrize(("place", "fields"), OPTIONS_THAT_ARE_REFUSED)
-def test_options_that_ask_for_what_is_not_here_are_refused_by_their_place(client, place, fields):
+def test_unsupported_options_are_refused_by_place(client, place, fields):
     response = client.post("/v1/responses", json=BODIES["/v1/responses"] | fields)
     error = response.json()["error"]
     assert (
@@ -241,7 +242,8 @@ def test_turns_in_any_order_are_answered(client, roles):
     assert answer["prompt_token_ids"] == tokens["tokens"] and answer["choices"][0]["finish_reason"]
 
 
-def test_the_beginning_of_an_answer_is_continued_and_an_empty_instruction_is_none(client):
+def test_begun_answer_is_continued(client):
+    """Empty instructions count as none."""
     path, body = (
         "/v1/chat/completions",
         BODIES["/v1/chat/completions"] | {"temperature": 0, "return_token_ids": True},
@@ -252,17 +254,17 @@ def test_the_beginning_of_an_answer_is_continued_and_an_empty_instruction_is_non
         path, json=body | {"messages": [empty, user, {"role": "assistant", "content": ""}]}
     ).json()
     assert same["prompt_token_ids"] == plain["prompt_token_ids"]
-    begun = client.post(
+    prefix = client.post(
         path, json=body | {"messages": [user, {"role": "assistant", "content": "Hello"}]}
     ).json()
     hello = client.post("/tokenize", json={"model": "chats", "prompt": "Hello"}).json()["tokens"]
-    assert begun["prompt_token_ids"] == [*plain["prompt_token_ids"], *hello]
+    assert prefix["prompt_token_ids"] == [*plain["prompt_token_ids"], *hello]
     prefixed = client.post(path, json=body | {"prefix_token_ids": hello}).json()
-    assert prefixed["choices"][0]["token_ids"] == begun["choices"][0]["token_ids"]
+    assert prefixed["choices"][0]["token_ids"] == prefix["choices"][0]["token_ids"]
 
 
 def test_the_smaller_of_two_limits_holds(client):
     body = BODIES["/v1/chat/completions"] | {"max_tokens": 5, "max_completion_tokens": 3}
     for fields in ({}, {"max_tokens": 3, "max_completion_tokens": 5}, {"max_tokens": -1}):
-        made = client.post("/v1/chat/completions", json=body | {"seed": 1} | fields).json()
-        assert made["usage"]["completion_tokens"] <= 3
+        result = client.post("/v1/chat/completions", json=body | {"seed": 1} | fields).json()
+        assert result["usage"]["completion_tokens"] <= 3

@@ -7,23 +7,23 @@ from torch import nn
 from seq2chat.config import UserError
 from seq2chat.models.folder import load_model
 from seq2chat.nn.int8 import Int8Linear
-from seq2chat.serving.served_model import open_served
+from seq2chat.serving.served_model import open_model
 
 
 @torch.no_grad()
 def test_integers_say_nearly_what_the_weights_say(folders):
     served, plain = (
-        open_served(folders["chats"], "small", 2, int8=True),
+        open_model(folders["chats"], "small", 2, int8=True),
         load_model(folders["chats"]).eval(),
     )
-    products = [m for m in served.model.modules() if isinstance(m, nn.Linear | Int8Linear)]
+    products = [m for m in served.module.modules() if isinstance(m, nn.Linear | Int8Linear)]
     assert products and all(isinstance(m, Int8Linear) for m in products)
-    tokens = torch.randint(served.model.config.vocab_size, (4, 50))
-    logits, expected = served.model(tokens).float(), plain(tokens)
+    tokens = torch.randint(served.module.config.vocab_size, (4, 50))
+    logits, expected = served.module(tokens).float(), plain(tokens)
     assert (logits - expected).norm() < 0.1 * expected.norm()
     assert served.card()["parameters"] == sum(p.numel() for p in plain.parameters())
 
 
 def test_integers_are_for_a_gpt(folders):
     with pytest.raises(UserError, match="is a bert; --quantize is for a GPT"):
-        open_served(folders["bert"], "bert", int8=True)
+        open_model(folders["bert"], "bert", int8=True)

@@ -45,8 +45,9 @@ def generate(
 ) -> None:
     """Continue a text with a trained model."""
     from seq2chat.device import pick_device
-    from seq2chat.generation.decode import Token, stream
+    from seq2chat.generation.decode import stream
     from seq2chat.generation.sampling import SamplingConfig
+    from seq2chat.generation.tokens import Token
     from seq2chat.models.folder import require_family
     from seq2chat.models.gpt import GPT
     from seq2chat.text.byte_bpe import ByteBPE

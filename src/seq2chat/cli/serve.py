@@ -12,7 +12,7 @@ from seq2chat.config import check
 
 if TYPE_CHECKING:
     from seq2chat.generation.engine import Engine
-    from seq2chat.serving.served_model import Served
+    from seq2chat.serving.served_model import ServedModel
 
 
 def serve(
@@ -57,7 +57,7 @@ def serve(
         f"--host {host} lets other machines in; set a key for them with --api-key, or leave --host "
         "out.",
     )
-    from seq2chat.serving.served_model import names, open_served, stages
+    from seq2chat.serving.served_model import names, open_model, stages
     from seq2chat.serving.server import run_server
 
     runs = tuple(stage for run in runs for stage in stages(run))
@@ -65,9 +65,9 @@ def serve(
     console = Console(stderr=True, highlight=False)
     called = names(runs)
 
-    def load() -> "list[Served]":
+    def load() -> "list[ServedModel]":
         served = [
-            open_served(run, name, slots, quantize == "int8")
+            open_model(run, name, slots, quantize == "int8")
             for run, name in zip(runs, called, strict=True)
         ]
         for one in served:

@@ -1,2 +1,1 @@
-"""Generation: tokens in, tokens out. Written once over `start`, `step` and `reorder`; knows no
-text."""
+"""Generation: tokens in, tokens out. This package does not handle text."""

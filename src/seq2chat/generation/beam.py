@@ -1,8 +1,8 @@
-"""Beam search: the best of several hypotheses that grow side by side, for many inputs at once.
+"""Beam search for many inputs at once.
 
-Written over `start`, `step` and `reorder`, so that it serves an RNN, a Transformer and a GPT alike.
-Every further token lowers the log probability of a hypothesis; a length penalty divides it, so that
-long ones may win.
+It only uses `start`, `step` and `reorder`, so it runs an RNN, a Transformer and a GPT alike. Every
+further token lowers the log probability of a hypothesis. Dividing by a length penalty lets long
+hypotheses win, too.
 """
 
 import math
@@ -17,20 +17,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seq2chat.config import check
-from seq2chat.generation.decode import Decoder, check_prompts, evaluating, log_softmax, prefill
+from seq2chat.generation.decode import check_prompts, evaluating, log_softmax, prefill
+from seq2chat.generation.protocols import GenerativeModel
+from seq2chat.generation.tokens import room_left
 
 LengthPenalty = Literal["gnmt", "average", "none"]
 
 ALPHA = {"gnmt": 0.6, "average": 1.0, "none": 0.0}
-# Tokens by which a translation may outgrow its source (Vaswani et al. 2017, section 6.1).
+# Tokens by which a translation may be longer than its source (Vaswani et al. 2017, section 6.1).
 BEYOND_SOURCE = 50
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One result: its tokens with the end token, the log probability of each, their sum divided by
-    the length penalty, and whether it came to its end; one that did not was cut at the greatest
-    length."""
+    """One result: its tokens with the end token, and the log probability of each.
+
+    `score` is their sum divided by the length penalty. `finished` is False if the hypothesis was
+    cut at the maximum length.
+    """
 
     tokens: list[int]
     logprobs: list[float]
@@ -39,18 +43,17 @@ class Hypothesis:
 
 
 def penalty_at(n: int, kind: LengthPenalty, alpha: float) -> float:
-    """Return what the log probability of `n` tokens, the end token included, is divided by.
+    """Return the divisor for the log probability of `n` tokens, the end token included.
 
-    gnmt: ((5 + n) / 6)^α (Wu et al. 2016, equation 14, without coverage). average: n^α, which at α
-    = 1 gives the mean of the tokens and otherwise is the `length_penalty` of `transformers`. none:
-    1.
+    gnmt: ((5 + n) / 6)^α (Wu et al. 2016, equation 14, without coverage). average: n^α, which is
+    `length_penalty` in `transformers`, and gives the mean over the tokens at α = 1. none: 1.
     """
     return {"gnmt": ((5 + n) / 6) ** alpha, "average": n**alpha, "none": 1.0}[kind]
 
 
 @torch.inference_mode()
 def beam_search(
-    model: Decoder,
+    model: GenerativeModel,
     prompts: Sequence[Sequence[int]],
     end_token: int,
     sources: Sequence[Sequence[int]] | None = None,
@@ -61,60 +64,70 @@ def beam_search(
     alpha: float | None = None,
     min_length: int = 0,
     max_length: int = 0,
-) -> list[list[Hypothesis]]:
-    """Return the `n_best` hypotheses of each input, best first; fewer where there are no more.
+) -> list[list[Hypothesis]]:  # the options are keywords of the public API
+    """Return the `n_best` hypotheses per input, best first, or fewer if there are no more.
 
-    Of the beginnings of each length the `beam` most probable go on; one that ends while it is among
-    them is finished (Sutskever et al. 2014, section 3.2). The search of an input is over when
-    `beam` hypotheses are finished, or when no running one can come among the `n_best` any more: log
-    probabilities only fall, so the best it can reach is its present one, divided by the penalty of
-    the greatest length. Those cut at that length follow the finished ones.
+    At each length the `beam` most probable hypotheses continue, and one that ends among them is
+    finished (Sutskever et al. 2014, section 3.2). The search of an input is over when `beam`
+    hypotheses are finished, or when no running one can reach the `n_best` any more: log
+    probabilities only fall, so its best possible score is the current one divided by the penalty of
+    the maximum length. Hypotheses that were cut at that length come after the finished ones.
 
-    `prompts` and `sources` are those of `decode.stream`. `min_length` and `max_length` count
-    generated tokens, the end token included; `max_length` 0 is 50 more than the source has or
-    `min_length` is, and for a language model what its context leaves. `alpha` None is 0.6 for gnmt
-    (Vaswani et al. 2017, section 6.1) and 1 for average. The model is in evaluation mode meanwhile.
-    Raises UserError for options that make no sense, and as `stream` does.
+    `prompts` and `sources` are as in `decode.stream`. `min_length` and `max_length` count generated
+    tokens, the end token included. `max_length` 0 means 50 more than the source or
+    `min_length`, and for a language model the room in its context. `alpha` None means 0.6 for gnmt
+    (Vaswani et al. 2017, section 6.1) and 1 for average. The model is in evaluation mode during the
+    call. Raises UserError for invalid options, and as `stream` does.
     """
-    _check_options(beam, n_best, length_penalty, alpha, min_length, max_length)
+    _check_options(
+        beam=beam,
+        n_best=n_best,
+        length_penalty=length_penalty,
+        alpha=alpha,
+        min_length=min_length,
+        max_length=max_length,
+    )
     check_prompts(prompts, model.context)
     penalty = partial(
         penalty_at, kind=length_penalty, alpha=ALPHA[length_penalty] if alpha is None else alpha
     )
     with evaluating(model):
         logits, state = prefill(model, prompts, sources)
-        room = [model.context - len(prompt) for prompt in prompts]
-        if max_length or sources is not None:
-            wanted = [
-                max_length or max(min_length, len(source)) + BEYOND_SOURCE
-                for source in sources or prompts
-            ]
-            room = [min(most, length) for most, length in zip(room, wanted, strict=True)]
+        limits = [max_length or model.context] * len(prompts)
+        if sources is not None and not max_length:
+            limits = [max(min_length, len(source)) + BEYOND_SOURCE for source in sources]
+        room = [
+            room_left(len(prompt), limit, model.context)
+            for prompt, limit in zip(prompts, limits, strict=True)
+        ]
         check(
             min_length <= min(room),
-            f"min_length is {min_length}, and an input here may have {min(room)} tokens; write at "
-            "most that.",
+            f"min_length is {min_length}, but an input has room for {min(room)} tokens only; write "
+            "at most that.",
         )
-        results = [_Results(most, beam, n_best, penalty) for most in room]
+        results = [_Results(input_room, beam, n_best, penalty) for input_room in room]
         running = _Hypotheses.empty(len(prompts), model.device)
         for length in range(1, max(room) + 1):
             barred = end_token if length < min_length else None
-            # At most `beam` of them end, so `beam` are left to go on.
+            # At most `beam` of the 2 · beam best end, so at least `beam` are left to continue.
             extended, parents = _extend(running, logits, 2 * beam, barred)
             ends = extended.tokens[:, :, -1] == end_token
-            among = torch.arange(ends.shape[1], device=ends.device) < beam
-            for index, tokens, logprobs, total in extended.listed(ends & among):
+            is_in_beam = torch.arange(ends.shape[1], device=ends.device) < beam
+            for index, tokens, logprobs, total in extended.listed(ends & is_in_beam):
                 results[index].add(tokens, logprobs, total, finished=True)
-            # Where fewer than `beam` are left, one that ended fills the row, as impossible.
+            # If fewer than `beam` are left, ended ones fill the row and are marked as impossible.
             extended.total.masked_fill_(ends, -math.inf)
-            goes_on = ends.int().argsort(dim=1, stable=True)[:, :beam]
-            extended, parents = extended.pick(goes_on), parents.gather(1, goes_on)
+            continuing = ends.int().argsort(dim=1, stable=True)[:, :beam]
+            extended = extended.pick(continuing)
+            parents = parents.gather(1, continuing)
 
-            inputs, best = extended.inputs.tolist(), extended.total.amax(dim=1).tolist()
-            cut = torch.tensor(
+            inputs = extended.inputs.tolist()
+            best = extended.total.amax(dim=1).tolist()
+            is_cut = torch.tensor(
                 [results[index].room == length for index in inputs], device=ends.device
             )
-            for index, tokens, logprobs, total in extended.listed(cut[:, None].expand_as(goes_on)):
+            is_cut = is_cut[:, None].expand_as(continuing)
+            for index, tokens, logprobs, total in extended.listed(is_cut):
                 results[index].add(tokens, logprobs, total, finished=False)
             is_open = [
                 results[index].is_open(length, total)
@@ -134,8 +147,7 @@ def beam_search(
 
 @dataclass
 class _Results:
-    """The search of one input: its greatest length, and the hypotheses that have ended, best
-    first."""
+    """The ended hypotheses of one input, best first. `room` is the maximum length."""
 
     room: int
     beam: int
@@ -148,8 +160,10 @@ class _Results:
         insort(self.ended, hypothesis, key=lambda h: (not h.finished, -h.score))
 
     def is_open(self, length: int, best: float) -> bool:
-        """Whether running hypotheses of `length` tokens, at most `best` their log probability, may
-        still count."""
+        """Return True if a running hypothesis may still become a result.
+
+        The running ones have `length` tokens and log probabilities of at most `best`.
+        """
         if length == self.room or len(self.ended) >= self.beam or best == -math.inf:
             return False
         return (
@@ -160,8 +174,10 @@ class _Results:
 
 @dataclass
 class _Hypotheses:
-    """Hypotheses of one length, equally many (`width`) for each input. An impossible one has log
-    probability -inf."""
+    """Hypotheses of one length, `width` per input.
+
+    One that is impossible, for example because it has ended, has the total log probability -inf.
+    """
 
     inputs: Int[Tensor, " n_inputs"]
     total: Float[Tensor, "n_inputs width"]
@@ -170,17 +186,20 @@ class _Hypotheses:
 
     @classmethod
     def empty(cls, n_inputs: int, device: torch.device) -> "_Hypotheses":
-        """One empty hypothesis for each input."""
+        """Return one empty hypothesis per input."""
         total = torch.zeros(n_inputs, 1, dtype=torch.float64, device=device)
         tokens = torch.empty(n_inputs, 1, 0, dtype=torch.int64, device=device)
         return cls(torch.arange(n_inputs, device=device), total, tokens, tokens.double())
 
     def pick(self, columns: Int[Tensor, "n_inputs new_width"]) -> "_Hypotheses":
         """Return the hypotheses `columns` of each input."""
-        tokens, logprobs = (
-            part.take_along_dim(columns[:, :, None], 1) for part in (self.tokens, self.logprobs)
+        index = columns[:, :, None]
+        return _Hypotheses(
+            self.inputs,
+            self.total.gather(1, columns),
+            self.tokens.take_along_dim(index, 1),
+            self.logprobs.take_along_dim(index, 1),
         )
-        return _Hypotheses(self.inputs, self.total.gather(1, columns), tokens, logprobs)
 
     def keep(self, rows: Int[Tensor, " fewer_inputs"]) -> "_Hypotheses":
         """Return the hypotheses of the inputs in `rows`."""
@@ -189,41 +208,43 @@ class _Hypotheses:
         )
 
     def listed(
-        self, which: Bool[Tensor, "n_inputs width"]
+        self, mask: Bool[Tensor, "n_inputs width"]
     ) -> Iterator[tuple[int, list[int], list[float], float]]:
-        """Yield (input, tokens, log probabilities, their sum) of those possible among `which`."""
-        rows, columns = (which & (self.total > -math.inf)).nonzero(as_tuple=True)
-        parts = (
-            self.inputs[rows],
-            *(part[rows, columns] for part in (self.tokens, self.logprobs, self.total)),
+        """Yield (input, tokens, log probabilities, their sum) of the possible ones in `mask`."""
+        rows, columns = (mask & (self.total > -math.inf)).nonzero(as_tuple=True)
+        yield from zip(
+            self.inputs[rows].tolist(),
+            self.tokens[rows, columns].tolist(),
+            self.logprobs[rows, columns].tolist(),
+            self.total[rows, columns].tolist(),
+            strict=True,
         )
-        yield from zip(*(part.tolist() for part in parts), strict=True)
 
 
 def _extend(
     running: _Hypotheses, logits: Float[Tensor, "rows vocab"], n_best: int, barred: int | None
 ) -> tuple[_Hypotheses, Int[Tensor, "n_inputs new_width"]]:
-    """Return the `n_best` likeliest extensions by one token of each input's hypotheses, best first,
-    and whose they are.
+    """Return each input's `n_best` most probable extensions by one token, best first.
 
-    The token `barred` is not taken; its probability stays its own.
+    The second result is the column of the hypothesis that each one extends. The token `barred` is
+    never used, and its probability is not given to the others.
     """
     n_inputs = len(running.inputs)
     logprobs = log_softmax(logits)
     if barred is not None:
         logprobs[:, barred] = -math.inf
-    # Each row can give `n_best` at most, so that nothing as large as the vocabulary is touched
-    # again.
-    likeliest, tokens = logprobs.topk(min(n_best, logprobs.shape[1]), dim=-1)
-    logprobs = likeliest.double().view(n_inputs, -1)
-    totals = running.total.repeat_interleave(likeliest.shape[1], dim=1) + logprobs
+    # A row can contribute at most `n_best`. Reducing each row first avoids a second pass over
+    # something as large as the vocabulary.
+    row_best, tokens = logprobs.topk(min(n_best, logprobs.shape[1]), dim=-1)
+    logprobs = row_best.double().view(n_inputs, -1)
+    totals = running.total.repeat_interleave(row_best.shape[1], dim=1) + logprobs
     total, index = totals.topk(min(n_best, totals.shape[1]), dim=1)
-    parents = index // likeliest.shape[1]
-    before = running.pick(parents)
-    tokens = torch.cat(
-        [before.tokens, tokens.view(n_inputs, -1).gather(1, index)[:, :, None]], dim=2
-    )
-    logprobs = torch.cat([before.logprobs, logprobs.gather(1, index)[:, :, None]], dim=2)
+    parents = index // row_best.shape[1]
+    prefixes = running.pick(parents)
+    new_tokens = tokens.view(n_inputs, -1).gather(1, index)
+    new_logprobs = logprobs.gather(1, index)
+    tokens = torch.cat([prefixes.tokens, new_tokens[:, :, None]], dim=2)
+    logprobs = torch.cat([prefixes.logprobs, new_logprobs[:, :, None]], dim=2)
     return _Hypotheses(running.inputs, total, tokens, logprobs), parents
 
 
@@ -235,7 +256,7 @@ def _check_options(
     min_length: int,
     max_length: int,
 ) -> None:
-    check(beam > 0, f"beam is {beam}; write a positive number, 1 is greedy.")
+    check(beam > 0, f"beam is {beam}; write a positive number (1 is greedy).")
     check(0 < n_best <= beam, f"n_best is {n_best}; write a number from 1 to the beam of {beam}.")
     check(
         alpha is None or 0 <= alpha < math.inf,
@@ -243,7 +264,7 @@ def _check_options(
     )
     check(
         not alpha or length_penalty != "none",
-        "alpha is the strength of a length penalty; leave it out with none.",
+        "alpha has no effect with length_penalty none; leave it out.",
     )
     check(min_length >= 0, f"min_length is {min_length}; write 0 or a positive number.")
     check(

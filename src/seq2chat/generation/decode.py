@@ -1,17 +1,25 @@
-"""Decoding many prompts at once: prefill, then one token a step for every row that has not
-finished."""
+"""Batched decoding: prefill the prompts, then draw one token per step for each running sequence.
 
-import inspect
+This is the plain twin of the engine. A test holds their tokens and log probabilities equal.
+"""
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seq2chat.config import UserError, check
+from seq2chat.generation.protocols import (
+    Decoder,
+    GenerativeModel,
+    LanguageModel,
+    Seq2SeqModel,
+    State,
+)
 from seq2chat.generation.request import ContextExceeded
 from seq2chat.generation.sampling import (
     Penalties,
@@ -20,83 +28,49 @@ from seq2chat.generation.sampling import (
     next_token_logits,
     row_generators,
 )
+from seq2chat.generation.tokens import Finish, Token, finish_reason, room_left
 from seq2chat.text.batch import pad_rows
-
-
-@runtime_checkable
-class State(Protocol):
-    def reorder(self, rows: Tensor) -> None: ...
-
-
-@runtime_checkable
-class Decoder(Protocol):
-    """What a model offers to be generated from. `context` is the most positions a row may have.
-
-    `start` is `start(padding=None)` of a language model, where `padding` counts the meaningless
-    tokens in front of each prompt, and `start(source, source_mask=None)` of a model that translates
-    a source.
-    """
-
-    training: bool
-
-    @property
-    def context(self) -> int: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def start(self) -> Callable[..., Any]: ...
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
-    def train(self, mode: bool = True) -> object: ...
-
-
-@dataclass(frozen=True)
-class Token:
-    """One generated token: of sample `sample` of prompt `prompt`. `logprob` is its log probability
-    under the model itself, `drawn_logprob` under the distribution that it was drawn from, with
-    temperature and all. `finish` is set on the last one of a row: "stop" after an end token or when
-    the `stop` hook says so, "length" when `max_tokens` or the context is used up."""
-
-    prompt: int
-    sample: int
-    id: int
-    logprob: float
-    drawn_logprob: float
-    finish: Literal["stop", "length"] | None
 
 
 @dataclass
 class Completion:
-    """What was generated for one sample: the ids (an end token included), their log probabilities
-    under the model itself (temperature 1, nothing left out) and under the distribution drawn from,
-    and why it ended."""
+    """One generated sample: its token ids, an end token included, and why it ended.
+
+    `logprobs` holds the natural log probability of each token under the model itself (temperature
+    1, nothing left out), `drawn_logprobs` the one under the distribution that was drawn from.
+    """
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     drawn_logprobs: list[float] = field(default_factory=list)
-    finish: Literal["stop", "length"] = "length"
+    finish: Finish = "length"
 
 
 @dataclass
 class _Row:
+    """A running sample: its place in the result, and the tokens that it may still get in all."""
+
     prompt: int
     sample: int
     room: int
-    n_tokens: int = 0
+    n_generated: int = 0
 
 
 def generate(
-    model: Decoder,
+    model: GenerativeModel,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingConfig,
     end_tokens: Sequence[int] = (),
     n: int = 1,
     stop: Callable[[Token], bool] | None = None,
     sources: Sequence[Sequence[int]] | None = None,
-) -> list[list[Completion]]:
-    """Return `n` completions of each prompt; arguments and errors as in `stream`."""
+) -> list[list[Completion]]:  # the options are keywords of the public API
+    """Return `n` completions per prompt. Arguments and errors are as in `stream`."""
     completions = [[Completion() for _ in range(n)] for _ in prompts]
-    for tokens in stream(model, prompts, sampling, end_tokens, n, stop, sources):
+    for tokens in stream(model, prompts, sampling, end_tokens, n=n, stop=stop, sources=sources):
         for token in tokens:
+            assert token.logprob is not None
+            assert token.drawn_logprob is not None
             completion = completions[token.prompt][token.sample]
             completion.tokens.append(token.id)
             completion.logprobs.append(token.logprob)
@@ -106,34 +80,36 @@ def generate(
 
 
 def stream(
-    model: Decoder,
+    model: GenerativeModel,
     prompts: Sequence[Sequence[int]],
     sampling: SamplingConfig,
     end_tokens: Sequence[int] = (),
     n: int = 1,
     stop: Callable[[Token], bool] | None = None,
     sources: Sequence[Sequence[int]] | None = None,
-) -> Iterator[list[Token]]:
-    """Yield, step by step, one Token for every row that is still running: `n` rows for each prompt.
+) -> Iterator[list[Token]]:  # the options are keywords of the public API
+    """Yield per step one Token for each running sample. There are `n` samples per prompt.
 
-    All prompts run together, each computed once for its `n` samples. A model that translates reads
-    `sources[p]`, which ends with its end token; its prompt is how the target begins: the end token
-    alone, unless more is given. A row ends with a token of `end_tokens`, when `stop(token)`, asked
-    of each Token, is true, after `sampling.max_tokens`, or when prompt and completion fill the
-    model's context. Row r draws from its own generator, a function of (`sampling.seed`, r). The
-    model is in evaluation mode meanwhile. Raises UserError for a prompt that is empty or leaves no
-    room in the context, and as `start` does.
+    All prompts run in one batch, and each is computed once for its `n` samples. A translation model
+    reads `sources[p]`, which ends with its end token. Its prompt is the beginning of the target:
+    just the end token, unless you give more.
+
+    A sample ends with a token of `end_tokens`, when `stop(token)` returns True, after
+    `sampling.max_tokens`, or when prompt and completion fill the model's context. Sample r of the
+    batch draws from its own generator, a function of (`sampling.seed`, r). The model is in
+    evaluation mode until the iterator ends. Raises UserError for a prompt that is empty or leaves
+    no room in the context, and as `start` does.
     """
     check(n > 0, f"n is {n}; write a positive number of samples.")
     check_prompts(prompts, model.context)
     rows = [
-        _Row(p, s, min(sampling.max_tokens, model.context - len(prompt)))
+        _Row(p, sample, room_left(len(prompt), sampling.max_tokens, model.context))
         for p, prompt in enumerate(prompts)
-        for s in range(n)
+        for sample in range(n)
     ]
     generators = row_generators(sampling.seed, len(rows))
-    # The model's own distribution.
-    plain = sampling == SamplingConfig(sampling.max_tokens, seed=sampling.seed)
+    # Without options that change the distribution, both log probabilities are the same.
+    is_plain = sampling == SamplingConfig(sampling.max_tokens, seed=sampling.seed)
     with evaluating(model):
         logits, state = prefill(model, prompts, sources)
         if n > 1:
@@ -141,48 +117,44 @@ def stream(
                 repeated = torch.arange(len(prompts), device=model.device).repeat_interleave(n)
                 state.reorder(repeated)
                 logits = logits[repeated]
-        before = [
+        penalties = [
             Penalties(prompts[row.prompt], logits.shape[-1], model.device)
             for row in rows
-            if sampling.penalises
+            if sampling.has_penalties
         ]
         while rows:
             with torch.inference_mode():
-                processed = next_token_logits(logits, sampling, before)
-                chosen = draw(processed, sampling, generators)
-                logprobs = token_logprobs(logits, chosen)
-                drawn = logprobs if plain else token_logprobs(processed, chosen)
-                for row_before, token_id in zip(before, chosen.tolist(), strict=False):
-                    row_before.add(token_id)
-            tokens = [
-                _advance(
-                    row,
-                    Token(row.prompt, row.sample, token, logprob, drawn_logprob, None),
-                    end_tokens,
-                    stop,
-                )
-                for row, token, logprob, drawn_logprob in zip(
-                    rows, chosen.tolist(), logprobs.tolist(), drawn.tolist(), strict=True
-                )
-            ]
+                processed = next_token_logits(logits, sampling, penalties)
+                ids = draw(processed, sampling, generators)
+                logprobs = token_logprobs(logits, ids)
+                drawn_logprobs = logprobs if is_plain else token_logprobs(processed, ids)
+                for row_penalties, token_id in zip(penalties, ids.tolist(), strict=False):
+                    row_penalties.add(token_id)
+            tokens = []
+            for row, token_id, logprob, drawn_logprob in zip(
+                rows, ids.tolist(), logprobs.tolist(), drawn_logprobs.tolist(), strict=True
+            ):
+                token = Token(token_id, row.sample, row.prompt, logprob, drawn_logprob)
+                tokens.append(_finished(token, row, end_tokens, stop))
             yield tokens
             running = [index for index, token in enumerate(tokens) if token.finish is None]
             if not running:
                 return
             with torch.inference_mode():
                 if len(running) < len(rows):
-                    rows, generators = [rows[i] for i in running], [generators[i] for i in running]
-                    keep = torch.tensor(running, device=model.device)
-                    chosen = chosen[keep]
-                    state.reorder(keep)
-                    before = [before[i] for i in running] if before else before
-                logits, state = model.step(chosen[:, None], state)
+                    rows = [rows[i] for i in running]
+                    generators = [generators[i] for i in running]
+                    penalties = [penalties[i] for i in running] if penalties else penalties
+                    kept = torch.tensor(running, device=model.device)
+                    ids = ids[kept]
+                    state.reorder(kept)
+                logits, state = model.step(ids[:, None], state)
                 logits = logits[:, -1]
 
 
 @contextmanager
 def evaluating(model: Decoder | nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode meanwhile."""
+    """Put the model in evaluation mode inside the `with` block."""
     was_training = model.training
     model.train(False)
     try:
@@ -193,43 +165,47 @@ def evaluating(model: Decoder | nn.Module) -> Iterator[None]:
 
 @torch.inference_mode()
 def prefill(
-    model: Decoder, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]] | None = None
+    model: GenerativeModel,
+    prompts: Sequence[Sequence[int]],
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Float[Tensor, "batch vocab"], State]:
     """Return the logits that follow each prompt, and the state after it.
 
-    The prompts of a language model may differ in length; they are padded on the left. Raises
-    UserError when those of a model that translates do, and as `start` does.
+    The prompts of a language model may differ in length: they are padded on the left. Raises
+    UserError when the prompts of a translation model differ in length, and as `start` does.
     """
     longest = max(map(len, prompts))
     padding = [longest - len(prompt) for prompt in prompts]
     state = start(model, sources, padding)
     tokens = torch.tensor(
-        [[0] * pad + list(ids) for pad, ids in zip(padding, prompts, strict=True)]
+        [[0] * n_pad + list(ids) for n_pad, ids in zip(padding, prompts, strict=True)]
     )
     logits, state = model.step(tokens.to(model.device), state)
     return logits[:, -1], state
 
 
-def start(model: Decoder, sources: Sequence[Sequence[int]] | None, padding: Sequence[int]) -> State:
-    """Return the state before the prompts, of which `padding` counts the meaningless tokens in
-    front.
+def start(
+    model: GenerativeModel, sources: Sequence[Sequence[int]] | None, padding: Sequence[int]
+) -> State:
+    """Return the state before the prompts. `padding` counts the pad tokens before each prompt.
 
-    Raises UserError for a model that cannot generate, for sources that are missing, empty, of
-    another number than the prompts or given to a language model, and for padding together with
+    Raises UserError for a model that cannot generate, for sources that are missing, empty, of a
+    different number than the prompts or given to a language model, and for padding together with
     sources.
     """
+    if model.reads_source:
+        return _start_seq2seq(cast(Seq2SeqModel, model), sources, padding)
     check(
-        hasattr(model, "step"),
-        f"A {type(model).__name__} sees both sides of a text and cannot generate one; use `seq2chat"
-        " fill-mask`.",
+        sources is None,
+        f"A {type(model).__name__} continues a prompt and reads no source; leave out `sources`.",
     )
-    if "source" not in inspect.signature(model.start).parameters:
-        check(
-            sources is None,
-            f"A {type(model).__name__} continues a prompt and reads no source; leave out "
-            "`sources`.",
-        )
-        return model.start(torch.tensor(padding, device=model.device) if any(padding) else None)
+    n_pads = torch.tensor(padding, device=model.device) if any(padding) else None
+    return cast(LanguageModel, model).start(n_pads)
+
+
+def _start_seq2seq(
+    model: Seq2SeqModel, sources: Sequence[Sequence[int]] | None, padding: Sequence[int]
+) -> State:
     if sources is None:
         raise UserError(
             f"A {type(model).__name__} translates a source; give `sources`, one for each prompt."
@@ -241,7 +217,7 @@ def start(model: Decoder, sources: Sequence[Sequence[int]] | None, padding: Sequ
     )
     check(
         not any(padding),
-        "The prompts of translations differ in length; decode those of one length together.",
+        "The prompts of translations differ in length; decode prompts of one length together.",
     )
     for index, source in enumerate(sources):
         check(len(source) > 0, f"Source {index} is empty; give at least its end token.")
@@ -262,19 +238,17 @@ def log_softmax(logits: Float[Tensor, "*shape vocab"]) -> Float[Tensor, "*shape 
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
-def _advance(
-    row: _Row, new: Token, end_tokens: Sequence[int], stop: Callable[[Token], bool] | None
+def _finished(
+    token: Token, row: _Row, end_tokens: Sequence[int], stop: Callable[[Token], bool] | None
 ) -> Token:
-    """Count the token, and return it with the reason if it is its row's last."""
-    row.n_tokens += 1
-    if new.id in end_tokens or (stop is not None and stop(new)):
-        return replace(new, finish="stop")
-    return replace(new, finish="length") if row.n_tokens >= row.room else new
+    """Count the token in its row, and return it with its `finish`."""
+    row.n_generated += 1
+    is_end = token.id in end_tokens or (stop is not None and stop(token))
+    return replace(token, finish=finish_reason(is_end, row.n_generated, row.room))
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], context: int) -> None:
-    """Raise UserError unless there is a prompt and each has a token and leaves room for one
-    more."""
+    """Raise UserError unless there is a prompt, and each has a token and room for one more."""
     check(len(prompts) > 0, "There is no prompt; give at least one.")
     for index, prompt in enumerate(prompts):
         check(len(prompt) > 0, f"Prompt {index} is empty; give at least one token to continue.")

@@ -1,20 +1,19 @@
-"""What is asked of the engine, and what it tells."""
+"""The requests that the engine runs, and the events that it emits for them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from seq2chat.config import UserError
 from seq2chat.generation.sampling import SamplingConfig
-
-Finish = Literal["stop", "length"]
+from seq2chat.generation.tokens import Token
 
 
 class QueueFull(UserError):
-    """As many requests are waiting as may."""
+    """Raised when the maximum number of requests is already waiting."""
 
 
 class ContextExceeded(UserError):
@@ -22,59 +21,53 @@ class ContextExceeded(UserError):
 
 
 class DeadlinePassed(UserError):
-    """A request was not done in the time it had."""
+    """Raised when a request was not done within its time."""
 
 
 @dataclass(frozen=True)
-class Token:
-    """One generated token of sample `sample`. `logprob` is its log probability under the model
-    itself, `drawn_logprob` under the distribution that it was drawn from, as PPO needs of rollouts,
-    and `top` the likeliest (token, log probability) under the model; they are None and empty unless
-    asked for. `finish` is set on the last one of a sample."""
+class PromptRead:
+    """The event after a prompt was read, `cached` tokens of it from the cache.
 
-    sample: int
-    id: int
-    logprob: float | None
-    drawn_logprob: float | None
-    top: list[tuple[int, float]]
-    finish: Finish | None
-
-
-@dataclass(frozen=True)
-class Read:
-    """A prompt was read, `cached` tokens of it from the cache. `logprobs` and `tops` tell, if asked
-    for, how probable each of its tokens was after those before it, and what was likeliest instead;
-    nothing comes before the first one."""
+    With `Request.prompt_logprobs`, `logprobs` holds the log probability of each prompt token after
+    the tokens before it, and `tops` the most likely (token, log probability) pairs in its place.
+    The first token has none.
+    """
 
     cached: int
     logprobs: list[float | None]
     tops: list[list[tuple[int, float]]]
 
 
-Event = Token | Read | Exception
+Event = Token | PromptRead | Exception
 
 
 @runtime_checkable
 class Constraint(Protocol):
-    """What a sample may say, such as a grammar: `bias` is added to the logits, and `accept` is told
-    what was drawn."""
+    """A limit on the tokens of one sample, for example a grammar."""
 
-    def bias(self) -> Float[Tensor, " vocab"]: ...
-    def accept(self, token: int) -> None: ...
+    def bias(self) -> Float[Tensor, " vocab"]:
+        """Return the numbers that are added to the logits, -inf for a token that is not allowed."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Advance by a token that was drawn."""
+        ...
 
 
 @dataclass
 class Request:
-    """What is asked of the engine, and whom it tells.
+    """One prompt for the engine, with its options and its callbacks.
 
-    `emit` is called in the engine's thread with each Event; an exception is the last one. If `emit`
-    raises, the request ends. `stop(token)` is asked of each Token and ends its sample if true; what
-    it or a constraint raises ends this request, and no other. `logprobs` is how many of the
-    likeliest tokens are told beside each, None being no log probabilities; those of the
-    distribution that is drawn from cost as much again, and are told where `drawn_logprobs` asks for
-    them. Prompts are shared through the cache among requests of one `salt` only. `deadline` is a
-    time of `time.monotonic`. The last `n_begun` tokens of the prompt are the beginning of the
-    answer, which penalties count as generated.
+    `emit` is called in the engine's thread with each Event. An exception is always the last event.
+    If `emit` raises, the request ends. `on_token` is called with each drawn token except end
+    tokens, before it is emitted. It returns the text to attach to the token, and True to end the
+    sample there. If it or a constraint raises, this request ends, and no other.
+
+    `logprobs` is the number of most likely tokens to report per token. With 0 only the drawn token
+    has a log probability, with None no log probabilities are computed. Requests share cached
+    prompts only if they have the same `salt`. `deadline` is a time of `time.monotonic`. The last
+    `n_begun` tokens of the prompt are the beginning of the answer, so penalties count them as
+    generated.
     """
 
     prompt: list[int]
@@ -82,17 +75,22 @@ class Request:
     emit: Callable[[Event], object]
     end_tokens: Sequence[int] = ()
     n: int = 1
-    stop: Callable[[Token], bool] | None = None
+    on_token: Callable[[Token], tuple[str, bool]] | None = None
     logprobs: int | None = None
     prompt_logprobs: bool = False
     constraints: Sequence[Constraint] = ()
     salt: str = ""
     deadline: float | None = None
-    drawn_logprobs: bool = False
     n_begun: int = 0
     aborted: bool = field(default=False, init=False)
 
     def abort(self) -> None:
-        """End the request before the engine's next step. The step in progress may still emit its
-        events."""
+        """End the request before the engine's next step.
+
+        The step in progress may still emit events of the request.
+        """
         self.aborted = True
+
+    def is_late(self, now: float) -> bool:
+        """Return True if `now` is after the deadline."""
+        return self.deadline is not None and now > self.deadline

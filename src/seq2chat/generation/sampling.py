@@ -1,5 +1,4 @@
-"""From logits to a token: pure functions, each with its formula, and the options that combine
-them."""
+"""From logits to a token: pure functions, and the options that combine them."""
 
 import math
 import random
@@ -14,37 +13,39 @@ from torch import Tensor
 
 from seq2chat.config import check
 
-# Below, the likeliest token is drawn anyway, and the quotients would leave float32.
-LEAST_TEMPERATURE = 1e-5
+# Below this the most likely token is drawn anyway, and the quotients would overflow float32.
+MIN_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the next token is drawn. The defaults draw from the model's own distribution."""
+    """Options for drawing the next token. The defaults draw from the model's own distribution."""
 
-    max_tokens: Annotated[int, "most tokens to generate"] = 256
+    max_tokens: Annotated[int, "maximum number of tokens to generate"] = 256
     temperature: Annotated[
-        float, "divides the logits; below 1 is bolder in its favourites, 0 is greedy"
+        float, "divides the logits; lower values are more deterministic, 0 is greedy"
     ] = 1.0
-    top_k: Annotated[int, "keep the k likeliest tokens; 0 keeps all"] = 0
+    top_k: Annotated[int, "keep the k most likely tokens; 0 keeps all"] = 0
     top_p: Annotated[
-        float, "keep the likeliest tokens that together have this probability; 1 keeps all"
+        float, "keep the most likely tokens that together have this probability; 1 keeps all"
     ] = 1.0
     min_p: Annotated[
         float,
-        "keep tokens with at least this share of the likeliest one's probability; 0 keeps all",
+        "keep tokens with at least this share of the largest probability; 0 keeps all",
     ] = 0.0
     repetition_penalty: Annotated[
-        float, "above 1, tokens seen before are made less likely; 1 is off"
+        float, "above 1, tokens seen before become less likely; 1 is off"
     ] = 1.0
-    seed: Annotated[int | None, "the same seed draws the same tokens; none draws a new one"] = None
+    seed: Annotated[int | None, "the same seed draws the same tokens; default: random"] = None
     presence_penalty: Annotated[
         float, "subtracted from the logit of a token generated before; 0 is off"
     ] = 0.0
     frequency_penalty: Annotated[
-        float, "subtracted for each time that a token was generated before; 0 is off"
+        float, "subtracted each time that a token was generated before; 0 is off"
     ] = 0.0
-    logit_bias: Annotated[tuple[tuple[int, float], ...], "(token, what is added to its logit)"] = ()
+    logit_bias: Annotated[
+        tuple[tuple[int, float], ...], "(token, number added to its logit) pairs"
+    ] = ()
 
     def __post_init__(self) -> None:
         check(self.max_tokens > 0, f"max_tokens is {self.max_tokens}; write a positive number.")
@@ -74,8 +75,8 @@ class SamplingConfig:
             )
 
     @property
-    def penalises(self) -> bool:
-        """Whether what was generated before makes a difference, besides the last logits."""
+    def has_penalties(self) -> bool:
+        """True if the distribution depends on earlier tokens and not only on the logits."""
         return (
             self.repetition_penalty != 1
             or self.presence_penalty != 0
@@ -84,9 +85,11 @@ class SamplingConfig:
 
 
 class Penalties:
-    """What the tokens so far do to the next ones of a row: `seen` (vocab,) says which occur in
-    prompt or answer, for the repetition penalty, and `counts` (vocab,) how often each does in the
-    answer, for presence and frequency."""
+    """The earlier tokens of one row, as the penalties need them.
+
+    `seen` (vocab,) marks the tokens of prompt and answer, for the repetition penalty. `counts`
+    (vocab,) counts the tokens of the answer, for the presence and frequency penalties.
+    """
 
     def __init__(self, prompt: Sequence[int], vocab_size: int, device: torch.device) -> None:
         self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
@@ -99,47 +102,53 @@ class Penalties:
         self.counts[token] += 1
 
 
-def penalise(
-    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, before: Sequence[Penalties]
+def penalize(
+    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, penalties: Sequence[Penalties]
 ) -> Float[Tensor, "batch vocab"]:
-    """Return the logits after the penalties of `config`; `before` tells what each row has."""
+    """Return the logits after the penalties of `config`, given each row's earlier tokens."""
     if config.repetition_penalty != 1:
-        logits = penalise_repetition(
-            logits, torch.stack([p.seen for p in before]), config.repetition_penalty
+        logits = penalize_repetition(
+            logits, torch.stack([p.seen for p in penalties]), config.repetition_penalty
         )
     if config.presence_penalty != 0 or config.frequency_penalty != 0:
-        logits = penalise_counts(
+        logits = penalize_counts(
             logits,
-            torch.stack([p.counts for p in before]),
+            torch.stack([p.counts for p in penalties]),
             config.presence_penalty,
             config.frequency_penalty,
         )
     return logits
 
 
-def penalise_counts(
+def penalize_counts(
     logits: Float[Tensor, "batch vocab"],
     counts: Float[Tensor, "batch vocab"],
     presence: float,
     frequency: float,
 ) -> Float[Tensor, "batch vocab"]:
-    """Subtract `presence` from the logits of tokens generated before and `frequency` for each time
-    that they were, as OpenAI's API defines its penalties."""
+    """Subtract `presence` once and `frequency` per occurrence from the logits of generated tokens.
+
+    This is how OpenAI's API defines its penalties.
+    """
     return logits - presence * (counts > 0) - frequency * counts
 
 
-def penalise_repetition(
+def penalize_repetition(
     logits: Float[Tensor, "batch vocab"], seen: Bool[Tensor, "batch vocab"], penalty: float
 ) -> Float[Tensor, "batch vocab"]:
-    """Divide the positive logits of seen tokens by `penalty` and multiply the negative ones (Keskar
-    et al. 2019, CTRL, section 4.1, in the form that treats both signs alike)."""
-    penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
-    return torch.where(seen, penalised, logits)
+    """Divide the positive logits of seen tokens by `penalty`, and multiply the negative ones.
+
+    Keskar et al. 2019, CTRL, section 4.1, in the form that lowers logits of either sign.
+    """
+    penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen, penalized, logits)
 
 
 def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
-    """Set all but the `k` largest logits to -inf; ties with the k-th stay (Fan et al. 2018, section
-    5.2)."""
+    """Set all but the `k` largest logits to -inf (Fan et al. 2018, section 5.2).
+
+    Ties with the k-th logit stay.
+    """
     if k >= logits.shape[-1]:
         return logits
     least = logits.topk(k, dim=-1).values[:, -1:]
@@ -147,8 +156,10 @@ def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "b
 
 
 def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """Set to -inf all but the nucleus: the fewest likeliest tokens whose probabilities sum to at
-    least `p` (Holtzman et al. 2020, section 3.1)."""
+    """Set all logits outside the nucleus to -inf (Holtzman et al. 2020, section 3.1).
+
+    The nucleus is the smallest set of most likely tokens whose probabilities sum to at least `p`.
+    """
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.double().softmax(dim=-1)
     mass_before = probabilities.cumsum(dim=-1) - probabilities
@@ -157,23 +168,27 @@ def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
 
 
 def keep_min_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """Set to -inf the tokens less probable than `p` times the likeliest (Nguyen et al. 2024, min-p,
-    section 3)."""
+    """Set to -inf the logits of tokens less probable than `p` times the most likely token.
+
+    Nguyen et al. 2024, min-p, section 3.
+    """
     least = logits.max(dim=-1, keepdim=True).values + math.log(p)
     return logits.masked_fill(logits < least, -math.inf)
 
 
 def next_token_logits(
-    logits: Float[Tensor, "batch vocab"], config: SamplingConfig, before: Sequence[Penalties] = ()
+    logits: Float[Tensor, "batch vocab"],
+    config: SamplingConfig,
+    penalties: Sequence[Penalties] = (),
 ) -> Float[Tensor, "batch vocab"]:
-    """Return the logits of the distribution that `config` draws from: penalties, bias, temperature,
-    top-k, top-p, min-p.
+    """Return the logits of the distribution that `config` draws from.
 
-    `before` tells what each row has, for the penalties. Temperature 0 leaves the logits undivided
-    and everything but penalties and bias out: the largest is taken.
+    The steps are, in this order: penalties, bias, temperature, top-k, top-p, min-p. `penalties`
+    holds each row's earlier tokens. Temperature 0 takes the largest logit, so only penalties and
+    bias apply.
     """
-    if before:
-        logits = penalise(logits, config, before)
+    if penalties:
+        logits = penalize(logits, config, penalties)
     if config.logit_bias:
         tokens, biases = zip(*config.logit_bias, strict=True)
         bias = torch.tensor(biases, dtype=logits.dtype, device=logits.device)
@@ -182,7 +197,7 @@ def next_token_logits(
         )
     if config.temperature == 0:
         return logits
-    logits = logits / max(config.temperature, LEAST_TEMPERATURE)
+    logits = logits / max(config.temperature, MIN_TEMPERATURE)
     if config.top_k > 0:
         logits = keep_top_k(logits, config.top_k)
     if config.top_p < 1:
@@ -196,12 +211,10 @@ def sample(
     logits: Float[Tensor, "batch vocab"],
     config: SamplingConfig,
     generators: Sequence[random.Random],
-    before: Sequence[Penalties] = (),
+    penalties: Sequence[Penalties] = (),
 ) -> Int[Tensor, " batch"]:
-    """Return one token per row, drawn by inverting the cumulative distribution at one uniform
-    number of the row's own generator, so that a row's draw does not depend on its neighbours. At
-    temperature 0, the likeliest token."""
-    return draw(next_token_logits(logits, config, before), config, generators)
+    """Return one token per row, see `next_token_logits` and `draw`."""
+    return draw(next_token_logits(logits, config, penalties), config, generators)
 
 
 def draw(
@@ -209,7 +222,12 @@ def draw(
     config: SamplingConfig,
     generators: Sequence[random.Random],
 ) -> Int[Tensor, " batch"]:
-    """Return one token per row from what `next_token_logits` returned."""
+    """Return one token per row, given the result of `next_token_logits`.
+
+    A token is drawn by inverting the cumulative distribution at one uniform number. The number is
+    from the row's own generator, so a draw does not depend on the other rows. Temperature 0 takes
+    the most likely token.
+    """
     if config.temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
@@ -217,13 +235,15 @@ def draw(
     uniform = torch.tensor(
         [[generator.random()] for generator in generators], dtype=torch.float64
     ).to(logits.device)
-    # Rounding must not carry the draw to the very end, where tokens of probability zero may lie.
+    # Rounding must not move the draw to the very end, where tokens of probability zero may be.
     point = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True)[:, 0]
 
 
 def row_generators(seed: int | None, n_rows: int) -> list[random.Random]:
-    """Return one independent generator per row, a function of (seed, row) alone; seed None draws a
-    fresh seed."""
+    """Return one independent generator per row, each a function of (seed, row) alone.
+
+    With seed None, a random seed is used.
+    """
     seed = secrets.randbits(64) if seed is None else seed
     return [random.Random(f"{seed}/{row}") for row in range(n_rows)]

@@ -1,5 +1,4 @@
-"""One more token of each row, in one pass over the weights: what decoding does all day, and what is
-compiled for it."""
+"""The decoding pass: one more token per row in one pass over the weights, optionally compiled."""
 
 import copy
 import time
@@ -16,20 +15,24 @@ from seq2chat.nn.few_rows import build, replace_linears
 from seq2chat.nn.slots import SlotCache, SlotRows
 
 
-def least_rows(dtype: torch.dtype) -> int:
-    """Return of how many rows, and any multiple of which, a row has the same bits whatever the
-    others are: a product in float32 (MKL) keeps them among any multiple of 4 rows, one in bfloat16
-    (oneDNN) among any number from 2 on."""
+def batch_multiple(dtype: torch.dtype) -> int:
+    """Return a number of rows such that in its multiples no row depends on the others, bit for bit.
+
+    Float32 products (MKL) have this property with any multiple of 4 rows, bfloat16 products
+    (oneDNN) with any number of rows from 2 on.
+    """
     return 2 if dtype == torch.bfloat16 else 4
 
 
-# Rows of a pass with our kernel: it gives a row the same bits among any number, but the code around
-# it is made for two and more; up to 16 it is no slower than the libraries.
-FEWEST, FEW = 2, 16
+# Limits on the rows of a pass with the kernel `few_rows`. A row of the kernel never depends on the
+# others, but the compiled code around it needs at least 2 rows. Up to 16 rows it is no slower than
+# the libraries.
+KERNEL_MIN_ROWS = 2
+KERNEL_MAX_ROWS = 16
 
 
 def few_rows_twin(model: GPT) -> GPT:
-    """Return `model` with our kernel for few rows in its linear maps, on the same weights."""
+    """Return a copy of `model` whose linear maps use the kernel `few_rows` on the same weights."""
     twin = copy.deepcopy(
         model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     )
@@ -43,25 +46,31 @@ def few_rows_twin(model: GPT) -> GPT:
 
 
 class TokenPass:
-    """Reads one token of each row of `cache` with `model`. `plain` is the pass as it is written,
-    `compiled` its twin once there is one, and `run` the one that is used."""
+    """Reads one token per row of `cache` with `model`.
+
+    `plain` is the uncompiled pass, `compiled` its compiled twin after a call of `compile`, and
+    `run` the one in use.
+    """
 
     def __init__(self, model: GPT, cache: SlotCache) -> None:
-        self.model, self.cache = model, cache
+        self.model = model
+        self.cache = cache
         self.run: Callable[..., Tensor] = self.plain
         self.compiled: Callable[..., Tensor] | None = None
-        self._few = False
+        self._uses_kernel = False
 
     @property
-    def least_rows(self) -> int:
-        """A pass has a multiple of so many rows."""
-        few = self._few and self.run is self.compiled
-        return FEWEST if few else least_rows(next(self.model.parameters()).dtype)
+    def batch_multiple(self) -> int:
+        """The number of rows of a pass must be a multiple of this."""
+        uses_kernel = self._uses_kernel and self.run is self.compiled
+        return (
+            KERNEL_MIN_ROWS if uses_kernel else batch_multiple(next(self.model.parameters()).dtype)
+        )
 
     def __call__(
         self, tokens: Int[Tensor, "rows 1"], state: SlotRows
     ) -> Float[Tensor, "rows vocab"]:
-        """Return the logits after the token of each row, and let the state grow by it."""
+        """Return the logits after the token of each row, and extend the state by it."""
         return self.run(tokens, state.keys, state.values, state.start, state.index, state.n_key)
 
     def plain(
@@ -73,70 +82,80 @@ class TokenPass:
         index: Int[Tensor, " written"],
         n_key: int,
     ) -> Float[Tensor, "rows vocab"]:
-        """Return the logits; the state is given in parts, as tensors are what a compiled graph
-        takes."""
+        """Return the logits. The arguments are parts of a `SlotRows`.
+
+        They are passed separately because a compiled graph takes tensors.
+        """
         shape = self.cache.n_slot, self.cache.n_kv_head, self.cache.room
         hidden = self.model.hidden_step(
-            tokens, SlotRows(keys, values, shape, 0, start, index, n_key)
+            tokens,
+            SlotRows(
+                keys=keys,
+                values=values,
+                shape=shape,
+                first=0,
+                start=start,
+                index=index,
+                n_key=n_key,
+            ),
         )
         return self.model.logits(hidden)[:, 0]
 
     @torch.no_grad()
     def compile(self, n_key: int) -> float:
-        """Compile the pass, and use it from now on if it is faster where rows see `n_key` keys; how
-        many times as fast.
+        """Compile the pass, use it if it is faster, and return the speedup at `n_key` keys.
 
-        Takes from 10 seconds to a minute. The model must not change afterwards, by weights or
-        hooks: its weights may be packed into the compiled code, and nothing looks whether they are
-        the same. Raises what torch.compile does where it cannot, for one without a C++ compiler.
+        Takes from 10 seconds to a minute. The weights and hooks of the model must not change
+        afterwards: weights may be packed into the compiled code, and nothing checks if they are
+        still the same. Raises the errors of torch.compile, for example without a C++ compiler.
         """
-        model, dtype = self.model, next(self.model.parameters()).dtype
-        linears = any(isinstance(module, nn.Linear) for module in model.modules())
-        self._few = (
+        model = self.model
+        dtype = next(model.parameters()).dtype
+        has_linears = any(isinstance(module, nn.Linear) for module in model.modules())
+        self._uses_kernel = (
             model.device.type == "cpu"
-            and self.cache.n_slot <= FEW
+            and self.cache.n_slot <= KERNEL_MAX_ROWS
             and dtype in KERNEL_FORMATS
-            and linears
+            and has_linears
         )
-        if self._few:
+        if self._uses_kernel:
             build()
             model = few_rows_twin(model)
         self.compiled = torch.compile(  # pyrefly: ignore[no-matching-overload]  # its overloads lack the third
             TokenPass(model, self.cache).plain,
             dynamic=True,
-            isolate_recompiles=True,  # other models have code of their own
-            # Some nine hundred guards would ask at each token whether the model is still what it
-            # was.
+            isolate_recompiles=True,  # each model gets its own code
+            # About 900 guards would check before each token that the model has not changed.
             options={
                 "guard_filter_fn": lambda guards: [
                     not guard.name.startswith("self") for guard in guards
                 ]
             },
         )
-        # Weights that oneDNN packs pay in bfloat16; few rows of float32 are faster through MKL.
-        # Given as an option of torch.compile, freezing is told too late to pack anything.
-        with torch._inductor.config.patch(freezing=dtype == torch.bfloat16 and not self._few):
-            # The code is made for any number of rows from 2 on.
-            fewest = FEWEST if self._few else self.least_rows
-            for n_row in (self.cache.n_slot, fewest):
+        # Packing the weights with oneDNN pays in bfloat16, while few rows in float32 are faster
+        # with MKL. As an option of torch.compile, `freezing` comes too late to pack anything.
+        freezing = dtype == torch.bfloat16 and not self._uses_kernel
+        with torch._inductor.config.patch(freezing=freezing):
+            # This compiles the code for any number of rows from 2 on.
+            min_rows = KERNEL_MIN_ROWS if self._uses_kernel else self.batch_multiple
+            for n_row in (self.cache.n_slot, min_rows):
                 seconds = self._seconds(self.compiled, n_row, n_key)
-        gain = self._seconds(self.plain, self.least_rows, n_key) / seconds
-        if gain > 1:
+        speedup = self._seconds(self.plain, self.batch_multiple, n_key) / seconds
+        if speedup > 1:
             self.run = self.compiled
-        return gain
+        return speedup
 
     def _seconds(self, run: Callable[..., Tensor], n_row: int, n_key: int) -> float:
-        """Return the least time that a pass of so many rows takes; as they compute nothing, they
-        change nothing."""
+        """Return the minimum time of a pass with `n_row` inactive rows, which change nothing."""
         state = self.cache.rows(0, [0] * n_row, [False] * n_row, 1, n_key)
         tokens = torch.zeros(n_row, 1, dtype=torch.int64, device=self.model.device)
         arguments = tokens, state.keys, state.values, state.start, state.index, n_key
-        # To have the result here is to wait for it: a GPU returns before it is done.
-        return _least_seconds(lambda: run(*arguments).cpu())
+        # `cpu` waits for the result: a GPU returns before it is done.
+        return _min_seconds(lambda: run(*arguments).cpu())
 
 
-def _least_seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """Return the least time that `work` takes after a first round, which may compile."""
+def _min_seconds(work: Callable[[], object], rounds: int = 5) -> float:
+    """Return the minimum time of `work` after a first round, which may compile."""
     seconds = []
     for _ in range(1 + rounds):
         began = time.perf_counter()

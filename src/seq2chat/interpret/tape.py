@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import wraps
 from types import MethodType
 from typing import Any, Literal
 from weakref import finalize, proxy
@@ -268,10 +267,9 @@ def _methods(tape: Tape, model: Model) -> dict[str, Callable[..., Any]]:
         return logits, after
 
     methods = {"hidden": hidden, "start": start, "step": step}
+    # BERT has no `step`.
     inner = {name: getattr(model, name) for name in methods if hasattr(model, name)}
-    # With the signature of the model's own, by which callers tell a translation model from a
-    # language model.
-    return {name: wraps(own)(methods[name]) for name, own in inner.items()}
+    return {name: methods[name] for name in inner}
 
 
 def _replace(model: nn.Module, name: str, method: Callable[..., Any]) -> Callable[[], None]:

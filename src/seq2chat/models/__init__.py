@@ -1,1 +1,1 @@
-"""Models: one architecture, one file. They share contracts, not parents."""
+"""Models: one file per architecture. They share contracts, not a base class."""

@@ -1,9 +1,11 @@
-"""BERT (Devlin et al. 2018), top-down: BERT → Block → MaskedLMHead → weights.
+"""BERT (Devlin et al. 2018): an encoder that learns to guess masked tokens.
 
-An encoder: every position sees the whole row, and what is learned is to guess the tokens that were
-masked out of it. As in the published weights, each branch is added and then normalised, and GELU is
-the exact one, with erf.
+The file reads top-down: BERT → Block → MaskedLMHead → weights. Every position sees the whole row.
+As in the published weights, each branch is added and then normalized, and GELU is the exact one,
+with erf.
 """
+
+from typing import ClassVar, Literal, Never
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,9 @@ from seq2chat.text.batch import IGNORED, Batch
 
 
 class BERT(nn.Module):
-    """A masked language model: the logits of each position depend on the whole row."""
+    """A masked language model: the logits at each position depend on the whole row."""
+
+    reads_source: ClassVar[Literal[False]] = False
 
     def __init__(self, config: BERTConfig):
         super().__init__()
@@ -26,8 +30,8 @@ class BERT(nn.Module):
             "model.vocab_size is 0; write the size of the tokenizer's vocabulary.",
         )
         self.config = config
-        # Number format of the activations; None is the weights' own. Weights, norms and softmax
-        # sums stay as they are.
+        # Number format of the activations. None means the format of the weights. Weights, the sums
+        # in norms and the softmax keep their own format.
         self.compute_dtype: torch.dtype | None = None
         width = config.d_model
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
@@ -43,7 +47,7 @@ class BERT(nn.Module):
 
     @property
     def context(self) -> int:
-        """The most positions a row may have."""
+        """Maximum number of positions per row."""
         return self.config.context
 
     @property
@@ -56,30 +60,34 @@ class BERT(nn.Module):
         mask: Bool[Tensor, "batch seq"] | None = None,
         segments: Int[Tensor, "batch seq"] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Return the logits of the token that belongs at each position.
+        """Return the logits of the token at each position.
 
-        `mask` is True where a token is real, None meaning everywhere; what stands elsewhere changes
-        no logits of real tokens. `segments` is 0 in the first sentence of a row and 1 in the
-        second, None meaning 0. Raises UserError beyond `config.context`, and from a model without
-        `config.masked_lm`.
+        `mask` is True where there is a token, and None means everywhere. Padding never changes the
+        logits of tokens. `segments` is 0 in the first sentence of a row and 1 in the second, and
+        None means 0. Raises UserError for more than `config.context` positions, and for a model
+        without `config.masked_lm`.
         """
         return self.logits(self.hidden(tokens, mask, segments))
 
     def logits(self, hidden: Float[Tensor, "*shape d_model"]) -> Float[Tensor, "*shape vocab"]:
-        """Return what the masked-LM head makes of `hidden`, of all positions or of those asked for
-        only: the head costs d_model · vocab_size at each, and training asks for 15 %."""
+        """Return the output of the masked-LM head for `hidden`, which may have selected positions.
+
+        Selecting pays: the head costs d_model · vocab_size per position, and training needs 15 % of
+        the positions.
+        """
         if self.mlm_head is None:
             raise UserError(
-                "This BERT is an encoder without the head that guesses tokens; use one that was "
-                "trained to."
+                "This BERT is an encoder without the head that guesses tokens; use one that has it."
             )
         return self.mlm_head(hidden, self.embed_tokens.weight)
 
     def next_sentence_logits(
         self, hidden: Float[Tensor, "batch seq d_model"]
     ) -> Float[Tensor, "batch 2"]:
-        """Return the logits of "the second sentence follows the first" and of "it does not", read
-        at [CLS]."""
+        """Return the logits of "the second sentence follows the first" and of "it does not".
+
+        They are read at [CLS].
+        """
         assert self.pooler is not None
         assert self.next_sentence_head is not None
         return self.next_sentence_head(torch.tanh(self.pooler(hidden[:, 0])))
@@ -90,7 +98,10 @@ class BERT(nn.Module):
         mask: Bool[Tensor, "batch seq"] | None = None,
         segments: Int[Tensor, "batch seq"] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return the output of the last block, which the heads read. Arguments as in `forward`."""
+        """Return the output of the last block, which the heads read.
+
+        Arguments as in `forward`.
+        """
         seq = tokens.shape[1]
         check(
             seq <= self.config.context,
@@ -110,29 +121,33 @@ class BERT(nn.Module):
             x = layer(x, keys)
         return x
 
-    def flops(self, batch: Batch) -> int:
-        """Return the floating point operations of training on `batch`, forward and backward,
-        padding included.
+    def start(self, padding: Int[Tensor, " batch"] | None = None) -> Never:
+        """Raise UserError: an encoder cannot generate."""
+        raise UserError(
+            "A BERT sees both sides of a text and cannot generate one; use `seq2chat fill-mask`."
+        )
 
-        6 for each weight of a matrix product and each position it is used on, and 12 d_model for
-        each pair of a query and a key in each layer (Chowdhery et al. 2022, PaLM, appendix B).
+    def flops(self, batch: Batch) -> int:
+        """Return the floating point operations of training on `batch`, padding included.
+
+        Forward and backward pass take 6 per weight of a matrix product and position, and 12 d_model
+        per pair of a query and a key in each layer (Chowdhery et al. 2022, PaLM, appendix B).
         Norms, biases and softmax are not counted.
         """
-        c, (rows, seq) = self.config, batch.target.shape
+        c = self.config
+        rows, seq = batch.target.shape
         block = 6 * (4 * c.d_model**2 + 2 * c.d_model * c.d_ff) + 12 * c.d_model * seq
         total = c.n_layer * block * rows * seq
         if c.masked_lm:
-            total += (
-                6 * (c.d_model**2 + c.d_model * c.vocab_size) * int((batch.labels != IGNORED).sum())
-            )
+            n_masked = int((batch.labels != IGNORED).sum())
+            total += 6 * (c.d_model**2 + c.d_model * c.vocab_size) * n_masked
         if c.next_sentence and batch.is_next is not None:
             total += 6 * (c.d_model**2 + 2 * c.d_model) * rows
         return total
 
 
 class Block(nn.Module):
-    """x ← norm(x + attention(x)), then norm(x + feed_forward(x)): the post-norm residual block of
-    2017."""
+    """The post-norm residual block: x ← norm(x + attention(x)), then norm(x + feed_forward(x))."""
 
     def __init__(self, config: BERTConfig):
         super().__init__()
@@ -167,8 +182,10 @@ class MaskedLMHead(nn.Module):
 
 @torch.no_grad()
 def init_weights(model: BERT) -> None:
-    """Draw fresh weights from torch's global generator: normal(0.02), biases 0 and norms 1 (Devlin
-    et al.'s code)."""
+    """Draw fresh weights from torch's global generator.
+
+    normal(0.02), biases 0 and norms 1, as in the code of Devlin et al.
+    """
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)

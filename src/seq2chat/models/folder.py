@@ -1,8 +1,8 @@
-"""Model folders of every family: `config.json` and `model.safetensors`.
+"""Model folders of all families: `config.json` and `model.safetensors`.
 
-A GPT and a BERT are stored in their Hugging Face layouts. No such layout holds every RNN
-encoder–decoder or Transformer of ours, so these keep the names of their own configuration and
-parameters.
+A GPT and a BERT are stored in their Hugging Face layouts. No such layout fits every RNN
+encoder-decoder or Transformer of this package, so these keep the names of their own configuration
+and parameters.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ COMMAND = {
 
 
 def make_model(config: ModelConfig) -> Model:
-    """Return a model of that shape with fresh weights."""
+    """Return a model with fresh weights."""
     match config:
         case RewardConfig():
             return RewardModel(config)
@@ -60,15 +60,13 @@ def make_model(config: ModelConfig) -> Model:
 
 
 def n_parameters(config: ModelConfig) -> int:
-    """Return the exact number of parameters, counted without allocating them; a tied matrix counts
-    once."""
+    """Return the exact number of parameters, without allocating them. Tied matrices count once."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in make_model(config).parameters())
 
 
 def require_family(model: Model, *families: str) -> None:
-    """Raise UserError, naming the command for what `model` is, unless it is of one of the
-    `families`."""
+    """Raise UserError unless `model` is of one of the `families`. It names the right command."""
     family = model.config.family
     check(
         family in families,
@@ -80,17 +78,14 @@ def require_family(model: Model, *families: str) -> None:
 def save_model(
     model: Model, folder: str | Path, dtype: torch.dtype | None = None, **token_ids: Any
 ) -> None:
-    """Write `config.json` and `model.safetensors` into `folder`, the weights as `dtype` or as they
-    are.
+    """Write `config.json` and `model.safetensors` into `folder`, optionally converted to `dtype`.
 
-    `transformers` opens the folder of a GPT or a BERT. `bos_token_id`, `eos_token_id` and
-    `pad_token_id` are recorded for whoever reads it.
+    `transformers` opens the folder of a GPT or a BERT. `token_ids` may be `bos_token_id`,
+    `eos_token_id` and `pad_token_id`, which other programs read from `config.json`.
     """
-    folder, layout, dtype = (
-        Path(folder),
-        _layout(model.config),
-        dtype or model.embed_tokens.weight.dtype,
-    )
+    folder = Path(folder)
+    layout = _layout(model.config)
+    dtype = dtype or model.embed_tokens.weight.dtype
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(model, layout, folder / "model.safetensors", dtype)
     fields = layout.fields(model.config) | {"dtype": str(dtype).removeprefix("torch.")} | token_ids
@@ -98,10 +93,10 @@ def save_model(
 
 
 def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
-    """Return the model in `folder`, on the CPU, in evaluation mode, its weights as `dtype`.
+    """Return the model in `folder`, on the CPU, in evaluation mode, converted to `dtype`.
 
     Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError
-    for a folder that is no such model, a damaged file, an unsupported feature, or a tensor that is
+    for a folder that contains no model, a damaged file, an unsupported feature, or a tensor that is
     missing, unknown or of the wrong shape.
     """
     config = load_config(folder)
@@ -112,8 +107,7 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """Return the configuration that `config.json` describes. Raises UserError for what we do not
-    build."""
+    """Return the configuration in `config.json`. Raises UserError for unsupported features."""
     path = Path(folder) / "config.json"
     check(
         path.is_file(),
@@ -129,7 +123,7 @@ def load_config(folder: str | Path) -> ModelConfig:
             if huggingface_reward.is_reward(fields)
             else readers[kind](fields)
         )
-        # Which checks the types of all values.
+        # `build` checks the types of all values.
         return build(type(config), "model", vars(config), "config.json")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -157,7 +151,7 @@ def _own_fields(config: Seq2SeqConfig | TransformerConfig) -> dict[str, Any]:
 
 
 def _own_config(kind: type[ModelConfig], fields: dict[str, Any]) -> ModelConfig:
-    # Folders of older versions lack the bound of an RNN's context.
+    # Folders of older versions lack the context of an RNN.
     names = [f.name for f in dataclasses.fields(kind) if f.name != "context" or "context" in fields]
     return kind(**{name: fields[name] for name in names})
 

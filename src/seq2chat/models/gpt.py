@@ -1,15 +1,17 @@
-"""GPT: a decoder-only Transformer in two layouts. Reads top-down: GPT → Block → Attention, then
-sizes and weights.
+"""GPT: a decoder-only Transformer in two layouts.
 
-`gpt2` is GPT-2's and GPT-3's layout (Radford et al. 2019; Brown et al. 2020): learned positions,
+The file reads top-down: GPT → Block → Attention, then sizes and weights.
+
+`gpt2` is the layout of GPT-2 and GPT-3 (Radford et al. 2019; Brown et al. 2020): learned positions,
 LayerNorm before each branch, GELU, biases, and the embedding as output head. With `window`, every
 second layer is locally banded as in GPT-3, and the layout is GPT-Neo's: no biases on q, k and v,
-and no 1/√d_head, which the weights of q absorb. `modern` is Qwen3's (Yang et al. 2025): rotary
-positions, RMSNorm, also on each head's q and k, SwiGLU, no biases.
+and no 1/√d_head, which the weights of q absorb. `modern` is Qwen3's layout (Yang et al. 2025):
+rotary positions, RMSNorm, also on each head's q and k, SwiGLU, no biases.
 """
 
 import math
 from functools import cached_property
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,9 @@ from seq2chat.text.batch import Batch
 
 
 class GPT(nn.Module):
-    """A language model: the logits of each position depend on that position and those before it."""
+    """A language model: the logits at a position depend on it and the positions before it."""
+
+    reads_source: ClassVar[Literal[False]] = False
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -37,8 +41,8 @@ class GPT(nn.Module):
             "model.vocab_size is 0; write the size of the tokenizer's vocabulary.",
         )
         self.config = config
-        # Number format of the activations; None is the weights' own. Weights, norms and softmax
-        # sums stay as they are.
+        # Number format of the activations. None means the format of the weights. Weights, the sums
+        # in norms and the softmax keep their own format.
         self.compute_dtype: torch.dtype | None = None
         gpt2 = config.layout == "gpt2"
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
@@ -46,15 +50,14 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
         self.norm = norm(config, config.d_model)
-        head = (
-            None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
-        )
-        self.lm_head: Linear | Int8Linear | None = head
+        self.lm_head: Linear | Int8Linear | None = None
+        if not config.tie_embeddings:
+            self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         init_weights(self)
 
     @property
     def context(self) -> int:
-        """The most positions a row may have."""
+        """Maximum number of positions per row."""
         return self.config.context
 
     @property
@@ -63,8 +66,7 @@ class GPT(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab d_model"]:
-        """The matrix that turns `hidden` into logits: the head's own, or the embedding when they
-        are tied."""
+        """The matrix from `hidden` to logits: the output head's, or the embedding if tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(
@@ -72,16 +74,16 @@ class GPT(nn.Module):
     ) -> Float[Tensor, "batch seq vocab"]:
         """Return the logits of the token that follows each position.
 
-        `segments` numbers the documents packed in each row: attention then stays inside a document
-        and positions restart with it, so that its logits are those it has alone. Raises UserError
-        beyond `config.context`.
+        `segments` numbers the documents packed in each row. Attention then stays inside a document
+        and positions restart with it, so each document has the logits it has alone. Raises
+        UserError for more than `config.context` positions.
         """
         return self.logits(self.hidden(tokens, segments))
 
     def logits(
         self, hidden: Float[Tensor, "batch seq d_model"]
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Return what the output head makes of `hidden`."""
+        """Return the logits for the hidden states."""
         if self.lm_head is not None:
             return self.lm_head(hidden)
         return F.linear(hidden, self.embed_tokens.weight.to(hidden.dtype))
@@ -89,28 +91,30 @@ class GPT(nn.Module):
     def hidden(
         self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what the head reads: the residual stream after the last norm. Arguments as in
-        `forward`."""
+        """Return the residual stream after the last norm, which the output head reads.
+
+        Arguments as in `forward`.
+        """
         seq = tokens.shape[1]
         self._check_context(seq)
-        index = torch.arange(seq, device=tokens.device)[None]
-        if segments is None:
-            return self._blocks(
-                tokens, index, causal_masks(seq, seq, self.config.window, None, tokens.device), None
-            )
-        starts = document_starts(segments)
-        masks = causal_masks(seq, seq, self.config.window, document_mask(starts), tokens.device)
-        return self._blocks(tokens, index - starts, masks, None)
+        positions = torch.arange(seq, device=tokens.device)[None]
+        allowed = None
+        if segments is not None:
+            starts = document_starts(segments)
+            positions = positions - starts
+            allowed = document_mask(starts)
+        masks = causal_masks(seq, seq, self.config.window, allowed, tokens.device)
+        return self._blocks(tokens, positions, masks, None)
 
     def branching(
         self, tokens: Int[Tensor, "batch seq"], branches: Int[Tensor, "batch seq"]
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what the head reads in rows that fork: a trunk, then several ways on.
+        """Return `hidden` for rows that consist of a trunk and several branches after it.
 
-        `branches` is 0 on the trunk, then 1, 2, ... on each way on, which sees the trunk and itself
-        and whose positions follow the trunk's. A prompt with K answers is so computed once instead
-        of K times; the result is that of `hidden` for each answer behind its own copy of the
-        prompt. Raises UserError for a way longer than `config.context`.
+        `branches` is 0 on the trunk, then 1, 2, ... on its branches. A branch sees the trunk and
+        itself, and its positions continue the trunk's. So a prompt with K answers is computed once
+        instead of K times, and each answer gets the result that it has after its own copy of the
+        prompt. Raises UserError if trunk and branch have more than `config.context` positions.
         """
         trunk = (branches == 0).sum(1, keepdim=True)
         index = torch.arange(tokens.shape[1], device=tokens.device)
@@ -130,18 +134,17 @@ class GPT(nn.Module):
         return flops_per_token(self.config)
 
     def start(self, padding: Int[Tensor, " batch"] | None = None) -> KVCache:
-        """Return an empty decoding state; `padding` counts the meaningless tokens in front of each
-        row."""
+        """Return an empty decoding state. `padding` counts the pad tokens before each prompt."""
         return KVCache(self.config.n_layer, padding)
 
     def step(
         self, tokens: Int[Tensor, "batch n_new"], state: KVCache
     ) -> tuple[Float[Tensor, "batch n_new vocab"], KVCache]:
-        """Return the logits that follow the next `n_new` tokens of each row, and the state grown by
-        them.
+        """Return the logits after each of the next `n_new` tokens of each row, and the new state.
 
-        Feeding a text in any portions gives the logits of `forward` on the whole. The state is
-        updated in place. Raises UserError when a row would outgrow `config.context`.
+        A text may come in portions of any size, for example token by token, and gets the same
+        logits as in one call of `forward`. The state is updated in place. Raises UserError when a
+        row would exceed `config.context`.
         """
         self._check_context(state.longest + tokens.shape[1])
         return self.logits(self.hidden_step(tokens, state)), state
@@ -149,13 +152,12 @@ class GPT(nn.Module):
     def hidden_step(
         self, tokens: Int[Tensor, "batch n_new"], state: KVCache | SlotRows
     ) -> Float[Tensor, "batch n_new d_model"]:
-        """Return what the head reads at the next `n_new` tokens of each row, and grow the state by
-        them.
+        """Return `hidden` at the next `n_new` tokens of each row, and extend the state by them.
 
-        Positions beyond the context are the last one's: what stands there must be meaningless
-        anyway.
+        Positions beyond the context are clamped to the last one. Only padding may be there.
         """
-        n_new, device = tokens.shape[1], tokens.device
+        n_new = tokens.shape[1]
+        device = tokens.device
         positions = state.positions(n_new, device).clamp(max=self.context - 1)
         return self._blocks(
             tokens, positions, state.masks(n_new, self.config.window, device), state
@@ -168,7 +170,8 @@ class GPT(nn.Module):
         masks: tuple[Tensor | None, Tensor | None],
         state: KVCache | SlotRows | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        x, rotation = self.embed_tokens(tokens), None
+        x = self.embed_tokens(tokens)
+        rotation = None
         caches = [None] * len(self.layers) if state is None else state.layers
         if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
@@ -189,7 +192,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)): the pre-norm residual block."""
+    """The pre-norm residual block: x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     def __init__(self, config: GPTConfig, index: int):
         super().__init__()
@@ -213,16 +216,15 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention of many heads. `heads` receives q and k after norm and rotation."""
+    """Causal multi-head self-attention. `heads` receives q and k after norm and rotation."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        gpt2, banded = config.layout == "gpt2", config.window > 0
-        width, kv_width, bias = (
-            config.n_head * config.d_head,
-            config.n_kv_head * config.d_head,
-            gpt2 and not banded,
-        )
+        gpt2 = config.layout == "gpt2"
+        banded = config.window > 0
+        bias = gpt2 and not banded
+        width = config.n_head * config.d_head
+        kv_width = config.n_kv_head * config.d_head
         self.d_head = config.d_head
         self.q_proj = Linear(config.d_model, width, bias=bias)
         self.k_proj = Linear(config.d_model, kv_width, bias=bias)
@@ -243,10 +245,11 @@ class Attention(nn.Module):
         k = self.k_norm(self._split(self.k_proj(x))).transpose(1, 2)
         v = self._split(self.v_proj(x)).transpose(1, 2)
         if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
+            q = rotate(q, *rotation)
+            k = rotate(k, *rotation)
         if cache is not None:
             k, v = cache.append(k, v)
-        # A cache may keep a wider number format, in which it is then read.
+        # A cache may have a wider number format, which the products then use.
         context = self.heads(q.to(k.dtype), k, v, mask).to(x.dtype)
         return self.o_proj(context.transpose(1, 2).flatten(2))
 
@@ -262,8 +265,7 @@ def norm(config: GPTConfig, width: int) -> LayerNorm | RMSNorm:
 
 
 def is_local(config: GPTConfig, index: int) -> bool:
-    """Whether layer `index` is locally banded: with a window, every second one, the first being
-    dense."""
+    """Return True if layer `index` is locally banded: with a window, layers 1, 3, 5, ... are."""
     return config.window > 0 and index % 2 == 1
 
 
@@ -271,11 +273,12 @@ def is_local(config: GPTConfig, index: int) -> bool:
 def init_weights(model: GPT) -> None:
     """Draw fresh weights from torch's global generator.
 
-    gpt2: normal(0.02), what is added to the residual stream divided by √(2 n_layer) (Radford et al.
-    2019, section 2.3); a banded model's q also by √d_head, the factor its attention leaves out.
-    modern: every branch starts as zero, the other matrices keep the size of what they multiply,
-    normal(1/√d_in); an untied embedding is normal(1), its head nearly zero, so that the first loss
-    is ln(vocab_size).
+    gpt2: normal(0.02). The last matrix of each branch is divided by √(2 n_layer) (Radford et al.
+    2019, section 2.3), and a banded model's q by √d_head, the factor that its attention leaves out.
+
+    modern: the last matrix of each branch is zero, and the others preserve the size of their input,
+    normal(1/√d_in). An untied embedding is normal(1) and its head nearly zero, so that the first
+    loss is ln(vocab_size).
     """
     config = model.config
     gpt2 = config.layout == "gpt2"
@@ -283,11 +286,10 @@ def init_weights(model: GPT) -> None:
         if parameter.ndim == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
-            (
+            if gpt2:
                 parameter.normal_(std=0.02 / math.sqrt(2 * config.n_layer))
-                if gpt2
-                else parameter.zero_()
-            )
+            else:
+                parameter.zero_()
         elif config.window > 0 and name.endswith("q_proj.weight"):
             parameter.normal_(std=0.02 / math.sqrt(config.d_head))
         elif gpt2 or (config.tie_embeddings and name == "embed_tokens.weight"):
@@ -301,13 +303,12 @@ def init_weights(model: GPT) -> None:
 
 
 def flops_per_token(config: GPTConfig) -> int:
-    """Return the floating point operations that training spends on one token of a full context,
-    forward and backward.
+    """Return the floating point operations per token of training on full contexts.
 
-    6 N + 12 n_layer n_head d_head n_key (Chowdhery et al. 2022, PaLM, appendix B): N counts the
-    weights of matrix products, the head's included and the embeddings' not; n_key is the context,
-    or the window of a local layer. By convention the half of the scores that causality hides is
-    counted, and norms, biases and softmax are not.
+    Forward and backward pass take 6 N + 12 n_layer n_head d_head n_key (Chowdhery et al. 2022,
+    PaLM, appendix B). N counts the weights of matrix products, the head included and
+    embeddings excluded. n_key is the context, or the window of a local layer. By convention the
+    scores that causality hides are counted, while norms, biases and softmax are not.
     """
     with torch.device("meta"):
         model = GPT(config)

@@ -2,9 +2,9 @@
 
 layout gpt2 ⇄ GPT2LMHeadModel · gpt2 with a window ⇄ GPTNeoForCausalLM · modern ⇄ Qwen3ForCausalLM
 
-What our model cannot reproduce exactly (rotary scaling, sliding windows, other activations) is
-refused by name. Dropout inside the attention weights, which only training would notice, is not ours
-and is not read.
+A feature that this package cannot reproduce exactly (rotary scaling, sliding windows, other
+activations) is refused with an error that names it. Dropout inside the attention weights does not
+exist here and is ignored, as it only affects training.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from seq2chat.config import GPTConfig, check
 from seq2chat.models.gpt import GPT, is_local
 from seq2chat.models.layout import Layout, refuse_unless
 
-# Our parameter names, layer index aside, and theirs. Modern names are Qwen3's own and need no
-# table.
+# The parameter names of this package and of Hugging Face, without the layer index. The names of
+# the modern layout are Qwen3's own and need no table.
 _GPT_NEO = {
     "input_layernorm": "ln_1",
     "post_attention_layernorm": "ln_2",
@@ -34,7 +34,7 @@ _OUTER = {"embed_tokens": "wte", "embed_positions": "wpe", "norm": "ln_f"}
 
 
 def _to_hf(c: GPTConfig) -> dict[str, Any]:
-    """Return the config.json of a GPTConfig, apart from dtype and token ids."""
+    """Return the config.json of a GPTConfig, except dtype and token ids."""
     shared = {
         "vocab_size": c.vocab_size,
         "tie_word_embeddings": c.tie_embeddings,
@@ -57,7 +57,7 @@ def _to_hf(c: GPTConfig) -> dict[str, Any]:
             "attention_dropout": 0.0,
             "use_sliding_window": False,
             "sliding_window": None,
-            # The first is read by transformers 5, the second by version 4 and by llama.cpp.
+            # transformers 5 reads the first, transformers 4 and llama.cpp read the second.
             "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
             "rope_theta": c.rope_theta,
             "seq2chat": {"dropout": c.dropout},
@@ -182,36 +182,34 @@ def _gelu_and_tied(f: dict[str, Any]) -> dict[str, bool]:
 
 
 def _tensor_names(model: GPT) -> dict[str, list[str]]:
-    """Return their tensor names, each with the names of the parameters of ours that it holds,
-    stacked by rows."""
+    """Return the stored tensor names, each with the parameters that it contains, see `Layout`."""
     names: dict[str, list[str]] = {}
-    for ours, _ in model.named_parameters():
-        names.setdefault(_their_name(model.config, ours), []).append(ours)
+    for name, _ in model.named_parameters():
+        names.setdefault(_hf_name(model.config, name), []).append(name)
     return names
 
 
-def _their_name(config: GPTConfig, ours: str) -> str:
+def _hf_name(config: GPTConfig, name: str) -> str:
     if config.layout == "modern":
-        return ours if ours.startswith("lm_head") else f"model.{ours}"
-    module, _, kind = ours.rpartition(".")
+        return name if name.startswith("lm_head") else f"model.{name}"
+    module, _, kind = name.rpartition(".")
     if not module.startswith("layers."):
         return f"transformer.{_OUTER[module]}.{kind}"
     _, index, inner = module.split(".", 2)
     return f"transformer.h.{index}.{(_GPT_NEO if config.window else _GPT2)[inner]}.{kind}"
 
 
-def _is_conv1d(config: GPTConfig, theirs: str) -> bool:
+def _is_conv1d(config: GPTConfig, hf_name: str) -> bool:
     return (
         config.layout == "gpt2"
         and config.window == 0
-        and ".c_" in theirs
-        and theirs.endswith(".weight")
+        and ".c_" in hf_name
+        and hf_name.endswith(".weight")
     )
 
 
 def _canonical(config: GPTConfig, stored: str) -> str | None:
-    """Return the full name of a stored tensor, or None for buffers and tied copies that older files
-    carry along."""
+    """Return the full name of a stored tensor, or None for buffers and copies of tied ones."""
     if stored == "lm_head.weight":
         return None if config.tie_embeddings else stored
     if stored.endswith(
@@ -224,5 +222,7 @@ def _canonical(config: GPTConfig, stored: str) -> str | None:
 
 LAYOUT = Layout(_to_hf, _tensor_names, _canonical, _is_conv1d)
 READERS = {"gpt2": _from_gpt2, "gpt_neo": _from_gpt_neo, "qwen3": _from_qwen3}
-"""For each `model_type`, what makes a GPTConfig of the fields; UserError for what we do not
-build."""
+"""By `model_type`, the function from config.json's fields to a GPTConfig.
+
+It raises UserError for an unsupported feature.
+"""

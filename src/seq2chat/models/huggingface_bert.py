@@ -1,11 +1,10 @@
 """BERT checkpoints as Hugging Face model folders, in both directions and without `transformers`.
 
-with the masked-LM head ⇄ BertForMaskedLM · and next sentence ⇄ BertForPreTraining · without either
-⇄ BertModel
+masked-LM head ⇄ BertForMaskedLM · with next sentence ⇄ BertForPreTraining · no head ⇄ BertModel
 
-Heads in a folder that its `architectures` does not name are not read: BERT's own folder carries
-next sentence beside BertForMaskedLM, and a sentence encoder a pooler that it does not use. Dropout
-inside the attention weights is not ours.
+Heads that a folder's `architectures` does not name are skipped. For example, BERT's own folder of a
+BertForMaskedLM also has the next-sentence head, and sentence encoders have an unused pooler.
+Dropout inside the attention weights does not exist here and is ignored.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from seq2chat.config import BERTConfig, check
 from seq2chat.models.bert import BERT
 from seq2chat.models.layout import Layout, refuse_unless
 
-# Our parameter names, layer index aside, and theirs.
+# The parameter names of this package and of Hugging Face, without the layer index.
 _LAYER = {
     "self_attn.q_proj": "attention.self.query",
     "self_attn.k_proj": "attention.self.key",
@@ -47,7 +46,7 @@ _NOT_READ = ("cls.predictions.decoder.", "bert.embeddings.position_ids")
 
 
 def _to_hf(c: BERTConfig) -> dict[str, Any]:
-    """Return the config.json of a BERTConfig, apart from dtype and token ids."""
+    """Return the config.json of a BERTConfig, except dtype and token ids."""
     return {
         "architectures": [_ARCHITECTURES[c.masked_lm, c.next_sentence]],
         "model_type": "bert",
@@ -67,9 +66,9 @@ def _to_hf(c: BERTConfig) -> dict[str, Any]:
 
 
 def _from_hf(fields: dict[str, Any]) -> BERTConfig:
-    """Return the BERTConfig that the fields of a `config.json` describe.
+    """Return the BERTConfig of the fields of a `config.json`.
 
-    Raises UserError for what we do not build, and KeyError for a field that is missing.
+    Raises UserError for an unsupported feature, and KeyError for a missing field.
     """
     refuse_unless(
         fields,
@@ -82,12 +81,12 @@ def _from_hf(fields: dict[str, Any]) -> BERTConfig:
         tie_word_embeddings=True,
     )
     kinds = {name: heads for heads, name in _ARCHITECTURES.items()}
-    named = fields.get("architectures") or ["BertForMaskedLM"]
+    architectures = fields.get("architectures") or ["BertForMaskedLM"]
     check(
-        len(named) == 1 and named[0] in kinds,
-        f"architectures {named} is not supported; one of {', '.join(kinds)} is.",
+        len(architectures) == 1 and architectures[0] in kinds,
+        f"architectures {architectures} is not supported; one of {', '.join(kinds)} is.",
     )
-    masked_lm, next_sentence = kinds[named[0]]
+    masked_lm, next_sentence = kinds[architectures[0]]
     return BERTConfig(
         vocab_size=fields["vocab_size"],
         context=fields["max_position_embeddings"],
@@ -102,8 +101,8 @@ def _from_hf(fields: dict[str, Any]) -> BERTConfig:
     )
 
 
-def _their_name(ours: str) -> str:
-    module, _, kind = ours.rpartition(".")
+def _hf_name(name: str) -> str:
+    module, _, kind = name.rpartition(".")
     if not module.startswith("layers."):
         return f"{_OUTER[module]}.{kind}"
     _, index, inner = module.split(".", 2)
@@ -111,24 +110,21 @@ def _their_name(ours: str) -> str:
 
 
 def _tensor_names(model: BERT) -> dict[str, list[str]]:
-    return {
-        _prefixed(model.config, _their_name(ours)): [ours] for ours, _ in model.named_parameters()
-    }
+    return {_prefixed(model.config, _hf_name(name)): [name] for name, _ in model.named_parameters()}
 
 
 def _prefixed(config: BERTConfig, name: str) -> str:
-    """Return the name in its folder: a BertModel stores its tensors without a prefix."""
+    """Return the stored name: a BertModel stores its tensors without a prefix."""
     return name.removeprefix("" if config.masked_lm or config.next_sentence else "bert.")
 
 
 def _canonical(config: BERTConfig, stored: str) -> str | None:
-    """Return the full name of a stored tensor, or None for what the model has no use for.
+    """Return the full name of a stored tensor, or None for a tensor that the model does not use.
 
     A BertModel has no prefix, and Google's norms have gamma and beta.
     """
-    name = stored.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )
+    name = stored.replace("LayerNorm.gamma", "LayerNorm.weight")
+    name = name.replace("LayerNorm.beta", "LayerNorm.bias")
     name = name if name.startswith(("bert.", "cls.")) else f"bert.{name}"
     heads = () if config.masked_lm else ("cls.predictions.",)
     heads += () if config.next_sentence else ("cls.seq_relationship.", "bert.pooler.")
@@ -137,5 +133,7 @@ def _canonical(config: BERTConfig, stored: str) -> str | None:
 
 LAYOUT = Layout(_to_hf, _tensor_names, _canonical)
 READERS = {"bert": _from_hf}
-"""For each `model_type`, what makes a BERTConfig of the fields; UserError for what we do not
-build."""
+"""By `model_type`, the function from config.json's fields to a BERTConfig.
+
+It raises UserError for an unsupported feature.
+"""

@@ -1,7 +1,7 @@
-"""Reward models as the Hugging Face folders of GPT2ForSequenceClassification and
-Qwen3ForSequenceClassification.
+"""Reward models as Hugging Face folders of GPT2- and Qwen3ForSequenceClassification.
 
-Their score has no bias; ours stands in config.json, so that theirs differ from ours by that number.
+Hugging Face's score has no bias. This package's bias is stored in config.json, so scores computed
+by `transformers` differ by that number.
 """
 
 from typing import Any
@@ -20,23 +20,22 @@ def _to_hf(config: RewardConfig) -> dict[str, Any]:
         fields["model_type"] in ARCHITECTURES,
         "model.window has no layout of a reward model; leave it out.",
     )
-    ours = fields.get("seq2chat", {}) | {"score_bias": config.score_bias}
+    extra = fields.get("seq2chat", {}) | {"score_bias": config.score_bias}
     labels = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
-    return (
-        fields | labels | {"architectures": [ARCHITECTURES[fields["model_type"]]], "seq2chat": ours}
-    )
+    architectures = [ARCHITECTURES[fields["model_type"]]]
+    return fields | labels | {"architectures": architectures, "seq2chat": extra}
 
 
 def is_reward(fields: dict[str, Any]) -> bool:
-    """Whether the fields of a config.json are those of a reward model."""
+    """Return True if the fields of a config.json belong to a reward model."""
     return (fields.get("architectures") or [""])[0] in ARCHITECTURES.values()
 
 
 def from_hf(fields: dict[str, Any]) -> RewardConfig:
-    """Return the RewardConfig of the fields. Raises UserError for more scores than one."""
+    """Return the RewardConfig of the fields. Raises UserError for more than one score."""
     check(
         len(fields.get("id2label", {"0": ""})) == 1,
-        "It gives several scores; a reward model has one label.",
+        "The model returns several scores; a reward model has one label.",
     )
     shape = huggingface.READERS[fields["model_type"]](fields)
     return RewardConfig(
@@ -46,9 +45,8 @@ def from_hf(fields: dict[str, Any]) -> RewardConfig:
 
 def _tensor_names(model: RewardModel) -> dict[str, list[str]]:
     names = huggingface.LAYOUT.names(model.gpt)
-    return {name: [f"gpt.{ours}" for ours in parts] for name, parts in names.items()} | {
-        "score.weight": ["score.weight"]
-    }
+    stored = {name: [f"gpt.{part}" for part in parts] for name, parts in names.items()}
+    return stored | {"score.weight": ["score.weight"]}
 
 
 def _canonical(config: RewardConfig, stored: str) -> str | None:

@@ -1,5 +1,4 @@
-"""How models are stored: names and shapes of their tensors, and the reading and writing of
-`model.safetensors`."""
+"""Reading and writing `model.safetensors` with the tensor names of a layout."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -17,12 +16,12 @@ from seq2chat.config import UserError, check
 
 @dataclass(frozen=True)
 class Layout:
-    """What a family's folder looks like.
+    """The format of a family's model folder.
 
-    `fields(config)` is its config.json, apart from dtype and token ids. `names(model)` gives for
-    each stored tensor the parameters of ours that it holds, stacked by rows. `canonical(config,
-    stored)` is the name in `names` of a tensor found in a file, or None for one that is not read.
-    `is_transposed(config, name)` tells what is stored the other way.
+    `fields(config)` returns the content of config.json, except dtype and token ids. `names(model)`
+    maps each stored tensor to the parameters of this package that it contains, stacked by rows.
+    `canonical(config, stored)` returns the name in `names` of a tensor in a file, or None for a
+    tensor to skip. `is_transposed(config, name)` returns True if it is stored transposed.
     """
 
     fields: Callable[[Any], dict[str, Any]]
@@ -32,26 +31,25 @@ class Layout:
 
 
 def write_weights(model: nn.Module, layout: Layout, file: Path, dtype: torch.dtype) -> None:
-    """Write the parameters of `model` to `file`, as `dtype`; a tied one once."""
+    """Write the parameters of `model` to `file` as `dtype`. Tied parameters are written once."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
-    for name, ours in layout.names(model).items():
-        tensor = torch.cat([parameters[part] for part in ours])
-        tensors[name] = (
-            (tensor.T if layout.is_transposed(model.config, name) else tensor)
-            .to("cpu", dtype)
-            .contiguous()
-        )
+    for name, parts in layout.names(model).items():
+        tensor = torch.cat([parameters[part] for part in parts])
+        if layout.is_transposed(model.config, name):
+            tensor = tensor.T
+        tensors[name] = tensor.to("cpu", dtype).contiguous()
     save_file(tensors, file, metadata={"format": "pt"})
 
 
 def read_weights(model: nn.Module, layout: Layout, folder: Path, dtype: torch.dtype) -> None:
-    """Give `model`, which may be on the meta device, the weights in `folder`, as `dtype`.
+    """Load the weights in `folder` as `dtype` into `model`, which may be on the meta device.
 
     Reads one `model.safetensors` or the shards of `model.safetensors.index.json`. Raises UserError
     for a damaged file, or a tensor that is missing, unknown or of the wrong shape.
     """
-    names, kind = layout.names(model), type(model).__name__
+    names = layout.names(model)
+    kind = type(model).__name__
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     state: dict[str, Tensor] = {}
     for file, stored, tensor in _stored_tensors(folder):
@@ -73,7 +71,7 @@ def read_weights(model: nn.Module, layout: Layout, folder: Path, dtype: torch.dt
         )
         for part, values in zip(names[name], tensor.split(rows), strict=True):
             state[part] = values.to(dtype, copy=True).contiguous()
-    missing = [name for name, ours in names.items() if ours[0] not in state]
+    missing = [name for name, parts in names.items() if parts[0] not in state]
     check(
         not missing,
         f"{folder}: {len(missing)} tensors of the model are missing, the first is {missing[:1]}.",
@@ -82,15 +80,19 @@ def read_weights(model: nn.Module, layout: Layout, folder: Path, dtype: torch.dt
 
 
 def refuse_unless(fields: dict[str, Any], **supported: Any) -> None:
-    """Raise UserError naming the first field that has another value than the one supported."""
-    for key, value in supported.items():
-        found = fields.get(key, value)
-        check(found == value, f"{key} {found!r} is not supported; only {value!r} is.")
+    """Raise UserError that names the first field with an unsupported value."""
+    for key, supported_value in supported.items():
+        value = fields.get(key, supported_value)
+        check(
+            value == supported_value,
+            f"{key} {value!r} is not supported; only {supported_value!r} is.",
+        )
 
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
-    """Yield (file, name, tensor) for everything stored in the folder's weight files."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    """Yield (file, name, tensor) for all tensors in the folder's weight files."""
+    single = folder / "model.safetensors"
+    index = folder / "model.safetensors.index.json"
     check(
         single.is_file() or index.is_file(),
         f"{folder} has no model.safetensors; other weight files are not read.",
@@ -107,10 +109,8 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        return [
-            index.parent / name
-            for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        ]
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        return [index.parent / name for name in sorted(set(weight_map.values()))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{index} is damaged: it has no weight_map of tensor names to files."

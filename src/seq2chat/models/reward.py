@@ -1,6 +1,8 @@
-"""RewardModel: a GPT whose head is a single number, what a reader thinks of the text up to there
-(Stiennon et al. 2020, section 3.4; Ouyang et al. 2022, section 3.5). PPO's value function has the
-same shape."""
+"""RewardModel: a GPT whose head returns a single number, the score of the text so far.
+
+Stiennon et al. 2020, section 3.4, and Ouyang et al. 2022, section 3.5. PPO's value function has the
+same shape.
+"""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +15,10 @@ from seq2chat.text.batch import Batch
 
 
 class RewardModel(nn.Module):
-    """Scores texts: position t of a row scores the row up to t; a text's score is that of its last
-    position."""
+    """Scores texts. The score at a position is for the text up to there.
+
+    The score of a whole text is the one at its last position.
+    """
 
     def __init__(self, config: RewardConfig):
         super().__init__()
@@ -31,7 +35,7 @@ class RewardModel(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype | None:
-        """Number format of the activations; None is the weights' own."""
+        """Number format of the activations. None means the format of the weights."""
         return self.gpt.compute_dtype
 
     @compute_dtype.setter
@@ -40,7 +44,7 @@ class RewardModel(nn.Module):
 
     @property
     def context(self) -> int:
-        """The most positions a row may have."""
+        """Maximum number of positions per row."""
         return self.config.context
 
     @property
@@ -50,15 +54,16 @@ class RewardModel(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
     ) -> Float[Tensor, "batch seq"]:
-        """Return the score of each row up to each position, in at least float32; `segments` as in
-        `GPT.forward`."""
+        """Return the score at each position, in at least float32.
+
+        `segments` is as in `GPT.forward`.
+        """
         return self._scores(self.hidden(tokens, segments))
 
     def branching(
         self, tokens: Int[Tensor, "batch seq"], branches: Int[Tensor, "batch seq"]
     ) -> Float[Tensor, "batch seq"]:
-        """Return the scores in rows of a prompt and several answers, each up to each position; see
-        `GPT.branching`."""
+        """Return the score at each position of rows with several answers, see `GPT.branching`."""
         return self._scores(self.gpt.branching(tokens, branches))
 
     def _scores(self, hidden: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq"]:
@@ -67,21 +72,21 @@ class RewardModel(nn.Module):
     def hidden(
         self, tokens: Int[Tensor, "batch seq"], segments: Int[Tensor, "batch seq"] | None = None
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what the score is read from; arguments as in `GPT.forward`."""
+        """Return the hidden states that the scores are computed from, as `GPT.hidden`."""
         return self.gpt.hidden(tokens, segments)
 
     def flops(self, batch: Batch) -> int:
-        """Return the floating point operations of training on `batch`; see
-        `gpt.flops_per_token`."""
+        """Return the floating point operations of training on `batch`, see `flops_per_token`."""
         return self.gpt.flops(batch)
 
 
 def reward_model_from(gpt: GPT) -> RewardModel:
-    """Return a reward model with the weights of `gpt`, its unembedding replaced by a fresh scalar
-    head (Ouyang et al. 2022, section 3.5)."""
-    model = RewardModel(RewardConfig(**vars(gpt.config))).to(
-        gpt.device, gpt.embed_tokens.weight.dtype
-    )
+    """Return a reward model with the weights of `gpt` and a fresh scalar head.
+
+    Ouyang et al. 2022, section 3.5.
+    """
+    model = RewardModel(RewardConfig(**vars(gpt.config)))
+    model.to(gpt.device, gpt.embed_tokens.weight.dtype)
     weights = {
         name: tensor for name, tensor in gpt.state_dict().items() if not name.startswith("lm_head")
     }

@@ -1,11 +1,12 @@
-"""Seq2Seq: the RNN encoder–decoder, with a fixed context (Cho et al. 2014; Sutskever et al. 2014)
-or with attention (Bahdanau et al. 2014). Reads top-down: Seq2Seq → Encoder and Decoder of
-`nn/rnn.py`, then weights.
+"""Seq2Seq: the RNN encoder-decoder.
 
+The decoder has a fixed context (Cho et al. 2014; Sutskever et al. 2014) or attention (Bahdanau et
+al. 2014). The file reads top-down: Seq2Seq → Encoder and Decoder of `nn/rnn.py`, then weights.
 Source and target share one vocabulary and one embedding.
 """
 
 import sys
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,9 @@ from seq2chat.text.batch import Batch
 
 
 class Seq2Seq(nn.Module):
-    """A translation model: the logits of each target position depend on the source and the target
-    up to there."""
+    """A translation model: the logits depend on the source and the target up to each position."""
+
+    reads_source: ClassVar[Literal[True]] = True
 
     def __init__(self, config: Seq2SeqConfig):
         super().__init__()
@@ -30,32 +32,44 @@ class Seq2Seq(nn.Module):
             "model.vocab_size is 0; write the size of the tokenizer's vocabulary.",
         )
         self.config = config
-        # Number format of the matrix products and the logits; None is the weights' own.
+        # Number format of the matrix products and the logits. None means the format of the weights.
         self.compute_dtype: torch.dtype | None = None
-        d_embed, d_model, n_layer = config.d_embed, config.d_model, config.n_layer
+        d_embed = config.d_embed
+        d_model = config.d_model
         self.embed_tokens = nn.Embedding(config.vocab_size, d_embed)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = Encoder(
-            config.cell, d_embed, d_model, n_layer, config.bidirectional, config.dropout
+            cell=config.cell,
+            d_embed=d_embed,
+            d_model=d_model,
+            n_layer=config.n_layer,
+            bidirectional=config.bidirectional,
+            dropout=config.dropout,
         )
         d_memory = self.encoder.d_memory
-        attention = (
-            AdditiveAttention(d_model, d_memory, d_model)
-            if config.attention == "additive"
-            else FixedContext()
-        )
+        attention = FixedContext()
+        if config.attention == "additive":
+            attention = AdditiveAttention(d_model, d_memory, d_model)
         self.decoder = Decoder(
-            config.cell, attention, d_embed, d_memory, d_model, n_layer, config.dropout
+            cell=config.cell,
+            attention=attention,
+            d_embed=d_embed,
+            d_memory=d_memory,
+            d_model=d_model,
+            n_layer=config.n_layer,
+            dropout=config.dropout,
         )
-        self.lm_head = (
-            None if config.tie_embeddings else Linear(d_embed, config.vocab_size, bias=False)
-        )
+        self.lm_head = None
+        if not config.tie_embeddings:
+            self.lm_head = Linear(d_embed, config.vocab_size, bias=False)
         init_weights(self)
 
     @property
     def context(self) -> int:
-        """The most positions a row may have: a recurrence knows no bound; `config.context` bounds
-        its training."""
+        """Maximum number of positions per row: a recurrence has no limit.
+
+        `config.context` limits the texts of its training.
+        """
         return sys.maxsize
 
     @property
@@ -64,8 +78,7 @@ class Seq2Seq(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab d_embed"]:
-        """The matrix that turns `hidden` into logits: the head's own, or the embedding when they
-        are tied."""
+        """The matrix from `hidden` to logits: the output head's, or the embedding if tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(
@@ -74,17 +87,17 @@ class Seq2Seq(nn.Module):
         target: Int[Tensor, "batch seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Return the logits of the target token that follows each position of `target`.
+        """Return the logits of the token that follows each position of `target`.
 
-        `source` is padded on the right and `source_mask` True where it has a token; None means
-        everywhere. `target` starts with the tokenizer's eos.
+        `source` is padded on the right. `source_mask` is True where it has a token, and None means
+        everywhere. `target` starts with the end token.
         """
         return self.logits(self.hidden(source, target, source_mask))
 
     def logits(
         self, hidden: Float[Tensor, "batch seq d_embed"]
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Return what the output head makes of `hidden`."""
+        """Return the logits for the hidden states."""
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
     def hidden(
@@ -93,17 +106,21 @@ class Seq2Seq(nn.Module):
         target: Int[Tensor, "batch seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> Float[Tensor, "batch seq d_embed"]:
-        """Return what the head reads: the decoder's readout. Arguments as in `forward`."""
-        return self._decode(target, self.start(source, source_mask))[0]
+        """Return the decoder's readout, which the output head reads.
+
+        Arguments as in `forward`.
+        """
+        readout, _ = self._decode(target, self.start(source, source_mask))
+        return readout
 
     def start(
         self,
         source: Int[Tensor, "batch source_seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> DecoderState:
-        """Return the decoding state that the encoded source gives, before the first target token.
+        """Return the decoding state before the first target token, from the encoded source.
 
-        Raises UserError for a source without a column, or one with padding before a token.
+        Raises UserError for a source of length 0, and for padding before a token.
         """
         check(
             source.shape[1] > 0,
@@ -120,7 +137,7 @@ class Seq2Seq(nn.Module):
         with self._autocast():
             embedded = self._embed(source if order is None else source.gather(1, order))
             annotations, summary, carries = self.encoder(embedded, lengths)
-            # Back in the order of the source: annotation j is that of token j.
+            # Restore the order of the source, so that annotation j belongs to token j.
             if order is not None:
                 annotations = annotations.take_along_dim(order[:, :, None], dim=1)
             return self.decoder.start(annotations, mask, summary, carries)
@@ -128,47 +145,39 @@ class Seq2Seq(nn.Module):
     def step(
         self, tokens: Int[Tensor, "batch n_new"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch n_new vocab"], DecoderState]:
-        """Return the logits that follow the next `n_new` target tokens of each row, and the state
-        after them.
+        """Return the logits after each of the next `n_new` target tokens, and the new state.
 
-        Feeding a target in any portions gives the logits of `forward` on the whole. The given state
-        stays as it was.
+        A target may come in portions of any size, for example token by token, and gets the same
+        logits as in one call of `forward`. `state` itself is not changed.
         """
         hidden, state = self._decode(tokens, state)
         return self.logits(hidden), state
 
     def flops(self, batch: Batch) -> int:
-        """Return the floating point operations of training on `batch`, forward and backward: 6 for
-        each weight of a matrix product and each token it is used on, and as many for each product
-        of the attention.
+        """Return the floating point operations of training on `batch`, forward and backward.
 
-        Of the source the encoder reads the tokens only; the attention sees its padding, too, as the
-        decoder does that of the target. Gates and softmax are not counted.
+        They are 6 per weight of a matrix product and token, and 6 per product of the attention. The
+        encoder skips the source's padding, but the attention reads it, and the decoder reads the
+        target's padding. Gates and softmax are not counted.
         """
         assert batch.source is not None
-        n_source = (
-            batch.source.numel() if batch.source_mask is None else int(batch.source_mask.sum())
-        )
-        (rows, source_seq), n_target, decoder = (
-            batch.source.shape,
-            batch.target.numel(),
-            self.decoder,
-        )
-        products = (
-            n_matrix(self.encoder) * n_source
-            + n_matrix(decoder.init_state, decoder.init_cell) * rows
-        )
-        stepwise = n_matrix(
+        decoder = self.decoder
+        rows, source_seq = batch.source.shape
+        n_target = batch.target.numel()
+        n_source = batch.source.numel()
+        if batch.source_mask is not None:
+            n_source = int(batch.source_mask.sum())
+        products = n_matrix(self.encoder) * n_source
+        products += n_matrix(decoder.init_state, decoder.init_cell) * rows
+        per_step = n_matrix(
             decoder.embed_gates, decoder.layer_gates, decoder.cells, decoder.readout
         )
-        products += (stepwise + self.head_weight.numel()) * n_target
+        products += (per_step + self.head_weight.numel()) * n_target
         if isinstance(decoder.attention, FixedContext):
             return 6 * (products + n_matrix(decoder.context_gates) * rows)
-        keys, query = (
-            decoder.attention.k_proj,
-            n_matrix(decoder.attention.q_proj, decoder.context_gates),
-        )
-        products += n_matrix(keys) * rows * source_seq + query * n_target
+        keys = decoder.attention.k_proj
+        queries = n_matrix(decoder.attention.q_proj, decoder.context_gates)
+        products += n_matrix(keys) * rows * source_seq + queries * n_target
         return 6 * (products + (keys.out_features + keys.in_features) * n_target * source_seq)
 
     def _embed(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_embed"]:
@@ -181,8 +190,11 @@ class Seq2Seq(nn.Module):
             return self.decoder(self._embed(tokens), state)
 
     def _autocast(self) -> torch.autocast:
-        """The recurrence in bfloat16: its layers take no other weights than their own, and autocast
-        rounds those once for all steps."""
+        """Return the context that computes the recurrence in bfloat16.
+
+        torch's recurrent layers cannot take converted weights, but autocast rounds their own once
+        for all steps.
+        """
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16
         )
@@ -194,22 +206,24 @@ def n_matrix(*modules: nn.Module) -> int:
 
 
 def reversed_order(lengths: Int[Tensor, " batch"], seq: int) -> Int[Tensor, "batch {seq}"]:
-    """Return the index that turns each row's first `lengths` positions round and leaves the others;
-    its own inverse."""
+    """Return the index that reverses the first `lengths` positions of each row.
+
+    The other positions stay. The index is its own inverse.
+    """
     index = torch.arange(seq, device=lengths.device)
-    turned = lengths[:, None] - 1 - index
-    return torch.where(turned >= 0, turned, index)
+    reverse = lengths[:, None] - 1 - index
+    return torch.where(reverse >= 0, reverse, index)
 
 
 @torch.no_grad()
 def init_weights(model: Seq2Seq) -> None:
     """Draw fresh weights from torch's global generator.
 
-    Recurrent matrices are orthogonal, gate by gate (Bahdanau et al. 2014, appendix B.1). The others
-    keep the size of what they multiply, normal(1/√d_in), as do the embeddings, being rows of the
-    head; the matrices that read these, vectors of length one, are normal(1), so that words reach
-    the gates at size one, too. Biases are zero, but those of an LSTM's forget gate, which are one
-    (Jozefowicz et al. 2015, section 2.2).
+    Recurrent matrices are orthogonal, gate by gate (Bahdanau et al. 2014, appendix B.1). Other
+    matrices preserve the size of their input, normal(1/√d_in). So do the embeddings, because they
+    are the rows of a tied head. They have length one, so the matrices that read them are normal(1),
+    and words reach the gates at size one, too. Biases are zero, except for an LSTM's forget gate,
+    where they are one (Jozefowicz et al. 2015, section 2.2).
     """
     d_model = model.config.d_model
     for name, parameter in model.named_parameters():

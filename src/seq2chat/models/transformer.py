@@ -1,17 +1,18 @@
-"""The encoder–decoder Transformer (Vaswani et al. 2017). Reads top-down: Transformer → blocks →
-Residual → weights.
+"""The encoder-decoder Transformer (Vaswani et al. 2017).
 
-The encoder reads the source in both directions; the decoder reads the target up to each position
+The file reads top-down: Transformer → blocks → Residual → weights.
+
+The encoder reads the source in both directions. The decoder reads the target up to each position
 and, by cross-attention, the encoder's output. All linear maps have biases, as in fairseq, Marian
-and torch.nn.Transformer. `norm = "post"` is the paper's block, normalised after each addition;
-`"pre"` normalises what each branch reads, and the output of both stacks, which trains without a
-long warmup (Xiong et al. 2020).
+and torch.nn.Transformer. `norm = "post"` is the paper's block, which normalizes after each
+addition. `"pre"` normalizes the input of each branch and the output of both stacks, which trains
+without a long warmup (Xiong et al. 2020).
 """
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +30,11 @@ from seq2chat.text.batch import Batch
 
 @dataclass
 class State:
-    """The decoding state: what cross-attention reads, and the keys and values of the target so far,
-    layer by layer.
+    """The decoding state: the memory of cross-attention, and the cache of self-attention.
 
-    `memory` holds the keys and values made of the source, `mask` (batch, 1, 1, source_seq) where it
-    is real, and `origin` (batch,) tells which row of the source given to `start` each row
-    translates.
+    Both have one entry per layer. `memory` holds the keys and values of the source, and `mask` is
+    True where the source has a token. Row i translates row `origin[i]` of the source that was
+    passed to `start`.
     """
 
     memory: list[KeysAndValues]
@@ -44,17 +44,15 @@ class State:
 
     @property
     def length(self) -> int:
-        """Target tokens stored so far."""
+        """Number of target tokens stored so far."""
         return self.caches[0].length
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may
-        shrink or grow."""
+        """Replace row i by the previous row `rows[i]`. Rows may be dropped or repeated."""
         for cache in self.caches:
             cache.reorder(rows)
         origin = self.origin[rows]
-        # Rows of one source read the same memory: a beam search that only shuffles a sentence's
-        # rows copies none of it.
+        # Beam search mostly reorders rows of the same source, which need no copy of the memory.
         if not torch.equal(origin, self.origin):
             self.memory = [(k[rows], v[rows]) for k, v in self.memory]
             self.mask = None if self.mask is None else self.mask[rows]
@@ -62,8 +60,9 @@ class State:
 
 
 class Transformer(nn.Module):
-    """A translation model: the logits of each target position depend on the source and the target
-    up to there."""
+    """A translation model: the logits depend on the source and the target up to each position."""
+
+    reads_source: ClassVar[Literal[True]] = True
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -72,10 +71,11 @@ class Transformer(nn.Module):
             "model.vocab_size is 0; write the size of the tokenizer's vocabulary.",
         )
         self.config = config
-        # Number format of the activations; None is the weights' own. Weights, norms and softmax
-        # sums stay as they are.
+        # Number format of the activations. None means the format of the weights. Weights, the sums
+        # in norms and the softmax keep their own format.
         self.compute_dtype: torch.dtype | None = None
-        shape, positions = (config.vocab_size, config.d_model), (config.context, config.d_model)
+        shape = config.vocab_size, config.d_model
+        positions = config.context, config.d_model
         learned = config.positions == "learned"
         self.embed_source = None if config.tie_embeddings else nn.Embedding(*shape)
         self.embed_tokens = nn.Embedding(*shape)
@@ -86,14 +86,14 @@ class Transformer(nn.Module):
         self.encoder_norm = final_norm(config)
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layer))
         self.decoder_norm = final_norm(config)
-        self.lm_head = (
-            None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
-        )
+        self.lm_head = None
+        if not config.tie_embeddings:
+            self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         init_weights(self)
 
     @property
     def context(self) -> int:
-        """The most tokens a source or a target may have."""
+        """Maximum number of tokens of a source, and of a target."""
         return self.config.context
 
     @property
@@ -102,8 +102,7 @@ class Transformer(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab d_model"]:
-        """The matrix that turns `hidden` into logits: the head's own, or the embedding when they
-        are tied."""
+        """The matrix from `hidden` to logits: the output head's, or the embedding if tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(
@@ -112,18 +111,17 @@ class Transformer(nn.Module):
         target: Int[Tensor, "batch seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Return the logits of the token that follows each position of `target`, which starts with
-        the end token.
+        """Return the logits of the token that follows each position of `target`.
 
-        `source_mask` is True where a source token is real; None means everywhere. Raises UserError
-        when either side has more than `config.context` tokens.
+        `target` starts with the end token. `source_mask` is True where the source has a token, None
+        means everywhere. Raises UserError when either side has more than `config.context` tokens.
         """
         return self.logits(self.hidden(source, target, source_mask))
 
     def logits(
         self, hidden: Float[Tensor, "batch seq d_model"]
     ) -> Float[Tensor, "batch seq vocab"]:
-        """Return what the output head makes of `hidden`."""
+        """Return the logits for the hidden states."""
         return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
     def hidden(
@@ -132,17 +130,22 @@ class Transformer(nn.Module):
         target: Int[Tensor, "batch seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what the head reads: the decoder's output after the last norm. Arguments as in
-        `forward`."""
-        return self._decode(target, *self._encode(source, source_mask), None)
+        """Return the decoder's output after the last norm, which the output head reads.
+
+        Arguments as in `forward`.
+        """
+        memory, mask = self._encode(source, source_mask)
+        return self._decode(target, memory, mask, None)
 
     def start(
         self,
         source: Int[Tensor, "batch source_seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None = None,
     ) -> State:
-        """Return the decoding state before the first target token: the encoded source. Arguments as
-        in `forward`."""
+        """Return the decoding state before the first target token: the encoded source.
+
+        Arguments as in `forward`.
+        """
         memory, mask = self._encode(source, source_mask)
         origin = torch.arange(len(source), device=source.device)
         return State(memory, mask, origin, [LayerCache() for _ in self.decoder])
@@ -150,27 +153,28 @@ class Transformer(nn.Module):
     def step(
         self, tokens: Int[Tensor, "batch n_new"], state: State
     ) -> tuple[Float[Tensor, "batch n_new vocab"], State]:
-        """Return the logits that follow the next `n_new` target tokens of each row, and the state
-        grown by them.
+        """Return the logits after each of the next `n_new` target tokens, and the new state.
 
-        Feeding a target in any portions gives the logits of `forward` on the whole. The state is
-        updated in place. Raises UserError when the target would outgrow `config.context`.
+        A target may come in portions of any size, for example token by token, and gets the same
+        logits as in one call of `forward`. The state is updated in place. Raises UserError when the
+        target would exceed `config.context`.
         """
         return self.logits(self._decode(tokens, state.memory, state.mask, state.caches)), state
 
     def flops(self, batch: Batch) -> int:
-        """Return the floating point operations of training on `batch`, forward and backward,
-        padding included.
+        """Return the floating point operations of training on `batch`, padding included.
 
-        6 for each weight of a matrix product and each token it is used on, and 12 d_model for each
-        pair of a query and a key in each layer (Chowdhery et al. 2022, PaLM, appendix B). The pairs
-        that causality hides are counted; norms, biases and softmax are not.
+        Forward and backward pass take 6 per weight of a matrix product and token, and 12 d_model
+        per pair of a query and a key in each layer (Chowdhery et al. 2022, PaLM, appendix B). Pairs
+        that causality hides are counted, while norms, biases and softmax are not.
         """
         assert batch.source is not None
-        c, rows, s, t = self.config, len(batch.target), batch.source.shape[1], batch.target.shape[1]
-        # Six square matrices a layer on either side. A source token meets the encoder's q, k, v and
-        # o, and k and v of cross-attention; a target token meets the decoder's q, k, v and o, and q
-        # and o of cross-attention.
+        c = self.config
+        rows, t = batch.target.shape
+        s = batch.source.shape[1]
+        # Six square matrices per layer on either side. A source token passes the encoder's q, k, v
+        # and o, and k and v of cross-attention. A target token passes the decoder's q, k, v and o,
+        # and q and o of cross-attention.
         block = c.n_layer * (6 * c.d_model**2 + 2 * c.d_model * c.d_ff)
         products = 6 * (s * block + t * (block + self.head_weight.numel()))
         return rows * (products + 12 * c.n_layer * c.d_model * (s * s + t * t + s * t))
@@ -180,8 +184,7 @@ class Transformer(nn.Module):
         source: Int[Tensor, "batch source_seq"],
         source_mask: Bool[Tensor, "batch source_seq"] | None,
     ) -> tuple[list[KeysAndValues], Bool[Tensor, "batch 1 1 source_seq"] | None]:
-        """Return the keys and values that each decoder layer reads of the source, and where they
-        are real."""
+        """Return the keys and values of the source for each decoder layer, and their mask."""
         self._check_context("source", source.shape[1])
         mask = None if source_mask is None else source_mask[:, None, None, :]
         x = self._embed(
@@ -200,16 +203,14 @@ class Transformer(nn.Module):
         memory_mask: Bool[Tensor, "batch 1 1 source_seq"] | None,
         caches: list[LayerCache] | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return the hidden states of `tokens`, which follow those in `caches`; None stands for no
-        token before."""
-        n_new, n_past = tokens.shape[1], caches[0].length if caches else 0
+        """Return the hidden states of `tokens`, which follow the tokens in `caches`, if any."""
+        n_new = tokens.shape[1]
+        n_past = caches[0].length if caches else 0
         self._check_context("target", n_past + n_new)
-        # None stands for plain causal attention, which the fused kernel does without a mask.
-        mask = (
-            None
-            if n_past == 0 or n_new == 1
-            else causal_mask(n_new, n_past + n_new, tokens.device)[None, None]
-        )
+        # None means plain causal attention, which the fused kernel computes without a mask.
+        mask = None
+        if n_past > 0 and n_new > 1:
+            mask = causal_mask(n_new, n_past + n_new, tokens.device)[None, None]
         x = self._embed(tokens, n_past, self.embed_tokens, self.embed_positions)
         for index, layer in enumerate(self.decoder):
             x = layer(x, mask, caches[index] if caches else None, memory[index], memory_mask)
@@ -222,15 +223,16 @@ class Transformer(nn.Module):
         embed_tokens: nn.Embedding,
         positions: nn.Embedding | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return √d_model times the embeddings (section 3.4), plus positions from `first` on
-        (section 3.5)."""
+        """Return √d_model times the embeddings (section 3.4) plus the positions (section 3.5).
+
+        `first` is the position of the first token.
+        """
         index = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         x = embed_tokens(tokens) * math.sqrt(self.config.d_model)
-        x = x + (
-            sinusoids(index, self.config.d_model, x.dtype)
-            if positions is None
-            else positions(index)
-        )
+        if positions is None:
+            x = x + sinusoids(index, self.config.d_model, x.dtype)
+        else:
+            x = x + positions(index)
         return self.dropout(x if self.compute_dtype is None else x.to(self.compute_dtype))
 
     def _check_context(self, side: str, seq: int) -> None:
@@ -260,8 +262,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention over the target so far, cross-attention over the source, then a
-    feed-forward."""
+    """Self-attention over the target so far, cross-attention over the source, a feed-forward."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -290,8 +291,10 @@ class DecoderBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + branch(norm(x)), or norm(x + branch(x)) as in the paper (section 5.4, which also drops
-    out the branch)."""
+    """x + branch(norm(x)), or norm(x + branch(x)) as in the paper, with dropout on the branch.
+
+    See section 5.4.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -308,7 +311,7 @@ class Residual(nn.Module):
 
 
 def final_norm(config: TransformerConfig) -> nn.Module:
-    """Return the norm after a stack: post-norm blocks end with their own."""
+    """Return the norm after a stack. Post-norm blocks need none, as they end with their own."""
     return LayerNorm(config.d_model, eps=config.norm_eps) if config.norm == "pre" else nn.Identity()
 
 
@@ -316,10 +319,10 @@ def final_norm(config: TransformerConfig) -> nn.Module:
 def init_weights(model: Transformer) -> None:
     """Draw fresh weights from torch's global generator.
 
-    Embeddings are normal(1/√d_model), so that √d_model times them has the size of a norm's output;
-    an untied head is nearly zero, so that the first loss is ln(vocab_size). Matrices of post-norm
-    blocks are Xavier-uniform (Glorot and Bengio 2010). A pre-norm block starts as the identity:
-    what its branches add is zero, the other matrices keep the size of what they multiply,
+    Embeddings are normal(1/√d_model), so that √d_model times them has the size of a norm's output.
+    An untied head is nearly zero, so that the first loss is ln(vocab_size). Matrices of post-norm
+    blocks are Xavier-uniform (Glorot and Bengio 2010). A pre-norm block starts as the identity: the
+    last matrix of each branch is zero, and the others preserve the size of their input,
     normal(1/√d_in).
     """
     config = model.config

@@ -1,2 +1,1 @@
-"""The pieces models are made of: attention, positions, masks, feed-forwards, and the cache of keys
-and values."""
+"""The building blocks of models: attention, positions, masks, feed-forwards and caches."""

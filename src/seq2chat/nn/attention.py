@@ -1,9 +1,9 @@
 """Attention: query → weights over a memory → context, from 2014 to now.
 
 Scaled dot products (Vaswani et al. 2017, section 3.2.1) have a fast path, torch's fused kernel,
-which never forms the weights, and a plain twin that spells the formula out and returns them; a test
-holds the two equal. Additive attention (Bahdanau et al. 2014) compares by a small network; a fixed
-context is what is left of it when the query is ignored.
+which never forms the weights. A plain twin spells the formula out and returns them, and a test
+holds the two equal. Additive attention (Bahdanau et al. 2014) compares with a small network. A
+fixed context is additive attention that ignores the query.
 """
 
 from typing import NamedTuple
@@ -20,11 +20,11 @@ KeysAndValues = tuple[
     Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, "batch n_head n_key d_head"]
 ]
 
-# On CPUs torch's fused kernel takes twice the time of the plain products to train on sequences up
-# to this long.
-SHORT = 512
+# Up to this many keys, torch's fused kernel takes twice the time of the plain products in training
+# on a CPU.
+MAX_PLAIN_KEYS = 512
 
-FEW = 32  # queries of one chunk of a prompt, or of a step of decoding
+MAX_PRODUCT_QUERIES = 32  # as many as the engine reads per chunk of a prompt
 
 
 def scaled_dot_product(
@@ -35,18 +35,19 @@ def scaled_dot_product(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
-    """Return softmax(scale · q kᵀ) v with the fused kernel; `scale` is 1/√d_head unless given.
+    """Return softmax(scale · q kᵀ) v with the fused kernel. `scale` is 1/√d_head by default.
 
-    `mask` is True where a query may attend; one that may attend nowhere gets zeros. `is_causal` is
-    the mask of equally many queries and keys without storing it. With fewer key heads than query
-    heads, neighbouring query heads share one (grouped-query attention, Ainslie et al. 2023). Raises
-    ValueError where both are given.
+    `mask` is True where a query may attend. A query that may attend nowhere gets zeros. `is_causal`
+    means the causal mask of equally many queries and keys, without storing it. With fewer key heads
+    than query heads, neighboring query heads share one (grouped-query attention, Ainslie et al.
+    2023). For example, 8 query heads share 2 key heads in groups of 4. Raises ValueError for a mask
+    together with `is_causal`.
     """
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")
-    if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= SHORT:
-        return scaled_dot_product_plain(q, k, v, mask, is_causal, scale)[0]
-    if q.device.type == "cpu" and q.shape[2] <= FEW and mask is not None:
+    if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= MAX_PLAIN_KEYS:
+        return scaled_dot_product_plain(q, k, v, mask, is_causal=is_causal, scale=scale)[0]
+    if q.device.type == "cpu" and q.shape[2] <= MAX_PRODUCT_QUERIES and mask is not None:
         return attend_by_products(q, k, v, mask, scale)
     grouped = k.shape[1] != q.shape[1]
     return F.scaled_dot_product_attention(
@@ -61,24 +62,23 @@ def attend_by_products(
     mask: Bool[Tensor, "#batch #n_head n_query n_key"],
     scale: float | None = None,
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
-    """Return `scaled_dot_product` of few queries, by two matrix products.
+    """Return `scaled_dot_product` of few queries, computed by two matrix products.
 
-    On CPUs the last bits of torch's fused kernel depend on which thread computes a row, so that a
-    text would depend on what else runs; those of these products do not.
+    On CPUs the last bits of torch's fused kernel depend on the thread that computes a row, so a
+    generated text could depend on other requests. The bits of these products do not.
     """
     batch, n_head, n_query, d_head = q.shape
-    n_kv_head, n_shared = k.shape[1], n_head // k.shape[1]
+    n_kv_head = k.shape[1]
+    n_shared = n_head // n_kv_head
     # Query heads that share a key head are rows of one product.
     scores = q.reshape(batch, n_kv_head, n_shared * n_query, d_head) @ k.transpose(-1, -2)
     scores = scores.view(batch, n_head, n_query, -1) * (d_head**-0.5 if scale is None else scale)
-    unseen = ~mask
-    # The second fill is for a query that may attend nowhere, which gets zeros, as from the kernel.
-    weights = torch.softmax(
-        scores.masked_fill(unseen, torch.finfo(scores.dtype).min), dim=-1
-    ).masked_fill(unseen, 0.0)
-    return (weights.view(batch, n_kv_head, n_shared * n_query, -1) @ v).view(
-        batch, n_head, n_query, -1
-    )
+    is_masked = ~mask
+    scores = scores.masked_fill(is_masked, torch.finfo(scores.dtype).min)
+    # The second fill gives zeros to a query that may attend nowhere, as in the kernel.
+    weights = torch.softmax(scores, dim=-1).masked_fill(is_masked, 0.0)
+    context = weights.view(batch, n_kv_head, n_shared * n_query, -1) @ v
+    return context.view(batch, n_head, n_query, -1)
 
 
 def scaled_dot_product_plain(
@@ -91,36 +91,39 @@ def scaled_dot_product_plain(
 ) -> tuple[
     Float[Tensor, "batch n_head n_query d_value"], Float[Tensor, "batch n_head n_query n_key"]
 ]:
-    """Return the context and the attention weights, as written in the paper; the twin of
-    `scaled_dot_product`, which raises as it does."""
+    """Return the context and the attention weights, by the formula of the paper.
+
+    This is the plain twin of `scaled_dot_product`, and raises as it does.
+    """
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")
     n_shared = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(n_shared, dim=1), v.repeat_interleave(n_shared, dim=1)
+    k = k.repeat_interleave(n_shared, dim=1)
+    v = v.repeat_interleave(n_shared, dim=1)
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
     if mask is None:
         weights = torch.softmax(scores, dim=-1)
     else:
-        # Not -inf, of which a row would be NaN: a query that may attend nowhere has weights of
-        # zero, as in the kernel.
+        # Not -inf, because a row full of it would become NaN. A query that may attend nowhere has
+        # weights of zero, as in the kernel.
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         weights = torch.softmax(scores, dim=-1) * mask.any(-1, keepdim=True)
     return weights @ v, weights
 
 
 class DotProductHeads(nn.Module):
-    """The heads of one layer, without parameters: a place where q, k and v, ready to be compared,
-    pass in the open.
+    """The heads of one layer: a module without parameters, so that hooks can observe q, k and v.
 
-    Where no mask is given, `causal` heads see what is not after them, a single query being the last
-    position; others see everything.
+    Without a mask, the queries of `causal` heads see no later keys, and a single query is the last
+    position. Queries of other heads see all keys.
     """
 
     def __init__(self, scale: float, causal: bool = True):
         super().__init__()
-        self.scale, self.causal = scale, causal
+        self.scale = scale
+        self.causal = causal
 
     def forward(
         self,
@@ -129,7 +132,7 @@ class DotProductHeads(nn.Module):
         v: Float[Tensor, "batch n_kv_head n_key d_head"],
         mask: Bool[Tensor, "#batch 1 n_query n_key"] | None = None,
     ) -> Float[Tensor, "batch n_head n_query d_head"]:
-        """Return the context of every head."""
+        """Return the context of each head."""
         is_causal = self.causal and mask is None and q.shape[-2] > 1
         return scaled_dot_product(q, k, v, mask, is_causal=is_causal, scale=self.scale)
 
@@ -138,8 +141,11 @@ class DotProductHeads(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), with biases: queries of one
-    sequence over a memory of keys and values, which are made of the same sequence or of another."""
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), with biases.
+
+    The queries of one sequence attend to a memory of keys and values, which come from the same
+    sequence (self-attention) or from another one (cross-attention).
+    """
 
     def __init__(self, d_model: int, n_head: int, causal: bool):
         super().__init__()
@@ -160,12 +166,11 @@ class MultiHeadAttention(nn.Module):
         memory: KeysAndValues,
         mask: Bool[Tensor, "#batch 1 #seq n_key"] | None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Return what each position of `x` reads from `memory`, of which `mask` is True where it
-        may."""
+        """Return the attention output per position of `x`. `mask` is True where it may attend."""
         mask = None if mask is None else mask.expand(-1, -1, x.shape[1], -1)
-        return self.o_proj(
-            self.heads(self._split(self.q_proj(x)), *memory, mask).transpose(1, 2).flatten(2)
-        )
+        k, v = memory
+        context = self.heads(self._split(self.q_proj(x)), k, v, mask)
+        return self.o_proj(context.transpose(1, 2).flatten(2))
 
     def _split(
         self, x: Float[Tensor, "batch seq d_model"]
@@ -174,8 +179,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class Source(NamedTuple):
-    """The memory of `AdditiveAttention`, with the part of the alignment model that no query
-    changes."""
+    """The memory of `AdditiveAttention`, with the part of its scores that no query changes."""
 
     annotations: Float[Tensor, "batch source_seq d_memory"]
     keys: Float[Tensor, "batch source_seq d_attention"]
@@ -183,8 +187,10 @@ class Source(NamedTuple):
 
 
 class AdditiveAttention(nn.Module):
-    """c_i = Σ_j α_ij h_j with α_i = softmax_j(e_ij), e_ij = vᵀ tanh(W s_{i-1} + U h_j) (Bahdanau et
-    al. 2014, appendix A.1.2 and section 3.1)."""
+    """c_i = Σ_j α_ij h_j with α_i = softmax_j(e_ij) and e_ij = vᵀ tanh(W s_{i-1} + U h_j).
+
+    Bahdanau et al. 2014, section 3.1 and appendix A.1.2.
+    """
 
     def __init__(self, d_query: int, d_memory: int, d_attention: int):
         super().__init__()
@@ -198,18 +204,16 @@ class AdditiveAttention(nn.Module):
         mask: Bool[Tensor, "batch source_seq"],
         summary: Float[Tensor, "batch d_memory"],
     ) -> Source:
-        """Return the memory to attend to: the annotations, and U h_j of each, computed once for all
-        queries.
+        """Return the memory to attend to: the annotations h_j, and U h_j for all queries.
 
-        `mask` is True where a word stands.
+        `mask` is True where there is a word.
         """
         return Source(annotations, self.k_proj(annotations), mask)
 
     def forward(
         self, query: Float[Tensor, "batch d_query"], memory: Source
     ) -> tuple[Float[Tensor, "batch d_memory"], Float[Tensor, "batch source_seq"]]:
-        """Return the context and the weights; both are zero where a row has no word to attend
-        to."""
+        """Return the context and the weights. Both are zero in a row without any word."""
         scores = self.score(torch.tanh(self.q_proj(query)[:, None] + memory.keys)).squeeze(-1)
         scores = scores.masked_fill(~memory.mask, torch.finfo(scores.dtype).min)
         weights = torch.softmax(scores, dim=-1) * memory.mask.any(-1, keepdim=True)
@@ -217,9 +221,11 @@ class AdditiveAttention(nn.Module):
 
 
 class FixedContext(nn.Module):
-    """c_i = the summary of the source, whatever the query: additive attention becomes the RNN
-    encoder–decoder of Cho et al. 2014 and Sutskever et al. 2014 this way (Bahdanau et al. 2014,
-    appendix A.2.2)."""
+    """c_i = the summary of the source, independent of the query.
+
+    With it, additive attention becomes the RNN encoder-decoder of Cho et al. 2014 and Sutskever et
+    al. 2014 (Bahdanau et al. 2014, appendix A.2.2).
+    """
 
     def prepare(
         self,
@@ -227,7 +233,7 @@ class FixedContext(nn.Module):
         mask: Bool[Tensor, "batch source_seq"],
         summary: Float[Tensor, "batch d_memory"],
     ) -> Float[Tensor, "batch d_memory"]:
-        """Return the memory, which is the summary alone."""
+        """Return the memory, which is just the summary."""
         return summary
 
     def forward(

@@ -1,5 +1,4 @@
-"""The position-wise half of a Transformer block in its two shapes, linear maps and norms in any
-number format."""
+"""The position-wise parts of a Transformer block: feed-forwards, norms and linear maps."""
 
 from typing import Literal
 
@@ -10,18 +9,15 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """x Wᵀ + b in the number format of the input: float32 weights under bfloat16 activations are
-    rounded on the way in.
+    """x Wᵀ + b in the number format of the input.
 
-    Training keeps its weights in float32 this way; on CPUs it is faster than torch.autocast
-    (docs/log.md).
+    Under bfloat16 activations, float32 weights are rounded on the fly, so training can keep them in
+    float32. On CPUs this is faster than torch.autocast (docs/log.md).
     """
 
     def forward(self, input: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
-        dtype = input.dtype
-        return F.linear(
-            input, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
-        )
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -40,7 +36,8 @@ class LayerNorm(nn.LayerNorm):
 class RMSNorm(nn.Module):
     """x / rms(x), times a weight (Zhang and Sennrich 2019), computed in at least float32.
 
-    Written out: torch's own takes twice the time backward in bfloat16 on CPUs.
+    The formula is written out because the backward pass of torch's own RMSNorm takes twice the time
+    in bfloat16 on CPUs.
     """
 
     def __init__(self, width: int, eps: float) -> None:
@@ -50,14 +47,15 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return (
-            wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight
-        ).to(x.dtype)
+        inverse_rms = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * inverse_rms * self.weight).to(x.dtype)
 
 
 class FeedForward(nn.Module):
-    """down(activation(up(x))) with biases (Vaswani et al. 2017, section 3.3): ReLU then; GELU in
-    BERT, and in its tanh form in GPT-2 and GPT-3."""
+    """down(activation(up(x))) with biases (Vaswani et al. 2017, section 3.3).
+
+    The activation is ReLU in 2017, GELU in BERT, and the tanh form of GELU in GPT-2 and GPT-3.
+    """
 
     def __init__(self, d_model: int, d_ff: int, activation: Literal["relu", "gelu", "gelu_tanh"]):
         super().__init__()
@@ -69,14 +67,15 @@ class FeedForward(nn.Module):
         wide = self.up_proj(x)
         if self.activation == "relu":
             return self.down_proj(F.relu(wide))
-        return self.down_proj(
-            F.gelu(wide, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        )
+        approximate = "tanh" if self.activation == "gelu_tanh" else "none"
+        return self.down_proj(F.gelu(wide, approximate=approximate))
 
 
 class SwiGLU(nn.Module):
-    """down(SiLU(gate(x)) * up(x)) without biases (Shazeer 2020, "GLU Variants Improve
-    Transformer")."""
+    """down(SiLU(gate(x)) * up(x)) without biases.
+
+    Shazeer 2020, "GLU Variants Improve Transformer".
+    """
 
     def __init__(self, d_model: int, d_ff: int):
         super().__init__()

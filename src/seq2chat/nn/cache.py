@@ -1,5 +1,4 @@
-"""Keys and values kept between decoding steps, so that each step computes only the new
-positions."""
+"""A cache of keys and values, so that a decoding step computes only the new positions."""
 
 import torch
 from jaxtyping import Float, Int
@@ -9,8 +8,10 @@ from seq2chat.nn.mask import causal_masks, padding_mask
 
 
 class LayerCache:
-    """Keys and values of one layer. Room is doubled when it runs out, so appending costs amortised
-    O(1) copies."""
+    """Keys and values of one layer.
+
+    The storage doubles when it is full, so appending costs amortized O(1) copies.
+    """
 
     def __init__(self):
         self.length = 0
@@ -24,10 +25,10 @@ class LayerCache:
     ) -> tuple[
         Float[Tensor, "batch n_kv_head n_key d_head"], Float[Tensor, "batch n_kv_head n_key d_head"]
     ]:
-        """Store the new keys and values behind the old, and return all of them (views, not
-        copies)."""
+        """Append the new keys and values, and return all of them (views, not copies)."""
         end = self.length + k.shape[2]
-        self._keys, self._values = _with_room(self._keys, k, end), _with_room(self._values, v, end)
+        self._keys = _with_room(self._keys, k, end)
+        self._values = _with_room(self._values, v, end)
         self._keys[:, :, self.length : end] = k
         self._values[:, :, self.length : end] = v
         self.length = end
@@ -35,55 +36,56 @@ class LayerCache:
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         if self._keys is not None and self._values is not None:
-            self._keys, self._values = self._keys[rows], self._values[rows]
+            self._keys = self._keys[rows]
+            self._values = self._values[rows]
 
 
 class KVCache:
-    """The decoding state of a Transformer: one `LayerCache` a layer, and the left padding of each
-    row.
+    """The decoding state of a Transformer: one `LayerCache` per layer, and the left padding.
 
-    `padding` (batch,) counts the meaningless tokens in front of each row, so that prompts of
-    different lengths end together; None when there are none.
+    `padding` (batch,) counts the pad tokens at the beginning of each row, so that prompts of
+    different lengths end together. For example, it is [2, 0] for prompts of 3 and 5 tokens. None
+    means no padding.
     """
 
     def __init__(self, n_layer: int, padding: Int[Tensor, " batch"] | None = None):
         self.layers = [LayerCache() for _ in range(n_layer)]
         self.padding = padding
-        self._least_padding = 0 if padding is None else int(padding.min())
+        self._min_padding = 0 if padding is None else int(padding.min())
 
     @property
     def length(self) -> int:
-        """Positions stored so far, padding included."""
+        """Number of positions stored so far, padding included."""
         return self.layers[0].length
 
     @property
     def longest(self) -> int:
-        """Positions stored so far in the row with the least padding, without that padding."""
-        return self.length - self._least_padding
+        """Number of positions in the row with the least padding, without that padding."""
+        return self.length - self._min_padding
 
     def positions(self, n_new: int, device: torch.device) -> Int[Tensor, "rows {n_new}"]:
-        """Return (1 or batch, n_new): the positions of the next tokens, counted from each row's
-        first real one."""
+        """Return the positions of the next tokens, counted from each row's first real token.
+
+        There is one row for the whole batch unless rows have different padding.
+        """
         index = torch.arange(self.length, self.length + n_new, device=device)
         return index[None] if self.padding is None else (index - self.padding[:, None]).clamp(min=0)
 
     def masks(
         self, n_new: int, window: int, device: torch.device
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return what the next tokens may attend to, in dense and in local layers, as
-        `causal_masks` does."""
+        """Return the masks of the next tokens in dense and in local layers, see `causal_masks`."""
         n_key = self.length + n_new
         allowed = None if self.padding is None else padding_mask(self.padding, n_new, n_key)
         return causal_masks(n_new, n_key, window, allowed, device)
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may
-        shrink or grow."""
+        """Replace row i by the previous row `rows[i]`. Rows may be dropped or repeated."""
         for layer in self.layers:
             layer.reorder(rows)
         if self.padding is not None:
             self.padding = self.padding[rows]
-            self._least_padding = int(self.padding.min())
+            self._min_padding = int(self.padding.min())
 
 
 def _with_room(
@@ -91,7 +93,7 @@ def _with_room(
     new: Float[Tensor, "batch n_kv_head n_new d_head"],
     length: int,
 ) -> Float[Tensor, "batch n_kv_head more_room d_head"]:
-    """Return `stored`, moved into a larger tensor if it has no room for `length` positions."""
+    """Return `stored`, copied to a larger tensor if it has no room for `length` positions."""
     if stored is not None and stored.shape[2] >= length:
         return stored
     room = length if stored is None else max(length, 2 * stored.shape[2])

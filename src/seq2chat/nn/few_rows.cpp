@@ -1,5 +1,5 @@
-// x Wᵀ + b for the few rows of a decoding pass, where the time is that of reading W once: each output is a sum in one
-// order of its own, so that a row has the same bits among any number of others.
+// x Wᵀ + b for the few rows of a decoding pass, whose time is spent on reading W once. Each output
+// is summed in a fixed order, so the bits of a row never depend on the other rows.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -19,9 +19,13 @@ constexpr int LANES = 16, ROWS = 4;
 #else
 constexpr int LANES = 8, ROWS = 2;
 #endif
-constexpr int OUTS = 4;  // outputs and rows of a block, or twice the outputs and half the rows: its sums stay in registers
-constexpr int64_t TILE = 32;   // outputs whose weights stay in the nearest cache while all rows pass over them
-constexpr int64_t SERIAL = 131072;  // multiplications below which a second thread costs more than it brings
+// A block has OUTS outputs and ROWS rows, or twice the outputs and half the rows: its sums stay in
+// registers.
+constexpr int OUTS = 4;
+// Outputs whose weights stay in the L1 cache while all rows use them.
+constexpr int64_t TILE = 32;
+// Multiplications below which a second thread costs more than it saves.
+constexpr int64_t SERIAL = 131072;
 
 typedef float Floats __attribute__((vector_size(LANES * sizeof(float))));
 typedef float Four __attribute__((vector_size(4 * sizeof(float))));
@@ -40,7 +44,7 @@ inline Floats widen(const at::BFloat16* from) {  // the upper half of a float
   return (Floats)(__builtin_convertvector(read<Halves>(from), Words) << 16);
 }
 
-// The totals of four sums, each added up in the same order wherever it stands.
+// The totals of four sums, each added up in the same order in every position.
 inline Four totals(Floats a, Floats b, Floats c, Floats d) {
 #ifdef __AVX512DQ__
   const auto half = [](Floats sum) {
@@ -65,7 +69,7 @@ inline void write(at::BFloat16* to, Four values) {
 #endif
 }
 
-// How the parts of two rows are multiplied and summed: as floats,
+// The products of two parts, computed in floats,
 struct Wide {
   using X = float;
   using Part = Floats;
@@ -78,7 +82,7 @@ struct Wide {
 };
 
 #ifdef __AVX512BF16__
-// or as pairs of bfloat16 by one instruction.
+// or in pairs of bfloat16 with one instruction.
 struct Pairs {
   using X = at::BFloat16;
   using Part = __m512bh;
@@ -88,7 +92,7 @@ struct Pairs {
 };
 #endif
 
-// What is left of a row behind the last whole part, with zeros.
+// The rest of a row after the last whole part, padded with zeros.
 template <typename Dot, typename T>
 inline typename Dot::Part rest(const T* from, int64_t n) {
   T padded[Dot::STEP] = {};
@@ -96,7 +100,7 @@ inline typename Dot::Part rest(const T* from, int64_t n) {
   return Dot::part(padded);
 }
 
-// y (n_row, n_out) of x (n_row, n_in) and w (n_out, n_in), all in rows.
+// y (n_row, n_out) = x (n_row, n_in) times the transpose of w (n_out, n_in), all row-major.
 template <typename T>
 struct Product {
   const T *w, *bias;
@@ -132,7 +136,7 @@ struct Product {
         if (bias) four += Four{bias[out + o], bias[out + o + 1], bias[out + o + 2], bias[out + o + 3]};
         write(to + o, four);
       }
-      if (O == 1) {  // the same operations, so that an output has the same bits in a block of any size
+      if (O == 1) {  // the same operations, so that the bits do not depend on the block size
         Four four = totals(sums[0][r], Floats{}, Floats{}, Floats{});
         if (bias) four += Four{bias[out]};
         T single[4];
@@ -181,7 +185,7 @@ void multiply(const at::Tensor& x, const at::Tensor& weight, const std::optional
 
 at::Tensor few_rows(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
   TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && weight.size(1) > 0 && x.size(-1) == weight.size(1),
-              "few_rows takes x (..., d_in) and a weight (d_out, d_in), which lies in rows");
+              "few_rows takes x (..., d_in) and a contiguous weight (d_out, d_in)");
   TORCH_CHECK(!bias || (bias->is_contiguous() && bias->sizes() == weight.sizes().slice(0, 1)),
               "few_rows takes a bias (d_out)");
   TORCH_CHECK(x.scalar_type() == weight.scalar_type() && (!bias || bias->scalar_type() == weight.scalar_type()),

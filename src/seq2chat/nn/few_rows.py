@@ -1,5 +1,7 @@
-"""Linear maps of the few rows of a decoding pass on a CPU: a kernel of our own, built where it is
-used."""
+"""Linear maps for the few rows of a decoding pass on a CPU.
+
+The kernel is `few_rows.cpp`, which `build` compiles on the machine that uses it.
+"""
 
 import subprocess
 import sys
@@ -18,10 +20,9 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 
 @cache
 def build() -> None:
-    """Compile the kernel for this processor and register it as `torch.ops.seq2chat.few_rows`; takes
-    some ten seconds.
+    """Compile the kernel for this processor and register it as `torch.ops.seq2chat.few_rows`.
 
-    Raises CalledProcessError or OSError where there is no C++ compiler that can.
+    Takes about ten seconds. Raises CalledProcessError or OSError without a suitable C++ compiler.
     """
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's compiler has none
     flags = ["-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-Wno-psabi", *openmp]
@@ -51,22 +52,24 @@ def build() -> None:
 
 
 class FewRows(nn.Module):
-    """x Wᵀ + b in float32 or bfloat16, each row with the same bits among any number of others.
-    Needs `build()`."""
+    """x Wᵀ + b in float32 or bfloat16. The bits of a row never depend on the other rows.
+
+    Call `build` before using it.
+    """
 
     def __init__(
         self, weight: Float[Tensor, "d_out d_in"], bias: Float[Tensor, " d_out"] | None = None
     ) -> None:
         super().__init__()
-        self.weight, self.bias = weight, bias
+        self.weight = weight
+        self.bias = bias
 
     def forward(self, x: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
         return torch.ops.seq2chat.few_rows(x, self.weight, self.bias)
 
 
 def replace_linears(module: nn.Module) -> None:
-    """Put a `FewRows` in the place of every linear map within `module`, on the very same
-    weights."""
+    """Replace every linear map in `module` by a `FewRows` on the same weights."""
     for part in list(module.modules()):
         for name, child in part.named_children():
             if isinstance(child, nn.Linear):

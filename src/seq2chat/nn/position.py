@@ -1,9 +1,9 @@
-"""Where a token stands: sinusoids added to its embedding (Vaswani et al. 2017, section 3.5), or
-rotations of queries and keys (Su et al. 2021, RoFormer, section 3.2) in the half-rotation order of
-Llama and Qwen.
+"""Encodings of a token's position.
 
-Learned positions need no code of their own: they are `nn.Embedding(context, d_model)`, added to the
-tokens'.
+Sinusoids are added to its embedding (Vaswani et al. 2017, section 3.5). Rotary positions rotate
+queries and keys (Su et al. 2021, RoFormer, section 3.2), here in the half-rotation order of Llama
+and Qwen. Learned positions need no code: they are an `nn.Embedding(context, d_model)`, which is
+added to the token embedding.
 """
 
 import torch
@@ -16,11 +16,10 @@ Rotation = tuple[Float[Tensor, "rows 1 seq d_half"], Float[Tensor, "rows 1 seq d
 def sinusoids(
     positions: Int[Tensor, " seq"], d_model: int, dtype: torch.dtype, base: float = 10_000.0
 ) -> Float[Tensor, "seq {d_model}"]:
-    """Return sin(position / base^(2i/d_model)) at 2i and its cosine at 2i + 1, computed in at least
-    float32.
+    """Return sin(position / base^(2i/d_model)) at 2i and the cosine of the same at 2i + 1.
 
-    Going k positions further turns each such pair by the same angle wherever it starts, so that a
-    linear map finds what stands k places away.
+    A shift by k positions rotates each such pair by an angle that depends only on k. So a linear
+    map can find the token k positions away. Computed in at least float32.
     """
     wide = torch.promote_types(dtype, torch.float32)
     exponents = torch.arange(0, d_model, 2, dtype=wide, device=positions.device) / d_model
@@ -34,8 +33,8 @@ def rotary(
 ) -> tuple[Float[Tensor, "rows 1 seq {d_head}//2"], Float[Tensor, "rows 1 seq {d_head}//2"]]:
     """Return cosine and sine of position · theta^(-2i/d_head) for i < d_head/2.
 
-    The angles are float32, as published checkpoints were trained with, whatever `dtype` the results
-    have.
+    The angles are computed in float32 for every `dtype`, as in the training of published
+    checkpoints.
     """
     exponents = torch.arange(0, d_head, 2, dtype=torch.float32, device=positions.device) / d_head
     angles = (positions[..., None].float() * (1.0 / theta**exponents))[:, None]
@@ -47,9 +46,9 @@ def rotate(
     cos: Float[Tensor, "rows 1 seq d_half"],
     sin: Float[Tensor, "rows 1 seq d_half"],
 ) -> Float[Tensor, "batch n_head seq d_head"]:
-    """Return `x` with each pair (x[i], x[i + d_head/2]) turned by its angle.
+    """Return `x` with each pair (x[i], x[i + d_head/2]) rotated by its angle.
 
-    The product of a turned query and a turned key depends only on how far apart they are.
+    The product of a rotated query and a rotated key depends only on their distance.
     """
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

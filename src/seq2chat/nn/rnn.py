@@ -1,9 +1,9 @@
-"""The recurrent encoder and decoder (Cho et al. 2014; Bahdanau et al. 2014, appendix A), of GRU or
-LSTM cells.
+"""The recurrent encoder and decoder, with GRU or LSTM cells.
 
-One decoder serves both papers: what it sees of the source is up to its attention, `FixedContext` or
-`AdditiveAttention`. What need not wait for the step before is computed for all steps at once: the
-embeddings' part of the gates, and the readout. Only the recurrence is a loop.
+One decoder serves both papers (Cho et al. 2014; Bahdanau et al. 2014, appendix A): its view of the
+source is its attention, `FixedContext` or `AdditiveAttention`. Everything that does not depend on
+the previous step is computed for all steps at once: the embeddings' part of the gates, and the
+readout. Only the recurrence is a loop.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,16 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from seq2chat.nn.attention import AdditiveAttention, FixedContext, Source
 from seq2chat.nn.block import Linear
 
-# What a layer carries from step to step: a GRU its state (h,), an LSTM its state and its cell (h,
-# c).
+# The state of a layer between steps: (h,) for a GRU, (h, c) with the cell for an LSTM.
 Carry = tuple[Float[Tensor, "batch d_model"], ...]
 
 
 class GRUCell(nn.Module):
-    """A gated recurrent unit, without the input's matrices: r, z = σ(x + U h), n = tanh(x + r ∘ U
-    h) and h' = (1 - z) ∘ n + z ∘ h.
+    """A gated recurrent unit, without the input's matrices.
 
-    It is torch's, whose kernels the encoder uses. The papers reset before they multiply, U (r ∘ h).
-    z is that of Cho et al. 2014 (section 2.3); Bahdanau et al. 2014 (appendix A.1.1) call it 1 - z.
+    r, z = σ(x + U h), n = tanh(x + r ∘ U h) and h' = (1 - z) ∘ n + z ∘ h. This is torch's formula,
+    because the encoder uses torch's kernels. The papers reset before they multiply, U (r ∘ h). z is
+    as in Cho et al. 2014 (section 2.3), while Bahdanau et al. 2014 (appendix A.1.1) write 1 - z.
     """
 
     n_gates = 3
@@ -37,19 +36,22 @@ class GRUCell(nn.Module):
         self.recurrent = Linear(d_model, self.n_gates * d_model)
 
     def forward(self, gates: Float[Tensor, "batch gates"], carry: Carry) -> Carry:
-        """Return the next (h,); `gates` is what the input adds to r, z and n, side by side."""
+        """Return the next (h,). `gates` concatenates the input's terms for r, z and n."""
         (h,) = carry
         r_x, z_x, n_x = gates.chunk(3, dim=-1)
         r_h, z_h, n_h = self.recurrent(h).chunk(3, dim=-1)
-        r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
+        r = torch.sigmoid(r_x + r_h)
+        z = torch.sigmoid(z_x + z_h)
         n = torch.tanh(n_x + r * n_h)
         return (torch.lerp(n, h, z),)
 
 
 class LSTMCell(nn.Module):
-    """A long short-term memory, without the input's matrices: i, f, o = σ(x + U h), g = tanh(x + U
-    h), c' = f ∘ c + i ∘ g and h' = o ∘ tanh(c') (Hochreiter and Schmidhuber 1997; the forget gate:
-    Gers et al. 2000)."""
+    """A long short-term memory, without the input's matrices.
+
+    i, f, o = σ(x + U h), g = tanh(x + U h), c' = f ∘ c + i ∘ g and h' = o ∘ tanh(c') (Hochreiter
+    and Schmidhuber 1997; the forget gate is from Gers et al. 2000).
+    """
 
     n_gates = 4
 
@@ -58,7 +60,7 @@ class LSTMCell(nn.Module):
         self.recurrent = Linear(d_model, self.n_gates * d_model)
 
     def forward(self, gates: Float[Tensor, "batch gates"], carry: Carry) -> Carry:
-        """Return the next (h, c); `gates` is what the input adds to i, f, g and o, side by side."""
+        """Return the next (h, c). `gates` concatenates the input's terms for i, f, g and o."""
         h, c = carry
         i, f, g, o = (gates + self.recurrent(h)).chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -66,7 +68,7 @@ class LSTMCell(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Reads the source: an annotation of each word, and what the layers end with."""
+    """Reads the source, and returns an annotation per word and the last states."""
 
     def __init__(
         self,
@@ -80,14 +82,14 @@ class Encoder(nn.Module):
         super().__init__()
         self.n_direction = 2 if bidirectional else 1
         self.d_memory = self.n_direction * d_model
-        kind, between = nn.GRU if cell == "gru" else nn.LSTM, dropout if n_layer > 1 else 0.0
+        kind = nn.GRU if cell == "gru" else nn.LSTM
         self.rnn = kind(
             d_embed,
             d_model,
             n_layer,
             batch_first=True,
             bidirectional=bidirectional,
-            dropout=between,
+            dropout=dropout if n_layer > 1 else 0.0,  # between layers
         )
 
     def forward(
@@ -95,16 +97,15 @@ class Encoder(nn.Module):
     ) -> tuple[
         Float[Tensor, "batch source_seq d_memory"], Float[Tensor, "batch d_memory"], list[Carry]
     ]:
-        """Return the annotations h_j, the summary of each row, and the carry that each layer ends
-        with.
+        """Return the annotations h_j, the summary of each row, and the last carry of each layer.
 
         An annotation is a state of the top layer, in both directions [h→_j; h←_j] (Bahdanau et al.
-        2014, section 3.2); that of padding is zero. The summary is where the top layer ends, h→_Tx
-        or [h→_Tx; h←_1]. The carries are those of the backward direction at the first word, or of
-        the only direction at the last.
+        2014, section 3.2). Annotations of padding are zero. The summary is the last state of the
+        top layer, h→_Tx or [h→_Tx; h←_1]. The carries belong to the backward direction at the first
+        word, or to the only direction at the last word.
         """
-        # Packed: padding costs nothing and is never read. A row without any word is read as one
-        # word of padding.
+        # Packing means that padding costs nothing and is never read. A row without any word is read
+        # as one word of padding.
         packed = pack_padded_sequence(
             embedded, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
         )
@@ -115,17 +116,13 @@ class Encoder(nn.Module):
         parts = last if isinstance(last, tuple) else (last,)
         directions = [part.unflatten(0, (-1, self.n_direction)) for part in parts]
         summary = torch.cat(directions[0][-1].unbind(0), dim=-1)
-        return (
-            annotations,
-            summary,
-            list(zip(*(part[:, -1].unbind(0) for part in directions), strict=True)),
-        )
+        carries = list(zip(*(part[:, -1].unbind(0) for part in directions), strict=True))
+        return annotations, summary, carries
 
 
 @dataclass
 class DecoderState:
-    """What a decoder knows between two steps: the carry of each layer, and the source as its
-    attention wants it.
+    """The state between two steps: the carry of each layer, and the memory of the attention.
 
     Row i decodes the source that was row `origin[i]` when decoding started.
     """
@@ -135,28 +132,25 @@ class DecoderState:
     origin: Int[Tensor, " batch"]
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        """Make row i what row `rows[i]` was. Rows may be dropped or repeated, so the batch may
-        shrink or grow."""
+        """Replace row i by the previous row `rows[i]`. Rows may be dropped or repeated."""
         self.layers = [tuple(part[rows] for part in layer) for layer in self.layers]
         origin = self.origin[rows]
-        # The hypotheses of a beam change places, but not their source.
+        # Beam search mostly reorders rows of the same source, which need no copy of the memory.
         if not torch.equal(origin, self.origin):
-            memory = self.memory
-            self.memory = (
-                memory[rows]
-                if isinstance(memory, Tensor)
-                else Source(*(part[rows] for part in memory))
-            )
+            if isinstance(self.memory, Tensor):
+                self.memory = self.memory[rows]
+            else:
+                self.memory = Source(*(part[rows] for part in self.memory))
         self.origin = origin
 
 
 class Decoder(nn.Module):
     """s_i = cell([E y_{i-1}; c_i], s_{i-1}), and the readout t_i = tanh(W_o [s_i; E y_{i-1}; c_i]).
 
-    Bahdanau et al. 2014, appendix A.2.2, whose readout is a maxout of the same three. The context
-    c_i is what the attention makes of the source for the query s_{i-1}, the state of the top layer;
-    it enters the lowest. t_i is as wide as an embedding, so that one matrix can embed the words and
-    score them.
+    Bahdanau et al. 2014, appendix A.2.2, where the readout is a maxout of the same three. The
+    context c_i is the result of the attention for the query s_{i-1}, the state of the top layer. It
+    enters the lowest layer. t_i is as wide as an embedding, so that one matrix can embed the words
+    and score them.
     """
 
     def __init__(
@@ -168,7 +162,7 @@ class Decoder(nn.Module):
         d_model: int,
         n_layer: int,
         dropout: float,
-    ):
+    ):  # the fields of the model's configuration, passed as keywords
         super().__init__()
         self.attention = attention
         kind = GRUCell if cell == "gru" else LSTMCell
@@ -191,11 +185,10 @@ class Decoder(nn.Module):
         summary: Float[Tensor, "batch d_memory"],
         carries: list[Carry],
     ) -> DecoderState:
-        """Return the state before the first step, from what the encoder returned and the mask of
-        its words.
+        """Return the state before the first step. `mask` is True where there is a word.
 
-        Each layer starts with s_0 = tanh(W_s h) (Bahdanau et al. 2014, appendix A.2.2), an LSTM's
-        cell with W_c c: a state lies within ±1, a cell anywhere.
+        Each layer starts with s_0 = tanh(W_s h) (Bahdanau et al. 2014, appendix A.2.2), and an
+        LSTM's cell with W_c c, because states lie within ±1 and cells do not.
         """
         layers: list[Carry] = []
         for i, carry in enumerate(carries):
@@ -207,17 +200,18 @@ class Decoder(nn.Module):
     def forward(
         self, embedded: Float[Tensor, "batch seq d_embed"], state: DecoderState
     ) -> tuple[Float[Tensor, "batch seq d_embed"], DecoderState]:
-        """Return the readout of every step, each fed one of `embedded`, and the state after the
-        last one.
+        """Return the readout of each step, whose input is one of `embedded`, and the last state.
 
-        The given state stays as it was.
+        `state` is not changed.
         """
-        layers, states, contexts = state.layers, [], []
+        layers = state.layers
+        states = []
+        contexts = []
         context = gates_context = embedded.new_empty(0)
         for gates_embed in self.embed_gates(embedded).unbind(1):
-            before = context
+            previous = context
             context, _ = self.attention(layers[-1][0], state.memory)
-            if context is not before:  # a fixed context is the same tensor at every step
+            if context is not previous:  # a fixed context is the same tensor at every step
                 gates_context = self.context_gates(context)
             layers = self._step(gates_embed + gates_context, layers)
             states.append(layers[-1][0])
@@ -229,8 +223,8 @@ class Decoder(nn.Module):
         return self.dropout(readout), DecoderState(layers, state.memory, state.origin)
 
     def _step(self, gates: Float[Tensor, "batch gates"], layers: list[Carry]) -> list[Carry]:
-        """Return the next carry of every layer, the lowest being fed `gates`."""
-        after = [self.cells[0](gates, layers[0])]
-        for cell, gates_of, carry in zip(self.cells[1:], self.layer_gates, layers[1:], strict=True):
-            after.append(cell(gates_of(self.dropout(after[-1][0])), carry))
-        return after
+        """Return the next carry of each layer. The lowest layer's input is `gates`."""
+        carries = [self.cells[0](gates, layers[0])]
+        for cell, to_gates, carry in zip(self.cells[1:], self.layer_gates, layers[1:], strict=True):
+            carries.append(cell(to_gates(self.dropout(carries[-1][0])), carry))
+        return carries

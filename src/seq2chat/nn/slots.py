@@ -1,6 +1,6 @@
-"""Keys and values of many texts side by side, each in a slot of its own and as long as it is.
+"""A cache of the keys and values of many texts of different lengths, each in its own slot.
 
-What an engine that serves many requests at once keeps, where `KVCache` keeps the rows of one batch.
+The engine, which serves many requests at once, uses it instead of the `KVCache` of one batch.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class SlotCache:
-    """Room for `n_slot` texts of `room` tokens. `keys` and `values` hold for each layer a tensor
-    (n_slot · n_kv_head · (room + 1), d_head): flat, so that a step writes the new ones of all rows
-    by one index.
+    """Room for `n_slot` texts of `room` tokens.
 
-    The last position of a slot belongs to no text: rows of a step that compute nothing write there.
+    `keys` and `values` hold one tensor (n_slot · n_kv_head · (room + 1), d_head) per layer. It is
+    flat, so that a step writes the new ones of all rows with one index. The last position of a slot
+    belongs to no text: the inactive rows of a step write there.
     """
 
     def __init__(
@@ -29,17 +29,21 @@ class SlotCache:
         d_head: int,
         dtype: torch.dtype,
         device: torch.device,
-    ) -> None:
-        self.n_slot, self.n_kv_head, self.room = n_slot, n_kv_head, room + 1
+    ) -> None:  # the sizes of the storage, passed as keywords
+        self.n_slot = n_slot
+        self.n_kv_head = n_kv_head
+        self.room = room + 1
         self._shape = n_slot * n_kv_head * self.room, d_head
-        self._n_layer, self._dtype, self._device = n_layer, dtype, device
+        self._n_layer = n_layer
+        self._dtype = dtype
+        self._device = device
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.clear()
 
     def clear(self) -> None:
-        """Replace all keys and values by zeros, in memory of their own."""
-        self.keys = []  # first, so that old and new ones never need memory together
+        """Replace all keys and values by zeros in new memory."""
+        self.keys = []  # first, so that old and new ones never exist at the same time
         self.values = []
         self.keys = [_zeros(self._shape, self._dtype, self._device) for _ in range(self._n_layer)]
         self.values = [_zeros(self._shape, self._dtype, self._device) for _ in range(self._n_layer)]
@@ -52,43 +56,39 @@ class SlotCache:
     def rows(
         self, first: int, starts: Sequence[int], active: Sequence[bool], n_new: int, n_key: int
     ) -> "SlotRows":
-        """Return the state in which the slots from `first` on read `n_new` tokens, beginning at
-        positions `starts`.
+        """Return the state for a step that reads `n_new` tokens in each slot from `first` on.
 
-        The tokens attend to the first `n_key` positions of their slot, no further than to
-        themselves. A row that is not `active` takes part in the computation and changes nothing
-        that is kept.
+        Row i starts at position `starts[i]`. The tokens attend to the first `n_key` positions of
+        their slot, but to none after themselves. A row that is not `active` takes part in the
+        computation without changing its slot.
         """
         positions = np.asarray(starts)[:, None] + np.arange(n_new)
         written = np.where(np.asarray(active)[:, None], positions, self.room - 1)
-        heads = (first + np.arange(len(starts)))[:, None] * self.n_kv_head + np.arange(
-            self.n_kv_head
-        )
+        slots = first + np.arange(len(starts))
+        heads = slots[:, None] * self.n_kv_head + np.arange(self.n_kv_head)
         index = (heads[:, :, None] * self.room + written[:, None]).reshape(-1)
-        start, index = (
-            torch.from_numpy(part).to(self.keys[0].device) for part in (positions, index)
-        )
+        device = self.keys[0].device
         return SlotRows(
-            self.keys,
-            self.values,
-            (self.n_slot, self.n_kv_head, self.room),
-            first,
-            start,
-            index,
-            n_key,
+            keys=self.keys,
+            values=self.values,
+            shape=(self.n_slot, self.n_kv_head, self.room),
+            first=first,
+            start=torch.from_numpy(positions).to(device),
+            index=torch.from_numpy(index).to(device),
+            n_key=n_key,
         )
 
     def copy(self, source: int, target: int, n: int) -> None:
-        """Make the first `n` positions of slot `target` those of `source`."""
+        """Copy the first `n` positions of slot `source` to slot `target`."""
         for stored in self._by_slot():
             stored[target, :, :n] = stored[source, :, :n]
 
     def swap(self, one: int, other: int, n: int) -> None:
         """Exchange the first `n` positions of two slots."""
         for stored in self._by_slot():
-            kept = stored[one, :, :n].clone()
+            saved = stored[one, :, :n].clone()
             stored[one, :, :n] = stored[other, :, :n]
-            stored[other, :, :n] = kept
+            stored[other, :, :n] = saved
 
     def _by_slot(self) -> list[Float[Tensor, "n_slot n_kv_head room d_head"]]:
         shape = self.n_slot, self.n_kv_head, self.room, -1
@@ -97,9 +97,12 @@ class SlotCache:
 
 @dataclass(frozen=True)
 class SlotRows:
-    """Some slots of a cache of `shape` (n_slot, n_kv_head, room) as the decoding state of one step:
-    the positions of the new tokens, at which `index` they are written, and how many keys they
-    see."""
+    """The slots of a cache, from `first` on, as the decoding state of one step.
+
+    `shape` of the cache is (n_slot, n_kv_head, room). `start` holds the positions of the new
+    tokens, `index` the rows of the flat storage for their keys and values, and `n_key` the number
+    of keys in view.
+    """
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -111,7 +114,7 @@ class SlotRows:
 
     @property
     def layers(self) -> list["SlotLayer"]:
-        """One view a layer, to append to and read from."""
+        """One view per layer, to append to and read from."""
         return [
             SlotLayer(self, keys, values)
             for keys, values in zip(self.keys, self.values, strict=True)
@@ -122,8 +125,7 @@ class SlotRows:
         return self.start
 
     def masks(self, n_new: int, window: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Return what the new tokens may attend to, in dense and in local layers, each (rows, 1,
-        n_new, n_key)."""
+        """Return the masks (rows, 1, n_new, n_key) of the new tokens in dense and local layers."""
         distance = self.start[:, None, :, None] - torch.arange(self.n_key, device=device)
         dense = distance >= 0
         return dense, dense & (distance < window) if window else None
@@ -144,11 +146,12 @@ class SlotLayer:
     ) -> tuple[
         Float[Tensor, "rows n_kv_head n_key d_head"], Float[Tensor, "rows n_kv_head n_key d_head"]
     ]:
-        """Store the new keys and values, and return all that the step sees (views, not copies)."""
+        """Store the new keys and values, and return those in view (not copied)."""
         return self._append(self.keys, k), self._append(self.values, v)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
-        rows, d_head = self.rows, new.shape[-1]
+        rows = self.rows
+        d_head = new.shape[-1]
         stored.index_put_((rows.index,), new.reshape(-1, d_head).to(stored.dtype))
         return stored.view(*rows.shape, d_head)[
             rows.first : rows.first + new.shape[0], :, : rows.n_key
@@ -156,7 +159,7 @@ class SlotLayer:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros that on a CPU take no memory until they are written."""
+    """Return zeros. On a CPU they take no memory until they are written."""
     if device.type != "cpu" or dtype == torch.bfloat16:
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.zeros(shape, dtype=str(dtype).removeprefix("torch.")))

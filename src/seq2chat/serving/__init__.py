@@ -1,1 +1,1 @@
-"""Serving: one process in which any OpenAI client and a browser talk with the models of runs."""
+"""Serving: one process that serves the models of runs to OpenAI clients and browsers."""

@@ -1,19 +1,23 @@
-"""From a client's request to tokens of the engine, and from tokens to text: what chat and
-completion have in common."""
+"""From a client's prompt to tokens of the engine, and from tokens to text.
+
+The chat, responses and completions routes share this module.
+"""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 from seq2chat.config import UserError
-from seq2chat.generation.request import Constraint, DeadlinePassed, Event, Read, Request, Token
+from seq2chat.generation.request import Constraint, DeadlinePassed, Event, PromptRead, Request
 from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.generation.tokens import Token
 from seq2chat.serving import protocol
-from seq2chat.serving.engine_thread import Worker
-from seq2chat.serving.metrics import Metrics
-from seq2chat.serving.served_model import Served
+from seq2chat.serving.engine_thread import EngineThread
+from seq2chat.serving.metrics import Metrics, RequestTimer
+from seq2chat.serving.served_model import ServedModel
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.stream import TextStream
 
@@ -23,25 +27,19 @@ SECONDS = 600.0  # that a request may take
 
 
 class BadField(UserError):
-    """Raised for a field of a request that cannot be what it is. `param` names it, `code` is
-    OpenAI's for the error."""
+    """Raised for an invalid field of a request. `param` names it, `code` is OpenAI's error code."""
 
     def __init__(self, param: str, message: str, code: str | None = "invalid_value") -> None:
         super().__init__(message)
-        self.param, self.code = param, code
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A token, and the text that may be shown now that it has come."""
-
-    token: Token
-    text: str
+        self.param = param
+        self.code = code
 
 
 async def in_time(work: Awaitable[T]) -> T:
-    """Return the result of `work`. Raises DeadlinePassed, and cancels it, when it takes longer than
-    SECONDS."""
+    """Return the result of `work`.
+
+    Cancels it and raises DeadlinePassed when it takes longer than SECONDS.
+    """
     try:
         return await asyncio.wait_for(work, SECONDS)
     except TimeoutError:
@@ -50,168 +48,171 @@ async def in_time(work: Awaitable[T]) -> T:
         ) from None
 
 
-def one_limit(*limits: int | None, at_most: int) -> int:
-    """Return the smallest of the limits on an answer's tokens, and `at_most` without one. -1 is no
-    limit."""
-    return min([limit for limit in limits if limit is not None and limit != -1], default=at_most)
+def token_limit(*limits: int | None, default: int) -> int:
+    """Return the smallest of the limits on an answer's tokens. None and -1 mean no limit."""
+    return min([limit for limit in limits if limit is not None and limit != -1], default=default)
 
 
-def sampling_config(asked: protocol.Sampling, max_tokens: int) -> SamplingConfig:
-    """Return how the next token is drawn. Raises BadField for a token of `logit_bias` that is no
-    number."""
-    bias = []
-    for token, value in (asked.logit_bias or {}).items():
+def sampling_config(body: protocol.Sampling, max_tokens: int) -> SamplingConfig:
+    """Return the sampling options of a request.
+
+    Raises BadField when a key of `logit_bias` is not a number.
+    """
+    biases = []
+    for token, value in (body.logit_bias or {}).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
             raise BadField(
                 "logit_bias", f"logit_bias has the key {token[:20]!r}; write the ids of tokens."
             )
-        bias.append((int(token), float(value)))
-    given = {
-        name: value
-        for name in (
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-            "seed",
-        )
-        if (value := getattr(asked, name)) is not None
+        biases.append((int(token), float(value)))
+    fields: dict[str, Any] = {
+        "temperature": body.temperature,
+        "top_k": 0 if body.top_k == -1 else body.top_k,  # vLLM writes -1 for "off"
+        "top_p": body.top_p,
+        "min_p": body.min_p,
+        "repetition_penalty": body.repetition_penalty,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
+        "seed": body.seed,
     }
-    if given.get("top_k") == -1:
-        given["top_k"] = 0  # vLLM's way to write that it is off
-    return SamplingConfig(max_tokens, logit_bias=tuple(bias), **given)
+    options = {name: value for name, value in fields.items() if value is not None}
+    return SamplingConfig(max_tokens, logit_bias=tuple(biases), **options)
 
 
-def stop_strings(asked: protocol.Sampling) -> list[str]:
-    """Return the texts before which an answer ends."""
-    texts = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+def stop_strings(body: protocol.Sampling) -> list[str]:
+    """Return the stop strings. An answer ends before the first of them."""
+    texts = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return [text for text in texts if text]
 
 
-def check_best_of(asked: protocol.Sampling) -> None:
-    """Raise BadField for more answers to choose from than are sent."""
-    if asked.best_of is not None and asked.best_of != (asked.n or 1):
-        raise BadField("best_of", "best_of is not n: all answers that are made are sent; write n.")
+def check_best_of(body: protocol.Sampling) -> None:
+    """Raise BadField if `best_of` is more than the number of answers to send."""
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise BadField(
+            "best_of", "best_of differs from n, but all generated answers are sent; write n."
+        )
 
 
-def check_stream_options(asked: protocol.Sampling) -> None:
-    """Raise BadField for options of a stream where none is asked for."""
-    if asked.stream_options is not None and asked.stream_options.include_usage and not asked.stream:
+def check_stream_options(body: protocol.Sampling) -> None:
+    """Raise BadField for stream options without a stream."""
+    if body.stream_options is not None and body.stream_options.include_usage and not body.stream:
         raise BadField("stream_options", "stream_options.include_usage needs stream: true.")
 
 
-@dataclass
 class Answer:
-    """One prompt on its way through the engine: `n` samples as text, told to whoever iterates over
-    `pieces`.
+    """One prompt in the engine: `n` samples as text, yielded by `tokens` as they come.
 
-    Text is made in the engine's thread, where stop strings decide what is drawn next. As no more
-    pieces can wait than the context has tokens, a slow reader costs bounded memory and holds no one
-    up.
+    Text is decoded in the engine's thread, because stop strings decide if a sample continues. The
+    queue holds at most as many tokens as fit the context, so a slow reader costs bounded memory and
+    delays no one.
     """
 
-    served: Served
-    prompt: list[int]
-    sampling: SamplingConfig
-    n: int = 1
-    stop: Sequence[str] = ()
-    logprobs: int | None = None
-    prompt_logprobs: bool = False
-    constraints: Sequence[Constraint] = ()
-    salt: str = ""
-    n_begun: int = 0
-    read: Read | None = field(default=None, init=False)
-    n_generated: int = field(default=0, init=False)
-    _request: Request | None = field(default=None, init=False)
+    def __init__(
+        self,
+        *,
+        model: ServedModel,
+        prompt: list[int],
+        sampling: SamplingConfig,
+        n: int = 1,
+        stop: Sequence[str] = (),
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        constraints: Sequence[Constraint] = (),
+        salt: str = "",
+        n_begun: int = 0,
+    ) -> None:  # these are the fields of an engine's request
+        tokenizer = model.tokenizer
+        assert isinstance(tokenizer, ByteBPE)
+        self.model = model
+        self.prompt = prompt
+        self.sampling = sampling
+        self.n = n
+        self.logprobs = logprobs
+        self.prompt_logprobs = prompt_logprobs
+        self.constraints = constraints
+        self.salt = salt
+        self.n_begun = n_begun
+        self.prompt_read: PromptRead | None = None
+        self.n_generated = 0
+        self._streams = [TextStream(tokenizer, stop, prompt) for _ in range(n)]
+        self._control = set(tokenizer.control.values())
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._request: Request | None = None
 
-    def submit(self, worker: Worker, metrics: Metrics) -> None:
-        """Hand the request to the engine. Raises UserError for a prompt that does not fit and
-        QueueFull."""
-        engine, tokenizer = self.served.engine, self.served.tokenizer
-        assert engine is not None and isinstance(tokenizer, ByteBPE)
-        self._metrics = metrics
-        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue[Event | Piece]()
-        self._streams = [TextStream(tokenizer, self.stop, self.prompt) for _ in range(self.n)]
-        self._control, self._shown = set(tokenizer.control.values()), ""
-        self._began = time.monotonic()
-        self._last: dict[int, float] = {}
+    def submit(self, engine_thread: EngineThread, metrics: Metrics) -> None:
+        """Send the request to the engine. Call it in the event loop that will read `tokens`.
+
+        Raises UserError for a prompt that does not fit, and QueueFull.
+        """
+        engine = self.model.engine
+        assert engine is not None
+        timer = RequestTimer(metrics, self.model.id)
         request = Request(
-            self.prompt,
-            self.sampling,
-            self._emit,
-            self.served.end_tokens,
-            self.n,
-            self._stops,
-            self.logprobs,
-            self.prompt_logprobs,
-            self.constraints,
-            self.salt,
-            self._began + SECONDS,
+            prompt=self.prompt,
+            sampling=self.sampling,
+            emit=partial(self._emit, asyncio.get_running_loop(), timer),
+            end_tokens=self.model.end_tokens,
+            n=self.n,
+            on_token=self._decode,
+            logprobs=self.logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            constraints=self.constraints,
+            salt=self.salt,
+            deadline=time.monotonic() + SECONDS,
             n_begun=self.n_begun,
         )
-        worker.submit(engine, request)
+        engine_thread.submit(engine, request)
         self._request = request
 
     def abort(self) -> None:
-        """Free the slots, with the engine's next step; nothing happens to an answer that is
-        complete or not begun."""
+        """Free the slots with the engine's next step.
+
+        Does nothing to an answer that is complete or was never submitted.
+        """
         if self._request is not None:
             self._request.abort()
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield the pieces of all samples as they come. Raises what made the engine give up."""
-        left = self.n
-        while left:
-            event = await self._queue.get()
+    async def tokens(self) -> AsyncIterator[Token]:
+        """Yield the tokens of all samples as they come. Raises the error that ended the request.
+
+        `token.text` is the text that can be shown after this token. It is empty while it might
+        become a stop string, and within a character of several tokens.
+        """
+        n_open = self.n
+        while n_open:
+            event = await self._events.get()
             if isinstance(event, Exception):
                 raise event
-            if isinstance(event, Read):
-                self.read = event
-            elif isinstance(event, Piece):
+            if isinstance(event, PromptRead):
+                self.prompt_read = event
+            else:
                 self.n_generated += 1
-                left -= event.token.finish is not None
+                n_open -= event.finish is not None
                 yield event
 
-    async def wait(self) -> list[list[Piece]]:
-        """Return all pieces of each sample."""
-        samples: list[list[Piece]] = [[] for _ in range(self.n)]
-        async for piece in self.pieces():
-            samples[piece.token.sample].append(piece)
+    async def samples(self) -> list[list[Token]]:
+        """Return all tokens of each sample, once the answer is complete."""
+        samples: list[list[Token]] = [[] for _ in range(self.n)]
+        async for token in self.tokens():
+            samples[token.sample].append(token)
         return samples
 
-    # In the engine's thread.
+    # These run in the engine's thread.
 
-    def _stops(self, token: Token) -> bool:
+    def _decode(self, token: Token) -> tuple[str, bool]:
+        """Return the text that `token` adds to its sample, and True if a stop string ends it."""
         stream = self._streams[token.sample]
-        # Control tokens are no text.
-        self._shown = "" if token.id in self._control else stream.feed(token.id)
-        return stream.stopped
+        text = "" if token.id in self._control else stream.feed(token.id)
+        return text, stream.stopped
 
-    def _emit(self, event: Event) -> None:
-        told: Event | Piece = event
+    def _emit(self, loop: asyncio.AbstractEventLoop, timer: RequestTimer, event: Event) -> None:
         if isinstance(event, Token):
-            text = "" if event.id in self.served.end_tokens else self._shown
+            timer.observe(event)
             if event.finish is not None:
-                text += self._streams[event.sample].flush()
-            told = Piece(event, text)
-            self._measure(event)
+                # The text that was held back, because a stop string could begin with it.
+                rest = self._streams[event.sample].flush()
+                event = replace(event, text=event.text + rest)
         try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, told)
-        except RuntimeError:  # the loop is closed: nobody is left to be told
+            loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the loop is closed, so no one is left to read
             self.abort()
-
-    def _measure(self, token: Token) -> None:
-        now = time.monotonic()
-        before = self._last.get(token.sample)
-        name, began = self.served.id, self._began
-        if before is None:
-            self._metrics.time_to_first_token.observe(name, now - began)
-        else:
-            self._metrics.inter_token_latency.observe(name, now - before)
-        self._last[token.sample] = now
-        if token.finish is not None:
-            self._metrics.request_seconds.observe(name, now - began)
-            self._metrics.finished.add((name, token.finish))

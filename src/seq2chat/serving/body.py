@@ -1,4 +1,4 @@
-"""The body of a request: a JSON value, or one sentence on why it is none."""
+"""Reads the body of a request as JSON. An error names the reason in one sentence."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 
 class JSONRoute(APIRoute):
-    """A route whose requests are read by `parse`."""
+    """A route that reads its requests with `parse`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler, which reads the body with `request.json()`."""
@@ -29,8 +29,10 @@ class JSONRequest(Request):
     """A request with a body in plain JSON."""
 
     async def json(self) -> Any:
-        """Return the value of the body. Raises HTTPException for one that is compressed, and as
-        `parse` does."""
+        """Return the value of the body.
+
+        Raises HTTPException for a compressed body, and as `parse` does.
+        """
         encoding = self.headers.get("content-encoding", "identity").lower()
         if encoding != "identity":
             raise HTTPException(
@@ -40,19 +42,20 @@ class JSONRequest(Request):
 
 
 def parse(body: bytes) -> Any:
-    """Return the value of a text in JSON, in which every number is finite. Raises HTTPException
-    with the reason."""
+    """Return the value of a JSON text whose numbers are all finite.
+
+    Raises HTTPException for any other text.
+    """
     try:
         return json.loads(body, parse_float=_finite, parse_constant=_refuse)
     except json.JSONDecodeError as error:
-        reason = (
-            f"{error.msg[:1].lower()}{error.msg[1:]} at line {error.lineno}, column {error.colno}"
-        )
+        message = f"{error.msg[:1].lower()}{error.msg[1:]}"
+        reason = f"{message} at line {error.lineno}, column {error.colno}"
     except UnicodeDecodeError:
         reason = "it is not UTF-8"
     except RecursionError:
         reason = "its lists and objects are nested too deeply"
-    except ValueError:  # of Python's bound on the conversion of digits, which takes quadratic time
+    except ValueError:  # Python limits the number of digits, as converting takes quadratic time
         reason = f"an integer has more than {sys.get_int_max_str_digits():,} digits"
     raise HTTPException(400, f"The body cannot be read as JSON: {reason}.")
 
@@ -64,6 +67,5 @@ def _finite(number: str) -> float:
 
 
 def _refuse(number: str) -> Never:
-    """Raise HTTPException for a number that is not finite: NaN, Infinity, or one beyond the largest
-    float."""
+    """Raise HTTPException for NaN, Infinity, or a number beyond the largest float."""
     raise HTTPException(400, f"The body has the number {number[:40]}; write finite numbers only.")

@@ -1,5 +1,4 @@
-"""`POST /v1/chat/completions`: OpenAI's request to a prompt, and pieces of text to OpenAI's answer
-or its chunks."""
+"""`POST /v1/chat/completions`: OpenAI's request to a prompt, and tokens to OpenAI's answer."""
 
 import secrets
 import time
@@ -7,101 +6,99 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from seq2chat.config import check
-from seq2chat.generation.request import Token
+from seq2chat.generation.tokens import Token
 from seq2chat.serving.answer import (
     Answer,
     BadField,
-    Piece,
     check_best_of,
     check_stream_options,
-    one_limit,
     sampling_config,
     stop_strings,
+    token_limit,
 )
 from seq2chat.serving.grammar import Schema, forced_function, format_schema, grammars
 from seq2chat.serving.protocol import ChatMessage, ChatRequest, Function
-from seq2chat.serving.served_model import Served
+from seq2chat.serving.served_model import ServedModel
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, begun_answer, prompt_ids
 
 
-def chat_answer(asked: ChatRequest, served: Served, salt: str) -> Answer:
-    """Return the answer to be made. Raises BadField or UserError for what the model cannot do."""
-    tokenizer = served.tokenizer
+def chat_answer(body: ChatRequest, model: ServedModel, salt: str) -> Answer:
+    """Return the answer, ready to be submitted.
+
+    Raises BadField or UserError for a request that the model cannot serve.
+    """
+    tokenizer = model.tokenizer
     check(
-        served.can_chat,
-        f"{served.id} has not learned to chat; use /v1/completions with it, or fine-tune it: "
+        model.can_chat,
+        f"{model.id} has not learned to chat; use /v1/completions with it, or fine-tune it: "
         "seq2chat sft.",
     )
     assert isinstance(tokenizer, ByteBPE)
     for field in ("max_tokens", "max_completion_tokens"):
-        if getattr(asked, field) == 0:
+        if getattr(body, field) == 0:
             raise BadField(field, f"{field} is 0; write a positive number, or leave it out.")
-    if asked.top_logprobs and not asked.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise BadField("top_logprobs", "top_logprobs needs logprobs: true.")
-    check_stream_options(asked)
-    check_best_of(asked)
-    messages = conversation(asked.messages)
-    served.check_size(*(message.content for message in messages))
-    prompt = [*prompt_ids(tokenizer, messages), *(asked.prefix_token_ids or [])]
+    check_stream_options(body)
+    check_best_of(body)
+    messages = conversation(body.messages)
+    model.check_size(*(message.content for message in messages))
+    prefix = body.prefix_token_ids or []
+    prompt = [*prompt_ids(tokenizer, messages), *prefix]
     # The answer may have begun already: with a last message of the assistant, the prefix, or both.
-    n_begun = len(tokenizer.encode(begun_answer(messages))) + len(asked.prefix_token_ids or [])
-    sampling = sampling_config(
-        asked, one_limit(asked.max_tokens, asked.max_completion_tokens, at_most=served.context)
-    )
-    top = (asked.top_logprobs or 0) if asked.logprobs else None
-    n = asked.n or 1
-    allowed = grammars(_schema(asked), served, n, prompt[len(prompt) - n_begun :])
+    n_begun = len(tokenizer.encode(begun_answer(messages))) + len(prefix)
+    max_tokens = token_limit(body.max_tokens, body.max_completion_tokens, default=model.context)
+    n = body.n or 1
     return Answer(
-        served,
-        prompt,
-        sampling,
-        n,
-        stop_strings(asked),
-        top,
-        constraints=allowed,
+        model=model,
+        prompt=prompt,
+        sampling=sampling_config(body, max_tokens),
+        n=n,
+        stop=stop_strings(body),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        constraints=grammars(_schema(body), model, n, prompt[len(prompt) - n_begun :]),
         salt=salt,
         n_begun=n_begun,
     )
 
 
-def _schema(asked: ChatRequest) -> Schema | None:
-    """Return the schema of the answer: that of a forced function's arguments, or of
-    `response_format`."""
-    function, schema = forced_function(asked), format_schema(asked.response_format)
+def _schema(body: ChatRequest) -> Schema | None:
+    """Return the schema of the answer, from the arguments of a forced function or the format."""
+    function = forced_function(body)
+    schema = format_schema(body.response_format)
     if function is None:
         return schema
     if schema is not None:
         raise BadField(
             "response_format", "An answer calls a function or has a response_format, not both."
         )
-    return Schema(
-        function.parameters or {"type": "object", "properties": {}}, "tools", function.name
-    )
+    parameters = function.parameters or {"type": "object", "properties": {}}
+    return Schema(parameters, "tools", function.name)
 
 
 def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
-    """Return the messages as ours, in their order. A system message without text is left out.
+    """Return the messages in this package's form. A system message without text is left out.
 
-    Raises BadField for a message without content that is not the assistant's.
+    Raises BadField for a message without content, unless it is the assistant's.
     """
-    made = []
+    converted = []
     for number, message in enumerate(messages):
         if message.content is None and message.role != "assistant":
             raise BadField(
                 f"messages[{number}].content", f"messages[{number}] has no content; write a text."
             )
-        parts = (
-            [message.content]
-            if isinstance(message.content, str)
-            else [p.text for p in message.content or []]
-        )
-        # The model wrote the arguments of a call, and nothing else.
-        content = "".join([*parts, *(call.function.arguments for call in message.tool_calls or [])])
+        if isinstance(message.content, str):
+            texts = [message.content]
+        else:
+            texts = [part.text for part in message.content or []]
+        # The arguments of a call are the text that the model wrote for it.
+        texts += [call.function.arguments for call in message.tool_calls or []]
+        content = "".join(texts)
         role = "system" if message.role == "developer" else message.role
         if role != "system" or content.strip():
-            made.append(Message(role, content))
-    return made
+            converted.append(Message(role, content))
+    return converted
 
 
 def new_id(prefix: str) -> str:
@@ -110,31 +107,31 @@ def new_id(prefix: str) -> str:
 
 
 def usage(answers: list[Answer]) -> dict[str, Any]:
-    """Return what was read and written."""
-    prompt, written = sum(len(a.prompt) for a in answers), sum(a.n_generated for a in answers)
-    cached = sum(a.read.cached for a in answers if a.read is not None)
+    """Return the `usage` object: the numbers of tokens read and written."""
+    n_prompt = sum(len(answer.prompt) for answer in answers)
+    n_generated = sum(answer.n_generated for answer in answers)
+    n_cached = sum(a.prompt_read.cached for a in answers if a.prompt_read is not None)
     return {
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_generated,
+        "total_tokens": n_prompt + n_generated,
+        "prompt_tokens_details": {"cached_tokens": n_cached},
     }
 
 
 def _logprobs(answer: Answer, tokens: list[Token]) -> dict[str, Any] | None:
     if answer.logprobs is None:
         return None
-    entry = answer.served.token_names.entry
-    content = [
-        entry(token.id, token.logprob or 0.0)
-        | {"top_logprobs": [entry(*likely) for likely in token.top]}
-        for token in tokens
-    ]
+    entry = answer.model.token_names.entry
+    content = []
+    for token in tokens:
+        top = [entry(token_id, logprob) for token_id, logprob in token.top]
+        content.append(entry(token.id, token.logprob or 0.0) | {"top_logprobs": top})
     return {"content": content, "refusal": None}
 
 
 def _call(function: Function, arguments: str) -> dict[str, Any]:
-    """Return a call of `function` as OpenAI writes it."""
+    """Return a call of `function` in OpenAI's form."""
     return {
         "id": new_id("call"),
         "type": "function",
@@ -142,21 +139,22 @@ def _call(function: Function, arguments: str) -> dict[str, Any]:
     }
 
 
-def _finish(asked: ChatRequest, token: Token) -> str | None:
-    """Return OpenAI's reason: "tool_calls" where the model had to choose a tool, "stop" where the
-    client named it."""
-    return (
-        "tool_calls" if asked.tool_choice == "required" and token.finish == "stop" else token.finish
-    )
+def _finish(body: ChatRequest, token: Token) -> str | None:
+    """Return OpenAI's finish reason.
+
+    It is "tool_calls" if the model had to choose a tool, and "stop" if the client named it.
+    """
+    if body.tool_choice == "required" and token.finish == "stop":
+        return "tool_calls"
+    return token.finish
 
 
-def whole(asked: ChatRequest, answer: Answer, samples: list[list[Piece]]) -> dict[str, Any]:
-    """Return the `chat.completion` object of the pieces of all samples."""
+def response(body: ChatRequest, answer: Answer, samples: list[list[Token]]) -> dict[str, Any]:
+    """Return the `chat.completion` object for the tokens of all samples."""
+    function = forced_function(body)
     choices = []
-    function = forced_function(asked)
-    for index, pieces in enumerate(samples):
-        tokens = [piece.token for piece in pieces]
-        text = "".join(piece.text for piece in pieces)
+    for index, tokens in enumerate(samples):
+        text = "".join(token.text for token in tokens)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if function is not None:
             message |= {"content": None, "tool_calls": [_call(function, text)]}
@@ -164,68 +162,68 @@ def whole(asked: ChatRequest, answer: Answer, samples: list[list[Piece]]) -> dic
             "index": index,
             "message": message,
             "logprobs": _logprobs(answer, tokens),
-            "finish_reason": _finish(asked, tokens[-1]),
+            "finish_reason": _finish(body, tokens[-1]),
         }
-        if asked.return_token_ids:
+        if body.return_token_ids:
             choice["token_ids"] = [token.id for token in tokens]
         choices.append(choice)
-    made: dict[str, Any] = {
+    content: dict[str, Any] = {
         "id": new_id("chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": asked.model,
+        "model": body.model,
         "choices": choices,
         "usage": usage([answer]),
     }
-    return made | ({"prompt_token_ids": answer.prompt} if asked.return_token_ids else {})
+    if body.return_token_ids:
+        content["prompt_token_ids"] = answer.prompt
+    return content
 
 
-async def chunks(asked: ChatRequest, answer: Answer) -> AsyncIterator[dict[str, Any]]:
-    """Yield the `chat.completion.chunk` objects: who speaks, then each text that may be shown, then
-    the usage."""
-    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    function = forced_function(asked)
+async def chunks(body: ChatRequest, answer: Answer) -> AsyncIterator[dict[str, Any]]:
+    """Yield the `chat.completion.chunk` objects: the role, then each text, then the usage."""
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    function = forced_function(body)
     head: dict[str, Any] = {
         "id": new_id("chatcmpl"),
         "object": "chat.completion.chunk",
         "created": int(time.time()),
-        "model": asked.model,
+        "model": body.model,
     }
-    nothing = {"usage": None} if include_usage else {}
+    # With a usage at the end, OpenAI sends null in the chunks before it.
+    no_usage = {"usage": None} if include_usage else {}
 
-    def choice(index: int, delta: dict[str, Any], tokens: list[Token]) -> dict[str, Any]:
-        made: dict[str, Any] = {
-            "index": index,
-            "delta": delta,
-            "logprobs": _logprobs(answer, tokens) if tokens else None,
-        }
-        made["finish_reason"] = _finish(asked, tokens[-1]) if tokens else None
-        return made | (
-            {"token_ids": [token.id for token in tokens]} if asked.return_token_ids else {}
-        )
+    first: dict[str, Any] = {"role": "assistant", "content": ""}
+    if function is not None:
+        call = {"index": 0} | _call(function, "")
+        first = {"role": "assistant", "content": None, "tool_calls": [call]}
+    prompt = {"prompt_token_ids": answer.prompt} if body.return_token_ids else {}
+    choices = [_chunk_choice(body, answer, index, first, []) for index in range(answer.n)]
+    yield head | {"choices": choices} | no_usage | prompt
 
-    def first() -> dict[str, Any]:
-        if function is None:
-            return {"role": "assistant", "content": ""}
-        return {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{"index": 0} | _call(function, "")],
-        }
-
-    def more(text: str) -> dict[str, Any]:
-        return (
-            {"content": text}
-            if function is None
-            else {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
-        )
-
-    prompt = {"prompt_token_ids": answer.prompt} if asked.return_token_ids else {}
-    yield head | {"choices": [choice(i, first(), []) for i in range(answer.n)]} | nothing | prompt
-    shown_anyway = asked.return_token_ids or answer.logprobs is not None
-    async for piece in answer.pieces():
-        if piece.text or piece.token.finish or shown_anyway:
-            delta = more(piece.text) if piece.text else {}
-            yield head | {"choices": [choice(piece.token.sample, delta, [piece.token])]} | nothing
+    sends_every_token = body.return_token_ids or answer.logprobs is not None
+    async for token in answer.tokens():
+        if token.text or token.finish or sends_every_token:
+            delta: dict[str, Any] = {}
+            if token.text and function is None:
+                delta = {"content": token.text}
+            elif token.text:
+                delta = {"tool_calls": [{"index": 0, "function": {"arguments": token.text}}]}
+            choice = _chunk_choice(body, answer, token.sample, delta, [token])
+            yield head | {"choices": [choice]} | no_usage
     if include_usage:
         yield head | {"choices": [], "usage": usage([answer])}
+
+
+def _chunk_choice(
+    body: ChatRequest, answer: Answer, index: int, delta: dict[str, Any], tokens: list[Token]
+) -> dict[str, Any]:
+    choice: dict[str, Any] = {
+        "index": index,
+        "delta": delta,
+        "logprobs": _logprobs(answer, tokens) if tokens else None,
+        "finish_reason": _finish(body, tokens[-1]) if tokens else None,
+    }
+    if body.return_token_ids:
+        choice["token_ids"] = [token.id for token in tokens]
+    return choice

@@ -1,5 +1,6 @@
-"""The one thread that computes: it steps the engines of all models in turn, so that they never
-compete for cores.
+"""The one thread that computes.
+
+It steps the engines of all models in turn, so that models never compete for cores.
 """
 
 import logging
@@ -13,10 +14,10 @@ from typing import Any
 from seq2chat.generation.engine import Engine
 from seq2chat.generation.request import QueueFull, Request
 
-MOST_CALLS = 256  # that may wait
+MAX_CALLS = 256  # that may wait
 
-# An engine that breaks more often than this within the time is beyond repair: the worker ends.
-MOST_BREAKS = 5
+# If engines break more often than this within this time, the thread ends.
+MAX_BREAKS = 5
 BREAK_SECONDS = 60.0
 
 
@@ -24,51 +25,51 @@ class Stopped(RuntimeError):
     """Raised when the server cannot answer, because it is stopping or because an engine broke."""
 
 
-class Worker(threading.Thread):
-    """Steps `engines` while they have work, and runs the functions given to `call` between the
-    steps.
+class EngineThread(threading.Thread):
+    """Steps `engines` while they have work, and runs the functions given to `call` in between.
 
-    When a step fails, the running requests of that engine fail and the engine starts over with an
-    empty cache; other engines are not touched. When an engine breaks again and again, the worker
-    ends: all requests fail, `error` is the cause, and nothing more is accepted.
+    When a step fails, the running requests of that engine fail, and the engine starts over with an
+    empty cache. Other engines are not affected. If engines break again and again, the thread ends:
+    all requests fail, `error` is the cause, and nothing more is accepted.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         super().__init__(name="engine", daemon=True)
         self.engines = engines
         self.error: BaseException | None = None
-        self._breaks: deque[float] = deque(maxlen=MOST_BREAKS)
+        self._break_times: deque[float] = deque(maxlen=MAX_BREAKS)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs or waits."""
+        """True if nothing runs or waits."""
         return not self._calls and not any(engine.has_work for engine in self.engines)
 
     def submit(self, engine: Engine, request: Request) -> None:
-        """Hand `request` to `engine`. Raises what `Engine.submit` does, and Stopped."""
+        """Submit `request` to `engine`. Raises the errors of `Engine.submit`, and Stopped."""
         with self._wake:
-            self._check()
+            self._check_running()
             engine.submit(request)
             self._wake.notify()
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
-        """Return the future result of `work`, which runs in this thread. Raises Stopped, and
-        QueueFull when too many calls wait.
+        """Return the future result of `work`, which runs in this thread.
+
+        Raises Stopped, and QueueFull when too many calls wait.
         """
         with self._wake:
-            self._check()
-            if len(self._calls) >= MOST_CALLS:
-                raise QueueFull(f"{MOST_CALLS} calls are waiting already; try again later.")
+            self._check_running()
+            if len(self._calls) >= MAX_CALLS:
+                raise QueueFull(f"{MAX_CALLS} calls are waiting already; try again later.")
             future: Future[Any] = Future()
             self._calls.append((work, future))
             self._wake.notify()
         return future
 
     def stop(self) -> None:
-        """End after the present step; what still waits fails with Stopped."""
+        """End the thread after its current step. Waiting requests and calls fail with Stopped."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -88,38 +89,38 @@ class Worker(threading.Thread):
         self._fail(self._stopped())
 
     def _step(self, engine: Engine) -> None:
-        """Step the engine, and rebuild it if that fails. Raises the error of an engine that is
-        beyond repair.
+        """Step the engine, and rebuild it if that fails.
+
+        Raises the error instead if there were too many of them lately.
         """
         try:
             engine.step()
-        except BaseException as error:  # a panic of Rust is not an Exception
+        except BaseException as error:  # a Rust panic is not an Exception
             now = time.monotonic()
-            if len(self._breaks) == MOST_BREAKS and now - self._breaks[0] < BREAK_SECONDS:
+            is_full = len(self._break_times) == MAX_BREAKS
+            if is_full and now - self._break_times[0] < BREAK_SECONDS:
                 raise
-            self._breaks.append(now)
+            self._break_times.append(now)
             logging.getLogger("seq2chat").error("The engine broke and starts over.", exc_info=error)
             engine.rebuild(
                 Stopped("The engine broke and has started over; send the request again.")
             )
 
     def _wait(self) -> bool:
-        """Wait for work; whether there is some, rather than the end."""
+        """Wait for work or the end. Return True if there is work."""
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or not self.is_idle)
             return not self._stopping
 
-    def _check(self) -> None:
+    def _check_running(self) -> None:
         if self._stopping or self.error is not None:
             raise self._stopped()
 
     def _stopped(self) -> Stopped:
-        """The error that clients get. The cause of a break is for the log only."""
-        return Stopped(
-            "The server is stopping."
-            if self.error is None
-            else "The engine broke; its log says why."
-        )
+        """Return the error for clients. The cause of a break is for the log only."""
+        if self.error is None:
+            return Stopped("The server is stopping.")
+        return Stopped("The engine broke; its log contains the cause.")
 
     def _run_call(self, work: Callable[[], Any], future: "Future[Any]") -> None:
         if not future.set_running_or_notify_cancel():
@@ -128,7 +129,7 @@ class Worker(threading.Thread):
             future.set_result(work())
         except Exception as error:
             future.set_exception(error)
-        # A panic of Rust, which asyncio would not hand on as an error of the request.
+        # A Rust panic. asyncio would not pass it on as an error of the request.
         except BaseException as error:
             logging.getLogger("seq2chat").error("A computation panicked.", exc_info=error)
             future.set_exception(RuntimeError(f"A computation panicked: {error}"))
@@ -136,14 +137,15 @@ class Worker(threading.Thread):
     def _fail(self, error: Exception) -> None:
         with self._wake:
             self._stopping = True
-            calls, self._calls = self._calls, deque()
+            calls = self._calls
+            self._calls = deque()
         for _, future in calls:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
         for engine in self.engines:
             try:
                 engine.fail(error)
-            # One engine that cannot be emptied must not keep the others' clients waiting.
+            # An engine that cannot be emptied must not keep the clients of the others waiting.
             except Exception:
                 logging.getLogger("seq2chat").exception(
                     "The cache of an engine could not be emptied."

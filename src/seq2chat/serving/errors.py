@@ -1,4 +1,4 @@
-"""Errors as clients get them, in OpenAI's form: a sentence, the field, and a code."""
+"""Errors in OpenAI's form: a sentence, the field and a code."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,39 +28,38 @@ CODES = {
 
 
 class UnknownModel(Exception):
-    """Raised where there is no model of that name."""
+    """Raised when there is no model of that name."""
 
 
 def respond(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a response of JSON."""
+    """Return a JSON response."""
     return Response(to_json(content), status, headers, media_type="application/json")
 
 
 def describe(error: Exception) -> dict[str, Any]:
-    """Return an error in OpenAI's form. What is not meant for clients is left out."""
-    kind, message, code = "invalid_request_error", str(error), None
+    """Return an error in OpenAI's form. Messages that are not meant for clients are left out."""
+    kind = "invalid_request_error"
+    message = str(error)
+    param = code = None
     match error:
         case QueueFull():
-            kind, code = "rate_limit_error", "rate_limit_exceeded"
+            kind = "rate_limit_error"
+            code = "rate_limit_exceeded"
         case Stopped() | DeadlinePassed():
             kind = "server_error"
         case ContextExceeded():
             code = "context_length_exceeded"
         case UnknownModel():
+            param = "model"
             code = "model_not_found"
         case BadField():
+            param = error.param or None
             code = error.code
         case UserError() | HTTPException():
             pass
         case _:
-            kind, message = "server_error", "The server made a mistake."
-    param = (
-        error.param or None
-        if isinstance(error, BadField)
-        else "model"
-        if isinstance(error, UnknownModel)
-        else None
-    )
+            kind = "server_error"
+            message = "The server made a mistake."
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -87,18 +86,19 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 def _http_message(request: Request, error: HTTPException) -> str:
-    """Return the message of an error of the router or of a route."""
-    what = f"{request.method} {request.url.path[:100]}"
+    """Return the message for an error of the router or of a route."""
+    route = f"{request.method} {request.url.path[:100]}"
     if error.status_code == 404 and error.detail == "Not Found":
-        return f"There is no route {what}. There are {ROUTES}."
+        return f"There is no route {route}. There are {ROUTES}."
     if error.status_code == 405:
-        return f"There is no route {what}, but one of another method. There are {ROUTES}."
+        return f"There is no route {route}, but one of another method. There are {ROUTES}."
     return str(error.detail)
 
 
 def _bad_field(request: Request, error: RequestValidationError) -> BadField:
-    """Return the error of a body that tells a client most."""
-    errors, body = error.errors(), error.body
+    """Return the most useful one of the errors of a body."""
+    errors = error.errors()
+    body = error.body
     if not isinstance(body, dict):
         if "json" not in request.headers.get("content-type", ""):
             return BadField(
@@ -108,26 +108,28 @@ def _bad_field(request: Request, error: RequestValidationError) -> BadField:
         return BadField("", f"The body is no request in JSON: {errors[0]['msg']}.")
     places = [_place(one["loc"][1:], body, one["type"] == "missing") for one in errors]
 
-    def value(number: int) -> tuple[bool, int, int]:
-        # Each branch of a union gives errors. Those of the branch that was meant are not about the
-        # type of the whole.
+    def usefulness(number: int) -> tuple[bool, int, int]:
+        # Each branch of a union gives errors. The errors of the branch that the client meant are
+        # deeper, and not about the type of the whole field.
         is_type = errors[number]["type"].endswith("_type")
         return not is_type, places[number].count(".") + places[number].count("["), -number
 
-    best = max(range(len(errors)), key=value)
-    first, place = errors[best], places[best]
-    code = CODES.get(
-        first["type"], "invalid_type" if first["type"].endswith("_type") else "invalid_value"
-    )
-    if first["type"] == "extra_forbidden":
+    best = max(range(len(errors)), key=usefulness)
+    kind = errors[best]["type"]
+    place = places[best]
+    default = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    code = CODES.get(kind, default)
+    if kind == "extra_forbidden":
         return BadField(place, f"{place[:200]} is not supported; leave it out.", code)
-    message = first["msg"].removeprefix("Value error, ")
+    message = errors[best]["msg"].removeprefix("Value error, ")
     return BadField(place, f"{place[:200]}: {message[:1].lower()}{message[1:]}.", code)
 
 
 def _place(location: Sequence[str | int], body: Any, is_missing: bool) -> str:
-    """Return where something is, such as `messages[0].content[1]`: `location` without the names of
-    pydantic's types. Its last part is in the body unless it `is_missing`.
+    """Return the place of an error in the body, for example `messages[0].content[1]`.
+
+    `location` is pydantic's, which also has the names of its types. They are not in the body, and
+    neither is the last part if the field `is_missing`.
     """
     place = ""
     for number, part in enumerate(location):

@@ -1,5 +1,8 @@
-"""Answers that are JSON of a schema, because no other token can be drawn (llguidance): formats and
-forced tools."""
+"""Answers in JSON of a given schema, for response formats and forced tools.
+
+Tokens that would violate the schema get probability zero, so no other answer can be drawn. The
+grammar engine is llguidance.
+"""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from seq2chat.serving.answer import BadField
 from seq2chat.serving.protocol import ChatRequest, Function, ResponseFormat, ToolChoice
-from seq2chat.serving.served_model import Served
+from seq2chat.serving.served_model import ServedModel
 from seq2chat.text.byte_bpe import ByteBPE
 
 if TYPE_CHECKING:
@@ -25,45 +28,45 @@ ANY_OBJECT = {"type": "object"}
 
 @dataclass(frozen=True)
 class Schema:
-    """A JSON schema that an answer follows, its name, and the field of the request that it is
-    in."""
+    """A JSON schema for an answer, its name, and the field of the request that contains it."""
 
     content: dict[str, Any]
     field: str
     name: str = ""
 
 
-def format_schema(asked: ResponseFormat | None) -> Schema | None:
-    """Return the schema of a `response_format`, and None where any text may be said.
+def format_schema(response_format: ResponseFormat | None) -> Schema | None:
+    """Return the schema of a `response_format`, or None if it allows any text.
 
-    Raises BadField for a `json_schema` of another type.
+    Raises BadField for a `json_schema` that is missing or does not fit the type.
     """
-    if asked is None:
+    if response_format is None:
         return None
-    named = asked.json_schema
-    if asked.type == "json_schema" and named is None:
+    json_schema = response_format.json_schema
+    if response_format.type == "json_schema" and json_schema is None:
         raise BadField(
             "response_format", "response_format json_schema needs json_schema: {name, schema}."
         )
-    if asked.type != "json_schema" and named is not None:
+    if response_format.type != "json_schema" and json_schema is not None:
         raise BadField(
             "response_format",
-            f"response_format {asked.type} has no json_schema; write type json_schema.",
+            f"response_format {response_format.type} has no json_schema; write type json_schema.",
         )
-    if asked.type == "text":
+    if response_format.type == "text":
         return None
-    if named is None:
+    if json_schema is None:
         return Schema(ANY_OBJECT, "response_format")
-    return Schema(named.schema_, "response_format", named.name)
+    return Schema(json_schema.schema_, "response_format", json_schema.name)
 
 
-def forced_function(asked: ChatRequest) -> Function | None:
-    """Return the function that the answer must call, and None for an answer in text.
+def forced_function(body: ChatRequest) -> Function | None:
+    """Return the function that the answer must call, or None for an answer in text.
 
-    Raises BadField where the model would have to decide whether to call one, which it has not
-    learned.
+    Raises BadField where the model would have to choose, which the models here are not trained to
+    do.
     """
-    tools, choice = asked.tools or [], asked.tool_choice
+    tools = body.tools or []
+    choice = body.tool_choice
     if choice == "none":
         return None
     if not tools:
@@ -86,25 +89,28 @@ def forced_function(asked: ChatRequest) -> Function | None:
         )
     name = next(iter(functions)) if isinstance(choice, str) else choice.function.name
     if name not in functions:
-        raise BadField("tool_choice", f"tool_choice names {name}, which is none of the tools.")
+        raise BadField("tool_choice", f"tool_choice names {name}, which is not one of the tools.")
     return functions[name]
 
 
 class Grammar:
-    """The tokens that one sample may still draw: an engine's `Constraint`."""
+    """Restricts one sample to the schema: a `Constraint` for the engine."""
 
     def __init__(self, matcher: "LLMatcher", vocab_size: int, field: str) -> None:
-        self._matcher, self._vocab_size, self._field = matcher, vocab_size, field
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._field = field
 
     def bias(self) -> Float[Tensor, " vocab"]:
-        """Return 0 for each token that may come next and -inf for the others; at its end, for all
-        but the end token.
+        """Return 0 for each token that may come next and -inf for the others.
 
-        Raises BadField where the schema proves to be one that cannot be followed.
+        After a complete answer, only the end token may come. Raises BadField if it turns out that
+        the schema cannot be followed.
         """
         mask = self._matcher.compute_bitmask()
         try:
-            # Whose mask would allow the end token alone, as if the answer were complete.
+            # After an error the mask would allow the end token alone, as if the answer were
+            # complete.
             _check(self._matcher)
         except ValueError as error:
             raise BadField(
@@ -115,16 +121,17 @@ class Grammar:
         return torch.zeros(self._vocab_size).masked_fill(~allowed, -torch.inf)
 
     def accept(self, token: int) -> None:
-        """Note that `token` was said."""
+        """Advance by a token that was drawn."""
         self._matcher.consume_token(token)
 
 
-def grammars(schema: Schema | None, served: Served, n: int, begun: Sequence[int]) -> list[Grammar]:
-    """Return a grammar for each of `n` samples whose answer begins with the tokens `begun`; none
-    without a schema.
+def grammars(
+    schema: Schema | None, model: ServedModel, n: int, prefix: Sequence[int]
+) -> list[Grammar]:
+    """Return one grammar per sample, after the tokens `prefix` of the answer.
 
-    Raises BadField for a schema that cannot be followed, a beginning that does not fit it, and
-    without llguidance.
+    Without a schema the list is empty. Raises BadField for a schema that cannot be followed, for a
+    prefix that does not fit it, and if llguidance is not installed.
     """
     if schema is None:
         return []
@@ -134,24 +141,24 @@ def grammars(schema: Schema | None, served: Served, n: int, begun: Sequence[int]
         raise BadField(
             schema.field, "JSON needs llguidance: pip install 'seq2chat[json]'."
         ) from None
-    assert isinstance(served.tokenizer, ByteBPE)
-    vocab_size = served.model.config.vocab_size
-    tokenizer = _tokenizer(served.tokenizer.json, vocab_size, served.end_tokens[0])
+    assert isinstance(model.tokenizer, ByteBPE)
+    vocab_size = model.module.config.vocab_size
+    tokenizer = _tokenizer(model.tokenizer.json, vocab_size, model.end_tokens[0])
     try:
-        # Without white space between its parts, of which a small model may say too much.
+        # No white space between the parts: a small model might never stop writing it.
         grammar = LLMatcher.grammar_from_json_schema(
             json.dumps(schema.content), defaults={"whitespace_flexible": False}
         )
         matcher = LLMatcher(tokenizer, grammar)
         _check(matcher)
-        # A schema that refers to nothing but itself is found out with the first token.
+        # The error of a schema that only refers to itself appears with the first token.
         matcher.compute_bitmask()
         _check(matcher)
-    # It nests too deeply, or has text that is no UTF-8.
+    # The schema is nested too deeply, or has text that is not UTF-8.
     except (ValueError, RecursionError) as error:
         name = schema.name and f" {schema.name}"
         raise BadField(schema.field, f"The schema{name} cannot be followed: {error}.") from None
-    if begun and not matcher.consume_tokens(list(begun)):
+    if prefix and not matcher.consume_tokens(list(prefix)):
         raise BadField("prefix_token_ids", "The beginning of the answer does not fit the schema.")
     return [Grammar(matcher.deep_copy(), vocab_size, schema.field) for _ in range(n)]
 

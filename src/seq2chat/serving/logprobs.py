@@ -1,4 +1,4 @@
-"""The tokens of a vocabulary as OpenAI's log probabilities write them."""
+"""Tokens and their log probabilities in OpenAI's form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,38 +6,43 @@ from typing import Any
 
 from seq2chat.text.byte_bpe import ByteBPE
 
-LEAST = -9999.0  # JSON has no number for the logarithm of 0
+MIN_LOGPROB = -9999.0  # JSON has no number for the logarithm of 0
 
 
 class TokenNames:
-    """The names of the tokens of `tokenizer`, each made once."""
+    """The names of a tokenizer's tokens, each computed once."""
 
     def __init__(self, tokenizer: ByteBPE) -> None:
         self._tokenizer = tokenizer
         self._control = set(tokenizer.control.values())
         self._entries: dict[int, dict[str, Any]] = {}
         self._names: dict[int, str] = {}
-        self._first: dict[bytes, int] = {}
-        """The lowest id with these bytes."""
+        # The lowest id per byte string.
+        self._lowest: dict[bytes, int] = {}
         for token_id in range(tokenizer.vocab_size):
-            self._first.setdefault(tokenizer.token_bytes(token_id), token_id)
+            self._lowest.setdefault(tokenizer.token_bytes(token_id), token_id)
 
     def entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        """Return an entry of a chat's log probabilities; a control token has a name but no
-        bytes."""
+        """Return an entry of a chat's log probabilities.
+
+        A control token has a name but no bytes.
+        """
         entry = self._entries.get(token_id)
         if entry is None:
             raw = self._tokenizer.token_bytes(token_id)
-            shown = [] if token_id in self._control else list(raw)
-            entry = {"token": raw.decode("utf-8", "replace"), "token_id": token_id, "bytes": shown}
+            entry = {
+                "token": raw.decode("utf-8", "replace"),
+                "token_id": token_id,
+                "bytes": [] if token_id in self._control else list(raw),
+            }
             self._entries[token_id] = entry
-        return {**entry, "logprob": max(logprob, LEAST)}
+        return {**entry, "logprob": max(logprob, MIN_LOGPROB)}
 
     def name(self, token_id: int) -> str:
-        r"""Return the key of a token in a completion's log probabilities, which no other token has.
+        r"""Return the unique key of a token in a completion's log probabilities.
 
-        It is the text of the token. A part of a character is `bytes:\xe4`, as OpenAI writes it, and
-        a token without bytes, or with those of another, `token:7`.
+        It is the text of the token if possible. Part of a character becomes `bytes:\xe4`, as in
+        OpenAI's API. A token without bytes, or with the bytes of another one, becomes `token:7`.
         """
         name = self._names.get(token_id)
         if name is None:
@@ -46,7 +51,7 @@ class TokenNames:
 
     def _make_name(self, token_id: int) -> str:
         raw = self._tokenizer.token_bytes(token_id)
-        if not raw or self._first[raw] != token_id:
+        if not raw or self._lowest[raw] != token_id:
             return f"token:{token_id}"
         try:
             text = raw.decode()
@@ -59,41 +64,44 @@ class TokenNames:
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A token of a prompt or an answer, its log probability, the likeliest (id, log probability) in
-    its place, and the text that came with it.
+    """A token of a prompt or an answer with its log probability.
+
+    `top` lists the most likely (id, log probability) pairs in its place. `text` is the text that it
+    added.
     """
 
     id: int
     logprob: float | None
-    top: list[tuple[int, float]]
+    top: Sequence[tuple[int, float]]
     text: str
 
 
 def completion_logprobs(
     names: TokenNames, tokens: Sequence[ScoredToken], offset: int
 ) -> dict[str, Any]:
-    """Return OpenAI's four lists, with places in the text counted from `offset`. A token is always
-    among its own `top_logprobs`.
+    """Return OpenAI's four lists. Offsets in the text are counted from `offset`.
+
+    A token is always one of its own `top_logprobs`.
     """
-    written: list[str] = []
+    token_names: list[str] = []
     offsets: list[int] = []
     logprobs: list[float | None] = []
     tops: list[dict[str, float] | None] = []
     for token in tokens:
         name = names.name(token.id)
-        written.append(name)
+        token_names.append(name)
         offsets.append(offset)
         offset += len(token.text)
         if token.logprob is None:
             logprobs.append(None)
             tops.append(None)
             continue
-        own = max(token.logprob, LEAST)
-        likely = {names.name(other): max(logprob, LEAST) for other, logprob in token.top}
+        own = max(token.logprob, MIN_LOGPROB)
+        top = {names.name(other): max(logprob, MIN_LOGPROB) for other, logprob in token.top}
         logprobs.append(own)
-        tops.append(likely | {name: own})
+        tops.append(top | {name: own})
     return {
-        "tokens": written,
+        "tokens": token_names,
         "token_logprobs": logprobs,
         "top_logprobs": tops,
         "text_offset": offsets,

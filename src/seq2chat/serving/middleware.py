@@ -1,28 +1,28 @@
-"""What every request passes first: the API key, the size of its body, and whether the server still
-takes any."""
+"""Checks that every request passes first.
+
+They concern the host, the API key, the size of the body, and if the server still takes requests.
+"""
 
 import hmac
 import ipaddress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seq2chat.config import check
 from seq2chat.serving.sse import to_json
+from seq2chat.serving.state import ServerState
 
-if TYPE_CHECKING:
-    from seq2chat.serving.app import State
+MAX_BODY_BYTES = 1_000_000
 
-MOST_BYTES = 1_000_000  # of a body
-
-# The page runs its own files only, talks to this server only, and is shown in no frame of others.
+# The page runs only its own files, connects only to this server, and no other page may frame it.
 PAGE_POLICY = (
     b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src"
     b" 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-OPEN = ("/", "/docs", "/health")
-"""Routes that need no key, beside the files of the page: a page must be able to ask for the key."""
+OPEN_PATHS = ("/", "/docs", "/health")
+"""Routes that need no key. Neither do the files of the page, which must load to ask for the key."""
 
 HEADERS = [
     (b"content-security-policy", PAGE_POLICY),
@@ -31,64 +31,74 @@ HEADERS = [
 ]
 
 
-class Guard:
-    """ASGI middleware; see the module."""
+class AccessMiddleware:
+    """ASGI middleware that refuses requests, see the module."""
 
-    def __init__(self, app: ASGIApp, state: "State", api_key: str) -> None:
-        self.app, self.state = app, state
+    def __init__(self, app: ASGIApp, state: ServerState, api_key: str) -> None:
+        self.app = app
+        self.state = state
         self._expected = f"Bearer {api_key}".encode() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"]
 
-        async def guarded_send(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
-        headers = dict(scope["headers"])
-        if self._expected is None and not _names_this_machine(headers.get(b"host", b"localhost")):
-            await refuse(
-                guarded_send, 400, "Without an API key this server answers to localhost only.", None
-            )
-        elif self._expected is None and path not in OPEN and _is_foreign(headers):
-            await refuse(
-                guarded_send,
-                403,
-                "Pages of other sites may not use this server without an API key.",
-                None,
-            )
-        elif not self._may_enter(path, headers.get(b"authorization", b"")):
-            await refuse(
-                guarded_send, 401, "Give the API key: Authorization: Bearer KEY.", "invalid_api_key"
-            )
-        elif self.state.draining and path != "/health":
-            await refuse(guarded_send, 503, "The server is stopping.", None)
+        refusal = self._refusal(scope["path"], dict(scope["headers"]))
+        if refusal is None:
+            await self.app(scope, _bounded(receive), send_with_headers)
         else:
-            await self.app(scope, _bounded(receive), guarded_send)
+            await refuse(send_with_headers, *refusal)
 
-    def _may_enter(self, path: str, given: bytes) -> bool:
-        """Whether the route is open, or the key is right."""
-        if self._expected is None or path in OPEN or path.startswith("/web/"):
+    def _refusal(
+        self, path: str, headers: dict[bytes, bytes]
+    ) -> tuple[int, str, str | None] | None:
+        """Return status, message and code of the refusal, or None if the request may pass."""
+        if self._expected is None:
+            if not _is_local_host(headers.get(b"host", b"localhost")):
+                return 400, "Without an API key this server answers to localhost only.", None
+            if path not in OPEN_PATHS and _is_foreign(headers):
+                return (
+                    403,
+                    "Pages of other sites may not use this server without an API key.",
+                    None,
+                )
+        elif not self._is_allowed(path, headers.get(b"authorization", b"")):
+            return 401, "Give the API key: Authorization: Bearer KEY.", "invalid_api_key"
+        if self.state.draining and path != "/health":
+            return 503, "The server is stopping.", None
+        return None
+
+    def _is_allowed(self, path: str, authorization: bytes) -> bool:
+        """Return True if the route is open or the key is right."""
+        if self._expected is None or path in OPEN_PATHS or path.startswith("/web/"):
             return True
-        return hmac.compare_digest(given, self._expected)
+        return hmac.compare_digest(authorization, self._expected)
 
 
-def _names_this_machine(host: bytes) -> bool:
-    """Whether a Host header names the loopback. A page of others could let its own name point here,
-    and then read what the browser keeps from it otherwise (DNS rebinding)."""
+def _is_local_host(host: bytes) -> bool:
+    """Return True if a Host header names the loopback.
+
+    Another site could point its own name at this machine, and then read the answers, which the
+    browser would otherwise keep from it (DNS rebinding).
+    """
     text = host.decode("latin-1")
-    return is_loopback(
-        text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
-    )
+    if text.startswith("["):  # IPv6
+        return is_loopback(text[1:].partition("]")[0])
+    return is_loopback(text.partition(":")[0])
 
 
 def _is_foreign(headers: dict[bytes, bytes]) -> bool:
-    """Whether a browser sends this for a page of another site, which could keep the models busy
-    without reading what they answer. Other programs send neither header."""
+    """Return True if a browser sends the request for a page of another site.
+
+    Such a page cannot read the answers, but it could keep the models busy. Programs other than
+    browsers send neither of these headers.
+    """
     origin = headers.get(b"origin")
     own = {scheme + headers.get(b"host", b"") for scheme in (b"http://", b"https://")}
     return headers.get(b"sec-fetch-site") == b"cross-site" or (
@@ -97,29 +107,31 @@ def _is_foreign(headers: dict[bytes, bytes]) -> bool:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Return `receive`, which raises HTTPException once a body is larger than may be."""
+    """Return a `receive` that raises HTTPException when the body exceeds MAX_BODY_BYTES."""
     n_bytes = 0
 
     async def bounded() -> Message:
         nonlocal n_bytes
         message = await receive()
         n_bytes += len(message.get("body", b""))
-        if n_bytes > MOST_BYTES:
-            raise HTTPException(400, f"The body is larger than {MOST_BYTES:,} bytes.")
+        if n_bytes > MAX_BODY_BYTES:
+            raise HTTPException(400, f"The body is larger than {MAX_BODY_BYTES:,} bytes.")
         return message
 
     return bounded
 
 
 async def refuse(send: Send, status: int, message: str, code: str | None) -> None:
-    """Answer with an error in OpenAI's form."""
+    """Send an error in OpenAI's form."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     content: dict[str, Any] = {
         "error": {"message": message, "type": kind, "param": None, "code": code}
     }
     headers = [(b"content-type", b"application/json")]
-    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
-    headers += [(b"retry-after", b"5")] if status == 503 else []
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status == 503:
+        headers.append((b"retry-after", b"5"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": to_json(content)})
 
@@ -134,7 +146,7 @@ def check_key(api_key: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """Return True if only this machine can reach `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

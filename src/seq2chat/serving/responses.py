@@ -6,43 +6,48 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from seq2chat.serving.answer import Answer, BadField, Piece
+from seq2chat.generation.tokens import Token
+from seq2chat.serving.answer import Answer, BadField
 from seq2chat.serving.chat import new_id, usage
-from seq2chat.serving.protocol import ChatRequest, ResponseMessage, ResponsesRequest
+from seq2chat.serving.protocol import ChatRequest
+from seq2chat.serving.responses_protocol import ResponseMessage, ResponsesRequest
 
 
-def as_chat(asked: ResponsesRequest) -> ChatRequest:
-    """Return the chat request with the same answer. Raises BadField for what a chat cannot hold."""
-    given = (
-        [ResponseMessage(role="user", content=asked.input)]
-        if isinstance(asked.input, str)
-        else asked.input
-    )
-    instructions = [{"role": "system", "content": asked.instructions}] if asked.instructions else []
+def as_chat(body: ResponsesRequest) -> ChatRequest:
+    """Return the chat request with the same answer.
+
+    Raises BadField for a field that a chat request cannot express.
+    """
+    instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    items = body.input
+    if isinstance(items, str):
+        items = [ResponseMessage(role="user", content=items)]
     messages: list[dict[str, Any]] = []
-    for item in given:
-        text = (
-            item.content
-            if isinstance(item.content, str)
-            else "".join(part.text for part in item.content)
-        )
+    for item in items:
+        text = item.content
+        if not isinstance(text, str):
+            text = "".join(part.text for part in text)
         messages.append({"role": item.role, "content": text})
-    if asked.max_output_tokens == 0:
+    if body.max_output_tokens == 0:
         raise BadField(
             "max_output_tokens", "max_output_tokens is 0; write a positive number, or leave it out."
         )
-    form = None if asked.text is None else asked.text.format
-    schema = None
-    if form is not None and form.type == "json_schema":
-        schema = {"name": form.name or "answer", "schema": form.schema_ or {"type": "object"}}
+    response_format = None
+    text_format = None if body.text is None else body.text.format
+    if text_format is not None:
+        schema = None
+        if text_format.type == "json_schema":
+            content = text_format.schema_ or {"type": "object"}
+            schema = {"name": text_format.name or "answer", "schema": content}
+        response_format = {"type": text_format.type, "json_schema": schema}
     fields = {
-        "model": asked.model,
+        "model": body.model,
         "messages": [*instructions, *messages],
-        "max_tokens": asked.max_output_tokens,
-        "temperature": asked.temperature,
-        "top_p": asked.top_p,
-        "stream": asked.stream,
-        "response_format": None if form is None else {"type": form.type, "json_schema": schema},
+        "max_tokens": body.max_output_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "stream": body.stream,
+        "response_format": response_format,
     }
     try:
         return ChatRequest.model_validate(fields)
@@ -51,8 +56,7 @@ def as_chat(asked: ResponsesRequest) -> ChatRequest:
 
 
 def _bad_field(error: ValidationError, n_instructions: int) -> BadField:
-    """Return the error of a chat request, about the field of the response request that it is made
-    of."""
+    """Return an error of a chat request as an error of the response request it was made from."""
     first = error.errors(include_url=False)[0]
     name, *rest = first["loc"]
     names = {
@@ -70,12 +74,14 @@ def _bad_field(error: ValidationError, n_instructions: int) -> BadField:
     return BadField(place.partition(",")[0], f"{place}: {message[:1].lower()}{message[1:]}.")
 
 
-class Reply:
-    """The `response` object, as it stands before, while and after the model writes."""
+class ResponseObject:
+    """The `response` object, which a stream sends before and after the model writes."""
 
-    def __init__(self, asked: ResponsesRequest, answer: Answer) -> None:
-        self._asked, self._answer = asked, answer
-        self.id, self.item_id = new_id("resp"), new_id("msg")
+    def __init__(self, body: ResponsesRequest, answer: Answer) -> None:
+        self._body = body
+        self._answer = answer
+        self.id = new_id("resp")
+        self.item_id = new_id("msg")
         self._created = int(time.time())
 
     def message(self, text: str | None, status: str) -> dict[str, Any]:
@@ -98,22 +104,23 @@ class Reply:
         return self._object("in_progress", [], None)
 
     def complete(self, text: str, finish: str | None) -> dict[str, Any]:
-        """Return the object with its text; `finish` is the engine's reason for its end."""
+        """Return the object with its text. `finish` is the engine's finish reason."""
         status = "incomplete" if finish == "length" else "completed"
         counts = usage([self._answer])
-        used = {
+        response_usage = {
             "input_tokens": counts["prompt_tokens"],
             "input_tokens_details": counts["prompt_tokens_details"] | {"cache_write_tokens": 0},
             "output_tokens": counts["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": counts["total_tokens"],
         }
-        return self._object(status, [self.message(text, status)], used)
+        return self._object(status, [self.message(text, status)], response_usage)
 
     def _object(
-        self, status: str, output: list[dict[str, Any]], used: dict[str, Any] | None
+        self, status: str, output: list[dict[str, Any]], response_usage: dict[str, Any] | None
     ) -> dict[str, Any]:
-        asked, sampling = self._asked, self._answer.sampling
+        body = self._body
+        sampling = self._answer.sampling
         return {
             "id": self.id,
             "object": "response",
@@ -123,9 +130,9 @@ class Reply:
             "incomplete_details": (
                 {"reason": "max_output_tokens"} if status == "incomplete" else None
             ),
-            "instructions": asked.instructions,
-            "max_output_tokens": asked.max_output_tokens,
-            "model": asked.model,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "model": body.model,
             "output": output,
             "parallel_tool_calls": False,
             "previous_response_id": None,
@@ -134,43 +141,44 @@ class Reply:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "truncation": "disabled",
-            "metadata": asked.metadata or {},
-            "usage": used,
+            "metadata": body.metadata or {},
+            "usage": response_usage,
             "store": False,
         }
 
 
-def whole(asked: ResponsesRequest, answer: Answer, samples: list[list[Piece]]) -> dict[str, Any]:
-    """Return the `response` object."""
-    [pieces] = samples
-    text = "".join(piece.text for piece in pieces)
-    return Reply(asked, answer).complete(text, pieces[-1].token.finish)
+def response(body: ResponsesRequest, answer: Answer, samples: list[list[Token]]) -> dict[str, Any]:
+    """Return the `response` object for the tokens of the only sample."""
+    [tokens] = samples
+    text = "".join(token.text for token in tokens)
+    return ResponseObject(body, answer).complete(text, tokens[-1].finish)
 
 
-async def events(asked: ResponsesRequest, answer: Answer) -> AsyncIterator[dict[str, Any]]:
-    """Yield OpenAI's events of a response that is written."""
-    reply = Reply(asked, answer)
+async def events(body: ResponsesRequest, answer: Answer) -> AsyncIterator[dict[str, Any]]:
+    """Yield OpenAI's events of a response while it is written."""
+    reply = ResponseObject(body, answer)
     number = 0
 
     def event(kind: str, **fields: Any) -> dict[str, Any]:
         nonlocal number
-        made = {"type": f"response.{kind}", "sequence_number": number, **fields}
+        content = {"type": f"response.{kind}", "sequence_number": number, **fields}
         number += 1
-        return made
+        return content
 
     place = {"item_id": reply.item_id, "output_index": 0, "content_index": 0}
     yield event("created", response=reply.begun())
     yield event("in_progress", response=reply.begun())
     yield event("output_item.added", output_index=0, item=reply.message(None, "in_progress"))
     yield event("content_part.added", **place, part=reply.part(""))
-    text, finish = "", None
-    async for piece in answer.pieces():
-        finish = piece.token.finish
-        if piece.text:
-            text += piece.text
-            yield event("output_text.delta", **place, delta=piece.text, logprobs=[])
+    text = ""
+    finish = None
+    async for token in answer.tokens():
+        finish = token.finish
+        if token.text:
+            text += token.text
+            yield event("output_text.delta", **place, delta=token.text, logprobs=[])
     yield event("output_text.done", **place, text=text, logprobs=[])
     yield event("content_part.done", **place, part=reply.part(text))
-    made = reply.complete(text, finish)
-    yield event("output_item.done", output_index=0, item=made["output"][0])
-    yield event(made["status"], response=made)
+    complete = reply.complete(text, finish)
+    yield event("output_item.done", output_index=0, item=complete["output"][0])
+    yield event(complete["status"], response=complete)

@@ -1,5 +1,4 @@
-"""A model that is served: its name, its weights in the number format that is fast here, and its
-engine."""
+"""A model that is served: its name, its weights in a fast number format, and its engine."""
 
 import time
 from collections.abc import Sequence
@@ -25,59 +24,67 @@ from seq2chat.text.chat import end_tokens
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 
-WIDE = 4_000_000  # parameters below which products are so small that bfloat16 only adds calls
+# Number of parameters below which the products are so small that bfloat16 only adds overhead.
+MIN_BF16_PARAMETERS = 4_000_000
 
-LONGEST = 32_768  # tokens of a text
+MAX_CONTEXT = 32_768  # for an RNN, which has no limit of its own
 
-# Bytes of which Unicode's composition makes one at most, as of the three letters of a Korean
-# syllable.
-NFC = 3
+# Number of bytes that Unicode's composition (NFC) can reduce to one, for example in the three
+# letters of a Korean syllable.
+NFC_BYTES = 3
 
 
 @dataclass
-class Served:
-    """One model under its name. `engine` is None for a family that does not continue texts."""
+class ServedModel:
+    """One model under its name. `engine` is None for a family that cannot continue texts."""
 
     id: str
-    model: Model
+    module: Model
     tokenizer: Tokenizer
     engine: Engine | None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def family(self) -> str:
-        return self.model.config.family
+        return self.module.config.family
 
     @property
     def context(self) -> int:
-        """The most tokens of a text. A recurrence knows no bound, and is given one."""
-        return min(self.model.context, LONGEST)
+        """Maximum number of tokens per text."""
+        return min(self.module.context, MAX_CONTEXT)
 
     @cached_property
     def _n_parameters(self) -> int:
-        """As the model was saved, whatever it is kept as here."""
-        return n_parameters(self.model.config)
+        """Number of parameters of the saved model, before any quantization."""
+        return n_parameters(self.module.config)
 
     @cached_property
-    def _most_bytes(self) -> int | None:
-        """Upper bound in bytes on a text that fits the context. None for WordPiece: any word may be
-        the token [UNK]."""
+    def _max_bytes(self) -> int | None:
+        """Upper bound in bytes on a text that fits the context.
+
+        None for WordPiece, where a word of any length may be the token [UNK].
+        """
         if not isinstance(self.tokenizer, ByteBPE):
             return None
-        tokens = range(self.tokenizer.vocab_size)
-        return NFC * self.context * max(len(self.tokenizer.token_bytes(token)) for token in tokens)
+        lengths = [
+            len(self.tokenizer.token_bytes(token_id))
+            for token_id in range(self.tokenizer.vocab_size)
+        ]
+        return NFC_BYTES * self.context * max(lengths)
 
     @cached_property
     def token_names(self) -> TokenNames:
-        """The tokens as log probabilities write them."""
+        """The names of the tokens in log probabilities."""
         assert isinstance(self.tokenizer, ByteBPE)
         return TokenNames(self.tokenizer)
 
     def check_size(self, *texts: str) -> None:
-        """Raise ContextExceeded for texts that fit one context in no way, before encoding them
-        takes a while."""
+        """Raise ContextExceeded for texts that cannot fit one context.
+
+        This is cheap, while encoding a long text takes a while.
+        """
         n_bytes = sum(len(text.encode(errors="surrogatepass")) for text in texts)
-        if self._most_bytes is not None and n_bytes > self._most_bytes:
+        if self._max_bytes is not None and n_bytes > self._max_bytes:
             raise ContextExceeded(
                 f"The text has {sum(map(len, texts)):,} characters, more than a context of "
                 f"{self.context} tokens holds; shorten it."
@@ -85,7 +92,7 @@ class Served:
 
     @property
     def can_chat(self) -> bool:
-        """Whether the model has learned to."""
+        """True if the model was trained to chat."""
         return (
             self.engine is not None
             and isinstance(self.tokenizer, ByteBPE)
@@ -94,14 +101,14 @@ class Served:
 
     @property
     def end_tokens(self) -> list[int]:
-        """The tokens that end an answer of a model that chats, or a text."""
+        """The tokens that end a text, or an answer if the model can chat."""
         assert isinstance(self.tokenizer, ByteBPE)
         if self.can_chat:
             return end_tokens(self.tokenizer)
         return [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
 
     def card(self) -> dict[str, object]:
-        """What `/v1/models` tells of it."""
+        """Return the model's entry in `/v1/models`."""
         return {
             "id": self.id,
             "object": "model",
@@ -115,30 +122,37 @@ class Served:
         }
 
 
-def open_served(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Served:
-    """Return the model of a run or model folder, ready to be served, with `int8` the weights of a
-    GPT's products as integers. Raises UserError for a reward model, and for `int8` of another
-    family."""
-    model, tokenizer = load_checkpoint(run)
+def open_model(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> ServedModel:
+    """Return the model of a run or model folder, ready to be served.
+
+    With `int8`, the weights of a GPT's products are stored as 8-bit integers. Raises UserError for
+    a reward model, and for `int8` with another family.
+    """
+    module, tokenizer = load_checkpoint(run)
     check(
-        model.config.family != "reward",
+        module.config.family != "reward",
         f"{run} is a reward model; serve the policy that it judges.",
     )
     device = pick_device()
-    model.to(device)
-    if isinstance(model, GPT | BERT):
-        small = device.type == "cpu" and n_parameters(model.config) < WIDE and not int8
-        model.to(torch.float32 if small else pick_precision("auto", device).dtype)
+    module.to(device)
+    if isinstance(module, GPT | BERT):
+        is_small = n_parameters(module.config) < MIN_BF16_PARAMETERS
+        if is_small and device.type == "cpu" and not int8:
+            module.to(torch.float32)
+        else:
+            module.to(pick_precision("auto", device).dtype)
     if int8:
-        check(isinstance(model, GPT), f"{run} is a {model.config.family}; --quantize is for a GPT.")
-        assert isinstance(model, GPT)
-        quantize(model)
-    return Served(name, model, tokenizer, Engine(model, n_slot) if isinstance(model, GPT) else None)
+        check(
+            isinstance(module, GPT), f"{run} is a {module.config.family}; --quantize is for a GPT."
+        )
+        assert isinstance(module, GPT)
+        quantize(module)
+    engine = Engine(module, n_slot) if isinstance(module, GPT) else None
+    return ServedModel(name, module, tokenizer, engine)
 
 
 def quantize(model: GPT) -> None:
-    """Make the weights of all products of `model` 8-bit integers; a tied head gets integers of its
-    own."""
+    """Convert the weights of all products to 8-bit integers. A tied head gets its own copy."""
     model.lm_head = Int8Linear(model.head_weight)
     for module in list(model.layers.modules()):
         for name, child in module.named_children():
@@ -147,21 +161,27 @@ def quantize(model: GPT) -> None:
 
 
 def stages(folder: Path) -> list[Path]:
-    """Return the finished runs of a demo's folder that can be served, the aligned one first. A
-    folder of another kind is returned as it is."""
+    """Return the finished stages of a demo's folder that can be served, the aligned one first.
+
+    Any other folder is returned unchanged.
+    """
     finished = finished_stages(folder)
     return [folder / name for name in ("ppo", "sft", "base") if name in finished] or [folder]
 
 
 def names(runs: Sequence[Path]) -> list[str]:
-    """Return a name for each run: its folders below `runs/`, or its folder's. Raises UserError when
-    two are alike."""
-    made = []
+    """Return a name for each run: its folders below `runs/`, or the name of its folder.
+
+    For example, `runs/demo/ppo` is served as `demo-ppo`. Raises UserError if two names are equal.
+    """
+    run_names = []
     for run in runs:
         parts = [part for part in run.resolve().parts if part != "checkpoints"]
         first = len(parts) - parts[::-1].index("runs") if "runs" in parts[:-1] else -1
-        below = parts[first:]
-        made.append("-".join(below))
-    twice = next((name for name in made if made.count(name) > 1), None)
-    check(twice is None, f"Two of the runs would be called {twice}; rename the folder of one.")
-    return made
+        run_names.append("-".join(parts[first:]))
+    duplicate = next((name for name in run_names if run_names.count(name) > 1), None)
+    check(
+        duplicate is None,
+        f"Two of the runs would be called {duplicate}; rename the folder of one.",
+    )
+    return run_names

@@ -1,5 +1,4 @@
-"""From models to a listening server, and its end: on SIGTERM or Ctrl-C running answers are finished
-first."""
+"""Runs the server. On SIGTERM or Ctrl-C it finishes running answers first."""
 
 import asyncio
 import gc
@@ -14,17 +13,19 @@ from starlette.types import Receive, Scope, Send
 
 from seq2chat.config import UserError
 from seq2chat.serving.app import create_app
-from seq2chat.serving.engine_thread import Worker
+from seq2chat.serving.engine_thread import EngineThread
 from seq2chat.serving.middleware import refuse
-from seq2chat.serving.served_model import Served
+from seq2chat.serving.served_model import ServedModel
 from seq2chat.serving.timeouts import TimedProtocol
 
-DRAIN_SECONDS = 30  # that running answers have at the end
+DRAIN_SECONDS = 30  # to finish running answers
 
 
-class Opening:
-    """The application as uvicorn sees it: `app` once the models are loaded, 503 before. `error` is
-    why they are not."""
+class LoadingApp:
+    """The ASGI application for uvicorn: answers 503 until the models are loaded, then runs `app`.
+
+    `error` is the exception that ended loading or serving.
+    """
 
     def __init__(self) -> None:
         self.app: FastAPI | None = None
@@ -38,35 +39,37 @@ class Opening:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which takes no new request once it is asked to end, and then ends as it
-    should."""
+    """uvicorn's server, but refusing new requests after the first signal."""
 
-    def __init__(self, config: uvicorn.Config, opening: Opening) -> None:
+    def __init__(self, config: uvicorn.Config, loading_app: LoadingApp) -> None:
         super().__init__(config)
-        self.opening = opening
+        self.loading_app = loading_app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Let running answers come to their end; a second signal does not."""
-        if self.opening.app is not None:
-            self.opening.app.state.serving.draining = True
+        """Finish running answers after the first signal, and exit at once after a second."""
+        if self.loading_app.app is not None:
+            self.loading_app.app.state.serving.draining = True
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def run_server(
-    load: Callable[[], Sequence[Served]],
+    load: Callable[[], Sequence[ServedModel]],
     host: str,
     port: int,
     api_key: str,
-    say: Callable[[str], object],
+    on_ready: Callable[[str], object],
 ) -> None:
-    """Serve what `load` returns until a signal comes. `say` is told the address once that is
-    loaded. Raises what `load` does, UserError for an address that cannot be listened at, and
-    SystemExit when an engine breaks again and again."""
-    listener, opening = listen(host, port), Opening()
-    # Requests are not logged: what people write to a model is theirs.
+    """Serve the models that `load` returns until a signal comes.
+
+    `on_ready` is called with the address once the models are loaded. Raises what `load` raises,
+    UserError for an address that cannot be bound, and SystemExit if engines break again and again.
+    """
+    listener = listen(host, port)
+    loading_app = LoadingApp()
+    # Requests are not logged, because the texts that people send to a model are private.
     config = uvicorn.Config(
-        opening,
+        loading_app,
         lifespan="off",
         log_level="warning",
         access_log=False,
@@ -76,41 +79,44 @@ def run_server(
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
     )
-    server, workers = Server(config, opening), list[Worker]()
-    shown = f"[{host}]" if ":" in host else host
+    server = Server(config, loading_app)
+    engine_threads: list[EngineThread] = []
+    url_host = f"[{host}]" if ":" in host else host
 
-    def open_models() -> None:
+    def load_and_run() -> None:
         try:
-            served = load()
-            workers.append(
-                worker := Worker([one.engine for one in served if one.engine is not None])
+            models = load()
+            engine_thread = EngineThread(
+                [model.engine for model in models if model.engine is not None]
             )
-            worker.start()
-            # Reading a large body starts garbage collections, each of which would stop all threads
-            # to go through the libraries and models once more.
+            engine_threads.append(engine_thread)
+            engine_thread.start()
+            # Reading a large body starts garbage collections. Each would stop all threads to go
+            # through the libraries and models again, so exclude these.
             gc.collect()
             gc.freeze()
-            opening.app = create_app(served, worker, api_key)
-            say(f"http://{shown}:{listener.getsockname()[1]}")
-            worker.join()
-            if worker.error is not None:
-                raise SystemExit(1)  # the log has the cause; a supervisor starts the server again
-        except BaseException as error:  # raised where the caller can see it
-            opening.error, server.should_exit = error, True
+            loading_app.app = create_app(models, engine_thread, api_key)
+            on_ready(f"http://{url_host}:{listener.getsockname()[1]}")
+            engine_thread.join()
+            if engine_thread.error is not None:
+                raise SystemExit(1)  # the log has the cause; a supervisor can restart the server
+        except BaseException as error:  # raised below, in the caller's thread
+            loading_app.error = error
+            server.should_exit = True
 
-    threading.Thread(target=open_models, name="loading", daemon=True).start()
+    threading.Thread(target=load_and_run, name="loading", daemon=True).start()
     try:
         asyncio.run(server.serve(sockets=[listener]))
     finally:
-        for worker in workers:
-            worker.stop()
-            worker.join(timeout=DRAIN_SECONDS)
-    if opening.error is not None:
-        raise opening.error
+        for engine_thread in engine_threads:
+            engine_thread.stop()
+            engine_thread.join(timeout=DRAIN_SECONDS)
+    if loading_app.error is not None:
+        raise loading_app.error
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at the address. Raises UserError if that cannot be."""
+    """Return a socket that listens on the address. Raises UserError if that is not possible."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -119,10 +125,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    # A name with a label of more than 63 letters is the second kind.
+    # UnicodeError is for a host name with a label of more than 63 letters.
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"Cannot listen at {host}:{port} ({reason}); give another --port, or 0 for a free one."
+            f"Cannot listen on {host}:{port} ({reason}); give another --port, or 0 for a free one."
         ) from None
     return listener

@@ -1,4 +1,7 @@
-"""Server-sent events: a stream of JSON objects that ends with `[DONE]`, and what ends it early."""
+"""Server-sent events: a stream of JSON objects that ends with `[DONE]`.
+
+The stream ends early when the client disconnects or stops reading.
+"""
 
 import asyncio
 import json
@@ -15,39 +18,40 @@ from seq2chat.serving.engine_thread import Stopped
 
 T = TypeVar("T")
 
-PATIENCE = 60.0  # seconds in which a client must take what it is sent
+SEND_SECONDS = 60.0  # in which a client must read each event
 
 
 def to_json(content: Any) -> bytes:
-    """Return `content` as JSON in ASCII, which even half a surrogate pair survives."""
+    """Return `content` as JSON in ASCII, which can also write half a surrogate pair."""
     return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
 
 
 def to_long_json(content: Any, depth: int = 5) -> bytes:
-    """Return the bytes of `to_json` for an answer of any length, made in small steps.
+    """Return the bytes of `to_json`, computed in small steps.
 
-    One call of `json.dumps` keeps all other threads waiting until its end.
+    A call of `json.dumps` holds Python's global lock to its end, so one call for a long answer
+    would stall all other threads.
     """
     if depth and isinstance(content, dict):
-        parts = [
+        fields = [
             to_json(key) + b":" + to_long_json(value, depth - 1) for key, value in content.items()
         ]
-        return b"{" + b",".join(parts) + b"}"
+        return b"{" + b",".join(fields) + b"}"
     if depth and isinstance(content, list) and content and isinstance(content[0], dict | list):
         return b"[" + b",".join([to_long_json(value, depth - 1) for value in content]) + b"]"
     return to_json(content)
 
 
 async def until_gone(receive: Receive) -> None:
-    """Return when the client has gone."""
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
-    """Return the result of `work`, or None when the client goes before it is done; `work` is then
-    cancelled."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_gone(receive))
+    """Return the result of `work`. If the client disconnects first, cancel it and return None."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(until_gone(receive))
     try:
         await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
         return await working if working.done() else None
@@ -61,9 +65,9 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
 class EventStream(Response):
     """An ASGI response that sends each object of `chunks` as it comes.
 
-    `close` is called at the end, however it comes: all sent, the client gone or too slow to take
-    anything, or an error, which is sent as an object of its own. With `named`, each object is an
-    event of its `type`, and there is no [DONE].
+    `close` is always called at the end: when all is sent, when the client has disconnected or has
+    stopped reading, and after an error, which is sent as the last object. With `named`, the `type`
+    of each object is the name of its event, and there is no [DONE].
     """
 
     def __init__(
@@ -74,20 +78,23 @@ class EventStream(Response):
         named: bool = False,
     ) -> None:
         super().__init__()
-        self._chunks, self._close, self._describe, self._named = chunks, close, describe, named
+        self._chunks = chunks
+        self._close = close
+        self._describe = describe
+        self._named = named
 
     def _event(self, chunk: dict[str, Any]) -> bytes:
         name = f"event: {chunk.get('type', 'error')}\n" if self._named else ""
         return name.encode() + b"data: " + to_json(chunk) + b"\n\n"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def say(message: Message) -> None:
-            await asyncio.wait_for(send(message), PATIENCE)
+        async def timed_send(message: Message) -> None:
+            await asyncio.wait_for(send(message), SEND_SECONDS)
 
         try:
-            # A client that takes nothing is as good as gone.
+            # A client that stops reading counts as disconnected.
             with suppress(TimeoutError, OSError):
-                await unless_gone(receive, self._send_all(say))
+                await unless_gone(receive, self._send_all(timed_send))
         finally:
             self._close()
 
@@ -105,7 +112,7 @@ class EventStream(Response):
         except (TimeoutError, OSError):
             raise
         except Exception as error:
-            # The first are the client's, the last is in the log already.
+            # A UserError is the client's, and the cause of Stopped is in the log already.
             if not isinstance(error, UserError | Stopped):
                 logging.getLogger("seq2chat").exception(
                     "A stream ended with a mistake of the server."

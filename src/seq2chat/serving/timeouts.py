@@ -1,12 +1,12 @@
-"""HTTP connections with a deadline for each request, before any key is read."""
+"""HTTP connections with a deadline per request, which also binds clients without a key."""
 
 import asyncio
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-REQUEST_SECONDS = 30.0  # for the headers of a request, and as long again for its body
-MOST_CONNECTIONS = 512
+REQUEST_SECONDS = 30.0  # for the headers of a request, and again for its body
+MAX_CONNECTIONS = 512
 
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after:"
@@ -16,17 +16,19 @@ FULL = (
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP on one connection. It is closed when headers or body of a request take longer than
+    """HTTP on one connection.
+
+    The connection is closed when the headers or the body of a request take longer than
     REQUEST_SECONDS.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    # h11's state for the part of a request that the timer waits for.
     _timed: object = None
-    """The part of a request that the timer waits for, as h11 calls it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > MAX_CONNECTIONS:
             transport.write(FULL)
             transport.close()
         self._watch()
@@ -44,7 +46,7 @@ class TimedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        """Keep the timer that fits what the client has still to send."""
+        """Run the timer while the client has to send something."""
         state = self.conn.their_state
         if state not in (h11.IDLE, h11.SEND_BODY):
             self._stop_timer()

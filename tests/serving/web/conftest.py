@@ -1,5 +1,4 @@
-"""`seq2chat serve` over the models that the fixture `folders` names, and a real browser in
-front."""
+"""A real browser and a real `seq2chat serve`, with tiny models that have memorized TALKS."""
 
 import os
 import shutil
@@ -9,13 +8,71 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+import torch
+from serving.web.chat_page import TALKS
+
+from seq2chat.config import GPTConfig
+from seq2chat.models.folder import make_model, save_model
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A base model and two chat models that have memorized TALKS. The second chat model is the
+    first after more training."""
+    plain = ByteBPE.train(["user assistant system", *TALKS, *TALKS.values()] * 3, 320)
+    chat = plain.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
+    paths = {name: tmp_path_factory.mktemp("models") / name for name in ("ppo", "sft", "base")}
+    torch.manual_seed(0)
+    for tokenizer, names in ((plain, ["base"]), (chat, ["sft", "ppo"])):
+        config = GPTConfig(
+            vocab_size=tokenizer.vocab_size, context=4096, n_layer=1, n_head=2, d_model=64
+        )
+        model = make_model(config)
+        for name in names:
+            memorize(model, tokenizer)
+            save_model(
+                model, paths[name], eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id
+            )
+            tokenizer.save(paths[name])
+    return paths
+
+
+def memorize(model, tokenizer):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    rows = []
+    for question, answer in TALKS.items():
+        if tokenizer.chat_template:
+            tokens = chat_tokens(
+                tokenizer, [Message("user", question), Message("assistant", answer)]
+            )
+            ids = tokens.ids
+            trained = tokens.trained
+        else:
+            prompt = [tokenizer.eos_id, *tokenizer.encode(question)]
+            ids = [*prompt, *tokenizer.encode(f" {answer}"), tokenizer.eos_id]
+            trained = [place >= len(prompt) for place in range(len(ids))]
+        end = -2 if question == "Sing." else None
+        ids = torch.tensor(ids[:end])
+        rows.append((ids[None, :-1], ids[1:], torch.tensor(trained[1 : len(ids)])))
+    model.train()
+    for _ in range(40):
+        loss = sum(
+            torch.nn.functional.cross_entropy(model(inputs)[0][trained], labels[trained])
+            for inputs, labels, trained in rows
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 @pytest.fixture(scope="session")
 def server(folders, tmp_path_factory):
-    """The address of `seq2chat serve` with these models."""
+    """The address of `seq2chat serve` with the models in `folders`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -75,16 +132,19 @@ def context(browser, server):
 
 @pytest.fixture
 def page(context, server):
-    """A page at the server's address, with greedy answers. Whatever it does, it says nothing on the
-    console that is an error, and asks no other address than the server's."""
+    """A page at the server's address, with greedy answers.
+
+    It must log no errors and make no requests to other hosts.
+    """
     page = context.new_page()
-    complaints, asked = [], []
+    complaints = []
+    urls = []
     page.on(
         "console",
         lambda message: message.type in ("error", "warning") and complaints.append(message.text),
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: urls.append(request.url))
     page.add_init_script(
         "localStorage['seq2chat.settings'] ??= '{\"temperature\": 0, \"maxTokens\": 120}'"
     )
@@ -92,9 +152,9 @@ def page(context, server):
     page.get_by_role("heading", name="Ask your model").wait_for()
     page.expected_complaints = []
     yield page
-    # Chromium itself logs each response that is an error; a test that provokes one says which.
+    # Chromium itself logs each error response. A test that provokes one names it.
     unexpected = [
         text for text in complaints if not any(part in text for part in page.expected_complaints)
     ]
     assert unexpected == []
-    assert [url for url in asked if not url.startswith((server, "blob:" + server))] == []
+    assert [url for url in urls if not url.startswith((server, "blob:" + server))] == []

@@ -1,4 +1,4 @@
-"""What the modules of the page compute, without a browser: by node."""
+"""Computations of the modules of the page, without a browser: by node."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs node
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a script beside the modules, and return what it prints as JSON."""
+    """Run a script next to the modules, and return its output as JSON."""
     with as_file(files("seq2chat.serving") / "web") as web:
         shutil.copytree(web, tmp_path / "web")
     (tmp_path / "web" / "package.json").write_text('{"type": "module"}')
@@ -46,7 +46,7 @@ console.log(JSON.stringify({ prompt, names, text: textOf(tokens), texts: texts(t
 """
 
 
-def test_characters_of_several_tokens_are_whole_in_a_completion(run):
+def test_completion_characters_are_whole(run):
     """Each chunk has the name of a token, which is no text where it is a part of a character."""
     bytes_of = {"é": "é".encode(), "漢": "漢".encode()}
     parts = [
@@ -54,9 +54,9 @@ def test_characters_of_several_tokens_are_whole_in_a_completion(run):
         for letter, raw in bytes_of.items()
         for byte in raw
     ]
-    told = [("h", "h"), *parts, (END, "")]
+    chunks_sent = [("h", "h"), *parts, (END, "")]
     chunks = []
-    for index, (name, text) in enumerate(told):
+    for index, (name, text) in enumerate(chunks_sent):
         logprobs = {
             "tokens": [name],
             "token_logprobs": [-1.0],
@@ -73,15 +73,15 @@ def test_characters_of_several_tokens_are_whole_in_a_completion(run):
         choice |= {"prompt_token_ids": [7]} if index == 0 else {}
         chunks.append(json.dumps({"choices": [choice]}))
     events = "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
-    made = run(ANSWERED.replace("EVENTS", json.dumps(events)))
+    result = run(ANSWERED.replace("EVENTS", json.dumps(events)))
     assert (
-        made["prompt"] == [7]
-        and made["text"] == "hé漢"
-        and made["texts"] == [text for _, text in told]
+        result["prompt"] == [7]
+        and result["text"] == "hé漢"
+        and result["texts"] == [text for _, text in chunks_sent]
     )
     hexes = [f"‹{byte:02X}›" for raw in bytes_of.values() for byte in raw]
     # By which the door knows them among their alternatives.
-    assert made["names"] == ["h", *hexes, END]
+    assert result["names"] == ["h", *hexes, END]
 
 
 PREPARED = """
@@ -111,13 +111,12 @@ console.log(JSON.stringify({ text: sent.text, forgotten, asked }));
 
 
 @pytest.mark.parametrize(("pairs", "most"), [(0, 0), (1, 1), (4, 1), (5, 4), (6, 4), (200, 9)])
-def test_the_oldest_turns_are_forgotten_after_few_attempts(run, pairs, most):
-    """Ten tokens are left for what is read: a question, and four pairs of a question and an answer
-    before it."""
-    made = run(PREPARED.replace("PAIRS", str(pairs)))
+def test_oldest_turns_are_forgotten_in_few_tries(run, pairs, most):
+    """Ten tokens are left for the prompt: a question, and four earlier question-answer pairs."""
+    result = run(PREPARED.replace("PAIRS", str(pairs)))
     kept = min(pairs, 4)
     assert (
-        made["text"] == "qa" * kept + "q"
-        and made["forgotten"] == pairs - kept
-        and made["asked"] <= most
+        result["text"] == "qa" * kept + "q"
+        and result["forgotten"] == pairs - kept
+        and result["asked"] <= most
     )

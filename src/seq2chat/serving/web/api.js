@@ -1,17 +1,17 @@
-/** The server's HTTP API: one place that knows its fields, its errors and its streams. */
+/** A client of the server's HTTP API: its fields, its errors and its streams. */
 
 /** @typedef {{id: number, text: string, logprob: number, bytes?: number[], adds?: string, control?: true, top?: Piece[]}} Piece
- * One token. `bytes` is there where they are not whole characters by themselves, or `adds`, the text that came with it,
- * where its name is not that text; `control` says that it has no text. */
+ * One token. `bytes` is set if they are not whole characters by themselves. `adds` is the text that came with the token,
+ * if its name is different. `control` is set on tokens without text. */
 
 export const KEY = "seq2chat.key";
 const ALTERNATIVES = 10;
 
-/** How control tokens are named, where nothing else tells them apart. */
+/** Matches the names of control tokens, where only the name is known. */
 export const CONTROL = /^<\|.+\|>$/;
 
 export class ApiError extends Error {
-  /** `code` is OpenAI's name of the error, where it has one. */
+  /** `code` is OpenAI's error code, if there is one. */
   constructor(status, message, code = null) {
     super(message);
     this.status = status;
@@ -19,7 +19,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Return one sentence for a user about what went wrong. */
+/** Return one sentence that explains the error to the user. */
 export function sentence(error) {
   if (error instanceof ApiError) return error.message;
   if (error instanceof TypeError) return "The server does not answer. Is seq2chat serve still running?";
@@ -27,13 +27,13 @@ export function sentence(error) {
 }
 
 export class Api {
-  /** `askKey(wasWrong)` asks the user for the API key; it resolves to the key, or to null where none is given. */
+  /** `askKey(wasWrong)` prompts for the API key. It resolves to the key, or to null if the user cancels. */
   constructor(askKey) {
     this.askKey = askKey;
-    this.asking = null;
+    this.pendingKey = null;
   }
 
-  /** Return all models that are served. */
+  /** Return the served models. */
   async models() {
     return (await (await this.#request("/v1/models")).json()).data;
   }
@@ -43,9 +43,9 @@ export class Api {
     return (await (await this.#request("/v1/completions", { model, prompt: text })).json()).choices[0].text;
   }
 
-  /** Return the tokens of `what`, which has `messages` or a `prompt`: `{tokens, token_strs, roles}`. */
-  async tokenize(model, what, signal) {
-    return (await this.#request("/tokenize", { model, ...what }, signal)).json();
+  /** Return `{tokens, token_strs, roles}` of `input`, which has `messages` or a `prompt`. */
+  async tokenize(model, input, signal) {
+    return (await this.#request("/tokenize", { model, ...input }, signal)).json();
   }
 
   /** Return the text of ids, control tokens by name. */
@@ -54,13 +54,12 @@ export class Api {
   }
 
   /**
-   * Yield `{prompt, tokens, finish}` as an answer is written. `asked` are the fields that say what the model reads:
-   * `messages`, or `prompt` for a base model.
+   * Yield `{prompt, tokens, finish}` as an answer is written. `input` has `messages`, or a `prompt` for a base model.
    */
-  async *answer(model, asked, sampling, signal) {
-    const chat = "messages" in asked;
-    const wish = chat ? { logprobs: true, top_logprobs: ALTERNATIVES } : { logprobs: ALTERNATIVES };
-    const body = { model, ...asked, ...sampling, ...wish, stream: true, return_token_ids: true };
+  async *answer(model, input, sampling, signal) {
+    const chat = "messages" in input;
+    const logprobs = chat ? { logprobs: true, top_logprobs: ALTERNATIVES } : { logprobs: ALTERNATIVES };
+    const body = { model, ...input, ...sampling, ...logprobs, stream: true, return_token_ids: true };
     const response = await this.#request(chat ? "/v1/chat/completions" : "/v1/completions", body, signal);
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
@@ -73,12 +72,12 @@ export class Api {
         finish: choice?.finish_reason,
       };
     }
-    throw new ApiError(500, "The server ended the answer in the middle.");
+    throw new ApiError(500, "The server ended the answer too early.");
   }
 
   async #request(path, body, signal) {
-    for (let given = null; ; ) {
-      const key = given ?? sessionStorage.getItem(KEY);
+    for (let entered = null; ; ) {
+      const key = entered ?? sessionStorage.getItem(KEY);
       const response = await fetch(path, {
         method: body ? "POST" : "GET",
         headers: {
@@ -88,18 +87,18 @@ export class Api {
         body: body && JSON.stringify(body),
         signal,
       });
-      if (given && response.status !== 401) sessionStorage.setItem(KEY, given); // kept once it has worked
+      if (entered && response.status !== 401) sessionStorage.setItem(KEY, entered); // stored once it has worked
       if (response.ok) return response;
       if (response.status !== 401) throw await failure(response);
-      // Several answers may be refused at once: the key is asked for once.
-      this.asking ??= this.askKey(key !== null).finally(() => (this.asking = null));
-      given = await this.asking;
-      if (!given) throw new ApiError(401, "The server asks for an API key.");
+      // If several answers are refused at once, the user is prompted only once.
+      this.pendingKey ??= this.askKey(key !== null).finally(() => (this.pendingKey = null));
+      entered = await this.pendingKey;
+      if (!entered) throw new ApiError(401, "The server requires an API key.");
     }
   }
 }
 
-/** Return the error that a response stands for. */
+/** Return the error of a failed response. */
 async function failure(response) {
   const { error } = (await response.json().catch(() => null)) ?? {};
   const message = error?.message ?? `The server answered with error ${response.status}.`;
@@ -131,7 +130,7 @@ function chatPieces(content) {
   return (content ?? []).map((entry) => ({ ...piece(entry), top: entry.top_logprobs.map(piece) }));
 }
 
-/** A chat's entry as a piece. Its text stands for itself: bytes that are no whole characters are shown as numbers. */
+/** Return a chat's log probability entry as a piece. Bytes that are not whole characters become hexadecimal numbers. */
 function piece({ token, token_id, logprob, bytes }) {
   const control = bytes.length === 0 && token !== "";
   if (control) return { id: token_id, text: token, logprob, control };
@@ -146,18 +145,18 @@ function piece({ token, token_id, logprob, bytes }) {
   }
 }
 
-/** Show bytes that are no whole characters. */
+/** Return hexadecimal numbers for bytes that are not whole characters. */
 function inHex(bytes) {
   return `‹${bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}›`;
 }
 
-/** Return the bytes in a name such as `bytes:\xe4\xbd`, which a completion gives to a part of a character. */
+/** Return the bytes in a name such as `bytes:\xe4\xbd`, with which completions name a part of a character. */
 function bytesIn(name) {
   if (!/^bytes:(\\x[0-9a-f]{2})+$/.test(name)) return null;
   return name.split("\\x").slice(1).map((hex) => parseInt(hex, 16));
 }
 
-/** A completion's chunk as pieces; alternatives come without their ids. */
+/** Return the pieces of a completion's chunk. Its alternatives have no ids. */
 function completionPieces(choice) {
   const logprobs = choice?.logprobs;
   const named = (name, logprob) => {
@@ -172,7 +171,7 @@ function completionPieces(choice) {
       .map(([other, logprob]) => named(other, logprob))
       .sort((a, b) => b.logprob - a.logprob),
   }));
-  // The name of a token is not always its text; what the chunk adds to the answer is.
+  // The name of a token is not always its text, but the text of the chunk is.
   const [only] = pieces;
   if (pieces.length === 1 && !only.bytes && choice.text !== (only.control ? "" : only.text)) only.adds = choice.text;
   return pieces;

@@ -1,48 +1,48 @@
-/** The bar on top: which models are asked, and how their tokens are tinted. */
+/** The bar at the top: the choice of models, and the tint of the tokens. */
 
 import { byId, el, iconButton, moveFocus } from "./dom.js";
 import { FULL_ENTROPY } from "./tokens.js";
 
-const MOST_MODELS = 3;
+const MAX_MODELS = 3;
 const TINTS = [
   ["none", "No tint", "Plain text"],
   ["probability", "Probability", "Stronger where the token was unlikely: none at 100 %, full at 0 %"],
   [
     "entropy",
     "Entropy",
-    `Stronger where many tokens were possible: none at 0 bits, full at ${FULL_ENTROPY}. Estimated from the 10 likeliest tokens, the others counted as one: it is never less than this.`,
+    `Stronger where many tokens were possible: none at 0 bits, full at ${FULL_ENTROPY}. A lower bound, estimated from the 10 most likely tokens, with all others counted as one.`,
   ],
 ];
 
-/** Show a choice for each model that is asked; `use(ids)` takes other ones. */
-export function showModels(models, asked, use) {
+/** Show a select for each chosen model. `use(ids)` changes the choice. */
+export function showModels(models, chosen, use) {
   const choice = (id, place) => {
-    const others = asked.filter((other) => other !== id);
+    const others = chosen.filter((other) => other !== id);
     const options = models.map((model) =>
       el("option", { value: model.id, selected: model.id === id, disabled: others.includes(model.id) }, model.id),
     );
-    const change = ({ target }) => use(asked.with(place, target.value));
+    const change = ({ target }) => use(chosen.with(place, target.value));
     const select = el(
       "select",
-      { "aria-label": asked.length > 1 ? `Model ${place + 1}` : "Model", onchange: change },
+      { "aria-label": chosen.length > 1 ? `Model ${place + 1}` : "Model", onchange: change },
       options,
     );
-    const remove = asked.length > 1 && iconButton("close", `Ask ${id} no longer`, () => use(others));
+    const remove = chosen.length > 1 && iconButton("close", `Remove ${id}`, () => use(others));
     return el("span", { class: "model" }, select, remove);
   };
-  const free = models.find(({ id }) => !asked.includes(id));
+  const free = models.find(({ id }) => !chosen.includes(id));
   const add =
     free &&
-    asked.length &&
-    asked.length < MOST_MODELS &&
-    iconButton("columns", "Compare with another model", () => use([...asked, free.id]));
-  byId("models").replaceChildren(...asked.map(choice), ...(add ? [add] : []));
+    chosen.length &&
+    chosen.length < MAX_MODELS &&
+    iconButton("columns", "Compare with another model", () => use([...chosen, free.id]));
+  byId("models").replaceChildren(...chosen.map(choice), ...(add ? [add] : []));
 }
 
-/** Show the switch of the tint; `set(name)` takes another one. */
+/** Show the tint switch. `set(name)` changes the tint. */
 export function showTint(current, set) {
   document.documentElement.dataset.tint = current;
-  const buttons = TINTS.map(([name, label, explained]) => {
+  const buttons = TINTS.map(([name, label, help]) => {
     const checked = name === current;
     return el(
       "button",
@@ -51,7 +51,7 @@ export function showTint(current, set) {
         role: "radio",
         "aria-checked": String(checked),
         tabindex: checked ? 0 : -1,
-        title: explained,
+        title: help,
         "data-tint": name,
         onclick: () => set(name),
       },
@@ -66,7 +66,7 @@ export function showTint(current, set) {
   };
 }
 
-/** Whether the page is dark now: by its own switch, else as the system is. */
+/** Return true if the page is dark now: by its own switch, or else by the system's setting. */
 const isDark = () =>
   (document.documentElement.dataset.theme ||
     (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
@@ -78,9 +78,9 @@ export function switchTheme() {
   nameTheme();
 }
 
-/** Say on the button what it does. */
+/** Label the button with its action. */
 export function nameTheme() {
-  const label = isDark() ? "Light colours" : "Dark colours";
+  const label = isDark() ? "Light colors" : "Dark colors";
   byId("theme").setAttribute("aria-label", label);
   byId("theme").title = label;
 }

@@ -1,4 +1,4 @@
-/** The card of one lane: the chosen answer, token by token, and what can be done with it. */
+/** The card of one lane: the chosen answer, token by token, and its buttons. */
 
 import { chosen } from "./conversation.js";
 import { el, iconButton } from "./dom.js";
@@ -6,13 +6,13 @@ import { blocks, render } from "./markdown.js";
 import { makeDoors, spans, textOf, tokenSpan } from "./tokens.js";
 
 export class Card {
-  /** `actions` are those of the page, called with the turn, the lane and the answer. */
+  /** `actions` are the page's actions, called with the turn, the lane and the answer. */
   constructor(turn, lane, actions) {
     Object.assign(this, { turn, lane, actions, drawn: [] });
     this.body = el("div", { class: "text" });
     this.ending = el("p", { class: "ending" });
     this.doors = el("div", { class: "doors", role: "group", tabindex: 0 }, this.body, this.ending);
-    this.doors.setAttribute("aria-label", `Answer of ${lane.model}. Enter walks through its tokens by arrow keys.`);
+    this.doors.setAttribute("aria-label", `Answer of ${lane.model}. Press Enter to walk through its tokens with the arrow keys.`);
     makeDoors(
       this.doors,
       () => this.answer.tokens,
@@ -34,7 +34,7 @@ export class Card {
     return chosen(this.lane);
   }
 
-  /** Draw the answer as it is now. */
+  /** Draw the current answer. */
   update() {
     const running = this.actions.isRunning(this.answer);
     this.element.dataset.answer = this.answer.id;
@@ -45,19 +45,19 @@ export class Card {
     this.tools.replaceChildren(...this.#tools(running));
   }
 
-  /** Draw the blocks that are not drawn yet, or differ: while an answer grows, only its last ones. */
+  /** Draw the blocks that are new or have changed. While an answer grows, these are only the last ones. */
   #drawText() {
     const { tokens, id } = this.answer;
     const text = textOf(tokens);
     const leaf = spans(tokens);
-    const wanted = blocks(text).map((block) => ({
+    const items = blocks(text).map((block) => ({
       block,
       key: `${id} ${block.start} ${text.slice(block.start, block.end)}`,
     }));
     let same = 0;
-    while (same < wanted.length && wanted[same].key === this.drawn[same]?.key) same++;
+    while (same < items.length && items[same].key === this.drawn[same]?.key) same++;
     for (const { node } of this.drawn.splice(same)) node.remove();
-    for (const { block, key } of wanted.slice(same)) {
+    for (const { block, key } of items.slice(same)) {
       const node = render(text, block, leaf);
       this.body.append(node);
       this.drawn.push({ key, node });
@@ -72,7 +72,7 @@ export class Card {
         type: "button",
         class: "button",
         "data-key": `${this.lane.chosen} retry`,
-        onclick: () => this.actions.goOn(this.turn, this.lane, this.answer),
+        onclick: () => this.actions.resume(this.turn, this.lane, this.answer),
       },
       "Try again",
     );
@@ -102,7 +102,7 @@ export class Card {
           (step) => actions.showAnswer(lane, step),
           key,
         ),
-      cutOff && iconButton("continue", "Continue", () => actions.goOn(turn, lane, answer), key("continue")),
+      cutOff && iconButton("continue", "Continue", () => actions.resume(turn, lane, answer), key("continue")),
       iconButton("retry", "Answer again", () => actions.regenerate(turn, lane), key("again")),
       iconButton("copy", "Copy the answer", () => actions.copy(textOf(answer.tokens)), key("copy")),
       answer.sent && iconButton("raw", "Show the exact tokens", () => actions.raw(turn, lane, answer), key("raw")),
@@ -110,23 +110,23 @@ export class Card {
   }
 }
 
-/** Arrows between branches: ‹ 2/3 ›. */
-export function branches(index, count, what, go, key) {
+/** Return arrows between branches: ‹ 2/3 ›. */
+export function branches(index, count, noun, go, key) {
   return el(
     "span",
-    { class: "branches", role: "group", "aria-label": `Versions of the ${what}` },
-    iconButton("back", `Previous ${what}`, () => go(-1), key("back")),
+    { class: "branches", role: "group", "aria-label": `Versions of the ${noun}` },
+    iconButton("back", `Previous ${noun}`, () => go(-1), key("back")),
     el("span", { class: "count" }, `${index + 1}/${count}`),
-    iconButton("forth", `Next ${what}`, () => go(1), key("forth")),
+    iconButton("forth", `Next ${noun}`, () => go(1), key("forth")),
   );
 }
 
-/** How the answer ended. The token that ended it is a door like all others. */
+/** Return the reason why the answer ended. The end token opens a door like all other tokens. */
 function ending({ tokens, finish, error }, running) {
   if (running) return [el("span", { class: "writing" }, tokens.length ? "writing" : "reading")];
   const count = `${tokens.length} token${tokens.length === 1 ? "" : "s"}`;
   const last = tokens.length - 1;
   if (error) return [];
-  const said = { stop: "ended", length: "cut off at the limit" }[finish] ?? "stopped";
-  return [count, " · ", tokens[last]?.control ? tokenSpan(tokens[last], last, said) : said];
+  const reason = { stop: "ended", length: "cut off at the limit" }[finish] ?? "stopped";
+  return [count, " · ", tokens[last]?.control ? tokenSpan(tokens[last], last, reason) : reason];
 }

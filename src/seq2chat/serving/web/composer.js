@@ -1,10 +1,10 @@
-/** The field in which a message is written; its button sends, or stops what is being written. */
+/** The field for messages. Its button sends a message, or stops the running answers. */
 
 import { byId, icon } from "./dom.js";
 import { isSend } from "./view.js";
 
 export class Composer {
-  /** `send(text)` says whether it was sent. */
+  /** `send(text)` returns true if the text was sent. */
   constructor({ send, stop, editLast }) {
     this.field = byId("composer-text");
     this.button = byId("send");
@@ -22,7 +22,7 @@ export class Composer {
     });
   }
 
-  /** As high as its text, up to the limit of the style sheet. */
+  /** Make the field as high as its text, up to the limit of the style sheet. */
   fit() {
     this.field.style.height = "auto";
     this.field.style.height = `${this.field.scrollHeight}px`;
@@ -34,7 +34,7 @@ export class Composer {
     this.button.setAttribute("aria-label", busy ? "Stop" : "Send");
     this.button.title = busy ? "Stop (Esc)" : "Send (Enter)";
     this.button.replaceChildren(icon(busy ? "stop" : "send"));
-    this.field.placeholder = completes ? "Begin a text; the model goes on with it" : "Write a message";
-    byId("hint").textContent = busy ? "Esc stops" : "Enter sends, Shift+Enter begins a line, Ctrl+K finds";
+    this.field.placeholder = completes ? "Begin a text, and the model continues it" : "Write a message";
+    byId("hint").textContent = busy ? "Esc to stop" : "Enter to send, Shift+Enter for a new line, Ctrl+K to search";
   }
 }

@@ -1,9 +1,10 @@
 /**
- * A conversation as a tree: nothing that was asked or answered is lost.
+ * A conversation as a tree, so that no question or answer is ever lost.
  *
- * A turn is a question and, for each model that was asked, a lane of answers of which one is chosen. A turn follows
- * another one, and the answers (`after`) that were chosen there when it was asked; it is shown while they are chosen
- * again. Of several turns at one place, the one that was picked last is shown. All is plain data, ready for JSON.
+ * A turn is a question with one lane per model. A lane has one or more answers, and one of them is chosen. A turn follows
+ * a parent turn and the answers chosen there when the question was asked (`after`), and it is shown while these answers
+ * are chosen. If several turns could be shown in one place, the turn that was picked last is. All is plain data, ready
+ * for JSON.
  *
  * @typedef {import("./api.js").Piece} Piece
  * @typedef {{id: string, tokens: Piece[], sent: object | null, promptIds: number[] | null, forgotten: number,
@@ -32,17 +33,17 @@ export function path(conversation) {
   return turns;
 }
 
-/** Return the turns that could be shown where `turn` is: other wordings of its question. */
+/** Return the turns that could be shown in place of `turn`: the versions of its question. */
 export function versions(conversation, turn) {
   return candidates(conversation, conversation.turns.find(({ id }) => id === turn.parent) ?? null);
 }
 
-/** Show this turn where it has several versions. */
+/** Show this version of a turn. */
 export function pick(conversation, turn) {
   turn.picked = 1 + Math.max(0, ...conversation.turns.map(({ picked }) => picked));
 }
 
-/** Ask `question` after the turn `parent`, or as the first if it is null; returns the new turn, without answers. */
+/** Add `question` after the turn `parent`, or as the first if it is null. Return the new turn, without answers. */
 export function ask(conversation, question, parent) {
   const after = parent ? parent.lanes.map((lane) => lane.chosen) : [];
   const turn = { id: newId(), parent: parent?.id ?? null, after, picked: 0, question, lanes: [] };
@@ -52,14 +53,14 @@ export function ask(conversation, question, parent) {
   return turn;
 }
 
-/** Return the lane of `model` in `turn`, made if there is none. */
+/** Return the lane of `model` in `turn`, and create it if there is none. */
 export function laneOf(turn, model) {
   let lane = turn.lanes.find((other) => other.model === model);
   if (!lane) turn.lanes.push((lane = { model, answers: [], chosen: "" }));
   return lane;
 }
 
-/** Begin another answer in `lane` and choose it. With `like`, it shares that answer's prompt and begins with `tokens`. */
+/** Add an answer to `lane` and choose it. With `like`, it has the prompt of that answer and begins with `tokens`. */
 export function addAnswer(lane, like = null, tokens = []) {
   const answer = {
     id: newId(),
@@ -77,22 +78,23 @@ export function addAnswer(lane, like = null, tokens = []) {
 
 export const chosen = (lane) => lane.answers.find(({ id }) => id === lane.chosen);
 
-/** Return `[question, answer]` of each earlier turn that `model` has to know; turns without an answer are left out. */
+/** Return the `[question, answer]` pairs of earlier turns as `model` reads them. Turns without an answer are skipped. */
 export function historyOf(conversation, turn, model) {
-  const before = [];
-  for (let at = turn; at.parent;) {
-    at = conversation.turns.find(({ id }) => id === at.parent);
-    const lane = at.lanes.find((other) => other.model === model) ?? at.lanes[0];
+  const pairs = [];
+  for (let earlier = turn; earlier.parent;) {
+    earlier = conversation.turns.find(({ id }) => id === earlier.parent);
+    const lane = earlier.lanes.find((other) => other.model === model) ?? earlier.lanes[0];
     const text = lane ? textOf(chosen(lane).tokens) : "";
-    if (text.trim()) before.unshift([at.question, text]);
+    if (text.trim()) pairs.unshift([earlier.question, text]);
   }
-  return before;
+  return pairs;
 }
 
 /**
- * Take over into `ours` what another tab made of the same conversation, so that nothing is lost that either of them has.
- * `isRunning(answer)` tells which answers are being written here. Returns whether `theirs` lacks an answer that is not,
- * or a part of it: two tabs that store at one time do not see each other's.
+ * Merge `theirs`, the same conversation from another tab, into `ours` without losing anything of either.
+ *
+ * `isRunning(answer)` returns true for an answer that is being written here. Return true if `theirs` lacks all or part of
+ * an answer that is not running: two tabs that store at the same time do not see each other's answers.
  */
 export function merge(ours, theirs, isRunning) {
   const known = new Map(answersOf(theirs).map((answer) => [answer.id, answer]));
@@ -126,22 +128,22 @@ function mergeTurn(ours, theirs, isRunning) {
 export const answersOf = (conversation) =>
   conversation.turns.flatMap(({ lanes }) => lanes.flatMap(({ answers }) => answers));
 
-/** Whether `answer` holds more than `other`, an earlier or later state of it: its tokens, and how it ended. */
+/** Return true if `answer` has more tokens than `other`, an earlier or later state of it, or has ended and `other` not. */
 function isAhead(answer, other) {
   const end = ({ finish, error }) => (finish !== null ? 2 : error !== null ? 1 : 0);
   const more = answer.tokens.length - (other?.tokens.length ?? -1);
   return more > 0 || (more === 0 && end(answer) > end(other));
 }
 
-/** Return the conversation in parsed JSON, checked from top to bottom. Raises an Error that says it is none. */
+/** Return the conversation in parsed JSON after checking all of it. Throws an Error if it is not a conversation. */
 export function checked(data) {
   const ok =
     isRecord(data, { id: "string", title: "string", updated: "number", system: "string" }) &&
     data.version === VERSION &&
     isList(data.models, (model) => typeof model === "string") &&
     isList(data.turns, isTurn) &&
-    new Set(data.turns.map(({ id }) => id)).size === data.turns.length; // else a turn could follow itself
-  if (!ok) throw new Error("This file is no conversation that was exported here.");
+    new Set(data.turns.map(({ id }) => id)).size === data.turns.length; // otherwise a turn could follow itself
+  if (!ok) throw new Error("This file is not a conversation that was exported from this page.");
   return data;
 }
 

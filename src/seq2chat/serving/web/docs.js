@@ -1,16 +1,16 @@
-/** The page /docs: what /openapi.json says, to be read. */
+/** The page /docs: a readable form of /openapi.json. */
 
 import { KEY } from "/web/api.js";
 
 const main = document.getElementById("api");
 
 function element(name, ...children) {
-  const made = document.createElement(name);
-  made.append(...children);
-  return made;
+  const node = document.createElement(name);
+  node.append(...children);
+  return node;
 }
 
-/** What a field may be, in words: "number, 0 to 2". */
+/** Return the type and limits of a field in words, for example "number, 0 to 2". */
 function kind(schema, all) {
   if (schema.$ref) return schema.$ref.split("/").at(-1);
   if (schema.anyOf) {
@@ -58,9 +58,9 @@ function route(path, method, operation, all) {
 async function show() {
   const key = sessionStorage.getItem(KEY);
   const response = await fetch("/openapi.json", { headers: key ? { Authorization: `Bearer ${key}` } : {} });
-  if (!response.ok) throw new Error("The server asks for its API key: give it on the chat page first.");
+  if (!response.ok) throw new Error("The server requires an API key. Enter it on the chat page first.");
   const { info, paths, components } = await response.json();
-  const intro = element("p", `${info.description} Version ${info.version}. A field that is not listed is refused; null is as good as left out.`);
+  const intro = element("p", `${info.description} Version ${info.version}. Fields that are not listed are refused. A field that is null counts as left out.`);
   const routes = Object.entries(paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => route(path, method, operation, components.schemas)),
   );

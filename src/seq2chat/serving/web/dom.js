@@ -1,10 +1,10 @@
-/** Elements made by program: text stays text, and no markup is ever parsed. */
+/** Helpers that create elements. Text stays text: no markup is ever parsed. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Return an element. Properties beginning with `on` are listeners, `vars` are CSS custom properties, `true` writes an
- * empty attribute, and `false`, `null` and `undefined` write none.
+ * Return an element. Properties that begin with `on` are listeners, and `vars` are CSS custom properties. `true` writes an
+ * empty attribute, while `false`, `null` and `undefined` write none.
  */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -31,7 +31,7 @@ export function icon(name) {
   return svg;
 }
 
-/** Return a button that shows an icon only; `label` is its name and its tooltip. */
+/** Return a button that shows only an icon. `label` is its name and its tooltip. */
 export function iconButton(name, label, onclick, properties = {}) {
   return el(
     "button",
@@ -59,7 +59,7 @@ export function toast(text, undo) {
   toastTimer = setTimeout(hide, 8000);
 }
 
-/** Open a dialog with this content; a click beside it closes it, as Esc does. */
+/** Open a dialog with this content. A click outside closes it, as does Esc. */
 export function openDialog(dialog, ...content) {
   dialog.replaceChildren(...content);
   dialog.onclick = (event) => {
@@ -68,7 +68,7 @@ export function openDialog(dialog, ...content) {
   if (!dialog.open) dialog.showModal();
 }
 
-/** Move the focus by arrow keys among `items`, of which `current` has it; true if the key was one. */
+/** Move the focus from `current` to a neighbor in `items` if the key is an arrow. Return true if it is. */
 export function moveFocus(event, items, current, backward, forward) {
   const step = event.key === forward ? 1 : event.key === backward ? -1 : 0;
   if (!step) return false;

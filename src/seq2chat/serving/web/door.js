@@ -1,11 +1,11 @@
-/** The door of a token: what else the model could have said there, and how likely each was. */
+/** The door of a token: a popover with the alternatives in its place, and their probabilities. */
 
 import { byId, el, icon, moveFocus } from "./dom.js";
 import { entropy, percent, visible } from "./tokens.js";
 
 /**
- * Open the door of `tokens[index]` beside `anchor`. `choose(alternative)` is called with another token to go on from;
- * without it the alternatives are only shown. `vocabulary` is how many tokens the model has.
+ * Open the door of `tokens[index]` next to `anchor`. `choose(alternative)` is called with the token to continue from.
+ * Without it the alternatives are only shown. `vocabulary` is the size of the model's vocabulary.
  */
 export function openDoor(anchor, tokens, index, vocabulary, choose) {
   const door = byId("door");
@@ -26,7 +26,7 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
           { class: "alternatives" },
           buttons.map((button) => el("li", {}, button)),
         )
-      : el("p", {}, "Its alternatives are no longer kept."),
+      : el("p", {}, "The alternatives of this token are no longer stored."),
     el(
       "footer",
       { class: "help" },
@@ -35,7 +35,7 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
         "p",
         {},
         "These are the model's own probabilities, at temperature 1.",
-        choose && " Choose another token, and the answer goes on from it.",
+        choose && " Choose another token to continue the answer from it.",
       ),
     ),
   );
@@ -45,18 +45,18 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
     if (newState === "closed" && anchor.isConnected) anchor.focus();
   };
   door.showPopover();
-  beside(door, anchor);
+  placeNextTo(door, anchor);
   if (door.getBoundingClientRect().width === innerWidth) anchor.scrollIntoView(); // the sheet of a phone may hide it
   buttons[rows.findIndex((other) => isSame(other, token))].focus();
 }
 
-/** The likeliest tokens, and the one that was drawn even if it is none of them. */
+/** Return the most likely tokens, and the drawn token if it is not one of them. */
 function alternatives(token) {
   const top = token.top ?? [];
   return top.some((other) => isSame(other, token)) ? top : [...top, token];
 }
 
-/** A base model's alternatives come by their text; that of a control token has no id. */
+/** A base model's alternatives have only a text, which identifies no control token. */
 const hasId = ({ id, control }) => id !== undefined || !control;
 const isSame = (other, token) => (other.id === undefined ? other.text === token.text : other.id === token.id);
 
@@ -85,7 +85,7 @@ function place(token, tokens, index) {
   return `Token ${index + 1} of ${tokens.length}, ${drawn}.`;
 }
 
-/** What can be said of the entropy where only the likeliest tokens are known. */
+/** Return a sentence with bounds on the entropy, because only the most likely tokens are known. */
 function certainty(token, vocabulary) {
   if (!token.top?.length) return null;
   const { least, most, rest } = entropy(token.top, vocabulary);
@@ -94,16 +94,16 @@ function certainty(token, vocabulary) {
   return el(
     "p",
     {},
-    `Entropy: ${bits} bits. The ${token.top.length} likeliest tokens are known; all others together have ${percent(Math.log(rest))}.`,
+    `Entropy: ${bits} bits. The ${token.top.length} most likely tokens are known. All others together have ${percent(Math.log(rest))}.`,
   );
 }
 
-/** Put the door below its anchor, above it or beside it, where there is room. On a phone it is a sheet by its style. */
-function beside(door, anchor) {
+/** Place the door below, above or next to its anchor, where there is room. On a phone its style makes it a sheet. */
+function placeNextTo(door, anchor) {
   const at = anchor.getBoundingClientRect();
   const { width, height } = door.getBoundingClientRect();
   const [margin, gap] = [12, 8];
-  const within = (wanted, size, space) => Math.max(margin, Math.min(wanted, space - size - margin));
+  const within = (start, size, space) => Math.max(margin, Math.min(start, space - size - margin));
   const isBelow = at.bottom + gap + height + margin <= innerHeight;
   const isAbove = at.top - gap - height >= margin;
   const top = isBelow

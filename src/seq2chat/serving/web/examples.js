@@ -1,8 +1,8 @@
-/** What is shown before anything was asked: who answers, and questions to begin with. */
+/** The start page: the chosen models, and example questions. */
 
 import { el } from "./dom.js";
 
-/** Questions of the built-in world, one of a kind. */
+/** Questions of the built-in world, one per kind. */
 const QUESTIONS = [
   ["A fact", "What colour is an apple?"],
   ["A false premise", "Leo buys a cake. Where does Leo buy a lemon?"],
@@ -19,13 +19,13 @@ const TEXTS = [
 ];
 
 export function emptyState(conversation, models, send) {
-  const asked = conversation.models.map((id) => models.find((model) => model.id === id)).filter(Boolean);
-  const chats = asked.some(({ chat }) => chat) || !asked.length;
+  const chosen = conversation.models.map((id) => models.find((model) => model.id === id)).filter(Boolean);
+  const chats = chosen.some(({ chat }) => chat) || !chosen.length;
   return el(
     "div",
     { class: "welcome" },
     el("h1", {}, chats ? "Ask your model" : "Begin a text"),
-    asked.map((model) => el("p", { class: "lead" }, describe(model))),
+    chosen.map((model) => el("p", { class: "lead" }, describe(model))),
     el(
       "ul",
       { class: "examples", "aria-label": "Examples" },
@@ -46,8 +46,8 @@ export function emptyState(conversation, models, send) {
       "p",
       { class: "help" },
       chats
-        ? "Every word of an answer is a door: click one to see what else the model could have said."
-        : "A base model has not learned to chat. It goes on with your text.",
+        ? "Click any word of an answer to see the alternatives that the model considered."
+        : "A base model isn't trained to chat. It continues your text.",
     ),
   );
 }

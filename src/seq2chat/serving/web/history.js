@@ -1,11 +1,11 @@
-/** The conversations that this browser keeps, one entry of its storage for each. */
+/** The conversations in this browser, one entry of its local storage per conversation. */
 
 import { answersOf, checked, newId, VERSION } from "./conversation.js";
 
 const PREFIX = "seq2chat.conversation.";
 
 export class History {
-  /** `changed()` is called when the list is another one, by this page or by another tab. */
+  /** `changed()` is called when this page or another tab has changed the list. */
   constructor(changed) {
     this.changed = changed;
     this.conversations = new Map();
@@ -24,15 +24,15 @@ export class History {
     return this.conversations.get(id);
   }
 
-  /** Keep the conversation as it is now; false if the browser has no room for it. */
+  /** Store the conversation. Return false if the browser has no room for it. */
   save(conversation) {
     this.conversations.set(conversation.id, conversation);
-    const kept = this.#write(conversation);
+    const isStored = this.#write(conversation);
     this.changed();
-    return kept;
+    return isStored;
   }
 
-  /** Know this conversation from now on instead of the one that another tab stored; the next `save` stores it. */
+  /** Use this conversation instead of the one that another tab has stored. The next `save` stores it. */
   adopt(conversation) {
     this.conversations.set(conversation.id, conversation);
   }
@@ -43,18 +43,18 @@ export class History {
     this.changed();
   }
 
-  /** Read an exported file into the history; returns how many conversations it had. Raises an Error that says why not. */
+  /** Import an exported file, and return its number of conversations. Throws an Error if it is not such a file. */
   async importFile(file) {
     let data;
     try {
       data = JSON.parse(await file.text());
     } catch {
-      throw new Error("This file is no JSON, so it was not exported here.");
+      throw new Error("This file is not JSON, so it was not exported from this page.");
     }
     const conversations = (Array.isArray(data?.conversations) ? data.conversations : [data]).map(checked);
     for (const conversation of conversations) {
-      const taken = this.conversations.has(conversation.id);
-      if (!this.save(taken ? { ...conversation, id: newId() } : conversation)) throw new Error(FULL);
+      const isTaken = this.conversations.has(conversation.id);
+      if (!this.save(isTaken ? { ...conversation, id: newId() } : conversation)) throw new Error(FULL);
     }
     return conversations.length;
   }
@@ -68,7 +68,7 @@ export class History {
     }
   }
 
-  /** Where the storage is full, conversations give up what their tokens' alternatives were, the oldest first. */
+  /** Store a conversation. When the storage is full, alternatives of tokens are dropped, the oldest first. */
   #write(conversation) {
     const others = this.list().filter((other) => other !== conversation);
     while (!store(conversation)) {

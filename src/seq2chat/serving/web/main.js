@@ -1,4 +1,4 @@
-/** The page: its parts are made here and told of each other. */
+/** The page: creates its parts and connects them. */
 
 import { Api, sentence } from "./api.js";
 import { nameTheme, showModels, showTint, switchTheme } from "./bar.js";
@@ -18,7 +18,7 @@ import { View } from "./view.js";
 
 const CURRENT = "seq2chat.current";
 
-/** The served models that neither chat nor continue a text. */
+/** The served models that can neither chat nor continue a text. */
 let others = [];
 
 const settings = new Settings();
@@ -28,7 +28,7 @@ const session = new Session(api, history, settings, {
   changed: redraw,
   progressed: () => view.progress(),
   finished: (lane, answer) => answer.error || announce(`${lane.model} answered: ${textOf(answer.tokens)}`),
-  told: toast,
+  notify: toast,
 });
 
 const view = new View({
@@ -40,7 +40,7 @@ const view = new View({
   raw: openTokens,
   isRunning: (answer) => session.isRunning(answer),
   edit: (turn, question) => session.edit(turn, question),
-  goOn: (turn, lane, answer) => session.goOn(turn, lane, answer),
+  resume: (turn, lane, answer) => session.resume(turn, lane, answer),
   regenerate: (turn, lane) => session.regenerate(turn, lane),
   showAnswer: (lane, step) => session.showAnswer(lane, step),
   showVersion: (turn, step) => session.showVersion(turn, step),
@@ -56,7 +56,7 @@ const sidebar = new Sidebar({
     download(conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) || "conversation", [conversation]),
   exportAll: () => download("seq2chat-conversations", history.list()),
   importFile,
-  search: find,
+  search: openSearch,
 });
 
 const composer = new Composer({
@@ -68,14 +68,14 @@ const composer = new Composer({
   },
 });
 
-/** Draw what there is now. */
+/** Draw the current state. */
 function redraw() {
   const { conversation, models, busy } = session;
-  const asked = conversation.models.map((id) => session.model(id)).filter(Boolean);
+  const chosen = conversation.models.map((id) => session.model(id)).filter(Boolean);
   showModels(models, conversation.models, (ids) => session.useModels(ids));
   view.show(conversation, models, others);
   byId("composer").hidden = !models.length && others.length > 0;
-  composer.show(busy, asked.length > 0 && asked.every(({ chat }) => !chat));
+  composer.show(busy, chosen.length > 0 && chosen.every(({ chat }) => !chat));
   showHistory();
   document.title = conversation.title ? `${conversation.title} · seq2chat` : "seq2chat";
   sessionStorage.setItem(CURRENT, conversation.id);
@@ -85,7 +85,7 @@ function showHistory() {
   sidebar.show(history.list(), session.conversation.id);
 }
 
-/** Ask the models; whether there are any. */
+/** Send a question to the models. Return false if there are none. */
 function send(question) {
   const { models } = session.conversation;
   if (models.length) {
@@ -109,7 +109,7 @@ function open(id) {
 
 function remove(conversation) {
   session.remove(conversation);
-  toast(`“${conversation.title}” is deleted.`, () => history.save(conversation));
+  toast(`“${conversation.title}” deleted.`, () => history.save(conversation));
 }
 
 async function importFile(file) {
@@ -139,20 +139,20 @@ function openToken(turn, lane, answer, index, span) {
 
 async function openTokens(turn, lane, answer) {
   try {
-    const read = await api.tokenize(lane.model, toTokenize(answer.sent));
-    const before = answer.promptIds.slice(0, answer.promptIds.length - read.tokens.length);
-    if (before.length) {
-      // A text begins with the token that ends the one before it.
-      read.tokens.unshift(...before);
-      read.token_strs.unshift(await api.detokenize(lane.model, before));
+    const prompt = await api.tokenize(lane.model, toTokenize(answer.sent));
+    const start = answer.promptIds.slice(0, answer.promptIds.length - prompt.tokens.length);
+    if (start.length) {
+      // A text begins after the end token of the previous text.
+      prompt.tokens.unshift(...start);
+      prompt.token_strs.unshift(await api.detokenize(lane.model, start));
     }
-    openRaw(answer, read, (index, span) => openToken(turn, lane, answer, index, span));
+    openRaw(answer, prompt, (index, span) => openToken(turn, lane, answer, index, span));
   } catch (error) {
     toast(sentence(error));
   }
 }
 
-function find() {
+function openSearch() {
   const command = (name, label, run) => ({ icon: name, label, run });
   const commands = [
     command("new", "New conversation", fresh),
@@ -176,11 +176,11 @@ function tint(name, focus = false) {
   if (focus) byId("tint").querySelector("[aria-checked=true]").focus();
 }
 
-/** Ask for the API key; resolves to it, or to null if none is given. */
+/** Prompt for the API key. Resolves to it, or to null if the user cancels. */
 function askKey(wasWrong) {
   const { promise, resolve } = Promise.withResolvers();
   const dialog = byId("key");
-  // A header takes no other characters.
+  // An HTTP header can hold no other characters.
   const limits = { required: true, pattern: "[ -~]+", title: "A key has letters without accents, digits and signs." };
   const field = el("input", { type: "password", id: "key-field", autocomplete: "off", ...limits });
   const send = (event) => {
@@ -198,8 +198,8 @@ function askKey(wasWrong) {
         "label",
         { for: "key-field" },
         wasWrong
-          ? "The server refused this key. Write the one that it was started with."
-          : "This server asks for a key. It is kept until this tab is closed.",
+          ? "The server refused this key. Enter the key that it was started with."
+          : "This server requires a key. It is stored until you close this tab.",
       ),
       field,
       el(
@@ -216,13 +216,13 @@ function askKey(wasWrong) {
 
 function onKey(event) {
   const control = event.ctrlKey || event.metaKey;
-  if (control && event.key.toLowerCase() === "k") (event.preventDefault(), find());
+  if (control && event.key.toLowerCase() === "k") (event.preventDefault(), openSearch());
   if (control && event.shiftKey && event.key.toLowerCase() === "o") (event.preventDefault(), fresh());
   const isLayered = document.querySelector("dialog[open], :popover-open");
   if (event.key === "Escape" && !isLayered) session.stop();
 }
 
-/** Ask the server for its models, and again when the user wishes, until it answers. */
+/** Load the list of models. If that fails, show the error with a button to try again. */
 async function start() {
   try {
     const served = await api.models();
@@ -252,7 +252,7 @@ byId("menu").addEventListener("click", () => sidebar.toggle());
 byId("theme").addEventListener("click", switchTheme);
 byId("open-settings").addEventListener("click", changeSettings);
 document.addEventListener("keydown", onKey);
-// All else is kept already, and another tab may know more by now.
+// Only running answers: all else is stored, and another tab may have stored a newer state.
 addEventListener("pagehide", () => session.busy && history.save(session.conversation));
 nameTheme();
 showTint(settings.values.tint, tint);

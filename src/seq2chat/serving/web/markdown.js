@@ -1,27 +1,27 @@
 /**
  * Markdown as elements: paragraphs, headings, lists, quotes, code, emphasis and links. No markup is ever parsed.
  *
- * Everything works on places in the text, and what is to be read is made by `leaf(from, to)`, so that the tokens of an
- * answer stay what they are inside the headings and lists that they make.
+ * All functions work with positions in the text, and `leaf(from, to)` creates the nodes of the text itself. So the tokens
+ * of an answer stay clickable inside headings and lists.
  */
 
 import { el } from "./dom.js";
 
-/** Return the blocks of `text`: `{start, end, lines, kind}`, of which each line is `{start, end, text}`. */
+/** Return the blocks of `text`, each `{start, end, lines, kind}` with lines `{start, end, text}`. */
 export function blocks(text) {
-  const found = [];
+  const result = [];
   let block = null;
   for (const line of linesOf(text)) {
     const fenced = block?.kind === "code" && !block.closed;
     const kind = fenced ? "code" : kindOf(line.text);
     if (fenced) block.closed = line.text.startsWith(block.fence) && /^[`~]+\s*$/.test(line.text);
-    const goesOn = fenced || (block && kind === block.kind && ["paragraph", "list", "quote"].includes(kind));
-    const isContinued = !goesOn && block?.kind === "list" && kind === "paragraph" && /^\s{2,}\S/.test(line.text);
+    const isSameBlock = fenced || (block && kind === block.kind && ["paragraph", "list", "quote"].includes(kind));
+    const isContinued = !isSameBlock && block?.kind === "list" && kind === "paragraph" && /^\s{2,}\S/.test(line.text);
     if (kind === "blank" && !fenced) block = null;
-    else if (goesOn || isContinued) block.lines.push(line);
-    else found.push((block = { kind, lines: [line], fence: line.text.match(/^(`{3,}|~{3,})/)?.[1], closed: false }));
+    else if (isSameBlock || isContinued) block.lines.push(line);
+    else result.push((block = { kind, lines: [line], fence: line.text.match(/^(`{3,}|~{3,})/)?.[1], closed: false }));
   }
-  return found.map((one) => ({ ...one, start: one.lines[0].start, end: one.lines.at(-1).end }));
+  return result.map((one) => ({ ...one, start: one.lines[0].start, end: one.lines.at(-1).end }));
 }
 
 /** Return the element of one block of `text`. */
@@ -74,7 +74,7 @@ function kindOf(line) {
   return /^\s*>/.test(line) ? "quote" : "paragraph";
 }
 
-/** Return nested lists; the indentation of a line says how deep its item is. */
+/** Return nested lists. The depth of an item is the indentation of its line. */
 function list(lines, inside) {
   const open = [];
   for (const line of lines) {

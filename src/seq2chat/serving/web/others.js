@@ -1,20 +1,20 @@
-/** The page where no model chats: each model with what it does, and a field for those that translate. */
+/** The page when no model can chat: a description of each model, and a form for translation models. */
 
 import { sentence } from "./api.js";
 import { el } from "./dom.js";
 
-/** Return the page for `models`; `translate(id, text)` resolves to a translation. */
+/** Return the page for `models`. `translate(id, text)` resolves to a translation. */
 export function otherModels(models, translate) {
   return el(
     "div",
     { class: "welcome" },
-    el("h1", {}, "No model here chats"),
+    el("h1", {}, "None of these models can chat"),
     models.map((model) => (model.family === "bert" ? encoder(model) : translator(model, translate))),
   );
 }
 
 function encoder({ id }) {
-  const help = "is a BERT. It fills masks with seq2chat fill-mask, and makes vectors of texts: POST /v1/embeddings.";
+  const help = "is a BERT. Fill masks with seq2chat fill-mask, or get text embeddings from POST /v1/embeddings.";
   return el("p", { class: "lead" }, `${id} ${help}`);
 }
 

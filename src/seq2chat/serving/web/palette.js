@@ -1,14 +1,14 @@
-/** Ctrl+K: find a command or a conversation by its words. */
+/** Ctrl+K: search commands and conversations. */
 
 import { byId, el, icon, openDialog } from "./dom.js";
 import { textOf } from "./tokens.js";
 
-const MOST = 12;
+const MAX_RESULTS = 12;
 
-/** Open the palette over `commands`, each `{icon, label, run}`, and conversations, opened by `open(id)`. */
+/** Open the palette with `commands`, each `{icon, label, run}`, and conversations, which `open(id)` opens. */
 export function openPalette(commands, conversations, open) {
   const dialog = byId("palette");
-  let found = [];
+  let results = [];
   let active = 0;
 
   const options = el("ul", { role: "listbox", id: "palette-options", "aria-label": "Results" });
@@ -34,14 +34,14 @@ export function openPalette(commands, conversations, open) {
   ];
 
   function search() {
-    const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
-    found = searchable.filter(({ words }) => wanted.every((word) => words.toLowerCase().includes(word))).slice(0, MOST);
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    results = searchable.filter((entry) => words.every((word) => entry.words.toLowerCase().includes(word))).slice(0, MAX_RESULTS);
     select(0);
   }
 
   function select(index) {
-    active = found.length ? (index + found.length) % found.length : 0;
-    const rows = found.map((entry, i) =>
+    active = results.length ? (index + results.length) % results.length : 0;
+    const rows = results.map((entry, i) =>
       el(
         "li",
         { role: "option", id: `option-${i}`, "aria-selected": String(i === active), onclick: () => run(entry) },
@@ -49,7 +49,7 @@ export function openPalette(commands, conversations, open) {
         el("span", {}, entry.label),
       ),
     );
-    options.replaceChildren(...(rows.length ? rows : [el("li", { class: "help" }, "Nothing has these words.")]));
+    options.replaceChildren(...(rows.length ? rows : [el("li", { class: "help" }, "No results.")]));
     field.setAttribute("aria-activedescendant", rows.length ? `option-${active}` : "");
     rows[active]?.scrollIntoView({ block: "nearest" });
   }
@@ -57,7 +57,7 @@ export function openPalette(commands, conversations, open) {
   function onKey(event) {
     if (event.key === "ArrowDown") select(active + 1);
     else if (event.key === "ArrowUp") select(active - 1);
-    else if (event.key === "Enter" && found[active]) run(found[active]);
+    else if (event.key === "Enter" && results[active]) run(results[active]);
     else return;
     event.preventDefault();
   }

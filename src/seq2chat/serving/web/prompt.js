@@ -1,32 +1,33 @@
-/** What a model reads before it answers. */
+/** The prompts of answers, within the context of the model. */
 
 import { historyOf } from "./conversation.js";
 
 /**
- * Return `{sent, forgotten}`: what is sent for an answer to `turn`, and how many earlier turns no longer fit.
+ * Return `{sent, forgotten}`: the prompt for an answer to `turn`, and the number of earlier turns that do not fit.
  *
- * A model that chats reads messages; a base model reads one text. The oldest is left out until an answer of
- * `maxTokens`, or of half the context where that is less, fits behind. What still does not fit is the server's to refuse.
+ * A chat model reads messages, and a base model reads one text. The oldest turns are left out until there is room for an
+ * answer of `maxTokens` tokens, or of half the context if that is less. If the question alone is too long, the server
+ * refuses the request.
  */
 export async function prepare(api, model, conversation, turn, { maxTokens, frame }, signal) {
   const room = model.context - Math.min(maxTokens, Math.floor(model.context / 2));
-  const before = historyOf(conversation, turn, model.id);
+  const earlier = historyOf(conversation, turn, model.id);
   const without = (forgotten) => {
-    const pairs = before.slice(forgotten);
+    const pairs = earlier.slice(forgotten);
     return model.chat
       ? { messages: messages(conversation.system, pairs, turn.question) }
       : { text: text(pairs, turn.question, frame) };
   };
-  // To try a number is to send the conversation: that of a long one is found by bisection, once 0 is too little.
-  let [least, most] = [0, before.length];
-  for (let forgotten = 0; least < most; forgotten = (least + most) >> 1) {
-    if (await fits(api, model, without(forgotten), room, signal)) most = forgotten;
-    else least = forgotten + 1;
+  // Each try sends the conversation to the server, so search by bisection if forgetting nothing is not enough.
+  let [low, high] = [0, earlier.length];
+  for (let forgotten = 0; low < high; forgotten = (low + high) >> 1) {
+    if (await fits(api, model, without(forgotten), room, signal)) high = forgotten;
+    else low = forgotten + 1;
   }
-  return { sent: without(least), forgotten: least };
+  return { sent: without(low), forgotten: low };
 }
 
-/** Return whether `sent` has at most `room` tokens. A text far beyond the context is refused before it is counted. */
+/** Return true if `sent` has at most `room` tokens. The server refuses to count a text far beyond the context. */
 async function fits(api, model, sent, room, signal) {
   try {
     return (await api.tokenize(model.id, toTokenize(sent), signal)).tokens.length <= room;
@@ -36,30 +37,30 @@ async function fits(api, model, sent, room, signal) {
   }
 }
 
-/** Return how `/tokenize` is asked for the tokens of what was sent. */
+/** Return the fields of a `/tokenize` request for a prompt. */
 export function toTokenize({ messages, text }) {
   return messages ? { messages, add_generation_prompt: true } : { prompt: text };
 }
 
-/** Return the fields of a request that ask for `answer` to go on from where it stands. */
+/** Return the fields of a request that continues `answer` after its tokens so far. */
 export function toAnswer({ sent, promptIds, tokens }) {
-  const begun = tokens.map(({ id }) => id);
-  if (sent.messages) return { messages: sent.messages, ...(begun.length && { prefix_token_ids: begun }) };
-  return { prompt: begun.length ? [...promptIds, ...begun] : sent.text };
+  const prefix = tokens.map(({ id }) => id);
+  if (sent.messages) return { messages: sent.messages, ...(prefix.length && { prefix_token_ids: prefix }) };
+  return { prompt: prefix.length ? [...promptIds, ...prefix] : sent.text };
 }
 
 function messages(system, pairs, question) {
   const instructions = system.trim() ? [{ role: "system", content: system }] : [];
-  const before = pairs.flatMap(([asked, answered]) => [
-    { role: "user", content: asked },
-    { role: "assistant", content: answered },
+  const earlier = pairs.flatMap(([question, answer]) => [
+    { role: "user", content: question },
+    { role: "assistant", content: answer },
   ]);
-  return [...instructions, ...before, { role: "user", content: question }];
+  return [...instructions, ...earlier, { role: "user", content: question }];
 }
 
-/** A base model goes on with a text: that which was written, or questions and answers, of which one is to come. */
+/** Return the text that a base model continues: the plain text, or a list of questions and answers. */
 function text(pairs, question, frame) {
   if (frame === "text") return [...pairs.flat(), question].join("");
-  const before = pairs.map(([asked, answered]) => `Question: ${asked}\nAnswer:${answered.trimEnd()}\n`);
-  return `${before.join("")}Question: ${question}\nAnswer:`;
+  const earlier = pairs.map(([earlierQuestion, answer]) => `Question: ${earlierQuestion}\nAnswer:${answer.trimEnd()}\n`);
+  return `${earlier.join("")}Question: ${question}\nAnswer:`;
 }

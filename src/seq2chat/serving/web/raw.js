@@ -1,21 +1,21 @@
-/** The raw view: the exact tokens that the model read and wrote, control tokens among them. */
+/** The raw view: the exact tokens that the model read and wrote, including control tokens. */
 
 import { CONTROL } from "./api.js";
 import { byId, el, iconButton, openDialog } from "./dom.js";
 import { makeDoors, tokenSpan, visible } from "./tokens.js";
 
 /**
- * Show the tokens of `answer`. `read` are those of what was sent, as the server splits it now: `{tokens, token_strs,
- * roles}`; `open(index, span)` opens the door of a token of the answer.
+ * Show the tokens of `answer`. `prompt` has the tokens of its prompt as the server splits it now: `{tokens, token_strs,
+ * roles}`. `open(index, span)` opens the door of a token of the answer.
  */
-export function openRaw(answer, read, open) {
+export function openRaw(answer, prompt, open) {
   const dialog = byId("raw");
-  const same = read && answer.promptIds?.join() === read.tokens.join();
+  const isSame = prompt && answer.promptIds?.join() === prompt.tokens.join();
   const written = el("div", {
     class: "raw-tokens",
     role: "group",
     tabindex: 0,
-    "aria-label": "Tokens of the answer. Enter walks through them by arrow keys.",
+    "aria-label": "Tokens of the answer. Press Enter to walk through them with the arrow keys.",
   });
   written.append(
     ...answer.tokens.map((token, index) => withId(tokenSpan(token, index, visible(token.text)), token.id)),
@@ -29,19 +29,19 @@ export function openRaw(answer, read, open) {
       el("h2", { id: "raw-title" }, "The exact tokens"),
       iconButton("close", "Close", () => dialog.close()),
     ),
-    el("section", {}, el("h3", {}, `Read: ${count(answer.promptIds ?? [])}`), same ? prompt(read) : ids(answer)),
+    el("section", {}, el("h3", {}, `Read: ${count(answer.promptIds ?? [])}`), isSame ? promptTokens(prompt) : promptIds(answer)),
     el("section", {}, el("h3", {}, `Written: ${count(answer.tokens)}`), written),
     el(
       "p",
       { class: "help" },
-      "Below each token is its number in the vocabulary. · is a space, ↵ a line break; control tokens are framed. No message can write one: text that looks like one is split into ordinary tokens.",
+      "Below each token is its id in the vocabulary. · is a space, ↵ is a line break, and control tokens are framed. No message can contain a control token: text that looks like one is split into ordinary tokens.",
     ),
   );
 }
 
 const count = ({ length }) => `${length} token${length === 1 ? "" : "s"}`;
 
-function prompt({ tokens, token_strs, roles }) {
+function promptTokens({ tokens, token_strs, roles }) {
   const spans = tokens.map((id, i) => {
     const kind = `token${CONTROL.test(token_strs[i]) ? " control" : ""}`;
     return withId(el("span", { class: kind, "data-role": roles?.[i] }, visible(token_strs[i])), id);
@@ -49,14 +49,13 @@ function prompt({ tokens, token_strs, roles }) {
   return el("div", { class: "raw-tokens" }, spans);
 }
 
-/** Where the server splits the text in another way than it did, only the numbers of then can be told. */
-function ids(answer) {
-  const why =
-    "The server no longer splits this text as it did then, so that only the numbers of the tokens can be shown.";
+/** Return the ids alone, for when the server now splits the prompt differently. */
+function promptIds(answer) {
+  const reason = "The server now splits this text differently, so only the ids of the tokens can be shown.";
   return el(
     "div",
     {},
-    el("p", { class: "help" }, why),
+    el("p", { class: "help" }, reason),
     el("p", { class: "numbers" }, (answer.promptIds ?? []).join(" ")),
   );
 }

@@ -1,4 +1,4 @@
-/** What a user does with a conversation: ask, stop, ask again, edit, go on, branch at a token, compare models. */
+/** The actions on a conversation: ask, stop, edit, regenerate, resume, branch at a token, compare models. */
 
 import { ApiError, sentence } from "./api.js";
 import { addAnswer, answersOf, ask, begin, chosen, laneOf, merge, path, pick, versions } from "./conversation.js";
@@ -7,8 +7,8 @@ import { prepare, toAnswer } from "./prompt.js";
 
 export class Session {
   /**
-   * `events` has `changed()`, for what is shown as a whole; `progressed()`, for an answer that grew;
-   * `finished(lane, answer)`; and `told(sentence)`, for what the user should know.
+   * `events` has the callbacks `changed()`, to redraw everything, `progressed()`, to redraw running answers,
+   * `finished(lane, answer)`, and `notify(sentence)`, for a message to the user.
    */
   constructor(api, history, settings, events) {
     Object.assign(this, { api, history, settings, events });
@@ -29,7 +29,7 @@ export class Session {
     this.events.changed();
   }
 
-  /** Take over what another tab made of this conversation; whether there was anything. */
+  /** Merge the changes of another tab into this conversation. Return false if there are none. */
   follow() {
     const theirs = this.history.get(this.conversation.id);
     if (!theirs || theirs === this.conversation) return false;
@@ -40,11 +40,11 @@ export class Session {
     return true;
   }
 
-  /** Ask models that are served, where those of the conversation are not. */
+  /** Choose a served model if none of the conversation's models is served. */
   useServedModels() {
     const served = this.conversation.models.filter((id) => this.model(id));
-    const favourite = this.models.find(({ chat }) => chat) ?? this.models[0];
-    this.conversation.models = served.length || !favourite ? served : [favourite.id];
+    const preferred = this.models.find(({ chat }) => chat) ?? this.models[0];
+    this.conversation.models = served.length || !preferred ? served : [preferred.id];
   }
 
   model(id) {
@@ -55,7 +55,7 @@ export class Session {
     return this.running.has(answer.id);
   }
 
-  /** Whether an answer of this conversation is being written. */
+  /** True while an answer of this conversation is being written. */
   get busy() {
     return answersOf(this.conversation).some((answer) => this.isRunning(answer));
   }
@@ -64,7 +64,7 @@ export class Session {
     this.#askAfter(path(this.conversation).at(-1) ?? null, question);
   }
 
-  /** Ask the question of `turn` in other words; the old one stays a branch. */
+  /** Ask a new version of the question of `turn`. The old one stays as a branch. */
   edit(turn, question) {
     this.#askAfter(this.conversation.turns.find(({ id }) => id === turn.parent) ?? null, question);
   }
@@ -73,17 +73,17 @@ export class Session {
     return this.#write(turn, lane, addAnswer(lane));
   }
 
-  /** Go on with an answer that was cut off, stopped or interrupted by an error. */
-  goOn(turn, lane, answer) {
+  /** Resume an answer that was cut off, stopped or interrupted by an error. */
+  resume(turn, lane, answer) {
     return this.#write(turn, lane, answer);
   }
 
-  /** Answer anew from the token `index` on, which becomes `alternative`. */
+  /** Add an answer that replaces token `index` by `alternative` and continues from it. */
   async branch(turn, lane, answer, index, alternative) {
     const { top, logprob } = answer.tokens[index];
     const id = alternative.id ?? (await this.#idOf(lane.model, alternative.text));
     if (id === null)
-      return this.events.told(`The model's tokens cannot be told apart by “${alternative.text}”; choose another.`);
+      return this.events.notify(`No single token has the text “${alternative.text}”; choose another one.`);
     const token = { ...alternative, id, top, byHand: true };
     if (token.logprob === undefined) token.logprob = logprob;
     const next = addAnswer(lane, answer, [...answer.tokens.slice(0, index), token]);
@@ -104,7 +104,7 @@ export class Session {
     if (isOpen) this.fresh();
   }
 
-  /** Show the answer that stands `step` further in its lane. */
+  /** Show the answer `step` places further in its lane. */
   showAnswer(lane, step) {
     const index = lane.answers.indexOf(chosen(lane)) + step;
     lane.chosen = lane.answers[(index + lane.answers.length) % lane.answers.length].id;
@@ -112,7 +112,7 @@ export class Session {
     this.events.changed();
   }
 
-  /** Show the version of the question that stands `step` further. */
+  /** Show the version of the question `step` places further. */
   showVersion(turn, step) {
     const all = versions(this.conversation, turn);
     pick(this.conversation, all[(all.indexOf(turn) + step + all.length) % all.length]);
@@ -120,7 +120,7 @@ export class Session {
     this.events.changed();
   }
 
-  /** Ask `ids` from now on. A model that is new beside others answers the last question at once. */
+  /** Use the models `ids` from now on. An added model answers the last question at once. */
   useModels(ids) {
     const order = (id) => this.models.findIndex((model) => model.id === id);
     ids.sort((a, b) => order(a) - order(b));
@@ -135,7 +135,7 @@ export class Session {
     this.events.changed();
   }
 
-  /** Keep instructions for the assistant with this conversation. */
+  /** Set the instructions (the system prompt) of this conversation. */
   instruct(system) {
     this.conversation.system = system;
     if (this.conversation.turns.length) this.#keep(this.conversation);
@@ -151,7 +151,7 @@ export class Session {
     for (const model of this.conversation.models) this.regenerate(turn, laneOf(turn, model));
   }
 
-  /** Write into `answer`, from where it stands, until it ends, is stopped or fails. */
+  /** Append to `answer` until it ends, is stopped or fails. */
   async #write(turn, lane, answer) {
     const { conversation } = this;
     const controller = new AbortController();
@@ -167,7 +167,7 @@ export class Session {
       else answer.error = sentence(error);
     }
     this.running.delete(answer.id);
-    if (this.history.get(conversation.id)) this.#keep(conversation); // else it was deleted meanwhile
+    if (this.history.get(conversation.id)) this.#keep(conversation); // otherwise it was deleted in the meantime
     this.events.changed();
     this.events.finished(lane, answer);
   }
@@ -181,24 +181,24 @@ export class Session {
     const used = answer.promptIds && answer.promptIds.length + answer.tokens.length;
     if (used >= model.context) throw new ApiError(400, `The model's context of ${model.context} tokens is full.`);
     const sampling = this.settings.sampling(used === null ? maxTokens : Math.min(maxTokens, model.context - used));
-    // Where an answer was cut off in the middle of a character, what comes now begins with all of it.
+    // If an answer was cut off in the middle of a character, the continuation begins with all of it.
     const last = answer.tokens.at(-1);
     if (last?.adds) last.adds = last.adds.replace(/\uFFFD$/, "");
     for await (const { prompt, tokens, finish } of this.api.answer(model.id, toAnswer(answer), sampling, signal)) {
-      answer.promptIds ??= prompt ?? null; // later ones hold what the answer begins with, too
+      answer.promptIds ??= prompt ?? null; // those of later requests also contain the beginning of the answer
       answer.tokens.push(...tokens);
       answer.finish = finish ?? answer.finish;
       this.events.progressed();
     }
   }
 
-  /** Return the id of the token with this text, or null where the text is more than one token. */
+  /** Return the id of the token with this text, or null if the text is several tokens. */
   async #idOf(model, text) {
     const { tokens } = await this.api.tokenize(model, { prompt: text });
     return tokens.length === 1 ? tokens[0] : null;
   }
 
   #keep(conversation) {
-    if (!this.history.save(conversation)) this.events.told(FULL);
+    if (!this.history.save(conversation)) this.events.notify(FULL);
   }
 }

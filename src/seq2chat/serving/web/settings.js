@@ -1,10 +1,10 @@
-/** How answers are drawn and shown: kept in this browser, changed in a drawer. */
+/** Settings for sampling and display. They are stored in this browser and changed in a drawer. */
 
 import { el, iconButton, openDialog } from "./dom.js";
 
 const KEY = "seq2chat.settings";
 
-/** The numbers of the sampling panel; `off` is the value that changes nothing. */
+/** The numbers of the sampling panel. With the value `off`, an option has no effect. */
 const NUMBERS = [
   {
     name: "temperature",
@@ -14,7 +14,7 @@ const NUMBERS = [
     step: 0.05,
     value: 0.7,
     off: 1,
-    help: "Below 1 the model is bolder in its favourites; 0 always takes the likeliest token.",
+    help: "Lower values make answers more predictable. 0 always takes the most likely token.",
   },
   {
     name: "top_p",
@@ -24,7 +24,7 @@ const NUMBERS = [
     step: 0.05,
     value: 0.95,
     off: 1,
-    help: "Keeps the likeliest tokens that together have this probability.",
+    help: "Keeps the most likely tokens that together have this probability.",
   },
   {
     name: "top_k",
@@ -34,7 +34,7 @@ const NUMBERS = [
     step: 1,
     value: 0,
     off: 0,
-    help: "Keeps this many of the likeliest tokens; 0 keeps all.",
+    help: "Keeps this many of the most likely tokens. 0 keeps all.",
   },
   {
     name: "min_p",
@@ -44,7 +44,7 @@ const NUMBERS = [
     step: 0.01,
     value: 0,
     off: 0,
-    help: "Keeps tokens with at least this share of the likeliest one's probability.",
+    help: "Keeps tokens with at least this share of the largest probability.",
   },
   {
     name: "repetition_penalty",
@@ -81,7 +81,7 @@ export class Settings {
     this.set("tint", tint);
   }
 
-  /** Return the sampling fields of a request; what is off is left out. */
+  /** Return the sampling fields of a request. Options that are off are left out. */
   sampling(maxTokens) {
     const { seed, ...values } = this.values;
     const on = NUMBERS.filter(({ name, off }) => values[name] !== off).map(({ name }) => [name, values[name]]);
@@ -89,7 +89,7 @@ export class Settings {
   }
 }
 
-/** Open the drawer. `instruct(text)` takes the instructions of the conversation, which `system` are now. */
+/** Open the drawer. `system` holds the instructions of the conversation, and `instruct(text)` changes them. */
 export function openSettings(dialog, settings, system, instruct) {
   const close = iconButton("close", "Close", () => dialog.close());
   const reset = el(
@@ -115,7 +115,7 @@ export function openSettings(dialog, settings, system, instruct) {
         { id: "system", rows: 4, placeholder: "None", oninput: ({ target }) => instruct(target.value) },
         system,
       ),
-      el("p", { class: "help" }, "They come before all messages from the next answer on. Base models read none."),
+      el("p", { class: "help" }, "They precede all messages from the next answer on. Base models ignore them."),
     ),
     section(
       "Sampling",
@@ -130,7 +130,7 @@ export function openSettings(dialog, settings, system, instruct) {
 
 const section = (title, ...content) => el("section", {}, el("h3", {}, title), content);
 
-/** A range and a number field that say the same. */
+/** Return a range and a number field for the same value. */
 function slider(settings, { name, label, min, max, step, help }) {
   const attributes = { min, max, step, value: settings.values[name] };
   const range = el("input", { type: "range", ...attributes, "aria-label": label, tabindex: -1, "aria-hidden": true });
@@ -165,15 +165,15 @@ function limit(settings) {
     value: settings.values.maxTokens,
     onchange: take,
   });
-  return el("div", { class: "setting" }, el("label", { for: "max-tokens" }, "Most tokens of an answer"), field);
+  return el("div", { class: "setting" }, el("label", { for: "max-tokens" }, "Maximum tokens per answer"), field);
 }
 
 function seed(settings) {
   const take = ({ target }) => {
     const value = Math.round(Number(target.value));
-    const given = target.value !== "" && value >= 0;
-    target.value = given ? value : "";
-    settings.set("seed", given ? value : null);
+    const isSet = target.value !== "" && value >= 0;
+    target.value = isSet ? value : "";
+    settings.set("seed", isSet ? value : null);
   };
   const field = el("input", {
     type: "number",
@@ -194,13 +194,13 @@ function frame(settings) {
   const field = el(
     "select",
     { id: "frame", onchange: ({ target }) => settings.set("frame", target.value), "aria-describedby": "frame-help" },
-    option("text", "the text as it is written"),
+    option("text", "the plain text"),
     option("question", "Question: … Answer:"),
   );
   const help = el(
     "p",
     { class: "help", id: "frame-help" },
-    "A base model has not learned to chat: it goes on with a text. This is the text it is given.",
+    "A base model isn't trained to chat: it continues a text. Choose the form of that text.",
   );
-  return [el("label", { for: "frame" }, "They read"), field, help];
+  return [el("label", { for: "frame" }, "Prompt"), field, help];
 }

@@ -1,4 +1,4 @@
-/** The list of conversations, each with its name, its export and its end. */
+/** The list of conversations, with buttons to rename, export and delete each. */
 
 import { byId, el, icon, iconButton } from "./dom.js";
 
@@ -47,7 +47,7 @@ export class Sidebar {
     return document.body.classList.contains("drawer-open");
   }
 
-  /** Open or close the drawer that the list is on a narrow page. */
+  /** Open or close the list, which is a drawer on a narrow page. */
   toggle(open = !this.isOpen) {
     document.body.classList.toggle("drawer-open", open);
     byId("menu").setAttribute("aria-expanded", open);

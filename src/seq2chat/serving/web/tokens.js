@@ -1,30 +1,30 @@
-/** What tokens say: their text, how sure the model was, and the spans in which they are drawn. */
+/** Tokens on the page: their text, their probability, and their elements. */
 
 import { el } from "./dom.js";
 
 /** @typedef {import("./api.js").Piece} Piece */
 
-/** Return the text that each token adds: whole characters only, so a token may complete what others began. */
+/** Return the text that each token adds: whole characters only, so a token may complete the bytes of earlier ones. */
 export function texts(tokens) {
   let decoder = null;
   return tokens.map((token, index) => {
     if (!token.bytes) return token.adds ?? (token.control ? "" : token.text);
     decoder ??= new TextDecoder("utf-8", { ignoreBOM: true });
-    const goesOn = tokens[index + 1]?.bytes !== undefined;
-    const text = decoder.decode(new Uint8Array(token.bytes), { stream: goesOn });
-    if (!goesOn) decoder = null;
+    const stream = tokens[index + 1]?.bytes !== undefined;
+    const text = decoder.decode(new Uint8Array(token.bytes), { stream });
+    if (!stream) decoder = null;
     return text;
   });
 }
 
 export const textOf = (tokens) => texts(tokens).join("");
 
-/** Return a token's text with its white space made visible. */
+/** Return a token's text with visible white space. */
 export function visible(text) {
   return text === "" ? "(nothing)" : text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 
-/** Return a probability in per cent, with as many digits as are worth reading. */
+/** Return a probability in percent, rounded for reading. */
 export function percent(logprob) {
   const share = 100 * Math.exp(logprob);
   if (share < 0.01) return "< 0.01 %";
@@ -32,10 +32,10 @@ export function percent(logprob) {
 }
 
 /**
- * Return between which bounds the entropy lies, in bits: `{least, most, rest}`.
+ * Return bounds on the entropy in bits: `{least, most, rest}`.
  *
- * The server sends the likeliest tokens; of the others only the sum of their probabilities, `rest`, is known. The
- * entropy is least where one token has it all, and most where all `others` share it equally.
+ * The server sends only the most likely tokens, so of the others just the sum of their probabilities, `rest`, is known.
+ * The entropy is least if one token has all of it, and greatest if all other tokens share it equally.
  */
 export function entropy(top, vocabulary) {
   const bits = (p) => (p > 0 ? -p * Math.log2(p) : 0);
@@ -46,12 +46,12 @@ export function entropy(top, vocabulary) {
   return { least: known + bits(rest), most: known + bits(rest) + rest * Math.log2(others), rest };
 }
 
-/** The entropy, in bits, from which on the tint is at its full strength. */
+/** The entropy in bits above which the tint has its full strength. */
 export const FULL_ENTROPY = 4;
 
 const strengths = new WeakMap();
 
-/** Return how strongly a token is tinted by each measure, between 0 and 1. It is drawn often and computed once. */
+/** Return the strength of each tint of a token, between 0 and 1. It is computed once, as tokens are drawn often. */
 function strengthsOf(token) {
   if (!strengths.has(token)) {
     const bits = token.top?.length ? entropy(token.top, 1).least : 0;
@@ -64,13 +64,13 @@ function strengthsOf(token) {
   return strengths.get(token);
 }
 
-/** Return the span of the token `index`, or of the part `text` of it. */
+/** Return the span of token `index`, or of a part `text` of it. */
 export function tokenSpan(token, index, text) {
   const kind = `token${token.control ? " control" : ""}${token.byHand ? " by-hand" : ""}`;
   return el("span", { class: kind, "data-token": index, tabindex: -1, vars: strengthsOf(token) }, text);
 }
 
-/** Return a function that makes the spans of `[from, to)` of the text of `tokens`. */
+/** Return a function from a range `[from, to)` of the text of `tokens` to its spans. */
 export function spans(tokens) {
   let end = 0;
   const pieces = texts(tokens).map((text, index) => ({ text, index, start: end, end: (end += text.length) }));
@@ -87,15 +87,15 @@ function overlapping(pieces, from, to) {
     if (pieces[middle].end <= from) low = middle + 1;
     else high = middle;
   }
-  const found = [];
-  for (let i = low; i < pieces.length && pieces[i].start < to; i++) if (pieces[i].text) found.push(pieces[i]);
-  return found;
+  const result = [];
+  for (let i = low; i < pieces.length && pieces[i].start < to; i++) if (pieces[i].text) result.push(pieces[i]);
+  return result;
 }
 
 /**
- * Make the tokens inside `element` doors: a click or Enter calls `open(index, span)`, arrow keys walk.
+ * Make the tokens in `element` clickable: a click or Enter calls `open(index, span)`, arrow keys move the focus.
  *
- * Only the token that has the focus is announced as a button, so that a screen reader reads an answer as text.
+ * Only the token with the focus is announced as a button, so that screen readers read an answer as text.
  */
 export function makeDoors(element, tokens, open) {
   element.addEventListener("click", (event) => {

@@ -1,4 +1,4 @@
-/** The conversation on the page: its questions and, beside each other, the answers of its models. */
+/** The conversation on the page: its questions, and the answers of its models side by side. */
 
 import { branches, Card } from "./card.js";
 import { path, versions } from "./conversation.js";
@@ -19,7 +19,7 @@ export class View {
     this.took = 0;
   }
 
-  /** Draw everything, and give the focus back to the button that had it. */
+  /** Draw everything, and restore the focus. */
   show(conversation, models, others) {
     const key = document.activeElement?.dataset.key;
     const isNew = this.shown !== conversation.id;
@@ -42,7 +42,7 @@ export class View {
     if (key) this.root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
   }
 
-  /** Draw the answers that grew, soon: however long they are, drawing takes a fifth of the time at most. */
+  /** Draw the running answers soon. The delay grows with the drawing time, so drawing takes at most a fifth of the time. */
   progress() {
     this.due ??= setTimeout(
       () => {
@@ -55,12 +55,12 @@ export class View {
     );
   }
 
-  /** Bring the end of the conversation into view. */
+  /** Scroll to the end of the conversation. */
   toEnd() {
     this.main.scrollTop = this.main.scrollHeight;
   }
 
-  /** Change what is drawn; a reader at the end stays there, another one is not moved. */
+  /** Run `change`, and then stay at the end if the page was scrolled there, or else keep the position. */
   #keepingEnd(change) {
     const { scrollHeight, scrollTop, clientHeight } = this.main;
     change();
@@ -105,7 +105,7 @@ export class View {
     );
   }
 
-  /** Let the user write the question anew. */
+  /** Show an editor for the question. */
   edit(turn) {
     this.editing = turn;
     this.actions.redraw();
@@ -150,5 +150,5 @@ export class View {
   }
 }
 
-/** Enter sends; Shift+Enter is a new line, and the Enter that ends the writing of a Japanese word is neither. */
+/** Return true for Enter, but not for Shift+Enter, nor for the Enter that completes a word in a Japanese input method. */
 export const isSend = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing;
