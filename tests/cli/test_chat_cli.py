@@ -47,7 +47,7 @@ def test_as_many_lines_come_out_as_go_in(folders):
     lines = done.stdout.split("\n")
     assert len(lines) == 5 and lines[1] == "" and lines[4] == ""
     assert lines[3] == lines[0]  # after /reset the first message is the first again
-    assert "forgotten" in done.stderr
+    assert "is cleared" in done.stderr
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch, capsys):
@@ -120,7 +120,7 @@ def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
     )
     assert done.returncode == 0, done.stderr
     assert (
-        "begins anew with these instructions" in done.stderr
+        "A new conversation starts with these instructions" in done.stderr
         and "no longer fit the context" in done.stderr
     )
     assert done.stdout.count("\n") == 8

@@ -162,7 +162,7 @@ def test_results_cannot_be_measured_otherwise(say, topic, option):
 @pytest.mark.parametrize("bad", [b"{", b"[1]", b"null", b"3", b"\xff", b""])
 def test_a_line_that_is_no_result_is_named(say, tmp_path, bad):
     (tmp_path / "results.jsonl").write_bytes(b'{"topic": "other"}\n' + bad + b"\n")
-    with pytest.raises(UserError, match=r"^results.jsonl, line 2, is no JSON object; [^\n]+\.$"):
+    with pytest.raises(UserError, match=r"^results.jsonl, line 2, is not a JSON object; [^\n]+\.$"):
         say("bidirectional --results results.jsonl")
 
 

@@ -146,7 +146,7 @@ def test_more_guesses_than_tokens_are_all_of_them(bert, command):
         (
             ["the " * 30 + "[MASK]"],
             None,
-            "33 tokens with [CLS] and [SEP], but the model reads 20; shorten it",
+            "33 tokens with [CLS] and [SEP], but the model's context is 20; shorten it",
         ),
     ],
 )
@@ -190,4 +190,4 @@ def test_a_tokenizer_of_another_family_is_named(bert, command, tmp_path):
     ByteBPE.train(["text"], 260).save(tmp_path)
     code, _, err = command(tmp_path, "the [MASK]")
     assert code == 2
-    assert "is no WordPiece, which a BERT reads" in err
+    assert "is not a WordPiece tokenizer, which a BERT needs" in err

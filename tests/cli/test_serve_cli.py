@@ -84,7 +84,7 @@ def test_a_demo_is_served_with_its_finished_stages(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Which model shall be served"),
+        ((), "Name a run or a model folder to serve"),
         (("{folder}", "--host", "0.0.0.0"), "lets other machines in; set a key"),
         (("{folder}", "--port", "99999"), "from 0 to 65535"),
         (("{folder}", "--api-key", "clé"), "characters that a browser cannot send"),
@@ -103,7 +103,7 @@ def test_a_port_that_is_taken(folder):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert "give another --port" in fail("serve", folder, "--port", taken.getsockname()[1])
+        assert "give another port" in fail("serve", folder, "--port", taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("host", ["a" * 70, "no.such.host.invalid"])

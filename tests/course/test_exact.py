@@ -456,10 +456,6 @@ class TestDecoding:
         assert names[tokenizer.encode("m")[0]] == "m"
         assert len(table(decoding.lesson(names, logits), "one draw")) == 12
 
-    def test_only_a_gpt_continues_a_prompt(self):
-        with pytest.raises(UserError, match="fill-mask"):
-            decoding.after("am", FAMILIES["bert"](), ByteBPE.train(["am"], 260))
-
 
 class TestGpt3:
     def test_the_whole_and_its_parts(self):

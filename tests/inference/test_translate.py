@@ -148,7 +148,7 @@ def test_chrf_is_100_for_equals_and_0_for_strangers():
 def test_unequal_numbers_of_lines_are_refused():
     with pytest.raises(UserError, match="There are 2 translations and 1 references"):
         bleu(["a", "b"], ["a"])
-    with pytest.raises(UserError, match="no line to measure"):
+    with pytest.raises(UserError, match="no lines to score"):
         chrf([], [])
 
 

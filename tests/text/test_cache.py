@@ -35,7 +35,7 @@ def test_what_a_run_is_writing_is_left_alone(shards, capsys):
     left = {"shards/.now-1.abc", str(Path("data", "gsm8k", "train.jsonl.gz.x1"))}
     assert {entry.name for entry in cached()} == left
     out = capsys.readouterr().out
-    assert "Left alone" in out and all(name in out for name in left) and "Deleted 3 of 5" in out
+    assert "Kept, because" in out and all(name in out for name in left) and "Deleted 3 of 5" in out
 
 
 def test_what_is_named_is_deleted(shards):

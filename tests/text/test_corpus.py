@@ -191,7 +191,7 @@ ONE_MISTAKE = [
     (
         "pairs.tsv",
         "one\teins\ntwo\tzwei\n",
-        "To learn translation from two columns: --model.family transformer",
+        'To learn translation from two columns, write model.family = "transformer"',
     ),
     (
         "page.html",

@@ -214,7 +214,7 @@ def test_rooms_too_small_are_named(shards, tokenizer):
         UserError, match=r"text has 20 tokens, but model\.context is 23; .* at most 22\."
     ):
         MaskedLoader(shards_in_memory([" ".join(WORDS[:19])], tokenizer), 23, 0, tokenizer)
-    with pytest.raises(UserError, match="--context is 2"):
+    with pytest.raises(UserError, match="context is 2"):
         list(masked_evaluation_batches(shards, 2, 1, tokenizer))
 
 

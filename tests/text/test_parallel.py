@@ -62,7 +62,7 @@ def test_compressed_files_and_a_last_line_without_its_end_are_read(tmp_path):
 
 
 def test_text_that_is_not_parallel_is_refused_with_what_to_write():
-    with pytest.raises(UserError, match=r"--data.source and --data.target.*multi30k-en-de"):
+    with pytest.raises(UserError, match=r"data.source and data.target.*multi30k-en-de"):
         load_parallel(DataConfig(corpus="tinyshakespeare"))
     with pytest.raises(UserError, match="belong together"):
         DataConfig(source="a.en")

@@ -22,7 +22,8 @@ from seq2chat.course.lesson import (
     seeds_told,
     spread,
 )
-from seq2chat.course.tasks import Case, Progress, fit
+from seq2chat.course.results import Plan
+from seq2chat.course.tasks import Case, Progress, cases, fit
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import n_parameters
 from seq2chat.nn.attention import DotProductHeads
@@ -82,6 +83,11 @@ def unigram(batches: Sequence[Batch], train: Shards) -> float:
     ).argmax()
     labels = torch.cat([batch.labels[batch.labels != IGNORED] for batch in batches])
     return (labels == commonest).double().mean().item()
+
+
+def plan(seeds: int, steps: int) -> Plan:
+    """Return the trainings of both models, once per seed."""
+    return Plan(cases(MODELS, seeds), measure, steps)
 
 
 def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) -> dict[str, Any]:

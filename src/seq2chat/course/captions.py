@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from seq2chat.config import DataConfig
-from seq2chat.course.fixed_vector import MODELS, Case, equal_shape
+from seq2chat.course.fixed_vector import MODELS, Case, cases, equal_shape
 from seq2chat.course.lesson import (
     COLOURS,
     Lesson,
@@ -26,6 +26,7 @@ from seq2chat.course.lesson import (
     seeds_told,
     spread,
 )
+from seq2chat.course.results import Plan
 from seq2chat.course.tasks import EncoderDecoder, Progress, fit, make
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
@@ -69,6 +70,11 @@ def joined(sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: B
     assert tokenizer.eos_id is not None
     assert tokenizer.pad_id is not None
     return pair_batch(sources, targets, tokenizer.eos_id, tokenizer.pad_id)
+
+
+def plan(d_model: int, seeds: int, steps: int) -> Plan:
+    """Return the trainings of all `MODELS` on captions, once per seed."""
+    return Plan(cases("captions", d_model, seeds), measure, steps)
 
 
 def measure(case: Case, steps: int, progress: Progress | None = None) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from torch import Tensor
 from seq2chat.config import check
 from seq2chat.course.lesson import COLOURS, Cell, Lesson, Table, canvas, plain
 from seq2chat.generation.sampling import SamplingConfig, draw, next_token_logits, row_generators
-from seq2chat.models.folder import Model, require_family
 from seq2chat.models.gpt import GPT
-from seq2chat.text.tokenizers import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 # "The robot must obey the …": eight candidates and their logits.
 WORDS = ("orders", "laws", "human", "rules", "robot", "sun", "banana", "of")
@@ -62,13 +61,11 @@ def decode(logits: Float[Tensor, " vocab"], temperature: float, top_k: int, seed
     return Steps(logits, tempered, kept, frequency.to(logits.dtype), int(drawn[0]))
 
 
-def after(
-    prompt: str, model: Model, tokenizer: Tokenizer
-) -> tuple[list[str], Float[Tensor, " vocab"]]:
-    """Return the names of all tokens and their logits after `prompt`. Raises UserError unless
-    `model` is a GPT."""
-    require_family(model, "gpt")
-    assert isinstance(model, GPT)
+def after(prompt: str, model: GPT, tokenizer: ByteBPE) -> tuple[list[str], Float[Tensor, " vocab"]]:
+    """Return the names of all tokens and their logits after `prompt`.
+
+    Raises UserError for an empty prompt if the tokenizer has no end token to begin with.
+    """
     ids = ([] if tokenizer.eos_id is None else [tokenizer.eos_id]) + tokenizer.encode(prompt)
     check(len(ids) > 0, "The prompt is empty; write at least one token.")
     with torch.inference_mode():

@@ -27,6 +27,7 @@ from seq2chat.course.lesson import (
     seeds_told,
     spread,
 )
+from seq2chat.course.results import Plan, check_positive
 from seq2chat.course.tasks import FIRST, Progress, exact_match, fit, make, repetition
 from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
@@ -96,6 +97,18 @@ def equal_shape(
         shape(model, width, vocab_size, longest) for width in widths[max(0, above - 1) : above + 1]
     ]
     return min(shapes, key=lambda config: abs(n_parameters(config) - wanted))
+
+
+def plan(task: str, d_model: int, seeds: int, steps: int) -> Plan:
+    """Return the trainings of all `MODELS` on `task`, once per seed."""
+    return Plan(cases(task, d_model, seeds), measure, steps)
+
+
+def cases(task: str, d_model: int, seeds: int) -> list[Case]:
+    """Return the cases of all `MODELS` for seeds 0 to `seeds` - 1. Raises UserError for a number
+    below 1."""
+    check_positive(seeds=seeds, d_model=d_model)
+    return [Case(task, model, d_model, seed) for seed in range(seeds) for model in MODELS]
 
 
 def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,12 +32,14 @@ from seq2chat.course.lesson import (
     seeds_told,
     spread,
 )
+from seq2chat.course.results import Plan
 from seq2chat.course.tasks import (
     EOS,
     FIRST,
     PAD,
     Case,
     Progress,
+    cases,
     exact_match,
     fit,
     make,
@@ -59,6 +62,12 @@ VOCABULARY = FIRST_NOISE + NOISE
 LONGEST, RECALL_WIDTH, BATCH, STEPS, UNSEEN = 64, 64, 32, 1000, 500
 DISTANCES = (0, 4, 9, 19, 29, 39, 49, 61)
 SHOWN = (0, 9, 39, 61)  # in the table; the figure shows all
+
+
+def plan(seeds: int, steps: int) -> Plan:
+    """Return the timings of both models at each length, and their trainings, once per seed."""
+    timings = [partial(measure_speed, model, length) for length in LENGTHS for model in MODELS]
+    return Plan(cases(MODELS, seeds), measure_recall, steps, timings)
 
 
 def measure_speed(

@@ -1,7 +1,7 @@
 """What the measured topics share: made-up tasks on which right and wrong are plain, a short
 training, exact match."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from seq2chat.config import Seq2SeqConfig, TransformerConfig
+from seq2chat.course.results import check_positive
 from seq2chat.models.folder import make_model
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
@@ -30,6 +31,13 @@ class Case:
 
     model: str
     seed: int
+
+
+def cases(models: Sequence[str], seeds: int) -> list[Case]:
+    """Return the cases of all `models` for seeds 0 to `seeds` - 1. Raises UserError for less than
+    one seed."""
+    check_positive(seeds=seeds)
+    return [Case(model, seed) for seed in range(seeds) for model in models]
 
 
 def repetition(

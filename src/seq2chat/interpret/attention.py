@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.beam import beam_search
+from seq2chat.inference.translate import Translation
 from seq2chat.interpret.reading import ids_read
 from seq2chat.interpret.tape import AttentionMap, Kind, record, sites
 from seq2chat.models.folder import Model
@@ -119,6 +120,21 @@ def word_alignment(
     read, written = _forced(tokenizer, target)
     weights = alignment(attention_maps(model, source, read))
     return hard_alignment(weights, words(tokenizer, source), words(tokenizer, written))
+
+
+def hypothesis_alignments(
+    model: Model, tokenizer: Tokenizer, translation: Translation
+) -> list[list[tuple[int, int]]]:
+    """Return the `word_alignment` of each hypothesis; a blank line has none to align.
+
+    Errors as in `attention_maps`.
+    """
+    if not translation.source:
+        return [[] for _ in translation.hypotheses]
+    return [
+        word_alignment(model, tokenizer, translation.source, hypothesis.tokens)
+        for hypothesis in translation.hypotheses
+    ]
 
 
 def pharaoh(pairs: Iterable[tuple[int, int]]) -> str:

@@ -130,7 +130,7 @@ def open_served(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> S
         small = device.type == "cpu" and n_parameters(model.config) < WIDE and not int8
         model.to(torch.float32 if small else pick_precision("auto", device).dtype)
     if int8:
-        check(isinstance(model, GPT), f"{run} is a {model.config.family}; --quantize is for a GPT.")
+        check(isinstance(model, GPT), f"{run} is a {model.config.family}; int8 is for a GPT.")
         assert isinstance(model, GPT)
         quantize(model)
     return Served(name, model, tokenizer, Engine(model, n_slot) if isinstance(model, GPT) else None)

@@ -154,7 +154,7 @@ def left_out(name: str, field: str = "text") -> str:
     if rows:
         sentences.append(
             f"Left out of {name}, because their rows have no field {field!r}: "
-            f"{_listed(rows, folder)}. Name another field with --data.field."
+            f"{_listed(rows, folder)}. Name another field in data.field."
         )
     return " ".join(sentences)
 

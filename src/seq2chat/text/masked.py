@@ -125,7 +125,7 @@ def masked_evaluation_batches(
     width = context - 2
     check(
         width > 0,
-        f"--context is {context}; [CLS] and [SEP] need room beside the text, so write at least 3.",
+        f"context is {context}; write at least 3, as [CLS] and [SEP] take two places.",
     )
     n_tokens = shards.n_tokens - 1
     firsts = range(0, n_tokens, width)

@@ -70,8 +70,8 @@ def load_parallel(data: DataConfig, progress: Progress | None = None) -> Paralle
     check(
         data.corpus in NAMED_PAIRS,
         f"{data.corpus} is not parallel text, which translation learns from; give a .tsv file of "
-        "two columns, or --data.source and --data.target, two files of equally many lines, or one "
-        f"of: {', '.join(NAMED_PAIRS)}.",
+        "two columns, or data.source and data.target, two files of equally many lines, or one of: "
+        f"{', '.join(NAMED_PAIRS)}.",
     )
     check(
         data.val_fraction == DataConfig.val_fraction,

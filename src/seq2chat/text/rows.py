@@ -84,8 +84,8 @@ def field_text(row: Row, file: Path, name: str) -> str:
     if name not in row.fields:
         message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
         if suffix(file) == ".tsv" and len(row.fields) == 2:
-            message += " To learn translation from two columns: --model.family transformer."
-        raise UserError(f"{message} Name one with --data.field.")
+            message += ' To learn translation from two columns, write model.family = "transformer".'
+        raise UserError(f"{message} Name one in data.field.")
     return checked_text(row.fields[name], f"{row.where}, field {name!r},")
 
 

@@ -3,6 +3,7 @@ picture."""
 
 import json
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,31 @@ def open_run(folder: Path) -> RunLog:
 def list_runs(root: Path) -> list[RunLog]:
     """Runs below `root`, by name."""
     return [RunLog(config.parent) for config in sorted(root.glob("*/config.toml"))]
+
+
+def compare_runs(runs: Sequence[RunLog]) -> list[dict[str, Any]]:
+    """Return the summary of each run and, as `table.key`, the options in which the runs differ.
+
+    An option that a run's configuration lacks is None.
+    """
+    configs = [_flat_config(run) for run in runs]
+    different = []
+    for key in sorted(set().union(*configs)):
+        values = {json.dumps(config.get(key)) for config in configs}
+        if len(values) > 1:
+            different.append(key)
+    return [
+        run.summary() | {key: config.get(key) for key in different}
+        for run, config in zip(runs, configs, strict=True)
+    ]
+
+
+def _flat_config(run: RunLog) -> dict[str, Any]:
+    """Return the options in a run's `config.toml` by `table.key`."""
+    tables = tomllib.loads((run.folder / "config.toml").read_text(encoding="utf-8"))
+    return {
+        f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()
+    }
 
 
 def plot_runs(runs: Sequence[RunLog], file: Path, x: str = "tokens") -> None:
