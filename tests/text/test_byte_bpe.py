@@ -15,7 +15,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from seq2chat.config import UserError
 from seq2chat.text import bpe, parts
-from seq2chat.text.byte_bpe import CONTROL, GPT2_PATTERN, QWEN2_PATTERN, ByteBPE
+from seq2chat.text.byte_bpe import CONTROL, QWEN2_PATTERN, ByteBPE
+from seq2chat.text.tokenizer_json import GPT2_PATTERN
 from seq2chat.text.tokenizers import check_ids
 
 TRAINING_TEXT = (
@@ -170,7 +171,7 @@ def test_260_is_the_byte_tokenizer():
     assert ByteBPE.train(["aab"], 5000).vocab_size == 260, (
         "a text with no repeated pair learns no merge"
     )
-    with pytest.raises(UserError, match="260 is the least"):
+    with pytest.raises(UserError, match="write at least 260"):
         ByteBPE.train(["text"], 259)
 
 
@@ -191,7 +192,7 @@ def test_ids_to_which_a_model_is_padded_have_no_text(trained):
 
 
 def test_documents_are_encoded_in_order_and_long_ones_in_parts(trained, theirs, monkeypatch):
-    monkeypatch.setattr(parts, "LONGEST_PART", 50)
+    monkeypatch.setattr(parts, "MAX_PART", 50)
     texts = [
         TRAINING_TEXT[:3000],
         "",

@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 from seq2chat.config import UserError
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import Corpus, load_corpus
-from seq2chat.text.parts import LONGEST_PART, Part
-from seq2chat.text.shards import (
-    cached_shards,
-    open_shards,
-    shards_in_memory,
-    write_shards,
-)
+from seq2chat.text.parts import MAX_PART, Part
+from seq2chat.text.shard_writer import write_shards
+from seq2chat.text.shards import cached_shards, open_shards, shards_in_memory
 from seq2chat.text.split import split_parts, split_texts
 
 
@@ -247,4 +243,4 @@ def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text_in_pieces(
     monkeypatch.setattr(ByteBPE, "train", lambda texts, size: read.extend(map(len, texts)) or small)
     command.train(str(file), out=tmp_path / "out")
     assert 18_000_000 < sum(read) < 22_000_000
-    assert max(read) <= LONGEST_PART
+    assert max(read) <= MAX_PART

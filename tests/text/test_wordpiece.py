@@ -198,7 +198,7 @@ def test_the_kind_of_a_file_decides_who_reads_it(folder, tmp_path):
     ByteBPE.train(["text"], 260).save(tmp_path)
     assert isinstance(load_tokenizer(folder), WordPiece)
     assert isinstance(load_tokenizer(tmp_path), ByteBPE)
-    with pytest.raises(UserError, match="is a BPE tokenizer, and a BERT reads WordPiece"):
+    with pytest.raises(UserError, match="is a BPE tokenizer; a BERT needs WordPiece"):
         WordPiece.load(tmp_path)
     with pytest.raises(UserError, match="There is no tokenizer at"):
         load_tokenizer(tmp_path / "none")

@@ -7,7 +7,7 @@ Modules of this package import torch inside functions only, so that `--help` is 
 import io
 import os
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cyclopts import App
 from rich.console import Console
@@ -16,17 +16,7 @@ from rich.markup import escape
 from seq2chat import __version__
 from seq2chat.config import UserError
 
-
-class _LazyApp(App):
-    """An app that imports the modules of its commands only to run them or to list them all."""
-
-    def help_print(self, *arguments: Any, **options: Any) -> None:
-        """Print the help, with the first paragraph of each command's docstring."""
-        self.resolved_commands()
-        super().help_print(*arguments, **options)
-
-
-app = _LazyApp(
+app = App(
     name="seq2chat",
     version=__version__,
     help=(
@@ -65,6 +55,8 @@ def main() -> None:
     # once, when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _allow_any_character()
+    if sys.argv[1:] in ([], ["--help"], ["-h"]):
+        _import_commands()
     try:
         app(print_error=True, exit_on_error=True)
     except UserError as error:
@@ -86,6 +78,11 @@ def main() -> None:
             "by the same factor, or choose a smaller model with --model.d-model or a shorter "
             "--model.context."
         )
+
+
+def _import_commands(app: App = app) -> None:
+    """Import the modules of all commands, as the list of commands shows their docstrings."""
+    app.resolved_commands()
 
 
 def _is_out_of_memory(error: Exception) -> bool:
