@@ -99,16 +99,16 @@ def test_given_answers_are_ranked_among_the_worlds_own():
         (
             read_demonstrations,
             {"text": "x"},
-            'is no demonstration; write "messages", or "prompt" and "answer". It has text',
+            'is not a demonstration; write "messages", or "prompt" and "answer". It has text',
         ),
         (read_demonstrations, {"prompt": "x", "answer": ""}, "answer is empty"),
         (read_demonstrations, {"prompt": "x", "answer": 3}, "answer is a int; write a text"),
         (
             read_demonstrations,
             {"messages": [{"role": "user", "content": "x"}]},
-            "there is no answer to learn",
+            "there is no answer to train on",
         ),
-        (read_comparisons, {"prompt": "x", "chosen": "a"}, "is no comparison"),
+        (read_comparisons, {"prompt": "x", "chosen": "a"}, "is not a comparison"),
         (
             read_comparisons,
             {"prompt": "x", "chosen": "a", "rejected": "a "},
@@ -160,7 +160,7 @@ def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
 def test_files_that_are_not_there_or_hold_nothing_are_told(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         read_queries(str(tmp_path / "none.jsonl"), 0, 0)
-    with pytest.raises(UserError, match=r"is no file of rows"):
+    with pytest.raises(UserError, match=r"is not a file of rows"):
         read_queries(write(tmp_path, "x", name="data.txt"), 0, 0)
     with pytest.raises(UserError, match="holds no example"):
         read_queries(write(tmp_path), 0, 0)
@@ -203,7 +203,7 @@ def test_a_number_of_examples_is_spread_over_a_file(tmp_path):
     assert all(any(100 * quarter <= n < 100 * (quarter + 1) for n in taken) for quarter in range(4))
     assert said == [
         f"400 examples in {file}.",
-        "40 of them are taken, spread over the file, as align.examples says.",
+        "40 of them are used, spread over the file, because of align.examples.",
     ]
     assert [d.messages[-1].content for d in read_demonstrations(file, 40, 7)] == list(
         map(str, taken)

@@ -259,7 +259,7 @@ def test_missing_file_suggests_what_is_near(tmp_path):
 def test_a_field_of_a_plain_text_is_refused(tmp_path):
     write(tmp_path / "novel.txt", b"Once upon a time.")
     with pytest.raises(
-        UserError, match=r"novel.txt is no file of rows by its suffix, so it has no field 'body'"
+        UserError, match=r"novel.txt is not a file of rows by its suffix, so it has no field 'body'"
     ):
         load_corpus(str(tmp_path / "novel.txt"), "body")
 
@@ -334,7 +334,7 @@ def test_no_network_says_where_to_put_the_file(pinned):
     original, cached = pinned
     original.unlink()
     with pytest.raises(
-        UserError, match=r"could not be downloaded .*; fetch it by hand and put it at"
+        UserError, match=r"could not be downloaded .*; download it yourself and put it at"
     ) as error:
         load_corpus("toy")
     assert str(cached) in str(error.value)

@@ -364,7 +364,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"messages": [HELLO[0], {"role": "tool", "content": "noon"}, HELLO[1]]},
-            "message 2 is of the role 'tool', and tools are not supported; remove the turn",
+            "message 2 has the role 'tool', and tools are not supported; remove the turn",
         ),
         (
             read_demonstrations,
@@ -399,7 +399,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"messages": [HELLO[0], {**HELLO[1], "weight": 0}]},
-            "there is no answer to learn",
+            "there is no answer to train on",
         ),
         (
             read_demonstrations,
@@ -434,7 +434,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_comparisons,
             {"prompt": "Hello", "completion": "No.", "label": False},
-            "has a label, as KTO learns from",
+            "has a label, as for KTO",
         ),
         (read_comparisons, PAIR | {"margin": 2.0}, 'has "margin" 2.0, which is not supported'),
         (
@@ -515,7 +515,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"messages": [HELLO[0], HELLO[1] | {"train": False}]},
-            "there is no answer to learn",
+            "there is no answer to train on",
         ),
         (
             read_demonstrations,
@@ -545,7 +545,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"prompt": "Hello", "answer": "Hi.", "Score": 2},
-            'has "score" 2, which says how good',
+            'has "score" 2, which rates the answer',
         ),
         (
             read_demonstrations,
@@ -562,11 +562,11 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             PAIR | {"preference": "rejected"},
             'write "chosen" or "tie", or remove the key',
         ),
-        (read_comparisons, PAIR | {"scores": [1, 2]}, 'has "scores", which says how good'),
+        (read_comparisons, PAIR | {"scores": [1, 2]}, 'has "scores", which rates the answer'),
         (
             read_comparisons,
             PAIR | {"chosen": [HELLO[1] | {"weight": 0}]},
-            "chosen is marked as not to be learned",
+            "chosen is marked as not trained on",
         ),
         (
             read_demonstrations,

@@ -208,7 +208,7 @@ def test_evaluation_reads_the_stream_once_at_fifteen_per_cent(
 
 
 def test_rooms_too_small_are_named(shards, tokenizer):
-    with pytest.raises(UserError, match=r"model\.context is 3; \[CLS\] and \[SEP\] need room"):
+    with pytest.raises(UserError, match=r"model\.context is 3, which leaves no room for text"):
         MaskedLoader(shards, 3, 0, tokenizer)
     with pytest.raises(
         UserError, match=r"text has 20 tokens, but model\.context is 23; .* at most 22\."
