@@ -23,7 +23,8 @@ RNN = {"d_embed": 8, "d_model": 8}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A model folder of every family."""
-    bpe, wordpiece = ByteBPE.train(LINES, 280), WordPiece.train(LINES, 70)
+    bpe = ByteBPE.train(LINES, 280)
+    wordpiece = WordPiece.train(LINES, 70)
     made = {
         "gpt": (GPTConfig(vocab_size=bpe.vocab_size, **SHAPE), bpe),
         "bert": (BERTConfig(vocab_size=wordpiece.vocab_size, **SHAPE), wordpiece),

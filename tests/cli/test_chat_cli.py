@@ -55,7 +55,9 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch
     from seq2chat.cli import chat as command
     from seq2chat.inference import chat as conversation
 
-    typed, talks, read = iter(["Hello?", "And you?"]), [], []
+    typed = iter(["Hello?", "And you?"])
+    talks = []
+    read = []
 
     def type_line(prompt):
         try:

@@ -24,10 +24,8 @@ from seq2chat.text.byte_bpe import ByteBPE
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made, tokenizer = (
-        tmp_path_factory.mktemp("base"),
-        ByteBPE.train(["Hello there. How are you?"] * 3, 280),
-    )
+    made = tmp_path_factory.mktemp("base")
+    tokenizer = ByteBPE.train(["Hello there. How are you?"] * 3, 280)
     torch.manual_seed(0)
     save_model(
         make_model(
@@ -49,7 +47,8 @@ def serve(*arguments, **options):
 def test_it_prints_an_address_answers_there_and_ends_on_sigterm(folder):
     process = serve(folder, "--port", 0)
     try:
-        printed, end = "", time.monotonic() + 60
+        printed = ""
+        end = time.monotonic() + 60
         while (
             not (address := re.search(r"http://127\.0\.0\.1:\d+", printed))
             and time.monotonic() < end

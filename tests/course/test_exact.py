@@ -215,7 +215,8 @@ class TestLsi:
         assert round(after[1], 2) == round(learned[1], 2) == 0.99
         # By hand from the textbook's V, rounded to two digits there.
         v = np.array([[0.56, 0.12], [0.59, -0.02], [0.56, 0.12], [0.09, -0.69], [0.09, -0.69]])
-        p8, p9 = np.array([5, 0, 0, 0, 0]) @ v, np.array([0, 4, 5, 0, 0]) @ v
+        p8 = np.array([5, 0, 0, 0, 0]) @ v
+        p9 = np.array([0, 4, 5, 0, 0]) @ v
         assert after[0] == pytest.approx(p8 @ p9, rel=0.02)
         assert after[1] == pytest.approx(
             p8 @ p9 / np.linalg.norm(p8) / np.linalg.norm(p9), abs=0.005
@@ -367,8 +368,10 @@ class TestEmbedding:
         assert rows[7][3:9] == model.embed_positions.weight[2, :6].tolist()
 
     def test_every_family_reads_what_it_was_trained_on(self):
-        bpe, wordpiece = ByteBPE.train(["am"], 260), WordPiece.train(["I am a robot"] * 3, 30)
-        am, end = bpe.encode("am"), bpe.eos_id
+        bpe = ByteBPE.train(["am"], 260)
+        wordpiece = WordPiece.train(["I am a robot"] * 3, 30)
+        am = bpe.encode("am")
+        end = bpe.eos_id
         for family in ("gpt2", "modern"):
             assert ids_read(FAMILIES[family](), bpe, "am") == [end, *am]
         for family in ("transformer", "learned", "seq2seq"):
@@ -400,7 +403,8 @@ class TestEmbedding:
 class TestMasks:
     def test_what_moves_is_what_the_mask_allows(self):
         shown = masks.lesson("one two three four five")
-        gpt, bert = numbers(shown, "GPT: how far"), table(shown, "BERT: the same")
+        gpt = numbers(shown, "GPT: how far")
+        bert = table(shown, "BERT: the same")
         assert (gpt[np.triu_indices(5, 1)] == 0).all()
         assert (gpt[np.tril_indices(5)] > 1e-6).all()
         assert numbers(shown, "GPT: position").tolist() == np.tril(np.ones((5, 5))).tolist()
@@ -460,7 +464,8 @@ class TestDecoding:
 class TestGpt3:
     def test_the_whole_and_its_parts(self):
         found = {part.name: part.parameters for part in gpt3.parts(GPT3["gpt3-175b"])}
-        d, layers = 12288, 96
+        d = 12288
+        layers = 96
         assert sum(found.values()) == 174_604_259_328
         assert found == {
             "token embedding, also the output head": 50257 * d,

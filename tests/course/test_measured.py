@@ -165,7 +165,8 @@ class TestTasks:
             wanted = batch.labels[i][batch.labels[i] != IGNORED].tolist()
             with torch.inference_mode():
                 state = model.start(batch.source[i : i + 1, : len(wanted)])
-                token, written = torch.tensor([[tasks.EOS]]), []
+                token = torch.tensor([[tasks.EOS]])
+                written = []
                 for _ in wanted:
                     logits, state = model.step(token, state)
                     token = logits[:, -1:].argmax(-1)
@@ -399,14 +400,17 @@ class TestBidirectional:
         model = BERT(
             BERTConfig(tokenizer.vocab_size, context=16, n_layer=1, n_head=1, d_model=8)
         ).eval()
-        right, total, labels = 0, 0, []
+        right = 0
+        total = 0
+        labels = []
         for batch in batches:
             guesses = model(batch.target).argmax(-1)
             for guess, label in zip(
                 guesses.flatten().tolist(), batch.labels.flatten().tolist(), strict=True
             ):
                 if label != IGNORED:
-                    right, total = right + (guess == label), total + 1
+                    right = right + (guess == label)
+                    total = total + 1
                     labels.append(label)
         assert bidirectional.accuracy(model, batches)[0] == pytest.approx(right / total)
         stream = train.read(0, train.n_tokens)

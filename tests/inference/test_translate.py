@@ -50,7 +50,8 @@ def test_as_many_lines_come_out_as_go_in_and_in_the_same_order(lines, batch_toke
 
 def test_lines_are_read_pool_by_pool_and_progress_counts_them(monkeypatch):
     monkeypatch.setattr(translation, "POOL", 4)
-    taken, done = [], []
+    taken = []
+    done = []
     lines = (taken.append(i) or f"dog {i}" if i % 3 else "" for i in range(10))
     found = translate(TRANSFORMER, TOKENIZER, lines, progress=done.append, **FAST)
     next(found)

@@ -67,7 +67,9 @@ def tokenizer_of(name, bpe, wordpiece):
 
 @pytest.mark.parametrize("name", ["gpt", "bert", "transformer", "additive"])
 def test_maps_of_one_row_are_the_tape_of_one_forward_pass(name, models):
-    model, source, target = models[name], [5, 6, 7, 8], [3, 1, 4]
+    model = models[name]
+    source = [5, 6, 7, 8]
+    target = [3, 1, 4]
     rows = (source, target) if name in ("transformer", "additive") else (target,)
     with record(model) as tape:
         model(*(torch.tensor([row]) for row in rows))
@@ -100,7 +102,8 @@ def test_alignment_is_the_map_or_the_mean_of_the_last_layer_but_one():
 def test_a_model_that_learned_to_reverse_aligns_backwards():
     """A task whose alignment is known: token i of the target is token n - 1 - i of the source."""
     torch.manual_seed(0)
-    n_word, n_step = 4, 70
+    n_word = 4
+    n_step = 70
     model = make_model(Seq2SeqConfig(vocab_size=12, d_embed=16, d_model=32, dropout=0.0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, n_step)
@@ -178,9 +181,12 @@ def test_labels_can_be_read_alone(bpe, wordpiece):
 
 def test_a_forced_translation_is_labelled_by_what_is_written(models, bpe):
     for name in ("transformer", "additive"):
-        source, target = bpe.encode("the red cat"), bpe.encode("das Haus")
+        source = bpe.encode("the red cat")
+        target = bpe.encode("das Haus")
         seen = look(models[name], bpe, "the red cat", "das Haus")
-        end, read, written = "<|endoftext|>", labels(bpe, target), labels(bpe, source)
+        end = "<|endoftext|>"
+        read = labels(bpe, target)
+        written = labels(bpe, source)
         maps = attention_maps(models[name], [*source, bpe.eos_id], [bpe.eos_id, *target])
         assert (seen.text, seen.target, len(seen.maps)) == ("the red cat", "das Haus", len(maps))
         for m, expected in zip(seen.maps, maps, strict=True):
@@ -198,7 +204,8 @@ def test_a_forced_translation_is_labelled_by_what_is_written(models, bpe):
 
 @pytest.mark.parametrize("name", ["transformer", "additive"])
 def test_without_a_target_the_model_translates_first(name, models, bpe):
-    model, end = models[name], bpe.eos_id
+    model = models[name]
+    end = bpe.eos_id
     source = [*bpe.encode("the red cat"), end]
     tokens = beam_search(model, [[end]], end, sources=[source], beam=5)[0][0].tokens
     text = tokens[:-1] if tokens[-1] == end else tokens

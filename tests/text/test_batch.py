@@ -92,7 +92,8 @@ def test_ranks_together_have_the_global_batch(first, batch_size, world, seed):
     rows = torch.empty_like(whole.target), torch.empty_like(whole.labels)
     for rank in range(world):
         part = loader.batch(first, batch_size, rank, world)
-        rows[0][rank::world], rows[1][rank::world] = part.target, part.labels
+        rows[0][rank::world] = part.target
+        rows[1][rank::world] = part.labels
     assert torch.equal(rows[0], whole.target)
     assert torch.equal(rows[1], whole.labels)
 

@@ -32,7 +32,9 @@ def test_most_frequent_pair_is_merged_first():
 
 
 def test_encode_replays_merges_in_the_order_learned():
-    a, b, c = token("a"), token("b"), token("c")
+    a = token("a")
+    b = token("b")
+    c = token("c")
     assert bpe.encode(["abc"], [(b, c), (a, b)]) == [a, 256]
     assert bpe.encode(["abc"], [(a, b), (b, c)]) == [256, c]
     assert bpe.encode(["aaaaa"], [(a, a), (256, a)]) == [256, 257]

@@ -93,7 +93,8 @@ def test_indentation_is_part_of_an_answer():
 
 
 def test_the_beginning_of_an_answer_is_continued():
-    asked, begun = [Message("user", "Hello")], Message("assistant", " Fine, ")
+    asked = [Message("user", "Hello")]
+    begun = Message("assistant", " Fine, ")
     assert prompt_ids(TOKENIZER, [*asked, begun]) == [
         *prompt_ids(TOKENIZER, asked),
         *TOKENIZER.encode(" Fine, "),

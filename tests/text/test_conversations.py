@@ -140,10 +140,8 @@ def test_the_first_bad_line_is_named(tmp_path, read, row, told):
 
 def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
     good = [{"prompt": f"p {i}", "answer": "a"} for i in range(3)]
-    file, said = (
-        write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"}),
-        [],
-    )
+    file = write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"})
+    said = []
     read = read_demonstrations(file, 0, 0, said.append, strict=False)
     assert [d.messages[0].content for d in read] == ["p 0", "p 1", "p 2"]
     assert said == [
@@ -197,7 +195,8 @@ def test_the_demonstration_is_among_the_answers_that_labelers_rank():
 
 
 def test_a_number_of_examples_is_spread_over_a_file(tmp_path):
-    file, said = write(tmp_path, *({"prompt": "How?", "answer": str(n)} for n in range(400))), []
+    file = write(tmp_path, *({"prompt": "How?", "answer": str(n)} for n in range(400)))
+    said = []
     taken = [int(d.messages[-1].content) for d in read_demonstrations(file, 40, 7, said.append)]
     assert taken == sorted(set(taken)) and len(taken) == 40
     assert all(any(100 * quarter <= n < 100 * (quarter + 1) for n in taken) for quarter in range(4))

@@ -119,7 +119,8 @@ def test_a_folder_of_rows_without_the_field_says_which(tmp_path):
 
 
 def test_fingerprint_is_of_the_contents(tmp_path):
-    one, two = write(tmp_path / "one.txt", "text"), write(tmp_path / "two.txt", "text")
+    one = write(tmp_path / "one.txt", "text")
+    two = write(tmp_path / "two.txt", "text")
     assert load_corpus(one).fingerprint == load_corpus(two).fingerprint
     write(tmp_path / "two.txt", "texT")
     assert load_corpus(one).fingerprint != load_corpus(two).fingerprint
@@ -224,7 +225,8 @@ ONE_MISTAKE = [
 )
 def test_mistakes_in_a_file_are_named(tmp_path, name, content, message):
     if message is None:
-        content, message = content.encode("latin1"), r"is not UTF-8 at byte 27;"
+        content = content.encode("latin1")
+        message = r"is not UTF-8 at byte 27;"
     path = write(tmp_path / name, content)
     with pytest.raises(UserError, match=message) as error:
         read(path)

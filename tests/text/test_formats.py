@@ -207,7 +207,8 @@ def test_parquet_of_conversations(tmp_path):
     assert said[0].endswith("Keys not used: source, messages.name.")
 
 
-CHOSEN, REJECTED = [*HELLO[:1], *turns(assistant="Hi.")], [*HELLO[:1], *turns(assistant="No.")]
+CHOSEN = [*HELLO[:1], *turns(assistant="Hi.")]
+REJECTED = [*HELLO[:1], *turns(assistant="No.")]
 PLAIN = Comparison((Message("user", "Hello"),), ("Hi.", "No."), (0, 1))
 SYSTEM = Comparison(
     (Message("system", "Be kind."), Message("user", "Hello")), ("Hi.", "No."), (0, 1)
@@ -424,7 +425,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"prompt": "Hello", "completion": "No.", "label": False},
-            "has a label, which says",
+            "has a label, which rates",
         ),
         (
             read_demonstrations,
@@ -535,7 +536,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"messages": [HELLO[0], HELLO[1] | {"score": 0.1}]},
-            'has "score" 0.1, which says how',
+            'has "score" 0.1, which rates',
         ),
         (
             read_demonstrations,
@@ -550,7 +551,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"prompt": "Hello", "answer": "Hi.", "reward": -1},
-            'has "reward" -1, which says how',
+            'has "reward" -1, which rates',
         ),
         (
             read_comparisons,

@@ -51,9 +51,13 @@ def within(count, n, p, sigmas=4.5):
 
 @pytest.mark.parametrize("share", [0.15, 0.4])
 def test_tokens_are_chosen_and_shown_as_the_paper_says(share):
-    vocab_size, mask_id, seq = 5000, 4, 200
-    tokens, is_text = np.full(seq, 100), np.arange(seq) % 2 == 0
-    rng, rows = np.random.default_rng(0), 3000
+    vocab_size = 5000
+    mask_id = 4
+    seq = 200
+    tokens = np.full(seq, 100)
+    is_text = np.arange(seq) % 2 == 0
+    rng = np.random.default_rng(0)
+    rows = 3000
     chosen = np.zeros(seq, dtype=int)
     shown = []
     for _ in range(rows):
@@ -154,7 +158,9 @@ def test_second_sentences_follow_in_half_of_the_samples(shards, tokenizer):
     loader = MaskedLoader(shards, CONTEXT, 1, tokenizer, next_sentence=True)
     stream = shards.read(0, shards.n_tokens - 1)
     joined = " " + " ".join(map(str, np.concatenate([stream, stream]).tolist())) + " "
-    n, following, lengths = 2000, 0, set()
+    n = 2000
+    following = 0
+    lengths = set()
     for k in range(n):
         target, labels, segments, is_next = loader.sample(k)
         row = restored(target, labels)
@@ -219,7 +225,8 @@ def test_rooms_too_small_are_named(shards, tokenizer):
 
 
 def test_only_code_puts_a_mask_in_a_text(tokenizer):
-    a, b = tokenizer.encode("ak"), tokenizer.encode("bl")
+    a = tokenizer.encode("ak")
+    b = tokenizer.encode("bl")
     assert encode_masked("ak [MASK] bl", tokenizer) == [2, *a, 4, *b, 3]
     assert encode_masked("[MASK]ak[MASK]", tokenizer) == [2, 4, *a, 4, 3]
     with pytest.raises(UserError, match=r'There is no \[MASK\] in "ak bl"; write it'):

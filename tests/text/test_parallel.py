@@ -39,19 +39,15 @@ def pairs():
 
 
 def test_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
-    a, b = (
-        write(tmp_path, "a.en", ["one", "two", "three"]),
-        write(tmp_path, "a.de", ["eins", "zwei"]),
-    )
+    a = write(tmp_path, "a.en", ["one", "two", "three"])
+    b = write(tmp_path, "a.de", ["eins", "zwei"])
     with pytest.raises(UserError, match=r"a\.en has 3 lines and .*a\.de has 2"):
         read_pairs(a, b)
 
 
 def test_blank_lines_are_left_out_without_shifting_the_others(tmp_path):
-    a, b = (
-        write(tmp_path, "a", ["one", "", "three", "four"]),
-        write(tmp_path, "b", ["eins", "zwei", " ", "vier"]),
-    )
+    a = write(tmp_path, "a", ["one", "", "three", "four"])
+    b = write(tmp_path, "b", ["eins", "zwei", " ", "vier"])
     assert read_pairs(a, b) == ([("one", "eins"), ("four", "vier")], 2)
 
 
@@ -154,7 +150,8 @@ def test_lines_of_old_macs_are_counted(tmp_path):
 
 def test_pairs_are_held_out_by_their_source_so_that_copies_stay_together(tmp_path):
     lines = [f"sentence {i % 60}" for i in range(240)]
-    source, target = write(tmp_path, "a", lines), write(tmp_path, "b", [str(i) for i in range(240)])
+    source = write(tmp_path, "a", lines)
+    target = write(tmp_path, "b", [str(i) for i in range(240)])
     text = load_parallel(DataConfig(source=str(source), target=str(target), val_fraction=0.3))
     assert len(text.train) + len(text.val) == 240
     assert 20 < len(text.val) < 150
@@ -165,7 +162,8 @@ def test_a_batch_holds_what_the_files_say(pairs):
     batch = pairs.batch([3, 0])
     for row, (source, target) in enumerate((LINES[3], LINES[0])):
         ids = TOKENIZER.encode(target)
-        n, end = len(ids), TOKENIZER.eos_id
+        n = len(ids)
+        end = TOKENIZER.eos_id
         assert batch.target[row, : n + 1].tolist() == [end, *ids]
         assert batch.labels[row, : n + 1].tolist() == [*ids, end]
         assert (batch.labels[row, n + 1 :] == IGNORED).all() and (
@@ -184,7 +182,8 @@ def test_every_pair_is_dealt_once_an_epoch_in_batches_of_bounded_size(pairs, bat
     loader = PairLoader(pairs, seed)
     budget = batch_size * loader.lengths.max(1).mean()
     for epoch in (0, 1):
-        first, seen = 0, []
+        first = 0
+        seen = []
         while first < len(pairs):
             n = loader.n_samples(epoch * len(pairs) + first, batch_size)
             batch = loader.batch(epoch * len(pairs) + first, batch_size)
@@ -210,20 +209,22 @@ def test_batches_are_a_function_of_data_seed_and_place(pairs):
 
 def test_ranks_share_a_batch_between_them(pairs):
     loader = PairLoader(pairs, 1)
-    whole, parts = loader.batch(0, 12), [loader.batch(0, 12, rank, 3) for rank in range(3)]
+    whole = loader.batch(0, 12)
+    parts = [loader.batch(0, 12, rank, 3) for rank in range(3)]
     rows = sorted(tuple(row[row != IGNORED].tolist()) for part in parts for row in part.labels)
     assert rows == sorted(tuple(row[row != IGNORED].tolist()) for row in whole.labels)
 
 
 def test_like_lengths_come_together(pairs):
-    loader, first, padding, real = PairLoader(pairs, 0), 0, 0, 0
+    loader = PairLoader(pairs, 0)
+    first = 0
+    padding = 0
+    real = 0
     while first < len(pairs):
         batch = loader.batch(first, 10)
         first += loader.n_samples(first, 10)
-        padding, real = (
-            padding + int((batch.labels == IGNORED).sum()),
-            real + int((batch.labels != IGNORED).sum()),
-        )
+        padding = padding + int((batch.labels == IGNORED).sum())
+        real = real + int((batch.labels != IGNORED).sum())
     assert padding < 0.05 * real
 
 

@@ -223,7 +223,8 @@ def test_a_tokenizer_without_an_end_of_text(tokenizer, monkeypatch):
 def test_parts_of_documents_are_the_documents():
     tokenizer = ByteBPE.train(["ab"], 260)
     parts = [Part("a b", False), Part("c"), Part("d")]
-    one, other = shards_in_memory(parts, tokenizer), shards_in_memory(["a bc", "d"], tokenizer)
+    one = shards_in_memory(parts, tokenizer)
+    other = shards_in_memory(["a bc", "d"], tokenizer)
     assert (
         one.fingerprint == other.fingerprint
         and one.starts.tolist() == other.starts.tolist() == [0, 5]

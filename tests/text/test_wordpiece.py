@@ -86,7 +86,8 @@ def test_control_tokens_are_what_transformers_takes_them_for(trained, theirs):
         assert getattr(theirs, f"{name}_token_id") == getattr(trained, f"{name}_id")
     assert trained.eos_id == trained.sep_id
     pair = theirs("the function", "a class")
-    first, second = trained.encode("the function"), trained.encode("a class")
+    first = trained.encode("the function")
+    second = trained.encode("a class")
     assert pair["input_ids"] == [2, *first, 3, *second, 3]
     assert pair["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
 
@@ -101,7 +102,8 @@ def test_a_word_is_cut_into_its_longest_pieces(trained):
     """The greedy algorithm, spelled out: longest match first, each next piece with ## in front."""
     vocabulary = {trained.token(i): i for i in range(trained.vocab_size)}
     for word in ["functions", "unaffordable", "objectively", "x", "zzz"]:
-        expected, start = [], 0
+        expected = []
+        start = 0
         while start < len(word):
             prefix = "##" if start else ""
             end = next(

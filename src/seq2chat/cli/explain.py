@@ -147,7 +147,8 @@ def decoding(
     from seq2chat.inference.load import load_gpt
 
     check(run is not None or prompt is None, "--prompt is for a model; give one with --run.")
-    names, logits = WORDS, LOGITS
+    names = WORDS
+    logits = LOGITS
     if run is not None:
         model, tokenizer = load_gpt(run, device="cpu")
         names, logits = after(SENTENCE if prompt is None else prompt, model, tokenizer)

@@ -106,7 +106,8 @@ def lesson(example: Example = LECTURE, causal: bool = False) -> Lesson:
     scaled = scores / example.q.shape[1] ** 0.5
     if causal:
         scaled = scaled.masked_fill(~causal_mask(len(scaled), len(scaled)), -torch.inf)
-    names, d = example.names, example.q.shape[1]
+    names = example.names
+    d = example.q.shape[1]
     wide = [str(i + 1) for i in range(max(d, example.v.shape[1]))]
     tables = [
         matrix("q = x W^Q", names, wide[:d], example.q, 1),
@@ -147,7 +148,8 @@ def _draw(example: Example, scores: Tensor, weights: Tensor, z: Tensor) -> Figur
 
 
 def _read_matrix(tables: dict[str, Any], key: str, file: Path) -> Float64[Tensor, "rows columns"]:
-    rows, values = tables.get(key), torch.empty(0)
+    rows = tables.get(key)
+    values = torch.empty(0)
     with suppress(TypeError, ValueError, RuntimeError):  # not numbers, or ragged
         values = torch.tensor(rows, dtype=torch.float64)
     check(

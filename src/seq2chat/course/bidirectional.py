@@ -38,7 +38,11 @@ from seq2chat.training.objective import masked_lm
 MODELS = ("both sides", "left only")
 # Short rows, for the first steps: attention begins as an average over all that it sees, and of 64
 # positions the neighbours that tell most are a thirty-second part.
-TEXT, VOCABULARY, CONTEXT, BATCH, STEPS = "world:3MB", 2000, 16, 64, 1000
+TEXT = "world:3MB"
+VOCABULARY = 2000
+CONTEXT = 16
+BATCH = 64
+STEPS = 1000
 SHAPE = {"context": CONTEXT, "n_layer": 2, "n_head": 4, "d_model": 128, "dropout": 0.0}
 
 
@@ -66,7 +70,9 @@ def text() -> tuple[WordPiece, Shards, Shards]:
 @torch.inference_mode()
 def accuracy(model: BERT, batches: Sequence[Batch]) -> tuple[float, float]:
     """Return the share of the masked tokens that are guessed rightly, and the mean loss in nats."""
-    right, loss, n = 0, 0.0, 0
+    right = 0
+    loss = 0.0
+    n = 0
     for batch in batches:
         asked = batch.labels != IGNORED
         guesses = model.logits(model.hidden(batch.target, batch.target_mask)[asked]).argmax(-1)

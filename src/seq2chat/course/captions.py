@@ -37,7 +37,11 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.parallel import load_parallel, pair_batch
 from seq2chat.training.objective import translation
 
-MOST, VOCABULARY, LONGEST, BATCH, UNSEEN = 4, 2000, 256, 32, 100
+MOST = 4
+VOCABULARY = 2000
+LONGEST = 256
+BATCH = 32
+UNSEEN = 100
 
 Side = list[list[int]]
 

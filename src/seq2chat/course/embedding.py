@@ -68,7 +68,8 @@ def read_input(model: Model, ids: Sequence[int]) -> Input:
         f"The model would read {len(ids)} tokens, and its context is {model.context}; shorten the "
         "prompt.",
     )
-    table, places = model.embed_tokens, torch.arange(len(ids), device=model.device)
+    table = model.embed_tokens
+    places = torch.arange(len(ids), device=model.device)
     if isinstance(model, Transformer) and model.embed_source is not None:
         table = model.embed_source
     embedding = (
@@ -97,7 +98,8 @@ def read_input(model: Model, ids: Sequence[int]) -> Input:
                 "learned positions and the segment's vector are added; a LayerNorm follows",
             )
         case Transformer():
-            width, learned = model.config.d_model, model.embed_source_positions
+            width = model.config.d_model
+            learned = model.embed_source_positions
             positions = (
                 sinusoids(places, width, embedding.dtype) if learned is None else learned(places)
             )
@@ -118,7 +120,8 @@ def lesson(prompt: str, model: Model, tokenizer: Tokenizer) -> Lesson:
     ids = ids_read(model, tokenizer, prompt)
     found = read_input(model, ids)
     names = [f"{place} {label}" for place, label in enumerate(labels(tokenizer, ids))]
-    gpt3, added = GPT3["gpt3-175b"], found.positions is not None
+    gpt3 = GPT3["gpt3-175b"]
+    added = found.positions is not None
     n_vocab, width = model.embed_tokens.weight.shape
     numbers: list[list[Cell]] = []
     for place, (name, i) in enumerate(zip(names, ids, strict=True)):

@@ -35,7 +35,11 @@ from seq2chat.training.objective import translation
 
 MODELS = ("fixed", "fixed, reversed", "attention", "transformer")
 TASKS = ("copy", "reverse", "captions")
-SYMBOLS, LONGEST, BATCH, STEPS, UNSEEN = 16, 20, 64, 1000, 500
+SYMBOLS = 16
+LONGEST = 20
+BATCH = 64
+STEPS = 1000
+UNSEEN = 500
 LENGTHS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
 SHOWN = (4, 8, 12, 20)  # in the tables; the figure shows all
 RATES = {"fixed": 3e-3, "fixed, reversed": 3e-3, "attention": 3e-3, "transformer": 2e-3}
@@ -86,10 +90,8 @@ def equal_shape(
 ) -> Seq2SeqConfig | TransformerConfig:
     """Return the configuration of `model` whose number of parameters is nearest to that of "fixed"
     at `d_model`."""
-    wanted, widths = (
-        n_parameters(shape("fixed", d_model, vocab_size, longest)),
-        range(4, 2 * d_model + 1, 4),
-    )
+    wanted = n_parameters(shape("fixed", d_model, vocab_size, longest))
+    widths = range(4, 2 * d_model + 1, 4)
     above = bisect_left(
         widths, wanted, key=lambda width: n_parameters(shape(model, width, vocab_size, longest))
     )
@@ -179,10 +181,8 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
 
 
 def _draw(groups: dict[tuple[str, int], dict[str, list[dict[str, Any]]]]) -> Figure:
-    tasks, widths = (
-        list(dict.fromkeys(t for t, _ in groups)),
-        list(dict.fromkeys(w for _, w in groups)),
-    )
+    tasks = list(dict.fromkeys(t for t, _ in groups))
+    widths = list(dict.fromkeys(w for _, w in groups))
     figure = canvas(5.5 * len(widths), 3.6 * len(tasks))
     grid = figure.subplots(len(tasks), len(widths), squeeze=False)
     for (task, d_model), models in groups.items():

@@ -103,12 +103,16 @@ def heat_map(
     A matrix with negative numbers is drawn white at zero, others white at their smallest.
     """
     numbers = values.detach().double().cpu()
-    lowest, highest = numbers.min().item(), numbers.max().item()
+    lowest = numbers.min().item()
+    highest = numbers.max().item()
     if lowest < 0:
-        colours, highest = "RdBu_r", max(-lowest, highest)
-        lowest, dark = -highest, numbers.abs() > 0.6 * highest
+        colours = "RdBu_r"
+        highest = max(-lowest, highest)
+        lowest = -highest
+        dark = numbers.abs() > 0.6 * highest
     else:
-        colours, lowest = "Blues", lowest if lowest < highest else 0.0
+        colours = "Blues"
+        lowest = lowest if lowest < highest else 0.0
         dark = numbers > lowest + 0.6 * (highest - lowest)
     image = axes.imshow(
         numbers.numpy(), cmap=colours, vmin=lowest, vmax=highest, interpolation="nearest"

@@ -48,7 +48,8 @@ def topics(
     but for rounding is zero.
     """
     u, s, vt = torch.linalg.svd(ratings, full_matrices=False)
-    s, v = s.where(s > 1e-12 * s[0], 0.0), vt.T
+    s = s.where(s > 1e-12 * s[0], 0.0)
+    v = vt.T
     sign = v.gather(0, v.abs().argmax(0, keepdim=True)).sign()
     return (u * sign)[:, :n_topic], s, (v * sign)[:, :n_topic]
 
@@ -92,7 +93,8 @@ def lesson() -> Lesson:
     learned W^Q and W^K."""
     u, s, v = topics(RATINGS, 2)
     w_q, w_k = learn_query_key(RATINGS, 2)
-    persons, two = [f"P{i}" for i in range(1, 8)], ("science fiction", "romance")
+    persons = [f"P{i}" for i in range(1, 8)]
+    two = ("science fiction", "romance")
     new = torch.stack([P8, P9])
     seen = new @ v
     similarity: list[list[Cell]] = [

@@ -15,7 +15,10 @@ from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.mask import causal_mask
 
-LAYERS, HEADS, WIDTH, VOCABULARY = 2, 2, 16, 64
+LAYERS = 2
+HEADS = 2
+WIDTH = 16
+VOCABULARY = 64
 
 
 def influence(model: GPT | BERT, n: int, seed: int = 0) -> Float64[Tensor, "{n} {n}"]:

@@ -40,7 +40,9 @@ def lesson(example: Example = LECTURE, n_head: int = 2) -> Lesson:
     """Return the weights and contexts of `n_head` heads, their concatenation, and the shapes in
     Vaswani et al.'s base model."""
     context, weights = attend(example, n_head)
-    names, d_head, d_value = example.names, example.q.shape[1] // n_head, context.shape[-1]
+    names = example.names
+    d_head = example.q.shape[1] // n_head
+    d_value = context.shape[-1]
     joined = context.transpose(0, 1).flatten(1)
     tables = []
     for head in range(n_head):
@@ -81,7 +83,8 @@ def lesson(example: Example = LECTURE, n_head: int = 2) -> Lesson:
 
 
 def _shapes(d_model: int, n_head: int) -> list[list[Cell]]:
-    one, many = (d_model, 1), (d_model // n_head, n_head)
+    one = (d_model, 1)
+    many = (d_model // n_head, n_head)
     return [
         ["d_k of a head", one[0], many[0]],
         ["W^Q, W^K, W^V of a head", *(f"{d_model} × {d}" for d, _ in (one, many))],

@@ -77,7 +77,8 @@ def lesson(depths: tuple[int, ...] = DEPTHS, seeds: int = 3) -> Lesson:
     """
     check(min(depths, default=0) > 0, f"depths is {depths}; write positive numbers of layers.")
     check(seeds > 0, f"seeds is {seeds}; write a positive number.")
-    tables, profiles = [], {}
+    tables = []
+    profiles = {}
     for kind, formula in KINDS.items():
         rows: list[list[Cell]] = []
         for depth in depths:

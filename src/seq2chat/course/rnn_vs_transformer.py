@@ -53,13 +53,22 @@ from seq2chat.training.objective import translation
 MODELS = ("fixed", "transformer")
 NAMES = {"fixed": "RNN", "transformer": "Transformer"}
 LENGTHS = (16, 32, 64, 128, 256, 512)
-TOKENS, SPEED_WIDTH = 4096, 256
+TOKENS = 4096
+SPEED_WIDTH = 256
 
-KEYS, VALUES, NOISE = 2, 4, 4
-FIRST_KEY, FIRST_VALUE, FIRST_PAIR = FIRST, FIRST + KEYS, FIRST + KEYS + VALUES
+KEYS = 2
+VALUES = 4
+NOISE = 4
+FIRST_KEY = FIRST
+FIRST_VALUE = FIRST + KEYS
+FIRST_PAIR = FIRST + KEYS + VALUES
 FIRST_NOISE = FIRST_PAIR + KEYS * VALUES
 VOCABULARY = FIRST_NOISE + NOISE
-LONGEST, RECALL_WIDTH, BATCH, STEPS, UNSEEN = 64, 64, 32, 1000, 500
+LONGEST = 64
+RECALL_WIDTH = 64
+BATCH = 32
+STEPS = 1000
+UNSEEN = 500
 DISTANCES = (0, 4, 9, 19, 29, 39, 49, 61)
 SHOWN = (0, 9, 39, 61)  # in the table; the figure shows all
 
@@ -77,7 +86,8 @@ def measure_speed(
     copying sequences of `length`, about 4096 tokens at once: the median of `repeats` passes after
     one that is not counted."""
     config = equal_shape(model_name, width, FIRST + 64, max(LENGTHS))
-    model, batch = make(config, 0), max(1, TOKENS // length)
+    model = make(config, 0)
+    batch = max(1, TOKENS // length)
     chance = torch.Generator().manual_seed(0)
     task = repetition("copy", torch.full((batch,), length), 64, chance)
     seconds = []

@@ -147,7 +147,8 @@ def words(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int | None]:
     begins; None for a control token or white space alone."""
     control = set(tokenizer.control.values())
     found: list[int | None] = []
-    n_words, in_word = 0, False
+    n_words = 0
+    in_word = False
     for token_id in ids:
         begun: int | None = None
         for byte in b"" if token_id in control else tokenizer.token_bytes(token_id):
@@ -188,7 +189,8 @@ def look(
         target is None or target.strip() != "",
         "The target is empty; give a translation, or leave it out.",
     )
-    ids, end = ids_read(model, tokenizer, text), tokenizer.eos_id
+    ids = ids_read(model, tokenizer, text)
+    end = tokenizer.eos_id
     if isinstance(model, Seq2Seq | Transformer):
         assert end is not None
         if target is None:
@@ -240,7 +242,8 @@ def choose(
         f"The model has no {kind} attention; what it has is {' and '.join(kinds)} attention.",
     )
     maps = [m for m in maps if kind in (None, m.kind)]
-    n_layer, n_head = max(m.layer for m in maps) + 1, len(maps[0].heads)
+    n_layer = max(m.layer for m in maps) + 1
+    n_head = len(maps[0].heads)
     check(
         layer is None or 0 <= layer < n_layer,
         f"There is no layer {layer}; the layers are 0 to {n_layer - 1}.",
@@ -271,7 +274,8 @@ def _forced(tokenizer: Tokenizer, target: Sequence[int]) -> tuple[list[int], lis
 
 def _label(m: AttentionMap, names: dict[str, list[str]]) -> LabelledMap:
     if m.kind != "self":
-        queries, keys = names["written"], names["source"]
+        queries = names["written"]
+        keys = names["source"]
     else:
         queries = keys = names["source" if m.path.startswith("encoder.") else "read"]
     return LabelledMap(

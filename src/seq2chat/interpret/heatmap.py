@@ -110,7 +110,8 @@ def draw(maps: Sequence[LabelledMap]) -> Figure:
 def _panel_size(maps: Sequence[LabelledMap], n_column: int, single: bool) -> tuple[float, float]:
     """Return width and height of a panel in inches."""
     if single:
-        n_query, n_key = len(maps[0].queries), len(maps[0].keys)
+        n_query = len(maps[0].queries)
+        n_key = len(maps[0].keys)
         cell = min(CELL, LARGEST / max(n_query, n_key))
         return max(1.0, cell * n_key), max(1.0, cell * n_query)
     side = min(PANEL, 2 * LARGEST / max(n_column, len(maps)))

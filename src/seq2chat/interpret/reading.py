@@ -20,7 +20,8 @@ def ids_read(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
     Raises UserError for a blank text.
     """
     check(text.strip() != "", "The text is empty; write at least one word.")
-    ids, end = tokenizer.encode(text), tokenizer.eos_id
+    ids = tokenizer.encode(text)
+    end = tokenizer.eos_id
     match model:
         case GPT() | RewardModel():
             return ids if end is None else [end, *ids]

@@ -99,7 +99,8 @@ class Tape:
         if known:
             return
         finalize(state, self._trails.pop, id(state), None)
-        key, inner = id(state), state.reorder.__func__
+        key = id(state)
+        inner = state.reorder.__func__
 
         def reorder(state: Any, rows: Tensor) -> None:
             inner(state, rows)
@@ -201,7 +202,9 @@ def _dot_product_weights(
     q, k, v, mask = arguments
     # The kernel's softmax is not rounded to these either.
     if q.dtype in (torch.bfloat16, torch.float16):
-        q, k, v = q.float(), k.float(), v.float()
+        q = q.float()
+        k = k.float()
+        v = v.float()
     is_causal = heads.causal and mask is None and q.shape[-2] > 1
     return scaled_dot_product_plain(q, k, v, mask, is_causal, heads.scale)[1]
 

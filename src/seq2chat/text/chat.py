@@ -16,7 +16,8 @@ from seq2chat.text.byte_bpe import ByteBPE
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
 
-START, END = "<|im_start|>", "<|im_end|>"
+START = "<|im_start|>"
+END = "<|im_end|>"
 
 # Gives the same ids in `transformers`, except for contents with the text of a control token, which
 # become that token there.

@@ -42,7 +42,8 @@ def silent(line: str) -> None:
 
 
 WORLD = "world"
-TRAINING, VALIDATION = 10_000, 500
+TRAINING = 10_000
+VALIDATION = 500
 """Default numbers of examples of the world for training and validation."""
 
 

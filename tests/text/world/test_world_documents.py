@@ -21,7 +21,8 @@ def found_words(texts: list[str]) -> set[str]:
 
 
 def asked_texts(split: str) -> list[str]:
-    out, generator = [], random.Random(0)
+    out = []
+    generator = random.Random(0)
     for question in questions(split, 40 * len(FAMILIES)):
         out += [message.content for message in question.messages] + candidates(question, generator)
     return out

@@ -43,20 +43,21 @@ def test_held_out_labelers_agree_with_them_about_as_much():
 
 
 def test_agreement_in_expectation_is_agreement_counted():
-    generator, alike, both = random.Random(0), 0, 0
+    generator = random.Random(0)
+    alike = 0
+    both = 0
     one, other = TRAINING[:2]
     for question, a, b in compared("train"):
-        (p, q), (r, s) = (
-            one.rank(question, [a, b], generator),
-            other.rank(question, [a, b], generator),
-        )
+        (p, q) = one.rank(question, [a, b], generator)
+        (r, s) = other.rank(question, [a, b], generator)
         alike += (p < q) == (r < s) and p != q and r != s
         both += p != q and r != s
     assert alike / both == pytest.approx(agreement(one, other, compared("train")), abs=0.03)
 
 
 def test_no_rule_orders_more_pairs_right_than_the_ceiling():
-    generator, panel = random.Random(2), TRAINING
+    generator = random.Random(2)
+    panel = TRAINING
     best = gold_right = count = 0
     for question, a, b in compared("train") * 2:
         likelier = (
@@ -106,7 +107,8 @@ def test_preferences_of_a_pair_are_complements_and_equal_texts_always_tie(labele
 
 
 def test_ranks_begin_at_zero_and_skip_none():
-    generator, ties = random.Random(3), 0
+    generator = random.Random(3)
+    ties = 0
     for question in questions("train", 42):
         ranks = TRAINING[0].rank(question, candidates(question, generator), generator)
         assert sorted(set(ranks)) == list(range(max(ranks) + 1))

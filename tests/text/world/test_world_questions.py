@@ -9,7 +9,7 @@ import pytest
 from seq2chat.config import UserError
 from seq2chat.text.world import FAMILIES, RISKS, SPLITS, Question, candidates, questions
 from seq2chat.text.world.families import SYSTEM
-from seq2chat.text.world.lexicon import COLOURS, JOBS, kind, words
+from seq2chat.text.world.lexicon import COLORS, JOBS, kind, words
 
 N = 40 * len(FAMILIES)
 
@@ -79,7 +79,8 @@ def test_splits_share_no_person_place_animal_thing_food_or_sum():
         }
         return {word for word in every if kind(word) in ("person", "place", "noun", "tool")}
 
-    train, test = named("train"), named("test")
+    train = named("train")
+    test = named("test")
     assert len(train) > 70 and len(test) > 40
     assert not train & test
     sums = [
@@ -95,7 +96,7 @@ def test_splits_share_no_person_place_animal_thing_food_or_sum():
 def masked(text: str) -> str:
     """The text without what differs from question to question of a template."""
     kept = [
-        word if not kind(word) and word not in (*COLOURS, *JOBS) else "_" for word in words(text)
+        word if not kind(word) and word not in (*COLORS, *JOBS) else "_" for word in words(text)
     ]
     return re.sub(r"(\b_\b ?)+", "_ ", " ".join(kept))
 
