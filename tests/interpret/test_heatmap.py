@@ -9,7 +9,7 @@ import torch
 
 from seq2chat.config import UserError
 from seq2chat.interpret import heatmap
-from seq2chat.interpret.attention import LabelledMap
+from seq2chat.interpret.attention import LabeledMap
 from seq2chat.interpret.heatmap import draw, save
 
 
@@ -19,7 +19,7 @@ def random_map(n_head=1, n_query=3, n_key=4, path="decoder.1.cross_attn.heads", 
     queries, keys = (
         [f"{name}{i}" for i in range(n)] for name, n in zip(names, (n_query, n_key), strict=True)
     )
-    return LabelledMap(path, "cross", [f"head {i}" for i in range(n_head)], queries, keys, weights)
+    return LabeledMap(path, "cross", [f"head {i}" for i in range(n_head)], queries, keys, weights)
 
 
 def panels(figure):
@@ -80,7 +80,7 @@ def test_long_inputs_stay_within_a_page_and_can_be_read():
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_pictures_are_written_whatever_the_tokens(ending, tmp_path):
     m = random_map(1, 3, 6)
-    m = LabelledMap(
+    m = LabeledMap(
         m.path,
         m.kind,
         m.heads,
@@ -107,7 +107,7 @@ def test_the_pixels_of_a_picture_are_the_weights(tmp_path):
     """One cell is dark, the others are white."""
     weights = torch.zeros(1, 5, 5)
     weights[0, 3, 1] = 1.0
-    m = LabelledMap(
+    m = LabeledMap(
         "layers.0.self_attn.heads", "self", ["head 0"], list("abcde"), list("abcde"), weights
     )
     (axes,) = panels(figure := draw([m]))
@@ -157,7 +157,7 @@ def test_signs_that_no_font_has_are_whole_escapes_with_room_for_them(tmp_path, m
     monkeypatch.setattr(heatmap, "_font_with", lambda c: "DejaVu Sans" if c.isascii() else None)
     m = random_map(1, 3, 3)
     names = ["今日は天気", "散歩", "🙂"]
-    m = LabelledMap(m.path, m.kind, m.heads, names, names, m.weights)
+    m = LabeledMap(m.path, m.kind, m.heads, names, names, m.weights)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where labels leave no room for the map
         figure = draw([m])

@@ -33,21 +33,21 @@ def attention(
     layers and heads.
     """
     from seq2chat.device import pick_device
-    from seq2chat.interpret.attention import choose, look
+    from seq2chat.interpret.attention import attention_of_text, select_maps
     from seq2chat.interpret.heatmap import save, values
     from seq2chat.training.checkpoint import load_checkpoint
 
     model, tokenizer = load_checkpoint(run)
     model.to(pick_device())
-    seen = look(model, tokenizer, text, target)
-    maps = choose(seen.maps, kind, layer, head)
+    result = attention_of_text(model, tokenizer, text, target)
+    maps = select_maps(result.maps, kind, layer, head)
     file = out if out is not None or as_json else Path("attention.png")
     if file is not None:
         save(maps, file)
     if as_json:
-        record = {"text": seen.text, "target": seen.target, "maps": values(maps)}
+        record = {"text": result.text, "target": result.target, "maps": values(maps)}
         print(json.dumps(record, ensure_ascii=False))
         return
-    if seen.target is not None:
-        print(seen.target)
+    if result.target is not None:
+        print(result.target)
     print(file)

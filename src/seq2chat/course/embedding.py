@@ -14,7 +14,7 @@ from seq2chat.config import GPT3, GPTConfig, check
 from seq2chat.course import SENTENCE
 from seq2chat.course.lesson import Cell, Lesson, Table, canvas, heat_map
 from seq2chat.interpret.attention import labels
-from seq2chat.interpret.reading import ids_read
+from seq2chat.interpret.reading import input_ids
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model
 from seq2chat.models.gpt import GPT, init_weights
@@ -117,7 +117,7 @@ def lesson(prompt: str, model: Model, tokenizer: Tokenizer) -> Lesson:
 
     Raises UserError for a blank prompt, and as `read_input`.
     """
-    ids = ids_read(model, tokenizer, prompt)
+    ids = input_ids(model, tokenizer, prompt)
     found = read_input(model, ids)
     names = [f"{place} {label}" for place, label in enumerate(labels(tokenizer, ids))]
     gpt3 = GPT3["gpt3-175b"]

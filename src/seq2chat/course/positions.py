@@ -19,7 +19,7 @@ from seq2chat.course.lesson import (
     plain,
 )
 from seq2chat.interpret.attention import labels
-from seq2chat.interpret.reading import ids_read
+from seq2chat.interpret.reading import input_ids
 from seq2chat.models.folder import Model
 from seq2chat.nn.position import sinusoids
 from seq2chat.text.tokenizers import Tokenizer
@@ -87,7 +87,7 @@ def lesson(
         f"d_model is {d_model}; write a positive even number: sines and cosines.",
     )
     check(n > 1, f"n is {n:g}; write a number above 1, the paper's is 10000.")
-    words = text.split() if run is None else labels(run[1], ids_read(*run, text))
+    words = text.split() if run is None else labels(run[1], input_ids(*run, text))
     check(len(words) > 0, "The text is empty; write at least one word.")
     names = [f"{place} {word}" for place, word in enumerate(words)]
     table = encoding(len(words), d_model, n)
