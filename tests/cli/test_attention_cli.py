@@ -70,12 +70,9 @@ def test_json_is_what_the_model_computes(name, folders, capsys, tmp_path):
     target = "das Haus" if name in ("transformer", "additive") else None
     attention(folders[name], text="the red cat", target=target, as_json=True)
     printed = json.loads(capsys.readouterr().out)
-    attention = attention_of_text(*load_checkpoint(folders[name]), "the red cat", target)
-    assert printed == {
-        "text": "the red cat",
-        "target": target,
-        "maps": values(select_maps(attention.maps)),
-    }
+    result = attention_of_text(*load_checkpoint(folders[name]), "the red cat", target)
+    maps = values(select_maps(result.maps))
+    assert printed == {"text": "the red cat", "target": target, "maps": maps}
     assert len(printed["maps"]) == (1 if target else 2)
     assert not list(tmp_path.iterdir())  # no picture unless one is asked for
     for m in printed["maps"]:

@@ -194,7 +194,7 @@ class TestMultihead:
 
     @pytest.mark.parametrize("n_head", [0, 3, -2])
     def test_heads_that_do_not_divide_the_columns(self, n_head):
-        with pytest.raises(UserError, match="cannot be dealt"):
+        with pytest.raises(UserError, match="cannot be split"):
             multihead.lesson(n_head=n_head)
 
 
@@ -210,7 +210,7 @@ class TestLsi:
 
     def test_two_persons_without_a_common_movie_become_alike(self):
         shown = lsi.lesson()
-        before, after, learned = (row[1:] for row in table(shown, "how alike"))
+        before, after, learned = (row[1:] for row in table(shown, "their similarity"))
         assert before == [0.0, 0.0]
         assert round(after[1], 2) == round(learned[1], 2) == 0.99
         # By hand from the textbook's V, rounded to two digits there.

@@ -366,16 +366,19 @@ class TestBidirectional:
         assert [row[0] for row in shown.tables[0].rows] == [
             "both sides",
             "left only",
-            "the commonest token",
+            "the most common token",
         ]
 
     @pytest.mark.parametrize(
         ("accuracies", "told"),
         [
-            ([(0.48, 0.5), (0.44, 0.45)], "the one that sees both sides guesses better"),
-            ([(0.44, 0.45), (0.48, 0.5)], "the one that sees left only guesses better"),
-            ([(0.44, 0.5), (0.43, 0.45)], "neither guesses better"),  # by seed, one or the other
-            ([(0.124, 0.124), (0.122, 0.122)], "neither guesses better"),  # 0.12 both, in the table
+            ([(0.48, 0.5), (0.44, 0.45)], "the model that sees both sides predicts better"),
+            ([(0.44, 0.45), (0.48, 0.5)], "the model that sees left only predicts better"),
+            ([(0.44, 0.5), (0.43, 0.45)], "neither predicts better"),  # by seed, one or the other
+            (
+                [(0.124, 0.124), (0.122, 0.122)],
+                "neither predicts better",
+            ),  # 0.12 both, in the table
         ],
     )
     def test_a_difference_is_told_only_where_it_is_shown(self, accuracies, told):

@@ -1,5 +1,5 @@
-"""Multi-head attention (Vaswani et al. 2017, section 3.2.2): the same inputs looked at in several
-ways at once."""
+"""Multi-head attention (Vaswani et al. 2017, section 3.2.2): several attentions to the same
+inputs."""
 
 from jaxtyping import Float64
 from matplotlib.figure import Figure
@@ -12,24 +12,24 @@ from seq2chat.nn.attention import scaled_dot_product_plain
 
 
 def split(x: Float64[Tensor, "n width"], n_head: int) -> Float64[Tensor, "1 {n_head} n d_head"]:
-    """Return the columns of `x` dealt to the heads, neighbours together."""
+    """Return the columns of `x` split between the heads, with adjacent columns together."""
     return x.unflatten(-1, (n_head, -1)).transpose(0, 1)[None]
 
 
 def attend(
     example: Example, n_head: int
 ) -> tuple[Float64[Tensor, "{n_head} n d_head"], Float64[Tensor, "{n_head} n n"]]:
-    """Return each head's context and weights, its queries, keys and values being its share of the
-    columns.
+    """Return the context and the weights of each head, where each head has an equal share of the
+    columns of queries, keys and values.
 
-    Raises UserError when the columns cannot be dealt evenly.
+    Raises UserError if the columns can't be split evenly.
     """
     width = example.q.shape[1]
     for name, columns in (("w_q and w_k", width), ("w_v", example.v.shape[1])):
         check(
             n_head > 0 and columns % n_head == 0,
-            f"{columns} columns of {name} cannot be dealt to {n_head} heads; write a number of "
-            "heads that divides it.",
+            f"{columns} columns of {name} cannot be split between {n_head} heads; write a number "
+            f"of heads that divides {columns}.",
         )
     q, k, v = (split(x, n_head) for x in (example.q, example.k, example.v))
     context, weights = scaled_dot_product_plain(q, k, v)
@@ -58,7 +58,7 @@ def lesson(example: Example = LECTURE, n_head: int = 2) -> Lesson:
         ]
     tables += [
         matrix(
-            "concat(head 1, …): what W^O reads",
+            "concat(head 1, …): the input of W^O",
             names,
             [str(i + 1) for i in range(joined.shape[1])],
             joined,
@@ -71,12 +71,12 @@ def lesson(example: Example = LECTURE, n_head: int = 2) -> Lesson:
     ]
     notes = [
         (
-            "Each head has its own weights: one can look at a neighbour while another looks at the "
-            "subject of the verb."
+            "Each head has its own weights: one can attend to a neighbor while another attends to "
+            "the subject of the verb."
         ),
         (
-            "The heads share the width, so that many cost what one costs: the same parameters, the "
-            "same products."
+            "The heads share the width, so many heads cost as much as one: the same parameters and "
+            "the same products."
         ),
     ]
     return Lesson("multihead", tables, notes, _draw(example, weights, joined))
@@ -86,8 +86,8 @@ def _shapes(d_model: int, n_head: int) -> list[list[Cell]]:
     one = (d_model, 1)
     many = (d_model // n_head, n_head)
     return [
-        ["d_k of a head", one[0], many[0]],
-        ["W^Q, W^K, W^V of a head", *(f"{d_model} × {d}" for d, _ in (one, many))],
+        ["d_k per head", one[0], many[0]],
+        ["W^Q, W^K, W^V per head", *(f"{d_model} × {d}" for d, _ in (one, many))],
         ["W^O", *(f"{h * d} × {d_model}" for d, h in (one, many))],
         [
             "parameters of the layer",

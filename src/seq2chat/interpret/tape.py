@@ -182,7 +182,8 @@ def _sites(model: Model) -> dict[str, tuple[nn.Module, Extract, Kind | None]]:
             all_sites[f"{path}.context"] = module, _of_one_step, None
         elif isinstance(module, nn.ModuleList) and path in ("layers", "encoder", "decoder"):
             all_sites[f"{path}.input"] = module[0], _first_argument, None
-            all_sites |= {f"{path}.{i}": (block, _output, None) for i, block in enumerate(module)}
+            for i, block in enumerate(module):
+                all_sites[f"{path}.{i}"] = (block, _output, None)
         elif isinstance(module, nn.ModuleList) and path == "decoder.cells":
             all_sites |= {
                 f"{path}.{i}": (cell, _of_one_step, None) for i, cell in enumerate(module)

@@ -49,7 +49,7 @@ def test_families_can_be_chosen():
     ("arguments", "message"),
     [
         (("dev", 1), "no split 'dev'"),
-        (("train", -1), "not negative"),
+        (("train", -1), "of 0 or more"),
         (("train", 1, 0, []), "at least one family"),
         (("train", 1, 0, ["rhyme"]), "no family 'rhyme'"),
     ],
