@@ -114,7 +114,7 @@ def test_a_table_shows_the_same(bert, command):
     assert "The [MASK] sees the" in out, "brackets are no markup"
 
 
-def test_lines_of_standard_input_are_texts_of_their_own(bert, command):
+def test_lines_of_standard_input_are_separate_texts(bert, command):
     code, out, err = command(bert, "--json", stdin="the [MASK]\n\nsees [MASK] red [MASK]\r\n")
     assert code == 0, err
     answers = [json.loads(line) for line in out.splitlines()]
@@ -150,7 +150,7 @@ def test_more_guesses_than_tokens_are_all_of_them(bert, command):
         ),
     ],
 )
-def test_mistakes_are_answered_with_what_to_write(arguments, stdin, message, bert, command):
+def test_errors_say_what_to_write(arguments, stdin, message, bert, command):
     code, out, err = command(bert, *arguments, stdin=stdin)
     assert (code, out) == (2, "")
     assert message in err

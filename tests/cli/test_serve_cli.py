@@ -44,7 +44,7 @@ def serve(*arguments, **options):
     )
 
 
-def test_it_prints_an_address_answers_there_and_ends_on_sigterm(folder):
+def test_it_prints_its_address_and_ends_on_sigterm(folder):
     process = serve(folder, "--port", 0)
     try:
         printed = ""
@@ -91,7 +91,7 @@ def test_a_demo_is_served_with_its_finished_stages(tmp_path):
         (("nowhere",), "There is no run or model folder"),
     ],
 )
-def test_mistakes_are_one_sentence(folder, arguments, message, monkeypatch):
+def test_errors_are_one_sentence(folder, arguments, message, monkeypatch):
     monkeypatch.setenv("SEQ2CHAT_API_KEY", "")
     assert message in fail("serve", *(a.format(folder=folder) for a in arguments))
 

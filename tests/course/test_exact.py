@@ -75,7 +75,7 @@ class TestAttention:
         z = softmax((x @ w_q) @ (x @ w_k).T / 2) @ (x @ w_v)
         np.testing.assert_allclose(numbers(attention.lesson(), "Z"), z, rtol=1e-12)
 
-    def test_errata_are_the_two_numbers_that_the_lecture_misprints(self):
+    def test_errata_are_the_lectures_two_misprints(self):
         """The lecture's Z differs from ours, rounded as it is, exactly where the errata say."""
         printed = np.array(
             [
@@ -208,7 +208,7 @@ class TestLsi:
         np.testing.assert_allclose(s.numpy() ** 2, eigenvalues, atol=1e-10)
         assert (s > 0).tolist() == [True, True, True, False, False]
 
-    def test_two_persons_without_a_common_movie_become_alike(self):
+    def test_people_without_a_common_movie_become_similar(self):
         shown = lsi.lesson()
         before, after, learned = (row[1:] for row in table(shown, "their similarity"))
         assert before == [0.0, 0.0]
@@ -346,7 +346,7 @@ class TestEmbedding:
             == [tokenizer.eos_id, *tokenizer.encode("I")]
         )
 
-    def test_a_recurrent_network_reads_embeddings_as_they_are(self):
+    def test_a_recurrent_network_adds_no_positions(self):
         model = FAMILIES["seq2seq"]().double()
         found = embedding.read_input(model, [3, 14])
         assert found.positions is None

@@ -66,7 +66,7 @@ def tokenizer_of(name, bpe, wordpiece):
 
 
 @pytest.mark.parametrize("name", ["gpt", "bert", "transformer", "additive"])
-def test_maps_of_one_row_are_the_tape_of_one_forward_pass(name, models):
+def test_maps_are_the_tape_of_one_forward_pass(name, models):
     model = models[name]
     source = [5, 6, 7, 8]
     target = [3, 1, 4]
@@ -86,7 +86,7 @@ def test_a_fixed_context_attends_to_nothing(models):
         attention_maps(models["fixed"], [3, 4], [5])
 
 
-def test_alignment_is_the_map_or_the_mean_of_the_last_layer_but_one():
+def test_alignment_is_the_mean_of_the_right_layer():
     torch.manual_seed(0)
     cross = [AttentionMap(f"decoder.{i}", "cross", torch.rand(1, 4, 3, 5)) for i in range(6)]
     own = AttentionMap("decoder.0", "self", torch.rand(1, 4, 3, 3))
@@ -99,7 +99,7 @@ def test_alignment_is_the_map_or_the_mean_of_the_last_layer_but_one():
         alignment([own])
 
 
-def test_a_model_that_learned_to_reverse_aligns_backwards():
+def test_a_reversing_model_aligns_backwards():
     """A task whose alignment is known: token i of the target is token n - 1 - i of the source."""
     torch.manual_seed(0)
     n_word = 4
@@ -179,7 +179,7 @@ def test_labels_can_be_read_alone(bpe, wordpiece):
     assert labels(wordpiece, wordpiece.encode("houses"))[-1].startswith("##")
 
 
-def test_a_forced_translation_is_labelled_by_what_is_written(models, bpe):
+def test_queries_are_named_after_the_written_tokens(models, bpe):
     for name in ("transformer", "additive"):
         source = bpe.encode("the red cat")
         target = bpe.encode("das Haus")

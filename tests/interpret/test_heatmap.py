@@ -30,7 +30,7 @@ def texts(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
-def test_one_map_is_drawn_from_its_numbers_with_its_tokens():
+def test_one_map_is_drawn_with_its_tokens():
     m = random_map()
     (axes,) = panels(figure := draw([m]))
     (image,) = axes.images
@@ -61,7 +61,7 @@ def test_a_wall_is_layers_by_heads_on_one_scale():
     assert places == {(i, j) for i in range(3) for j in range(4)}
 
 
-def test_long_inputs_stay_within_a_page_and_can_be_read():
+def test_long_inputs_fit_a_page_and_are_legible():
     figure = draw([random_map(1, 300, 500)])
     (axes,) = panels(figure)
     assert max(figure.get_size_inches()) < 20
@@ -153,7 +153,7 @@ def test_keys_are_named_below_each_kind_of_row():
     assert below == [[], [], *[list(maps[1].keys)] * 2, *[list(maps[2].keys)] * 2]
 
 
-def test_signs_that_no_font_has_are_whole_escapes_with_room_for_them(tmp_path, monkeypatch):
+def test_characters_without_a_font_are_escaped(tmp_path, monkeypatch):
     monkeypatch.setattr(heatmap, "_font_with", lambda c: "DejaVu Sans" if c.isascii() else None)
     m = random_map(1, 3, 3)
     names = ["今日は天気", "散歩", "🙂"]

@@ -118,7 +118,7 @@ def test_recording_changes_no_bit_of_decoding(name):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "banded", "grouped"])
-def test_the_residual_stream_is_the_sum_of_its_branches(name):
+def test_the_stream_is_the_sum_of_its_branches(name):
     model = random_model(name)
     with record(model) as tape:
         logits = forward(model)
@@ -133,7 +133,7 @@ def test_the_residual_stream_is_the_sum_of_its_branches(name):
         assert torch.equal(seen["layers.input"], model.embed_tokens(TARGET))
 
 
-def test_the_streams_of_a_transformer_and_a_bert_end_in_what_is_read():
+def test_streams_end_in_the_hidden_states():
     model = random_model("pre")
     with record(model) as tape:
         hidden = model.hidden(SOURCE, TARGET, SOURCE_MASK)
@@ -315,7 +315,7 @@ def test_the_tape_follows_every_reordering(name, seed):
 
 
 @pytest.mark.parametrize("name", ["grouped", "pre", "additive"])
-def test_beam_search_records_what_forcing_its_hypothesis_gives(name):
+def test_beam_search_records_its_best_hypothesis(name):
     """No token of the vocabulary ends a hypothesis, so that the winner is a row of the state when
     the search ends."""
     model = random_model(name)
@@ -359,7 +359,7 @@ def test_padding_in_front_of_a_prompt_is_in_its_place():
         assert (m.weights[0, :, 2:, :2] == 0).all()
 
 
-def test_a_state_from_before_the_recording_is_recorded_from_there_on():
+def test_an_earlier_state_is_recorded_from_there_on():
     model = random_model("grouped")
     with record(model) as whole:
         forward(model)

@@ -31,7 +31,8 @@ def write(folder, *rows, name="data.jsonl"):
     return str(file)
 
 
-def test_demonstrations_are_messages_or_prompt_and_answer(tmp_path):
+def test_forms_of_demonstrations(tmp_path):
+    """They are messages, or a prompt and an answer."""
     talk = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]
     file = write(
         tmp_path,
@@ -48,7 +49,8 @@ def test_demonstrations_are_messages_or_prompt_and_answer(tmp_path):
     assert read_queries(file, 0, 0) == [Query((USER,))] * 4
 
 
-def test_comparisons_are_pairs_ranked_answers_or_transcripts(tmp_path):
+def test_forms_of_comparisons(tmp_path):
+    """They are pairs, ranked answers or transcripts."""
     transcripts = {
         key: f"\n\nHuman: How?\n\nAssistant: {text}"
         for key, text in (("chosen", "So."), ("rejected", "No."))
@@ -138,7 +140,7 @@ def test_the_first_bad_line_is_named(tmp_path, read, row, told):
         read(write(tmp_path, row), 0, 0)
 
 
-def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
+def test_bad_lines_are_left_out_and_reported(tmp_path):
     good = [{"prompt": f"p {i}", "answer": "a"} for i in range(3)]
     file = write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"})
     said = []
@@ -155,7 +157,7 @@ def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
         read_demonstrations(write(tmp_path, good[0], "{"), 0, 0, strict=False)
 
 
-def test_files_that_are_not_there_or_hold_nothing_are_told(tmp_path):
+def test_missing_and_empty_files_are_reported(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         read_queries(str(tmp_path / "none.jsonl"), 0, 0)
     with pytest.raises(UserError, match=r"is not a file of rows"):
@@ -171,7 +173,7 @@ def test_the_end_is_held_out():
         split([1], 0.5)
 
 
-def test_what_belongs_to_an_instruction_is_asked_with_it(tmp_path):
+def test_the_context_of_an_instruction_is_part_of_it(tmp_path):
     """Dolly's rows and Alpaca's; without it the answer would be made up."""
     file = tmp_path / "rows.jsonl"
     rows = [
@@ -187,7 +189,7 @@ def test_what_belongs_to_an_instruction_is_asked_with_it(tmp_path):
     assert second.prompt == (Message("user", "Name one."),)
 
 
-def test_the_demonstration_is_among_the_answers_that_labelers_rank():
+def test_labelers_rank_the_demonstration_too():
     asked = questions("train", 30, seed=4)
     for sampled in ((), [["One.", "Two.", "Three.", "Four."]] * 30):
         for question, compared in zip(asked, world_comparisons(asked, 4, sampled), strict=True):

@@ -34,7 +34,7 @@ def read(name: str, **options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.md", "noextension"])
-def test_a_text_file_is_one_document_with_every_character_kept(tmp_path, name):
+def test_a_text_file_is_one_whole_document(tmp_path, name):
     text = "Füße\n\n  two\u2028\ttabs 🙂\n"
     assert read(write(tmp_path / name, text)) == [text]
     assert read(write(tmp_path / name, "\ufeff" + text)) == [text], "a byte order mark is no text"
@@ -86,7 +86,8 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     )
 
 
-def test_settings_in_a_folder_of_source_code_are_left_out_and_named(tmp_path):
+def test_settings_in_a_code_folder_are_left_out(tmp_path):
+    """The warning names them."""
     write(tmp_path / "a.py", "a = 1")
     write(tmp_path / "data.csv", "id,value\n1,2\n")
     write(tmp_path / "list.json", "[1, 2]")
@@ -105,7 +106,7 @@ def test_settings_in_a_folder_of_source_code_are_left_out_and_named(tmp_path):
     )
 
 
-def test_a_mistake_in_the_first_row_of_a_folder_is_still_reported(tmp_path):
+def test_an_invalid_first_row_is_reported(tmp_path):
     write(tmp_path / "a.txt", "a")
     write(tmp_path / "b.jsonl", "{text}")
     with pytest.raises(UserError, match=r"Line 1 of .*b\.jsonl is not valid JSON"):

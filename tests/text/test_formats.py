@@ -586,12 +586,12 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         ),
     ],
 )
-def test_what_cannot_be_learned_as_it_stands_is_refused_by_name(tmp_path, read, row, told):
+def test_unsupported_keys_are_rejected_by_name(tmp_path, read, row, told):
     with pytest.raises(UserError, match=told):
         read(write(tmp_path, row), 0, 0)
 
 
-def test_the_summary_names_keys_and_lines_that_were_left_out(tmp_path):
+def test_the_summary_names_unused_keys_and_lines(tmp_path):
     good = {"messages": [{**HELLO[0], "name": "Ann"}, HELLO[1]], "id": 7, "category": "greeting"}
     file = write(tmp_path, good, {"prompt": "Hello"}, good, {"messages": []})
     said: list[str] = []
@@ -628,7 +628,7 @@ def test_marked_turns_are_read_and_not_learned(tmp_path, mark):
         ("score,train", ",true"),
     ],
 )
-def test_blank_and_neutral_cells_of_a_table_change_nothing(tmp_path, keys, cells):
+def test_blank_and_neutral_cells_change_nothing(tmp_path, keys, cells):
     (tmp_path / "a.csv").write_text(f"prompt,answer,{keys}\nHello,Hi.,{cells}\n")
     [demonstration] = read_demonstrations(str(tmp_path / "a.csv"), 0, 0)
     assert [(m.role, m.content) for m in demonstration.messages] == EXCHANGE

@@ -91,7 +91,8 @@ def test_at_least_one_token_is_asked_for(n, expected):
     assert (labels != IGNORED).sum() == expected
 
 
-def test_rows_are_cls_text_sep_and_an_epoch_deals_every_token(loader, shards, tokenizer):
+def test_an_epoch_has_every_token_in_its_rows(loader, shards, tokenizer):
+    """Rows are [CLS] text [SEP]."""
     rows = []
     for k in range(loader.n_windows):
         target, labels, segments, is_next = loader.sample(k)
@@ -154,7 +155,7 @@ def test_what_the_loop_counts(loader):
     assert loader.fingerprint == loader.shards.fingerprint
 
 
-def test_second_sentences_follow_in_half_of_the_samples(shards, tokenizer):
+def test_half_of_the_second_sentences_follow(shards, tokenizer):
     loader = MaskedLoader(shards, CONTEXT, 1, tokenizer, next_sentence=True)
     stream = shards.read(0, shards.n_tokens - 1)
     joined = " " + " ".join(map(str, np.concatenate([stream, stream]).tolist())) + " "
@@ -186,9 +187,8 @@ def test_second_sentences_follow_in_half_of_the_samples(shards, tokenizer):
 
 
 @pytest.mark.parametrize(("context", "batch_size"), [(16, 4), (16, 1), (7, 3), (3, 8), (1000, 2)])
-def test_evaluation_reads_the_stream_once_at_fifteen_per_cent(
-    shards, tokenizer, context, batch_size
-):
+def test_evaluation_masks_fifteen_percent_of_the_stream(shards, tokenizer, context, batch_size):
+    """It reads the stream once."""
     batches = list(masked_evaluation_batches(shards, context, batch_size, tokenizer))
     text = []
     for batch in batches:

@@ -50,7 +50,8 @@ def test_of_few_documents_each_gives_its_end(texts, share):
     )
 
 
-def test_of_many_documents_some_are_held_out_whole_and_copies_stay_together():
+def test_whole_documents_are_held_out():
+    """Copies of a document are in the same split."""
     parts = list(split_parts(MANY, 0.2))
     assert [part.text for part in parts] == list(MANY.documents())
     train, val = (set(split_texts(MANY, 0.2, split)) for split in ("train", "val"))
@@ -190,7 +191,8 @@ def test_an_empty_split_is_an_error(tmp_path, tokenizer):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_older_shards_are_replaced_but_other_files_are_not(tmp_path, tokenizer):
+def test_older_shards_are_replaced(tmp_path, tokenizer):
+    """Other files are not."""
     write_shards(FEW, tokenizer, tmp_path / "s", 0.2, 7)
     write_shards(FEW, tokenizer, tmp_path / "s", 0.3)
     assert len(list((tmp_path / "s").glob("train-*.bin"))) == 1
@@ -232,9 +234,7 @@ def test_parts_of_documents_are_the_documents():
     assert (one.n_bytes, one.n_characters, one.n_documents) == (5, 5, 2)
 
 
-def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text_in_pieces(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_tokenizer_is_trained_on_pieces_of_a_sample(tmp_path, monkeypatch, capsys):
     from seq2chat.cli import tokenizer as command
 
     file = tmp_path / "big.txt"

@@ -67,7 +67,7 @@ def text() -> tuple[ByteBPE, tuple[Side, Side], tuple[Side, Side]]:
 
 
 def joined(sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: ByteBPE) -> Batch:
-    """Return a batch in which each row joins the captions with the numbers in one row of `rows`."""
+    """Return a batch where each row joins the captions with the numbers in one row of `rows`."""
     sources, targets = (
         [[token for i in row for token in side[i]] for row in rows] for side in sides
     )

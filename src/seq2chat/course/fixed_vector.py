@@ -88,8 +88,8 @@ def shape(
 def equal_shape(
     model: str, d_model: int, vocab_size: int, longest: int
 ) -> Seq2SeqConfig | TransformerConfig:
-    """Return the configuration of `model` with the number of parameters nearest to that of "fixed"
-    at `d_model`."""
+    """Return the configuration of `model` with the number of parameters nearest to "fixed" at
+    `d_model`."""
     wanted = n_parameters(shape("fixed", d_model, vocab_size, longest))
     widths = range(4, 2 * d_model + 1, 4)
     above = bisect_left(

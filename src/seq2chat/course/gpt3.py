@@ -66,7 +66,7 @@ def training_flops(config: GPTConfig, n_tokens: int) -> dict[str, float]:
     """Return the floating point operations of training on `n_tokens` by part.
 
     They are 6 per token and weight of a matrix product (Kaplan et al. 2020, section 2.1), plus
-    those of the attention scores and contexts, which the paper's table leaves out.
+    the attention scores and contexts, which the paper's table leaves out.
     """
     n_parameters = {part.name: part.parameters for part in parts(config)}
     attention = n_parameters["W^Q, W^K, W^V of all heads"] + n_parameters["W^O"]

@@ -78,9 +78,8 @@ def lesson(
     """Return the positions of the words of `text` at width `d_model` and base `n`, the lecture's
     case (width 4, n = 100), similarities between positions, and lengths.
 
-    With a model and its tokenizer, the positions are those of its tokens, including control tokens,
-    and the lengths of its embeddings are added. Raises UserError for an odd width, a base of 1 or
-    less, or an empty text.
+    With a model and its tokenizer, its tokens take the place of the words, and the lengths of its
+    embeddings are added. Raises UserError for an odd width, a base of 1 or less, or an empty text.
     """
     check(
         d_model > 0 and d_model % 2 == 0,

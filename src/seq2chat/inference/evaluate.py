@@ -49,7 +49,7 @@ class Measurement:
 @dataclasses.dataclass(frozen=True)
 class Window:
     """The size of an evaluation: sequences per batch, tokens per sequence, and the total number of
-    tokens, where None stands for the default."""
+    tokens. None is the default number."""
 
     batch_size: int
     context: int

@@ -2,7 +2,7 @@
 
 The algorithm is Sennrich, Haddow and Birch 2016 (algorithm 1) on bytes instead of characters, as in
 GPT-2: start with the 256 bytes, count the adjacent pairs, make the most frequent pair a new token,
-and repeat. Encoding replays the merges in the order in which they were learned.
+and repeat. Encoding replays the merges in the order of learning.
 
 A token is an integer. 0..255 are the bytes in GPT-2's order (printable ones first), and merge
 number `i` makes token `256 + i`. The functions take text that is already split into pieces (words

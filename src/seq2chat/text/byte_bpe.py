@@ -180,10 +180,10 @@ class ByteBPE:
             (folder / "chat_template.jinja").write_bytes(self.chat_template.encode())
 
     def with_chat(self, control: Sequence[str], pad: str, template: str) -> ByteBPE:
-        """Return this tokenizer with a chat template, the `control` tokens, the last of which ends
-        a turn, and a `pad` token if it has none.
+        """Return this tokenizer with a chat template, the `control` tokens, and a `pad` token if it
+        has none.
 
-        Missing tokens get ids after all others.
+        The last control token ends a turn. Missing tokens get ids after all others.
         """
         spec = tokenizers.Tokenizer.from_str(self.json)
         config = read_json(self._config, "tokenizer_config.json")
@@ -225,7 +225,7 @@ class ByteBPE:
     def encode_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
         """Yield the documents in regrouped parts, each with its ids.
 
-        The ids of the parts add up to those of the whole document.
+        Joined, they are the ids of the whole document.
         """
         return encode_parts(parts, self.last_cut, lambda texts: [self._ids(text) for text in texts])
 
@@ -238,7 +238,7 @@ class ByteBPE:
         """Return the text of `ids`.
 
         Control tokens are written by name, and bytes that are not UTF-8 as U+FFFD. Ids beyond the
-        vocabulary, to which models may be padded, have no text.
+        vocabulary, which padded models may have, have no text.
         """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 

@@ -101,7 +101,7 @@ def read_demonstrations(
 ) -> list[Demonstration]:
     """Return the demonstrations in a file, in `world`, or in `gsm8k`.
 
-    `n` is the number of examples. Those of a file are spread over it, and 0 returns all. `columns`
+    `n` is the number of examples, which are spread over a file, and 0 returns all. `columns`
     names the fields that are kept for a reward function, where None keeps all other fields. `say`
     is called with one line about the number of examples, unused keys, and the lines left out with
     the reason. Raises UserError at the first invalid row if `strict`, and otherwise if no row is
@@ -149,7 +149,7 @@ def read_queries(
     strict: bool = True,
     columns: Columns = frozenset(),
 ) -> list[Query]:
-    """Return the prompts in a file, or of the world, also those of demonstrations and comparisons.
+    """Return the prompts in a file or of the world, also from demonstrations and comparisons.
 
     Arguments as in `read_demonstrations`.
     """

@@ -1,5 +1,4 @@
-"""Positions at which a text can be cut so that the tokens of both sides add up to those of the
-whole, whatever follows the text."""
+"""Positions where a text can be cut without changing its tokens, whatever follows the text."""
 
 import re
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The formats in which published data sets write conversations, comparisons and prompts.
+"""The formats of conversations, comparisons and prompts in published data sets.
 
 A row has one of these formats. Names may be in any case. `input`, `question`, `instruction` or
 `query` may replace `prompt`, and `response`, `completion` or `output` may replace `answer`.
@@ -289,8 +289,7 @@ def prompt_messages(fields: Fields) -> list[Message]:
 
 
 def prompt_turns(fields: Fields) -> list[Turn]:
-    """Return the turns of the prompt, including those of `history`. Raises UserError if there is
-    none."""
+    """Return the turns of the prompt, including `history`. Raises UserError if there is none."""
     if not fields.has(*PROMPT) and fields.has(*MESSAGES):
         turns = read_turns(fields, fields.get(*MESSAGES), "messages")
         turns = turns[:-1] if turns[-1].message.role == "assistant" else turns
@@ -343,8 +342,8 @@ def _written_prompt(fields: Fields) -> list[Turn]:
 
 
 def _inner_prompt(fields: Fields, value: Mapping[str, Any]) -> list[Turn]:
-    """Return the turns of OpenAI's `{"input": {"messages": [...]}}`, and check its keys as those of
-    a row."""
+    """Return the turns of OpenAI's `{"input": {"messages": [...]}}`, and check its keys like
+    the keys of a row."""
     inner = Fields(Row(dict(value), fields.where, fields.row.number))
     turns = _with_beginning(inner, read_turns(inner, inner.get("messages"), "prompt"))
     inner.check_unused(UNSUPPORTED)

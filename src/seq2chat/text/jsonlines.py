@@ -57,7 +57,7 @@ class JsonLines:
 
 
 def is_json_lines(file: Path) -> bool:
-    """Return True if suffix and first line of the file are those of JSON lines.
+    """Return True if the suffix and the first line of the file indicate JSON lines.
 
     A gzipped file is not, because its blocks can't be skipped.
     """

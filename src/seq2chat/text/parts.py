@@ -27,9 +27,9 @@ def regroup(parts: Iterable[Part], last_cut: Callable[[str], int]) -> Iterator[P
     """Yield the same documents in parts of at most `MAX_PART` characters that can be encoded
     separately.
 
-    `last_cut(text)` returns the last position where the encodings of both sides add up to that of
-    the whole, or 0. A text of `MAX_PART` characters without such a position, for example an
-    endless word, is cut at its end.
+    `last_cut(text)` returns the last position where a cut does not change the tokens, or 0. A text
+    of `MAX_PART` characters without such a position, for example an endless word, is cut at its
+    end.
     """
     held = ""
     for part in parts:

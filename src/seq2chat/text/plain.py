@@ -88,8 +88,8 @@ class PlainText:
     def sample(
         self, takes: Callable[[], bool], start: int = 0, end: int | None = None
     ) -> Iterator[tuple[str, bool]]:
-        """Yield `(text, ends)` for the blocks of 64 KiB between `start` and `end` for which
-        `takes()` returns True.
+        """Yield `(text, ends)` for the blocks of 64 KiB between `start` and `end` that `takes()`
+        selects.
 
         Each block is a separate document. The other blocks are not read.
         """

@@ -25,8 +25,10 @@ class _DoubledKey(ValueError):
 
 
 def _single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these pairs. Raises _DoubledKey for a repeated key with another value,
-    of which `dict` would silently keep the last."""
+    """Return the object of these pairs. Raises _DoubledKey for a repeated key with another value.
+
+    `dict` would silently keep the last one.
+    """
     fields = dict(pairs)
     if len(fields) < len(pairs):
         for name, value in pairs:

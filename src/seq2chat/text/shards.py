@@ -3,8 +3,8 @@ file.
 
 A split is one stream of tokens, `<|endoftext|> document <|endoftext|> document ... <|endoftext|>`.
 It is cut into files `train-00000.bin`, `train-00001.bin`, ... of 16-bit tokens (32-bit for
-vocabularies above 65,536). The file `train.index` holds the 64-bit position at which each document
-starts.
+vocabularies above 65,536). The file `train.index` holds the 64-bit position of the start of each
+document.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def cached_shards(
     """Return a folder with the shards of a corpus, tokenizer and split, after writing them if they
     don't exist.
 
-    If `characters` is not 0, they are those of a sample of about that size. The folder is in
+    If `characters` is not 0, a sample of about that size is used. The folder is in
     `cache`, by default the user's cache folder.
     """
     if characters:

@@ -103,8 +103,8 @@ def merge_ranks(
 ) -> tuple[dict[bytes, int], np.ndarray]:
     """Return tiktoken's rank of each token, and the id of each rank.
 
-    Ranks number the tokens in the order in which they were learned: bytes first, then merges. Ids
-    may be in any other order. Raises UserError if a byte or a merged token has no id.
+    Ranks number the tokens in the order of learning: bytes first, then merges. Ids may have any
+    other order. Raises UserError if a byte or a merged token has no id.
     """
     to_byte = {character: byte for byte, character in byte_alphabet().items()}
     missing = [byte for character, byte in to_byte.items() if character not in vocabulary]

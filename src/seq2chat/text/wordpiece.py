@@ -184,7 +184,7 @@ class WordPiece:
     def encode_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
         """Yield the documents in regrouped parts, each with its ids.
 
-        The ids of the parts add up to those of the whole document.
+        Joined, they are the ids of the whole document.
         """
         return encode_parts(parts, self.last_cut, self._encode_batch)
 

@@ -61,7 +61,7 @@ class Labeler:
     def odds(self, question: Question, a: str, b: str) -> tuple[float, float]:
         """Return the probabilities that `a` is ranked above `b`, and that it is ranked below.
 
-        The remaining probability is that of a tie.
+        The remaining probability belongs to ties.
         """
         if a == b:
             return 0.0, 0.0

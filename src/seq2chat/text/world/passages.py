@@ -1,5 +1,4 @@
-"""Families about a passage: what, who, where, how many, pronouns, exact numbers of words, and
-dialogues."""
+"""Families about a passage: facts, counts, pronouns, exact numbers of words, and dialogues."""
 
 from __future__ import annotations
 

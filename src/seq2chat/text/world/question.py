@@ -15,7 +15,7 @@ class Draft(NamedTuple):
 
     `check` names the rule of the oracle, and `key` holds the words of a right answer. `wrong` holds
     plausible wrong answers, and `loose` an answer with the right content in the wrong form. `names`
-    are words that an answer may use in addition to those of the demonstration. `earlier` holds the
+    are words that an answer may use, besides the words of the demonstration. `earlier` holds the
     turns before the user's words.
     """
 
@@ -35,7 +35,7 @@ class Draft(NamedTuple):
 class Question:
     """A conversation that ends with the user's turn, and the data for grading an answer.
 
-    `answer` is the demonstration, the answer of a careful labeler. The fields after it are those of
+    `answer` is the demonstration, the answer of a careful labeler. The fields after it are as in
     `Draft`.
     """
 
