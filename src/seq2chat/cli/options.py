@@ -1,4 +1,4 @@
-"""Every option of a `Recipe` as a flag, for example `--optim.matrix-lr 0.01`."""
+"""Every key of a `Recipe` as a flag."""
 
 import dataclasses
 from typing import Annotated, Any, get_args, get_type_hints
@@ -7,28 +7,23 @@ from cyclopts import Parameter
 
 from seq2chat.config import GPT3, ModelConfig, Recipe
 
-# Without a module, cyclopts takes a class made by make_dataclass for a builtin.
+# Cyclopts takes a class of make_dataclass for a builtin unless told its module.
 _MODULE = {"__module__": __name__}
 
 
 def _described(section: type) -> list[tuple[str, Any, str]]:
-    """Return name, type, and help with the default for each field of `section`."""
-    hints = get_type_hints(section, include_extras=True)
-    described = []
-    for field in dataclasses.fields(section):
-        kind, text = get_args(hints[field.name])
-        default = str(field.default).lower() if kind is bool else field.default
-        if default != "":
-            text = f"{text} [default: {default}]"
-        described.append((field.name, kind, text))
+    """Name, type and help with the default of each field of `section`."""
+    hints, described = get_type_hints(section, include_extras=True), []
+    for f in dataclasses.fields(section):
+        kind, text = get_args(hints[f.name])
+        default = str(f.default).lower() if kind is bool else f.default
+        described.append((f.name, kind, f"{text} [default: {default}]" if default != "" else text))
     return described
 
 
 def _flags(section: type, table: str) -> type:
-    """Return a dataclass like `section` in which every default is None.
-
-    None means "not given", so that the given flags can be laid over a recipe.
-    """
+    """A dataclass like `section` in which None means "not given", so that given flags can be laid
+    over a recipe."""
     fields = [
         (name, Annotated[kind | None, Parameter(help=text)], None)
         for name, kind, text in _described(section)
@@ -39,26 +34,22 @@ def _flags(section: type, table: str) -> type:
 
 
 def _model_flags() -> type:
-    """Return a dataclass of the flags for the shapes of all families.
-
-    Whether a family has an option is checked when the recipe is made.
-    """
-    configs = get_args(ModelConfig)
+    """Flags for the shapes of all families together; which of them a family knows is told when the
+    recipe is made."""
     kinds: dict[str, Any] = {}
-    # The families of each help text of each flag, as families may describe an option differently.
-    families_of: dict[str, dict[str, list[str]]] = {}
-    for config in configs:
+    # For each flag: what it says, and of which families.
+    texts: dict[str, dict[str, list[str]]] = {}
+    for config in get_args(ModelConfig):
         for name, kind, text in _described(config):
-            kinds[name] = kinds[name] | kind if name in kinds else kind
-            families_of.setdefault(name, {}).setdefault(text, []).append(config.family)
-    families = "|".join(config.family for config in configs)
-    family_help = f"{families} [default: gpt]"
+            kinds[name] = kinds.get(name, kind) | kind if kinds.get(name, kind) != kind else kind
+            texts.setdefault(name, {}).setdefault(text, []).append(config.family)
+    families = "|".join(config.family for config in get_args(ModelConfig))
     fields: list[tuple[str, Any, None]] = [
-        ("family", Annotated[str | None, Parameter(help=family_help)], None)
+        ("family", Annotated[str | None, Parameter(help=f"{families} (gpt)")], None)
     ]
     for name, kind in kinds.items():
-        texts = [f"{', '.join(names)}: {text}" for text, names in families_of[name].items()]
-        fields.append((name, Annotated[kind | None, Parameter(help="; ".join(texts))], None))
+        shown = "; ".join(f"{text} [{', '.join(whose)}]" for text, whose in texts[name].items())
+        fields.append((name, Annotated[kind | None, Parameter(help=shown)], None))
     return dataclasses.make_dataclass("ModelFlags", fields, frozen=True, namespace=_MODULE)
 
 
@@ -79,11 +70,11 @@ RecipeFlags = dataclasses.make_dataclass(
     frozen=True,
     namespace=_MODULE,
 )
-"""One nested dataclass per table of the recipe."""
+"""One nested dataclass a table of the recipe: `--optim.matrix-lr 0.01` and so on."""
 
 
 def given(flags: Any) -> dict[str, dict[str, Any]]:
-    """Return the given flags as tables of a recipe."""
+    """Tables of the flags that were given."""
     tables = {
         name: {k: v for k, v in vars(getattr(flags, name)).items() if v is not None}
         for name in _TABLES
