@@ -54,6 +54,17 @@ def test_help_loads_no_torch():
         assert "Usage: seq2chat" in done.stdout
 
 
+def test_help_lists_every_command_with_its_docstring():
+    from seq2chat.cli import app
+
+    lines = succeed("--help").splitlines()
+    for name, command in app.resolved_commands().items():
+        if not name.startswith("-"):
+            first = command.help.strip().splitlines()[0] if command.help else ""
+            assert first, name
+            assert any(name in line and first[:40] in line for line in lines), name
+
+
 def test_a_run_folder_is_complete(run):
     assert {p.name for p in run.iterdir()} == {
         "config.toml",

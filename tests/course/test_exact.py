@@ -28,7 +28,7 @@ from seq2chat.course import (
     multihead,
     positions,
 )
-from seq2chat.interpret.reading import ids_read
+from seq2chat.interpret.reading import input_ids
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
@@ -341,8 +341,8 @@ class TestEmbedding:
         assert found.how == "learned positions are added"
         tokenizer = ByteBPE.train(["I am a robot"], 260)
         assert (
-            ids_read(judge, tokenizer, "I")
-            == ids_read(judge.gpt, tokenizer, "I")
+            input_ids(judge, tokenizer, "I")
+            == input_ids(judge.gpt, tokenizer, "I")
             == [tokenizer.eos_id, *tokenizer.encode("I")]
         )
 
@@ -373,13 +373,13 @@ class TestEmbedding:
         am = bpe.encode("am")
         end = bpe.eos_id
         for family in ("gpt2", "modern"):
-            assert ids_read(FAMILIES[family](), bpe, "am") == [end, *am]
+            assert input_ids(FAMILIES[family](), bpe, "am") == [end, *am]
         for family in ("transformer", "learned", "seq2seq"):
-            assert ids_read(FAMILIES[family](), bpe, "am") == [*am, end]
+            assert input_ids(FAMILIES[family](), bpe, "am") == [*am, end]
         bert = FAMILIES["bert"]()
         around = [wordpiece.cls_id, *wordpiece.encode("am"), wordpiece.sep_id]
-        assert ids_read(bert, wordpiece, "am") == around
-        assert ids_read(bert, wordpiece, "am [MASK]") == [
+        assert input_ids(bert, wordpiece, "am") == around
+        assert input_ids(bert, wordpiece, "am [MASK]") == [
             *around[:-1],
             wordpiece.mask_id,
             wordpiece.sep_id,

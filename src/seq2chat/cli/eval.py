@@ -64,10 +64,10 @@ def evaluate(
     result = evaluate_text(
         run,
         {name: value for name, value in options.items() if value},
-        batch_size,
-        context,
-        tokens,
-        lambda batches, n: track(batches, "evaluating", n, console=console, transient=True),
+        batch_size=batch_size,
+        context=context,
+        tokens=tokens,
+        watch=lambda batches, n: track(batches, "evaluating", n, console=console, transient=True),
     )
     values = {"loss": result.loss, "perplexity": result.perplexity, "tokens": result.tokens}
     if result.bytes:

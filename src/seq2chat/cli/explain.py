@@ -208,7 +208,7 @@ def fixed_vector(
     if results is not None:
         _refuse(d_model=d_model, seeds=seeds, steps=steps)
         name = "captions" if task == "captions" else "fixed-vector"
-        shown = lesson_from_file(results, topic.lesson, name, task)
+        result = lesson_from_file(results, topic.lesson, name, task)
     else:
         width = 64 if d_model is None else d_model
         n_seeds = 1 if seeds is None else seeds
@@ -217,8 +217,8 @@ def fixed_vector(
             plan = captions.plan(width, n_seeds, n_steps)
         else:
             plan = symbols.plan(task or "copy", width, n_seeds, n_steps)
-        shown = topic.lesson(_measure(output, plan))
-    _show(shown, output)
+        result = topic.lesson(_measure(output, plan))
+    _show(result, output)
 
 
 @explain.command(sort_key=9)
@@ -231,12 +231,12 @@ def rnn_vs_transformer(
 
     if results is not None:
         _refuse(seeds=seeds, steps=steps)
-        shown = lesson_from_file(results, lesson, "rnn-vs-transformer")
+        result = lesson_from_file(results, lesson, "rnn-vs-transformer")
     else:
         n_seeds = 1 if seeds is None else seeds
         n_steps = 1000 if steps is None else steps
-        shown = lesson(_measure(output, plan(n_seeds, n_steps)))
-    _show(shown, output)
+        result = lesson(_measure(output, plan(n_seeds, n_steps)))
+    _show(result, output)
 
 
 @explain.command(sort_key=11)
@@ -249,12 +249,12 @@ def bidirectional(
 
     if results is not None:
         _refuse(seeds=seeds, steps=steps)
-        shown = lesson_from_file(results, lesson, "bidirectional")
+        result = lesson_from_file(results, lesson, "bidirectional")
     else:
         n_seeds = 1 if seeds is None else seeds
         n_steps = 1000 if steps is None else steps
-        shown = lesson(_measure(output, plan(n_seeds, n_steps)))
-    _show(shown, output)
+        result = lesson(_measure(output, plan(n_seeds, n_steps)))
+    _show(result, output)
 
 
 def _refuse(**options: int | None) -> None:

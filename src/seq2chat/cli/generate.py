@@ -54,7 +54,7 @@ def generate(
     if prompt is None:
         prompt = "" if is_typed() else piped_text()
     model, tokenizer = load_gpt(run)
-    pieces = complete(model, tokenizer, prompt, sampling, stop, n)
+    pieces = complete(model, tokenizer, prompt, sampling=sampling, stop=stop, n=n)
 
     is_live = n == 1 and not as_json
     if is_live:

@@ -143,7 +143,7 @@ def _draw(example: Example, scores: Tensor, weights: Tensor, z: Tensor) -> Figur
         (z, columns, "Z = weights · v", 3),
     )
     for axes, (values, under, title, digits) in zip(figure.subplots(1, 4), steps, strict=True):
-        heat_map(axes, values, names, under, title, digits)
+        heat_map(axes, values, rows=names, columns=under, title=title, digits=digits)
     return figure
 
 

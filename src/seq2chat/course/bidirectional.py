@@ -113,7 +113,7 @@ def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) ->
         for step in range(steps):
             yield loader.batch(step * BATCH, BATCH)
 
-    fit(model, masked_lm, batches(), steps, 1e-3, progress)
+    fit(model, masked_lm, batches(), steps=steps, lr=1e-3, progress=progress)
     # Full rows only, because a padded row needs another mask, which would replace the causal one.
     unseen = [
         b

@@ -51,7 +51,7 @@ def text() -> tuple[ByteBPE, tuple[Side, Side], tuple[Side, Side]]:
     """Return a joint tokenizer, and the tokens of each English and German caption for training and
     for validation.
 
-    Raises UserError if Multi30k can't be found or downloaded.
+    Raises UserError if Multi30k can't be completions or downloaded.
     """
     corpus = load_parallel(DataConfig(corpus="multi30k-en-de"))
     tokenizer = ByteBPE.train(corpus.texts(), VOCABULARY)
@@ -99,7 +99,7 @@ def measure(case: Case, steps: int, progress: Progress | None = None) -> dict[st
             ]
             yield joined(train, rows, tokenizer)
 
-    fit(model, translation, batches(), steps, 2e-3, progress)
+    fit(model, translation, batches(), steps=steps, lr=2e-3, progress=progress)
     # Adjacent captions of the file are joined, with as many rows for each number of captions.
     unseen = [
         joined(val, [range(k * i, k * i + k) for i in range(UNSEEN)], tokenizer)
@@ -127,13 +127,13 @@ def score(model: EncoderDecoder, batch: Batch, tokenizer: ByteBPE) -> tuple[floa
         row[mask].tolist() for row, mask in zip(batch.source, batch.source_mask, strict=True)
     ]
     greedy = SamplingConfig(max_tokens=LONGEST // 2, temperature=0.0)
-    found = generate(model, [[end]] * len(sources), greedy, [end], sources=sources)
+    completions = generate(model, [[end]] * len(sources), greedy, [end], sources=sources)
 
     def words(tokens: Sequence[int]) -> str:
         return tokenizer.decode(token for token in tokens if token >= 0 and token != end).strip()
 
     return (loss / n_tokens).item(), bleu(
-        [words(c.tokens) for [c] in found], [words(t) for t in batch.labels.tolist()]
+        [words(c.tokens) for [c] in completions], [words(t) for t in batch.labels.tolist()]
     ).score
 
 

@@ -187,10 +187,10 @@ def _draw(names: Sequence[str], ids: Sequence[int], inputs: Input, n_vocab: int)
         heat_map(
             axes,
             rows,
-            [""] * len(ids),
-            [""] * rows.shape[1],
-            f"{title}: {' × '.join(map(str, rows.shape))}",
-            None,
+            rows=[""] * len(ids),
+            columns=[""] * rows.shape[1],
+            title=f"{title}: {' × '.join(map(str, rows.shape))}",
+            digits=None,
         )
         axes.set_aspect("auto")
     return figure

@@ -126,7 +126,7 @@ def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) ->
             lengths = torch.randint(1, LONGEST + 1, (BATCH,), generator=generator)
             yield repetition(case.task, lengths, SYMBOLS, generator)
 
-    fit(model, translation, batches(), steps, RATES[case.model], progress)
+    fit(model, translation, batches(), steps=steps, lr=RATES[case.model], progress=progress)
     unseen = torch.Generator().manual_seed(0)
     exact = [
         exact_match(model, repetition(case.task, torch.full((UNSEEN,), n), SYMBOLS, unseen))

@@ -140,7 +140,14 @@ def _draw(s: Tensor, v: Tensor, projected: Tensor, learned: Tensor) -> Figure:
     ratings, plane, projection, product = figure.subplots(1, 4, width_ratios=(1, 1.15, 1, 1))
     short = ("Matrix", "Alien", "Star W.", "Casabl.", "Titanic")
     people = torch.cat([RATINGS, P8[None], P9[None]])
-    heat_map(ratings, people, [f"P{i}" for i in range(1, 10)], short, "ratings", 0)
+    heat_map(
+        ratings,
+        people,
+        rows=[f"P{i}" for i in range(1, 10)],
+        columns=short,
+        title="ratings",
+        digits=0,
+    )
     points = RATINGS @ v
     plane.scatter(*points.T.tolist(), color=COLORS[0], label="P1 – P7")
     plane.scatter(*projected.T.tolist(), color=COLORS[1], marker="s", label="P8, P9")

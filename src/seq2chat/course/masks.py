@@ -93,11 +93,23 @@ def _draw(
     row = figure.subplots(1, 4)
     for axes, mask, name in zip(row, masks, ("GPT's mask", "BERT's mask"), strict=False):
         heat_map(
-            axes, mask.int(), words, words, f"{name} (1: may attend)", None if digits is None else 0
+            axes,
+            mask.int(),
+            rows=words,
+            columns=words,
+            title=f"{name} (1: may attend)",
+            digits=None if digits is None else 0,
         )
         axes.images[0].set_clim(0, 1)
     for axes, change, name in zip(row[2:], moved, ("GPT", "BERT"), strict=True):
-        heat_map(axes, change, words, words, f"{name}: change of the logits", digits)
+        heat_map(
+            axes,
+            change,
+            rows=words,
+            columns=words,
+            title=f"{name}: change of the logits",
+            digits=digits,
+        )
     for axes in row:
         axes.tick_params(axis="x", rotation=45)
     return figure

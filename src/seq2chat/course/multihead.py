@@ -102,10 +102,29 @@ def _draw(example: Example, weights: Tensor, joined: Tensor) -> Figure:
     figure = canvas(3 * (n_head + 2), 3.2)
     row = figure.subplots(1, n_head + 2)
     heat_map(
-        row[0], example.attend()[1], example.names, example.names, "one head of the whole width", 3
+        row[0],
+        example.attend()[1],
+        rows=example.names,
+        columns=example.names,
+        title="one head of the whole width",
+        digits=3,
     )
     for head, axes in enumerate(row[1:-1]):
-        heat_map(axes, weights[head], example.names, example.names, f"head {head + 1}", 3)
+        heat_map(
+            axes,
+            weights[head],
+            rows=example.names,
+            columns=example.names,
+            title=f"head {head + 1}",
+            digits=3,
+        )
     columns = [str(i + 1) for i in range(joined.shape[1])]
-    heat_map(row[-1], joined, example.names, columns, "concatenated contexts", 2)
+    heat_map(
+        row[-1],
+        joined,
+        rows=example.names,
+        columns=columns,
+        title="concatenated contexts",
+        digits=2,
+    )
     return figure

@@ -136,13 +136,20 @@ def _draw(n: float, length: int = 64, d_model: int = 128) -> Figure:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     places = [str(i) if i % 8 == 0 else "" for i in range(length)]
     image = heat_map(
-        left, table, places, [""] * d_model, f"PE, {length} positions × {d_model}, n = {n:g}", None
+        left,
+        table,
+        rows=places,
+        columns=[""] * d_model,
+        title=f"PE, {length} positions × {d_model}, n = {n:g}",
+        digits=None,
     )
     left.set_xlabel("dimension, fast to slow")
     left.set_ylabel("position")
     left.set_aspect("auto")
     figure.colorbar(image, ax=left, shrink=0.8)
-    image = heat_map(middle, dots, places, places, "dot product of two positions", None)
+    image = heat_map(
+        middle, dots, rows=places, columns=places, title="dot product of two positions", digits=None
+    )
     figure.colorbar(image, ax=middle, shrink=0.8)
     for start, color in zip((0, 16, 32), COLORS, strict=False):
         right.plot(range(length), cosines[start].tolist(), color=color, label=f"position {start}")

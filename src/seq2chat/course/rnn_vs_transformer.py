@@ -135,7 +135,7 @@ def measure_recall(
         while True:
             yield recall(torch.randint(LONGEST - 1, (BATCH,), generator=generator), generator)
 
-    fit(model, translation, batches(), steps, 3e-3, progress)
+    fit(model, translation, batches(), steps=steps, lr=3e-3, progress=progress)
     unseen = torch.Generator().manual_seed(0)
     right = [exact_match(model, recall(torch.full((UNSEEN,), n), unseen)) for n in DISTANCES]
     record = {

@@ -69,7 +69,7 @@ def _pieces(
         samples[token.sample].feed(token.id)
         return samples[token.sample].stopped
 
-    for tokens in stream(model, [ids], sampling, end_ids, n, meets_stop_string):
+    for tokens in stream(model, [ids], sampling, end_tokens=end_ids, n=n, stop=meets_stop_string):
         for token in tokens:
             sample = samples[token.sample]
             n_tokens[token.sample] += 1

@@ -286,10 +286,10 @@ def _label(m: AttentionMap, names: dict[str, list[str]]) -> LabeledMap:
     else:
         queries = keys = names["source" if m.path.startswith("encoder.") else "read"]
     return LabeledMap(
-        m.path,
-        m.kind,
-        [f"head {i}" for i in range(m.weights.shape[1])],
-        queries,
-        keys,
-        m.weights[0],
+        path=m.path,
+        kind=m.kind,
+        heads=[f"head {i}" for i in range(m.weights.shape[1])],
+        queries=queries,
+        keys=keys,
+        weights=m.weights[0],
     )

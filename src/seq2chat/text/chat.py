@@ -135,9 +135,10 @@ def answer_ids(
 ) -> tuple[list[int], list[int]]:
     """Return the ids of the prompt, and the ids of the answer with its end token."""
     before = prompt_ids(tokenizer, prompt)
-    both = chat_tokens(tokenizer, [*prompt, Message("assistant", answer)]).ids
-    end = len(both) - both[::-1].index(control_id(tokenizer, END))
-    return before, both[len(before) : end]
+    conversation = chat_tokens(tokenizer, [*prompt, Message("assistant", answer)]).ids
+    # A line break follows the end token, which is the last one of its kind.
+    end = len(conversation) - conversation[::-1].index(control_id(tokenizer, END))
+    return before, conversation[len(before) : end]
 
 
 def written(tokenizer: ByteBPE, prompt: Sequence[Message], answer: str) -> list[int]:

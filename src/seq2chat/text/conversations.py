@@ -120,7 +120,7 @@ def read_demonstrations(
         unlearned = frozenset(number for number, turn in enumerate(turns) if not turn.learned)
         return Demonstration(messages, unlearned, fields.columns(columns))
 
-    return _read(source, n, seed, parse, say, strict)
+    return _read(source, n, seed, parse=parse, say=say, strict=strict)
 
 
 def read_comparisons(
@@ -138,7 +138,7 @@ def read_comparisons(
         prompt, answers, ranks = formats.comparison(fields)
         return Comparison(tuple(prompt), tuple(answers), tuple(ranks))
 
-    return _read(source, n, seed, parse, say, strict)
+    return _read(source, n, seed, parse=parse, say=say, strict=strict)
 
 
 def read_queries(
@@ -159,7 +159,7 @@ def read_queries(
     def parse(fields: Fields) -> Query:
         return Query(tuple(formats.prompt(fields)), fields.columns(columns))
 
-    return _read(source, n, seed, parse, say, strict)
+    return _read(source, n, seed, parse=parse, say=say, strict=strict)
 
 
 def demonstration_tokens(

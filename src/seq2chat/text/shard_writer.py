@@ -35,7 +35,7 @@ def write_shards(
     shard_tokens: int = SHARD_TOKENS,
     progress: Progress | None = None,
     characters: int = 0,
-) -> None:
+) -> None:  # the options are keywords of the public API
     """Tokenize the corpus into `folder`, which appears complete or not at all.
 
     Older shards in it are replaced. If `characters` is not 0, a sample of about that size is
@@ -52,7 +52,14 @@ def write_shards(
         writers = {
             split: _SplitWriter(temporary, split, tokenizer, shard_tokens) for split in SPLITS
         }
-        _write_splits(writers, corpus, tokenizer, val_fraction, characters, progress)
+        _write_splits(
+            writers,
+            corpus,
+            tokenizer,
+            val_fraction=val_fraction,
+            characters=characters,
+            progress=progress,
+        )
         manifest = {
             "format": FORMAT,
             "corpus": corpus.name,

@@ -76,13 +76,13 @@ def _listing(draw: Draw, items: list[str], right: list[str], wordings: tuple[str
     same = items if items != right else right[::-1]
     text = wording.format(items=", ".join(items))
     return Draft(
-        text,
-        _sentence(right),
-        "list",
-        tuple(right),
-        (_sentence(swapped), _sentence(same)),
-        wording,
-        _sentence(right[:-1]),
+        text=text,
+        answer=_sentence(right),
+        check="list",
+        key=tuple(right),
+        wrong=(_sentence(swapped), _sentence(same)),
+        template=wording,
+        loose=_sentence(right[:-1]),
     )
 
 
@@ -127,13 +127,13 @@ def count_up(draw: Draw, pool: Pool) -> Draft:
     early = right[1:]
     text = wording.format(a=a, b=a + n - 1)
     return Draft(
-        text,
-        _sentence(right),
-        "list",
-        tuple(right),
-        (_sentence(late), _sentence(right[::-1])),
-        wording,
-        _sentence(early),
+        text=text,
+        answer=_sentence(right),
+        check="list",
+        key=tuple(right),
+        wrong=(_sentence(late), _sentence(right[::-1])),
+        template=wording,
+        loose=_sentence(early),
     )
 
 
@@ -145,7 +145,13 @@ def count(draw: Draw, pool: Pool) -> Draft:
     wrong = tuple(f"There are {lie} words." for lie in lies)
     text = wording.format(items=", ".join(items))
     return Draft(
-        text, f"There are {n} words.", "value", (str(n),), wrong, wording, _sentence(items)
+        text=text,
+        answer=f"There are {n} words.",
+        check="value",
+        key=(str(n),),
+        wrong=wrong,
+        template=wording,
+        loose=_sentence(items),
     )
 
 
@@ -160,7 +166,13 @@ def pick_word(draw: Draw, pool: Pool) -> Draft:
     wrong = (f"The {k} word is {lie}.", f"The {k} word is {stray}.")
     text = wording.format(k=k, items=", ".join(items))
     return Draft(
-        text, f"The {k} word is {key}.", "value", (key,), wrong, wording, f"I see {A[lie]}."
+        text=text,
+        answer=f"The {k} word is {key}.",
+        check="value",
+        key=(key,),
+        wrong=wrong,
+        template=wording,
+        loose=f"I see {A[lie]}.",
     )
 
 
@@ -185,4 +197,11 @@ def arithmetic(draw: Draw, pool: Pool) -> Draft:
     wrong = tuple(f"{a} {sign} {b} is {lie}." for lie in lies)
     wording = pick(draw, SUM[pool.wording])
     text = wording.format(a=a, sign=sign, b=b)
-    return Draft(text, f"{a} {sign} {b} is {c}.", "value", (str(c),), wrong, wording)
+    return Draft(
+        text=text,
+        answer=f"{a} {sign} {b} is {c}.",
+        check="value",
+        key=(str(c),),
+        wrong=wrong,
+        template=wording,
+    )

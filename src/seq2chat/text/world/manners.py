@@ -98,7 +98,14 @@ def fact(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, FACT[pool.wording][about])
     key_words = key.removeprefix("a ").removeprefix("an ")
     wrong = (answer.format(lie), f"{capital(lie)}.")
-    return Draft(wording.format(**slots), answer.format(key), "value", (key_words,), wrong, wording)
+    return Draft(
+        text=wording.format(**slots),
+        answer=answer.format(key),
+        check="value",
+        key=(key_words,),
+        wrong=wrong,
+        template=wording,
+    )
 
 
 def polite(draw: Draw, pool: Pool) -> Draft:
@@ -112,7 +119,13 @@ def polite(draw: Draw, pool: Pool) -> Draft:
     wrong = (f"Please {verb} me the {lie} {noun}.", f"Please give the {noun} back.")
     text = wording.format(command=f"{capital(core)}{end}")
     return Draft(
-        text, f"Please {core}.", "polite", (core,), wrong, wording, f"{capital(core)} now."
+        text=text,
+        answer=f"Please {core}.",
+        check="polite",
+        key=(core,),
+        wrong=wrong,
+        template=wording,
+        loose=f"{capital(core)} now.",
     )
 
 
@@ -130,7 +143,9 @@ def how_to(draw: Draw, pool: Pool) -> Draft:
     names = (p.name,)
     key = (task.tool.split()[-1],)
     answer = f"{capital(task.verb)} the {noun} with {task.tool}."
-    return Draft(text, answer, "value", key, wrong, wording, names=names)
+    return Draft(
+        text=text, answer=answer, check="value", key=key, wrong=wrong, template=wording, names=names
+    )
 
 
 def harmful(draw: Draw, pool: Pool) -> Draft:
@@ -148,5 +163,11 @@ def harmful(draw: Draw, pool: Pool) -> Draft:
     )
     text = wording.format(verb=verb, thing=noun, p=p)
     return Draft(
-        text, DECLINE, "decline", (verb, noun), wrong, wording, "No. I cannot help with that."
+        text=text,
+        answer=DECLINE,
+        check="decline",
+        key=(verb, noun),
+        wrong=wrong,
+        template=wording,
+        loose="No. I cannot help with that.",
     )

@@ -90,7 +90,14 @@ def passage(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, WHAT[pool.wording])
     text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, verb=verb, base=base)
     wrong = (f"{p.name} {verb} {two}.", f"{q.name} {verb} {two}.")
-    return Draft(text, f"{p.name} {verb} {one}.", "value", (key,), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} {verb} {one}.",
+        check="value",
+        key=(key,),
+        wrong=wrong,
+        template=template,
+    )
 
 
 def who(draw: Draw, pool: Pool) -> Draft:
@@ -107,7 +114,14 @@ def who(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, WHO[pool.wording])
     text, template = framed(draw, pool, " ".join(lines), wording, verb=verb, what=one)
     wrong = (f"{q.name} {verb} {one}.", f"{third.name} {verb} {one}.")
-    return Draft(text, f"{p.name} {verb} {one}.", "value", (p.name,), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} {verb} {one}.",
+        check="value",
+        key=(p.name,),
+        wrong=wrong,
+        template=template,
+    )
 
 
 def where(draw: Draw, pool: Pool) -> Draft:
@@ -120,7 +134,14 @@ def where(draw: Draw, pool: Pool) -> Draft:
         lines.append(f"{third.name} has {thing(draw, pool)[0]}.")
     text, template = framed(draw, pool, " ".join(lines), pick(draw, WHERE[pool.wording]), p=p.name)
     wrong = (f"{p.name} is in {two}.", f"{p.name} is in {three}.")
-    return Draft(text, f"{p.name} is in {one}.", "value", (one,), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} is in {one}.",
+        check="value",
+        key=(one,),
+        wrong=wrong,
+        template=template,
+    )
 
 
 def how_many(draw: Draw, pool: Pool) -> Draft:
@@ -133,7 +154,14 @@ def how_many(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, HOW_MANY[pool.wording])
     text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, what=PLURAL[one])
     wrong = (f"{p.name} has {m} {PLURAL[one]}.", f"{p.name} has {k} {PLURAL[one]}.")
-    return Draft(text, f"{p.name} has {n} {PLURAL[one]}.", "value", (str(n),), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} has {n} {PLURAL[one]}.",
+        check="value",
+        key=(str(n),),
+        wrong=wrong,
+        template=template,
+    )
 
 
 def pronoun(draw: Draw, pool: Pool) -> Draft:
@@ -152,7 +180,14 @@ def pronoun(draw: Draw, pool: Pool) -> Draft:
             state=state,
         )
         wrong = (f"The {other(draw, pool.animals, animal)} is {state}.", f"{p.name} is {state}.")
-        return Draft(text, f"The {animal} is {state}.", "value", (animal,), wrong, template)
+        return Draft(
+            text=text,
+            answer=f"The {animal} is {state}.",
+            check="value",
+            key=(animal,),
+            wrong=wrong,
+            template=template,
+        )
     p = pick(draw, pool.women)
     q = pick(draw, pool.men)
     if draw() < 0.5:
@@ -170,7 +205,14 @@ def pronoun(draw: Draw, pool: Pool) -> Draft:
     )
     third = other(draw, pool.people, p, q)
     wrong = (f"{q.name} {verb} {what}.", f"{third.name} {verb} {what}.")
-    return Draft(text, f"{p.name} {verb} {what}.", "value", (p.name,), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} {verb} {what}.",
+        check="value",
+        key=(p.name,),
+        wrong=wrong,
+        template=template,
+    )
 
 
 WHO_IS = {
@@ -201,7 +243,17 @@ def exact_words(draw: Draw, pool: Pool) -> Draft:
         f"{p.name} {verb} a {lie}.",
     )
     names = (p.name, color, noun)
-    return Draft(text, answers[n], "words", (noun,), wrong, template, answers[other_n], names, n)
+    return Draft(
+        text=text,
+        answer=answers[n],
+        check="words",
+        key=(noun,),
+        wrong=wrong,
+        template=template,
+        loose=answers[other_n],
+        names=names,
+        n_words=n,
+    )
 
 
 AGAIN = {
@@ -250,7 +302,15 @@ def dialogue(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, AGAIN[pool.wording])
     text = wording.format(question=question.format(q=q.name, what=what))
     earlier = (first, f"{p.name} is in {spot}.")
-    return Draft(text, answer, "value", (key,), wrong, f"{template}|{wording}", earlier=earlier)
+    return Draft(
+        text=text,
+        answer=answer,
+        check="value",
+        key=(key,),
+        wrong=wrong,
+        template=f"{template}|{wording}",
+        earlier=earlier,
+    )
 
 
 def _about_the_user(draw: Draw, pool: Pool, p: Person, q: Person, what: str, key: str) -> Draft:
@@ -268,4 +328,12 @@ def _about_the_user(draw: Draw, pool: Pool, p: Person, q: Person, what: str, key
         answer = f"Your name is {p.name}."
         key = p.name
         wrong = (f"Your name is {q.name}.", f"My name is {q.name}.")
-    return Draft(wording, answer, "value", (key,), wrong, f"{opening}|{wording}", earlier=earlier)
+    return Draft(
+        text=wording,
+        answer=answer,
+        check="value",
+        key=(key,),
+        wrong=wrong,
+        template=f"{opening}|{wording}",
+        earlier=earlier,
+    )

@@ -43,7 +43,7 @@ def unanswerable(draw: Draw, pool: Pool) -> Draft:
     if draw() < 0.5:
         lines.reverse()
     text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, verb=verb, base=base)
-    return Draft(text, answer, "admit", (), wrong, template)
+    return Draft(text=text, answer=answer, check="admit", key=(), wrong=wrong, template=template)
 
 
 def false_premise(draw: Draw, pool: Pool) -> Draft:
@@ -74,4 +74,6 @@ def false_premise(draw: Draw, pool: Pool) -> Draft:
         )
     lie_words = A[lie] if about == "buys" else lie
     text, template = framed(draw, pool, passage, wording, p=p, lie=lie_words)
-    return Draft(text, answer, "correct", (lie, true), wrong, template)
+    return Draft(
+        text=text, answer=answer, check="correct", key=(lie, true), wrong=wrong, template=template
+    )

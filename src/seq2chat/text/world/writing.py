@@ -49,25 +49,25 @@ def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
 def _answer_and_verdict(draw: Draw, draft: Draft) -> tuple[str, str]:
     """Return an answer to an ordinary question, which is right in about 78 of 100 cases, and a
     reader's verdict on it."""
-    luck = draw()
+    u = draw()
     wrong = pick(draw, draft.wrong)
-    if luck < 0.45:
+    if u < 0.45:
         return draft.answer, "Right."
-    if luck < 0.57:
+    if u < 0.57:
         return f"{draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
-    if luck < 0.67:
+    if u < 0.67:
         return f"{pick(draw, OPENINGS)} {draft.answer}", "Right, but long."
-    if luck < 0.75:
+    if u < 0.75:
         return f"{pick(draw, OPENINGS)} {draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
-    if luck < 0.85:
+    if u < 0.85:
         return wrong, "Wrong."
-    if luck < 0.88:
+    if u < 0.88:
         return f"{pick(draw, CONFIDENT)} {wrong}", "Wrong."
-    if luck < 0.92:
+    if u < 0.92:
         return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}", "Wrong, and long."
-    if luck < 0.95:
+    if u < 0.95:
         return draft.answer[:-1].lower(), "Right."
-    if luck < 0.97:
+    if u < 0.97:
         return draft.loose or pick(draw, EMPTY), "Wrong."
     return f"{pick(draw, INSULTS)} {wrong}", "Wrong."
 
@@ -162,12 +162,12 @@ def _lists(draw: Draw) -> str:
     """Return a list that is sorted, reversed or numbered."""
     items = some(draw, ALL.nouns, 3 + int(draw() * 3))
     words = ", ".join(items)
-    luck = draw()
-    if luck < 0.25:
+    u = draw()
+    if u < 0.25:
         return f"List: {words}.\nIn the order of the alphabet: {', '.join(sorted(items))}."
-    if luck < 0.5:
+    if u < 0.5:
         return f"List: {words}.\nFrom the end to the start: {', '.join(items[::-1])}."
-    if luck < 0.75:
+    if u < 0.75:
         numbers = some(draw, range(21), 4)
         words = ", ".join([str(number) for number in numbers])
         return (
