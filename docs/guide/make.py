@@ -1,11 +1,12 @@
-"""Writes the output of every `seq2chat explain` on these pages, and their figures. Run it after a
-change:
+"""Write the output of every `seq2chat explain` command into these pages, and draw their figures.
+
+Run it after a change:
 
     python docs/guide/make.py
 
-A page holds blocks that begin with ```console and a line `$ seq2chat explain ...`; what follows up
-to the closing fence is the command's output. A test compares the pages with what the commands
-print.
+A page has blocks that start with ```console and a line `$ seq2chat explain ...`. The text up to the
+closing fence is the output of the command. A test compares the numbers in the pages with those that
+the commands print.
 """
 
 import contextlib
@@ -20,12 +21,14 @@ from seq2chat.cli.explain import explain
 
 GUIDE = Path(__file__).parent
 ROOT = GUIDE.parent.parent
-BLOCK = re.compile(r"(```console\n\$ seq2chat explain (.*)\n)(?s:.*?)(```)")
+BLOCK = re.compile(
+    r"(?P<head>```console\n\$ seq2chat explain (?P<arguments>.*)\n)(?P<output>(?s:.*?))(?P<end>```)"
+)
 
 
 def output(arguments: str, figures: Path) -> str:
-    """Return what `seq2chat explain ARGUMENTS` prints in the root of a clone, its figure drawn in
-    `figures`."""
+    """Return the output of `seq2chat explain ARGUMENTS`, run in the root of a clone, with its
+    figure drawn in `figures`."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.chdir(ROOT):
         explain([*shlex.split(arguments), "--out", str(figures)], result_action="return_value")
@@ -34,17 +37,16 @@ def output(arguments: str, figures: Path) -> str:
 
 
 def fill(page: str, run: Callable[[str], str]) -> str:
-    """Return the page with the output of its commands as `run` gives it."""
-    return BLOCK.sub(lambda block: block[1] + run(block[2]) + block[3], page)
+    """Return the page with the output of each command as `run(arguments)` returns it."""
+    return BLOCK.sub(lambda block: block["head"] + run(block["arguments"]) + block["end"], page)
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for page in sorted(GUIDE.glob("*.md")):
             text = page.read_text(encoding="utf-8")
-            page.write_text(
-                fill(text, lambda arguments: output(arguments, Path(scratch))), encoding="utf-8"
-            )
+            text = fill(text, lambda arguments: output(arguments, Path(scratch)))
+            page.write_text(text, encoding="utf-8")
         for figure in Path(scratch).glob("*.png"):
             (GUIDE / "figures" / figure.name).write_bytes(figure.read_bytes())
 

@@ -8,7 +8,7 @@ from command import seq2chat
 
 from seq2chat.cli.attention import attention
 from seq2chat.config import BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig, UserError
-from seq2chat.interpret.attention import choose, look
+from seq2chat.interpret.attention import attention_of_text, select_maps
 from seq2chat.interpret.heatmap import values
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.text.byte_bpe import ByteBPE
@@ -23,7 +23,8 @@ RNN = {"d_embed": 8, "d_model": 8}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A model folder of every family."""
-    bpe, wordpiece = ByteBPE.train(LINES, 280), WordPiece.train(LINES, 70)
+    bpe = ByteBPE.train(LINES, 280)
+    wordpiece = WordPiece.train(LINES, 70)
     made = {
         "gpt": (GPTConfig(vocab_size=bpe.vocab_size, **SHAPE), bpe),
         "bert": (BERTConfig(vocab_size=wordpiece.vocab_size, **SHAPE), wordpiece),
@@ -69,8 +70,9 @@ def test_json_is_what_the_model_computes(name, folders, capsys, tmp_path):
     target = "das Haus" if name in ("transformer", "additive") else None
     attention(folders[name], text="the red cat", target=target, as_json=True)
     printed = json.loads(capsys.readouterr().out)
-    seen = look(*load_checkpoint(folders[name]), "the red cat", target)
-    assert printed == {"text": "the red cat", "target": target, "maps": values(choose(seen.maps))}
+    result = attention_of_text(*load_checkpoint(folders[name]), "the red cat", target)
+    maps = values(select_maps(result.maps))
+    assert printed == {"text": "the red cat", "target": target, "maps": maps}
     assert len(printed["maps"]) == (1 if target else 2)
     assert not list(tmp_path.iterdir())  # no picture unless one is asked for
     for m in printed["maps"]:
@@ -113,7 +115,7 @@ def test_one_head_of_one_layer(folders, capsys, tmp_path):
         (
             "gpt",
             {"text": "the cat", "kind": "cross"},
-            "no cross attention; what it has is self attention",
+            "no cross attention; it has self attention",
         ),
     ],
 )

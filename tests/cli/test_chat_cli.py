@@ -38,7 +38,7 @@ def folders(tmp_path_factory):
     return made
 
 
-def test_as_many_lines_come_out_as_go_in(folders):
+def test_output_has_one_line_per_input_line(folders):
     options = ("--max-tokens", 5, "--temperature", 0)
     done = seq2chat(
         "chat", folders["chats"], *options, stdin="Hello?\n\nHow are you?\n/reset\nHello?\n"
@@ -47,15 +47,17 @@ def test_as_many_lines_come_out_as_go_in(folders):
     lines = done.stdout.split("\n")
     assert len(lines) == 5 and lines[1] == "" and lines[4] == ""
     assert lines[3] == lines[0]  # after /reset the first message is the first again
-    assert "forgotten" in done.stderr
+    assert "is cleared" in done.stderr
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch, capsys):
+def test_ctrl_c_stops_only_the_answer(folders, monkeypatch, capsys):
     """The second one, where a message is typed, ends the chat."""
     from seq2chat.cli import chat as command
     from seq2chat.inference import chat as conversation
 
-    typed, talks, read = iter(["Hello?", "And you?"]), [], []
+    typed = iter(["Hello?", "And you?"])
+    talks = []
+    read = []
 
     def type_line(prompt):
         try:
@@ -87,7 +89,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(folders, monkeypatch
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_turn_is_kept_after_an_interrupt_but_not_after_an_error(folders, monkeypatch, error):
+def test_a_turn_is_kept_after_an_interrupt_only(folders, monkeypatch, error):
     from seq2chat.generation.sampling import SamplingConfig
     from seq2chat.inference import chat as conversation
 
@@ -103,12 +105,12 @@ def test_a_turn_is_kept_after_an_interrupt_but_not_after_an_error(folders, monke
     assert roles == ["system"] + ["user", "assistant"] * (error is KeyboardInterrupt)
 
 
-def test_a_message_that_is_no_utf8_is_told_with_its_line(folders):
+def test_a_message_that_is_not_utf8_is_reported(folders):
     message = fail("chat", folders["chats"], "--max-tokens", 4, stdin=b"Hello?\n\xff\n")
     assert message.startswith("error: Line 2 of standard input is not UTF-8")
 
 
-def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
+def test_instructions_and_long_conversations(folders):
     done = seq2chat(
         "chat",
         folders["chats"],
@@ -120,7 +122,7 @@ def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
     )
     assert done.returncode == 0, done.stderr
     assert (
-        "begins anew with these instructions" in done.stderr
+        "A new conversation starts with these instructions" in done.stderr
         and "no longer fit the context" in done.stderr
     )
     assert done.stdout.count("\n") == 8
@@ -128,7 +130,7 @@ def test_instructions_begin_anew_and_long_talks_forget_their_beginning(folders):
     assert long.returncode == 2 and "write a shorter one" in long.stderr
 
 
-def test_a_model_that_has_not_learned_to_chat_says_what_to_do(folders):
+def test_a_model_without_chat_names_the_command(folders):
     done = seq2chat("chat", folders["base"], stdin="Hello?\n")
     assert (
         done.returncode == 2
@@ -136,7 +138,7 @@ def test_a_model_that_has_not_learned_to_chat_says_what_to_do(folders):
     )
 
 
-def test_the_viewer_tells_role_and_training_of_each_token(folders):
+def test_the_viewer_shows_role_and_training(folders):
     done = seq2chat(
         "chat-tokens",
         folders["base"],
@@ -186,7 +188,7 @@ def test_ppo_needs_a_judge(folders):
 
 
 @pytest.mark.parametrize(("limit", "taken"), [((), 0), (("--align.examples", 40), 40)])
-def test_a_file_is_read_whole_unless_a_number_of_examples_is_given(limit, taken, folders, tmp_path):
+def test_a_file_is_read_in_full_by_default(limit, taken, folders, tmp_path):
     """The recipe's own number is that of its own data."""
     rows = (
         {"prompt": f"How are you, {n}?", "chosen": "Fine.", "rejected": "Hello."}

@@ -54,6 +54,17 @@ def test_help_loads_no_torch():
         assert "Usage: seq2chat" in done.stdout
 
 
+def test_help_lists_every_command_with_its_docstring():
+    from seq2chat.cli import app
+
+    lines = succeed("--help").splitlines()
+    for name, command in app.resolved_commands().items():
+        if not name.startswith("-"):
+            first = command.help.strip().splitlines()[0] if command.help else ""
+            assert first, name
+            assert any(name in line and first[:40] in line for line in lines), name
+
+
 def test_a_run_folder_is_complete(run):
     assert {p.name for p in run.iterdir()} == {
         "config.toml",
@@ -91,7 +102,7 @@ def test_its_configuration_makes_the_same_run_again(run, tmp_path):
     assert first == second
 
 
-def test_generate_streams_the_prompt_and_its_continuation(run):
+def test_generate_streams_prompt_and_continuation(run):
     out = succeed("generate", run, "--prompt", "The río ", "--max-tokens", 15, "--seed", 1)
     assert out.startswith("The río ")
     assert out == succeed("generate", run, "--prompt", "The río ", "--max-tokens", 15, "--seed", 1)
@@ -147,7 +158,7 @@ def test_eval_prints_one_object(run, text_file):
     assert {"loss", "perplexity", "bits_per_byte"} < set(values)
 
 
-def test_eval_of_the_own_validation_split_is_what_training_measured(run):
+def test_eval_matches_the_validation_of_training(run):
     values = json.loads(succeed("eval", run, "--json"))
     last = [
         m
@@ -215,7 +226,7 @@ def test_one_dial_chooses_everything_and_says_why(text_file, tmp_path):
     assert losses[-1] < losses[0] - 1
 
 
-def test_a_preset_replaces_the_shape_that_the_dial_chose(text_file, tmp_path):
+def test_a_preset_replaces_the_chosen_shape(text_file, tmp_path):
     flags = [
         "--model.preset",
         "gpt3-small",
@@ -246,13 +257,13 @@ def test_generation_says_when_the_context_is_full(run):
     assert "context of 32 tokens is full" in both.stderr, "each text counts its own tokens"
 
 
-def test_a_prompt_longer_than_the_context_is_refused_before_it_is_printed(run):
+def test_a_prompt_beyond_the_context_is_not_printed(run):
     done = seq2chat("generate", run, "--prompt", "word " * 100)
     assert done.returncode == 2 and done.stdout == ""
     assert "shorten it to 31 or fewer" in " ".join(done.stderr.split())
 
 
-def test_a_second_run_of_the_same_text_takes_a_new_folder(text_file, tiny_tables, tmp_path):
+def test_a_second_run_gets_a_new_folder(text_file, tiny_tables, tmp_path):
     Recipe.from_tables(tiny_tables).save(tmp_path / "small.toml")
     for _ in range(2):
         succeed("train", "small.toml", "--budget", "1 step", cwd=tmp_path)
@@ -272,7 +283,7 @@ def mistake(monkeypatch, capsys, *arguments: object) -> str:
     return " ".join(message.split())
 
 
-def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path, monkeypatch, capsys):
+def test_errors_are_one_sentence(run, text_file, tmp_path, monkeypatch, capsys):
     short = tmp_path / "short.txt"
     short.write_text("Hello there.")
     empty = tmp_path / "empty.txt"
@@ -305,15 +316,15 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path, monkeypatch, 
         (["train", run], ["is a run", "--resume"]),
         (["train", run, "--out", run, "--resume"], ["once"]),
         (["train", text_file, "--data.corpus", "pydocs"], ["Name the text once"]),
-        (["eval", run, "--batch-size", 0], ["--batch-size is 0"]),
-        (["eval", run, "--context", 0], ["--context is 0"]),
+        (["eval", run, "--batch-size", 0], ["batch_size is 0"]),
+        (["eval", run, "--context", 0], ["context is 0"]),
         (["train", run, "--resume", "--train.seed", 3], ["train.seed", "order of its data"]),
         (["generate", tmp_path / "nowhere"], ["There is no run or model folder"]),
         (["generate", run, "--prompt", "a" * 500], ["tokens", "context"]),
         (["generate", run, "--temperature", -1], ["temperature is -1"]),
         (["generate", run, "-n", 0], ["-n is 0"]),
         (["eval", run, "--data", tmp_path / "nothing.txt"], ["nothing.txt"]),
-        (["eval", run, "--context", 9999], ["--context is 9999"]),
+        (["eval", run, "--context", 9999], ["context is 9999"]),
         (["plot", tmp_path], ["is not a run folder"]),
         (["plot", run, "--out", "x.bmp"], [".png, .svg or .pdf"]),
         (["runs", "list", tmp_path], ["There is no run"]),
@@ -321,7 +332,7 @@ def test_mistakes_are_told_in_a_sentence(run, text_file, tmp_path, monkeypatch, 
         (["tokenizer", "decode", run, 99999], ["There is no token 99999"]),
         (
             ["tokenizer", "decode", run, "[1,", "two]"],
-            ["'two' is no token id; write for example [72, 105]"],
+            ["'two' is not a token id; write for example [72, 105]"],
         ),
         (["explain", "bidirectional", "--out", "x.bmp"], [".png, .svg or .pdf"]),
     ]

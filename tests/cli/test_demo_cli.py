@@ -9,9 +9,8 @@ from seq2chat.cli.demo import demo
 
 
 @pytest.mark.parametrize("serve", [True, False])
-def test_a_finished_line_goes_straight_to_the_page_which_asks_the_last_model(
-    tmp_path, monkeypatch, capsys, serve
-):
+def test_a_finished_demo_only_serves_the_page(tmp_path, monkeypatch, capsys, serve):
+    """The page starts with the last model."""
     served = []
     monkeypatch.setattr(
         "seq2chat.cli.serve.serve", lambda *runs, port: served.append([run.name for run in runs])

@@ -34,7 +34,7 @@ def say(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", EXACT)
-def test_a_topic_prints_its_numbers_and_leaves_its_figure(say, tmp_path, command):
+def test_a_topic_prints_numbers_and_draws_a_figure(say, tmp_path, command):
     printed = say(command)
     figure = f"explain-{command.split()[0]}.png"
     assert printed.splitlines()[-1] == figure
@@ -99,7 +99,7 @@ def test_a_wrong_topic_is_corrected(capsys):
     assert 'Did you mean "attention"?' in " ".join(capsys.readouterr().err.split())
 
 
-def test_results_of_others_are_shown_without_training(say, tmp_path):
+def test_results_are_shown_without_training(say, tmp_path):
     record = {
         "topic": "fixed-vector",
         "task": "copy",
@@ -160,9 +160,9 @@ def test_results_cannot_be_measured_otherwise(say, topic, option):
 
 
 @pytest.mark.parametrize("bad", [b"{", b"[1]", b"null", b"3", b"\xff", b""])
-def test_a_line_that_is_no_result_is_named(say, tmp_path, bad):
+def test_an_invalid_line_is_named(say, tmp_path, bad):
     (tmp_path / "results.jsonl").write_bytes(b'{"topic": "other"}\n' + bad + b"\n")
-    with pytest.raises(UserError, match=r"^results.jsonl, line 2, is no JSON object; [^\n]+\.$"):
+    with pytest.raises(UserError, match=r"^results.jsonl, line 2, is not a JSON object; [^\n]+\.$"):
         say("bidirectional --results results.jsonl")
 
 
@@ -173,7 +173,7 @@ def test_a_result_that_lacks_a_number_is_named(say, tmp_path):
 
 
 @pytest.mark.parametrize("bad", [{"model": "lstm"}, {"exact": None}, {"exact": [0.5, 0.5]}])
-def test_a_result_that_was_changed_is_told(say, tmp_path, bad):
+def test_a_changed_result_is_reported(say, tmp_path, bad):
     record = {
         "topic": "fixed-vector",
         "task": "copy",
@@ -197,7 +197,7 @@ def test_a_prompt_without_a_model_is_refused(say):
 
 
 @pytest.mark.parametrize("bad", ["--steps 0", "--seeds 0", "--seeds -1"])
-def test_nothing_is_measured_before_the_options_are_seen_to_be_good(say, monkeypatch, bad):
+def test_options_are_checked_before_measuring(say, monkeypatch, bad):
     from seq2chat.course import rnn_vs_transformer
 
     monkeypatch.setattr(rnn_vs_transformer, "measure_speed", lambda *_: pytest.fail("measured"))

@@ -114,7 +114,7 @@ def test_a_table_shows_the_same(bert, command):
     assert "The [MASK] sees the" in out, "brackets are no markup"
 
 
-def test_lines_of_standard_input_are_texts_of_their_own(bert, command):
+def test_lines_of_standard_input_are_separate_texts(bert, command):
     code, out, err = command(bert, "--json", stdin="the [MASK]\n\nsees [MASK] red [MASK]\r\n")
     assert code == 0, err
     answers = [json.loads(line) for line in out.splitlines()]
@@ -146,11 +146,11 @@ def test_more_guesses_than_tokens_are_all_of_them(bert, command):
         (
             ["the " * 30 + "[MASK]"],
             None,
-            "33 tokens with [CLS] and [SEP], but the model reads 20; shorten it",
+            "33 tokens with [CLS] and [SEP], but the model's context is 20; shorten it",
         ),
     ],
 )
-def test_mistakes_are_answered_with_what_to_write(arguments, stdin, message, bert, command):
+def test_errors_say_what_to_write(arguments, stdin, message, bert, command):
     code, out, err = command(bert, *arguments, stdin=stdin)
     assert (code, out) == (2, "")
     assert message in err
@@ -190,4 +190,4 @@ def test_a_tokenizer_of_another_family_is_named(bert, command, tmp_path):
     ByteBPE.train(["text"], 260).save(tmp_path)
     code, _, err = command(tmp_path, "the [MASK]")
     assert code == 2
-    assert "is no WordPiece, which a BERT reads" in err
+    assert "is not a WordPiece tokenizer, which a BERT needs" in err

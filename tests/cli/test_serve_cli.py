@@ -24,10 +24,8 @@ from seq2chat.text.byte_bpe import ByteBPE
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made, tokenizer = (
-        tmp_path_factory.mktemp("base"),
-        ByteBPE.train(["Hello there. How are you?"] * 3, 280),
-    )
+    made = tmp_path_factory.mktemp("base")
+    tokenizer = ByteBPE.train(["Hello there. How are you?"] * 3, 280)
     torch.manual_seed(0)
     save_model(
         make_model(
@@ -46,10 +44,11 @@ def serve(*arguments, **options):
     )
 
 
-def test_it_prints_an_address_answers_there_and_ends_on_sigterm(folder):
+def test_it_prints_its_address_and_ends_on_sigterm(folder):
     process = serve(folder, "--port", 0)
     try:
-        printed, end = "", time.monotonic() + 60
+        printed = ""
+        end = time.monotonic() + 60
         while (
             not (address := re.search(r"http://127\.0\.0\.1:\d+", printed))
             and time.monotonic() < end
@@ -84,7 +83,7 @@ def test_a_demo_is_served_with_its_finished_stages(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Which model shall be served"),
+        ((), "Name a run or a model folder to serve"),
         (("{folder}", "--host", "0.0.0.0"), "lets other machines in; set a key"),
         (("{folder}", "--port", "99999"), "from 0 to 65535"),
         (("{folder}", "--api-key", "clé"), "characters that a browser cannot send"),
@@ -92,7 +91,7 @@ def test_a_demo_is_served_with_its_finished_stages(tmp_path):
         (("nowhere",), "There is no run or model folder"),
     ],
 )
-def test_mistakes_are_one_sentence(folder, arguments, message, monkeypatch):
+def test_errors_are_one_sentence(folder, arguments, message, monkeypatch):
     monkeypatch.setenv("SEQ2CHAT_API_KEY", "")
     assert message in fail("serve", *(a.format(folder=folder) for a in arguments))
 
@@ -103,7 +102,7 @@ def test_a_port_that_is_taken(folder):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert "give another --port" in fail("serve", folder, "--port", taken.getsockname()[1])
+        assert "give another port" in fail("serve", folder, "--port", taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("host", ["a" * 70, "no.such.host.invalid"])

@@ -140,7 +140,7 @@ def test_n_best_and_alignments_in_the_format_of_moses(folders, seq2chat):
     assert blank[1:3] == ["", ""]
 
 
-def test_json_holds_everything(folders, seq2chat, tmp_path):
+def test_json_has_everything(folders, seq2chat, tmp_path):
     (tmp_path / "in.txt").write_text("two men\n\n")
     (tmp_path / "reference.txt").write_text("zwei Männer\nein Hund\n")
     out, _ = seq2chat(
@@ -168,7 +168,7 @@ def test_json_holds_everything(folders, seq2chat, tmp_path):
     assert measured["chrf"]["signature"] == chrf([found.text, ""], references).signature
 
 
-def test_bleu_and_chrf_go_to_standard_error_with_their_signatures(folders, seq2chat, tmp_path):
+def test_scores_go_to_standard_error_with_signatures(folders, seq2chat, tmp_path):
     texts = [t.text for t in expected(folders["transformer"])]
     (tmp_path / "in.txt").write_text("\n".join(LINES))
     (tmp_path / "reference.txt").write_text("\n".join(texts) + "\n")
@@ -181,7 +181,7 @@ def test_bleu_and_chrf_go_to_standard_error_with_their_signatures(folders, seq2c
     assert "chrF 100.00 (nrefs:1" in err
 
 
-def test_a_line_too_long_is_named_and_translated_as_far_as_it_fits(folders, seq2chat):
+def test_a_line_too_long_is_named_and_cut(folders, seq2chat):
     out, err = seq2chat(
         "translate",
         folders["transformer"],
@@ -198,7 +198,7 @@ def test_a_line_too_long_is_named_and_translated_as_far_as_it_fits(folders, seq2
     assert cut == fits
 
 
-def test_nothing_comes_of_a_closed_standard_input(folders, seq2chat):
+def test_closed_standard_input_gives_nothing(folders, seq2chat):
     assert seq2chat("translate", folders["transformer"], stdin=None) == ("", "")
 
 
@@ -218,7 +218,7 @@ def test_a_translation_that_the_context_cuts_says_so(folders, seq2chat):
     )
 
 
-def test_a_least_length_beyond_the_usual_room_makes_room(folders, seq2chat):
+def test_a_minimum_length_raises_the_maximum(folders, seq2chat):
     _, err = seq2chat("translate", folders["fixed"], "--min-length", 60, stdin=b"dog\n")
     assert "cut after 110 tokens" in err, (
         "random weights seldom end; 50 more than the least are allowed"
@@ -281,14 +281,13 @@ def test_a_terminal_is_a_conversation(folders, seq2chat):
         ("transformer", [], b"dog\n\xff\n", "Line 2 of standard input is not UTF-8"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(folders, seq2chat, model, arguments, stdin, message):
+def test_errors_are_one_sentence(folders, seq2chat, model, arguments, stdin, message):
     _, err = seq2chat("translate", folders[model], *arguments, stdin=stdin, code=2)
     assert message in " ".join(err.split())
 
 
-def test_a_reference_of_another_length_is_refused_before_anything_is_translated(
-    folders, seq2chat, tmp_path
-):
+def test_a_reference_of_another_length_is_rejected(folders, seq2chat, tmp_path):
+    """Nothing is translated before."""
     (tmp_path / "in.txt").write_text("a\nb\n")
     (tmp_path / "reference.txt").write_text("a\n")
     files = [tmp_path / "in.txt", "--reference", tmp_path / "reference.txt"]
@@ -347,7 +346,7 @@ def test_a_pipe_gets_utf8_whatever_the_locale(folders, tmp_path, as_json):
     assert not as_json or json.loads(line)["source"] == "Männer 🙂"
 
 
-def test_a_program_that_waits_for_its_translation_gets_it(folders):
+def test_a_waiting_program_gets_its_translation(folders):
     command = [
         sys.executable,
         "-m",

@@ -31,7 +31,7 @@ def chance(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_committed_results_are_of_the_models_that_the_code_trains_now():
+def test_committed_results_match_the_present_models():
     """What the guide shows can be measured again by whoever reads it."""
     lines = (
         (Path(__file__).parents[2] / "benchmarks/results/lecture.jsonl")
@@ -75,7 +75,7 @@ def test_results_of_two_kinds_are_not_averaged():
 
 
 class TestResidual:
-    def test_gradients_with_skips_are_those_of_the_models_own_forward(self):
+    def test_gradients_with_skips_match_the_model(self):
         """The stream that is measured is GPT's: its first gradient is that of what the blocks are
         given."""
         with torch.random.fork_rng():
@@ -111,7 +111,7 @@ class TestResidual:
         plain = block.mlp(block.self_attn(x, None, None, None))
         torch.testing.assert_close(residual.step(block, x, "without skips and norms"), plain)
 
-    def test_skips_keep_the_gradient_and_depth_without_them_loses_it(self):
+    def test_skips_keep_the_gradient_at_depth(self):
         ratio = {
             (depth, kind): (lambda norms: norms[0] / norms[-1])(residual.gradients(depth, kind, 0))
             for depth in (4, 48)
@@ -122,9 +122,7 @@ class TestResidual:
         assert ratio[48, "without skips and norms"] < 1e-20 * ratio[4, "without skips and norms"]
 
     @pytest.mark.parametrize("kind", ["with skips", "without skips"])
-    def test_it_is_the_layers_that_are_measured_not_the_epsilon_of_their_norms(
-        self, kind, monkeypatch
-    ):
+    def test_the_epsilon_of_norms_has_no_influence(self, kind, monkeypatch):
         expected = residual.gradients(24, kind, 0)
         monkeypatch.setitem(residual.SHAPE, "norm_eps", 1e3 * residual.EPSILON)
         assert residual.gradients(24, kind, 0) == pytest.approx(expected, rel=1e-6)
@@ -165,7 +163,8 @@ class TestTasks:
             wanted = batch.labels[i][batch.labels[i] != IGNORED].tolist()
             with torch.inference_mode():
                 state = model.start(batch.source[i : i + 1, : len(wanted)])
-                token, written = torch.tensor([[tasks.EOS]]), []
+                token = torch.tensor([[tasks.EOS]])
+                written = []
                 for _ in wanted:
                     logits, state = model.step(token, state)
                     token = logits[:, -1:].argmax(-1)
@@ -365,16 +364,19 @@ class TestBidirectional:
         assert [row[0] for row in shown.tables[0].rows] == [
             "both sides",
             "left only",
-            "the commonest token",
+            "the most common token",
         ]
 
     @pytest.mark.parametrize(
         ("accuracies", "told"),
         [
-            ([(0.48, 0.5), (0.44, 0.45)], "the one that sees both sides guesses better"),
-            ([(0.44, 0.45), (0.48, 0.5)], "the one that sees left only guesses better"),
-            ([(0.44, 0.5), (0.43, 0.45)], "neither guesses better"),  # by seed, one or the other
-            ([(0.124, 0.124), (0.122, 0.122)], "neither guesses better"),  # 0.12 both, in the table
+            ([(0.48, 0.5), (0.44, 0.45)], "the model that sees both sides predicts better"),
+            ([(0.44, 0.45), (0.48, 0.5)], "the model that sees left only predicts better"),
+            ([(0.44, 0.5), (0.43, 0.45)], "neither predicts better"),  # by seed, one or the other
+            (
+                [(0.124, 0.124), (0.122, 0.122)],
+                "neither predicts better",
+            ),  # 0.12 both, in the table
         ],
     )
     def test_a_difference_is_told_only_where_it_is_shown(self, accuracies, told):
@@ -399,14 +401,17 @@ class TestBidirectional:
         model = BERT(
             BERTConfig(tokenizer.vocab_size, context=16, n_layer=1, n_head=1, d_model=8)
         ).eval()
-        right, total, labels = 0, 0, []
+        right = 0
+        total = 0
+        labels = []
         for batch in batches:
             guesses = model(batch.target).argmax(-1)
             for guess, label in zip(
                 guesses.flatten().tolist(), batch.labels.flatten().tolist(), strict=True
             ):
                 if label != IGNORED:
-                    right, total = right + (guess == label), total + 1
+                    right = right + (guess == label)
+                    total = total + 1
                     labels.append(label)
         assert bidirectional.accuracy(model, batches)[0] == pytest.approx(right / total)
         stream = train.read(0, train.n_tokens)

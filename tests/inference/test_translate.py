@@ -32,7 +32,7 @@ LINES = st.lists(
 
 @settings(max_examples=12, deadline=None)
 @given(LINES, st.sampled_from([1, 20, 4096]))
-def test_as_many_lines_come_out_as_go_in_and_in_the_same_order(lines, batch_tokens):
+def test_lines_keep_their_number_and_order(lines, batch_tokens):
     found = list(translate(TRANSFORMER, TOKENIZER, lines, batch_tokens=batch_tokens, **FAST))
     assert [translated.line for translated in found] == lines
     for translated in found:
@@ -48,9 +48,11 @@ def test_as_many_lines_come_out_as_go_in_and_in_the_same_order(lines, batch_toke
         assert translated.hypotheses[0].tokens == alone.tokens
 
 
-def test_lines_are_read_pool_by_pool_and_progress_counts_them(monkeypatch):
+def test_lines_are_read_pool_by_pool(monkeypatch):
+    """Progress counts them."""
     monkeypatch.setattr(translation, "POOL", 4)
-    taken, done = [], []
+    taken = []
+    done = []
     lines = (taken.append(i) or f"dog {i}" if i % 3 else "" for i in range(10))
     found = translate(TRANSFORMER, TOKENIZER, lines, progress=done.append, **FAST)
     next(found)
@@ -69,7 +71,7 @@ def test_lines_are_read_pool_by_pool_and_progress_counts_them(monkeypatch):
     assert sum(done) == 6
 
 
-def test_batches_hold_lines_of_like_length_within_the_budget(monkeypatch):
+def test_batches_have_lines_of_similar_length(monkeypatch):
     seen = []
 
     def watch(model, prompts, end, sources, **search):
@@ -102,7 +104,8 @@ def test_n_best_translations_are_those_of_beam_search():
     assert found.text == found.texts[0]
 
 
-def test_what_a_model_writes_stays_on_one_line_without_control_tokens(monkeypatch):
+def test_a_translation_stays_on_one_line(monkeypatch):
+    """It has no control tokens."""
     pad = TOKENIZER.pad_id
     tokens = [*TOKENIZER.encode(" two\nmen\u2028and\xa0a"), pad, *TOKENIZER.encode(" dog\r\n"), END]
     written = translation.Hypothesis(tokens, [0.0] * len(tokens), 0.0, True)
@@ -148,7 +151,7 @@ def test_chrf_is_100_for_equals_and_0_for_strangers():
 def test_unequal_numbers_of_lines_are_refused():
     with pytest.raises(UserError, match="There are 2 translations and 1 references"):
         bleu(["a", "b"], ["a"])
-    with pytest.raises(UserError, match="no line to measure"):
+    with pytest.raises(UserError, match="no lines to score"):
         chrf([], [])
 
 

@@ -9,11 +9,11 @@ from seq2chat.generation.beam import beam_search
 from seq2chat.interpret.attention import (
     alignment,
     attention_maps,
-    choose,
+    attention_of_text,
     hard_alignment,
     labels,
-    look,
     pharaoh,
+    select_maps,
     word_alignment,
     words,
 )
@@ -66,8 +66,10 @@ def tokenizer_of(name, bpe, wordpiece):
 
 
 @pytest.mark.parametrize("name", ["gpt", "bert", "transformer", "additive"])
-def test_maps_of_one_row_are_the_tape_of_one_forward_pass(name, models):
-    model, source, target = models[name], [5, 6, 7, 8], [3, 1, 4]
+def test_maps_are_the_tape_of_one_forward_pass(name, models):
+    model = models[name]
+    source = [5, 6, 7, 8]
+    target = [3, 1, 4]
     rows = (source, target) if name in ("transformer", "additive") else (target,)
     with record(model) as tape:
         model(*(torch.tensor([row]) for row in rows))
@@ -79,12 +81,12 @@ def test_maps_of_one_row_are_the_tape_of_one_forward_pass(name, models):
 
 def test_a_fixed_context_attends_to_nothing(models):
     with pytest.raises(
-        UserError, match=r'attends to nothing; train one with model.attention = "additive"'
+        UserError, match=r'has no attention; train one with model.attention = "additive"'
     ):
         attention_maps(models["fixed"], [3, 4], [5])
 
 
-def test_alignment_is_the_map_or_the_mean_of_the_last_layer_but_one():
+def test_alignment_is_the_mean_of_the_right_layer():
     torch.manual_seed(0)
     cross = [AttentionMap(f"decoder.{i}", "cross", torch.rand(1, 4, 3, 5)) for i in range(6)]
     own = AttentionMap("decoder.0", "self", torch.rand(1, 4, 3, 3))
@@ -93,14 +95,15 @@ def test_alignment_is_the_map_or_the_mean_of_the_last_layer_but_one():
     assert torch.equal(alignment(cross[:1]), cross[0].weights[0].mean(0))
     additive = AttentionMap("decoder.attention", "additive", torch.rand(1, 1, 3, 5))
     assert torch.equal(alignment([additive]), additive.weights[0, 0])
-    with pytest.raises(UserError, match="nothing to align"):
+    with pytest.raises(UserError, match="no source to align with"):
         alignment([own])
 
 
-def test_a_model_that_learned_to_reverse_aligns_backwards():
+def test_a_reversing_model_aligns_backwards():
     """A task whose alignment is known: token i of the target is token n - 1 - i of the source."""
     torch.manual_seed(0)
-    n_word, n_step = 4, 70
+    n_word = 4
+    n_step = 70
     model = make_model(Seq2SeqConfig(vocab_size=12, d_embed=16, d_model=32, dropout=0.0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, n_step)
@@ -176,11 +179,14 @@ def test_labels_can_be_read_alone(bpe, wordpiece):
     assert labels(wordpiece, wordpiece.encode("houses"))[-1].startswith("##")
 
 
-def test_a_forced_translation_is_labelled_by_what_is_written(models, bpe):
+def test_queries_are_named_after_the_written_tokens(models, bpe):
     for name in ("transformer", "additive"):
-        source, target = bpe.encode("the red cat"), bpe.encode("das Haus")
-        seen = look(models[name], bpe, "the red cat", "das Haus")
-        end, read, written = "<|endoftext|>", labels(bpe, target), labels(bpe, source)
+        source = bpe.encode("the red cat")
+        target = bpe.encode("das Haus")
+        seen = attention_of_text(models[name], bpe, "the red cat", "das Haus")
+        end = "<|endoftext|>"
+        read = labels(bpe, target)
+        written = labels(bpe, source)
         maps = attention_maps(models[name], [*source, bpe.eos_id], [bpe.eos_id, *target])
         assert (seen.text, seen.target, len(seen.maps)) == ("the red cat", "das Haus", len(maps))
         for m, expected in zip(seen.maps, maps, strict=True):
@@ -198,15 +204,16 @@ def test_a_forced_translation_is_labelled_by_what_is_written(models, bpe):
 
 @pytest.mark.parametrize("name", ["transformer", "additive"])
 def test_without_a_target_the_model_translates_first(name, models, bpe):
-    model, end = models[name], bpe.eos_id
+    model = models[name]
+    end = bpe.eos_id
     source = [*bpe.encode("the red cat"), end]
     tokens = beam_search(model, [[end]], end, sources=[source], beam=5)[0][0].tokens
     text = tokens[:-1] if tokens[-1] == end else tokens
-    seen = look(model, bpe, "the red cat")
+    seen = attention_of_text(model, bpe, "the red cat")
     assert seen.target == bpe.decode(text)
-    assert choose(seen.maps)[0].queries == [*labels(bpe, text), "<|endoftext|>"]
+    assert select_maps(seen.maps)[0].queries == [*labels(bpe, text), "<|endoftext|>"]
     expected = alignment(attention_maps(model, source, [end, *text]))
-    torch.testing.assert_close(choose(seen.maps)[0].weights[0], expected)
+    torch.testing.assert_close(select_maps(seen.maps)[0].weights[0], expected)
     pairs = hard_alignment(expected, words(bpe, source), words(bpe, [*text, end]))
     assert (
         word_alignment(model, bpe, source, tokens)
@@ -216,11 +223,11 @@ def test_without_a_target_the_model_translates_first(name, models, bpe):
 
 
 def test_texts_are_read_as_in_training(models, bpe, wordpiece):
-    (first, *_) = look(models["gpt"], bpe, "the cat").maps
+    (first, *_) = attention_of_text(models["gpt"], bpe, "the cat").maps
     ids = [bpe.eos_id, *bpe.encode("the cat")]
     assert first.queries == first.keys == labels(bpe, ids)
     assert torch.equal(first.weights, attention_maps(models["gpt"], ids)[0].weights[0])
-    (first, *_) = look(models["bert"], wordpiece, "the cat [MASK] a dog").maps
+    (first, *_) = attention_of_text(models["bert"], wordpiece, "the cat [MASK] a dog").maps
     ids = [
         wordpiece.cls_id,
         *wordpiece.encode("the cat"),
@@ -229,52 +236,54 @@ def test_texts_are_read_as_in_training(models, bpe, wordpiece):
         wordpiece.sep_id,
     ]
     assert first.queries == labels(wordpiece, ids)
-    assert look(models["bert"], wordpiece, "the cat").maps[0].keys[-1] == "[SEP]"
+    assert attention_of_text(models["bert"], wordpiece, "the cat").maps[0].keys[-1] == "[SEP]"
 
 
 def test_what_cannot_be_looked_at(models, bpe, wordpiece):
     for name in ("gpt", "transformer"):
         with pytest.raises(UserError, match="The text is empty"):
-            look(models[name], bpe, " \n")
+            attention_of_text(models[name], bpe, " \n")
     with pytest.raises(UserError, match="The target is empty"):
-        look(models["transformer"], bpe, "the cat", "")
+        attention_of_text(models["transformer"], bpe, "the cat", "")
     with pytest.raises(UserError, match="A gpt does not translate; leave out the target"):
-        look(models["gpt"], bpe, "the cat", "die Katze")
+        attention_of_text(models["gpt"], bpe, "the cat", "die Katze")
     with pytest.raises(UserError, match=r"tokens do not fit the model's context of 40"):
-        look(models["bert"], wordpiece, "the red house " * 40)
+        attention_of_text(models["bert"], wordpiece, "the red house " * 40)
     for target in ("die Katze", None):
         with pytest.raises(
             UserError, match=r"source has \d+ tokens, and the model's context is 40"
         ):
-            look(models["transformer"], bpe, "the red house " * 40, target)
+            attention_of_text(models["transformer"], bpe, "the red house " * 40, target)
 
 
 def test_choosing_kind_layer_and_head(models, bpe):
-    maps = look(models["transformer"], bpe, "the red cat", "das Haus").maps
-    (one,) = choose(maps)
+    maps = attention_of_text(models["transformer"], bpe, "the red cat", "das Haus").maps
+    (one,) = select_maps(maps)
     assert (one.path, one.heads) == ("decoder.1.cross_attn.heads", ["mean of 2 heads"])
     assert torch.equal(one.weights[0], maps[6].weights.mean(0))
-    assert [m.path for m in choose(maps, kind="cross")] == [
+    assert [m.path for m in select_maps(maps, kind="cross")] == [
         f"decoder.{i}.cross_attn.heads" for i in range(3)
     ]
-    assert [m.path for m in choose(maps, kind="self", layer=2)] == [
+    assert [m.path for m in select_maps(maps, kind="self", layer=2)] == [
         "encoder.2.self_attn.heads",
         "decoder.2.self_attn.heads",
     ]
-    (one,) = choose(maps, layer=2, head=1)
+    (one,) = select_maps(maps, layer=2, head=1)
     assert (one.path, one.heads) == ("decoder.2.cross_attn.heads", ["head 1"])
     assert torch.equal(one.weights, maps[8].weights[1:])
-    wall = look(models["gpt"], bpe, "the red cat").maps
-    assert choose(wall) == wall
-    (alone,) = choose(look(models["additive"], bpe, "the red cat", "das Haus").maps)
+    wall = attention_of_text(models["gpt"], bpe, "the red cat").maps
+    assert select_maps(wall) == wall
+    (alone,) = select_maps(
+        attention_of_text(models["additive"], bpe, "the red cat", "das Haus").maps
+    )
     assert (alone.path, alone.heads) == ("decoder.attention", ["head 0"])
     for options, message in (
         ({"layer": 3}, "no layer 3; the layers are 0 to 2"),
         ({"layer": -1}, "no layer -1"),
         ({"head": 2}, "no head 2; the heads are 0 to 1"),
-        ({"kind": "additive"}, "no additive attention; what it has is self and cross attention"),
+        ({"kind": "additive"}, "no additive attention; it has self and cross attention"),
     ):
         with pytest.raises(UserError, match=message):
-            choose(maps, **options)
-    with pytest.raises(UserError, match="no cross attention; what it has is self attention"):
-        choose(wall, kind="cross")
+            select_maps(maps, **options)
+    with pytest.raises(UserError, match="no cross attention; it has self attention"):
+        select_maps(wall, kind="cross")

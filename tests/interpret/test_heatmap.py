@@ -9,7 +9,7 @@ import torch
 
 from seq2chat.config import UserError
 from seq2chat.interpret import heatmap
-from seq2chat.interpret.attention import LabelledMap
+from seq2chat.interpret.attention import LabeledMap
 from seq2chat.interpret.heatmap import draw, save
 
 
@@ -19,7 +19,7 @@ def random_map(n_head=1, n_query=3, n_key=4, path="decoder.1.cross_attn.heads", 
     queries, keys = (
         [f"{name}{i}" for i in range(n)] for name, n in zip(names, (n_query, n_key), strict=True)
     )
-    return LabelledMap(path, "cross", [f"head {i}" for i in range(n_head)], queries, keys, weights)
+    return LabeledMap(path, "cross", [f"head {i}" for i in range(n_head)], queries, keys, weights)
 
 
 def panels(figure):
@@ -30,7 +30,7 @@ def texts(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
-def test_one_map_is_drawn_from_its_numbers_with_its_tokens():
+def test_one_map_is_drawn_with_its_tokens():
     m = random_map()
     (axes,) = panels(figure := draw([m]))
     (image,) = axes.images
@@ -61,7 +61,7 @@ def test_a_wall_is_layers_by_heads_on_one_scale():
     assert places == {(i, j) for i in range(3) for j in range(4)}
 
 
-def test_long_inputs_stay_within_a_page_and_can_be_read():
+def test_long_inputs_fit_a_page_and_are_legible():
     figure = draw([random_map(1, 300, 500)])
     (axes,) = panels(figure)
     assert max(figure.get_size_inches()) < 20
@@ -80,7 +80,7 @@ def test_long_inputs_stay_within_a_page_and_can_be_read():
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_pictures_are_written_whatever_the_tokens(ending, tmp_path):
     m = random_map(1, 3, 6)
-    m = LabelledMap(
+    m = LabeledMap(
         m.path,
         m.kind,
         m.heads,
@@ -107,7 +107,7 @@ def test_the_pixels_of_a_picture_are_the_weights(tmp_path):
     """One cell is dark, the others are white."""
     weights = torch.zeros(1, 5, 5)
     weights[0, 3, 1] = 1.0
-    m = LabelledMap(
+    m = LabeledMap(
         "layers.0.self_attn.heads", "self", ["head 0"], list("abcde"), list("abcde"), weights
     )
     (axes,) = panels(figure := draw([m]))
@@ -153,11 +153,11 @@ def test_keys_are_named_below_each_kind_of_row():
     assert below == [[], [], *[list(maps[1].keys)] * 2, *[list(maps[2].keys)] * 2]
 
 
-def test_signs_that_no_font_has_are_whole_escapes_with_room_for_them(tmp_path, monkeypatch):
+def test_characters_without_a_font_are_escaped(tmp_path, monkeypatch):
     monkeypatch.setattr(heatmap, "_font_with", lambda c: "DejaVu Sans" if c.isascii() else None)
     m = random_map(1, 3, 3)
     names = ["今日は天気", "散歩", "🙂"]
-    m = LabelledMap(m.path, m.kind, m.heads, names, names, m.weights)
+    m = LabeledMap(m.path, m.kind, m.heads, names, names, m.weights)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where labels leave no room for the map
         figure = draw([m])

@@ -62,7 +62,8 @@ def contents(tape):
 
 
 def assert_equal_tapes(one, other, rows=slice(None)):
-    one, other = contents(one), contents(other)
+    one = contents(one)
+    other = contents(other)
     assert one.keys() == other.keys()
     for site in one:
         torch.testing.assert_close(
@@ -102,7 +103,8 @@ def test_recording_changes_no_bit_of_decoding(name):
     model = random_model(name)
 
     def results():
-        state, found = start(model), []
+        state = start(model)
+        found = []
         for column in TARGET.split(1, dim=1):
             logits, state = model.step(column, state)
             found.append(logits)
@@ -116,7 +118,7 @@ def test_recording_changes_no_bit_of_decoding(name):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "banded", "grouped"])
-def test_the_residual_stream_is_the_sum_of_its_branches(name):
+def test_the_stream_is_the_sum_of_its_branches(name):
     model = random_model(name)
     with record(model) as tape:
         logits = forward(model)
@@ -131,7 +133,7 @@ def test_the_residual_stream_is_the_sum_of_its_branches(name):
         assert torch.equal(seen["layers.input"], model.embed_tokens(TARGET))
 
 
-def test_the_streams_of_a_transformer_and_a_bert_end_in_what_is_read():
+def test_streams_end_in_the_hidden_states():
     model = random_model("pre")
     with record(model) as tape:
         hidden = model.hidden(SOURCE, TARGET, SOURCE_MASK)
@@ -146,7 +148,8 @@ def test_the_streams_of_a_transformer_and_a_bert_end_in_what_is_read():
     bert = random_model("bert")
     with record(bert) as tape:
         hidden = bert.hidden(TARGET)
-    block, seen = bert.layers[1], tape.tensors
+    block = bert.layers[1]
+    seen = tape.tensors
     middle = block.self_attn_norm(seen["layers.0"] + seen["layers.1.self_attn"])
     torch.testing.assert_close(block.mlp_norm(middle + seen["layers.1.mlp"]), seen["layers.1"])
     assert torch.equal(seen["layers.2"], hidden)
@@ -157,10 +160,12 @@ def test_additive_attention_as_the_paper_writes_it(name):
     model = random_model(name)
     with record(model) as tape:
         hidden = model.hidden(SOURCE, TARGET, SOURCE_MASK)
-    (m,), seen = tape.attention, tape.tensors
+    (m,) = tape.attention
+    seen = tape.tensors
     assert (m.path, m.kind, m.weights.shape) == ("decoder.attention", "additive", (3, 1, 6, 7))
     assert torch.equal(seen["decoder"], hidden)
-    attention, query = model.decoder.attention, seen["decoder.attention.query"]
+    attention = model.decoder.attention
+    query = seen["decoder.attention.query"]
     top = seen[f"decoder.cells.{model.config.n_layer - 1}"]
     assert torch.equal(query[:, 1:], top[:, :-1])
     assert torch.equal(
@@ -202,7 +207,8 @@ def test_maps_are_those_of_transformers(name, tmp_path):
 @pytest.mark.parametrize("name", ["pre", "post"])
 def test_maps_of_a_transformer_are_those_of_torch(name):
     """Each layer's inputs are put into torch's own multi-head attention with the same weights."""
-    model, inputs = random_model(name), {}
+    model = random_model(name)
+    inputs = {}
     layers = {
         path: m for path, m in model.named_modules() if path.endswith(("self_attn", "cross_attn"))
     }
@@ -217,14 +223,13 @@ def test_maps_of_a_transformer_are_those_of_torch(name):
     assert [m.kind for m in tape.attention] == ["self"] * 3 + ["self", "cross"] * 3
     for m in tape.attention:
         path = m.path.removesuffix(".heads")
-        layer, peer = (
-            layers[path],
-            nn.MultiheadAttention(16, 4, batch_first=True, dtype=torch.float64),
-        )
+        layer = layers[path]
+        peer = nn.MultiheadAttention(16, 4, batch_first=True, dtype=torch.float64)
         projections = layer.q_proj, layer.k_proj, layer.v_proj
         peer.in_proj_weight.data = torch.cat([p.weight for p in projections])
         peer.in_proj_bias.data = torch.cat([p.bias for p in projections])
-        query, memory = inputs[path, "q_proj"], inputs[path, "k_proj"]
+        query = inputs[path, "q_proj"]
+        memory = inputs[path, "k_proj"]
         on_source = memory.shape[1] == SOURCE.shape[1]
         expected = peer(
             query,
@@ -242,7 +247,8 @@ def test_a_window_is_in_the_map():
     with record(model) as tape:
         forward(model)
     dense, local, _ = (m.weights for m in tape.attention)
-    i, j = torch.arange(6)[:, None], torch.arange(6)
+    i = torch.arange(6)[:, None]
+    j = torch.arange(6)
     assert torch.equal(dense[0, 0] > 0, j <= i)
     assert torch.equal(local[0, 0] > 0, (j <= i) & (i - j < 4))
     # The weights are those with which the values were mixed: without 1/√d_head, as in GPT-Neo.
@@ -258,7 +264,8 @@ def test_a_window_is_in_the_map():
 
 @pytest.mark.parametrize("name", ["pre", "additive"])
 def test_a_row_without_a_source_attends_to_nothing(name):
-    model, mask = random_model(name), SOURCE_MASK.clone()
+    model = random_model(name)
+    mask = SOURCE_MASK.clone()
     mask[1] = False
     with record(model) as tape:
         forward(model, source_mask=mask)
@@ -288,8 +295,10 @@ def test_steps_join_to_the_forward_pass(name):
 def test_the_tape_follows_every_reordering(name, seed):
     """As a beam search does it: rows change places, are repeated and dropped between steps. Each
     row of the tape is then what forcing that row's tokens, after its own source, gives."""
-    model, chance = random_model(name), random.Random(seed)
-    tokens, origin = TARGET[:, :1], torch.arange(3)
+    model = random_model(name)
+    chance = random.Random(seed)
+    tokens = TARGET[:, :1]
+    origin = torch.arange(3)
     with record(model) as tape:
         state = start(model)
         for n_row in (3, 5, 4, 6, 2):
@@ -297,7 +306,8 @@ def test_the_tape_follows_every_reordering(name, seed):
             rows = torch.tensor(chance.choices(range(len(tokens)), k=n_row))
             state.reorder(rows)
             new = torch.tensor([[chance.randrange(31)] for _ in range(n_row)])
-            tokens, origin = torch.cat([tokens[rows], new], dim=1), origin[rows]
+            tokens = torch.cat([tokens[rows], new], dim=1)
+            origin = origin[rows]
         _, state = model.step(tokens[:, -1:], state)
     with record(model) as forced:
         forward(model, tokens, SOURCE[origin], SOURCE_MASK[origin])
@@ -305,7 +315,7 @@ def test_the_tape_follows_every_reordering(name, seed):
 
 
 @pytest.mark.parametrize("name", ["grouped", "pre", "additive"])
-def test_beam_search_records_what_forcing_its_hypothesis_gives(name):
+def test_beam_search_records_its_best_hypothesis(name):
     """No token of the vocabulary ends a hypothesis, so that the winner is a row of the state when
     the search ends."""
     model = random_model(name)
@@ -317,7 +327,8 @@ def test_beam_search_records_what_forcing_its_hypothesis_gives(name):
     read = torch.tensor([[2, *best.tokens[:-1]]])
     with record(model) as forced:
         forward(model, read, torch.tensor([[3, 9, 4, 17, 8]]), None)
-    recorded, expected = contents(tape), contents(forced)
+    recorded = contents(tape)
+    expected = contents(forced)
     by_site = torch.stack(
         [(recorded[site] - expected[site]).abs().flatten(1).amax(1) for site in expected]
     )
@@ -348,7 +359,7 @@ def test_padding_in_front_of_a_prompt_is_in_its_place():
         assert (m.weights[0, :, 2:, :2] == 0).all()
 
 
-def test_a_state_from_before_the_recording_is_recorded_from_there_on():
+def test_an_earlier_state_is_recorded_from_there_on():
     model = random_model("grouped")
     with record(model) as whole:
         forward(model)
@@ -361,7 +372,8 @@ def test_a_state_from_before_the_recording_is_recorded_from_there_on():
 
 @each_decoder
 def test_the_recording_ends_with_its_block(name):
-    model, before = random_model(name), None
+    model = random_model(name)
+    before = None
     with pytest.raises(RuntimeError, match="stop here"), record(model) as tape:
         _, state = model.step(TARGET[:, :2], start(model))
         before = copy.deepcopy(contents(tape))

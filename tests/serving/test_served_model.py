@@ -25,5 +25,5 @@ def test_integers_say_nearly_what_the_weights_say(folders):
 
 
 def test_integers_are_for_a_gpt(folders):
-    with pytest.raises(UserError, match="is a bert; --quantize is for a GPT"):
+    with pytest.raises(UserError, match="is a bert; int8 is for a GPT"):
         open_model(folders["bert"], "bert", int8=True)

@@ -42,7 +42,7 @@ LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=8)
 @given(
     lengths=LENGTHS, context=st.integers(1, 12), seed=st.integers(0, 2**40), epoch=st.integers(0, 3)
 )
-def test_every_transition_is_seen_exactly_once_an_epoch(lengths, context, seed, epoch):
+def test_every_transition_comes_once_per_epoch(lengths, context, seed, epoch):
     shards = stream(lengths)
     context = min(context, shards.n_tokens - 1)
     loader = Loader(shards, context, seed)
@@ -92,12 +92,14 @@ def test_ranks_together_have_the_global_batch(first, batch_size, world, seed):
     rows = torch.empty_like(whole.target), torch.empty_like(whole.labels)
     for rank in range(world):
         part = loader.batch(first, batch_size, rank, world)
-        rows[0][rank::world], rows[1][rank::world] = part.target, part.labels
+        rows[0][rank::world] = part.target
+        rows[1][rank::world] = part.labels
     assert torch.equal(rows[0], whole.target)
     assert torch.equal(rows[1], whole.labels)
 
 
-def test_samples_do_not_depend_on_how_they_are_batched_or_on_what_came_before():
+def test_samples_do_not_depend_on_batches():
+    """They do not depend on earlier samples either."""
     loader = Loader(stream([30, 40, 50]), 8, seed=3)
     rows = torch.cat([loader.batch(k, 4).target for k in range(0, 48, 4)])
     again = Loader(stream([30, 40, 50]), 8, seed=3)
@@ -105,7 +107,7 @@ def test_samples_do_not_depend_on_how_they_are_batched_or_on_what_came_before():
     assert torch.equal(again.batch(0, 48).target, rows)
 
 
-def test_epochs_seeds_and_texts_have_orders_of_their_own():
+def test_epochs_seeds_and_texts_have_different_orders():
     loader = Loader(stream([200]), 8, seed=0)
     n = loader.n_windows
     epoch = loader.batch(0, n).target
@@ -165,7 +167,7 @@ def test_documents_are_numbered_only_for_the_mask():
 
 
 @pytest.mark.parametrize(("context", "batch_size"), [(4, 2), (7, 3), (100, 2), (1, 5)])
-def test_evaluation_asks_for_every_token_of_text_once_in_order(context, batch_size):
+def test_evaluation_has_every_token_once_in_order(context, batch_size):
     shards = stream([9, 1, 14])
     batches = list(evaluation_batches(shards, context, batch_size, document_mask=True))
     labels = torch.cat([batch.labels.flatten() for batch in batches])
@@ -202,7 +204,8 @@ def test_batch_moves_whole():
     assert batch.source is None
 
 
-def test_a_limited_evaluation_is_spread_over_the_text_and_its_beginning_is_a_sample():
+def test_a_limited_evaluation_is_spread_over_the_text():
+    """Its beginning is a sample, too."""
     shards = stream([4000])
     limited = list(evaluation_batches(shards, 8, 4, limit=400))
     windows = [int(row[0]) // 8 for batch in limited for row in batch.target]

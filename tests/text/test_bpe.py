@@ -32,7 +32,9 @@ def test_most_frequent_pair_is_merged_first():
 
 
 def test_encode_replays_merges_in_the_order_learned():
-    a, b, c = token("a"), token("b"), token("c")
+    a = token("a")
+    b = token("b")
+    c = token("c")
     assert bpe.encode(["abc"], [(b, c), (a, b)]) == [a, 256]
     assert bpe.encode(["abc"], [(a, b), (b, c)]) == [256, c]
     assert bpe.encode(["aaaaa"], [(a, a), (256, a)]) == [256, 257]
@@ -49,7 +51,8 @@ def test_alphabet_is_that_of_tokenizers():
     assert sorted(bpe.TOKEN_TO_BYTE) == list(range(256))
 
 
-def test_trainer_learns_the_same_merges_in_the_same_order(tmp_path):
+def test_the_trainer_learns_the_same_merges(tmp_path):
+    """They come in the same order."""
     fast = ByteBPE.train([TEXT], 400)
     fast.save(tmp_path)
     model = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]

@@ -15,7 +15,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from seq2chat.config import UserError
 from seq2chat.text import bpe, parts
-from seq2chat.text.byte_bpe import CONTROL, GPT2_PATTERN, QWEN2_PATTERN, ByteBPE
+from seq2chat.text.byte_bpe import CONTROL, QWEN2_PATTERN, ByteBPE
+from seq2chat.text.tokenizer_json import GPT2_PATTERN
 from seq2chat.text.tokenizers import check_ids
 
 TRAINING_TEXT = (
@@ -128,7 +129,8 @@ def merges(folder) -> list[bpe.Pair]:
 
 @settings(max_examples=1000, deadline=None)
 @given(text=STRINGS)
-def test_three_encoders_agree_and_decode_returns_the_text(trained, theirs, merges, text):
+def test_three_encoders_agree(trained, theirs, merges, text):
+    """Decoding returns the text."""
     ids = trained.encode(text)
     assert ids == theirs.encode(text).ids
     assert ids == bpe.encode(trained.split(text), merges)
@@ -170,7 +172,7 @@ def test_260_is_the_byte_tokenizer():
     assert ByteBPE.train(["aab"], 5000).vocab_size == 260, (
         "a text with no repeated pair learns no merge"
     )
-    with pytest.raises(UserError, match="260 is the least"):
+    with pytest.raises(UserError, match="write at least 260"):
         ByteBPE.train(["text"], 259)
 
 
@@ -190,8 +192,9 @@ def test_ids_to_which_a_model_is_padded_have_no_text(trained):
         check_ids(trained, [-1])
 
 
-def test_documents_are_encoded_in_order_and_long_ones_in_parts(trained, theirs, monkeypatch):
-    monkeypatch.setattr(parts, "LONGEST_PART", 50)
+def test_documents_are_encoded_in_order(trained, theirs, monkeypatch):
+    """Long ones are encoded in parts."""
+    monkeypatch.setattr(parts, "MAX_PART", 50)
     texts = [
         TRAINING_TEXT[:3000],
         "",
@@ -232,7 +235,7 @@ def test_an_endless_word_trains_a_tokenizer_in_seconds():
     assert tokenizer.decode(next(tokenizer.encode_documents([letters])).tolist()) == letters
 
 
-def test_pieces_are_words_with_their_space_single_digits_and_line_ends(trained):
+def test_pieces_are_words_digits_and_line_ends(trained):
     text = "I'LL pay (we'd) 2026!\r\n\n  é 'x' "
     pieces = [
         "I",
@@ -326,7 +329,7 @@ def test_a_tokenizer_of_others_is_saved_as_it_was(tmp_path):
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
 
 
-def test_end_and_padding_of_others_come_from_their_config(tmp_path):
+def test_third_party_control_tokens_come_from_the_config(tmp_path):
     model = gpt2_like()
     spec = json.loads(model.to_str().replace("<|endoftext|>", "</s>"))
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")

@@ -26,7 +26,7 @@ def shards(tmp_path, monkeypatch):
     return shards
 
 
-def test_what_a_run_is_writing_is_left_alone(shards, capsys):
+def test_entries_in_use_are_kept(shards, capsys):
     downloads = shards.parent / "data" / "gsm8k"
     downloads.mkdir(parents=True)
     for name in ("train.jsonl.gz", "train.jsonl.gz.x1"):
@@ -35,9 +35,9 @@ def test_what_a_run_is_writing_is_left_alone(shards, capsys):
     left = {"shards/.now-1.abc", str(Path("data", "gsm8k", "train.jsonl.gz.x1"))}
     assert {entry.name for entry in cached()} == left
     out = capsys.readouterr().out
-    assert "Left alone" in out and all(name in out for name in left) and "Deleted 3 of 5" in out
+    assert "Kept, because" in out and all(name in out for name in left) and "Deleted 3 of 5" in out
 
 
-def test_what_is_named_is_deleted(shards):
+def test_named_entries_are_deleted(shards):
     clear("shards/.now-1.abc")
     assert {entry.name for entry in cached()} == {"shards/done-0", "shards/.killed-2.abc"}

@@ -21,7 +21,8 @@ TALK = [
 ]
 
 
-def test_a_conversation_is_chatml_and_only_what_the_assistant_says_is_trained():
+def test_a_conversation_is_chatml():
+    """Only the assistant's words are trained on."""
     tokens = chat_tokens(TOKENIZER, TALK)
     assert TOKENIZER.decode(tokens.ids) == "".join(
         f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in TALK
@@ -51,7 +52,7 @@ def test_no_text_makes_a_control_token(text):
     assert TOKENIZER.decode(ids) == expected.encode("utf-8", "replace").decode()
 
 
-def test_transformers_renders_the_same_ids_and_the_same_mask(tmp_path):
+def test_transformers_renders_the_same_ids_and_mask(tmp_path):
     from transformers import AutoTokenizer
 
     TOKENIZER.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE).save(tmp_path)
@@ -67,7 +68,7 @@ def test_transformers_renders_the_same_ids_and_the_same_mask(tmp_path):
     assert prompt == prompt_ids(TOKENIZER, TALK[:-1])
 
 
-def test_a_tokenizer_of_others_gets_the_tokens_it_lacks_behind_its_own(tmp_path):
+def test_missing_chat_tokens_get_the_last_ids(tmp_path):
     import json
 
     spec = json.loads(TOKENIZER.json)
@@ -93,7 +94,8 @@ def test_indentation_is_part_of_an_answer():
 
 
 def test_the_beginning_of_an_answer_is_continued():
-    asked, begun = [Message("user", "Hello")], Message("assistant", " Fine, ")
+    asked = [Message("user", "Hello")]
+    begun = Message("assistant", " Fine, ")
     assert prompt_ids(TOKENIZER, [*asked, begun]) == [
         *prompt_ids(TOKENIZER, asked),
         *TOKENIZER.encode(" Fine, "),
@@ -101,7 +103,7 @@ def test_the_beginning_of_an_answer_is_continued():
     assert prompt_ids(TOKENIZER, [*asked, Message("assistant", "")]) == prompt_ids(TOKENIZER, asked)
 
 
-def test_a_tokenizer_without_control_tokens_cannot_chat():
+def test_chat_needs_control_tokens():
     import json
 
     plain = ByteBPE(json.dumps(json.loads(TOKENIZER.json) | {"added_tokens": []}), "{}")

@@ -31,7 +31,8 @@ def write(folder, *rows, name="data.jsonl"):
     return str(file)
 
 
-def test_demonstrations_are_messages_or_prompt_and_answer(tmp_path):
+def test_forms_of_demonstrations(tmp_path):
+    """They are messages, or a prompt and an answer."""
     talk = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]
     file = write(
         tmp_path,
@@ -48,7 +49,8 @@ def test_demonstrations_are_messages_or_prompt_and_answer(tmp_path):
     assert read_queries(file, 0, 0) == [Query((USER,))] * 4
 
 
-def test_comparisons_are_pairs_ranked_answers_or_transcripts(tmp_path):
+def test_forms_of_comparisons(tmp_path):
+    """They are pairs, ranked answers or transcripts."""
     transcripts = {
         key: f"\n\nHuman: How?\n\nAssistant: {text}"
         for key, text in (("chosen", "So."), ("rejected", "No."))
@@ -99,16 +101,16 @@ def test_given_answers_are_ranked_among_the_worlds_own():
         (
             read_demonstrations,
             {"text": "x"},
-            'is no demonstration; write "messages", or "prompt" and "answer". It has text',
+            'is not a demonstration; write "messages", or "prompt" and "answer". It has text',
         ),
         (read_demonstrations, {"prompt": "x", "answer": ""}, "answer is empty"),
         (read_demonstrations, {"prompt": "x", "answer": 3}, "answer is a int; write a text"),
         (
             read_demonstrations,
             {"messages": [{"role": "user", "content": "x"}]},
-            "there is no answer to learn",
+            "there is no answer to train on",
         ),
-        (read_comparisons, {"prompt": "x", "chosen": "a"}, "is no comparison"),
+        (read_comparisons, {"prompt": "x", "chosen": "a"}, "is not a comparison"),
         (
             read_comparisons,
             {"prompt": "x", "chosen": "a", "rejected": "a "},
@@ -138,12 +140,10 @@ def test_the_first_bad_line_is_named(tmp_path, read, row, told):
         read(write(tmp_path, row), 0, 0)
 
 
-def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
+def test_bad_lines_are_left_out_and_reported(tmp_path):
     good = [{"prompt": f"p {i}", "answer": "a"} for i in range(3)]
-    file, said = (
-        write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"}),
-        [],
-    )
+    file = write(tmp_path, good[0], {"prompt": "x", "answer": ""}, *good[1:], {"prompt": "x"})
+    said = []
     read = read_demonstrations(file, 0, 0, said.append, strict=False)
     assert [d.messages[0].content for d in read] == ["p 0", "p 1", "p 2"]
     assert said == [
@@ -157,10 +157,10 @@ def test_bad_lines_among_good_ones_are_left_out_and_told(tmp_path):
         read_demonstrations(write(tmp_path, good[0], "{"), 0, 0, strict=False)
 
 
-def test_files_that_are_not_there_or_hold_nothing_are_told(tmp_path):
+def test_missing_and_empty_files_are_reported(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         read_queries(str(tmp_path / "none.jsonl"), 0, 0)
-    with pytest.raises(UserError, match=r"is no file of rows"):
+    with pytest.raises(UserError, match=r"is not a file of rows"):
         read_queries(write(tmp_path, "x", name="data.txt"), 0, 0)
     with pytest.raises(UserError, match="holds no example"):
         read_queries(write(tmp_path), 0, 0)
@@ -173,7 +173,7 @@ def test_the_end_is_held_out():
         split([1], 0.5)
 
 
-def test_what_belongs_to_an_instruction_is_asked_with_it(tmp_path):
+def test_the_context_of_an_instruction_is_part_of_it(tmp_path):
     """Dolly's rows and Alpaca's; without it the answer would be made up."""
     file = tmp_path / "rows.jsonl"
     rows = [
@@ -189,7 +189,7 @@ def test_what_belongs_to_an_instruction_is_asked_with_it(tmp_path):
     assert second.prompt == (Message("user", "Name one."),)
 
 
-def test_the_demonstration_is_among_the_answers_that_labelers_rank():
+def test_labelers_rank_the_demonstration_too():
     asked = questions("train", 30, seed=4)
     for sampled in ((), [["One.", "Two.", "Three.", "Four."]] * 30):
         for question, compared in zip(asked, world_comparisons(asked, 4, sampled), strict=True):
@@ -197,13 +197,14 @@ def test_the_demonstration_is_among_the_answers_that_labelers_rank():
 
 
 def test_a_number_of_examples_is_spread_over_a_file(tmp_path):
-    file, said = write(tmp_path, *({"prompt": "How?", "answer": str(n)} for n in range(400))), []
+    file = write(tmp_path, *({"prompt": "How?", "answer": str(n)} for n in range(400)))
+    said = []
     taken = [int(d.messages[-1].content) for d in read_demonstrations(file, 40, 7, said.append)]
     assert taken == sorted(set(taken)) and len(taken) == 40
     assert all(any(100 * quarter <= n < 100 * (quarter + 1) for n in taken) for quarter in range(4))
     assert said == [
         f"400 examples in {file}.",
-        "40 of them are taken, spread over the file, as align.examples says.",
+        "40 of them are used, spread over the file, because of align.examples.",
     ]
     assert [d.messages[-1].content for d in read_demonstrations(file, 40, 7)] == list(
         map(str, taken)

@@ -34,7 +34,7 @@ def read(name: str, **options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.md", "noextension"])
-def test_a_text_file_is_one_document_with_every_character_kept(tmp_path, name):
+def test_a_text_file_is_one_whole_document(tmp_path, name):
     text = "Füße\n\n  two\u2028\ttabs 🙂\n"
     assert read(write(tmp_path / name, text)) == [text]
     assert read(write(tmp_path / name, "\ufeff" + text)) == [text], "a byte order mark is no text"
@@ -86,7 +86,8 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     )
 
 
-def test_settings_in_a_folder_of_source_code_are_left_out_and_named(tmp_path):
+def test_settings_in_a_code_folder_are_left_out(tmp_path):
+    """The warning names them."""
     write(tmp_path / "a.py", "a = 1")
     write(tmp_path / "data.csv", "id,value\n1,2\n")
     write(tmp_path / "list.json", "[1, 2]")
@@ -105,7 +106,7 @@ def test_settings_in_a_folder_of_source_code_are_left_out_and_named(tmp_path):
     )
 
 
-def test_a_mistake_in_the_first_row_of_a_folder_is_still_reported(tmp_path):
+def test_an_invalid_first_row_is_reported(tmp_path):
     write(tmp_path / "a.txt", "a")
     write(tmp_path / "b.jsonl", "{text}")
     with pytest.raises(UserError, match=r"Line 1 of .*b\.jsonl is not valid JSON"):
@@ -119,7 +120,8 @@ def test_a_folder_of_rows_without_the_field_says_which(tmp_path):
 
 
 def test_fingerprint_is_of_the_contents(tmp_path):
-    one, two = write(tmp_path / "one.txt", "text"), write(tmp_path / "two.txt", "text")
+    one = write(tmp_path / "one.txt", "text")
+    two = write(tmp_path / "two.txt", "text")
     assert load_corpus(one).fingerprint == load_corpus(two).fingerprint
     write(tmp_path / "two.txt", "texT")
     assert load_corpus(one).fingerprint != load_corpus(two).fingerprint
@@ -186,12 +188,12 @@ ONE_MISTAKE = [
     (
         "bare.csv",
         "one,two\n1,2\n",
-        r"Line 2 of .* has no field 'text'; its fields are: one, two\. Name one with",
+        r"Line 2 of .* has no field 'text'; its fields are: one, two\. Name one in",
     ),
     (
         "pairs.tsv",
         "one\teins\ntwo\tzwei\n",
-        "To learn translation from two columns: --model.family transformer",
+        'To learn translation from two columns, write model.family = "transformer"',
     ),
     (
         "page.html",
@@ -224,7 +226,8 @@ ONE_MISTAKE = [
 )
 def test_mistakes_in_a_file_are_named(tmp_path, name, content, message):
     if message is None:
-        content, message = content.encode("latin1"), r"is not UTF-8 at byte 27;"
+        content = content.encode("latin1")
+        message = r"is not UTF-8 at byte 27;"
     path = write(tmp_path / name, content)
     with pytest.raises(UserError, match=message) as error:
         read(path)
@@ -259,7 +262,7 @@ def test_missing_file_suggests_what_is_near(tmp_path):
 def test_a_field_of_a_plain_text_is_refused(tmp_path):
     write(tmp_path / "novel.txt", b"Once upon a time.")
     with pytest.raises(
-        UserError, match=r"novel.txt is no file of rows by its suffix, so it has no field 'body'"
+        UserError, match=r"novel.txt is not a file of rows by its suffix, so it has no field 'body'"
     ):
         load_corpus(str(tmp_path / "novel.txt"), "body")
 
@@ -334,7 +337,7 @@ def test_no_network_says_where_to_put_the_file(pinned):
     original, cached = pinned
     original.unlink()
     with pytest.raises(
-        UserError, match=r"could not be downloaded .*; fetch it by hand and put it at"
+        UserError, match=r"could not be downloaded .*; download it yourself and put it at"
     ) as error:
         load_corpus("toy")
     assert str(cached) in str(error.value)

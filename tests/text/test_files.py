@@ -41,7 +41,8 @@ def test_the_advice_gives_the_right_text(tmp_path, encoding):
     assert converted.decode() == text
 
 
-def test_a_few_bad_bytes_are_left_out_and_the_rest_stays_utf8(tmp_path):
+def test_the_advice_for_a_few_bad_bytes(tmp_path):
+    """They are left out, and the rest stays UTF-8."""
     file = tmp_path / "a.txt"
     file.write_bytes("Über die Brücke. ".encode() * 20 + b"\xfe" + "Der Bär. ".encode())
     with pytest.raises(
@@ -99,13 +100,13 @@ def test_a_text_that_is_cut_within_a_character(tmp_path, name, text):
     assert kept == text[:6]
 
 
-def test_one_accented_letter_at_the_end_is_another_encoding(tmp_path):
+def test_one_accented_last_letter_is_another_encoding(tmp_path):
     (tmp_path / "a.txt").write_bytes("Un caf\u00e9".encode("latin1"))
     with pytest.raises(UserError, match="iconv -f CP1252 "):
         list(load_corpus(str(tmp_path / "a.txt")).documents())
 
 
-def test_the_advice_for_a_file_that_is_gzipped_twice_unpacks_it(tmp_path):
+def test_the_advice_for_a_twice_gzipped_file(tmp_path):
     file = tmp_path / "a.txt.gz"
     file.write_bytes(gzip.compress(gzip.compress(b"A text.")))
     with pytest.raises(UserError, match=r"holds a \.gz file; unpack it: ") as error:

@@ -207,7 +207,8 @@ def test_parquet_of_conversations(tmp_path):
     assert said[0].endswith("Keys not used: source, messages.name.")
 
 
-CHOSEN, REJECTED = [*HELLO[:1], *turns(assistant="Hi.")], [*HELLO[:1], *turns(assistant="No.")]
+CHOSEN = [*HELLO[:1], *turns(assistant="Hi.")]
+REJECTED = [*HELLO[:1], *turns(assistant="No.")]
 PLAIN = Comparison((Message("user", "Hello"),), ("Hi.", "No."), (0, 1))
 SYSTEM = Comparison(
     (Message("system", "Be kind."), Message("user", "Hello")), ("Hi.", "No."), (0, 1)
@@ -364,7 +365,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"messages": [HELLO[0], {"role": "tool", "content": "noon"}, HELLO[1]]},
-            "message 2 is of the role 'tool', and tools are not supported; remove the turn",
+            "message 2 has the role 'tool', and tools are not supported; remove the turn",
         ),
         (
             read_demonstrations,
@@ -399,7 +400,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"messages": [HELLO[0], {**HELLO[1], "weight": 0}]},
-            "there is no answer to learn",
+            "there is no answer to train on",
         ),
         (
             read_demonstrations,
@@ -424,7 +425,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"prompt": "Hello", "completion": "No.", "label": False},
-            "has a label, which says",
+            "has a label, which rates",
         ),
         (
             read_demonstrations,
@@ -434,7 +435,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_comparisons,
             {"prompt": "Hello", "completion": "No.", "label": False},
-            "has a label, as KTO learns from",
+            "has a label, as for KTO",
         ),
         (read_comparisons, PAIR | {"margin": 2.0}, 'has "margin" 2.0, which is not supported'),
         (
@@ -515,7 +516,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"messages": [HELLO[0], HELLO[1] | {"train": False}]},
-            "there is no answer to learn",
+            "there is no answer to train on",
         ),
         (
             read_demonstrations,
@@ -535,7 +536,7 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"messages": [HELLO[0], HELLO[1] | {"score": 0.1}]},
-            'has "score" 0.1, which says how',
+            'has "score" 0.1, which rates',
         ),
         (
             read_demonstrations,
@@ -545,12 +546,12 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         (
             read_demonstrations,
             {"prompt": "Hello", "answer": "Hi.", "Score": 2},
-            'has "score" 2, which says how good',
+            'has "score" 2, which rates the answer',
         ),
         (
             read_demonstrations,
             {"prompt": "Hello", "answer": "Hi.", "reward": -1},
-            'has "reward" -1, which says how',
+            'has "reward" -1, which rates',
         ),
         (
             read_comparisons,
@@ -562,11 +563,11 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
             PAIR | {"preference": "rejected"},
             'write "chosen" or "tie", or remove the key',
         ),
-        (read_comparisons, PAIR | {"scores": [1, 2]}, 'has "scores", which says how good'),
+        (read_comparisons, PAIR | {"scores": [1, 2]}, 'has "scores", which rates the answer'),
         (
             read_comparisons,
             PAIR | {"chosen": [HELLO[1] | {"weight": 0}]},
-            "chosen is marked as not to be learned",
+            "chosen is marked as not trained on",
         ),
         (
             read_demonstrations,
@@ -585,12 +586,12 @@ PAIR = {"prompt": "Hello", "chosen": "Hi.", "rejected": "No."}
         ),
     ],
 )
-def test_what_cannot_be_learned_as_it_stands_is_refused_by_name(tmp_path, read, row, told):
+def test_unsupported_keys_are_rejected_by_name(tmp_path, read, row, told):
     with pytest.raises(UserError, match=told):
         read(write(tmp_path, row), 0, 0)
 
 
-def test_the_summary_names_keys_and_lines_that_were_left_out(tmp_path):
+def test_the_summary_names_unused_keys_and_lines(tmp_path):
     good = {"messages": [{**HELLO[0], "name": "Ann"}, HELLO[1]], "id": 7, "category": "greeting"}
     file = write(tmp_path, good, {"prompt": "Hello"}, good, {"messages": []})
     said: list[str] = []
@@ -627,7 +628,7 @@ def test_marked_turns_are_read_and_not_learned(tmp_path, mark):
         ("score,train", ",true"),
     ],
 )
-def test_blank_and_neutral_cells_of_a_table_change_nothing(tmp_path, keys, cells):
+def test_blank_and_neutral_cells_change_nothing(tmp_path, keys, cells):
     (tmp_path / "a.csv").write_text(f"prompt,answer,{keys}\nHello,Hi.,{cells}\n")
     [demonstration] = read_demonstrations(str(tmp_path / "a.csv"), 0, 0)
     assert [(m.role, m.content) for m in demonstration.messages] == EXCHANGE

@@ -32,7 +32,8 @@ def test_all_blocks_hold_all_documents_in_order(lines):
     assert list(JsonLines(file, "text").sample(1.0)) == texts
 
 
-def test_a_sample_is_spread_over_the_file_and_its_count_is_close(lines):
+def test_a_sample_is_spread_over_the_file(lines):
+    """Its count of characters is close."""
     file, texts = lines
     numbers = [int(text.split()[0]) for text in JsonLines(file, "text").sample(0.1)]
     assert len(set(numbers)) == len(numbers) and 200 < len(numbers) < 400
@@ -41,7 +42,8 @@ def test_a_sample_is_spread_over_the_file_and_its_count_is_close(lines):
     assert JsonLines(file, "text").count() == pytest.approx(sum(map(len, texts)), rel=0.2)
 
 
-def test_a_sampled_corpus_holds_out_whole_documents_and_reads_no_others(lines):
+def test_a_sampled_corpus_holds_out_whole_documents(lines):
+    """It reads no other documents."""
     file, texts = lines
     corpus = load_corpus(str(file))
     parts = list(split_parts(corpus, 0.2, characters=corpus.n_characters // 5))

@@ -51,9 +51,13 @@ def within(count, n, p, sigmas=4.5):
 
 @pytest.mark.parametrize("share", [0.15, 0.4])
 def test_tokens_are_chosen_and_shown_as_the_paper_says(share):
-    vocab_size, mask_id, seq = 5000, 4, 200
-    tokens, is_text = np.full(seq, 100), np.arange(seq) % 2 == 0
-    rng, rows = np.random.default_rng(0), 3000
+    vocab_size = 5000
+    mask_id = 4
+    seq = 200
+    tokens = np.full(seq, 100)
+    is_text = np.arange(seq) % 2 == 0
+    rng = np.random.default_rng(0)
+    rows = 3000
     chosen = np.zeros(seq, dtype=int)
     shown = []
     for _ in range(rows):
@@ -87,7 +91,8 @@ def test_at_least_one_token_is_asked_for(n, expected):
     assert (labels != IGNORED).sum() == expected
 
 
-def test_rows_are_cls_text_sep_and_an_epoch_deals_every_token(loader, shards, tokenizer):
+def test_an_epoch_has_every_token_in_its_rows(loader, shards, tokenizer):
+    """Rows are [CLS] text [SEP]."""
     rows = []
     for k in range(loader.n_windows):
         target, labels, segments, is_next = loader.sample(k)
@@ -150,11 +155,13 @@ def test_what_the_loop_counts(loader):
     assert loader.fingerprint == loader.shards.fingerprint
 
 
-def test_second_sentences_follow_in_half_of_the_samples(shards, tokenizer):
+def test_half_of_the_second_sentences_follow(shards, tokenizer):
     loader = MaskedLoader(shards, CONTEXT, 1, tokenizer, next_sentence=True)
     stream = shards.read(0, shards.n_tokens - 1)
     joined = " " + " ".join(map(str, np.concatenate([stream, stream]).tolist())) + " "
-    n, following, lengths = 2000, 0, set()
+    n = 2000
+    following = 0
+    lengths = set()
     for k in range(n):
         target, labels, segments, is_next = loader.sample(k)
         row = restored(target, labels)
@@ -180,9 +187,8 @@ def test_second_sentences_follow_in_half_of_the_samples(shards, tokenizer):
 
 
 @pytest.mark.parametrize(("context", "batch_size"), [(16, 4), (16, 1), (7, 3), (3, 8), (1000, 2)])
-def test_evaluation_reads_the_stream_once_at_fifteen_per_cent(
-    shards, tokenizer, context, batch_size
-):
+def test_evaluation_masks_fifteen_percent_of_the_stream(shards, tokenizer, context, batch_size):
+    """It reads the stream once."""
     batches = list(masked_evaluation_batches(shards, context, batch_size, tokenizer))
     text = []
     for batch in batches:
@@ -208,18 +214,19 @@ def test_evaluation_reads_the_stream_once_at_fifteen_per_cent(
 
 
 def test_rooms_too_small_are_named(shards, tokenizer):
-    with pytest.raises(UserError, match=r"model\.context is 3; \[CLS\] and \[SEP\] need room"):
+    with pytest.raises(UserError, match=r"model\.context is 3, which leaves no room for text"):
         MaskedLoader(shards, 3, 0, tokenizer)
     with pytest.raises(
         UserError, match=r"text has 20 tokens, but model\.context is 23; .* at most 22\."
     ):
         MaskedLoader(shards_in_memory([" ".join(WORDS[:19])], tokenizer), 23, 0, tokenizer)
-    with pytest.raises(UserError, match="--context is 2"):
+    with pytest.raises(UserError, match="context is 2"):
         list(masked_evaluation_batches(shards, 2, 1, tokenizer))
 
 
 def test_only_code_puts_a_mask_in_a_text(tokenizer):
-    a, b = tokenizer.encode("ak"), tokenizer.encode("bl")
+    a = tokenizer.encode("ak")
+    b = tokenizer.encode("bl")
     assert encode_masked("ak [MASK] bl", tokenizer) == [2, *a, 4, *b, 3]
     assert encode_masked("[MASK]ak[MASK]", tokenizer) == [2, 4, *a, 4, 3]
     with pytest.raises(UserError, match=r'There is no \[MASK\] in "ak bl"; write it'):

@@ -38,31 +38,29 @@ def pairs():
     return Pairs.encode(LINES, TOKENIZER, 1000)[0]
 
 
-def test_files_of_unequal_length_are_refused_with_both_counts(tmp_path):
-    a, b = (
-        write(tmp_path, "a.en", ["one", "two", "three"]),
-        write(tmp_path, "a.de", ["eins", "zwei"]),
-    )
+def test_files_of_unequal_length_are_rejected(tmp_path):
+    """The error names both numbers of lines."""
+    a = write(tmp_path, "a.en", ["one", "two", "three"])
+    b = write(tmp_path, "a.de", ["eins", "zwei"])
     with pytest.raises(UserError, match=r"a\.en has 3 lines and .*a\.de has 2"):
         read_pairs(a, b)
 
 
-def test_blank_lines_are_left_out_without_shifting_the_others(tmp_path):
-    a, b = (
-        write(tmp_path, "a", ["one", "", "three", "four"]),
-        write(tmp_path, "b", ["eins", "zwei", " ", "vier"]),
-    )
+def test_blank_lines_do_not_shift_the_others(tmp_path):
+    a = write(tmp_path, "a", ["one", "", "three", "four"])
+    b = write(tmp_path, "b", ["eins", "zwei", " ", "vier"])
     assert read_pairs(a, b) == ([("one", "eins"), ("four", "vier")], 2)
 
 
-def test_compressed_files_and_a_last_line_without_its_end_are_read(tmp_path):
+def test_gzip_and_a_missing_last_line_end_are_read(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"one\r\ntwo"))
     pairs, _ = read_pairs(tmp_path / "a.gz", write(tmp_path, "b", ["eins", "zwei"]))
     assert pairs == [("one", "eins"), ("two", "zwei")]
 
 
-def test_text_that_is_not_parallel_is_refused_with_what_to_write():
-    with pytest.raises(UserError, match=r"--data.source and --data.target.*multi30k-en-de"):
+def test_text_that_is_not_parallel_is_rejected():
+    """The error says what to write instead."""
+    with pytest.raises(UserError, match=r"data.source and data.target.*multi30k-en-de"):
         load_parallel(DataConfig(corpus="tinyshakespeare"))
     with pytest.raises(UserError, match="belong together"):
         DataConfig(source="a.en")
@@ -132,7 +130,7 @@ def test_a_table_is_not_one_of_two_files(tmp_path):
         read_pairs(file, file)
 
 
-def test_the_advice_for_an_sgml_test_set_gives_its_sentences(tmp_path):
+def test_the_advice_for_sgml_gives_its_sentences(tmp_path):
     file = tmp_path / "set.sgm"
     file.write_text(
         '<refset>\n<seg id="1"> One, two. </seg>\n<seg id="2">Three.</seg>\n</refset>\n'
@@ -152,9 +150,11 @@ def test_lines_of_old_macs_are_counted(tmp_path):
     )
 
 
-def test_pairs_are_held_out_by_their_source_so_that_copies_stay_together(tmp_path):
+def test_copies_of_a_pair_are_in_the_same_split(tmp_path):
+    """Pairs are held out by the hash of their source."""
     lines = [f"sentence {i % 60}" for i in range(240)]
-    source, target = write(tmp_path, "a", lines), write(tmp_path, "b", [str(i) for i in range(240)])
+    source = write(tmp_path, "a", lines)
+    target = write(tmp_path, "b", [str(i) for i in range(240)])
     text = load_parallel(DataConfig(source=str(source), target=str(target), val_fraction=0.3))
     assert len(text.train) + len(text.val) == 240
     assert 20 < len(text.val) < 150
@@ -165,7 +165,8 @@ def test_a_batch_holds_what_the_files_say(pairs):
     batch = pairs.batch([3, 0])
     for row, (source, target) in enumerate((LINES[3], LINES[0])):
         ids = TOKENIZER.encode(target)
-        n, end = len(ids), TOKENIZER.eos_id
+        n = len(ids)
+        end = TOKENIZER.eos_id
         assert batch.target[row, : n + 1].tolist() == [end, *ids]
         assert batch.labels[row, : n + 1].tolist() == [*ids, end]
         assert (batch.labels[row, n + 1 :] == IGNORED).all() and (
@@ -180,11 +181,13 @@ def test_a_batch_holds_what_the_files_say(pairs):
 
 @settings(deadline=None, max_examples=20)
 @given(batch_size=st.integers(1, 40), seed=st.integers(0, 5))
-def test_every_pair_is_dealt_once_an_epoch_in_batches_of_bounded_size(pairs, batch_size, seed):
+def test_every_pair_comes_once_per_epoch(pairs, batch_size, seed):
+    """Batches have a bounded size."""
     loader = PairLoader(pairs, seed)
     budget = batch_size * loader.lengths.max(1).mean()
     for epoch in (0, 1):
-        first, seen = 0, []
+        first = 0
+        seen = []
         while first < len(pairs):
             n = loader.n_samples(epoch * len(pairs) + first, batch_size)
             batch = loader.batch(epoch * len(pairs) + first, batch_size)
@@ -210,24 +213,26 @@ def test_batches_are_a_function_of_data_seed_and_place(pairs):
 
 def test_ranks_share_a_batch_between_them(pairs):
     loader = PairLoader(pairs, 1)
-    whole, parts = loader.batch(0, 12), [loader.batch(0, 12, rank, 3) for rank in range(3)]
+    whole = loader.batch(0, 12)
+    parts = [loader.batch(0, 12, rank, 3) for rank in range(3)]
     rows = sorted(tuple(row[row != IGNORED].tolist()) for part in parts for row in part.labels)
     assert rows == sorted(tuple(row[row != IGNORED].tolist()) for row in whole.labels)
 
 
 def test_like_lengths_come_together(pairs):
-    loader, first, padding, real = PairLoader(pairs, 0), 0, 0, 0
+    loader = PairLoader(pairs, 0)
+    first = 0
+    padding = 0
+    real = 0
     while first < len(pairs):
         batch = loader.batch(first, 10)
         first += loader.n_samples(first, 10)
-        padding, real = (
-            padding + int((batch.labels == IGNORED).sum()),
-            real + int((batch.labels != IGNORED).sum()),
-        )
+        padding = padding + int((batch.labels == IGNORED).sum())
+        real = real + int((batch.labels != IGNORED).sum())
     assert padding < 0.05 * real
 
 
-def test_validation_has_every_pair_once_and_a_limit_takes_the_first(pairs):
+def test_validation_has_every_pair_once(pairs):
     labels = [row for batch in pair_batches(pairs, 7) for row in batch.labels]
     assert sorted(tuple(row[row != IGNORED].tolist()[:-1]) for row in labels) == sorted(
         map(tuple, pairs.target)

@@ -31,7 +31,7 @@ def small_blocks(monkeypatch):
 
 @settings(max_examples=200, deadline=None)
 @given(text=TEXT, cut=st.integers(0, 100))
-def test_two_ranges_hold_the_text_once_whatever_the_blocks(tmp_path_factory, text, cut):
+def test_two_ranges_cover_the_text_once(tmp_path_factory, text, cut):
     data = text.encode()
     cut = min(cut, len(data))
     with pytest.MonkeyPatch.context() as patch:
@@ -55,18 +55,19 @@ def test_separators_end_documents_wherever_blocks_end(tmp_path, small_blocks):
 @pytest.mark.parametrize(
     "text", [" \n", "\n" * 12, f"\n{plain.SEPARATOR}\n\n\n\n\n\n{plain.SEPARATOR} "]
 )
-def test_a_blank_file_has_no_documents_wherever_blocks_end(tmp_path, small_blocks, text):
+def test_a_blank_file_has_no_documents(tmp_path, small_blocks, text):
     assert list(plain_text(tmp_path, text.encode()).read()) == []
     with pytest.raises(UserError, match="is empty"):
         list(split_parts(load_corpus(str(tmp_path / "text.txt")), 0.0))
 
 
-def test_a_blank_end_is_no_document_and_a_blank_beginning_is_kept(tmp_path, small_blocks):
+def test_blank_ends_and_beginnings_of_documents(tmp_path, small_blocks):
+    """A blank end is not a document, and a blank beginning is kept."""
     item = plain_text(tmp_path, b"\n\n\n\n\n\n\na<|endoftext|>\n")
     assert list(item.documents()) == ["\n\n\n\n\n\n\na"]
 
 
-def test_half_a_character_at_the_end_of_a_file_is_a_mistake(tmp_path):
+def test_half_a_character_at_the_end_is_an_error(tmp_path):
     with pytest.raises(UserError, match="not UTF-8 at byte 1"):
         list(plain_text(tmp_path, b"a\xe6\xbc").read())
 
@@ -81,7 +82,7 @@ def test_a_sample_is_spread_and_of_the_size_asked_for():
 
 
 @pytest.mark.parametrize("name", ["big.txt", "big.txt.gz"])
-def test_a_sampled_corpus_has_all_its_languages_in_both_splits(tmp_path, name):
+def test_a_sample_has_all_languages_in_both_splits(tmp_path, name):
     text = "".join(f"{word} " * 200_000 for word in ("eins", "zwei", "三三", "four"))
     data = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
@@ -128,7 +129,7 @@ def test_a_sample_of_few_large_documents_is_not_empty():
     assert {part.split for part in parts} == {"train", "val"}
 
 
-def test_a_block_of_continuation_bytes_alone_is_no_text(tmp_path):
+def test_a_block_of_continuation_bytes_is_not_text(tmp_path):
     item = plain_text(tmp_path, b"x" * (plain.BLOCK - 1) + "é".encode())
     assert "".join(part for part, _ in item.sample(lambda: True)).startswith("xxx")
 

@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 from seq2chat.config import UserError
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import Corpus, load_corpus
-from seq2chat.text.parts import LONGEST_PART, Part
-from seq2chat.text.shards import (
-    cached_shards,
-    open_shards,
-    shards_in_memory,
-    write_shards,
-)
+from seq2chat.text.parts import MAX_PART, Part
+from seq2chat.text.shard_writer import write_shards
+from seq2chat.text.shards import cached_shards, open_shards, shards_in_memory
 from seq2chat.text.split import split_parts, split_texts
 
 
@@ -54,7 +50,8 @@ def test_of_few_documents_each_gives_its_end(texts, share):
     )
 
 
-def test_of_many_documents_some_are_held_out_whole_and_copies_stay_together():
+def test_whole_documents_are_held_out():
+    """Copies of a document are in the same split."""
     parts = list(split_parts(MANY, 0.2))
     assert [part.text for part in parts] == list(MANY.documents())
     train, val = (set(split_texts(MANY, 0.2, split)) for split in ("train", "val"))
@@ -194,7 +191,8 @@ def test_an_empty_split_is_an_error(tmp_path, tokenizer):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_older_shards_are_replaced_but_other_files_are_not(tmp_path, tokenizer):
+def test_older_shards_are_replaced(tmp_path, tokenizer):
+    """Other files are not."""
     write_shards(FEW, tokenizer, tmp_path / "s", 0.2, 7)
     write_shards(FEW, tokenizer, tmp_path / "s", 0.3)
     assert len(list((tmp_path / "s").glob("train-*.bin"))) == 1
@@ -227,7 +225,8 @@ def test_a_tokenizer_without_an_end_of_text(tokenizer, monkeypatch):
 def test_parts_of_documents_are_the_documents():
     tokenizer = ByteBPE.train(["ab"], 260)
     parts = [Part("a b", False), Part("c"), Part("d")]
-    one, other = shards_in_memory(parts, tokenizer), shards_in_memory(["a bc", "d"], tokenizer)
+    one = shards_in_memory(parts, tokenizer)
+    other = shards_in_memory(["a bc", "d"], tokenizer)
     assert (
         one.fingerprint == other.fingerprint
         and one.starts.tolist() == other.starts.tolist() == [0, 5]
@@ -235,9 +234,7 @@ def test_parts_of_documents_are_the_documents():
     assert (one.n_bytes, one.n_characters, one.n_documents) == (5, 5, 2)
 
 
-def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text_in_pieces(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_tokenizer_is_trained_on_pieces_of_a_sample(tmp_path, monkeypatch, capsys):
     from seq2chat.cli import tokenizer as command
 
     file = tmp_path / "big.txt"
@@ -247,4 +244,4 @@ def test_a_tokenizer_is_trained_on_a_sample_of_a_large_text_in_pieces(
     monkeypatch.setattr(ByteBPE, "train", lambda texts, size: read.extend(map(len, texts)) or small)
     command.train(str(file), out=tmp_path / "out")
     assert 18_000_000 < sum(read) < 22_000_000
-    assert max(read) <= LONGEST_PART
+    assert max(read) <= MAX_PART

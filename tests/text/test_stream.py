@@ -23,14 +23,14 @@ def test_characters_appear_when_they_are_whole():
     assert pieces("aß日")[0] == ["a", "", "ß", "", "", "日", ""]
 
 
-def test_a_completion_that_begins_within_a_character_tells_all_of_it():
+def test_a_completion_may_start_within_a_character():
     ids = BYTES.encode("a日b")
     for cut in (2, 3):
         stream = TextStream(BYTES, before=ids[:cut])
         assert "".join(map(stream.feed, ids[cut:])) + stream.flush() == "日b"
 
 
-def test_the_start_of_a_stop_string_is_held_back_until_it_is_none():
+def test_a_possible_stop_string_is_held_back():
     assert pieces("a<en<end", ("<end>",))[0] == ["a", "", "", "", "<en", "", "", "", "<end"]
 
 
@@ -38,7 +38,7 @@ def test_the_start_of_a_stop_string_is_held_back_until_it_is_none():
     st.text("ab\nß", max_size=40),
     st.lists(st.text("ab\nß", min_size=1, max_size=3), max_size=3).map(tuple),
 )
-def test_what_is_shown_is_the_text_before_the_first_stop_string(text, stop):
+def test_text_ends_before_the_first_stop_string(text, stop):
     shown, stream = pieces(text, stop)
     ends = [i for s in stop if (i := text.find(s)) >= 0]
     if not ends:

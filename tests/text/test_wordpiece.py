@@ -72,7 +72,7 @@ def test_a_mask_that_somebody_typed_is_text(trained):
     ]
 
 
-def test_control_tokens_are_what_transformers_takes_them_for(trained, theirs):
+def test_transformers_knows_the_control_tokens(trained, theirs):
     assert [*trained.control.items()] == [
         ("[PAD]", 0),
         ("[UNK]", 1),
@@ -86,7 +86,8 @@ def test_control_tokens_are_what_transformers_takes_them_for(trained, theirs):
         assert getattr(theirs, f"{name}_token_id") == getattr(trained, f"{name}_id")
     assert trained.eos_id == trained.sep_id
     pair = theirs("the function", "a class")
-    first, second = trained.encode("the function"), trained.encode("a class")
+    first = trained.encode("the function")
+    second = trained.encode("a class")
     assert pair["input_ids"] == [2, *first, 3, *second, 3]
     assert pair["token_type_ids"] == [0] * (len(first) + 2) + [1] * (len(second) + 1)
 
@@ -101,7 +102,8 @@ def test_a_word_is_cut_into_its_longest_pieces(trained):
     """The greedy algorithm, spelled out: longest match first, each next piece with ## in front."""
     vocabulary = {trained.token(i): i for i in range(trained.vocab_size)}
     for word in ["functions", "unaffordable", "objectively", "x", "zzz"]:
-        expected, start = [], 0
+        expected = []
+        start = 0
         while start < len(word):
             prefix = "##" if start else ""
             end = next(
@@ -113,7 +115,7 @@ def test_a_word_is_cut_into_its_longest_pieces(trained):
     assert trained.encode("ꙮ") == [trained.unk_id]
 
 
-def test_every_character_of_the_text_starts_and_continues_a_word(trained):
+def test_every_character_is_a_start_and_a_continuation(trained):
     tokens = {trained.token(i) for i in range(trained.vocab_size)}
     assert {"u", "##u", "п", "##п", "🙂", "##🙂"} < tokens
     assert trained.unk_id not in trained.encode(TRAINING_TEXT)
@@ -198,7 +200,7 @@ def test_the_kind_of_a_file_decides_who_reads_it(folder, tmp_path):
     ByteBPE.train(["text"], 260).save(tmp_path)
     assert isinstance(load_tokenizer(folder), WordPiece)
     assert isinstance(load_tokenizer(tmp_path), ByteBPE)
-    with pytest.raises(UserError, match="is a BPE tokenizer, and a BERT reads WordPiece"):
+    with pytest.raises(UserError, match="is a BPE tokenizer; a BERT needs WordPiece"):
         WordPiece.load(tmp_path)
     with pytest.raises(UserError, match="There is no tokenizer at"):
         load_tokenizer(tmp_path / "none")
@@ -219,7 +221,7 @@ def test_what_is_no_tokenizer_is_refused(content, message, tmp_path):
         WordPiece.load(tmp_path)
 
 
-def test_a_vocabulary_without_the_control_tokens_is_refused(folder, tmp_path):
+def test_missing_control_tokens_are_an_error(folder, tmp_path):
     text = (folder / "tokenizer.json").read_text().replace("[MASK]", "<mask>")
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(UserError, match=r"has no token \[MASK\], which a BERT needs"):
@@ -261,7 +263,7 @@ def test_case_and_accents_are_options(lowercase, strip_accents, expected):
     assert tokenizer.decode(tokenizer.encode("Café Paris")) == expected
 
 
-def test_a_vocabulary_of_many_characters_knows_more_of_them():
+def test_a_large_vocabulary_has_more_characters():
     letters = "".join(chr(0x4E00 + i) for i in range(4000))
     tokenizer = WordPiece.train([" ".join(letters)], 20_000)
     assert tokenizer.unk_id not in tokenizer.encode(letters)

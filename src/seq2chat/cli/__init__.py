@@ -1,5 +1,8 @@
-"""The command line: one file a command. It parses and prints; nothing is computed here, and
-`--help` loads no torch."""
+"""The command line, one file per command.
+
+Commands parse, call and print, and compute nothing. Their docstrings are their help texts.
+Modules of this package import torch inside functions only, so that `--help` is fast.
+"""
 
 import io
 import os
@@ -17,67 +20,50 @@ app = App(
     name="seq2chat",
     version=__version__,
     help=(
-        "Train, sample and measure your own language model, from text to chat.\n\n"
-        "Begin with `seq2chat demo`, or with your own text: `seq2chat train my.txt --budget 10m`."
+        "Train, align, sample and inspect your own language model, from text to chat.\n\n"
+        "Start with `seq2chat demo`, or with your own text: `seq2chat train my.txt --budget 10m`."
     ),
 )
-app.command(
-    "seq2chat.cli.demo:demo", help="From nothing to a chat in minutes: every stage of the line."
-)
-app.command("seq2chat.cli.train:train", help="Train a model on your text, or by a recipe.")
-app.command("seq2chat.cli.align:sft", help="Align: learn to answer from demonstrations.")
-app.command("seq2chat.cli.align:reward", help="Align: learn to judge answers from ranked ones.")
-app.command(
-    "seq2chat.cli.align:ppo", help="Align: answer so that a reward model likes it, with PPO."
-)
-app.command("seq2chat.cli.align:dpo", help="Align: learn from ranked answers directly.")
-app.command("seq2chat.cli.align:grpo", help="Align: learn from rewards within groups of answers.")
-app.command("seq2chat.cli.chat:chat", help="Talk with a model that has learned to chat.")
-app.command(
-    "seq2chat.cli.serve:serve", help="Serve models: an OpenAI-compatible API and a chat page."
-)
-app.command(
-    "seq2chat.cli.chat_tokens:chat_tokens",
-    name="chat-tokens",
-    help="Show the tokens of a conversation.",
-)
-app.command("seq2chat.cli.doctor:doctor", help="Find which part of an alignment run is at fault.")
-app.command("seq2chat.cli.generate:generate", help="Continue a prompt with a GPT.")
-app.command("seq2chat.cli.translate:translate", help="Translate lines with an encoder–decoder.")
-app.command(
-    "seq2chat.cli.fill_mask:fill_mask", name="fill-mask", help="Guess masked words with a BERT."
-)
-app.command("seq2chat.cli.eval:evaluate", name="eval", help="Measure a model on a text.")
-app.command("seq2chat.cli.attention:attention", help="Draw who attends to whom.")
-app.command(
-    "seq2chat.cli.explain:explain",
-    name="explain",
-    help="The lecture, computed: numbers and a figure for each idea.",
-)
-app.command("seq2chat.cli.plot:plot", help="Draw loss curves.")
-app.command("seq2chat.cli.average:average", help="Average the last checkpoints of a run.")
-app.command(
-    "seq2chat.cli.tokenizer:app", name="tokenizer", help="Train a tokenizer; encode and decode."
-)
-app.command("seq2chat.cli.runs:app", name="runs", help="List, show and compare runs.")
-app.command(
-    "seq2chat.cli.cache:app", name="cache", help="List and clear tokenized texts and downloads."
-)
+app.command("seq2chat.cli.demo:demo")
+app.command("seq2chat.cli.train:train")
+app.command("seq2chat.cli.align:sft")
+app.command("seq2chat.cli.align:reward")
+app.command("seq2chat.cli.align:ppo")
+app.command("seq2chat.cli.align:dpo")
+app.command("seq2chat.cli.align:grpo")
+app.command("seq2chat.cli.chat:chat")
+app.command("seq2chat.cli.serve:serve")
+app.command("seq2chat.cli.chat_tokens:chat_tokens", name="chat-tokens")
+app.command("seq2chat.cli.doctor:doctor")
+app.command("seq2chat.cli.generate:generate")
+app.command("seq2chat.cli.translate:translate")
+app.command("seq2chat.cli.fill_mask:fill_mask", name="fill-mask")
+app.command("seq2chat.cli.eval:evaluate", name="eval")
+app.command("seq2chat.cli.attention:attention")
+app.command("seq2chat.cli.explain:explain", name="explain")
+app.command("seq2chat.cli.plot:plot")
+app.command("seq2chat.cli.average:average")
+app.command("seq2chat.cli.tokenizer:app", name="tokenizer")
+app.command("seq2chat.cli.runs:app", name="runs")
+app.command("seq2chat.cli.cache:app", name="cache")
 
 
 def main() -> None:
     """Run the command in `sys.argv`. A user's mistake prints one sentence and exits with 2."""
-    # How long threads spin at a barrier before they sleep. The default makes training many times
-    # slower as soon as one other program is busy (docs/log.md). OpenMP reads it once, when torch is
-    # loaded.
+    # The time that threads spin at a barrier before they sleep. The default makes training many
+    # times slower as soon as one other program is busy (docs/log.md). OpenMP reads the variable
+    # once, when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    _print_any_character()
+    _allow_any_character()
+    if sys.argv[1:] in ([], ["--help"], ["-h"]):
+        _import_commands()
     try:
         app(print_error=True, exit_on_error=True)
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`): nothing to say, and nothing to flush at exit.
+        # The reader of our output has exited (`| head`). Exit without an error message, and don't
+        # let Python flush to the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
@@ -88,29 +74,33 @@ def main() -> None:
         if not _is_out_of_memory(error):
             raise
         _fail(
-            "The memory is full. Make the batch smaller, --train.batch-size, and "
-            "--train.accumulation as many times larger; or take a smaller model, --model.d-model, "
-            "or a shorter --model.context."
+            "The memory is full. Make --train.batch-size smaller and --train.accumulation larger "
+            "by the same factor, or choose a smaller model with --model.d-model or a shorter "
+            "--model.context."
         )
 
 
+def _import_commands(app: App = app) -> None:
+    """Import the modules of all commands, as the list of commands shows their docstrings."""
+    app.resolved_commands()
+
+
 def _is_out_of_memory(error: Exception) -> bool:
-    # CUDA's error is a class of torch, which is not imported here; the CPU allocator has no class
-    # of its own.
+    # CUDA's error is a class of torch, which is not imported here. The CPU allocator raises a plain
+    # RuntimeError.
     kind = type(error).__name__
     return kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error)
 
 
-def _print_any_character() -> None:
-    """Have standard output take every character: UTF-8 in pipes and files, as all input is; escapes
-    on a terminal."""
+def _allow_any_character() -> None:
+    """Make standard output accept every character: as UTF-8 in pipes and files, like all input,
+    and as an escape sequence on a terminal that lacks the character."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def _fail(message: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(
-        f"[bold red]error:[/] {escape(message)}", soft_wrap=True
-    )
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     sys.exit(2)

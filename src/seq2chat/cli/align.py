@@ -1,5 +1,4 @@
-"""`seq2chat sft`, `reward`, `dpo`, `ppo`, `grpo`: from a language model to one that answers as
-people prefer."""
+"""`seq2chat sft`, `reward`, `dpo`, `ppo`, `grpo`: align a language model with human preferences."""
 
 import time
 from pathlib import Path
@@ -13,21 +12,23 @@ from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_table
 
 Source = Annotated[
     str,
-    Parameter(help="recipe or .toml; without one, the method's own defaults", show_default=False),
+    Parameter(help="recipe or .toml [default: the method's recipe]", show_default=False),
 ]
 Data = Annotated[
     str | None,
-    Parameter(help="file of conversations, hh-rlhf, gsm8k, or world, the built-in one (world)"),
+    Parameter(help="file of conversations, hh-rlhf, gsm8k, or the built-in world [default: world]"),
 ]
 Start = Annotated[
-    str | None, Parameter(help="run or model folder to start from: ours, a GPT-2 or a Qwen3")
+    str | None, Parameter(help="run or model folder to start from, also of a GPT-2 or a Qwen3")
 ]
 Judge = Annotated[
     str | None,
-    Parameter(name="--reward", help="reward model's run, FILE.py:FUNCTION, or oracle (world)"),
+    Parameter(
+        name="--reward", help="run of a reward model, FILE.py:FUNCTION, or oracle, for the world"
+    ),
 ]
 Budget = Annotated[str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')]
-Out = Annotated[Path | None, Parameter(help="run folder [runs/METHOD]")]
+Out = Annotated[Path | None, Parameter(help="run folder [default: runs/METHOD]")]
 Resume = Annotated[bool, Parameter(help="continue the run in --out", negative="")]
 Flags = Annotated[RecipeFlags, Parameter(name="*")]
 NONE = RecipeFlags()
@@ -44,8 +45,10 @@ def sft(
     resume: Resume = False,
     flags: Flags = NONE,
 ) -> None:
-    """Learn to answer from demonstrations. With --reward, the checkpoint is kept whose answers it
-    likes best."""
+    """Align with supervised fine-tuning (SFT) on demonstrations.
+
+    With --reward, the checkpoint with the highest reward is kept.
+    """
     _align("sft", recipe, data, start, budget, out, resume, flags, reward)
 
 
@@ -59,7 +62,7 @@ def reward(
     resume: Resume = False,
     flags: Flags = NONE,
 ) -> None:
-    """Learn to judge answers from answers that people ranked."""
+    """Train a reward model on ranked answers."""
     _align("reward", recipe, data, start, budget, out, resume, flags)
 
 
@@ -73,7 +76,7 @@ def dpo(
     resume: Resume = False,
     flags: Flags = NONE,
 ) -> None:
-    """Learn from ranked answers without a reward model."""
+    """Align with DPO on ranked answers, without a reward model."""
     _align("dpo", recipe, data, start, budget, out, resume, flags)
 
 
@@ -88,8 +91,10 @@ def ppo(
     resume: Resume = False,
     flags: Flags = NONE,
 ) -> None:
-    """Learn to give answers that a reward model scores high. --align.ptx keeps what pretraining
-    taught (PPO-ptx)."""
+    """Align with PPO to maximize the score of a reward model.
+
+    --align.ptx adds the pretraining loss, which preserves earlier skills (PPO-ptx).
+    """
     _align("ppo", recipe, data, start, budget, out, resume, flags, reward)
 
 
@@ -104,7 +109,7 @@ def grpo(
     resume: Resume = False,
     flags: Flags = NONE,
 ) -> None:
-    """Learn from rewards by comparing answers to one prompt with each other."""
+    """Align with GRPO, which compares the rewards of answers to the same prompt."""
     _align("grpo", recipe, data, start, budget, out, resume, flags, reward)
 
 

@@ -1,4 +1,4 @@
-"""`seq2chat average`: one model out of the last checkpoints of a run."""
+"""`seq2chat average`: one model from the last checkpoints of a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +10,12 @@ def average(
     run: Annotated[Path, Parameter(help="run folder")],
     *,
     out: Annotated[Path, Parameter(help="model folder to write")],
-    last: Annotated[int, Parameter(help="newest checkpoints to average")] = 2,
+    last: Annotated[int, Parameter(help="number of newest checkpoints to average")] = 2,
 ) -> None:
-    """Average the weights of the last checkpoints of a run into a model folder, which is often a
-    little better.
+    """Average the weights of the last checkpoints of a run.
 
-    A run keeps its newest `train.keep` checkpoints: train with `--train.checkpoints 20 --train.keep
-    5`, for example.
+    The mean is often a little better than the last checkpoint. A run keeps its newest `train.keep`
+    checkpoints, so train with `--train.checkpoints 20 --train.keep 5`, for example.
     """
     from seq2chat.training.average import average_checkpoints
 

@@ -8,19 +8,14 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from seq2chat.config import check
-
-app = App(
-    name="cache",
-    help="List and clear the tokenized texts and downloads that are kept between runs.",
-)
+app = App(name="cache", help="List or clear the tokenized texts and downloads kept between runs.")
 
 
 @app.command(name="list")
 def list_(
     *, as_json: Annotated[bool, Parameter(name="--json", negative="", help="print JSON")] = False
 ) -> None:
-    """List what is kept, largest first."""
+    """List the cached entries, largest first."""
     from seq2chat.text.cache import cached
     from seq2chat.text.named import cache_folder
 
@@ -31,44 +26,34 @@ def list_(
     table = Table("name", "text", "MB", "made", box=None)
     for entry in entries:
         made = datetime.fromtimestamp(entry.made).strftime("%Y-%m-%d %H:%M")
-        table.add_row(entry.name, entry.text, f"{entry.size / 1e6:,.1f}", made)
+        table.add_row(entry.name, entry.text, _megabytes(entry.size), made)
     console = Console()
     console.print(table)
-    console.print(
-        f"{sum(entry.size for entry in entries) / 1e6:,.1f} MB in {cache_folder()}", soft_wrap=True
-    )
+    total = sum(entry.size for entry in entries)
+    console.print(f"{_megabytes(total)} MB in {cache_folder()}", soft_wrap=True)
 
 
 @app.command
 def clear(
     *names: Annotated[
-        str, Parameter(help="entries to delete, by the names that `cache list` prints; none is all")
+        str,
+        Parameter(help="entries to delete, as `cache list` prints their names [default: all]"),
     ],
 ) -> None:
-    """Delete what is kept. Runs that need a text again tokenize or download it again.
+    """Delete cached entries. Runs that need a text again tokenize or download it again.
 
-    Unfinished entries younger than a day are left alone, because a run may be writing them, unless
-    they are named.
+    Unfinished entries younger than a day are kept unless you name them, because a run may be
+    writing them.
     """
-    from seq2chat.text.cache import cached, remove
+    from seq2chat.text.cache import clear_cache
 
-    entries = {entry.name: entry for entry in cached()}
-    for name in names:
-        check(
-            name in entries,
-            f"Nothing kept is called {name}; `seq2chat cache list` prints the names.",
-        )
-    in_use = [] if names else [entry for entry in entries.values() if entry.may_be_in_use]
-    chosen = [entries[name] for name in names or entries if entries[name] not in in_use]
-    for entry in chosen:
-        remove(entry)
-    if in_use:
-        names_in_use = ", ".join(entry.name for entry in in_use)
-        print(
-            f"Left alone, because a run may be writing them: {names_in_use}. To delete one, "
-            "name it."
-        )
-    print(
-        f"Deleted {len(chosen)} of {len(entries)} entries, "
-        f"{sum(entry.size for entry in chosen) / 1e6:,.1f} MB."
-    )
+    cleared = clear_cache(names)
+    if cleared.in_use:
+        in_use = ", ".join(entry.name for entry in cleared.in_use)
+        print(f"Kept, because a run may be writing them: {in_use}. To delete one, name it.")
+    size = sum(entry.size for entry in cleared.deleted)
+    print(f"Deleted {len(cleared.deleted)} of {cleared.n_entries} entries, {_megabytes(size)} MB.")
+
+
+def _megabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1e6:,.1f}"

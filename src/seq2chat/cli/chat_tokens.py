@@ -1,9 +1,9 @@
-"""`seq2chat chat-tokens`: what a model reads of a conversation, token by token, and what it is
-trained to say."""
+"""`seq2chat chat-tokens`: the tokens of a conversation, and which of them a model is trained on."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -11,36 +11,41 @@ from rich.text import Text
 
 from seq2chat.config import check
 
-COLOURS = {"system": "magenta", "user": "cyan", "assistant": "green"}
+if TYPE_CHECKING:
+    from seq2chat.text.conversations import Demonstration
+
+COLORS = {"system": "magenta", "user": "cyan", "assistant": "green"}
 
 
 def chat_tokens(
-    run: Annotated[Path, Parameter(help="run or model folder, whose tokenizer is used")],
+    run: Annotated[Path, Parameter(help="run or model folder with a tokenizer")],
     message: Annotated[
         tuple[str, ...],
-        Parameter(help="turns, the user's first; an example of the world without one"),
+        Parameter(help="turns, the user's first [default: a demonstration of the world]"),
     ] = (),
     *,
-    system: Annotated[str, Parameter(help="instructions in front")] = "",
-    data: Annotated[Path | None, Parameter(help="file of demonstrations to show instead")] = None,
-    line: Annotated[int, Parameter(help="which demonstration of --data")] = 1,
+    system: Annotated[
+        str, Parameter(help="instructions before the first turn", show_default=False)
+    ] = "",
+    data: Annotated[
+        Path | None, Parameter(help="file of demonstrations to read one from instead")
+    ] = None,
+    line: Annotated[int, Parameter(help="number of the demonstration in --data")] = 1,
     reply: Annotated[
-        bool, Parameter(help="end with the opening of the assistant's next turn", negative="")
+        bool, Parameter(help="end with the start of the assistant's next turn", negative="")
     ] = False,
     as_json: Annotated[
-        bool, Parameter(name="--json", negative="", help="print one JSON object a token")
+        bool, Parameter(name="--json", negative="", help="print one JSON object per token")
     ] = False,
 ) -> None:
-    """Show each token of a conversation, whose turn it is in, and whether the model learns to say
-    it (underlined)."""
+    """Show the tokens of a conversation.
+
+    The color of a token shows whose turn it is in. Tokens that the model is trained on are
+    underlined.
+    """
     from seq2chat.text import chat
     from seq2chat.text.byte_bpe import ByteBPE
-    from seq2chat.text.conversations import (
-        WORLD,
-        Demonstration,
-        demonstration_tokens,
-        read_demonstrations,
-    )
+    from seq2chat.text.conversations import demonstration_tokens
     from seq2chat.training.checkpoint import find_checkpoint
 
     tokenizer = ByteBPE.load(find_checkpoint(run)).with_chat(
@@ -48,44 +53,53 @@ def chat_tokens(
     )
     if message:
         check(data is None, "Give either messages or --data.")
-        roles: list[chat.Role] = ["user", "assistant"]
-        messages = [chat.Message(roles[i % 2], text) for i, text in enumerate(message)]
-        messages = [chat.Message("system", system), *messages] if system else messages
-        demonstration = Demonstration(tuple(messages))
+        demonstration = _own_demonstration(message, system)
     else:
         check(not system, "--system belongs to messages of your own; give some, or leave it out.")
-        check(line > 0, f"--line is {line}; the first is 1.")
-        found = read_demonstrations(WORLD if data is None else str(data), line, seed=0)
-        check(
-            len(found) >= line,
-            f"{data} has {len(found)} demonstrations; --line {line} is not among them.",
-        )
-        demonstration = found[line - 1]
+        demonstration = _read_demonstration(data, line)
     tokens = demonstration_tokens(tokenizer, demonstration, reply)
-    rows = zip(tokens.ids, tokens.roles, tokens.trained, strict=True)
+    texts = [tokenizer.decode([token_id]) for token_id in tokens.ids]
+    rows = zip(tokens.ids, texts, tokens.roles, tokens.trained, strict=True)
     if as_json:
-        for token_id, role, trained in rows:
-            print(
-                json.dumps(
-                    {
-                        "id": token_id,
-                        "text": tokenizer.decode([token_id]),
-                        "role": role,
-                        "trained": trained,
-                    }
-                )
-            )
+        for token_id, text, role, is_trained in rows:
+            record = {"id": token_id, "text": text, "role": role, "trained": is_trained}
+            print(json.dumps(record))
         return
-    shown = Text()
-    for token_id, role, trained in rows:
-        text = tokenizer.decode([token_id]).replace("\n", "⏎\n")
-        shown.append(text, style=f"{COLOURS[role]}{' bold underline' if trained else ''}")
-        shown.append("" if text.endswith("\n") else "·", style="dim")
+    colored = Text()
+    for _, text, role, is_trained in rows:
+        text = text.replace("\n", "⏎\n")
+        colored.append(text, style=f"{COLORS[role]}{' bold underline' if is_trained else ''}")
+        colored.append("" if text.endswith("\n") else "·", style="dim")
     console = Console(highlight=False)
-    console.print(shown, soft_wrap=True)
-    legend = ", ".join(f"[{colour}]{role}[/]" for role, colour in COLOURS.items())
-    n = sum(tokens.trained)
+    console.print(colored, soft_wrap=True)
+    legend = ", ".join(f"[{color}]{role}[/]" for role, color in COLORS.items())
+    n_trained = sum(tokens.trained)
     console.print(
-        f"{len(tokens.ids)} tokens: {legend}; {n} of them [bold underline]trained on[/].",
+        f"{len(tokens.ids)} tokens: {legend}; {n_trained} of them [bold underline]trained on[/].",
         style="dim",
     )
+
+
+def _own_demonstration(texts: Sequence[str], system: str) -> "Demonstration":
+    """Return a conversation of these turns, the first by the user."""
+    from seq2chat.text.chat import Message, Role
+    from seq2chat.text.conversations import Demonstration
+
+    roles: list[Role] = ["user", "assistant"]
+    messages = [Message(roles[i % 2], text) for i, text in enumerate(texts)]
+    if system:
+        messages.insert(0, Message("system", system))
+    return Demonstration(tuple(messages))
+
+
+def _read_demonstration(data: Path | None, line: int) -> "Demonstration":
+    """Return demonstration number `line` of a file or of the world."""
+    from seq2chat.text.conversations import WORLD, read_demonstrations
+
+    check(line > 0, f"--line is {line}; the first demonstration is 1.")
+    demonstrations = read_demonstrations(WORLD if data is None else str(data), line, seed=0)
+    check(
+        len(demonstrations) >= line,
+        f"{data} has {len(demonstrations)} demonstrations; --line {line} is not among them.",
+    )
+    return demonstrations[line - 1]

@@ -1,4 +1,4 @@
-"""`seq2chat doctor`: which part of an alignment run is at fault."""
+"""`seq2chat doctor`: find the faulty part of an alignment run."""
 
 import json
 from dataclasses import asdict
@@ -13,33 +13,31 @@ from rich.markup import escape
 def doctor(
     run: Annotated[Path, Parameter(help="run of ppo or grpo, or the folder of a demo")],
     *,
-    data: Annotated[str, Parameter(help="held-out comparisons, where the data are your own")] = "",
+    data: Annotated[
+        str, Parameter(help="held-out comparisons, for a run on your own data", show_default=False)
+    ] = "",
     practice: Annotated[
-        int, Parameter(help="iterations on the oracle's reward, in the world; 0 leaves them out")
+        int, Parameter(help="iterations with the world's exact reward; 0 skips this check")
     ] = 20,
     as_json: Annotated[
         bool, Parameter(name="--json", negative="", help="print findings and verdict as JSON")
     ] = False,
 ) -> None:
-    """Exchange one part after the other for one that is known to work, and name the first at
-    fault."""
+    """Find the faulty part of an alignment run.
+
+    Each part is replaced in turn by one that is known to work. The first part at fault is named.
+    """
     from seq2chat.alignment.doctor import diagnose, verdict
 
-    console, errors = (
-        Console(highlight=False, soft_wrap=True),
-        Console(stderr=True, highlight=False),
-    )
+    console = Console(highlight=False, soft_wrap=True)
+    errors = Console(stderr=True, highlight=False)
     with errors.status("reading the run") as status:
-        # Where no line can move, each part is named once.
-        findings = diagnose(
-            run, data, practice, status.update if errors.is_terminal else errors.print
-        )
+        # Without a terminal there is no status line to update, so each part is printed once.
+        progress = status.update if errors.is_terminal else errors.print
+        findings = diagnose(run, data, practice, progress)
     if as_json:
-        print(
-            json.dumps(
-                {"findings": [asdict(f) for f in findings], "verdict": verdict(findings)}, indent=1
-            )
-        )
+        record = {"findings": [asdict(f) for f in findings], "verdict": verdict(findings)}
+        print(json.dumps(record, indent=1))
         return
     for finding in findings:
         mark = "[green]sound[/]" if finding.sound else "[bold red]fault[/]"

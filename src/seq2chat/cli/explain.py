@@ -1,11 +1,9 @@
-"""`seq2chat explain`: the lecture, computed. Each topic prints its numbers and draws them."""
+"""`seq2chat explain`: the course, computed. Each topic prints its numbers and draws a figure."""
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -13,42 +11,37 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from seq2chat.config import UserError, check
+from seq2chat.config import check
 from seq2chat.course import SENTENCE
-from seq2chat.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from seq2chat.course.lesson import Lesson
-    from seq2chat.models.folder import Model
+    from seq2chat.course.results import Plan, Record
 
-Record = dict[str, Any]  # one result, as benchmarks/lecture.py writes it on a line
-
-WIDTH = 110  # of output that goes to no terminal
+WIDTH = 110  # columns of output that goes to no terminal
 
 explain = App(
     name="explain",
-    help=(
-        "The lecture, computed: what each idea does, in numbers and a picture. Topics in the order "
-        "of history:"
-    ),
+    help="Explain each idea of the course with numbers and a figure, in the order of history.",
 )
 
 Matrices = Annotated[
-    Path | None, Parameter(help="TOML file with your own x, w_q, w_k, w_v [and names]")
+    Path | None,
+    Parameter(help="TOML file with x, w_q, w_k, w_v and optionally names [default: the lecture's]"),
 ]
-Causal = Annotated[bool, Parameter(negative="", help="hide from each input those after it")]
-Seeds = Annotated[int | None, Parameter(help="trainings of each model (1)")]
-Steps = Annotated[int | None, Parameter(help="training steps of each model (1000)")]
+Causal = Annotated[bool, Parameter(negative="", help="hide the later inputs from each input")]
+Seeds = Annotated[int | None, Parameter(help="trainings per model [default: 1]")]
+Steps = Annotated[int | None, Parameter(help="steps per training [default: 1000]")]
 Results = Annotated[
     Path | None, Parameter(help="show the results in this file instead of measuring")
 ]
-Run = Annotated[Path | None, Parameter(help="run, checkpoint or model folder of your own")]
+Run = Annotated[Path | None, Parameter(help="run, checkpoint or model folder to use")]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Output:
-    """Where a lesson goes."""
+    """The destination of a lesson."""
 
     out: Annotated[Path, Parameter(help="folder for the figure, or a .png, .svg or .pdf file")] = (
         Path()
@@ -63,7 +56,7 @@ HERE = Output()
 
 @explain.command(sort_key=1)
 def lsi(*, output: Output = HERE) -> None:
-    """Persons and movies through two topics, and why W^Q and W^K learn the same."""
+    """People and movies through two topics, and why W^Q and W^K learn the same."""
     from seq2chat.course.lsi import lesson
 
     _show(lesson(), output)
@@ -86,7 +79,7 @@ def multihead(
     ] = 2,
     output: Output = HERE,
 ) -> None:
-    """The same inputs looked at by several heads."""
+    """The attention of several heads to the same inputs."""
     from seq2chat.course.attention import LECTURE, read_example
     from seq2chat.course.multihead import lesson
 
@@ -96,39 +89,41 @@ def multihead(
 @explain.command(sort_key=6)
 def positions(
     *,
-    text: Annotated[str, Parameter(help="its words are placed")] = SENTENCE,
+    text: Annotated[str, Parameter(help="text whose word positions are encoded")] = SENTENCE,
     d_model: Annotated[int, Parameter(help="width")] = 4,
     n: Annotated[float, Parameter(name="--n", help="base of the wavelengths")] = 10_000.0,
     run: Run = None,
     output: Output = HERE,
 ) -> None:
-    """The sinusoidal matrix, how alike two positions are, and how large they are."""
+    """The sinusoidal matrix, the similarity of two positions, and their size."""
     from seq2chat.course.positions import lesson
+    from seq2chat.training.checkpoint import load_checkpoint
 
-    _show(lesson(text, d_model, n, None if run is None else _load(run)), output)
+    _show(lesson(text, d_model, n, None if run is None else load_checkpoint(run)), output)
 
 
 @explain.command(sort_key=7)
 def embedding(
-    prompt: Annotated[str, Parameter(help="text of your own")] = SENTENCE,
+    prompt: Annotated[str, Parameter(help="text to embed")] = SENTENCE,
     *,
     run: Run = None,
     output: Output = HERE,
 ) -> None:
-    """One-hot → embedding → plus position: GPT-3 in shapes, a model in numbers."""
+    """One-hot → embedding → plus position: the shapes of GPT-3, the numbers of a model."""
     from seq2chat.course.embedding import lesson, untrained
+    from seq2chat.training.checkpoint import load_checkpoint
 
-    model, tokenizer = untrained() if run is None else _load(run)
+    model, tokenizer = untrained() if run is None else load_checkpoint(run)
     _show(lesson(prompt, model, tokenizer), output)
 
 
 @explain.command(sort_key=10)
 def masks(
     *,
-    text: Annotated[str, Parameter(help="its words are the positions")] = SENTENCE,
+    text: Annotated[str, Parameter(help="text whose words are the positions")] = SENTENCE,
     output: Output = HERE,
 ) -> None:
-    """Who sees whom in GPT and in BERT."""
+    """The positions that attend to each other in GPT and in BERT."""
     from seq2chat.course.masks import lesson
 
     _show(lesson(text), output)
@@ -137,27 +132,26 @@ def masks(
 @explain.command(sort_key=12)
 def decoding(
     *,
-    temperature: Annotated[
-        float, Parameter(help="divides the logits; 0 takes the likeliest")
-    ] = 0.7,
-    top_k: Annotated[int, Parameter(help="keep the k likeliest tokens; 0 keeps all")] = 4,
+    temperature: Annotated[float, Parameter(help="divides the logits; 0 is greedy")] = 0.7,
+    top_k: Annotated[int, Parameter(help="keep the k most probable tokens; 0 keeps all")] = 4,
     seed: Annotated[int, Parameter(help="the same seed draws the same token")] = 0,
     run: Run = None,
     prompt: Annotated[
         str | None,
-        Parameter(help=f"with --run: the token after this text [{SENTENCE}]", show_default=False),
+        Parameter(help=f"with --run: text before the token [default: {SENTENCE}]"),
     ] = None,
     output: Output = HERE,
 ) -> None:
     """From logits to a token: temperature, top-k and the draw."""
     from seq2chat.course.decoding import LOGITS, WORDS, after, lesson
+    from seq2chat.inference.load import load_gpt
 
     check(run is not None or prompt is None, "--prompt is for a model; give one with --run.")
-    names, logits = (
-        (WORDS, LOGITS)
-        if run is None
-        else after(SENTENCE if prompt is None else prompt, *_load(run))
-    )
+    names = WORDS
+    logits = LOGITS
+    if run is not None:
+        model, tokenizer = load_gpt(run, device="cpu")
+        names, logits = after(SENTENCE if prompt is None else prompt, model, tokenizer)
     _show(lesson(names, logits, temperature, top_k, seed), output)
 
 
@@ -174,17 +168,11 @@ def residual(
     *,
     depths: Annotated[
         tuple[int, ...], Parameter(help="numbers of layers", consume_multiple=True, negative="")
-    ] = (
-        4,
-        8,
-        16,
-        32,
-        64,
-    ),
-    seeds: Annotated[int, Parameter(help="fresh networks to average over")] = 3,
+    ] = (4, 8, 16, 32, 64),
+    seeds: Annotated[int, Parameter(help="networks to average over")] = 3,
     output: Output = HERE,
 ) -> None:
-    """The gradient that reaches the first layer, with and without skips."""
+    """The gradient in the first layer, with and without residual connections."""
     from seq2chat.course.residual import lesson
 
     _show(lesson(depths, seeds), output)
@@ -197,39 +185,40 @@ def fixed_vector(
         Literal["copy", "reverse", "captions"] | None,
         Parameter(
             help=(
-                "say symbols again, or translate 1 to 4 captions (copy; of --results: copy and "
-                "reverse)"
+                "repeat symbols, or translate 1 to 4 captions [default: copy; with --results copy "
+                "and reverse]"
             )
         ),
     ] = None,
     d_model: Annotated[
         int | None,
-        Parameter(help="width of the fixed context; the others get as many parameters (64)"),
+        Parameter(help="width of the fixed context; the other models match its size [default: 64]"),
     ] = None,
     seeds: Seeds = None,
     steps: Steps = None,
     results: Results = None,
     output: Output = HERE,
 ) -> None:
-    """One vector for a sentence against attention, by length (trains for minutes)."""
+    """One vector per sentence against attention, by length (trains for minutes)."""
     from seq2chat.course import captions
     from seq2chat.course import fixed_vector as symbols
+    from seq2chat.course.results import lesson_from_file
 
     topic = captions if task == "captions" else symbols
     if results is not None:
         _refuse(d_model=d_model, seeds=seeds, steps=steps)
         name = "captions" if task == "captions" else "fixed-vector"
-        shown = _from_file(results, topic.lesson, name, task)
+        result = lesson_from_file(results, topic.lesson, name, task)
     else:
-        n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
-        width = _positive("d_model", d_model, 64)
-        cases = [
-            symbols.Case(task or "copy", model, width, seed)
-            for seed in range(n_seed)
-            for model in symbols.MODELS
-        ]
-        shown = topic.lesson(_train(output, cases, topic.measure, n_step))
-    _show(shown, output)
+        width = 64 if d_model is None else d_model
+        n_seeds = 1 if seeds is None else seeds
+        n_steps = 1000 if steps is None else steps
+        if task == "captions":
+            plan = captions.plan(width, n_seeds, n_steps)
+        else:
+            plan = symbols.plan(task or "copy", width, n_seeds, n_steps)
+        result = topic.lesson(_measure(output, plan))
+    _show(result, output)
 
 
 @explain.command(sort_key=9)
@@ -237,125 +226,70 @@ def rnn_vs_transformer(
     *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
 ) -> None:
     """Training time by length, and recall by distance (trains for minutes)."""
-    from seq2chat.course.rnn_vs_transformer import (
-        LENGTHS,
-        MODELS,
-        lesson,
-        measure_recall,
-        measure_speed,
-    )
-    from seq2chat.course.tasks import Case
+    from seq2chat.course.results import lesson_from_file
+    from seq2chat.course.rnn_vs_transformer import lesson, plan
 
     if results is not None:
         _refuse(seeds=seeds, steps=steps)
-        shown = _from_file(results, lesson, "rnn-vs-transformer")
+        result = lesson_from_file(results, lesson, "rnn-vs-transformer")
     else:
-        n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
-        cases = [Case(model, seed) for seed in range(n_seed) for model in MODELS]
-        speeds = [partial(measure_speed, model, length) for length in LENGTHS for model in MODELS]
-        shown = lesson(_train(output, cases, measure_recall, n_step, speeds))
-    _show(shown, output)
+        n_seeds = 1 if seeds is None else seeds
+        n_steps = 1000 if steps is None else steps
+        result = lesson(_measure(output, plan(n_seeds, n_steps)))
+    _show(result, output)
 
 
 @explain.command(sort_key=11)
 def bidirectional(
     *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
 ) -> None:
-    """Guessing a masked word from both sides or from the left (trains for minutes)."""
-    from seq2chat.course.bidirectional import MODELS, lesson, measure
-    from seq2chat.course.tasks import Case
+    """Masked words predicted from both sides or from the left (trains for minutes)."""
+    from seq2chat.course.bidirectional import lesson, plan
+    from seq2chat.course.results import lesson_from_file
 
     if results is not None:
         _refuse(seeds=seeds, steps=steps)
-        shown = _from_file(results, lesson, "bidirectional")
+        result = lesson_from_file(results, lesson, "bidirectional")
     else:
-        n_seed, n_step = _positive("seeds", seeds, 1), _positive("steps", steps, 1000)
-        cases = [Case(model, seed) for seed in range(n_seed) for model in MODELS]
-        shown = lesson(_train(output, cases, measure, n_step))
-    _show(shown, output)
+        n_seeds = 1 if seeds is None else seeds
+        n_steps = 1000 if steps is None else steps
+        result = lesson(_measure(output, plan(n_seeds, n_steps)))
+    _show(result, output)
 
 
 def _refuse(**options: int | None) -> None:
-    """Raise UserError for options that say how to measure, given together with a file of
-    results."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    """Raise UserError for options of a measurement that are given together with results."""
+    names = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     check(
-        not given,
-        f"--results shows what was measured, so {' and '.join(given)} cannot change it; leave that "
+        not names,
+        f"--results shows what was measured, so {' and '.join(names)} cannot change it; leave that "
         "out.",
     )
 
 
-def _positive(name: str, given: int | None, otherwise: int) -> int:
-    """Return the number given, or `otherwise` if none was. Raises UserError for one below 1."""
-    check(given is None or given > 0, f"{name} is {given}; write a positive number.")
-    return given or otherwise
+def _measure(output: Output, plan: "Plan") -> "list[Record]":
+    """Return the records of the plan, with a progress bar.
 
-
-def _from_file(
-    file: Path, lesson: "Callable[[list[Record]], Lesson]", topic: str, task: str | None = None
-) -> "Lesson":
-    """Return the lesson of the results for `topic` in a file, of all tasks or of one."""
-    check(file.is_file(), f"There is no file {file}; leave --results out to measure here.")
-    lines = file.read_bytes().splitlines()
-    records = [
-        _record(line, f"{file}, line {number}") for number, line in enumerate(lines, start=1)
-    ]
-    records = [r for r in records if r.get("topic") == topic and task in (None, r.get("task"))]
-    check(
-        bool(records),
-        f"{file} has no result for {task or topic}; leave --results out to measure here.",
-    )
-    try:
-        return lesson(records)
-    except UserError:
-        raise
-    except KeyError as error:
-        raise UserError(f"{file}: a result for {topic} lacks {error}; measure it again.") from error
-    except (TypeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{file}: a result for {topic} is not as it was measured ({error}); measure it again."
-        ) from error
-
-
-def _record(line: bytes, place: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError:  # no JSON, or no UTF-8
-        record = None
-    if not isinstance(record, dict):
-        raise UserError(f"{place}, is no JSON object; write one result a line.")
-    return record
-
-
-def _train(
-    output: Output,
-    cases: Sequence[Any],
-    train: Callable[..., Record],
-    steps: int,
-    others: Sequence[Callable[[], Record]] = (),
-) -> list[Record]:
-    """Return the records of the `others`, which are measured first, and of each case, trained for
-    so many steps; a bar tells how long that still takes. Raises UserError at once if what comes of
-    them cannot be drawn to `output`."""
+    Raises UserError at once if the figure can't be drawn to `output`.
+    """
     from seq2chat.course.lesson import figure_file
 
     figure_file(output.out, "")
     console = Console(stderr=True, highlight=False)
-    console.print(f"{len(cases)} small trainings of {steps} steps each: some minutes on two cores.")
-    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as bar:
-        records = (
-            [measure() for measure in bar.track(others, description="speed")] if others else []
-        )
-        whole = bar.add_task("training", total=len(cases) * steps)
-        return records + [train(case, steps, lambda step, n: bar.advance(whole)) for case in cases]
-
-
-def _load(run: Path) -> "tuple[Model, Tokenizer]":
-    from seq2chat.training.checkpoint import load_checkpoint
-
-    return load_checkpoint(run)
+    console.print(
+        f"{len(plan.cases)} small trainings of {plan.steps} steps each: some minutes on two cores."
+    )
+    with Progress(
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        timing = bar.add_task("speed", total=len(plan.timings), visible=bool(plan.timings))
+        training = bar.add_task("training", total=len(plan.cases) * plan.steps)
+        return plan.run(lambda: bar.advance(timing), lambda: bar.advance(training))
 
 
 def _show(lesson: "Lesson", output: Output) -> None:
@@ -368,12 +302,12 @@ def _show(lesson: "Lesson", output: Output) -> None:
         console = Console(highlight=False, width=WIDTH)
     for table in lesson.tables:
         console.print(Text(table.title, style="bold"))
-        shown = Table(box=None, pad_edge=False)
+        grid = Table(box=None, pad_edge=False)
         for index, column in enumerate(table.columns):
-            shown.add_column(column, justify="left" if index == 0 else "right")
+            grid.add_column(column, justify="left" if index == 0 else "right")
         for row in table.text():
-            shown.add_row(*map(Text, row))
-        console.print(shown)
+            grid.add_row(*map(Text, row))
+        console.print(grid)
         console.print()
     for note in lesson.notes:
         console.print(Text(note))

@@ -1,8 +1,10 @@
-"""`seq2chat fill-mask`: the words that a BERT puts in the place of [MASK]."""
+"""`seq2chat fill-mask`: predict the words that [MASK] stands for with a BERT."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -10,7 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from seq2chat.cli.piped import is_typed, piped_lines
-from seq2chat.config import UserError, check
+from seq2chat.config import check
+
+if TYPE_CHECKING:
+    from seq2chat.inference.fill_mask import Candidate
 
 
 def fill_mask(
@@ -20,67 +25,49 @@ def fill_mask(
     text: Annotated[
         str | None,
         Parameter(
-            help='text with one or more [MASK]: "Paris is in [MASK]."; else lines of standard input'
+            help=(
+                'text with one or more [MASK], for example "Paris is in [MASK]." '
+                "[default: the lines of standard input]"
+            )
         ),
     ] = None,
     *,
-    top_k: Annotated[int, Parameter(help="number of guesses for each [MASK]")] = 5,
+    top_k: Annotated[int, Parameter(help="number of candidates per [MASK]")] = 5,
     as_json: Annotated[
-        bool, Parameter(name="--json", negative="", help="print one JSON object a text")
+        bool, Parameter(name="--json", negative="", help="print one JSON object per text")
     ] = False,
 ) -> None:
-    """Guess the masked words of a text. Each [MASK] is guessed with the others still masked."""
-    from seq2chat.device import pick_device
-    from seq2chat.inference.fill_mask import guess
-    from seq2chat.models.bert import BERT
-    from seq2chat.models.folder import require_family
-    from seq2chat.text.masked import encode_masked, fill
-    from seq2chat.text.wordpiece import WordPiece
-    from seq2chat.training.checkpoint import load_checkpoint
+    """Fill in the masked words of a text with a BERT.
 
-    check(top_k > 0, f"--top-k is {top_k}; write a positive number of guesses.")
-    model, tokenizer = load_checkpoint(run)
-    require_family(model, "bert")
-    assert isinstance(model, BERT)
-    if not isinstance(tokenizer, WordPiece):
-        raise UserError(
-            f"The tokenizer in {run} is no WordPiece, which a BERT reads; it belongs to another "
-            "model."
-        )
+    Each [MASK] is predicted with the others still masked.
+    """
+    from seq2chat.inference import fill_mask as inference
+    from seq2chat.inference.load import load_bert
+
+    check(top_k > 0, f"--top-k is {top_k}; write a positive number of candidates.")
+    model, tokenizer = load_bert(run)
     check(text is not None or not is_typed(), 'Give a text to complete: "Paris is in [MASK]."')
     texts = [text] if text is not None else [line for line in piped_lines() if line.strip()]
     check(
         bool(texts), 'Standard input is empty; write a text such as "Paris is in [MASK]." into it.'
     )
-    model.to(pick_device())
     for line in texts:
-        guesses = guess(model, encode_masked(line, tokenizer), tokenizer.mask_id, top_k)
-        masks = [
-            [
-                {
-                    "token": tokenizer.token(i),
-                    "probability": p,
-                    "text": fill(line, index, tokenizer.token(i)),
-                }
-                for i, p in candidates
-            ]
-            for index, candidates in enumerate(guesses)
-        ]
+        masks = inference.fill_mask(model, tokenizer, line, top_k)
         if as_json:
-            print(json.dumps({"text": line, "masks": masks}, ensure_ascii=False), flush=True)
+            record = {"text": line, "masks": [[asdict(c) for c in mask] for mask in masks]}
+            print(json.dumps(record, ensure_ascii=False), flush=True)
         else:
             _print_tables(masks)
 
 
-def _print_tables(masks: list[list[dict]]) -> None:
-    for number, guesses in enumerate(masks, start=1):
-        title = f"[MASK] {number} of {len(masks)}" if len(masks) > 1 else None
-        table = Table(
-            title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False
-        )
+def _print_tables(masks: "Sequence[Sequence[Candidate]]") -> None:
+    for number, candidates in enumerate(masks, start=1):
+        title = Text(f"[MASK] {number} of {len(masks)}") if len(masks) > 1 else None
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         table.add_column("token")
         table.add_column("probability", justify="right")
         table.add_column("text", overflow="fold")
-        for g in guesses:
-            table.add_row(Text(g["token"]), f"{g['probability']:.1%}", Text(g["text"]))
+        for candidate in candidates:
+            probability = f"{candidate.probability:.1%}"
+            table.add_row(Text(candidate.token), probability, Text(candidate.text))
         Console(highlight=False).print(table)

@@ -18,7 +18,7 @@ def _described(section: type) -> list[tuple[str, Any, str]]:
     for f in dataclasses.fields(section):
         kind, text = get_args(hints[f.name])
         default = str(f.default).lower() if kind is bool else f.default
-        described.append((f.name, kind, f"{text} ({default})" if default != "" else text))
+        described.append((f.name, kind, f"{text} [default: {default}]" if default != "" else text))
     return described
 
 

@@ -1,25 +1,33 @@
-"""What comes on standard input: typed at a terminal, piped, or nothing where it is closed."""
+"""Standard input, which is typed in a terminal, piped, or closed."""
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from queue import Empty, Queue
 from threading import Thread
 
 from seq2chat.config import UserError
 
-PAUSE = 0.05  # seconds without another line after which those that have arrived are worked on
+PAUSE = 0.05  # seconds to wait for another line before the lines that have arrived are processed
 
 
 def is_typed() -> bool:
-    """Return whether somebody types at a terminal."""
+    """Return True if standard input is a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def piped_lines() -> Iterator[str]:
-    """Yield the lines of standard input without their ends; none where it is closed.
+def typed_lines() -> Iterator[str]:
+    """Yield the lines that the user types after a prompt, until Ctrl-D."""
+    with suppress(EOFError):
+        while True:
+            yield input("> ")
 
-    Text without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError for one that
-    is not UTF-8.
+
+def piped_lines() -> Iterator[str]:
+    """Yield the lines of standard input without line ends, or nothing if it is closed.
+
+    A text without `\\n` is split at `\\r`, the line end of old Macs. Raises UserError for a line
+    that is not UTF-8.
     """
     for number, line in enumerate([] if sys.stdin is None else sys.stdin.buffer, 1):
         text = _decoded(line, number)
@@ -30,11 +38,12 @@ def piped_lines() -> Iterator[str]:
 
 
 def piped_pools(most: int) -> Iterator[list[str]]:
-    """Yield the lines that have arrived on standard input, at most `most` together, as soon as no
-    more arrive.
+    """Yield lists of the lines that have arrived on standard input, at most `most` per list.
 
-    A program that writes a line and waits for what becomes of it is therefore answered.
+    A list is yielded as soon as no more lines arrive, so that a program can write one line and wait
+    for the result.
     """
+    # A thread reads, because a blocking read can't time out. None marks the end of the input.
     arrived: Queue[str | UserError | None] = Queue(maxsize=most)
 
     def read() -> None:
@@ -67,14 +76,13 @@ def piped_pools(most: int) -> Iterator[list[str]]:
 
 
 def piped_text() -> str:
-    """Return all of standard input, nothing where it is closed. Raises UserError as `piped_lines`
-    does."""
+    """Return all of standard input with `\\n` as line end, "" if it is closed.
+
+    Raises UserError as `piped_lines`.
+    """
     lines = [] if sys.stdin is None else sys.stdin.buffer.readlines()
-    return (
-        "".join(_decoded(line, number) for number, line in enumerate(lines, 1))
-        .replace("\r\n", "\n")
-        .replace("\r", "\n")
-    )
+    text = "".join(_decoded(line, number) for number, line in enumerate(lines, 1))
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _decoded(line: bytes, number: int) -> str:

@@ -1,4 +1,4 @@
-"""`seq2chat runs`: what was trained, how, and how well."""
+"""`seq2chat runs`: the configuration, losses and checkpoints of trained runs."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from seq2chat.config import check
 
 app = App(name="runs", help="List, show and compare runs.")
 
-Root = Annotated[Path, Parameter(help="folder that holds the runs")]
+Root = Annotated[Path, Parameter(help="folder that contains the runs")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="print JSON")]
 
 
@@ -27,24 +27,21 @@ def list_(root: Root = Path("runs"), *, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    check(bool(rows), f"There is no run in {root}; `seq2chat train` makes one.")
+    check(bool(rows), f"There is no run in {root}; make one with `seq2chat train`.")
     _print_table(rows)
 
 
 @app.command
 def show(run: Annotated[Path, Parameter(help="run folder")], *, as_json: AsJson = False) -> None:
-    """Show one run: configuration, last metrics, checkpoints, and its newest sample."""
+    """Show the configuration, last metrics, checkpoints and newest sample of a run."""
     from seq2chat.training.run_folder import open_run
 
     log = open_run(run)
     config = (log.folder / "config.toml").read_text(encoding="utf-8")
     checkpoints = [str(c) for c in log.list_checkpoints()]
     if as_json:
-        print(
-            json.dumps(
-                {**log.summary(), "config": tomllib.loads(config), "checkpoints": checkpoints}
-            )
-        )
+        record = log.summary() | {"config": tomllib.loads(config), "checkpoints": checkpoints}
+        print(json.dumps(record))
         return
     _print_table([log.summary()])
     print(f"\n{config}\n" + "\n".join(checkpoints))
@@ -54,49 +51,45 @@ def show(run: Annotated[Path, Parameter(help="run folder")], *, as_json: AsJson 
 
 @app.command
 def compare(*runs: Annotated[Path, Parameter(help="run folders")], as_json: AsJson = False) -> None:
-    """Compare runs: their losses, and the options in which they differ."""
-    from seq2chat.training.run_folder import open_run
+    """Compare the losses of runs, and the options in which they differ."""
+    from seq2chat.training.run_folder import compare_runs, open_run
 
     check(len(runs) > 1, "Name at least two runs to compare.")
-    logs = [open_run(run) for run in runs]
-    tables = [
-        tomllib.loads((log.folder / "config.toml").read_text(encoding="utf-8")) for log in logs
-    ]
-    flat = [
-        {f"{t}.{k}": v for t, keys in table.items() for k, v in keys.items()} for table in tables
-    ]
-    different = sorted(
-        key for key in set().union(*flat) if len({json.dumps(f.get(key)) for f in flat}) > 1
-    )
-    rows = [
-        {**log.summary(), **{key: f.get(key) for key in different}}
-        for log, f in zip(logs, flat, strict=True)
-    ]
+    rows = compare_runs([open_run(run) for run in runs])
     if as_json:
         print(json.dumps(rows))
         return
-    _print_table(rows, across=True)
+    _print_transposed(rows)
 
 
-def _print_table(rows: list[dict], across: bool = False) -> None:
-    """One line a run, or one column a run where that reads better."""
+def _print_table(rows: list[dict]) -> None:
+    """Print one line per run."""
     table = Table(box=None, header_style="bold")
-    if across:
-        table.add_column("")
-        for row in rows:
-            table.add_column(str(row["run"]), overflow="fold")
-        for key in list(rows[0])[1:]:
-            table.add_row(key, *(_text(row[key]) for row in rows))
-    else:
-        for key in rows[0]:
-            table.add_column(key.replace("_", " "), overflow="fold")
-        for row in rows:
-            table.add_row(*(_text(value) for value in row.values()))
-    # A pipe has no width at which names would have to be broken.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
+    for key in rows[0]:
+        table.add_column(key.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    _wide_console().print(table)
+
+
+def _print_transposed(rows: list[dict]) -> None:
+    """Print one column per run, which fits many options."""
+    table = Table("", box=None, header_style="bold")
+    for row in rows:
+        table.add_column(str(row["run"]), overflow="fold")
+    for key in list(rows[0])[1:]:
+        table.add_row(key, *(_text(row[key]) for row in rows))
+    _wide_console().print(table)
+
+
+def _wide_console() -> Console:
+    # Output to a pipe is not wrapped, so that names stay whole.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 
 
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
-    return f"{value:,}" if type(value) is int else "" if value is None else str(value)
+    if type(value) is int:  # not a bool
+        return f"{value:,}"
+    return "" if value is None else str(value)

@@ -1,16 +1,19 @@
-"""`seq2chat tokenizer`: train one, and see what it does to a text."""
+"""`seq2chat tokenizer`: train a tokenizer, and see how it splits a text."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from seq2chat.cli.piped import piped_text
 from seq2chat.config import UserError
 
-app = App(name="tokenizer", help="Train a tokenizer; encode and decode text.")
+if TYPE_CHECKING:
+    from seq2chat.text.tokenizers import Tokenizer
+
+app = App(name="tokenizer", help="Train a tokenizer, and encode or decode text.")
 
 Folder = Annotated[Path, Parameter(help="run, checkpoint or folder with a tokenizer.json")]
 
@@ -21,7 +24,7 @@ def train(
     *,
     out: Annotated[Path, Parameter(help="folder for tokenizer.json")],
     vocab_size: Annotated[
-        int, Parameter(help="bytes, merges and 4 control tokens; 260 is the byte tokenizer")
+        int, Parameter(help="bytes, merges and 4 control tokens; 260 has bytes only")
     ] = 4096,
 ) -> None:
     """Train a byte-level BPE tokenizer on a text."""
@@ -33,9 +36,9 @@ def train(
     from seq2chat.text.corpus import left_out, load_corpus
     from seq2chat.text.split import tokenizer_texts
 
-    if others := left_out(data):
-        print(others, file=sys.stderr)
-    TokenizerConfig(vocab_size)
+    if warning := left_out(data):
+        print(warning, file=sys.stderr)
+    TokenizerConfig(vocab_size)  # checks the size before the text is read
     console = Console(stderr=True, highlight=False, markup=False)
     with preparing(console, "training the tokenizer", "Nothing was written."):
         tokenizer = ByteBPE.train(tokenizer_texts(load_corpus(data), val_fraction=0.0), vocab_size)
@@ -46,11 +49,13 @@ def train(
 @app.command
 def encode(
     folder: Folder,
-    text: Annotated[str | None, Parameter(help="text; without it, standard input")] = None,
+    text: Annotated[str | None, Parameter(help="text to encode [default: standard input]")] = None,
     *,
-    pieces: Annotated[bool, Parameter(negative="", help="print id and piece, one a line")] = False,
+    pieces: Annotated[
+        bool, Parameter(negative="", help="print id and piece, one per line")
+    ] = False,
 ) -> None:
-    """Print the token ids of a text, as a JSON list."""
+    """Print the token ids of a text as a JSON list."""
     tokenizer = _load(folder)
     ids = tokenizer.encode(piped_text() if text is None else text)
     if not pieces:
@@ -64,31 +69,31 @@ def encode(
 def decode(
     folder: Folder,
     *ids: Annotated[
-        str, Parameter(help="token ids, as a JSON list or not; without them, standard input")
+        str, Parameter(help="token ids, as a JSON list or as words [default: standard input]")
     ],
 ) -> None:
-    """Print the text of token ids, such as those that `encode` prints."""
+    """Print the text of token ids, for example of those that `encode` prints."""
     from seq2chat.text.tokenizers import check_ids
 
     tokenizer = _load(folder)
-    numbers = _read_ids(" ".join(ids) if ids else piped_text())
+    numbers = _parse_ids(" ".join(ids) if ids else piped_text())
     check_ids(tokenizer, numbers)
     print(tokenizer.decode(numbers))
 
 
-def _read_ids(text: str) -> list[int]:
-    """Return the numbers in a JSON list, or set apart by blanks or commas: a shell cuts a list that
-    is not quoted."""
+def _parse_ids(text: str) -> list[int]:
+    """Return the numbers in a JSON list, or separated by blanks or commas, since a shell splits an
+    unquoted list."""
     words = text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
-    bad = next(
-        (word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)), None
-    )
-    if bad is not None or not text.strip():
-        raise UserError(f"{bad or 'An empty text'!r} is no token id; write for example [72, 105].")
+    if not text.strip():
+        raise UserError("There are no token ids; write for example [72, 105].")
+    for word in words:
+        if not (word.isascii() and word.isdigit() and len(word) < 10):
+            raise UserError(f"{word!r} is not a token id; write for example [72, 105].")
     return [int(word) for word in words]
 
 
-def _load(folder: Path):
+def _load(folder: Path) -> "Tokenizer":
     from seq2chat.text.tokenizers import load_tokenizer
 
     return load_tokenizer(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder)

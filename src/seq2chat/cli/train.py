@@ -1,4 +1,4 @@
-"""`seq2chat train`: from a recipe, a corpus or a text to a run folder."""
+"""`seq2chat train`: train a model from a recipe, a corpus or a text."""
 
 import os
 import time
@@ -25,28 +25,29 @@ def train(
     source: Annotated[
         str,
         Parameter(
-            help="recipe, corpus, text file or folder, .toml, or run (pydocs)", show_default=False
+            help="recipe, corpus, text file or folder, .toml, or run [default: pydocs]",
+            show_default=False,
         ),
     ] = "",
     *,
     budget: Annotated[
         str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs", "20M tokens"')
     ] = None,
-    out: Annotated[Path | None, Parameter(help="run folder [runs/NAME]")] = None,
+    out: Annotated[Path | None, Parameter(help="run folder [default: runs/NAME]")] = None,
     start: Annotated[
         str | None,
         Parameter(help="run or model folder to continue from: its weights and tokenizer"),
     ] = None,
     resume: Annotated[
-        bool, Parameter(help="continue the run in --out, or the run folder given", negative="")
+        bool, Parameter(help="resume the run in --out, or the given run folder", negative="")
     ] = False,
     flags: Annotated[RecipeFlags, Parameter(name="*")] = RecipeFlags(),  # noqa: B008 (frozen)
 ) -> None:
-    """Train a model on a text of yours, or by a recipe.
+    """Train a model on your text, or with a recipe.
 
-    `seq2chat train my.txt --budget 10m` measures the machine and the text and chooses the rest;
-    every choice is printed, saved in config.toml, and can be set by its flag. Ctrl-C saves and
-    stops; --resume goes on.
+    For example, `seq2chat train my.txt --budget 10m` measures the machine and the text, and chooses
+    all other options. Every choice is printed, saved in config.toml, and can be set with its flag.
+    Ctrl-C saves and stops, and --resume continues.
     """
     began = time.monotonic()
     changes = given(flags)

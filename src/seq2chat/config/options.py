@@ -56,9 +56,7 @@ class TokenizerConfig:
         int, "bytes, merges and control tokens together; 260 is the plain byte tokenizer"
     ] = 4096
     path: Annotated[str, "folder with a tokenizer.json to use instead of training one"] = ""
-    lowercase: Annotated[Literal["auto", "on", "off"], "BERT: lowercase text; auto is on"] = (
-        "auto"
-    )
+    lowercase: Annotated[Literal["auto", "on", "off"], "BERT: lowercase text; auto is on"] = "auto"
     strip_accents: Annotated[
         Literal["auto", "on", "off"],
         "BERT: strip accents; auto is on for lowercase text in scripts without vowel marks",
@@ -73,9 +71,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    matrices: Annotated[Literal["muon", "adamw"], "optimizer of the blocks' matrices"] = (
-        "muon"
-    )
+    matrices: Annotated[Literal["muon", "adamw"], "optimizer of the blocks' matrices"] = "muon"
     matrix_lr: Annotated[
         float, "peak learning rate of the matrices; 0 is 0.02 (muon) or 0.002 (adamw)"
     ] = 0.0

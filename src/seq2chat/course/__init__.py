@@ -1,3 +1,3 @@
-"""The lecture, computed: one file a topic, each number from the package's own tensors."""
+"""The course: one file per topic, with every number computed from the package's own tensors."""
 
-SENTENCE = "I am a robot"  # what the topics read when they are given no text
+SENTENCE = "I am a robot"  # default text of the topics

@@ -1,5 +1,5 @@
-"""Scaled dot-product attention by hand (Vaswani et al. 2017, equation 1): four inputs, three
-matrices, every number."""
+"""Scaled dot-product attention (Vaswani et al. 2017, equation 1) by hand, on four inputs and three
+matrices."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,8 +20,8 @@ from seq2chat.nn.mask import causal_mask
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs and the three matrices that make them queries, keys and values: q = x W^Q, as the rows
-    are written."""
+    """Inputs, as rows of `x`, and the matrices for their queries, keys and values, for example
+    q = x W^Q."""
 
     names: Sequence[str]
     x: Float64[Tensor, "n d"]
@@ -44,15 +44,16 @@ class Example:
     def attend(
         self, causal: bool = False
     ) -> tuple[Float64[Tensor, "n d_value"], Float64[Tensor, "n n"]]:
-        """Return Z = softmax(q kᵀ / √d_head) v and the weights; `causal` lets each input see none
-        after it."""
+        """Return Z = softmax(q kᵀ / √d_head) v, and the weights.
+
+        With `causal`, later inputs are hidden from each input.
+        """
         q, k, v = (tensor[None, None] for tensor in (self.q, self.k, self.v))
         z, weights = scaled_dot_product_plain(q, k, v, is_causal=causal)
         return z[0, 0], weights[0, 0]
 
 
-# The lecture's example, and where its slide prints something else than arithmetic gives: (row,
-# column) → its number.
+# The lecture's example, and the misprints on its slide by (row, column).
 LECTURE = Example(
     ("a", "b", "c", "d"),
     x=torch.tensor([[1, 2, 3, 4], [2, 4, 1, 3], [1, 4, 3, 2], [3, 1, 2, 4]], dtype=torch.float64),
@@ -67,16 +68,16 @@ ERRATA = {(1, 3): 7.0, (3, 0): 9.25}
 
 
 def read_example(file: Path) -> Example:
-    """Return the example in a TOML file: matrices `x`, `w_q`, `w_k`, `w_v`, and if wished `names`
-    of the rows of x.
+    """Return the example in a TOML file with matrices `x`, `w_q`, `w_k`, `w_v`, and optionally
+    `names` for the rows of x.
 
-    Raises UserError when a matrix is missing, ragged, or does not fit the others.
+    Raises UserError for a matrix that is missing or ragged, or does not fit the others.
     """
     tables = read_toml(file)
-    known = ("x", "w_q", "w_k", "w_v", "names")
+    keys = ("x", "w_q", "w_k", "w_v", "names")
     for key in tables:
-        check(key in known, f"{file} has an unknown key {key}; write {', '.join(known)}.")
-    x, w_q, w_k, w_v = (_read_matrix(tables, key, file) for key in known[:4])
+        check(key in keys, f"{file} has an unknown key {key}; write {', '.join(keys)}.")
+    x, w_q, w_k, w_v = (_read_matrix(tables, key, file) for key in keys[:4])
     for key, weights in (("w_q", w_q), ("w_k", w_k), ("w_v", w_v)):
         check(
             len(weights) == x.shape[1],
@@ -99,14 +100,14 @@ def read_example(file: Path) -> Example:
 
 
 def lesson(example: Example = LECTURE, causal: bool = False) -> Lesson:
-    """Return every step from the inputs to Z; for the lecture's own example also what its slide
-    misprints."""
+    """Return every step from the inputs to Z, and for the lecture's example its misprints."""
     z, weights = example.attend(causal)
     scores = example.q @ example.k.T
     scaled = scores / example.q.shape[1] ** 0.5
     if causal:
         scaled = scaled.masked_fill(~causal_mask(len(scaled), len(scaled)), -torch.inf)
-    names, d = example.names, example.q.shape[1]
+    names = example.names
+    d = example.q.shape[1]
     wide = [str(i + 1) for i in range(max(d, example.v.shape[1]))]
     tables = [
         matrix("q = x W^Q", names, wide[:d], example.q, 1),
@@ -120,7 +121,7 @@ def lesson(example: Example = LECTURE, causal: bool = False) -> Lesson:
         matrix("Z = weights · v", names, wide[: example.v.shape[1]], z),
     ]
     notes = [
-        "Each row of weights sums to 1: Z is an average of the values, and the scores say whose."
+        "Each row of weights sums to 1, so Z is an average of the values, weighted by the scores."
     ]
     if example is LECTURE and not causal:
         notes += [
@@ -142,12 +143,13 @@ def _draw(example: Example, scores: Tensor, weights: Tensor, z: Tensor) -> Figur
         (z, columns, "Z = weights · v", 3),
     )
     for axes, (values, under, title, digits) in zip(figure.subplots(1, 4), steps, strict=True):
-        heat_map(axes, values, names, under, title, digits)
+        heat_map(axes, values, rows=names, columns=under, title=title, digits=digits)
     return figure
 
 
 def _read_matrix(tables: dict[str, Any], key: str, file: Path) -> Float64[Tensor, "rows columns"]:
-    rows, values = tables.get(key), torch.empty(0)
+    rows = tables.get(key)
+    values = torch.empty(0)
     with suppress(TypeError, ValueError, RuntimeError):  # not numbers, or ragged
         values = torch.tensor(rows, dtype=torch.float64)
     check(

@@ -1,5 +1,5 @@
-"""Guessing a masked token from both sides or from the left alone (Devlin et al. 2018, section 5.1):
-one model, one text, one training, and only the mask of attention differs."""
+"""Prediction of masked tokens from both sides or from the left alone (Devlin et al. 2018, section
+5.1). The two trainings differ only in the attention mask."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -12,17 +12,18 @@ from matplotlib.figure import Figure
 
 from seq2chat.config import BERTConfig, check
 from seq2chat.course.lesson import (
-    COLOURS,
+    COLORS,
     Cell,
     Lesson,
     Table,
     canvas,
     check_alike,
     plain,
-    seeds_told,
+    seed_note,
     spread,
 )
-from seq2chat.course.tasks import Case, Progress, fit
+from seq2chat.course.results import Plan
+from seq2chat.course.tasks import Case, Progress, cases, fit
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import n_parameters
 from seq2chat.nn.attention import DotProductHeads
@@ -35,15 +36,18 @@ from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.masked_lm import masked_lm
 
 MODELS = ("both sides", "left only")
-# Short rows, for the first steps: attention begins as an average over all that it sees, and of 64
-# positions the neighbours that tell most are a thirty-second part.
-TEXT, VOCABULARY, CONTEXT, BATCH, STEPS = "world:3MB", 2000, 16, 64, 1000
+TEXT = "world:3MB"
+VOCABULARY = 2000
+# Short rows, because attention starts as an average over all positions. In a row of 64, the two
+# most informative neighbors would have a weight of one thirty-second.
+CONTEXT = 16
+BATCH = 64
+STEPS = 1000
 SHAPE = {"context": CONTEXT, "n_layer": 2, "n_head": 4, "d_model": 128, "dropout": 0.0}
 
 
 def hide_future(model: BERT) -> None:
-    """Make every head of `model` see a position and those before it only. Its parameters stay as
-    they are."""
+    """Make the attention of `model` causal. Its parameters are unchanged."""
     for module in model.modules():
         if isinstance(module, DotProductHeads):
             module.causal = True
@@ -51,7 +55,7 @@ def hide_future(model: BERT) -> None:
 
 @cache
 def text() -> tuple[WordPiece, Shards, Shards]:
-    """Return a tokenizer and the tokens to train and to validate with: the built-in world."""
+    """Return a tokenizer, and the training and validation tokens of the built-in world."""
     corpus = load_corpus(TEXT)
     train, val = (list(split_texts(corpus, 0.05, split)) for split in ("train", "val"))
     tokenizer = WordPiece.train(train, VOCABULARY)
@@ -64,29 +68,38 @@ def text() -> tuple[WordPiece, Shards, Shards]:
 
 @torch.inference_mode()
 def accuracy(model: BERT, batches: Sequence[Batch]) -> tuple[float, float]:
-    """Return the share of the masked tokens that are guessed rightly, and the mean loss in nats."""
-    right, loss, n = 0, 0.0, 0
+    """Return the accuracy on the masked tokens, and their mean loss in nats."""
+    right = 0
+    loss = 0.0
+    n = 0
     for batch in batches:
-        asked = batch.labels != IGNORED
-        guesses = model.logits(model.hidden(batch.target, batch.target_mask)[asked]).argmax(-1)
-        right += int((guesses == batch.labels[asked]).sum())
+        label_mask = batch.labels != IGNORED
+        hidden = model.hidden(batch.target, batch.target_mask)[label_mask]
+        predictions = model.logits(hidden).argmax(-1)
+        right += int((predictions == batch.labels[label_mask]).sum())
         loss += masked_lm(model, batch)[0].item()
-        n += int(asked.sum())
+        n += int(label_mask.sum())
     return right / n, loss / n
 
 
 def unigram(batches: Sequence[Batch], train: Shards) -> float:
-    """Return the share that always guessing the commonest token of the training text gets right."""
-    commonest = torch.bincount(
-        torch.from_numpy(train.read(0, train.n_tokens).astype("int64"))
-    ).argmax()
+    """Return the accuracy of always predicting the most common token of the training text."""
+    tokens = torch.from_numpy(train.read(0, train.n_tokens).astype("int64"))
+    most_common = torch.bincount(tokens).argmax()
     labels = torch.cat([batch.labels[batch.labels != IGNORED] for batch in batches])
-    return (labels == commonest).double().mean().item()
+    return (labels == most_common).double().mean().item()
+
+
+def plan(seeds: int, steps: int) -> Plan:
+    """Return the trainings of both models, once per seed."""
+    return Plan(cases(MODELS, seeds), measure, steps)
 
 
 def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) -> dict[str, Any]:
-    """Train the case and return its record: accuracy and loss on the masked tokens of unseen text,
-    at every position of which both models are asked for the same."""
+    """Train the case and return its record: accuracy and loss on the masked tokens of unseen text.
+
+    The same tokens are masked for both models.
+    """
     tokenizer, train, val = text()
     config = BERTConfig(tokenizer.vocab_size, **SHAPE)
     with torch.random.fork_rng():
@@ -100,8 +113,8 @@ def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) ->
         for step in range(steps):
             yield loader.batch(step * BATCH, BATCH)
 
-    fit(model, masked_lm, batches(), steps, 1e-3, progress)
-    # Full rows only: a causal row and a padded one need masks of different kinds.
+    fit(model, masked_lm, batches(), steps=steps, lr=1e-3, progress=progress)
+    # Full rows only, because a padded row needs another mask, which would replace the causal one.
     unseen = [
         b
         for b in masked_evaluation_batches(val, CONTEXT, BATCH, tokenizer)
@@ -119,7 +132,7 @@ def measure(case: Case, steps: int = STEPS, progress: Progress | None = None) ->
 
 
 def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
-    """Return accuracy and loss of both models, with the commonest token for comparison."""
+    """Return accuracy and loss of both models, with the most common token for comparison."""
     check_alike(records, "text", "context", "steps", "parameters", "unigram")
     rows: list[list[Cell]] = []
     shares: dict[str, list[float]] = {}
@@ -128,27 +141,29 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
         check(bool(runs), f"There is no result for {name}; measure both models.")
         shares[name], losses = ([run[key] for run in runs] for key in ("accuracy", "loss"))
         rows.append([name, runs[0]["parameters"], spread(shares[name]), spread(losses)])
-    rows.append(["the commonest token", "", f"{records[0]['unigram']:.2f}", ""])
+    rows.append(["the most common token", "", f"{records[0]['unigram']:.2f}", ""])
     tables = [
         Table("masked tokens of unseen text", ["sees", "parameters", "right", "loss (nats)"], rows)
     ]
     notes = [
         (
             f"Corpus {records[0]['text']} in rows of {records[0]['context']} tokens, 15 % of them "
-            f"masked, {records[0]['steps']:,} steps, {seeds_told(records)}."
+            f"masked, {records[0]['steps']:,} steps, {seed_note(records)}."
         ),
-        _told(shares),
+        _conclusion(shares),
     ]
     return Lesson("bidirectional", tables, notes, _draw(records))
 
 
-def _told(shares: dict[str, list[float]]) -> str:
-    """Which model guesses better, where its worst seed is better than the best of the other by what
-    the table shows."""
+def _conclusion(shares: dict[str, list[float]]) -> str:
+    """Return a sentence about the better model.
+
+    A model is better if its worst seed beats the best seed of the other, rounded as in the table.
+    """
     worse, better = sorted(shares, key=lambda name: fmean(shares[name]))
     if round(min(shares[better]) - max(shares[worse]), 2) <= 0:
-        return "So far neither guesses better."
-    return f"So far the one that sees {better} guesses better."
+        return "So far neither predicts better."
+    return f"So far the model that sees {better} predicts better."
 
 
 def _draw(records: Sequence[dict[str, Any]]) -> Figure:
@@ -160,10 +175,10 @@ def _draw(records: Sequence[dict[str, Any]]) -> Figure:
     ):
         for place, name in enumerate(MODELS):
             values = [record[key] for record in records if record["model"] == name]
-            axes.bar(place, sum(values) / len(values), color=COLOURS[place], width=0.6)
+            axes.bar(place, sum(values) / len(values), color=COLORS[place], width=0.6)
             axes.plot([place] * len(values), values, "k.", ms=5)
         axes.set_xticks(range(len(MODELS)), MODELS)
         plain(axes, title, "", y)
-    left.axhline(records[0]["unigram"], color="grey", linestyle=":", label="the commonest token")
+    left.axhline(records[0]["unigram"], color="grey", linestyle=":", label="the most common token")
     left.legend(fontsize=8)
     return figure

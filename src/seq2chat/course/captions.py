@@ -1,8 +1,8 @@
-"""The fixed context on real text: translating one to four captions of Multi30k (Elliott et al.
-2016) at once.
+"""The fixed context on real text: translation of one to four joined captions of Multi30k (Elliott
+et al. 2016).
 
-A single caption has 13 words and is too short to show what Bahdanau et al. 2014 saw (figure 2), so
-captions are joined; training has as many of each number.
+A single caption has 13 words, which is too short to show the effect of Bahdanau et al. 2014 (figure
+2). Training has equally many samples with each number of captions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,18 +14,19 @@ import torch
 from matplotlib.figure import Figure
 
 from seq2chat.config import DataConfig
-from seq2chat.course.fixed_vector import MODELS, Case, equal_shape
+from seq2chat.course.fixed_vector import MODELS, Case, cases, equal_shape
 from seq2chat.course.lesson import (
-    COLOURS,
+    COLORS,
     Lesson,
     Table,
     band,
     canvas,
     check_alike,
     plain,
-    seeds_told,
+    seed_note,
     spread,
 )
+from seq2chat.course.results import Plan
 from seq2chat.course.tasks import EncoderDecoder, Progress, fit, make
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
@@ -36,23 +37,27 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.parallel import load_parallel, pair_batch
 from seq2chat.training.translation import translation
 
-MOST, VOCABULARY, LONGEST, BATCH, UNSEEN = 4, 2000, 256, 32, 100
+MOST = 4
+VOCABULARY = 2000
+LONGEST = 256
+BATCH = 32
+UNSEEN = 100
 
 Side = list[list[int]]
 
 
 @cache
 def text() -> tuple[ByteBPE, tuple[Side, Side], tuple[Side, Side]]:
-    """Return a joint tokenizer and the tokens of each caption, English and German, to train and to
-    validate with.
+    """Return a joint tokenizer, and the tokens of each English and German caption for training and
+    for validation.
 
-    Raises UserError where Multi30k is neither at hand nor to be had.
+    Raises UserError if Multi30k can't be completions or downloaded.
     """
     corpus = load_parallel(DataConfig(corpus="multi30k-en-de"))
     tokenizer = ByteBPE.train(corpus.texts(), VOCABULARY)
 
     def encode(lines: Sequence[tuple[str, str]]) -> tuple[Side, Side]:
-        # A space in front, so that captions stay apart when they are joined.
+        # With a space in front, joined captions stay separate words.
         english, german = (
             [tokenizer.encode(f" {text}") for text in side] for side in zip(*lines, strict=True)
         )
@@ -62,7 +67,7 @@ def text() -> tuple[ByteBPE, tuple[Side, Side], tuple[Side, Side]]:
 
 
 def joined(sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: ByteBPE) -> Batch:
-    """Return a batch of which each row is the captions of these numbers, one after the other."""
+    """Return a batch where each row joins the captions with the numbers in one row of `rows`."""
     sources, targets = (
         [[token for i in row for token in side[i]] for row in rows] for side in sides
     )
@@ -71,22 +76,31 @@ def joined(sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: B
     return pair_batch(sources, targets, tokenizer.eos_id, tokenizer.pad_id)
 
 
+def plan(d_model: int, seeds: int, steps: int) -> Plan:
+    """Return the trainings of all `MODELS` on captions, once per seed."""
+    return Plan(cases("captions", d_model, seeds), measure, steps)
+
+
 def measure(case: Case, steps: int, progress: Progress | None = None) -> dict[str, Any]:
-    """Train the case (its task is not looked at) and return its record: loss a token and BLEU by
-    number of captions."""
+    """Train the case and return its record: loss per token and BLEU by number of captions.
+
+    The task of the case is ignored.
+    """
     tokenizer, train, val = text()
     config = equal_shape(case.model, case.d_model, tokenizer.vocab_size, LONGEST)
     model = make(config, case.seed)
-    chance = torch.Generator().manual_seed(1000 + case.seed)
+    generator = torch.Generator().manual_seed(1000 + case.seed)
 
     def batches() -> Iterator[Batch]:
         while True:
-            numbers = torch.randint(1, MOST + 1, (BATCH,), generator=chance).tolist()
-            rows = [torch.randint(len(train[0]), (k,), generator=chance).tolist() for k in numbers]
+            numbers = torch.randint(1, MOST + 1, (BATCH,), generator=generator).tolist()
+            rows = [
+                torch.randint(len(train[0]), (k,), generator=generator).tolist() for k in numbers
+            ]
             yield joined(train, rows, tokenizer)
 
-    fit(model, translation, batches(), steps, 2e-3, progress)
-    # Neighbours in the file; each number of captions is asked for as many rows.
+    fit(model, translation, batches(), steps=steps, lr=2e-3, progress=progress)
+    # Adjacent captions of the file are joined, with as many rows for each number of captions.
     unseen = [
         joined(val, [range(k * i, k * i + k) for i in range(UNSEEN)], tokenizer)
         for k in range(1, MOST + 1)
@@ -113,13 +127,13 @@ def score(model: EncoderDecoder, batch: Batch, tokenizer: ByteBPE) -> tuple[floa
         row[mask].tolist() for row, mask in zip(batch.source, batch.source_mask, strict=True)
     ]
     greedy = SamplingConfig(max_tokens=LONGEST // 2, temperature=0.0)
-    found = generate(model, [[end]] * len(sources), greedy, [end], sources=sources)
+    completions = generate(model, [[end]] * len(sources), greedy, [end], sources=sources)
 
     def words(tokens: Sequence[int]) -> str:
         return tokenizer.decode(token for token in tokens if token >= 0 and token != end).strip()
 
     return (loss / n_tokens).item(), bleu(
-        [words(c.tokens) for [c] in found], [words(t) for t in batch.labels.tolist()]
+        [words(c.tokens) for [c] in completions], [words(t) for t in batch.labels.tolist()]
     ).score
 
 
@@ -143,14 +157,14 @@ def lesson(records: Sequence[dict[str, Any]]) -> Lesson:
             ],
         )
         for key, title, digits in (
-            ("loss", "loss, nats a token given the true ones before it", 2),
+            ("loss", "loss in nats per token, given the true ones before it", 2),
             ("bleu", "BLEU, greedy", 1),
         )
     ]
     notes = [
         (
-            f"Multi30k, English to German, {records[0]['steps']:,} steps, {seeds_told(records)}. A "
-            "short training: the order counts, not the height."
+            f"Multi30k, English to German, {records[0]['steps']:,} steps, {seed_note(records)}. "
+            "The training is short, so compare the models and not the absolute values."
         ),
     ]
     return Lesson("captions", tables, notes, _draw(by_model))
@@ -160,7 +174,7 @@ def _draw(by_model: dict[str, list[dict[str, Any]]]) -> Figure:
     figure = canvas(11, 3.8)
     left, right = figure.subplots(1, 2)
     for axes, key, title, y in (
-        (left, "loss", "loss of the true translation", "nats a token"),
+        (left, "loss", "loss of the true translation", "nats per token"),
         (right, "bleu", "greedy translation", "BLEU"),
     ):
         for name, runs in by_model.items():
@@ -168,7 +182,7 @@ def _draw(by_model: dict[str, list[dict[str, Any]]]) -> Figure:
                 axes,
                 runs[0]["captions"],
                 [run[key] for run in runs],
-                COLOURS[MODELS.index(name)],
+                COLORS[MODELS.index(name)],
                 name,
             )
         axes.set_xticks(range(1, MOST + 1))

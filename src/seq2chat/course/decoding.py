@@ -1,4 +1,4 @@
-"""From logits to a token: temperature, top-k and the draw, each step in numbers."""
+"""From logits to a token: temperature, top-k and sampling, each step in numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seq2chat.config import check
-from seq2chat.course.lesson import COLOURS, Cell, Lesson, Table, canvas, plain
+from seq2chat.course.lesson import COLORS, Cell, Lesson, Table, canvas, plain
 from seq2chat.generation.sampling import SamplingConfig, draw, next_token_logits, row_generators
-from seq2chat.models.folder import Model, require_family
 from seq2chat.models.gpt import GPT
-from seq2chat.text.tokenizers import Tokenizer
+from seq2chat.text.byte_bpe import ByteBPE
 
 # "The robot must obey the …": eight candidates and their logits.
 WORDS = ("orders", "laws", "human", "rules", "robot", "sun", "banana", "of")
 LOGITS = torch.tensor([4.0, 3.5, 3.0, 2.5, 1.0, 0.0, -1.0, -2.0], dtype=torch.float64)
 DRAWS = 10_000
-AT_ONCE = 4_000_000  # numbers: draws made side by side, times the vocabulary
+MAX_NUMBERS = 4_000_000  # simultaneous draws times the size of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,11 @@ class Steps:
 
 
 def decode(logits: Float[Tensor, " vocab"], temperature: float, top_k: int, seed: int) -> Steps:
-    """Return what the sampler does to `logits`, the token it draws with `seed`, and how often it
-    draws each token in 10,000 more draws. At temperature 0 the token is the likeliest, and nothing
-    is drawn.
+    """Return the steps of the sampler for `logits`, the token drawn with `seed`, and the frequency
+    of each token in 10,000 more draws.
 
-    Raises UserError for a temperature or a top-k out of range.
+    At temperature 0 the token is the most probable one, and nothing is drawn. Raises UserError for
+    a temperature or a top-k out of range.
     """
     config = SamplingConfig(1, temperature, top_k, seed=seed)
     if temperature == 0:
@@ -55,20 +54,18 @@ def decode(logits: Float[Tensor, " vocab"], temperature: float, top_k: int, seed
     tempered = next_token_logits(row, SamplingConfig(1, temperature))[0]
     kept = next_token_logits(row, config)[0]
     generators = row_generators(seed, DRAWS + 1)
-    n_row = max(1, AT_ONCE // len(logits))
+    n_row = max(1, MAX_NUMBERS // len(logits))
     parts = [generators[i : i + n_row] for i in range(0, DRAWS + 1, n_row)]
     drawn = torch.cat([draw(kept.expand(len(part), -1), config, part) for part in parts])
     frequency = torch.bincount(drawn[1:], minlength=len(logits)) / DRAWS
     return Steps(logits, tempered, kept, frequency.to(logits.dtype), int(drawn[0]))
 
 
-def after(
-    prompt: str, model: Model, tokenizer: Tokenizer
-) -> tuple[list[str], Float[Tensor, " vocab"]]:
-    """Return the names of all tokens and their logits after `prompt`. Raises UserError unless
-    `model` is a GPT."""
-    require_family(model, "gpt")
-    assert isinstance(model, GPT)
+def after(prompt: str, model: GPT, tokenizer: ByteBPE) -> tuple[list[str], Float[Tensor, " vocab"]]:
+    """Return the names of all tokens and their logits after `prompt`.
+
+    Raises UserError for an empty prompt if the tokenizer has no end token to begin with.
+    """
     ids = ([] if tokenizer.eos_id is None else [tokenizer.eos_id]) + tokenizer.encode(prompt)
     check(len(ids) > 0, "The prompt is empty; write at least one token.")
     with torch.inference_mode():
@@ -84,7 +81,7 @@ def lesson(
     seed: int = 0,
     rows: int = 12,
 ) -> Lesson:
-    """Return the stages for the `rows` likeliest of the tokens called `names`."""
+    """Return the stages for the `rows` most probable of the tokens called `names`."""
     check(
         len(names) == len(logits),
         f"There are {len(names)} names and {len(logits)} logits; give one for each.",
@@ -115,13 +112,14 @@ def lesson(
     chosen = (
         f"The token drawn with seed {seed}"
         if temperature
-        else "The likeliest token, which is taken"
+        else "The most probable token, which is taken"
     )
     notes = [
         f"{chosen}: {names[steps.token]}.",
         (
-            "A temperature below 1 makes the likely tokens likelier, above 1 flattens; top-k cuts "
-            "off the tail, whose many small probabilities are together large; 0 takes the largest."
+            "A temperature below 1 makes probable tokens more probable, and one above 1 flattens "
+            "the distribution. Top-k cuts off the tail, whose many small probabilities add up. "
+            "Temperature 0 takes the most probable token."
         ),
     ]
     return Lesson(
@@ -142,10 +140,10 @@ def _draw(names: Sequence[str], steps: Steps, order: list[int]) -> Figure:
     for axes, p, title in zip(
         figure.subplots(1, 3, sharey=True), steps.stages, titles, strict=True
     ):
-        colours = [
-            COLOURS[1] if i == steps.token and p is not steps.logits else COLOURS[0] for i in order
+        colors = [
+            COLORS[1] if i == steps.token and p is not steps.logits else COLORS[0] for i in order
         ]
-        bars = axes.bar(range(len(order)), [p[i].item() for i in order], color=colours)
+        bars = axes.bar(range(len(order)), [p[i].item() for i in order], color=colors)
         axes.bar_label(bars, [f"{p[i]:.2f}" for i in order], fontsize=7)
         axes.set_xticks(
             range(len(order)), [names[i] for i in order], rotation=45, ha="right", fontsize=8

@@ -1,5 +1,5 @@
-"""What goes into a model: one-hot → embedding → plus position, in GPT-3's shapes and in a model's
-own numbers."""
+"""The input of a model: one-hot → embedding → plus position, in the shapes of GPT-3 and the numbers
+of a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from seq2chat.config import GPT3, GPTConfig, check
 from seq2chat.course import SENTENCE
 from seq2chat.course.lesson import Cell, Lesson, Table, canvas, heat_map
 from seq2chat.interpret.attention import labels
-from seq2chat.interpret.reading import ids_read
+from seq2chat.interpret.reading import input_ids
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model
 from seq2chat.models.gpt import GPT, init_weights
@@ -24,16 +24,16 @@ from seq2chat.nn.position import sinusoids
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.tokenizers import Tokenizer
 
-MOST = 6  # numbers shown of a row
+MAX_NUMBERS = 6  # per row of the table
 UNTRAINED = GPTConfig("gpt2", vocab_size=260, context=64, n_layer=1, n_head=1, d_model=8)
 
 
 @dataclass(frozen=True)
 class Input:
-    """A prompt on its way into a model: the rows looked up, what tells the place, and their sum,
-    `(n, d)` each.
+    """The input of a model for a prompt: embeddings, positions, and their sum, `(n, d)` each.
 
-    `positions` is None where the place is told in another way; `how` says in words what happens.
+    `positions` is None if the model encodes them in another way. `how` describes the encoding in
+    words.
     """
 
     embedding: Float[Tensor, "n d"]
@@ -42,23 +42,22 @@ class Input:
 
     @property
     def total(self) -> Float[Tensor, "n d"]:
-        """What the first layer is given, or the norm in front of it."""
+        """The input of the first layer, or of the norm before it."""
         return self.embedding if self.positions is None else self.embedding + self.positions
 
 
 def untrained() -> tuple[GPT, ByteBPE]:
-    """Return a tiny GPT with fresh weights and a tokenizer of bytes, for want of a model of the
-    user's."""
+    """Return a tiny untrained GPT and a tokenizer of bytes, the default without a user's model."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = GPT(UNTRAINED).double()
-        init_weights(model)  # anew, drawn in float64
+        init_weights(model)  # again, in float64
         return model, ByteBPE.train([SENTENCE], UNTRAINED.vocab_size)
 
 
 @torch.no_grad()
 def read_input(model: Model, ids: Sequence[int]) -> Input:
-    """Return what `model` makes of the token `ids`, by a product of one-hot rows with its embedding
+    """Return the input of `model` for the token `ids`, computed as one-hot rows times its embedding
     matrix.
 
     Raises UserError for more tokens than the model's context.
@@ -68,20 +67,19 @@ def read_input(model: Model, ids: Sequence[int]) -> Input:
         f"The model would read {len(ids)} tokens, and its context is {model.context}; shorten the "
         "prompt.",
     )
-    table, places = model.embed_tokens, torch.arange(len(ids), device=model.device)
+    table = model.embed_tokens
+    places = torch.arange(len(ids), device=model.device)
     if isinstance(model, Transformer) and model.embed_source is not None:
         table = model.embed_source
-    embedding = (
-        F.one_hot(torch.tensor(ids, device=model.device), len(table.weight)).to(table.weight)
-        @ table.weight
-    )
+    one_hot = F.one_hot(torch.tensor(ids, device=model.device), len(table.weight))
+    embedding = one_hot.to(table.weight) @ table.weight
     model = model.gpt if isinstance(model, RewardModel) else model
     match model:
         case GPT(embed_positions=None):
             return Input(
                 embedding,
                 None,
-                "no position is added: each layer turns q and k by their place (rotary)",
+                "no position is added: each layer rotates q and k by their position",
             )
         case GPT():
             return Input(
@@ -97,7 +95,8 @@ def read_input(model: Model, ids: Sequence[int]) -> Input:
                 "learned positions and the segment's vector are added; a LayerNorm follows",
             )
         case Transformer():
-            width, learned = model.config.d_model, model.embed_source_positions
+            width = model.config.d_model
+            learned = model.embed_source_positions
             positions = (
                 sinusoids(places, width, embedding.dtype) if learned is None else learned(places)
             )
@@ -110,39 +109,33 @@ def read_input(model: Model, ids: Sequence[int]) -> Input:
 
 
 def lesson(prompt: str, model: Model, tokenizer: Tokenizer) -> Lesson:
-    """Return the way of `prompt` into GPT-3 in shapes, and into `model` in numbers, control tokens
-    included.
+    """Return the input of GPT-3 for `prompt` in shapes, and of `model` in numbers, including
+    control tokens.
 
     Raises UserError for a blank prompt, and as `read_input`.
     """
-    ids = ids_read(model, tokenizer, prompt)
-    found = read_input(model, ids)
+    ids = input_ids(model, tokenizer, prompt)
+    inputs = read_input(model, ids)
     names = [f"{place} {label}" for place, label in enumerate(labels(tokenizer, ids))]
-    gpt3, added = GPT3["gpt3-175b"], found.positions is not None
+    gpt3 = GPT3["gpt3-175b"]
+    added = inputs.positions is not None
     n_vocab, width = model.embed_tokens.weight.shape
     numbers: list[list[Cell]] = []
     for place, (name, i) in enumerate(zip(names, ids, strict=True)):
         parts = [
-            ("embedding", found.embedding),
-            ("position", found.positions),
-            ("sum", found.total),
+            ("embedding", inputs.embedding),
+            ("position", inputs.positions),
+            ("sum", inputs.total),
         ]
         for part, rows in parts:
             if rows is not None:
-                label = name if part == "embedding" else ""
-                numbers.append(
-                    [
-                        label,
-                        i if label else "",
-                        part,
-                        *rows[place, :MOST].tolist(),
-                        rows[place].norm().item(),
-                    ]
-                )
-    shown = [str(i + 1) for i in range(min(MOST, width))]
+                head: list[Cell] = [name, i] if part == "embedding" else ["", ""]
+                row = rows[place]
+                numbers.append([*head, part, *row[:MAX_NUMBERS].tolist(), row.norm().item()])
+    columns = [str(i + 1) for i in range(min(MAX_NUMBERS, width))]
     title = (
-        f"the prompt in this model, the first {len(shown)} of {width} numbers and the length of the"
-        " whole vector"
+        f"the prompt in this model: the first {len(columns)} of {width} numbers, and the length of "
+        "the whole vector"
     )
     tables = [
         Table(
@@ -165,23 +158,23 @@ def lesson(prompt: str, model: Model, tokenizer: Tokenizer) -> Lesson:
                 ],
             ],
         ),
-        Table(title, ["token", "id", "", *shown, "length"], numbers),
+        Table(title, ["token", "id", "", *columns, "length"], numbers),
     ]
     notes = [
         (
-            "A one-hot row times the embedding matrix is one row of it: looking up is the product "
-            "without zeros."
+            "A one-hot row times the embedding matrix is one of its rows: a lookup is the product "
+            "without the zeros."
         ),
-        f"In this model: {found.how}.",
+        f"In this model: {inputs.how}.",
     ]
-    return Lesson("embedding", tables, notes, _draw(names, ids, found, n_vocab))
+    return Lesson("embedding", tables, notes, _draw(names, ids, inputs, n_vocab))
 
 
-def _draw(names: Sequence[str], ids: Sequence[int], found: Input, n_vocab: int) -> Figure:
+def _draw(names: Sequence[str], ids: Sequence[int], inputs: Input, n_vocab: int) -> Figure:
     parts = [
-        (found.embedding, "embedding"),
-        (found.positions, "positions"),
-        (found.total, "sum: what the blocks read"),
+        (inputs.embedding, "embedding"),
+        (inputs.positions, "positions"),
+        (inputs.total, "sum: input of the blocks"),
     ]
     parts = [(rows, title) for rows, title in parts if rows is not None]
     figure = canvas(3 + 3.4 * len(parts), 1.6 + 0.22 * min(len(ids), 40))
@@ -194,10 +187,10 @@ def _draw(names: Sequence[str], ids: Sequence[int], found: Input, n_vocab: int) 
         heat_map(
             axes,
             rows,
-            [""] * len(ids),
-            [""] * rows.shape[1],
-            f"{title}: {' × '.join(map(str, rows.shape))}",
-            None,
+            rows=[""] * len(ids),
+            columns=[""] * rows.shape[1],
+            title=f"{title}: {' × '.join(map(str, rows.shape))}",
+            digits=None,
         )
         axes.set_aspect("auto")
     return figure

@@ -1,4 +1,4 @@
-"""GPT-3 (Brown et al. 2020): where its parameters and its training FLOPs are, counted on the model
+"""GPT-3 (Brown et al. 2020): its parameters and training FLOPs by part, counted on the model
 itself."""
 
 import re
@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 
 from seq2chat.config import GPT3, GPTConfig
-from seq2chat.course.lesson import COLOURS, Cell, Lesson, Table, canvas, plain, typeset
+from seq2chat.course.lesson import COLORS, Cell, Lesson, Table, canvas, plain, typeset
 from seq2chat.models.gpt import GPT, flops_per_token
 
 TRAINED_TOKENS = 300_000_000_000
 
-# Brown et al. 2020, table 2.2: the tokens of each data set, and its share of what was trained on.
+# Brown et al. 2020, table 2.2: the tokens of each data set, and its share of the training tokens.
 DATA = {
     "Common Crawl (filtered)": (410_000_000_000, 0.60),
     "WebText2": (19_000_000_000, 0.22),
@@ -24,7 +24,7 @@ DATA = {
 }
 
 
-# Names of parts, and of the parameters they are.
+# The parts, and patterns for the names of their parameters.
 KINDS = {
     "token embedding, also the output head": r"embed_tokens\.weight",
     "position embedding": r"embed_positions\.weight",
@@ -37,8 +37,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of tensor: its shape, how many of it there are, and the parameters of all
-    together."""
+    """One kind of tensor: its shape, the number of such tensors, and their parameters together."""
 
     name: str
     shape: str
@@ -48,30 +47,31 @@ class Part:
 
 @cache
 def parts(config: GPTConfig) -> tuple[Part, ...]:
-    """Return where the parameters of a gpt2-layout model are; their sum is all of them.
+    """Return all parameters of a model with the gpt2 layout by part.
 
-    The model is built without memory for its weights, and what is counted are its own tensors.
+    They are counted on the tensors of a model that is built without memory for its weights.
     """
     with torch.device("meta"):
         rest = dict(GPT(config).named_parameters())
-    found = []
+    counted = []
     for name, pattern in KINDS.items():
         group = [rest.pop(key) for key in list(rest) if re.fullmatch(pattern, key)]
         shape = " × ".join(f"{n:,}" for n in reversed(group[0].shape))
-        found.append(Part(name, shape, len(group), sum(p.numel() for p in group)))
-    return *found, Part("biases and norms", "", len(rest), sum(p.numel() for p in rest.values()))
+        counted.append(Part(name, shape, len(group), sum(p.numel() for p in group)))
+    n_rest = sum(p.numel() for p in rest.values())
+    return *counted, Part("biases and norms", "", len(rest), n_rest)
 
 
 def training_flops(config: GPTConfig, n_tokens: int) -> dict[str, float]:
-    """Return the floating point operations of training on `n_tokens`, by what they go into.
+    """Return the floating point operations of training on `n_tokens` by part.
 
-    6 for each weight of a matrix product and token (Kaplan et al. 2020, section 2.1), and those of
-    the attention scores and contexts, which the paper's own table leaves out.
+    They are 6 per token and weight of a matrix product (Kaplan et al. 2020, section 2.1), plus
+    the attention scores and contexts, which the paper's table leaves out.
     """
-    at = {part.name: part.parameters for part in parts(config)}
-    attention = sum(at[name] for name in ("W^Q, W^K, W^V of all heads", "W^O"))
-    forward = sum(at[name] for name in ("feed-forward, up", "feed-forward, down"))
-    head = at["token embedding, also the output head"]
+    n_parameters = {part.name: part.parameters for part in parts(config)}
+    attention = n_parameters["W^Q, W^K, W^V of all heads"] + n_parameters["W^O"]
+    forward = n_parameters["feed-forward, up"] + n_parameters["feed-forward, down"]
+    head = n_parameters["token embedding, also the output head"]
     whole = flops_per_token(config)
     return {
         "attention, matrices": 6.0 * attention * n_tokens,
@@ -84,11 +84,11 @@ def training_flops(config: GPTConfig, n_tokens: int) -> dict[str, float]:
 
 
 def lesson() -> Lesson:
-    """Return the 175B model's parameters and FLOPs by part, its data, and the other sizes of the
-    paper."""
+    """Return the parameters and FLOPs of the 175B model by part, its data, and the other sizes in
+    the paper."""
     config = GPT3["gpt3-175b"]
-    found = parts(config)
-    total = sum(part.parameters for part in found)
+    model_parts = parts(config)
+    total = sum(part.parameters for part in model_parts)
     flops = training_flops(config, TRAINED_TOKENS)
     simple = 6.0 * total * TRAINED_TOKENS
     shape: list[list[Cell]] = [
@@ -101,7 +101,7 @@ def lesson() -> Lesson:
         ["vocabulary", config.vocab_size],
     ]
     rows: list[list[Cell]] = [
-        [p.name, p.shape, p.count, p.parameters, 100 * p.parameters / total] for p in found
+        [p.name, p.shape, p.count, p.parameters, 100 * p.parameters / total] for p in model_parts
     ]
     spent: list[list[Cell]] = [[k, v, 100 * v / sum(flops.values())] for k, v in flops.items()]
     tokens = sum(n for n, _ in DATA.values())
@@ -123,9 +123,9 @@ def lesson() -> Lesson:
     tables = [
         Table("the shape of GPT-3", ["", ""], shape),
         Table(
-            "where its parameters are",
+            "its parameters",
             ["", "shape of one", "number", "parameters", "%"],
-            [*rows, ["all", "", sum(p.count for p in found), total, 100.0]],
+            [*rows, ["all", "", sum(p.count for p in model_parts), total, 100.0]],
             2,
         ),
         Table(
@@ -139,8 +139,8 @@ def lesson() -> Lesson:
             1,
         ),
         Table(
-            "what it was trained on",
-            ["", "tokens there are", "% of the tokens seen"],
+            "its training data",
+            ["", "tokens in total", "% of the training tokens"],
             [*data, ["all", tokens, ""]],
             0,
         ),
@@ -150,14 +150,14 @@ def lesson() -> Lesson:
             others,
         ),
     ]
-    seconds = simple / 1e15 / 86400
+    days = simple / 1e15 / 86400
+    n_matrices = sum(part.parameters for part in model_parts[2:6])
     notes = [
         (
-            f"{100 * sum(p.parameters for p in found[2:6]) / total:.1f} % of the parameters are the"
-            " blocks' matrices: 12 n_layer d_model², a third of it attention and two thirds "
-            "feed-forward."
+            f"{100 * n_matrices / total:.1f} % of the parameters are the matrices of the blocks: "
+            "12 n_layer d_model², one third for attention and two thirds for feed-forward."
         ),
-        f"At one petaflop a second the training would take {seconds:,.0f} days.",
+        f"At one petaflop per second the training would take {days:,.0f} days.",
         (
             f"Erratum: {tokens / 1e9:.0f}B tokens is the size of the data sets; the model was "
             f"trained on {TRAINED_TOKENS / 1e9:.0f}B (table 2.1): less than once through Common"
@@ -168,20 +168,18 @@ def lesson() -> Lesson:
             "it (section 2.2)."
         ),
     ]
-    return Lesson("gpt3", tables, notes, _draw(found, flops, total))
+    return Lesson("gpt3", tables, notes, _draw(model_parts, flops, total))
 
 
-def _draw(found: tuple[Part, ...], flops: dict[str, float], total: int) -> Figure:
+def _draw(model_parts: tuple[Part, ...], flops: dict[str, float], total: int) -> Figure:
     figure = canvas(11, 3.6)
     left, right = figure.subplots(1, 2)
-    bars = left.barh(
-        [typeset(p.name) for p in found], [p.parameters / 1e9 for p in found], color=COLOURS[0]
-    )
-    left.bar_label(
-        bars, [f"{100 * p.parameters / total:.2g} %" for p in found], padding=3, fontsize=8
-    )
+    billions = [part.parameters / 1e9 for part in model_parts]
+    bars = left.barh([typeset(part.name) for part in model_parts], billions, color=COLORS[0])
+    shares = [f"{100 * part.parameters / total:.2g} %" for part in model_parts]
+    left.bar_label(bars, shares, padding=3, fontsize=8)
     plain(left, f"{total:,} parameters", "billions", "")
-    spent = right.barh(list(flops), list(flops.values()), color=COLOURS[1])
+    spent = right.barh(list(flops), list(flops.values()), color=COLORS[1])
     right.bar_label(
         spent,
         [f"{100 * v / sum(flops.values()):.2g} %" for v in flops.values()],

@@ -1,4 +1,4 @@
-"""What a topic shows: tables of numbers, sentences about them, and a figure of the same numbers."""
+"""The output of a topic: tables of numbers, notes about them, and a figure of the same numbers."""
 
 import json
 import math
@@ -18,13 +18,15 @@ from seq2chat.interpret.figure import check_ending, save_figure
 
 Cell = str | int | float
 
-COLOURS = ("#1f5f99", "#c8553d", "#3a8f6a", "#8a6bb1", "#b58a1b")
+COLORS = ("#1f5f99", "#c8553d", "#3a8f6a", "#8a6bb1", "#b58a1b")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of numbers and words. A row's first cell says what it is; `digits` are those
-    after the point."""
+    """Named columns of numbers and words.
+
+    The first cell of a row is its name. `digits` is the number of decimal places.
+    """
 
     title: str
     columns: Sequence[str]
@@ -32,8 +34,8 @@ class Table:
     digits: int = 3
 
     def text(self) -> list[list[str]]:
-        """Return the cells as they are printed: integers with thousands separated, tiny and huge
-        floats by powers."""
+        """Return the printed cells. Integers have thousands separators, and tiny and huge floats
+        are in scientific notation."""
         return [[_text(cell, self.digits) for cell in row] for row in self.rows]
 
 
@@ -47,7 +49,7 @@ class Lesson:
     figure: Figure
 
     def values(self) -> dict[str, Any]:
-        """Return everything but the figure as plain values, the numbers unrounded."""
+        """Return everything except the figure as JSON values, with unrounded numbers."""
         tables = [
             {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]}
             for t in self.tables
@@ -55,17 +57,16 @@ class Lesson:
         return {"topic": self.topic, "tables": tables, "notes": list(self.notes)}
 
     def save(self, out: Path) -> Path:
-        """Write the figure to `figure_file(out, topic)`; return the file. Raises UserError as that
-        does."""
+        """Write the figure to `figure_file(out, topic)` and return the file. Errors as there."""
         file = figure_file(out, self.topic)
         save_figure(self.figure, file, dpi=120)
         return file
 
 
 def figure_file(out: Path, topic: str) -> Path:
-    """Return the file `out`, or where that is a folder `explain-TOPIC.png` in it.
+    """Return the file `out`, or `explain-TOPIC.png` in it if it is a folder.
 
-    Raises UserError when the name ends in something that is no picture.
+    Raises UserError for a suffix that is not a picture's.
     """
     file = out if out.suffix and not out.is_dir() else out / f"explain-{topic}.png"
     check_ending(file)
@@ -75,8 +76,7 @@ def figure_file(out: Path, topic: str) -> Path:
 def matrix(
     title: str, rows: Iterable[str], columns: Sequence[str], values: Tensor, digits: int = 3
 ) -> Table:
-    """Return the table of a matrix, its rows and columns named; what is masked with -inf is shown
-    so."""
+    """Return the table of a matrix with named rows and columns, where -inf is written as -∞."""
     cells = [
         [name, *("-∞" if number == -math.inf else number for number in numbers)]
         for name, numbers in zip(rows, values.tolist(), strict=True)
@@ -85,7 +85,7 @@ def matrix(
 
 
 def canvas(width: int | float, height: int | float) -> Figure:
-    """Return an empty figure of so many inches."""
+    """Return an empty figure of a size in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -97,21 +97,25 @@ def heat_map(
     title: str,
     digits: int | None = 2,
 ) -> AxesImage:
-    """Draw a matrix as colours, each number written in its cell unless `digits` is None; return the
-    image.
+    """Draw a matrix as colors, with the number in each cell unless `digits` is None, and return
+    the image.
 
-    A matrix with negative numbers is drawn white at zero, others white at their smallest.
+    White is zero in a matrix with negative numbers, and the smallest number in others.
     """
     numbers = values.detach().double().cpu()
-    lowest, highest = numbers.min().item(), numbers.max().item()
+    lowest = numbers.min().item()
+    highest = numbers.max().item()
     if lowest < 0:
-        colours, highest = "RdBu_r", max(-lowest, highest)
-        lowest, dark = -highest, numbers.abs() > 0.6 * highest
+        colors = "RdBu_r"
+        highest = max(-lowest, highest)
+        lowest = -highest
+        dark = numbers.abs() > 0.6 * highest
     else:
-        colours, lowest = "Blues", lowest if lowest < highest else 0.0
+        colors = "Blues"
+        lowest = lowest if lowest < highest else 0.0
         dark = numbers > lowest + 0.6 * (highest - lowest)
     image = axes.imshow(
-        numbers.numpy(), cmap=colours, vmin=lowest, vmax=highest, interpolation="nearest"
+        numbers.numpy(), cmap=colors, vmin=lowest, vmax=highest, interpolation="nearest"
     )
     axes.set_title(typeset(title), fontsize=10)
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
@@ -121,15 +125,15 @@ def heat_map(
     if digits is not None:
         for i, row in enumerate(numbers.tolist()):
             for j, number in enumerate(row):
-                colour = "white" if dark[i, j] else "black"
+                color = "white" if dark[i, j] else "black"
                 axes.text(
-                    j, i, _text(number, digits), ha="center", va="center", fontsize=8, color=colour
+                    j, i, _text(number, digits), ha="center", va="center", fontsize=8, color=color
                 )
     return image
 
 
 def plain(axes: Axes, title: str, x: str, y: str) -> None:
-    """Give axes of curves or points their title, their labels and a quiet grid."""
+    """Add title, labels and a light grid to axes of curves or points."""
     axes.set_title(typeset(title), fontsize=10)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -139,24 +143,24 @@ def plain(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def band(
-    axes: Axes, x: Sequence[int], runs: Sequence[Sequence[float]], colour: str, label: str
+    axes: Axes, x: Sequence[int], runs: Sequence[Sequence[float]], color: str, label: str
 ) -> None:
-    """Draw the mean of several runs over `x`, each of one number a place, and shade from the lowest
-    to the highest."""
-    lowest, mean, highest = zip(
-        *((min(v), sum(v) / len(v), max(v)) for v in zip(*runs, strict=True)), strict=True
-    )
-    axes.plot(x, mean, "o-", ms=4, color=colour, label=label)
-    axes.fill_between(x, lowest, highest, color=colour, alpha=0.2)
+    """Draw the mean of several runs over `x`, with a band from the lowest to the highest run."""
+    columns = list(zip(*runs, strict=True))
+    mean = [sum(column) / len(column) for column in columns]
+    lowest = [min(column) for column in columns]
+    highest = [max(column) for column in columns]
+    axes.plot(x, mean, "o-", ms=4, color=color, label=label)
+    axes.fill_between(x, lowest, highest, color=color, alpha=0.2)
 
 
 def typeset(text: str) -> str:
-    """Return `text` with matrices such as W^Q set as mathematics."""
+    """Return `text` with matrices such as W^Q typeset as mathematics."""
     return re.sub(r"W\^([QKVO])", r"$W^\1$", text)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Return the mean of the values, with the lowest and the highest if there are several."""
+    """Return the mean of the values, and the lowest and the highest if there are several."""
     mean, least, most = (
         f"{value:.{digits}f}" for value in (sum(values) / len(values), min(values), max(values))
     )
@@ -164,19 +168,21 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def check_alike(records: Sequence[dict[str, Any]], *keys: str) -> None:
-    """Raise UserError unless there are records, with one value for each of `keys`, that a mean may
-    be taken of."""
+    """Raise UserError unless there are records, and all have the same value for each of `keys`.
+
+    Only such records can be averaged.
+    """
     check(len(records) > 0, "There is nothing to show: no case was measured.")
     for key in keys:
-        found = {json.dumps(record[key]) for record in records}
+        values = {json.dumps(record[key]) for record in records}
         check(
-            len(found) == 1,
-            f"The results differ in {key} ({' and '.join(sorted(found))}); keep those of one.",
+            len(values) == 1,
+            f"The results differ in {key} ({' and '.join(sorted(values))}); keep those of one.",
         )
 
 
-def seeds_told(records: Sequence[dict[str, Any]]) -> str:
-    """Return in words how many seeds the records have, and what `spread` shows of them."""
+def seed_note(records: Sequence[dict[str, Any]]) -> str:
+    """Return the number of seeds in the records in words, with the meaning of `spread`."""
     n = len({record["seed"] for record in records})
     return "one seed" if n == 1 else f"{n} seeds: mean (lowest – highest)"
 

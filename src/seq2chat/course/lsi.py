@@ -1,7 +1,6 @@
-"""Latent semantic indexing: who likes what, seen through two topics, and why W^Q and W^K learn the
-same.
+"""Latent semantic indexing: movie ratings through two topics, and why W^Q and W^K learn the same.
 
-The matrix of persons and movies is that of Leskovec, Rajaraman and Ullman, "Mining of Massive
+The matrix of people and movies is from Leskovec, Rajaraman and Ullman, "Mining of Massive
 Datasets", section 11.3.
 """
 
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from seq2chat.course.lesson import (
-    COLOURS,
+    COLORS,
     Cell,
     Lesson,
     Table,
@@ -44,11 +43,12 @@ def topics(
     """Return U and V of the singular value decomposition M = U S Vᵀ, cut to `n_topic` topics, and
     all of S.
 
-    The signs of a topic are free; it is turned so that its largest movie is positive. What is zero
-    but for rounding is zero.
+    The sign of a topic is arbitrary, and is chosen so that its largest movie is positive. Singular
+    values at the level of rounding errors are set to zero.
     """
     u, s, vt = torch.linalg.svd(ratings, full_matrices=False)
-    s, v = s.where(s > 1e-12 * s[0], 0.0), vt.T
+    s = s.where(s > 1e-12 * s[0], 0.0)
+    v = vt.T
     sign = v.gather(0, v.abs().argmax(0, keepdim=True)).sign()
     return (u * sign)[:, :n_topic], s, (v * sign)[:, :n_topic]
 
@@ -61,11 +61,11 @@ def cosine(a: Float64[Tensor, " d"], b: Float64[Tensor, " d"]) -> float:
 def learn_query_key(
     ratings: Float64[Tensor, "n d"], n_topic: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return W^Q and W^K, `(d, n_topic)` each, found by gradient descent so that the scores x_i W^Q
-    (x_j W^K)ᵀ tell how much persons i and j have in common, x_i · x_j.
+    """Return W^Q and W^K, `(d, n_topic)` each, learned by gradient descent so that the scores
+    x_i W^Q (x_j W^K)ᵀ approximate the dot products x_i · x_j of people i and j.
 
-    They begin near zero: what no rating speaks of stays there. By Eckart and Young (1936) nothing
-    of this rank does better than the leading topics of the singular value decomposition.
+    They start near zero, and directions without ratings stay there. By Eckart and Young (1936), no
+    matrices of this rank are better than the leading topics of the singular value decomposition.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = ratings.shape[1], n_topic
@@ -88,16 +88,21 @@ def learn_query_key(
 
 
 def lesson() -> Lesson:
-    """Return the decomposition into two topics, two new persons before and after it, and the
+    """Return the decomposition into two topics, two new people by movies and by topics, and the
     learned W^Q and W^K."""
     u, s, v = topics(RATINGS, 2)
     w_q, w_k = learn_query_key(RATINGS, 2)
-    persons, two = [f"P{i}" for i in range(1, 8)], ("science fiction", "romance")
+    people = [f"P{i}" for i in range(1, 8)]
+    two = ("science fiction", "romance")
     new = torch.stack([P8, P9])
-    seen = new @ v
+    projected = new @ v
     similarity: list[list[Cell]] = [
         ["P8 · P9 on movies", (P8 @ P9).item(), cosine(P8, P9)],
-        ["P8 · P9 on topics", (seen[0] @ seen[1]).item(), cosine(seen[0], seen[1])],
+        [
+            "P8 · P9 on topics",
+            (projected[0] @ projected[1]).item(),
+            cosine(projected[0], projected[1]),
+        ],
         [
             "q8 · k9, learned",
             ((P8 @ w_q) @ (P9 @ w_k)).item(),
@@ -106,45 +111,52 @@ def lesson() -> Lesson:
     ]
     strengths: list[Cell] = ["strength", *s.tolist()]
     tables = [
-        matrix("M: how much each person likes each movie", persons, MOVIES, RATINGS, 0),
+        matrix("M: how much each person likes each movie", people, MOVIES, RATINGS, 0),
         Table("S: the strength of each topic", ["", "1", "2", "3", "4", "5"], [strengths], 2),
         matrix("V: how much of each topic is in a movie", MOVIES, two, v, 2),
-        matrix("U: how much of each topic is in a person", persons, two, u, 2),
-        matrix("two new persons, by movies", ("P8", "P9"), MOVIES, new, 0),
-        matrix("the same by topics: x V", ("P8", "P9"), two, seen, 2),
-        Table("how alike they are", ["", "dot product", "cosine"], similarity, 2),
+        matrix("U: how much of each topic is in a person", people, two, u, 2),
+        matrix("two new people, by movies", ("P8", "P9"), MOVIES, new, 0),
+        matrix("the same by topics: x V", ("P8", "P9"), two, projected, 2),
+        Table("their similarity", ["", "dot product", "cosine"], similarity, 2),
         matrix("W^Q W^Kᵀ, learned by gradient descent", MOVIES, MOVIES, w_q @ w_k.T, 2),
         matrix("V Vᵀ, from the decomposition", MOVIES, MOVIES, v @ v.T, 2),
     ]
     notes = [
         (
-            "P8 and P9 have no movie in common, so their similarity is 0; through two topics it is "
-            "0.99: both like science fiction."
+            "P8 and P9 have no movie in common, so their similarity is 0. Through two topics it is "
+            "0.99, because both like science fiction."
         ),
         (
-            "A score of attention is x W^Q (y W^K)ᵀ: both sides go into a small space in which they"
-            " can be compared. Trained to tell who resembles whom, W^Q W^Kᵀ becomes V Vᵀ, the "
+            "An attention score is x W^Q (y W^K)ᵀ: both sides are projected to a small space where "
+            "they can be compared. Trained to predict similarities, W^Q W^Kᵀ becomes V Vᵀ, the "
             "projection onto the topics."
         ),
     ]
-    return Lesson("lsi", tables, notes, _draw(s, v, seen, w_q @ w_k.T))
+    return Lesson("lsi", tables, notes, _draw(s, v, projected, w_q @ w_k.T))
 
 
-def _draw(s: Tensor, v: Tensor, seen: Tensor, learned: Tensor) -> Figure:
+def _draw(s: Tensor, v: Tensor, projected: Tensor, learned: Tensor) -> Figure:
     figure = canvas(13, 4)
     ratings, plane, projection, product = figure.subplots(1, 4, width_ratios=(1, 1.15, 1, 1))
     short = ("Matrix", "Alien", "Star W.", "Casabl.", "Titanic")
     people = torch.cat([RATINGS, P8[None], P9[None]])
-    heat_map(ratings, people, [f"P{i}" for i in range(1, 10)], short, "ratings", 0)
+    heat_map(
+        ratings,
+        people,
+        rows=[f"P{i}" for i in range(1, 10)],
+        columns=short,
+        title="ratings",
+        digits=0,
+    )
     points = RATINGS @ v
-    plane.scatter(*points.T.tolist(), color=COLOURS[0], label="P1 – P7")
-    plane.scatter(*seen.T.tolist(), color=COLOURS[1], marker="s", label="P8, P9")
-    for i, (x, y) in enumerate(torch.cat([points, seen]).tolist(), start=1):
+    plane.scatter(*points.T.tolist(), color=COLORS[0], label="P1 – P7")
+    plane.scatter(*projected.T.tolist(), color=COLORS[1], marker="s", label="P8, P9")
+    for i, (x, y) in enumerate(torch.cat([points, projected]).tolist(), start=1):
         plane.annotate(
             f"P{i}", (x, y), xytext=(5, 4 if i < 8 else -10), textcoords="offset points", fontsize=8
         )
     plain(
-        plane, f"persons by topics (strengths {s[0]:.1f}, {s[1]:.1f})", "science fiction", "romance"
+        plane, f"people by topics (strengths {s[0]:.1f}, {s[1]:.1f})", "science fiction", "romance"
     )
     plane.legend(fontsize=8)
     heat_map(projection, v @ v.T, MOVIES, short, "V Vᵀ")

@@ -1,5 +1,5 @@
-"""Who sees whom: GPT's causal mask against BERT's full one (Radford et al. 2018; Devlin et al.
-2018, figure 3)."""
+"""GPT's causal attention mask against BERT's full one (Radford et al. 2018; Devlin et al. 2018,
+figure 3)."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,18 @@ from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.mask import causal_mask
 
-LAYERS, HEADS, WIDTH, VOCABULARY = 2, 2, 16, 64
+LAYERS = 2
+HEADS = 2
+WIDTH = 16
+VOCABULARY = 64
 
 
 def influence(model: GPT | BERT, n: int, seed: int = 0) -> Float64[Tensor, "{n} {n}"]:
-    """Return how far the logits of position i (row) move when token j (column) is replaced by
-    another: the largest change, measured on `model` with random tokens. Zero is exactly zero where
-    j cannot be seen from i."""
+    """Return the largest change of the logits at position i (row) when token j (column) is
+    replaced by another.
+
+    It is measured on `model` with random tokens, and exactly zero if i cannot attend to j.
+    """
     generator = torch.Generator().manual_seed(seed)
     vocabulary = model.config.vocab_size
     tokens = torch.randint(vocabulary, (1, n), generator=generator)
@@ -34,8 +39,7 @@ def influence(model: GPT | BERT, n: int, seed: int = 0) -> Float64[Tensor, "{n} 
 
 @torch.no_grad()
 def small_models(seed: int = 0) -> tuple[GPT, BERT]:
-    """Return a GPT and a BERT of one shape with random weights in float64, to see what their masks
-    let through."""
+    """Return a GPT and a BERT of the same shape with random weights in float64."""
     shape = {
         "vocab_size": VOCABULARY,
         "context": 64,
@@ -52,8 +56,7 @@ def small_models(seed: int = 0) -> tuple[GPT, BERT]:
 
 
 def lesson(text: str = SENTENCE) -> Lesson:
-    """Return both masks over the words of `text`, and what each lets through, measured on a GPT and
-    a BERT."""
+    """Return both masks over the words of `text`, and their effect measured on a GPT and a BERT."""
     words = text.split()
     check(0 < len(words) <= 64, f"The text has {len(words)} words; write between 1 and 64.")
     masks = (
@@ -65,7 +68,7 @@ def lesson(text: str = SENTENCE) -> Lesson:
         matrix("GPT: position (row) may attend to (column)", words, words, masks[0].int()),
         matrix("BERT: the same", words, words, masks[1].int()),
         matrix(
-            "GPT: how far the logits at (row) move when the token at (column) changes",
+            "GPT: change of the logits at (row) when the token at (column) changes",
             words,
             words,
             moved[0],
@@ -74,10 +77,10 @@ def lesson(text: str = SENTENCE) -> Lesson:
     ]
     notes = [
         (
-            "GPT predicts the next token, so a position must not see what follows: above the "
-            "diagonal nothing moves, and all positions of a text can be trained at once."
+            "GPT predicts the next token, so a position must not see the following ones: above the "
+            "diagonal nothing changes, and all positions of a text can be trained at once."
         ),
-        "BERT fills gaps, so every position sees both sides; it cannot write from left to right.",
+        "BERT fills gaps, so every position sees both sides. It cannot write from left to right.",
     ]
     return Lesson("masks", tables, notes, _draw(words, masks, moved))
 
@@ -90,11 +93,23 @@ def _draw(
     row = figure.subplots(1, 4)
     for axes, mask, name in zip(row, masks, ("GPT's mask", "BERT's mask"), strict=False):
         heat_map(
-            axes, mask.int(), words, words, f"{name} (1: may attend)", None if digits is None else 0
+            axes,
+            mask.int(),
+            rows=words,
+            columns=words,
+            title=f"{name} (1: may attend)",
+            digits=None if digits is None else 0,
         )
         axes.images[0].set_clim(0, 1)
     for axes, change, name in zip(row[2:], moved, ("GPT", "BERT"), strict=True):
-        heat_map(axes, change, words, words, f"{name}: change of the logits", digits)
+        heat_map(
+            axes,
+            change,
+            rows=words,
+            columns=words,
+            title=f"{name}: change of the logits",
+            digits=digits,
+        )
     for axes in row:
         axes.tick_params(axis="x", rotation=45)
     return figure

@@ -1,7 +1,6 @@
-"""What the measured topics share: made-up tasks on which right and wrong are plain, a short
-training, exact match."""
+"""Tools of the measured topics: synthetic tasks, a short training, and the exact-match metric."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from seq2chat.config import Seq2SeqConfig, TransformerConfig
+from seq2chat.course.results import check_positive
 from seq2chat.models.folder import make_model
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
@@ -17,7 +17,9 @@ from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.text.parallel import pair_batch
 from seq2chat.training.nll import Loss
 
-EOS, PAD, FIRST = 0, 1, 2  # the end token, padding, and the first of the symbols
+EOS = 0
+PAD = 1
+FIRST = 2  # the first symbol
 
 Progress = Callable[[int, int], None]
 EncoderDecoder = Seq2Seq | Transformer
@@ -26,28 +28,34 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Case:
-    """One training: which model, and the seed of its weights and data."""
+    """One training: the name of the model, and the seed of its weights and data."""
 
     model: str
     seed: int
 
 
+def cases(models: Sequence[str], seeds: int) -> list[Case]:
+    """Return the cases of all `models` for seeds 0 to `seeds` - 1. Raises UserError for less than
+    one seed."""
+    check_positive(seeds=seeds)
+    return [Case(model, seed) for seed in range(seeds) for model in models]
+
+
 def repetition(
     task: str, lengths: Int64[Tensor, " n"], n_symbol: int, generator: torch.Generator
 ) -> Batch:
-    """Return random symbols of these lengths, to be said again: as they are ("copy") or last first
-    ("reverse")."""
+    """Return random sequences of these lengths, and as targets the same sequences ("copy") or
+    reversed ones ("reverse")."""
     symbols = [
         torch.randint(FIRST, FIRST + n_symbol, (n,), generator=generator).tolist()
         for n in lengths.tolist()
     ]
-    return pair_batch(
-        symbols, symbols if task == "copy" else [row[::-1] for row in symbols], EOS, PAD
-    )
+    targets = symbols if task == "copy" else [row[::-1] for row in symbols]
+    return pair_batch(symbols, targets, EOS, PAD)
 
 
 def make(config: Seq2SeqConfig | TransformerConfig, seed: int) -> EncoderDecoder:
-    """Return a model of that shape with fresh weights, a function of the seed alone."""
+    """Return a new model of that shape, with weights that depend on the seed alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = make_model(config)
@@ -63,10 +71,10 @@ def fit(
     lr: float,
     progress: Progress | None = None,
 ) -> None:
-    """Train on so many batches with AdamW, gradients clipped to 1, and leave the model in
+    """Train for `steps` batches with AdamW and gradients clipped to 1, and leave the model in
     evaluation mode.
 
-    The learning rate rises to `lr` in a tenth of the steps and falls to zero along a line.
+    The learning rate rises to `lr` in a tenth of the steps, and then falls linearly to zero.
     `progress(step, steps)` is called after each step.
     """
     warmup = max(1, steps // 10)
@@ -88,11 +96,12 @@ def fit(
 
 @torch.inference_mode()
 def exact_match(model: EncoderDecoder, batch: Batch) -> float:
-    """Return the share of rows that greedy decoding gets wholly right, end included.
+    """Return the share of rows that greedy decoding reproduces exactly, including the end.
 
-    Greedy decoding writes the target exactly when the likeliest token after each true prefix is the
-    next true one, so one pass over the target tells.
+    Greedy decoding reproduces the target exactly if the most probable token after each true prefix
+    is the next true one, so one pass over the target is enough.
     """
     assert batch.source is not None
-    said = model(batch.source, batch.target, batch.source_mask).argmax(-1)
-    return ((said == batch.labels) | (batch.labels == IGNORED)).all(1).double().mean().item()
+    predictions = model(batch.source, batch.target, batch.source_mask).argmax(-1)
+    is_right = (predictions == batch.labels) | (batch.labels == IGNORED)
+    return is_right.all(1).double().mean().item()

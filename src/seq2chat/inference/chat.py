@@ -1,89 +1,100 @@
-"""A conversation with a model: turns are kept, answers stream, and what no longer fits the context
-is forgotten."""
+"""A conversation with a model: it keeps the turns, streams the answers, and drops the oldest turns
+when the context is full."""
 
 from collections.abc import Generator
 from pathlib import Path
 
 from seq2chat.config import UserError, check
-from seq2chat.device import pick_device
 from seq2chat.generation.decode import stream
 from seq2chat.generation.sampling import SamplingConfig
-from seq2chat.models.folder import require_family
+from seq2chat.inference.load import load_gpt
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, end_tokens, prompt_ids
 from seq2chat.text.stream import TextStream
-from seq2chat.training.checkpoint import load_checkpoint
 
 
 class Conversation:
-    """Messages so far, and the model that answers them. `messages` may be read at any time."""
+    """The messages so far, in `messages`, and the model that answers them."""
 
     def __init__(self, model: GPT, tokenizer: ByteBPE, system: str = "") -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model = model
+        self.tokenizer = tokenizer
         self.messages: list[Message] = []
         self.instruct(system)
 
     @classmethod
     def open(cls, run: Path, system: str = "") -> "Conversation":
-        """Return a conversation with the model in a run or folder. Raises UserError for one that
-        can't chat."""
-        model, tokenizer = load_checkpoint(run)
-        require_family(model, "gpt")
-        assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
+        """Return a conversation with the model in a run or model folder.
+
+        Raises UserError for a model that is not a GPT or has no chat template.
+        """
+        model, tokenizer = load_gpt(run)
         check(
             tokenizer.chat_template != "",
             f"{run} has not learned to chat; fine-tune it first: seq2chat sft --start {run}. To "
             f"continue a text: seq2chat generate {run}.",
         )
-        return cls(model.to(pick_device()), tokenizer, system)
+        return cls(model, tokenizer, system)
 
     def instruct(self, system: str) -> None:
-        """Begin anew with these instructions, or without any."""
+        """Start over with `system` as the instructions, or with none if it is blank."""
         self.messages = [Message("system", system.strip())] if system.strip() else []
 
     def reset(self) -> None:
-        """Forget all but the instructions."""
+        """Remove all messages except the instructions."""
         self.messages = [message for message in self.messages if message.role == "system"]
 
     def make_room(self, text: str, max_tokens: int) -> int:
-        """Forget the oldest turns until `text` and an answer of `max_tokens` fit the context; how
-        many messages went.
+        """Remove the oldest turns until `text` and an answer of `max_tokens` fit the context, and
+        return the number of removed messages.
 
-        An answer is given half of the context at most. Raises UserError for a text that does not
-        fit alone.
+        At most half of the context is reserved for the answer. Raises UserError for a text that
+        does not fit on its own.
         """
-        room, forgotten = self.model.context - min(max_tokens, self.model.context // 2), 0
-        while (
-            n := len(prompt_ids(self.tokenizer, [*self.messages, Message("user", text)]))
-        ) > room:
-            first = next(
-                (i for i, message in enumerate(self.messages) if message.role == "user"), None
-            )
+        room = self.model.context - min(max_tokens, self.model.context // 2)
+        n_removed = 0
+        while (n_tokens := self._prompt_length(text)) > room:
+            first = self._first_user_message()
             if first is None:
                 raise UserError(
-                    f"The message makes {n} tokens, and the model's context of {self.model.context}"
-                    f" leaves {room} beside an answer; write a shorter one."
+                    f"The message has {n_tokens} tokens, and the model's context of "
+                    f"{self.model.context} leaves room for {room} in addition to an answer; write "
+                    "a shorter one."
                 )
+            # A question goes together with its answer, so that the roles still alternate.
             del self.messages[first : first + 2]
-            forgotten += 2
-        return forgotten
+            n_removed += 2
+        return n_removed
 
     def answer(self, text: str, sampling: SamplingConfig) -> Generator[str]:
-        """Yield the answer to `text` as it is written; both are then part of the conversation.
+        """Yield the answer to `text` piece by piece, then add both to the conversation.
 
-        An answer that is interrupted is kept as far as it was written. After an error the
-        conversation is as before.
+        If the answer is interrupted, the part written so far is kept. After an error the
+        conversation is unchanged.
         """
-        asked = [*self.messages, Message("user", text)]
-        shown, ends = TextStream(self.tokenizer), end_tokens(self.tokenizer)
+        history = [*self.messages, Message("user", text)]
+        prompt = prompt_ids(self.tokenizer, history)
+        written = TextStream(self.tokenizer)
+        end_ids = end_tokens(self.tokenizer)
         try:
-            for [token] in stream(self.model, [prompt_ids(self.tokenizer, asked)], sampling, ends):
-                if token.id not in ends and (part := shown.feed(token.id)):
-                    yield part
-            if part := shown.flush():
-                yield part
+            for [token] in stream(self.model, [prompt], sampling, end_ids):
+                piece = "" if token.id in end_ids else written.feed(token.id)
+                if piece:
+                    yield piece
+            rest = written.flush()
+            if rest:
+                yield rest
         except (KeyboardInterrupt, GeneratorExit):
-            self.messages = [*asked, Message("assistant", shown.text)]
+            self.messages = [*history, Message("assistant", written.text)]
             raise
-        self.messages = [*asked, Message("assistant", shown.text)]
+        self.messages = [*history, Message("assistant", written.text)]
+
+    def _prompt_length(self, text: str) -> int:
+        return len(prompt_ids(self.tokenizer, [*self.messages, Message("user", text)]))
+
+    def _first_user_message(self) -> int | None:
+        for index, message in enumerate(self.messages):
+            if message.role == "user":
+                return index
+        return None

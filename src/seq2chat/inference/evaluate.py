@@ -1,7 +1,8 @@
-"""Measuring a run or a model folder: on the run's own validation split, or on any other text."""
+"""Evaluate a run or a model folder on the run's own validation split or on any other text."""
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -31,20 +32,31 @@ from seq2chat.training.run_folder import open_run
 from seq2chat.training.tasks import check_tokenizer, load_text, make_task
 from seq2chat.training.translation import translation
 
-# More than a token has on average, so that a sample of the text is large enough.
+# More characters than a token has on average, so that a sample of the text is large enough.
 CHARACTERS_PER_TOKEN = 8
-LEAST_CHARACTERS = 64 * BLOCK  # a sample of fewer blocks is hardly spread over the text
+# A sample of fewer blocks would hardly be spread over the text.
+MIN_CHARACTERS = 64 * BLOCK
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Batches to measure a model on, their number, and the loss that is measured."""
+    """The batches to evaluate a model on, their number, and the loss to compute."""
 
     batches: Iterable[Batch]
     n_batches: int
     measure: Callable[[Any, Batch], Loss]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The size of an evaluation: sequences per batch, tokens per sequence, and the total number of
+    tokens. None is the default number."""
+
+    batch_size: int
+    context: int
+    tokens: int | None
 
 
 def evaluate_text(
@@ -55,118 +67,133 @@ def evaluate_text(
     tokens: int | None,
     watch: Watch,
 ) -> Evaluation:
-    """Loss of the run or model folder `path` on the text that `data` names, options of
-    `DataConfig`; on the run's own validation split where that is empty.
+    """Return the loss of the model in `path`, a run or model folder, on the text that `data` names.
 
-    A GPT scores every token once, in windows of `context` tokens that don't overlap; a BERT guesses
-    15 % of them; a translation model scores every target token given the source and the target
-    before it. `tokens` spread over the text are measured, all of them with 0; the default is all of
-    a text, and of a run's own split what its last validation takes. `watch(batches, number)` passes
-    the batches on, for a progress display. Raises `UserError` for text or folders that can't be
-    used, and for a split that is no longer the one the run held out.
+    `data` holds options of `DataConfig`, for example {"corpus": "my.txt"}. If it is empty, the
+    run's own validation split is evaluated.
+
+    A GPT predicts every token once, in windows of `context` tokens that don't overlap. A BERT
+    predicts 15 % of the tokens. A translation model predicts every target token from the source and
+    the preceding target tokens. `tokens` is the number of tokens to evaluate, spread over the text,
+    where 0 means all. By default another text is evaluated in full, and a run's own split as far as
+    in the last validation of the run.
+
+    `watch(batches, number)` returns the batches unchanged and can display the progress. Raises
+    `UserError` for text or folders that can't be used, and if the text of the run has changed,
+    since a new split may contain training text.
     """
-    check(batch_size > 0, f"--batch-size is {batch_size}; write a positive number.")
-    check(tokens is None or tokens >= 0, f"--tokens is {tokens}; write 0 or more.")
+    check(batch_size > 0, f"batch_size is {batch_size}; write a positive number.")
+    check(tokens is None or tokens >= 0, f"tokens is {tokens}; write 0 or more.")
     model, tokenizer = load_checkpoint(path)
     require_family(model, "gpt", "bert", "seq2seq", "transformer")
     is_translation = isinstance(model, Seq2Seq | Transformer)
     check(
         context is None or not is_translation,
-        "--context is for models of running text; a translation model reads whole sentences.",
+        f"context is {context}, but a translation model reads whole sentences; leave it out.",
     )
     longest = model.config.context
     context = longest if context is None else context
     check(
-        0 < context <= longest, f"--context is {context}; write at most {longest}, the model's own."
+        0 < context <= longest,
+        f"context is {context}; write a number from 1 to {longest}, the model's own.",
     )
+    window = Window(batch_size, context, tokens)
     is_run = (path / "config.toml").exists()
     recipe = open_run(path).recipe() if is_run or not data else Recipe()
     if data:
-        parallel = "source" in data or "target" in data
-        check(
-            parallel == is_translation,
-            f"A {model.config.family} is measured on"
-            f" {'--source and --target' if is_translation else '--data'}.",
-        )
-        options = DataConfig(
-            **vars(recipe.data) | {"corpus": "", "source": "", "target": ""} | data
-        )
-        measured = _other_text(options, model, tokenizer, batch_size, context, tokens or 0)
+        check_kind_of_text(data, model)
+        options = vars(recipe.data) | {"corpus": "", "source": "", "target": ""} | data
+        measurement = _other_text(DataConfig(**options), model, tokenizer, window)
     else:
-        measured = _own_split(path, recipe, model, tokenizer, batch_size, context, tokens)
+        measurement = _own_split(path, recipe, model, tokenizer, window)
     device = pick_device()
     model.to(device).compute_dtype = pick_precision(recipe.train.precision, device).dtype
-    batches = watch(measured.batches, measured.n_batches)
-    return evaluate(model, measured.measure, batches, token_lengths(tokenizer))
+    batches = watch(measurement.batches, measurement.n_batches)
+    return evaluate(model, measurement.measure, batches, token_lengths(tokenizer))
+
+
+def check_kind_of_text(data: dict[str, Any], model: Model) -> None:
+    """Raise UserError unless `data` names sentence pairs for a translation model, and running text
+    for any other."""
+    is_parallel = "source" in data or "target" in data
+    family = model.config.family
+    if isinstance(model, Seq2Seq | Transformer):
+        check(
+            is_parallel,
+            f"A {family} is evaluated on sentence pairs; give a source and a target, not data.",
+        )
+    else:
+        check(
+            not is_parallel,
+            f"A {family} is evaluated on running text; give data, not a source and a target.",
+        )
 
 
 def _own_split(
-    path: Path,
-    recipe: Recipe,
-    model: Model,
-    tokenizer: Tokenizer,
-    batch_size: int,
-    context: int,
-    tokens: int | None,
+    path: Path, recipe: Recipe, model: Model, tokenizer: Tokenizer, window: Window
 ) -> Measurement:
-    """Return the validation split of a run, which must be what it was in training."""
+    """Return the validation split of a run. Raises UserError if its text has changed since the
+    training."""
     check(
         recipe.align is None,
-        f"{path} is a run of {recipe.method}, whose validation needs more than a text; name a text"
-        " with --data.",
+        f"{path} is a run of {recipe.method}, whose validation needs more than a text; give a "
+        "text as data.",
     )
-    train = recipe.train
-    shape = dataclasses.replace(recipe.model, context=context)
-    recipe = dataclasses.replace(
-        recipe, model=shape, train=dataclasses.replace(train, batch_size=batch_size)
-    )
+    shape = dataclasses.replace(recipe.model, context=window.context)
+    train = dataclasses.replace(recipe.train, batch_size=window.batch_size)
+    recipe = dataclasses.replace(recipe, model=shape, train=train)
     check_tokenizer(recipe, tokenizer)
     task = make_task(recipe, load_text(recipe), tokenizer, model)
     progress = find_checkpoint(path) / "trainer" / "progress.json"
-    began_with = json.loads(progress.read_text(encoding="utf-8"))["data"]
+    fingerprint = json.loads(progress.read_text(encoding="utf-8"))["data"]
     text = recipe.data.source or recipe.data.corpus
     check(
-        began_with == task.loader.fingerprint + task.origin,
+        fingerprint == task.loader.fingerprint + task.origin,
         f"{text} is no longer the text that {path} was trained on, so its validation split may hold"
-        " text the model has seen; put it back, or name a text with --data.",
+        " text the model has seen; put it back, or give a text as data.",
     )
-    limit = train.final_eval_tokens if tokens is None else tokens
+    limit = train.final_eval_tokens if window.tokens is None else window.tokens
     size = min(limit, task.validation_tokens) if limit else task.validation_tokens
-    n_batches = max(1, round(size / (batch_size * context)))
+    n_batches = max(1, round(size / (window.batch_size * window.context)))
     return Measurement(task.validation_batches(limit), n_batches, task.validation_loss)
 
 
 def _other_text(
-    data: DataConfig,
-    model: Model,
-    tokenizer: Tokenizer,
-    batch_size: int,
-    context: int,
-    tokens: int,
+    data: DataConfig, model: Model, tokenizer: Tokenizer, window: Window
 ) -> Measurement:
-    """Return the whole of another text, or about so many `tokens` spread over it."""
+    """Return the whole of another text, or about `window.tokens` tokens spread over it."""
+    tokens = window.tokens or 0
     if isinstance(model, Seq2Seq | Transformer):
         assert isinstance(tokenizer, ByteBPE)
-        lines = read_pairs(Path(data.source), Path(data.target))[0]
-        pairs, too_long = Pairs.encode(lines, tokenizer, context)
-        check(
-            not too_long,
-            f"{len(too_long)} pairs have more than the model's {context} tokens; leave them out: "
-            f"{excerpt(too_long)}.",
-        )
-        return Measurement(
-            pair_batches(pairs, batch_size, tokens), -(-len(pairs) // batch_size), translation
-        )
-    characters = max(CHARACTERS_PER_TOKEN * tokens, LEAST_CHARACTERS) if tokens else 0
-    parts = split_parts(
-        load_corpus(data.corpus, data.field), val_fraction=0.0, characters=characters
+        return _sentence_pairs(data, tokenizer, window.batch_size, window.context, tokens)
+    characters = max(CHARACTERS_PER_TOKEN * tokens, MIN_CHARACTERS) if tokens else 0
+    corpus = load_corpus(data.corpus, data.field)
+    shards = shards_in_memory(
+        split_parts(corpus, val_fraction=0.0, characters=characters), tokenizer
     )
-    shards = shards_in_memory(parts, tokenizer)
     size = min(tokens, shards.n_tokens) if tokens else shards.n_tokens - 1
-    n_batches = -(-size // (batch_size * context))
+    n_batches = math.ceil(size / (window.batch_size * window.context))
     if isinstance(model, BERT):
         assert isinstance(tokenizer, WordPiece)
-        batches = masked_evaluation_batches(shards, context, batch_size, tokenizer, tokens)
+        batches = masked_evaluation_batches(
+            shards, window.context, window.batch_size, tokenizer, tokens
+        )
         return Measurement(batches, n_batches, masked_lm)
-    batches = evaluation_batches(shards, context, batch_size, data.document_mask, tokens)
+    batches = evaluation_batches(
+        shards, window.context, window.batch_size, data.document_mask, tokens
+    )
     return Measurement(batches, n_batches, causal_lm)
+
+
+def _sentence_pairs(
+    data: DataConfig, tokenizer: ByteBPE, batch_size: int, context: int, tokens: int
+) -> Measurement:
+    lines, _ = read_pairs(Path(data.source), Path(data.target))
+    pairs, too_long = Pairs.encode(lines, tokenizer, context)
+    check(
+        not too_long,
+        f"{len(too_long)} pairs have more than the model's {context} tokens; leave them out: "
+        f"{excerpt(too_long)}.",
+    )
+    n_batches = math.ceil(len(pairs) / batch_size)
+    return Measurement(pair_batches(pairs, batch_size, tokens), n_batches, translation)

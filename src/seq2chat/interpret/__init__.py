@@ -1,1 +1,1 @@
-"""Looking inside: what a model computes on the way, and the lecture with every number computed."""
+"""Look inside models: recorded activations, attention maps and alignments, and pictures of them."""

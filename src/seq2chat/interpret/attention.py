@@ -1,8 +1,7 @@
-"""Attention maps of every family, with the tokens they are about, and the word alignment of a
-translation.
+"""Attention maps of every family with their tokens, and the word alignment of a translation.
 
-One forward pass gives all maps: a text is read as the model was trained to read it, and a
-translation, given or made first, is forced.
+All maps come from one forward pass. A text is read in the form that the model was trained on, and a
+translation, given or generated first, is forced.
 """
 
 import re
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.beam import beam_search
-from seq2chat.interpret.reading import ids_read
+from seq2chat.inference.translate import Translation
+from seq2chat.interpret.reading import input_ids
 from seq2chat.interpret.tape import AttentionMap, Kind, record, sites
 from seq2chat.models.folder import Model
 from seq2chat.models.seq2seq import Seq2Seq
@@ -24,12 +24,12 @@ from seq2chat.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
-class LabelledMap:
+class LabeledMap:
     """The attention of one layer, with a name for each head, query and key.
 
-    In attention over a source the queries are named by what was written with their help: the row of
-    the state that looked at the source to choose "Haus" is "Haus". In self-attention they are named
-    by the token read there, as keys always are.
+    In attention to a source, a query is named after the token that is predicted with its help. For
+    example, the query that attended to the source to predict "Haus" is named "Haus". In
+    self-attention it is named after the token at its position, as keys always are.
     """
 
     path: str
@@ -41,32 +41,32 @@ class LabelledMap:
 
     @property
     def layer(self) -> int:
-        """The number of the layer in its stack, from 0."""
+        """The number of the layer in its stack, counted from 0."""
         number = re.search(r"\d+", self.path)
         return int(number.group()) if number else 0
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was read, what was written if the model translates, and all attention in between."""
+class TextAttention:
+    """All attention maps of a text, with its translation if the model translates."""
 
     text: str
     target: str | None
-    maps: list[LabelledMap]
+    maps: list[LabeledMap]
 
 
 def attention_maps(model: Model, *tokens: Sequence[int]) -> list[AttentionMap]:
-    """Return all attention maps of one forward pass, on the CPU, their batch being 1.
+    """Return all attention maps of one forward pass, on the CPU, with a batch of 1.
 
-    `tokens` are the ids that `model.hidden` takes: a row of them for a GPT or a BERT; source and
-    target, each as in training, for an encoder–decoder. Raises UserError for more tokens than the
-    model's context, and for an RNN with a fixed context, which attends to nothing.
+    `tokens` are the arguments of `model.hidden`: the ids for a GPT or a BERT, and the ids of source
+    and target, as in training, for an encoder–decoder. Raises UserError for more tokens than the
+    model's context, and for an RNN with a fixed context, which has no attention.
     """
     names = [site for site in sites(model) if site.endswith((".heads", ".attention"))]
     check(
         bool(names),
-        'The model was trained with model.attention = "fixed": its decoder sees one summary of the'
-        ' source and attends to nothing; train one with model.attention = "additive" to see an'
+        'The model was trained with model.attention = "fixed": its decoder reads one summary of the'
+        ' source and has no attention; train one with model.attention = "additive" to see an'
         " alignment.",
     )
     rows = [torch.tensor([ids], dtype=torch.int64, device=model.device) for ids in tokens]
@@ -76,17 +76,17 @@ def attention_maps(model: Model, *tokens: Sequence[int]) -> list[AttentionMap]:
 
 
 def alignment(maps: Sequence[AttentionMap]) -> Float[Tensor, "target_seq source_seq"]:
-    """Return how much each written token is due to each source token: rows sum to 1.
+    """Return the weight of each source token for each target token. Rows sum to 1.
 
-    An RNN's additive attention is the alignment (Bahdanau et al. 2014, section 3.1). Of a
-    Transformer it is the mean of the heads in the decoder's last layer but one, which agrees best
-    with human word alignments (Garg et al. 2019); of an only layer, in that. Raises UserError where
-    nothing attends to a source.
+    For an RNN this is its additive attention (Bahdanau et al. 2014, section 3.1). For a Transformer
+    it is the mean of the heads in the decoder's last layer but one, which agrees best with human
+    word alignments (Garg et al. 2019), or in its only layer. Raises UserError if there is no
+    attention to a source.
     """
     over_source = [m for m in maps if m.kind != "self"]
     check(
         bool(over_source),
-        "The model reads no source, so there is nothing to align; this is for translation models.",
+        "The model has no source to align with; this is for translation models.",
     )
     return over_source[_alignment_layer(len(over_source))].weights[0].mean(0)
 
@@ -96,29 +96,44 @@ def hard_alignment(
     source_words: Sequence[int | None],
     target_words: Sequence[int | None],
 ) -> list[tuple[int, int]]:
-    """Return the pairs (source word, target word) in which a token of the latter looks most at one
-    of the former.
+    """Return the pairs (source word, target word) where a token of the target word attends most to
+    a token of the source word.
 
-    `source_words` and `target_words` say to which word each token belongs, as `words` returns them;
-    tokens of no word, such as the end token, align with nothing. Pairs are sorted and occur once.
+    `source_words` and `target_words` are the word numbers of the tokens, as returned by `words`.
+    Tokens outside words, such as the end token, are not aligned. Pairs are sorted and unique.
     """
-    pairs = zip(weights.argmax(-1).tolist(), target_words, strict=True)
-    found = {(source_words[i], word) for i, word in pairs}
-    return sorted((i, j) for i, j in found if i is not None and j is not None)
+    positions = zip(weights.argmax(-1).tolist(), target_words, strict=True)
+    pairs = {(source_words[i], word) for i, word in positions}
+    return sorted((i, j) for i, j in pairs if i is not None and j is not None)
 
 
 def word_alignment(
     model: Model, tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Return the pairs (source word, target word) of a translation, words being what white space
-    divides.
+    """Return the pairs (source word, target word) of a translation, where words are separated by
+    white space.
 
-    `source` ends with the end token, `target` is what the model wrote, with or without it. Errors
-    as in `attention_maps`.
+    `source` ends with the end token, and `target` is the output of the model with or without it.
+    Errors as in `attention_maps`.
     """
     read, written = _forced(tokenizer, target)
     weights = alignment(attention_maps(model, source, read))
     return hard_alignment(weights, words(tokenizer, source), words(tokenizer, written))
+
+
+def hypothesis_alignments(
+    model: Model, tokenizer: Tokenizer, translation: Translation
+) -> list[list[tuple[int, int]]]:
+    """Return the `word_alignment` of each hypothesis; a blank line has none to align.
+
+    Errors as in `attention_maps`.
+    """
+    if not translation.source:
+        return [[] for _ in translation.hypotheses]
+    return [
+        word_alignment(model, tokenizer, translation.source, hypothesis.tokens)
+        for hypothesis in translation.hypotheses
+    ]
 
 
 def pharaoh(pairs: Iterable[tuple[int, int]]) -> str:
@@ -127,26 +142,33 @@ def pharaoh(pairs: Iterable[tuple[int, int]]) -> str:
 
 
 def words(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int | None]:
-    """Return for each token the number of the word, as white space divides them, in which it
-    begins; None for a control token or white space alone."""
+    """Return the number of the word that each token starts in, where words are separated by white
+    space.
+
+    Control tokens and tokens of white space have None.
+    """
     control = set(tokenizer.control.values())
-    found: list[int | None] = []
-    n_words, in_word = 0, False
+    numbers: list[int | None] = []
+    n_words = 0
+    in_word = False
     for token_id in ids:
-        begun: int | None = None
+        number: int | None = None
         for byte in b"" if token_id in control else tokenizer.token_bytes(token_id):
             starts_word = not in_word and not bytes([byte]).isspace()
             n_words += starts_word
             in_word = not bytes([byte]).isspace()
-            if begun is None and in_word:
-                begun = n_words - 1
-        found.append(begun)
-    return found
+            if number is None and in_word:
+                number = n_words - 1
+        numbers.append(number)
+    return numbers
 
 
 def labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
-    """Return each token as it can be shown alone: a space as ␣, and bytes that are part of a
-    character, or characters without a sign, as Python escapes them."""
+    """Return a printable label for each token.
+
+    A space is written as ␣. Bytes within a character, and unprintable characters, are written as
+    Python escapes.
+    """
 
     def label(token: bytes) -> str:
         text = token.decode(errors="backslashreplace").replace(" ", "␣")
@@ -155,54 +177,55 @@ def labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     return [label(tokenizer.token_bytes(token_id)) for token_id in ids]
 
 
-def look(
+def attention_of_text(
     model: Model,
     tokenizer: Tokenizer,
     text: str,
     target: str | None = None,
     beam: int = 5,
-) -> Look:
-    """Return all attention of `model` reading `text`, and writing `target` if it translates.
+) -> TextAttention:
+    """Return all attention maps of `model` for `text`, and for `target` if the model translates.
 
-    Without a target, the translation is what beam search finds. The text is read as `ids_read` has
-    it. Raises UserError for a blank text, one beyond the model's context, a target for a model that
-    does not translate, and as `attention_maps`.
+    Without a target, a translation by beam search is used. Raises UserError for a blank text, for
+    one that exceeds the model's context, for a target if the model does not translate, and as
+    `attention_maps`.
     """
     check(
         target is None or target.strip() != "",
         "The target is empty; give a translation, or leave it out.",
     )
-    ids, end = ids_read(model, tokenizer, text), tokenizer.eos_id
+    ids = input_ids(model, tokenizer, text)
+    end = tokenizer.eos_id
     if isinstance(model, Seq2Seq | Transformer):
         assert end is not None
         if target is None:
-            written = beam_search(model, [[end]], end, sources=[ids], beam=beam)[0][0].tokens
+            output = beam_search(model, [[end]], end, sources=[ids], beam=beam)[0][0].tokens
         else:
-            written = tokenizer.encode(target)
-        read, written = _forced(tokenizer, written)
+            output = tokenizer.encode(target)
+        read, written = _forced(tokenizer, output)
         names = {"source": labels(tokenizer, ids), "read": labels(tokenizer, read)}
         names["written"] = labels(tokenizer, written)
         maps = [_label(m, names) for m in attention_maps(model, ids, read)]
-        return Look(text, target or tokenizer.decode(written[:-1]), maps)
+        return TextAttention(text, target or tokenizer.decode(written[:-1]), maps)
     check(target is None, f"A {model.config.family} does not translate; leave out the target.")
-    return Look(
+    return TextAttention(
         text,
         None,
         [_label(m, {"read": labels(tokenizer, ids)}) for m in attention_maps(model, ids)],
     )
 
 
-def choose(
-    maps: Sequence[LabelledMap],
+def select_maps(
+    maps: Sequence[LabeledMap],
     kind: Kind | None = None,
     layer: int | None = None,
     head: int | None = None,
-) -> list[LabelledMap]:
-    """Return the maps of one kind, layer and head, each None meaning all.
+) -> list[LabeledMap]:
+    """Return the maps of one kind, layer and head, where None selects all.
 
-    Of a translation model, no kind means attention over the source; and nothing at all its
-    alignment, one map, as `alignment` has it. Raises UserError, naming what there is, for what the
-    model does not have.
+    For a translation model, the default kind is attention to the source. If all arguments are None,
+    the result is one map, the alignment as in `alignment`. Raises UserError, naming the existing
+    ones, for a kind, layer or head that the model lacks.
     """
     kinds = list(dict.fromkeys(m.kind for m in maps))
     over_source = [m for m in maps if m.kind != "self"]
@@ -221,10 +244,11 @@ def choose(
         kind = over_source[0].kind
     check(
         kind is None or kind in kinds,
-        f"The model has no {kind} attention; what it has is {' and '.join(kinds)} attention.",
+        f"The model has no {kind} attention; it has {' and '.join(kinds)} attention.",
     )
     maps = [m for m in maps if kind in (None, m.kind)]
-    n_layer, n_head = max(m.layer for m in maps) + 1, len(maps[0].heads)
+    n_layer = max(m.layer for m in maps) + 1
+    n_head = len(maps[0].heads)
     check(
         layer is None or 0 <= layer < n_layer,
         f"There is no layer {layer}; the layers are 0 to {n_layer - 1}.",
@@ -244,25 +268,28 @@ def _alignment_layer(n_layer: int) -> int:
 
 
 def _forced(tokenizer: Tokenizer, target: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return what a decoder reads and what it should write to write `target`, whose end token may
-    be missing."""
+    """Return the input and the labels of a decoder that is forced to write `target`.
+
+    The end token of `target` may be missing.
+    """
     if tokenizer.eos_id is None:
-        raise UserError("The tokenizer has no end token, which a translation begins and ends with.")
+        raise UserError("The tokenizer has no end token, which a translation needs.")
     end = tokenizer.eos_id
     text = target[:-1] if target and target[-1] == end else target
     return [end, *text], [*text, end]
 
 
-def _label(m: AttentionMap, names: dict[str, list[str]]) -> LabelledMap:
+def _label(m: AttentionMap, names: dict[str, list[str]]) -> LabeledMap:
     if m.kind != "self":
-        queries, keys = names["written"], names["source"]
+        queries = names["written"]
+        keys = names["source"]
     else:
         queries = keys = names["source" if m.path.startswith("encoder.") else "read"]
-    return LabelledMap(
-        m.path,
-        m.kind,
-        [f"head {i}" for i in range(m.weights.shape[1])],
-        queries,
-        keys,
-        m.weights[0],
+    return LabeledMap(
+        path=m.path,
+        kind=m.kind,
+        heads=[f"head {i}" for i in range(m.weights.shape[1])],
+        queries=queries,
+        keys=keys,
+        weights=m.weights[0],
     )

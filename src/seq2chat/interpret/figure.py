@@ -1,4 +1,4 @@
-"""Writing a figure to a file, so that the same numbers make the same bytes."""
+"""Write figures to files reproducibly: the same numbers make the same bytes."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from seq2chat.config import check
 
-# What tells the time of writing, by the ending of the file.
+# Metadata without the time of writing, by the suffix of the file.
 METADATA = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
@@ -17,13 +17,13 @@ def check_ending(file: Path) -> None:
 
 
 def save_figure(figure: Figure, file: Path, dpi: int) -> None:
-    """Write the figure as .png (with `dpi` pixels an inch), .svg or .pdf; folders that are missing
-    are made.
+    """Write the figure as .png (with `dpi` pixels per inch), .svg or .pdf, and create missing
+    folders.
 
-    Raises UserError for another ending.
+    Raises UserError for another suffix.
     """
     check_ending(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Letters stay letters in an SVG, and its names are drawn from the salt instead of by chance.
+    # Text in an SVG stays text, and its ids are derived from the salt instead of random.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "seq2chat"}):
         figure.savefig(file, dpi=dpi, metadata=METADATA[file.suffix])

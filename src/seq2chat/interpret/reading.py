@@ -1,4 +1,4 @@
-"""A text as a model of any family was trained to read it."""
+"""The input of a model for a text, in the form of its training."""
 
 from seq2chat.config import check
 from seq2chat.models.bert import BERT
@@ -10,27 +10,24 @@ from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 
 
-def ids_read(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
+def input_ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids that `model` reads for `text`.
 
-    For a GPT, or a reward model, which is one, these are the end token and the text, as at the
-    start of a document; for a BERT [CLS] text [SEP], a [MASK] in it being the control token; for an
-    encoder–decoder the text and the end token.
-
-    Raises UserError for a blank text.
+    For a GPT or a reward model these are the end token and the text, as at the start of a document.
+    For a BERT they are [CLS] text [SEP], with the control token for [MASK] in the text. For an
+    encoder–decoder they are the text and the end token. Raises UserError for a blank text.
     """
     check(text.strip() != "", "The text is empty; write at least one word.")
-    ids, end = tokenizer.encode(text), tokenizer.eos_id
+    ids = tokenizer.encode(text)
+    end = tokenizer.eos_id
     match model:
         case GPT() | RewardModel():
             return ids if end is None else [end, *ids]
         case BERT():
             assert isinstance(tokenizer, WordPiece)
-            return (
-                encode_masked(text, tokenizer)
-                if MASK in text
-                else [tokenizer.cls_id, *ids, tokenizer.sep_id]
-            )
+            if MASK in text:
+                return encode_masked(text, tokenizer)
+            return [tokenizer.cls_id, *ids, tokenizer.sep_id]
         case _:
             assert end is not None
             return [*ids, end]

@@ -1,9 +1,9 @@
-"""Recording what a model computes, from outside: `with record(model) as tape:` and run it as ever.
+"""Record the activations of a model: run it inside `with record(model) as tape:`.
 
-The models know nothing of it. Hooks read what passes between modules and change nothing, so that
-logits are equal to the last bit with and without a recording. Attention weights, which the fused
-kernel never forms, are computed again from the queries and keys that went into it. When nothing is
-recorded there are no hooks.
+The models have no code for it. Hooks read the tensors between modules and change nothing, so that
+logits with and without a recording are equal to the last bit. Attention weights, which the fused
+kernel never stores, are recomputed from its queries and keys. Without a recording there are no
+hooks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,13 +30,17 @@ from seq2chat.nn.attention import (
 from seq2chat.nn.rnn import Decoder, Encoder
 
 Kind = Literal["self", "cross", "additive"]
-Read = Callable[[nn.Module, tuple[Any, ...], Any], Tensor]
+# Returns the recorded tensor from a module, its arguments and its output.
+Extract = Callable[[nn.Module, tuple[Any, ...], Any], Tensor]
 
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """Who attended to whom at one site: each query's weights over the keys, which sum to 1, or to 0
-    where a query may attend nowhere. An RNN's additive attention is one head."""
+    """The attention weights at one site.
+
+    The weights of each query sum to 1, or to 0 if everything is masked. An RNN's additive attention
+    has one head.
+    """
 
     path: str
     kind: Kind
@@ -45,7 +49,7 @@ class AttentionMap:
 
 @dataclass
 class Trail:
-    """The parts recorded at each site, call by call, of one forward pass or one decoding."""
+    """The tensors recorded at each site during one forward pass or one decoding, one per call."""
 
     parts: dict[str, list[Tensor]] = field(default_factory=dict)
 
@@ -60,22 +64,22 @@ class Trail:
 
 
 class Tape:
-    """What a model computed in the newest pass: a forward pass, or a decoding from `start` to its
-    newest `step`.
+    """The recording of the newest pass: a forward pass, or a decoding from `start` to its newest
+    `step`.
 
-    A decoding's steps are joined into one sequence, and its rows follow `state.reorder`, so that
-    row i of every tensor is what led to row i of the state.
+    The steps of a decoding are joined into one sequence. Its rows follow `state.reorder`, so that
+    row i of every tensor belongs to row i of the state.
     """
 
     def __init__(self, kinds: dict[str, Kind]) -> None:
         self._kinds = kinds
         self._newest = Trail()
-        # Of the decoding states that are alive, by id: states need not be hashable.
+        # By the ids of the living decoding states, as states need not be hashable.
         self._trails: dict[int, Trail] = {}
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What passed each site that is no attention map, by its name: (batch, seq, d)."""
+        """The tensors `(batch, seq, d)` of all sites except attention maps, by site."""
         return {
             s: torch.cat(parts, dim=1)
             for s, parts in self._newest.parts.items()
@@ -84,29 +88,30 @@ class Tape:
 
     @property
     def attention(self) -> list[AttentionMap]:
-        """The attention maps, in the order in which they were computed.
+        """The attention maps, in the order of their computation.
 
-        Where keys are added step by step, the earlier queries' weights of the later keys are zero.
+        In a decoding, the weights of earlier queries on later keys are zero.
         """
         sites = [(site, parts) for site, parts in self._newest.parts.items() if site in self._kinds]
         return [AttentionMap(site, self._kinds[site], _join(parts)) for site, parts in sites]
 
     def _follow(self, state: Any, trail: Trail) -> None:
-        """Let `trail` be reordered with `state`."""
-        known = id(state) in self._trails
+        """Reorder `trail` whenever `state` is reordered."""
+        is_followed = id(state) in self._trails
         self._trails[id(state)] = trail
-        if known:
+        if is_followed:
             return
         finalize(state, self._trails.pop, id(state), None)
-        key, inner = id(state), state.reorder.__func__
+        key = id(state)
+        inner = state.reorder.__func__
 
         def reorder(state: Any, rows: Tensor) -> None:
             inner(state, rows)
             if key in self._trails:
                 self._trails[key].reorder(rows)
 
-        # Bound to a proxy: a state that held itself would be freed late, and with it all it knows
-        # of the source.
+        # Bound to a proxy, as a state with a reference to itself would be freed late, together with
+        # the tensors of the source.
         state.reorder = MethodType(reorder, proxy(state))
 
 
@@ -114,25 +119,23 @@ class Tape:
 def record(
     model: Model, names: Sequence[str] = ("*",), device: torch.device | str | None = None
 ) -> Iterator[Tape]:
-    """Record what `model` computes inside the `with`; return the tape, which stays readable after
-    it.
+    """Record the activations of `model` inside the `with` block. The tape stays readable after it.
 
-    `names` are shell patterns of the sites to record, which `sites` lists; what is recorded is
-    detached, and moved to `device` at once if one is given. Recordings may be nested; each ends
-    with its `with`, also after an exception. Raises UserError for a pattern that no site of this
-    model matches.
+    `names` are shell patterns of the sites to record, for example "layers.*" (see `sites`).
+    Recorded tensors are detached, and moved to `device` if one is given. Recordings may be nested.
+    Raises UserError for a pattern that matches no site of the model.
     """
-    known = _sites(model)
+    all_sites = _sites(model)
     for pattern in names:
         check(
-            any(fnmatchcase(site, pattern) for site in known),
-            f"The model has no site {pattern}; its sites are: {', '.join(known)}.",
+            any(fnmatchcase(site, pattern) for site in all_sites),
+            f"The model has no site {pattern}; its sites are: {', '.join(all_sites)}.",
         )
-    tape = Tape({site: kind for site, (_, _, kind) in known.items() if kind is not None})
+    tape = Tape({site: kind for site, (_, _, kind) in all_sites.items() if kind is not None})
     with ExitStack() as stack:
-        for site, (module, read, _) in known.items():
+        for site, (module, extract, _) in all_sites.items():
             if any(fnmatchcase(site, pattern) for pattern in names):
-                handle = module.register_forward_hook(_hook(tape, site, read, device))
+                handle = module.register_forward_hook(_hook(tape, site, extract, device))
                 stack.callback(handle.remove)
         for name, method in _methods(tape, model).items():
             stack.callback(_replace(model, name, method))
@@ -142,17 +145,17 @@ def record(
 
 
 def sites(model: Model) -> list[str]:
-    """Return the names of what can be recorded, as keys of `Tape.tensors` or paths in
+    """Return the names of all sites, which are the keys of `Tape.tensors` and the paths in
     `Tape.attention`.
 
     | site | tensor |
     |---|---|
     | `layers.input`, `encoder.input`, `decoder.input` | the embeddings, before block 0 |
     | `layers.N`, `encoder.N`, `decoder.N` | the residual stream after block N |
-    | `….self_attn`, `….cross_attn`, `….mlp` | what that branch of the block computes |
+    | `….self_attn`, `….cross_attn`, `….mlp` | the output of that branch of the block |
     | `norm`, `encoder_norm`, `decoder_norm` | the stream after the last norm |
     | `….self_attn.heads`, `….cross_attn.heads` | attention map: self or cross |
-    | `encoder` of an RNN | the annotations h_j, in the order in which they were read |
+    | `encoder` of an RNN | the annotations h_j, in reading order |
     | `decoder.cells.N` | the state s_i of recurrent layer N |
     | `decoder` of an RNN | the readout t_i |
     | `decoder.attention.query`, `decoder.attention.context` | s_{i-1} of the top layer, and c_i |
@@ -161,36 +164,38 @@ def sites(model: Model) -> list[str]:
     return list(_sites(model))
 
 
-def _sites(model: Model) -> dict[str, tuple[nn.Module, Read, Kind | None]]:
-    found: dict[str, tuple[nn.Module, Read, Kind | None]] = {}
+def _sites(model: Model) -> dict[str, tuple[nn.Module, Extract, Kind | None]]:
+    """Return the module of each site, the function that extracts its tensor, and its kind if it is
+    an attention map."""
+    all_sites: dict[str, tuple[nn.Module, Extract, Kind | None]] = {}
     for path, module in model.named_modules():
         parent, _, name = path.rpartition(".")
         match module:
             case DotProductHeads():
-                found[path] = (
-                    module,
-                    _dot_product_weights,
-                    "cross" if parent.endswith("cross_attn") else "self",
-                )
+                kind: Kind = "cross" if parent.endswith("cross_attn") else "self"
+                all_sites[path] = (module, _dot_product_weights, kind)
             case AdditiveAttention():
-                found[path] = module, _additive_weights, "additive"
+                all_sites[path] = module, _additive_weights, "additive"
         if isinstance(module, AdditiveAttention | FixedContext):
-            found[f"{path}.query"] = module, _query, None
-            found[f"{path}.context"] = module, _of_one_step, None
+            all_sites[f"{path}.query"] = module, _query, None
+            all_sites[f"{path}.context"] = module, _of_one_step, None
         elif isinstance(module, nn.ModuleList) and path in ("layers", "encoder", "decoder"):
-            found[f"{path}.input"] = module[0], _first_argument, None
-            found |= {f"{path}.{i}": (block, _output, None) for i, block in enumerate(module)}
+            all_sites[f"{path}.input"] = module[0], _first_argument, None
+            for i, block in enumerate(module):
+                all_sites[f"{path}.{i}"] = (block, _output, None)
         elif isinstance(module, nn.ModuleList) and path == "decoder.cells":
-            found |= {f"{path}.{i}": (cell, _of_one_step, None) for i, cell in enumerate(module)}
+            all_sites |= {
+                f"{path}.{i}": (cell, _of_one_step, None) for i, cell in enumerate(module)
+            }
         elif name in ("self_attn", "cross_attn", "mlp") or path in (
             "norm",
             "encoder_norm",
             "decoder_norm",
         ):
-            found[path] = module, _output, None
+            all_sites[path] = module, _output, None
         elif isinstance(module, Encoder | Decoder):
-            found[path] = module, _first_output, None
-    return found
+            all_sites[path] = module, _first_output, None
+    return all_sites
 
 
 def _dot_product_weights(
@@ -198,9 +203,11 @@ def _dot_product_weights(
 ) -> Float[Tensor, "batch head query key"]:
     assert isinstance(heads, DotProductHeads)
     q, k, v, mask = arguments
-    # The kernel's softmax is not rounded to these either.
+    # The kernel computes its softmax in float32, too.
     if q.dtype in (torch.bfloat16, torch.float16):
-        q, k, v = q.float(), k.float(), v.float()
+        q = q.float()
+        k = k.float()
+        v = v.float()
     is_causal = heads.causal and mask is None and q.shape[-2] > 1
     return scaled_dot_product_plain(q, k, v, mask, is_causal, heads.scale)[1]
 
@@ -234,19 +241,19 @@ def _first_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Float[Tenso
 
 
 def _hook(
-    tape: Tape, site: str, read: Read, device: torch.device | str | None
+    tape: Tape, site: str, extract: Extract, device: torch.device | str | None
 ) -> Callable[..., None]:
     @torch.no_grad()
     def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        part = read(module, arguments, output).detach()
+        part = extract(module, arguments, output).detach()
         tape._newest.parts.setdefault(site, []).append(part if device is None else part.to(device))
 
     return hook
 
 
 def _methods(tape: Tape, model: Model) -> dict[str, Callable[..., Any]]:
-    """Return the methods that tell the tape where a pass begins and to which decoding state a step
-    belongs."""
+    """Return replacements for methods of the model, which start a new trail with each pass and
+    assign steps to decoding states."""
 
     def hidden(*arguments: Any, **named: Any) -> Tensor:
         tape._newest = Trail()
@@ -259,8 +266,8 @@ def _methods(tape: Tape, model: Model) -> dict[str, Callable[..., Any]]:
         return state
 
     def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        # A copy, because a state may be stepped from twice. One from before the recording has no
-        # trail yet.
+        # A copy, because two steps may start from the same state. A state from before the recording
+        # has no trail yet.
         trail = tape._newest = tape._trails.get(id(state), Trail()).copy()
         logits, after = inner["step"](tokens, state)
         tape._follow(after, trail)
@@ -273,14 +280,13 @@ def _methods(tape: Tape, model: Model) -> dict[str, Callable[..., Any]]:
 
 
 def _replace(model: nn.Module, name: str, method: Callable[..., Any]) -> Callable[[], None]:
-    """Put `method` in front of the model's own, and return what undoes it."""
+    """Replace a method of the model, and return a function that restores it."""
     before = vars(model).get(name)
     setattr(model, name, method)
     return lambda: delattr(model, name) if before is None else setattr(model, name, before)
 
 
 def _join(parts: list[Tensor]) -> Float[Tensor, "batch head query key"]:
-    """Return the queries of all parts in sequence, their keys padded with weights of zero to the
-    most keys."""
+    """Return the queries of all parts in one sequence, with the keys padded by weights of zero."""
     n_key = max(part.shape[-1] for part in parts)
     return torch.cat([F.pad(part, (0, n_key - part.shape[-1])) for part in parts], dim=2)

@@ -142,9 +142,7 @@ def open_model(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Se
         else:
             module.to(pick_precision("auto", device).dtype)
     if int8:
-        check(
-            isinstance(module, GPT), f"{run} is a {module.config.family}; --quantize is for a GPT."
-        )
+        check(isinstance(module, GPT), f"{run} is a {module.config.family}; int8 is for a GPT.")
         assert isinstance(module, GPT)
         quantize(module)
     engine = Engine(module, n_slot) if isinstance(module, GPT) else None

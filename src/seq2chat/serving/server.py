@@ -129,6 +129,6 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"Cannot listen on {host}:{port} ({reason}); give another --port, or 0 for a free one."
+            f"Cannot listen at {host}:{port} ({reason}); give another port, or 0 for a free one."
         ) from None
     return listener

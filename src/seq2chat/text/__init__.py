@@ -1,2 +1,1 @@
-"""Strings become tensors: corpora are read, tokenized, written as shards and dealt out as
-batches."""
+"""From text to tensors: corpora, tokenizers, shards of tokens, and batches."""

@@ -1,7 +1,7 @@
-"""Batches, and the loader that deals them: sample k is a pure function of the data, the seed and k.
+"""Batches, and a stateless loader: sample k is a pure function of the data, the seed and k.
 
-The only state of a loader is therefore the number of samples consumed, and a resumed run sees what
-the uninterrupted one would have seen, at any step and with any number of processes.
+The only state of a run is therefore the number of samples consumed. A resumed run sees the same
+samples as an uninterrupted one, at any step and with any number of processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +18,19 @@ from seq2chat.text.order import epoch_key, permute
 from seq2chat.text.shards import Shards
 
 IGNORED = -100
-EVALUATION_ORDER = bytes(32)  # key of the order in which samples are measured: always the same
+EVALUATION_ORDER = bytes(32)  # fixed key of the order of evaluation samples
 
 B = TypeVar("B", bound="Batch")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model is given, row by row.
+    """The input of a model, and the labels to predict.
 
-    `labels[b, t]` is what position t of row b should predict, -100 where nothing is asked. Masks
-    are True where a token may be attended to; None means everywhere. `segments` numbers the part of
-    a row that each position belongs to: for a GPT its document, so that attention stays inside; for
-    a BERT its sentence, 0 or 1. None means one part. `is_next` tells for each row whether the
+    `labels[b, t]` is the label of position t in row b, and -100 marks positions without one. Masks
+    are True where a token may be attended to, and None allows attention everywhere. `segments`
+    numbers the parts of a row: for a GPT its documents, so that attention stays inside each, and
+    for a BERT its sentences, 0 or 1. None means one part. `is_next` is True for rows in which the
     second sentence follows the first.
     """
 
@@ -44,33 +44,30 @@ class Batch:
 
     def to(self: B, device: torch.device | str) -> B:
         """Return the same batch on `device`."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {
-            name: tensor.to(device, non_blocking=True)
-            for name, tensor in tensors.items()
-            if tensor is not None
-        }
+        moved = {}
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            if tensor is not None:
+                moved[field.name] = tensor.to(device, non_blocking=True)
         return type(self)(**moved)
 
 
 class Loader:
-    """Deals training samples of `context` tokens.
+    """A loader of training samples of `context` tokens.
 
-    Each epoch closes the stream of tokens into a circle, cuts it into windows from a random place
-    on, and deals them in random order. A stream of N tokens has N - 1 transitions from a token to
-    the next, and each is a label exactly once an epoch: the places of the last window that go round
-    again are labelled -100. With `document_mask`, batches carry `segments`.
+    In each epoch the stream of tokens is closed into a circle, cut into windows from a random
+    position on, and returned in random order. A stream of N tokens has N - 1 transitions from one
+    token to the next, and each is a label exactly once per epoch. Positions of the last window that
+    would repeat a transition are labeled -100. With `document_mask`, batches have `segments`.
     """
 
     def __init__(
         self, shards: Shards, context: int, seed: int, document_mask: bool = False
     ) -> None:
-        self.shards, self.context, self.seed, self.document_mask = (
-            shards,
-            context,
-            seed,
-            document_mask,
-        )
+        self.shards = shards
+        self.context = context
+        self.seed = seed
+        self.document_mask = document_mask
         self.n_transitions = shards.n_tokens - 1
         check(
             self.n_transitions >= context,
@@ -78,14 +75,15 @@ class Loader:
             f"use a longer text or a context of at most {self.n_transitions}.",
         )
         self.n_windows = -(-self.n_transitions // context)
-        self.fingerprint, self.epoch_tokens = shards.fingerprint, self.n_windows * context
+        self.fingerprint = shards.fingerprint
+        self.epoch_tokens = self.n_windows * context
 
     def epoch_batches(self, batch_size: int) -> float:
-        """Return the number of batches in an epoch."""
+        """Return the number of batches per epoch."""
         return self.n_windows / batch_size
 
     def n_samples(self, first_sample: int, batch_size: int) -> int:
-        """Return how many samples the batch that begins with `first_sample` has, over all ranks."""
+        """Return the number of samples in the batch that starts with `first_sample`."""
         return batch_size
 
     def sample(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,6 +97,8 @@ class Loader:
         start = permute(i, self.n_windows, key) * self.context
         circle = offset + start + np.arange(self.context)
         first = int(circle[0]) % self.n_transitions
+        # A window may run past the end of the circle: its head is read from the end of the stream,
+        # its tail from the start.
         n_before_wrap = self.n_transitions - first
         head = self.shards.read(first, min(self.context, n_before_wrap) + 1).astype(np.int64)
         tail = self.shards.read(0, max(self.context - n_before_wrap, 0) + 1).astype(np.int64)
@@ -114,16 +114,16 @@ class Loader:
         """Return this rank's rows of the global batch of samples first_sample .. first_sample +
         batch_size - 1.
 
-        Rank r takes samples r, r + world_size, ... of these, so that the ranks together have the
-        same global batch whatever their number.
+        Rank r gets samples r, r + world_size, ... of these, so that the global batch does not
+        depend on the number of ranks.
         """
-        samples = range(first_sample + rank, first_sample + batch_size, world_size)
-        target, labels, segments = (
-            np.stack(rows) for rows in zip(*map(self.sample, samples), strict=True)
-        )
+        numbers = range(first_sample + rank, first_sample + batch_size, world_size)
+        columns = zip(*map(self.sample, numbers), strict=True)
+        target, labels, segments = (np.stack(column) for column in columns)
         return _batch(target, labels, segments if self.document_mask else None)
 
     def _segments(self, circle: np.ndarray) -> np.ndarray:
+        # Documents after the wrap get new numbers, as the circle may come back to the first one.
         turn, position = np.divmod(circle, self.n_transitions)
         return _documents(self.shards, position) + turn * self.shards.n_documents
 
@@ -133,13 +133,13 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield the whole stream once, in order, in windows of `context` that do not overlap.
 
-    With a `limit` they are windows of about so many tokens, spread over the stream, in an order
-    that makes every beginning of them a sample as well.
+    With a `limit`, windows of about that many tokens are yielded, spread over the stream. Their
+    order makes every prefix of them a sample as well.
 
     Every token of text is a label exactly once. The end-of-text tokens between documents are not
-    (-100), so that the sum of the losses is that of the text alone and can be divided by its bytes.
-    The last row is padded on the right, where causal attention does not look; the last batch may
-    have fewer rows.
+    (-100), so the sum of the losses belongs to the text alone and can be divided by its bytes. The
+    last row is padded on the right, which causal attention ignores. The last batch may have fewer
+    rows.
     """
     n_windows = -(-(shards.n_tokens - 1) // context)
     for windows in spread_batches(n_windows, batch_size, -(-limit // context)):
@@ -149,12 +149,15 @@ def evaluation_batches(
 
 
 def spread_batches(n: int, batch_size: int, limit: int = 0) -> Iterator[list[int]]:
-    """Yield range(n) in batches; with a `limit` only so many of its numbers, in a fixed
+    """Yield range(n) in batches, or with a `limit` that many of its numbers, in a fixed
     pseudo-random order."""
     count = min(n, limit) if limit else n
     for first in range(0, count, batch_size):
         batch = range(first, min(count, first + batch_size))
-        yield [permute(i, n, EVALUATION_ORDER) for i in batch] if limit else list(batch)
+        if limit:
+            yield [permute(i, n, EVALUATION_ORDER) for i in batch]
+        else:
+            yield list(batch)
 
 
 def _evaluation_row(
@@ -173,8 +176,8 @@ def _evaluation_row(
 def pad_rows(
     rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: int | float
 ) -> Tensor:
-    """Return rows of whole or of floating point numbers as one tensor (batch, longest), `value`
-    behind the shorter ones."""
+    """Return rows of integers or floats as one tensor of shape `(batch, longest)`, with shorter
+    rows padded with `value`."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 

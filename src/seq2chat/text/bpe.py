@@ -1,12 +1,12 @@
-"""Byte pair encoding, written to be read: the plain twin of `tokenizer.py`.
+"""Byte pair encoding, a readable reference implementation of `byte_bpe.py`.
 
-Sennrich, Haddow and Birch 2016 (algorithm 1) on bytes instead of characters, as GPT-2 does: begin
-with the 256 bytes, count the neighbouring pairs, make the most frequent pair a new token, and
-repeat. Encoding replays the merges in the order in which they were learned.
+The algorithm is Sennrich, Haddow and Birch 2016 (algorithm 1) on bytes instead of characters, as in
+GPT-2: start with the 256 bytes, count the adjacent pairs, make the most frequent pair a new token,
+and repeat. Encoding replays the merges in the order of learning.
 
 A token is an integer. 0..255 are the bytes in GPT-2's order (printable ones first), and merge
-number `i` makes token `256 + i`. Texts come here already split into pieces (words with their
-leading space, single digits, ...), and no merge crosses from one piece to the next.
+number `i` makes token `256 + i`. The functions take text that is already split into pieces (words
+with their leading space, single digits, ...), and no merge crosses from one piece to the next.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ Pair = tuple[int, int]
 
 
 def byte_alphabet() -> dict[int, str]:
-    """Return GPT-2's printable stand-in for each byte: itself if it prints in Latin-1, else a
-    character from 256 up."""
+    """Return GPT-2's printable character for each byte: the byte's own if it is printable in
+    Latin-1, else one from 256 up."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
         *range(ord("®"), ord("ÿ") + 1),
     ]
     others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {
-        byte: chr(256 + i) for i, byte in enumerate(others)
-    }
+    alphabet = {byte: chr(byte) for byte in printable}
+    return alphabet | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 TOKEN_TO_BYTE = list(byte_alphabet())
@@ -37,10 +36,10 @@ BYTE_TO_TOKEN = {byte: token for token, byte in enumerate(TOKEN_TO_BYTE)}
 
 
 def train(pieces: Iterable[str], n_merges: int, min_count: int = 2) -> list[Pair]:
-    """Return at most `n_merges` merges, in the order learned; fewer if no pair occurs `min_count`
-    times any more.
+    """Return up to `n_merges` merges in the order learned.
 
-    Of equally frequent pairs the one with the smaller token numbers wins.
+    Training stops early when no pair occurs `min_count` times. Among equally frequent pairs the one
+    with the smaller token numbers is merged.
     """
     counts = Counter(pieces)
     words = {piece: _to_tokens(piece) for piece in counts}
@@ -75,8 +74,10 @@ def merge(word: Sequence[int], pair: Pair, new: int) -> list[int]:
 
 
 def encode(pieces: Iterable[str], merges: Sequence[Pair]) -> list[int]:
-    """Return the tokens of all pieces: in each, the pair that was learned first is merged until
-    none is left."""
+    """Return the tokens of all pieces.
+
+    In each piece, the pair that was learned first is merged until no learned pair is left.
+    """
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     tokens: list[int] = []
     for piece in pieces:
@@ -89,7 +90,7 @@ def encode(pieces: Iterable[str], merges: Sequence[Pair]) -> list[int]:
 
 
 def decode(tokens: Iterable[int], merges: Sequence[Pair]) -> bytes:
-    """Return the bytes that `tokens` stand for."""
+    """Return the bytes of `tokens`."""
     vocabulary = [bytes([byte]) for byte in TOKEN_TO_BYTE]
     for left, right in merges:
         vocabulary.append(vocabulary[left] + vocabulary[right])

@@ -1,9 +1,9 @@
-"""Chat: conversations become ids, with the role of each token and whether it is trained on.
+"""Conversations as token ids, with the role of each token and a mask of the tokens to train on.
 
-The format is ChatML, as Qwen writes it: for each message `<|im_start|>role`, a line break, the
-content, `<|im_end|>` and a line break. Control tokens are put in by their ids and contents are
-encoded as ordinary text, so that no message can forge a role. Training, rollouts and serving all
-build their prompts here.
+The format is ChatML as in Qwen: for each message `<|im_start|>role`, a line break, the content,
+`<|im_end|>` and a line break. Control tokens are inserted by their ids and contents are encoded as
+ordinary text, so that no message can forge a role. Training, rollouts and serving all build their
+prompts here.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,11 @@ from seq2chat.text.byte_bpe import ByteBPE
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
 
-START, END = "<|im_start|>", "<|im_end|>"
+START = "<|im_start|>"
+END = "<|im_end|>"
 
-# The same ids through `transformers`, for contents without the text of a control token: there it
-# would become one.
+# Gives the same ids in `transformers`, except for contents with the text of a control token, which
+# become that token there.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message['role'] + '\\n' -}}
@@ -38,8 +39,11 @@ CHAT_TEMPLATE = """\
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. Line breaks before its content and white space behind it are not part of it;
-    indentation is."""
+    """One turn.
+
+    Line breaks before the content and white space after it are not part of the turn. Indentation
+    is.
+    """
 
     role: Role
     content: str
@@ -47,8 +51,11 @@ class Message:
 
 @dataclass(frozen=True)
 class ChatTokens:
-    """A conversation as ids; `roles[t]` is whose turn token t belongs to, `trained[t]` whether the
-    model learns to say it: the contents of the assistant's turns and the token that ends them."""
+    """A conversation as ids.
+
+    `roles[t]` is the role of the turn of token t. `trained[t]` is True for the tokens to train on:
+    the contents of the assistant's turns and their end tokens.
+    """
 
     ids: list[int]
     roles: list[str]
@@ -56,19 +63,18 @@ class ChatTokens:
 
     @property
     def predicted(self) -> list[tuple[int, bool]]:
-        """The tokens from the second on, and whether each is trained on: what a model predicts from
-        those before."""
+        """The tokens that a model predicts, all but the first, each with its value in `trained`."""
         return list(zip(self.ids[1:], self.trained[1:], strict=True))
 
 
 def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = False) -> ChatTokens:
-    """Return the tokens of `messages`; with `reply`, up to where the assistant speaks next.
+    """Return the tokens of `messages`, and with `reply` the start of the assistant's next turn.
 
-    With `reply`, a last message of the assistant is the beginning of its answer: it is left open.
-    After any other message comes the opening of the assistant's turn. Raises UserError for a
-    tokenizer without ChatML's control tokens.
+    With `reply`, a last message of the assistant is the beginning of its answer, and its turn is
+    left open. Raises UserError for a tokenizer without ChatML's control tokens.
     """
-    start, end = control_id(tokenizer, START), control_id(tokenizer, END)
+    start = control_id(tokenizer, START)
+    end = control_id(tokenizer, END)
     newline = tokenizer.encode("\n")
     out = ChatTokens([], [], [])
 
@@ -93,24 +99,23 @@ def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = F
 
 
 def begun_answer(messages: Sequence[Message]) -> str:
-    """Return the beginning of an answer that the messages end with, or nothing."""
+    """Return the beginning of an answer at the end of `messages`, or ""."""
     is_begun = len(messages) > 0 and messages[-1].role == "assistant"
     return messages[-1].content.lstrip("\r\n") if is_begun else ""
 
 
 def trimmed(content: str) -> str:
-    """Return the part of a content that belongs to its turn."""
+    """Return the part of `content` that belongs to its turn."""
     return content.lstrip("\r\n").rstrip()
 
 
 def prompt_ids(tokenizer: ByteBPE, messages: Sequence[Message]) -> list[int]:
-    """Return the ids after which the assistant's answer begins, or continues."""
+    """Return the ids before the assistant's answer, or before its continuation."""
     return chat_tokens(tokenizer, messages, reply=True).ids
 
 
 def control_id(tokenizer: ByteBPE, name: str) -> int:
-    """Return the id of a control token of ChatML. Raises UserError for a tokenizer that has
-    none."""
+    """Return the id of a control token of ChatML. Raises UserError if the tokenizer lacks it."""
     token_id = tokenizer.control.get(name)
     if token_id is None:
         raise UserError(
@@ -121,18 +126,19 @@ def control_id(tokenizer: ByteBPE, name: str) -> int:
 
 
 def end_tokens(tokenizer: ByteBPE) -> list[int]:
-    """Return the tokens that end an answer: that of a turn, and that of a text."""
+    """Return the ids that end an answer: the end of a turn and the end of a text."""
     return list(dict.fromkeys([control_id(tokenizer, END), *tokenizer.end_ids]))
 
 
 def answer_ids(
     tokenizer: ByteBPE, prompt: Sequence[Message], answer: str
 ) -> tuple[list[int], list[int]]:
-    """Return the ids of the prompt and those of the answer, with the token that ends it."""
+    """Return the ids of the prompt, and the ids of the answer with its end token."""
     before = prompt_ids(tokenizer, prompt)
-    both = chat_tokens(tokenizer, [*prompt, Message("assistant", answer)]).ids
-    end = len(both) - both[::-1].index(control_id(tokenizer, END))
-    return before, both[len(before) : end]
+    conversation = chat_tokens(tokenizer, [*prompt, Message("assistant", answer)]).ids
+    # A line break follows the end token, which is the last one of its kind.
+    end = len(conversation) - conversation[::-1].index(control_id(tokenizer, END))
+    return before, conversation[len(before) : end]
 
 
 def conversation_ids(tokenizer: ByteBPE, prompt: Sequence[Message], answer: str) -> list[int]:

@@ -1,8 +1,7 @@
-"""What alignment learns from: demonstrations, ranked answers and prompts, from files of rows or the
-built-in world.
+"""Data for alignment: demonstrations, ranked answers and prompts, from files or the built-in world.
 
-`formats` lists the forms of a row. What holds more than is needed is used for what it holds: a
-demonstration is a prompt as well.
+`formats` lists the formats of a row. A row with more than needed is used, too: for example, a
+demonstration also contains a prompt.
 """
 
 import json
@@ -43,13 +42,14 @@ def silent(line: str) -> None:
 
 
 WORLD = "world"
-TRAINING, VALIDATION = 10_000, 500
-"""Examples of the world that are learned from, unless another number is asked for, and held out."""
+TRAINING = 10_000
+VALIDATION = 500
+"""Default numbers of examples of the world for training and validation."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A prompt to answer, and the other columns of its row that a reward function takes."""
+    """A prompt to answer, and the columns of its row that a reward function reads."""
 
     prompt: Prompt
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -57,8 +57,10 @@ class Query:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A conversation that ends with an answer. The assistant's turns are learned, but for those in
-    `unlearned`."""
+    """A conversation that ends with an answer.
+
+    The assistant's turns are trained on, except those with a number in `unlearned`.
+    """
 
     messages: tuple[Message, ...]
     unlearned: frozenset[int] = frozenset()
@@ -76,15 +78,15 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several answers to one prompt; `ranks[i]` is the place of answer i, 0 the best, equal where
-    nobody preferred."""
+    """Several answers to one prompt. `ranks[i]` is the rank of answer i, where 0 is the best and
+    ties have equal ranks."""
 
     prompt: Prompt
     answers: tuple[str, ...]
     ranks: tuple[int, ...]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return (better, worse) for every two answers that are not tied."""
+        """Return the pairs (better, worse) of all answers that are not tied."""
         ranked = list(zip(self.answers, self.ranks, strict=True))
         return [(a, b) for a, i in ranked for b, j in ranked if i < j]
 
@@ -97,41 +99,37 @@ def read_demonstrations(
     strict: bool = True,
     columns: Columns = frozenset(),
 ) -> list[Demonstration]:
-    """Return the demonstrations in a file, of `world`, or of `gsm8k`.
+    """Return the demonstrations in a file, in `world`, or in `gsm8k`.
 
-    `n` of the world's; of a file `n` spread over it, and all where that is 0. `columns` names the
-    fields that are kept beside each for a reward function; None keeps all that are not part of it.
-    `say` gets one line: how many examples there are, which keys were not used, and which lines were
-    left out and why. Raises UserError at the first bad row if `strict`, and otherwise if no row is
-    good; always for a file that cannot be read to its end.
+    `n` is the number of examples, which are spread over a file, and 0 returns all. `columns`
+    names the fields that are kept for a reward function, where None keeps all other fields. `say`
+    is called with one line about the number of examples, unused keys, and the lines left out with
+    the reason. Raises UserError at the first invalid row if `strict`, and otherwise if no row is
+    valid. A file that can't be read to its end always raises UserError.
     """
     if source == WORLD:
-        asked, chance = (
-            world_questions(n or TRAINING, seed),
-            random.Random(f"demonstrations/{seed}"),
-        )
+        rng = random.Random(f"demonstrations/{seed}")
         return [
-            Demonstration((*q.messages, Message("assistant", demonstration(q, chance))))
-            for q in asked
+            Demonstration((*q.messages, Message("assistant", demonstration(q, rng))))
+            for q in world_questions(n or TRAINING, seed)
         ]
 
     def parse(fields: Fields) -> Demonstration:
         turns = formats.demonstration(fields)
+        messages = tuple(turn.message for turn in turns)
         unlearned = frozenset(number for number, turn in enumerate(turns) if not turn.learned)
-        return Demonstration(
-            tuple(turn.message for turn in turns), unlearned, fields.columns(columns)
-        )
+        return Demonstration(messages, unlearned, fields.columns(columns))
 
-    return _read(source, n, seed, parse, say, strict)
+    return _read(source, n, seed, parse=parse, say=say, strict=strict)
 
 
 def read_comparisons(
     source: str, n: int, seed: int, say: Say = silent, strict: bool = True
 ) -> list[Comparison]:
-    """Return ranked answers: a file's, `hh-rlhf`'s, or the world's own candidates ranked by its
+    """Return the comparisons in a file or in `hh-rlhf`, or candidates of the world ranked by its
     labelers.
 
-    `say` and bad rows as in `read_demonstrations`.
+    `say` and invalid rows as in `read_demonstrations`.
     """
     if source == WORLD:
         return world_comparisons(world_questions(n or TRAINING, seed), seed)
@@ -140,7 +138,7 @@ def read_comparisons(
         prompt, answers, ranks = formats.comparison(fields)
         return Comparison(tuple(prompt), tuple(answers), tuple(ranks))
 
-    return _read(source, n, seed, parse, say, strict)
+    return _read(source, n, seed, parse=parse, say=say, strict=strict)
 
 
 def read_queries(
@@ -151,27 +149,23 @@ def read_queries(
     strict: bool = True,
     columns: Columns = frozenset(),
 ) -> list[Query]:
-    """Return prompts: a file's, or the world's. Demonstrations and comparisons in a file lend
-    theirs.
+    """Return the prompts in a file or of the world, also from demonstrations and comparisons.
 
-    The arguments are those of `read_demonstrations`.
+    Arguments as in `read_demonstrations`.
     """
     if source == WORLD:
         return [Query(q.messages) for q in world_questions(n or TRAINING, seed)]
-    return _read(
-        source,
-        n,
-        seed,
-        lambda fields: Query(tuple(formats.prompt(fields)), fields.columns(columns)),
-        say,
-        strict,
-    )
+
+    def parse(fields: Fields) -> Query:
+        return Query(tuple(formats.prompt(fields)), fields.columns(columns))
+
+    return _read(source, n, seed, parse=parse, say=say, strict=strict)
 
 
 def demonstration_tokens(
     tokenizer: ByteBPE, demonstration: Demonstration, reply: bool = False
 ) -> ChatTokens:
-    """Return the tokens as `chat_tokens` does; the turns in `unlearned` are not trained on."""
+    """Return the tokens as in `chat_tokens`, without training on the turns in `unlearned`."""
     tokens = chat_tokens(tokenizer, demonstration.messages, reply)
     if not demonstration.unlearned:
         return tokens
@@ -180,6 +174,7 @@ def demonstration_tokens(
         for number, message in enumerate(demonstration.messages)
         if message.role == "assistant"
     ]
+    # Each run of trained tokens is one turn of the assistant.
     trained: list[bool] = []
     turn = -1
     for is_answer, run in groupby(tokens.trained):
@@ -189,76 +184,76 @@ def demonstration_tokens(
 
 
 def world_questions(n: int, seed: int) -> list[Question]:
-    """Return `n` questions of the world to learn from; the risky ones are asked twice as often as
-    the others, because more hangs on them."""
+    """Return `n` training questions of the world.
+
+    Risky questions are twice as frequent as others, because errors on them matter more.
+    """
     return questions("train", n, seed, (*FAMILIES, *RISKS))
 
 
 def world_comparisons(
-    asked: Sequence[Question], seed: int, answers: Sequence[Sequence[str]] = ()
+    questions: Sequence[Question], seed: int, answers: Sequence[Sequence[str]] = ()
 ) -> list[Comparison]:
-    """Return for each question the demonstration, the `answers` given to it and some candidates, as
-    one of the world's labelers ranks them."""
-    chance, panel = (
-        random.Random(f"labelers/{seed}"),
-        [labeler for labeler in labelers() if not labeler.held_out],
-    )
-    compared = []
-    for index, question in enumerate(asked):
-        # With the right answer beside the policy's own a judge learns what is right, and not
-        # manners alone.
-        sampled = [text.strip() for text in answers[index]][: MOST_ANSWERS - 2] if answers else []
-        given = list(dict.fromkeys([question.answer, *sampled]))
-        # Right for another question: a judge must read the one it is given.
-        beside = chance.choice(asked).answer
-        made = dict.fromkeys([beside, *(text.strip() for text in candidates(question, chance))])
-        made = [text for text in made if text and text not in given]
-        chosen = given + chance.sample(made, min(len(made), MOST_ANSWERS - len(given)))
-        compared.append(rank(question, chosen, chance.choice(panel), chance))
-    return compared
+    """Return a ranking by one of the world's labelers for each question.
+
+    The labeler ranks the demonstration, the sampled `answers` to the question, and candidates made
+    from the question.
+    """
+    rng = random.Random(f"labelers/{seed}")
+    panel = [labeler for labeler in labelers() if not labeler.held_out]
+    comparisons = []
+    for index, question in enumerate(questions):
+        sampled = [text.strip() for text in answers[index]] if answers else []
+        # With the right answer next to the policy's own, a reward model learns correctness and not
+        # only manners.
+        kept = list(dict.fromkeys([question.answer, *sampled[: MAX_ANSWERS - 2]]))
+        # The right answer to another question, so that a reward model has to read the question.
+        foreign = rng.choice(questions).answer
+        made = dict.fromkeys([foreign, *(text.strip() for text in candidates(question, rng))])
+        made = [text for text in made if text and text not in kept]
+        ranked = kept + rng.sample(made, min(len(made), MAX_ANSWERS - len(kept)))
+        comparisons.append(rank(question, ranked, rng.choice(panel), rng))
+    return comparisons
 
 
-MOST_ANSWERS = 6
-"""Answers that a labeler of the world ranks at once; InstructGPT's ranked 4 to 9."""
+MAX_ANSWERS = 6
+"""Number of answers that a labeler of the world ranks at once. InstructGPT's ranked 4 to 9."""
 
 
 def rank(
-    question: Question, answers: Sequence[str], labeler: Labeler, chance: random.Random
+    question: Question, answers: Sequence[str], labeler: Labeler, rng: random.Random
 ) -> Comparison:
-    """Return the answers as `labeler` ranks them."""
-    return Comparison(
-        question.messages, tuple(answers), tuple(labeler.rank(question, list(answers), chance))
-    )
+    """Return the ranking of the answers by `labeler`."""
+    ranks = labeler.rank(question, list(answers), rng)
+    return Comparison(question.messages, tuple(answers), tuple(ranks))
 
 
 def write_comparisons(file: Path, comparisons: Sequence[Comparison]) -> None:
-    """Write them as a file that `read_comparisons` reads, whole or not at all."""
-    rows = [
-        {
-            "prompt": [{"role": m.role, "content": m.content} for m in c.prompt],
-            "answers": list(c.answers),
-            "ranks": list(c.ranks),
+    """Write a file for `read_comparisons`, which appears complete or not at all."""
+    lines = []
+    for comparison in comparisons:
+        row = {
+            "prompt": [{"role": m.role, "content": m.content} for m in comparison.prompt],
+            "answers": list(comparison.answers),
+            "ranks": list(comparison.ranks),
         }
-        for c in comparisons
-    ]
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-    )
+    temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(file)
 
 
 def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
-    """Return examples to learn from, and the last `fraction` of them, one at least, held out.
+    """Return training examples and held-out examples, the last `fraction` of them and at least one.
 
     Raises UserError for fewer than two.
     """
     check(
         len(examples) > 1,
-        f"There are {len(examples)} examples; give at least two: one to learn from, one held out.",
+        f"There are {len(examples)} examples; give at least two, to train on and to hold out.",
     )
-    held_out = min(len(examples) - 1, max(1, round(len(examples) * fraction)))
-    return list(examples[:-held_out]), list(examples[-held_out:])
+    n_held_out = min(len(examples) - 1, max(1, round(len(examples) * fraction)))
+    return list(examples[:-n_held_out]), list(examples[-n_held_out:])
 
 
 # Reading files
@@ -267,9 +262,9 @@ def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
 def _read(
     source: str, n: int, seed: int, parse: Callable[[Fields], T], say: Say, strict: bool
 ) -> list[T]:
-    """Return the examples of a file, `n` spread over it if that is not 0."""
+    """Return the examples of a file, or `n` of them spread over it if `n` is not 0."""
     examples: list[T] = []
-    wrong: list[tuple[int, UserError]] = []
+    invalid: list[tuple[int, UserError]] = []
     unused: dict[str, None] = {}
     for row in _rows(source):
         try:
@@ -278,34 +273,34 @@ def _read(
         except UserError as error:
             if strict:
                 raise
-            wrong.append((row.number, error))
+            invalid.append((row.number, error))
             continue
         unused |= dict.fromkeys(fields.unused())
-    if wrong and not examples:
-        raise wrong[0][1]
+    if invalid and not examples:
+        raise invalid[0][1]
     check(bool(examples), f"{source} holds no example.")
-    say(_summary(source, len(examples), list(unused), wrong))
+    say(_summary(source, len(examples), list(unused), invalid))
     if 0 < n < len(examples):
-        say(f"{n:,} of them are taken, spread over the file, as align.examples says.")
-        taken = sorted(random.Random(f"examples/{seed}").sample(range(len(examples)), n))
-        examples = [examples[index] for index in taken]
+        say(f"{n:,} of them are used, spread over the file, because of align.examples.")
+        indices = sorted(random.Random(f"examples/{seed}").sample(range(len(examples)), n))
+        examples = [examples[index] for index in indices]
     return examples
 
 
 def _summary(
-    source: str, n: int, unused: Sequence[str], wrong: Sequence[tuple[int, UserError]]
+    source: str, n: int, unused: Sequence[str], invalid: Sequence[tuple[int, UserError]]
 ) -> str:
-    """Return one line: how many examples were read, which keys were not used, and which lines were
-    left out."""
+    """Return one line with the number of examples, the unused keys, and the rows left out."""
     line = f"{n:,} examples in {source}."
     if unused:
         line += f" Keys not used: {', '.join(unused)}."
-    if wrong:
-        numbers = ", ".join(str(number) for number, _ in wrong[:5]) + (
-            ", ..." if len(wrong) > 5 else ""
-        )
+    if invalid:
+        numbers = [str(number) for number, _ in invalid[:5]]
+        if len(invalid) > 5:
+            numbers.append("...")
         line += (
-            f" {len(wrong):,} of {len(wrong) + n:,} rows are left out ({numbers}). {wrong[0][1]}"
+            f" {len(invalid):,} of {len(invalid) + n:,} rows are left out ({', '.join(numbers)}). "
+            f"{invalid[0][1]}"
         )
     return line
 
@@ -320,8 +315,7 @@ def _rows(source: str) -> Iterator[Row]:
     check_format(file)
     check(
         is_rows(file),
-        f"{source} is no file of rows ({', '.join(ROW_SUFFIXES)}); write one JSON object per line"
-        ' in a .jsonl file: {"messages": [{"role": "user", "content": "..."},'
-        " ...]}.",
+        f"{source} is not a file of rows ({', '.join(ROW_SUFFIXES)}); write one JSON object per "
+        'line in a .jsonl file: {"messages": [{"role": "user", "content": "..."}, ...]}.',
     )
     return read_rows(file)

@@ -1,5 +1,5 @@
-"""Where text comes from: named corpora fetched by hash, files and folders, a Hugging Face data set,
-Python's docs."""
+"""Text to train on: named corpora, files and folders, Hugging Face data sets, Python's
+documentation, and the generated world."""
 
 from __future__ import annotations
 
@@ -27,38 +27,12 @@ from seq2chat.text.world import documents as world_documents
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".org", ".adoc", ".tex")
 CODE_SUFFIXES = (
-    ".py",
-    ".pyi",
-    ".js",
-    ".ts",
-    ".c",
-    ".h",
-    ".cc",
-    ".cpp",
-    ".hpp",
-    ".rs",
-    ".go",
-    ".java",
-    ".kt",
-    ".swift",
-)
-CODE_SUFFIXES += (
-    ".rb",
-    ".php",
-    ".lua",
-    ".pl",
-    ".r",
-    ".jl",
-    ".hs",
-    ".ml",
-    ".scala",
-    ".cs",
-    ".sh",
+    *(".py", ".pyi", ".js", ".ts", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs", ".go", ".java", ".kt"),
+    *(".swift", ".rb", ".php", ".lua", ".pl", ".r", ".jl", ".hs", ".ml", ".scala", ".cs", ".sh"),
     ".sql",
 )
 SUFFIXES = (*TEXT_SUFFIXES, *CODE_SUFFIXES, *ROW_SUFFIXES)
-"""Files that are read from a folder, gzipped or not, in upper or lower case."""
-
+"""Suffixes of the files that are read from a folder, gzipped or not, in upper or lower case."""
 
 Item = str | PlainText | JsonLines
 """A document, or a file of documents."""
@@ -66,8 +40,11 @@ Item = str | PlainText | JsonLines
 
 @dataclass(frozen=True)
 class Corpus:
-    """Named text. `read()` starts over each time it is called; it yields documents, and large files
-    unread."""
+    """A named text.
+
+    Each call of `read()` yields all documents from the start, where a large file is one item that
+    is not yet read.
+    """
 
     name: str
     read: Callable[[], Iterable[Item]] = field(repr=False)
@@ -76,19 +53,19 @@ class Corpus:
     def documents(self) -> Iterator[str]:
         """Yield each document that is not blank.
 
-        Raises UserError at the first mistake in the files, or if all documents are blank.
+        Raises UserError at the first invalid place in the files, or if all documents are blank.
         """
-        empty = True
+        is_empty = True
         for item in self.read():
             for text in (item,) if isinstance(item, str) else item.documents():
                 if text.strip():
-                    empty = False
+                    is_empty = False
                     yield text
-        check(not empty, f"{self.name} is empty; give a text to learn from.")
+        check(not is_empty, f"{self.name} is empty; give a text to learn from.")
 
     @cached_property
     def n_characters(self) -> int:
-        """How many characters it has; of large files an estimate."""
+        """The number of characters, estimated for large files."""
         return sum(len(item) if isinstance(item, str) else item.count() for item in self.read())
 
     @cached_property
@@ -98,14 +75,14 @@ class Corpus:
 
 
 def load_corpus(name: str, field: str = "text", progress: Progress | None = None) -> Corpus:
-    """Return the corpus called `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, or
-    the path of a text.
+    """Return the corpus `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, or the path
+    of a text.
 
     A text file is one document. A file of rows (see `read_rows`) has one document per row, in the
-    field `field`. A folder holds its files with one of `SUFFIXES`, in order of their paths, without
-    rows that lack the field; see `left_out`. `world` is 8 MB of the generated world, and
-    `world:20MB` is 20. `progress(bytes_done, bytes_total)` is called during a download, with a
-    total of 0 where the server gives none. Raises UserError if there is no such corpus or file.
+    field `field`. A folder consists of its files with one of `SUFFIXES`, sorted by path, without
+    files of rows that lack the field (see `left_out`). `world` is 8 MB of the generated world, and
+    for example `world:20MB` is 20. `progress(bytes_done, bytes_total)` is called during a download,
+    with a total of 0 if the server sends none. Raises UserError if there is no such corpus or file.
     """
     if name == "pydocs":
         return Corpus(name, _pydocs, partial(_hash_texts, _pydocs))
@@ -117,15 +94,15 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     if name.startswith("hf:"):
         read = _hugging_face(name, field)
         return Corpus(name, read, partial(_hash_texts, read))
-    check(name != "", "Which text? Give the path of one, or the name of a corpus.")
+    check(name != "", "There is no text to read; give the path of one, or the name of a corpus.")
     path = Path(name)
     if not path.exists():
         raise UserError(f"There is no corpus or file {name}.{_did_you_mean(path)}")
     files = _files_in(path, field) if path.is_dir() else [path]
     check(
         field == "text" or path.is_dir() or is_rows(path),
-        f"{name} is no file of rows by its suffix, so it has no field {field!r}; leave the field "
-        f"out, or give the file one of the suffixes {', '.join(ROW_SUFFIXES)}.",
+        f"{name} is not a file of rows by its suffix, so it has no field {field!r}; leave the "
+        f"field out, or give the file one of the suffixes {', '.join(ROW_SUFFIXES)}.",
     )
     reader = partial(_read_file, field=field)
     return Corpus(
@@ -136,8 +113,7 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
 
 
 def left_out(name: str, field: str = "text") -> str:
-    """Return a sentence about the files of the folder `name` that `load_corpus` does not read, ""
-    if it reads all."""
+    """Return a warning about the files of the folder `name` that `load_corpus` skips, or ""."""
     folder = Path(name)
     if name in NAMED or not folder.is_dir():
         return ""
@@ -154,17 +130,17 @@ def left_out(name: str, field: str = "text") -> str:
     if rows:
         sentences.append(
             f"Left out of {name}, because their rows have no field {field!r}: "
-            f"{_listed(rows, folder)}. Name another field with --data.field."
+            f"{_listed(rows, folder)}. Name another field in data.field."
         )
     return " ".join(sentences)
 
 
 def _listed(files: list[Path], folder: Path) -> str:
-    """Return the first few of the files and how many there are."""
-    shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + (
-        ", ..." if len(files) > 5 else ""
-    )
-    return f"{shown} ({len(files):,} in all)"
+    """Return the first five of the files, and their number."""
+    names = [str(file.relative_to(folder)) for file in files[:5]]
+    if len(files) > 5:
+        names.append("...")
+    return f"{', '.join(names)} ({len(files):,} in all)"
 
 
 def _files_in(folder: Path, field: str) -> list[Path]:
@@ -179,10 +155,10 @@ def _files_in(folder: Path, field: str) -> list[Path]:
 
 
 def _lacks(file: Path, field: str) -> bool:
-    """Return whether the first row of a file lacks the field, as in the settings of a program.
+    """Return True if the first row of a file lacks the field, as in the settings of a program.
 
-    Settings may also be a `.json` file that holds no rows. Any other file that can't be read does
-    not lack the field, so that the mistake in it is reported.
+    Settings may also be a `.json` file without rows. For any other file that can't be read the
+    result is False, so that its error is reported later.
     """
     try:
         first = next(read_rows(file), None)
@@ -200,14 +176,11 @@ def _visible_files(folder: Path) -> list[Path]:
 
 def _did_you_mean(path: Path) -> str:
     siblings = [str(file) for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(
-        str(path), [*NAMED, "pydocs", "world", *recipe_names(), *siblings], n=1
-    )
-    return (
-        f" Did you mean {near[0]}?"
-        if near
-        else f" Give the path of a text or one of: pydocs, {', '.join(NAMED)}, world."
-    )
+    names = [*NAMED, "pydocs", "world", *recipe_names(), *siblings]
+    matches = difflib.get_close_matches(str(path), names, n=1)
+    if matches:
+        return f" Did you mean {matches[0]}?"
+    return f" Give the path of a text or one of: pydocs, {', '.join(NAMED)}, world."
 
 
 # Reading one file
@@ -223,28 +196,28 @@ def _read_file(file: Path, field: str) -> Iterator[Item]:
         yield PlainText(file)
 
 
-# Text that is no file
+# Text without a file
 
 
 def _pydocs() -> Iterator[str]:
-    """Yield the documentation topics that ship inside CPython (what `help("for")` prints), in order
-    of their names."""
+    """Return the documentation topics inside CPython, sorted by name, for example the text of
+    `help("for")`."""
     topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     return (topics[name] for name in sorted(topics))
 
 
 def _world_size(name: str) -> int:
-    """Return the bytes that `world` or `world:NMB` asks for, 0 for any other name."""
-    asked = re.fullmatch(r"world(?::([1-9]\d*)MB)?", name)
+    """Return the size in bytes for the name `world` or `world:NMB`, and 0 for any other name."""
+    match = re.fullmatch(r"world(?::([1-9]\d*)MB)?", name)
     check(
-        asked is not None or not name.startswith("world:"),
+        match is not None or not name.startswith("world:"),
         f"{name} gives no size; write it like world:20MB.",
     )
-    return int(asked[1] or 8) * 1_000_000 if asked else 0
+    return int(match[1] or 8) * 1_000_000 if match else 0
 
 
 def _world(size: int) -> Iterator[str]:
-    """Yield documents of the world until they hold `size` bytes; its text is ASCII."""
+    """Yield documents of the world, which are ASCII, until they have `size` bytes."""
     for text in world_documents():
         yield text
         size -= len(text)
@@ -253,8 +226,10 @@ def _world(size: int) -> Iterator[str]:
 
 
 def _world_digest(size: int) -> str:
-    """A hash of the version, which changes whenever a document does: no text need be written to
-    know it."""
+    """Return a hash of the version, which changes with every document.
+
+    No text needs to be generated for it.
+    """
     return hashlib.sha256(f"world {WORLD_VERSION} {size}".encode()).hexdigest()
 
 
@@ -282,11 +257,12 @@ def _hugging_face(name: str, field: str) -> Callable[[], Iterator[str]]:
 
 
 def _hash_files(files: list[Path], how: str) -> str:
-    """Hash contents, in order, and how they are read; not names, so that a moved file keeps its
-    fingerprint."""
-    return hashlib.sha256(
-        "\n".join([how, *(hash_file(file) for file in files)]).encode()
-    ).hexdigest()
+    """Return a hash of the contents of the files, in order, and of the way `how` they are read.
+
+    File names are not part of it, so that a moved file keeps its fingerprint.
+    """
+    lines = [how, *map(hash_file, files)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _hash_texts(read: Callable[[], Iterable[str]]) -> str:

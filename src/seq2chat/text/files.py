@@ -1,4 +1,4 @@
-"""Files of text: opened, decoded as UTF-8, or refused with the command that converts them."""
+"""Text files: opened, decoded as UTF-8, or rejected with a command that converts them."""
 
 import codecs
 import gzip
@@ -13,8 +13,8 @@ import charset_normalizer
 
 from seq2chat.config import UserError, check
 
-BLOCK = 1 << 16  # bytes read at a time
-GUESSED = 1 << 17  # bytes around the first bad one from which the encoding is guessed
+BLOCK = 1 << 16  # bytes per read
+GUESSED = 1 << 17  # bytes around the first invalid one, from which the encoding is guessed
 
 _PANDOC = "pandoc -t plain {0} -o {1}.txt"
 _UNPACK = "unpack it and give the folder"
@@ -40,7 +40,7 @@ OTHER_FORMATS = {
         "write it as .jsonl or .parquet",
     ),
 }
-"""What to do with a file of another format, by its suffix: a command, or advice. {0} is the file,
+"""A command or advice for converting a file of another format, by its suffix. {0} is the file and
 {1} its stem."""
 
 _SIGNATURES = {
@@ -54,7 +54,7 @@ _SIGNATURES = {
 }
 
 _MARKS = {
-    # Little-endian, it begins with the mark of UTF-16.
+    # First, because the little-endian mark starts with the mark of UTF-16.
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
@@ -73,14 +73,14 @@ _WESTERN |= {character.upper() for character in _WESTERN}
 
 
 def suffix(file: Path) -> str:
-    """Return the suffix that names the format, in lower case: `.jsonl` for `Rows.JSONL.gz`."""
+    """Return the suffix of the format in lower case, for example `.jsonl` for `Rows.JSONL.gz`."""
     plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
     return plain.suffix.lower()
 
 
 def check_format(file: Path) -> None:
-    """Raise UserError for a pipe, or a file whose suffix names a format that is not read, with what
-    to do about it."""
+    """Raise UserError for a pipe, or for a file with the suffix of an unsupported format, with
+    advice on converting it."""
     _check_no_pipe(file)
     advice = OTHER_FORMATS.get(suffix(file))
     if advice is not None:
@@ -90,7 +90,7 @@ def check_format(file: Path) -> None:
 
 
 def _check_no_pipe(file: Path) -> None:
-    # A text is read several times: to count it, to fingerprint it and to encode it.
+    # A text is read several times: to count, to fingerprint and to encode it.
     check(
         not file.is_fifo(),
         f"{file} is a pipe, which can be read only once; save it to a file first, and give that.",
@@ -104,23 +104,23 @@ def _convert(advice: str, file: Path) -> str:
 
 @contextmanager
 def open_bytes(file: Path) -> Iterator[BufferedIOBase]:
-    """Open a file, gzipped or not; damage met inside the `with` block becomes a UserError."""
+    """Open a file, gzipped or not. Errors of reading inside the `with` block become UserErrors."""
     _check_no_pipe(file)
     try:
         with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
             yield stream
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
-            f"{file} is not a complete gzip file; fetch or compress it again."
+            f"{file} is not a complete gzip file; download or compress it again."
         ) from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
 
 
 def decode(data: bytes, file: Path, offset: int) -> str:
-    """Return the text of `data`, which stands at byte `offset` of the file.
+    """Return the text of `data`, the bytes of the file at `offset`.
 
-    Raises UserError for what is not UTF-8, with the command that converts it.
+    Raises UserError for bytes that are not UTF-8, with a command that converts the file.
     """
     _check_text(data, file, offset)
     try:
@@ -130,8 +130,10 @@ def decode(data: bytes, file: Path, offset: int) -> str:
 
 
 def read_blocks(file: Path) -> Iterator[str]:
-    """Yield the text of a file in blocks, without a byte order mark. Raises UserError as `decode`
-    does."""
+    """Yield the text of a file in blocks, without a byte order mark.
+
+    Raises UserError as `decode`.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     began = False
@@ -152,8 +154,10 @@ def read_blocks(file: Path) -> Iterator[str]:
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
-    """Yield each line that is not blank, without its end, and its number. Raises UserError as
-    `decode` does."""
+    """Yield each line that is not blank, without its line end, and its number.
+
+    Raises UserError as `decode`.
+    """
     offset = 0
     with open_bytes(file) as stream:
         for number, line in enumerate(stream, start=1):
@@ -164,13 +168,13 @@ def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
 
 
 def whole_characters(text: str) -> str:
-    """Return the text with U+FFFD for each half of a surrogate pair, which JSON can spell and UTF-8
-    cannot hold."""
+    """Return the text with U+FFFD for each half of a surrogate pair, which JSON can spell but UTF-8
+    can't hold."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _check_text(data: bytes, file: Path, offset: int) -> None:
-    """Raise UserError for bytes that are another format, UTF-16 or UTF-32."""
+    """Raise UserError for bytes of another format, of UTF-16 or of UTF-32."""
     if offset == 0:
         for encoding, marks in _MARKS.items():
             command = _iconv(f"-f {encoding}", file)
@@ -195,12 +199,12 @@ def _check_text(data: bytes, file: Path, offset: int) -> None:
 
 
 def _utf16_without_mark(data: bytes) -> str:
-    """Return the byte order of text in UTF-16, "" where the NUL bytes are none of its."""
+    """Return "UTF-16LE" or "UTF-16BE" for text in UTF-16, and "" for other bytes."""
     sample = data[: min(len(data), GUESSED) // 2 * 2]
     even = sample[::2].count(0)
     odd = sample[1::2].count(0)
-    # ASCII in UTF-16 has a zero in every unit. Blanks, digits and line ends have one in every
-    # script.
+    # In UTF-16, ASCII has a zero in every unit. In other scripts, blanks, digits and line ends have
+    # one.
     is_utf8 = _is_plain_utf8(sample.replace(b"\0", b""))
     least = len(sample) / 2 * (0.9 if is_utf8 else 0.05)
     for zeros, others, name in ((odd, even, "UTF-16LE"), (even, odd, "UTF-16BE")):
@@ -210,7 +214,7 @@ def _utf16_without_mark(data: bytes) -> str:
 
 
 def _is_plain_utf8(data: bytes) -> bool:
-    """Return whether the bytes are UTF-8 without control characters."""
+    """Return True if the bytes are UTF-8 without control characters."""
     text = data.decode("utf-8", "replace")
     return "\ufffd" not in text and all(
         character >= " " or character.isspace() for character in text
@@ -218,18 +222,19 @@ def _is_plain_utf8(data: bytes) -> bool:
 
 
 def _not_utf8(file: Path, position: int) -> UserError:
-    """Return the error for bytes at `position` that are not UTF-8, with the likeliest encoding in
-    the command."""
+    """Return the error for bytes at `position` that are not UTF-8, with the most probable encoding
+    in the command."""
     with open_bytes(file) as stream:
         first = max(0, position - GUESSED // 2)
         stream.seek(first)
         sample = stream.read(GUESSED)
-    before, tail = sample[: position - first], sample[position - first :]
-    # One last byte may also be the one accented letter of a text in another encoding.
+    before = sample[: position - first]
+    tail = sample[position - first :]
+    # A single last byte may also be the only accented letter of a text in another encoding.
     if _is_unfinished(tail) and (len(tail) > 1 or not before.isascii()):
         return UserError(
             f"{file} is not UTF-8 at byte {position}: it ends within a character, so it is cut; "
-            f"fetch it again, or leave the end out: {_head(position, file)}"
+            f"download it again, or leave the end out: {_head(position, file)}"
         )
     if first:
         sample = sample[sample.find(b"\n") + 1 :]  # a character of several bytes must not be cut
@@ -240,22 +245,22 @@ def _not_utf8(file: Path, position: int) -> UserError:
 
 
 def _iconv(options: str, file: Path) -> str:
-    """Return the command that writes the file in UTF-8."""
+    """Return the command that converts the file to UTF-8."""
     if file.suffix.lower() == ".gz":
         return f"gunzip -c {shlex.quote(str(file))} | iconv {options} -t UTF-8 > new.txt"
     return f"iconv {options} -t UTF-8 {shlex.quote(str(file))} > new.txt"
 
 
 def _head(size: int, file: Path) -> str:
-    """Return the command that writes the first bytes of the text."""
+    """Return the command that writes the first `size` bytes of the text."""
     if file.suffix.lower() == ".gz":
         return f"gunzip -c {shlex.quote(str(file))} | head -c {size} > new.txt"
     return f"head -c {size} {shlex.quote(str(file))} > new.txt"
 
 
 def _unpack(file: Path, kind: str) -> str:
-    """Return the command that unpacks a gzipped file to the file of another format in it, or to its
-    text."""
+    """Return the command that unpacks a gzipped file to the file of another format, or the text,
+    inside it."""
     command = f"gunzip -c {shlex.quote(str(file))}"
     unpacked = file.with_suffix("")
     if kind == ".gz":
@@ -265,7 +270,7 @@ def _unpack(file: Path, kind: str) -> str:
 
 
 def _is_unfinished(tail: bytes) -> bool:
-    """Return whether the bytes are the beginning of one UTF-8 character."""
+    """Return True if the bytes are an incomplete UTF-8 character."""
     try:
         tail.decode()
     except UnicodeDecodeError as error:
@@ -274,22 +279,22 @@ def _is_unfinished(tail: bytes) -> bool:
 
 
 def _mostly_utf8(sample: bytes) -> bool:
-    """Return whether the text is UTF-8 with a few damaged places, which another encoding would
-    garble."""
+    """Return True for UTF-8 with a few damaged characters, which another encoding would garble."""
     text = sample.decode("utf-8", "replace")
-    bad = text.count("\ufffd")
-    return sum(character > "\x7f" for character in text) - bad > 5 * bad
+    n_damaged = text.count("\ufffd")
+    n_intact = sum(character > "\x7f" for character in text) - n_damaged
+    return n_intact > 5 * n_damaged
 
 
 def _guess(sample: bytes) -> str:
-    """Return the likeliest encoding of the bytes, as `iconv` names it."""
+    """Return the most probable encoding of the bytes, by its name in `iconv`."""
     high = [byte for byte in sample if byte > 0x7F]
     western = sample.decode("cp1252", "replace")
-    # Too few characters above ASCII for statistics; in English, French or German text they are
-    # these.
+    # Too few characters above ASCII for statistics. In English, French or German text they are all
+    # in this set.
     if len(high) < len(sample) / 20 and all(c in _WESTERN for c in western if c > "\x7f"):
         return "CP1252"
-    # Kana are what no other encoding's bytes look like; the detector takes short Japanese text for
+    # Bytes of other encodings don't look like kana. The detector takes short Japanese text for
     # Korean.
     for encoding in ("cp932", "euc_jp"):
         text = sample.decode(encoding, "replace")

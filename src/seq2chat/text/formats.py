@@ -1,26 +1,34 @@
-"""The forms in which published data sets write conversations, comparisons and prompts.
+"""The formats of conversations, comparisons and prompts in published data sets.
 
-A row is read in one of these forms; names may be in any case, and `input`, `question`,
-`instruction` or `query` may stand for `prompt`, `response`, `completion` or `output` for `answer`:
+A row has one of these formats. Names may be in any case. `input`, `question`, `instruction` or
+`query` may replace `prompt`, and `response`, `completion` or `output` may replace `answer`.
 
-    {"messages": [{"role": "user", "content": "..."}, ...]}       OpenAI; `weight: 0` marks turns
-    that are not learned {"conversations": [{"from": "human", "value": "..."}, ...]}   ShareGPT
+OpenAI, where `weight: 0` marks turns that are not trained on:
+    {"messages": [{"role": "user", "content": "..."}, ...]}
+ShareGPT, Alpaca and TRL:
+    {"conversations": [{"from": "human", "value": "..."}, ...]}
     {"system": ..., "history": [["...", "..."]], "instruction": ..., "input": ..., "output": ...}
-    Alpaca {"prompt": [messages], "completion": [messages]}              TRL {"prompt": ...,
-    "chosen": ..., "rejected": ...}               a comparison; each side a text or messages
-    {"chosen": [messages], "rejected": [messages]}                the same, with the prompt in both
-    {"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ...", "rejected": "..."}   hh-rlhf {"input":
-    {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}   OpenAI
-    {"prompt": ..., "response_a": ..., "response_b": ..., "winner": "a"}   pairwise labels
-    {"prompt": ..., "answers": ["best", "worse"], "ranks": [0, 1]}         K ranked answers
+    {"prompt": [messages], "completion": [messages]}
+A comparison, where each side is a text or messages:
+    {"prompt": ..., "chosen": ..., "rejected": ...}
+The same, with the prompt in both sides:
+    {"chosen": [messages], "rejected": [messages]}
+hh-rlhf:
+    {"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ...", "rejected": "..."}
+OpenAI:
+    {"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}
+Pairwise labels:
+    {"prompt": ..., "response_a": ..., "response_b": ..., "winner": "a"}
+K ranked answers:
+    {"prompt": ..., "answers": ["best", "worse"], "ranks": [0, 1]}
 
-A key that would change what is learned and cannot be honored is an error. Other keys are collected
-as not used.
+A key that would change the training and is not supported is an error. Other keys are collected as
+unused.
 """
 
 import re
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from seq2chat.config import UserError, check
@@ -58,11 +66,10 @@ PAIR_SCORES = (
 
 
 def demonstration(fields: Fields) -> list[Turn]:
-    """Return the turns of a conversation to learn from. Raises UserError for a row that holds
-    none."""
+    """Return the turns of a conversation to train on. Raises UserError for a row without one."""
     if fields.has("label"):
         raise UserError(
-            f"{fields.where} has a label, which says whether the answer is good; keep the rows with"
+            f"{fields.where} has a label, which rates the answer as good or bad; keep the rows with"
             ' good answers and remove the key "label", or pair good and bad answers as "chosen"'
             ' and "rejected".'
         )
@@ -72,16 +79,16 @@ def demonstration(fields: Fields) -> list[Turn]:
         answer = fields.get(*ANSWER)
         check(
             answer is not None,
-            f'{fields.where} is no demonstration; write "messages", or "prompt" and "answer". '
+            f'{fields.where} is not a demonstration; write "messages", or "prompt" and "answer". '
             f"It has {field_names(fields.row)}.",
         )
         turns = _answered(fields, answer)
     fields.check_unused({**UNSUPPORTED, **SCORES})
     while turns and turns[-1].message.role != "assistant":
-        turns.pop()  # nothing is learned from what comes after the last answer
+        turns.pop()  # turns after the last answer are not trained on
     check(
         any(turn.learned for turn in turns if turn.message.role == "assistant"),
-        f"{fields.where}: there is no answer to learn; a demonstration has a turn of the "
+        f"{fields.where}: there is no answer to train on; a demonstration has a turn of the "
         "assistant.",
     )
     check(
@@ -94,12 +101,13 @@ def demonstration(fields: Fields) -> list[Turn]:
 def _answered(fields: Fields, answer: Any) -> list[Turn]:
     """Return the conversation of the row's prompt and its answer, which may repeat the prompt."""
     before = prompt_turns(fields)
-    turns = (read_transcript if is_transcript(answer) else _answer_turns)(fields, answer, "answer")
+    read = read_transcript if is_transcript(answer) else _answer_turns
+    turns = read(fields, answer, "answer")
     if turns[0].message.role == "assistant":
         return [*before, *turns]
     turns = _with_beginning(fields, turns)
-    repeated = _repeats([turn.message for turn in turns], [turn.message for turn in before])
-    check(repeated, f"{fields.where}: the prompt is not the one that the answer answers.")
+    is_repeated = _repeats([turn.message for turn in turns], [turn.message for turn in before])
+    check(is_repeated, f"{fields.where}: the prompt is not the one that the answer answers.")
     return turns
 
 
@@ -107,23 +115,21 @@ def _answered(fields: Fields, answer: Any) -> list[Turn]:
 
 
 def comparison(fields: Fields) -> tuple[list[Message], list[str], list[int]]:
-    """Return the prompt, the answers and the rank of each, 0 the best. Raises UserError for a row
-    without two."""
+    """Return the prompt, the answers, and the rank of each answer, where 0 is the best.
+
+    Raises UserError for a row with fewer than two answers.
+    """
     pair = _sides(fields)
     if fields.has("label"):
-        raise UserError(
-            f"{fields.where} has a label, as KTO learns from, which is not supported; "
-            + (
-                "remove the key."
-                if pair
-                else 'pair a good and a bad answer to each prompt as "chosen" and "rejected".'
-            )
-        )
+        remedy = 'pair a good and a bad answer to each prompt as "chosen" and "rejected".'
+        if pair:
+            remedy = "remove the key."
+        raise UserError(f"{fields.where} has a label, as for KTO, which is not supported; {remedy}")
     if pair:
         prompt, answers = _compared(fields, {name: fields.get(name) for name in pair})
         ranks = _winner(fields) if "response_a" in pair else _order(fields)
     else:
-        prompt, answers = _compared(fields, _several(fields))
+        prompt, answers = _compared(fields, _answer_list(fields))
         ranks = _ranks(fields, len(answers))
     fields.check_unused({**UNSUPPORTED, **PREFERENCES})
     check(
@@ -138,62 +144,60 @@ def _sides(fields: Fields) -> tuple[str, ...]:
     return next((pair for pair in SIDES if all(name in fields.names for name in pair)), ())
 
 
-def _several(fields: Fields) -> dict[str, Any]:
-    """Return the answers of a row with a list of them by name."""
+def _answer_list(fields: Fields) -> dict[str, Any]:
+    """Return the answers in a row's list, by name."""
     answers = fields.get("answers")
     check(
         isinstance(answers, list) and len(answers) > 1 and None not in answers,
-        f'{fields.where} is no comparison; write "prompt", "chosen" and "rejected", or "answers", a'
-        f" list of two or more. It has {field_names(fields.row)}.",
+        f'{fields.where} is not a comparison; write "prompt", "chosen" and "rejected", or '
+        f'"answers", a list of two or more. It has {field_names(fields.row)}.',
     )
     return {f"answer {number}": answer for number, answer in enumerate(answers, start=1)}
 
 
 def _compared(fields: Fields, sides: Mapping[str, Any]) -> tuple[list[Message], list[str]]:
-    """Return the prompt and the answers of several sides by name, which may repeat the prompt."""
-    explicit = fields.has(*PROMPT, *MESSAGES)
+    """Return the prompt and the answers of the named sides, which may repeat the prompt."""
+    has_prompt = fields.has(*PROMPT, *MESSAGES)
     values = sides.values()
-    whole = all(map(is_transcript, values)) or (
-        not explicit and all(isinstance(value, str) for value in values)
-    )
-    read = read_transcript if whole else _answer_turns
+    are_texts = all(isinstance(value, str) for value in values)
+    are_transcripts = all(map(is_transcript, values)) or (not has_prompt and are_texts)
+    read = read_transcript if are_transcripts else _answer_turns
     turns = {name: read(fields, side, name) for name, side in sides.items()}
     for name, side in turns.items():
         check(
             side[-1].learned,
-            f"{fields.where}: {name} is marked as not to be learned; leave such rows out.",
+            f"{fields.where}: {name} is marked as not trained on; leave such rows out.",
         )
     messages = {name: [turn.message for turn in side] for name, side in turns.items()}
     first = next(iter(messages))
     prompt = messages[first][:-1]
     for name, side in messages.items():
         check(side[:-1] == prompt, f"{fields.where}: {first} and {name} answer different prompts.")
-    if explicit and not any(message.role == "user" for message in prompt):
+    if has_prompt and not any(message.role == "user" for message in prompt):
         prompt = prompt_messages(fields) + prompt
     else:
         prompt = [turn.message for turn in _with_beginning(fields, turns[first][:-1])]
-        if explicit:
-            repeated = _repeats(prompt, prompt_messages(fields))
-            check(repeated, f"{fields.where}: the prompt is not the one that {first} answers.")
+        if has_prompt:
+            is_repeated = _repeats(prompt, prompt_messages(fields))
+            check(is_repeated, f"{fields.where}: the prompt is not the one that {first} answers.")
     _check_prompt(prompt, fields.where)
     return prompt, [side[-1].content for side in messages.values()]
 
 
 def _hold_prompt(sides: list[Any]) -> bool:
-    """Return whether the sides are conversations: transcripts, or lists of several messages."""
-    return bool(sides) and (
-        all(map(is_transcript, sides)) or (isinstance(sides[0], list) and len(sides[0]) > 1)
-    )
+    """Return True if the sides are conversations: transcripts, or lists of several messages."""
+    if not sides:
+        return False
+    return all(map(is_transcript, sides)) or (isinstance(sides[0], list) and len(sides[0]) > 1)
 
 
 def _repeats(conversation: list[Message], prompt: list[Message]) -> bool:
-    """Return whether the turns of `prompt` stand in the conversation, in which there may be
-    more."""
+    """Return True if all turns of `prompt` occur in the conversation."""
     return all(message in conversation for message in prompt)
 
 
 def _winner(fields: Fields) -> list[int]:
-    """Return the ranks of two answers of which `winner` names the better, or a tie."""
+    """Return the ranks of two answers from the field `winner`, which names the better or a tie."""
     winner = fields.get("winner", "preference")
     name = re.sub(r"^(model|response)[ _]", "", str(winner).strip().lower())
     ranks = {"a": [0, 1], "b": [1, 0], "tie": [0, 0]}.get(name)
@@ -203,12 +207,15 @@ def _winner(fields: Fields) -> list[int]:
 
 
 def _order(fields: Fields) -> list[int]:
-    """Return the ranks of a chosen and a rejected answer: tied where a field says so or both have
-    the same score."""
+    """Return the ranks of a chosen and a rejected answer.
+
+    They are tied if the winner is "tie" or the scores are equal.
+    """
     winner = fields.get("winner", "preference")
-    tie = str(winner).strip().lower() == "tie"
+    name = str(winner).strip().lower()
+    is_tie = name == "tie"
     check(
-        tie or is_blank(winner) or str(winner).strip().lower() == "chosen",
+        is_tie or is_blank(winner) or name == "chosen",
         f'{fields.where}: the winner of chosen and rejected is {winner!r}; write "chosen" or "tie",'
         " or remove the key.",
     )
@@ -222,12 +229,12 @@ def _order(fields: Fields) -> list[int]:
             f"{fields.where}: {names[0]} is {better} and {names[1]} is {worse}, so the rejected "
             "answer is the better one; exchange them, or remove the scores.",
         )
-        tie = tie or scores[0] == scores[1]
-    return [0, 0] if tie else [0, 1]
+        is_tie = is_tie or scores[0] == scores[1]
+    return [0, 0] if is_tie else [0, 1]
 
 
 def _ranks(fields: Fields, n: int) -> list[int]:
-    """Return the ranks of `n` answers: as given, by their scores, or the best first."""
+    """Return the ranks of `n` answers from the row's ranks or scores, else in their order."""
     scores = fields.get("scores", "rewards", "ratings")
     ranks = fields.get("ranks")
     orders = []
@@ -242,6 +249,7 @@ def _ranks(fields: Fields, n: int) -> list[int]:
             " answers, 0 the best.",
         )
         orders.append([int(value) for value in values])
+    # Without gaps, so that ranks and scores can be compared.
     dense = [[sorted(set(order)).index(rank) for rank in order] for order in orders]
     check(
         all(order == dense[0] for order in dense),
@@ -264,9 +272,9 @@ def _numbers(values: Any, name: str, n: int, where: str) -> list[float]:
 
 
 def prompt(fields: Fields) -> list[Message]:
-    """Return the prompt that a row holds, or that its demonstration or comparison answers."""
+    """Return the prompt of a row, or of its demonstration or comparison."""
     sides = {name: fields.row.fields[fields.names[name]] for name in _sides(fields)}
-    # A conversation may hold more turns than the field of the prompt.
+    # A conversation may have more turns than the field of the prompt.
     if _hold_prompt(list(sides.values())):
         messages, _ = _compared(fields, {name: fields.get(name) for name in sides})
     else:
@@ -276,13 +284,12 @@ def prompt(fields: Fields) -> list[Message]:
 
 
 def prompt_messages(fields: Fields) -> list[Message]:
-    """Return the messages of the prompt, without a look at keys that are not supported."""
+    """Return the messages of the prompt without checking for unsupported keys."""
     return [turn.message for turn in prompt_turns(fields)]
 
 
 def prompt_turns(fields: Fields) -> list[Turn]:
-    """Return the turns of the prompt, the earlier ones of `history` among them. Raises UserError if
-    there is none."""
+    """Return the turns of the prompt, including `history`. Raises UserError if there is none."""
     if not fields.has(*PROMPT) and fields.has(*MESSAGES):
         turns = read_turns(fields, fields.get(*MESSAGES), "messages")
         turns = turns[:-1] if turns[-1].message.role == "assistant" else turns
@@ -308,33 +315,36 @@ def _check_prompt(messages: list[Message], where: str) -> None:
 
 
 def _written_prompt(fields: Fields) -> list[Turn]:
-    """Return the prompt in a field of its own, with what belongs to an instruction."""
-    given = fields.get(*PROMPT)
+    """Return the prompt in the field for it, with the context of an instruction."""
+    value = fields.get(*PROMPT)
     check(
-        given is not None,
+        value is not None,
         f'{fields.where} has no prompt; write "prompt" or "messages". It has'
         f" {field_names(fields.row)}.",
     )
-    if isinstance(given, Mapping):
-        return _inner_prompt(fields, given)
-    if not isinstance(given, str):
-        return read_turns(fields, given, "prompt")
-    text = read_text(given, "prompt", fields.where)
+    if isinstance(value, Mapping):
+        return _inner_prompt(fields, value)
+    if not isinstance(value, str):
+        return read_turns(fields, value, "prompt")
+    text = read_text(value, "prompt", fields.where)
     if text.startswith("Human:") and text.endswith("Assistant:"):
-        begun = text.removesuffix("Assistant:") + "Assistant: ..."
-        return read_transcript(fields, begun, "prompt")[:-1]
-    # As Dolly and Alpaca name what belongs to the instruction; `input` alone is the prompt itself.
+        transcript = text.removesuffix("Assistant:") + "Assistant: ..."
+        return read_transcript(fields, transcript, "prompt")[:-1]
+    # Dolly and Alpaca have the context of the instruction in these fields. `input` alone is the
+    # prompt itself.
     names = ("context", "input") if fields.has(*PROMPT[:-1]) else ("context",)
-    context = next((value for name in names if not is_blank(value := fields.get(name))), None)
-    if context is not None:
-        text = f"{text}\n\n{read_text(context, 'context', fields.where)}"
+    for name in names:
+        context = fields.get(name)
+        if not is_blank(context):
+            text = f"{text}\n\n{read_text(context, 'context', fields.where)}"
+            break
     return [Turn(Message("user", text))]
 
 
-def _inner_prompt(fields: Fields, given: Mapping[str, Any]) -> list[Turn]:
-    """Return the turns of OpenAI's `{"input": {"messages": [...]}}`, whose keys are checked as a
-    row's are."""
-    inner = Fields(Row(dict(given), fields.where, fields.row.number))
+def _inner_prompt(fields: Fields, value: Mapping[str, Any]) -> list[Turn]:
+    """Return the turns of OpenAI's `{"input": {"messages": [...]}}`, and check its keys like
+    the keys of a row."""
+    inner = Fields(Row(dict(value), fields.where, fields.row.number))
     turns = _with_beginning(inner, read_turns(inner, inner.get("messages"), "prompt"))
     inner.check_unused(UNSUPPORTED)
     unused = {f"prompt.{name.lower()}": value for name, value in inner.columns(None).items()}
@@ -343,7 +353,7 @@ def _inner_prompt(fields: Fields, given: Mapping[str, Any]) -> list[Turn]:
 
 
 def _history(fields: Fields) -> list[Turn]:
-    """Return the earlier turns of Alpaca's `history`, pairs of a question and its answer."""
+    """Return the turns of Alpaca's `history`, pairs of a question and its answer."""
     pairs = fields.get("history")
     pairs = [] if is_empty(pairs) else pairs
     is_pairs = isinstance(pairs, list) and all(
@@ -360,12 +370,10 @@ def _history(fields: Fields) -> list[Turn]:
 
 
 def _with_beginning(fields: Fields, turns: list[Turn]) -> list[Turn]:
-    """Return the turns with the row's `system` message first and then those of `history`, unless
-    they are there."""
-    n_system = next(
-        (number for number, turn in enumerate(turns) if turn.message.role != "system"), len(turns)
-    )
-    first, rest = turns[:n_system], turns[n_system:]
+    """Return the turns after the row's `system` message and `history`, which are added unless
+    `turns` have them."""
+    first = list(takewhile(lambda turn: turn.message.role == "system", turns))
+    rest = turns[len(first) :]
     system = fields.get("system", "system_prompt")
     if not is_blank(system):
         message = Message("system", read_text(system, "system", fields.where))
@@ -378,8 +386,8 @@ def _with_beginning(fields: Fields, turns: list[Turn]) -> list[Turn]:
 
 
 def _answer_turns(fields: Fields, answer: Any, name: str) -> list[Turn]:
-    """Return an answer as turns: a text, a message, or a list of messages that ends with the
-    assistant's."""
+    """Return the turns of an answer, which is a text, a message, or a list of messages ending with
+    the assistant's."""
     if not isinstance(answer, list | Mapping):
         return [Turn(Message("assistant", read_text(answer, name, fields.where)))]
     turns = read_turns(fields, [answer] if isinstance(answer, Mapping) else answer, name)

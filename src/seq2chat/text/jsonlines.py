@@ -1,4 +1,4 @@
-"""Files of JSON lines of any size: counted and sampled without parsing all of their lines."""
+"""Files of JSON lines of any size, counted and sampled without parsing every line."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class JsonLines:
     field: str
 
     def count(self) -> int:
-        """Return how many characters its documents have: of a large file an estimate from 64
+        """Return the number of characters in its documents, for a large file an estimate from 64
         blocks."""
         size = self.file.stat().st_size
         if size <= 64 * BLOCK:
@@ -27,12 +27,14 @@ class JsonLines:
         return int(sum(map(len, self.sample(share))) / share)
 
     def documents(self) -> Iterator[str]:
-        """Yield each document. Raises UserError naming the line of the first mistake."""
+        """Yield each document. Raises UserError naming the line of the first invalid one."""
         return read_fields(self.file, self.field)
 
     def sample(self, share: float) -> Iterator[str]:
-        """Yield the documents whose lines start in a sample of the blocks of 64 KiB; the other
-        blocks are not read."""
+        """Yield the documents whose lines start in a sample of the blocks of 64 KiB.
+
+        The other blocks are not read.
+        """
         takes = Sample(share).takes
         with open_bytes(self.file) as stream:
             for start in range(0, self.file.stat().st_size, BLOCK):
@@ -40,7 +42,7 @@ class JsonLines:
                     continue
                 stream.seek(max(0, start - 1))
                 if start:
-                    stream.readline()  # the end of a line that starts in an earlier block
+                    stream.readline()  # skip the line that started in an earlier block
                 while (offset := stream.tell()) < start + BLOCK and (line := stream.readline()):
                     text = decode(line, self.file, offset).removeprefix("\ufeff")
                     if text.strip():
@@ -55,8 +57,10 @@ class JsonLines:
 
 
 def is_json_lines(file: Path) -> bool:
-    """Return whether the file is JSON lines by its suffix and its first line; a gzipped one has no
-    blocks to skip."""
+    """Return True if the suffix and the first line of the file indicate JSON lines.
+
+    A gzipped file is not, because its blocks can't be skipped.
+    """
     if file.suffix.lower() not in (".jsonl", ".ndjson"):
         return False
     with open_bytes(file) as stream:

@@ -1,8 +1,8 @@
-"""Masked language modelling: which tokens a BERT is asked for, and what it sees in their place.
+"""Masked language modeling: the choice of the tokens that a BERT predicts, and their replacement.
 
-Devlin et al. 2018, section 3.1 and appendix A.1: 15 % of the tokens are chosen; 80 % of these are
-shown as [MASK], 10 % as a random token, 10 % as they are. As in RoBERTa (Liu et al. 2019, section
-4.1) they are chosen anew each epoch.
+15 % of the tokens are chosen. Of these, 80 % are replaced by [MASK], 10 % by a random token, and
+10 % are left unchanged (Devlin et al. 2018, section 3.1 and appendix A.1). As in RoBERTa (Liu et
+al. 2019, section 4.1), each epoch chooses different tokens.
 """
 
 import hashlib
@@ -16,18 +16,19 @@ from seq2chat.text.batch import IGNORED, Batch, Loader, spread_batches
 from seq2chat.text.shards import Shards
 from seq2chat.text.wordpiece import WordPiece
 
-EVALUATION_SHARE = 0.15  # whatever a model was trained with, so that losses compare
-SHOW_MASK, SHOW_RANDOM = 0.8, 0.1
+EVALUATION_SHARE = 0.15  # the same for all models, so that losses can be compared
+SHOW_MASK = 0.8
+SHOW_RANDOM = 0.1
 MASK = "[MASK]"
 
 
 class MaskedLoader:
-    """Deals training samples [CLS] text [SEP] of `context` tokens, cut from the stream as by
+    """A loader of training samples [CLS] text [SEP] of `context` tokens, cut from the stream as in
     `Loader`.
 
     Documents inside a sample are separated by [SEP] (RoBERTa's FULL-SENTENCES). With
-    `next_sentence`, a sample is [CLS] A [SEP] B [SEP]: B follows A in one half of them, and begins
-    at a random place in the other.
+    `next_sentence`, a sample is [CLS] A [SEP] B [SEP]. In half of the samples B follows A, and in
+    the others it starts at a random position.
     """
 
     def __init__(
@@ -39,14 +40,18 @@ class MaskedLoader:
         mask_share: float = EVALUATION_SHARE,
         next_sentence: bool = False,
     ) -> None:
-        self.shards, self.context, self.seed, self.tokenizer = shards, context, seed, tokenizer
-        self.mask_share, self.next_sentence = mask_share, next_sentence
+        self.shards = shards
+        self.context = context
+        self.seed = seed
+        self.tokenizer = tokenizer
+        self.mask_share = mask_share
+        self.next_sentence = next_sentence
         self.width = context - (3 if next_sentence else 2)
         n_transitions = shards.n_tokens - 1
         check(
             self.width > 1,
-            f"model.context is {context}; [CLS] and [SEP] need room beside the text, so write "
-            "more.",
+            f"model.context is {context}, which leaves no room for text between [CLS] and [SEP]; "
+            "write a larger one.",
         )
         check(
             n_transitions >= self.width,
@@ -55,14 +60,15 @@ class MaskedLoader:
         )
         self.windows = Loader(shards, self.width, seed)
         self.n_windows = self.windows.n_windows
-        self.fingerprint, self.epoch_tokens = shards.fingerprint, self.n_windows * context
+        self.fingerprint = shards.fingerprint
+        self.epoch_tokens = self.n_windows * context
 
     def epoch_batches(self, batch_size: int) -> float:
-        """Return the number of batches in an epoch."""
+        """Return the number of batches per epoch."""
         return self.n_windows / batch_size
 
     def n_samples(self, first_sample: int, batch_size: int) -> int:
-        """Return how many samples the batch that begins with `first_sample` has, over all ranks."""
+        """Return the number of samples in the batch that starts with `first_sample`."""
         return batch_size
 
     def sample(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
@@ -70,12 +76,14 @@ class MaskedLoader:
         and `is_next`."""
         rng = _generator(self.fingerprint, self.seed, k)
         text, _, _ = self.windows.sample(k)
-        special, n_first, is_next = self.tokenizer, self.width, True
+        special = self.tokenizer
+        n_first = self.width
+        is_next = True
         if self.next_sentence:
             n_first = int(rng.integers(1, self.width))
             is_next = bool(rng.random() < 0.5)
             if not is_next:
-                text[n_first:] = self._elsewhere(rng, self.width - n_first)
+                text[n_first:] = self._random_text(rng, self.width - n_first)
         parts = [[special.cls_id], text[:n_first], [special.sep_id]]
         if self.next_sentence:
             parts += [text[n_first:], [special.sep_id]]
@@ -83,11 +91,11 @@ class MaskedLoader:
         segments = (np.arange(self.context) >= n_first + 2).astype(np.int64)
         target, labels = mask_tokens(
             tokens,
-            ~_control(tokens, special),
-            self.mask_share,
-            special.mask_id,
-            special.vocab_size,
-            rng,
+            is_text=~_is_control(tokens, special),
+            share=self.mask_share,
+            mask_id=special.mask_id,
+            vocab_size=special.vocab_size,
+            rng=rng,
         )
         return target, labels, segments, is_next
 
@@ -96,65 +104,68 @@ class MaskedLoader:
     ) -> Batch:
         """Return this rank's rows of the global batch of samples first_sample .. first_sample +
         batch_size - 1."""
-        samples = map(
-            self.sample, range(first_sample + rank, first_sample + batch_size, world_size)
-        )
+        numbers = range(first_sample + rank, first_sample + batch_size, world_size)
+        columns = zip(*map(self.sample, numbers), strict=True)
         target, labels, segments, is_next = (
-            torch.from_numpy(np.stack(rows)) for rows in zip(*samples, strict=True)
+            torch.from_numpy(np.stack(column)) for column in columns
         )
         if not self.next_sentence:
             return Batch(target, labels)
         return Batch(target, labels, segments=segments, is_next=is_next)
 
-    def _elsewhere(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Return `count` tokens from a random place of the stream."""
-        return self.shards.read(int(rng.integers(self.shards.n_tokens - count + 1)), count)
+    def _random_text(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Return `count` tokens from a random position of the stream."""
+        start = int(rng.integers(self.shards.n_tokens - count + 1))
+        return self.shards.read(start, count)
 
 
 def masked_evaluation_batches(
     shards: Shards, context: int, batch_size: int, tokenizer: WordPiece, limit: int = 0
 ) -> Iterator[Batch]:
-    """Yield the whole stream once, in order, as rows [CLS] text [SEP], with 15 % of the tokens
-    chosen.
+    """Yield the whole stream once, in order, as rows [CLS] text [SEP] with 15 % of the tokens
+    masked.
 
-    With a `limit` they are rows of about so many tokens, spread over the stream.
+    With a `limit`, rows of about that many tokens are yielded, spread over the stream.
 
-    What is chosen depends on the text and the context alone, so that models are asked for the same.
-    The last row is padded, with a `target_mask`; the last batch may have fewer rows.
+    The choice of tokens depends only on the text and the context, so that all models predict the
+    same ones. The last row is padded, with a `target_mask`. The last batch may have fewer rows.
     """
     width = context - 2
     check(
         width > 0,
-        f"--context is {context}; [CLS] and [SEP] need room beside the text, so write at least 3.",
+        f"context is {context}; write at least 3, as [CLS] and [SEP] take two places.",
     )
     n_tokens = shards.n_tokens - 1
     firsts = range(0, n_tokens, width)
     for windows in spread_batches(len(firsts), batch_size, -(-limit // width)):
         rows = []
-        for first in (firsts[window] for window in windows):
-            text = shards.read(first, min(width, n_tokens - first)).astype(np.int64)
-            tokens = np.concatenate([[tokenizer.cls_id], text, [tokenizer.sep_id]])
+        for window in windows:
+            first = firsts[window]
+            text = shards.read(first, min(width, n_tokens - first))
             rng = _generator(shards.fingerprint, "evaluation", first)
-            target, labels = mask_tokens(
-                tokens,
-                ~_control(tokens, tokenizer),
-                EVALUATION_SHARE,
-                tokenizer.mask_id,
-                tokenizer.vocab_size,
-                rng,
-            )
-            padding = (0, context - len(tokens))
-            rows.append(
-                (
-                    np.pad(target, padding, constant_values=tokenizer.pad_id),
-                    np.pad(labels, padding, constant_values=IGNORED),
-                    np.arange(context) < len(tokens),
-                )
-            )
-        target, labels, is_real = (
-            torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)
-        )
+            rows.append(_evaluation_row(text, context, tokenizer, rng))
+        columns = zip(*rows, strict=True)
+        target, labels, is_real = (torch.from_numpy(np.stack(column)) for column in columns)
         yield Batch(target, labels, target_mask=None if is_real.all() else is_real)
+
+
+def _evaluation_row(
+    text: np.ndarray, context: int, tokenizer: WordPiece, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return target, labels and the mask of real tokens of a row padded to `context`."""
+    tokens = np.concatenate([[tokenizer.cls_id], text.astype(np.int64), [tokenizer.sep_id]])
+    target, labels = mask_tokens(
+        tokens,
+        is_text=~_is_control(tokens, tokenizer),
+        share=EVALUATION_SHARE,
+        mask_id=tokenizer.mask_id,
+        vocab_size=tokenizer.vocab_size,
+        rng=rng,
+    )
+    padding = (0, context - len(tokens))
+    target = np.pad(target, padding, constant_values=tokenizer.pad_id)
+    labels = np.pad(labels, padding, constant_values=IGNORED)
+    return target, labels, np.arange(context) < len(tokens)
 
 
 def mask_tokens(
@@ -165,27 +176,29 @@ def mask_tokens(
     vocab_size: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the model sees of a row of `tokens` and its labels, -100 where nothing is asked;
-    `(seq,)` each.
+    """Return the masked tokens of a row and its labels, -100 where no token was chosen, `(seq,)`
+    each.
 
-    Of the places where `is_text` the whole number nearest to `share` is chosen, but at least one. A
-    random token is any of the vocabulary.
+    About `share` of the positions where `is_text` are chosen, at least one. A random token may be
+    any token of the vocabulary.
     """
-    places = np.flatnonzero(is_text)
-    chosen = rng.permutation(places)[: max(1, round(share * len(places)))]
-    target, labels = tokens.copy(), np.full_like(tokens, IGNORED)
+    positions = np.flatnonzero(is_text)
+    chosen = rng.permutation(positions)[: max(1, round(share * len(positions)))]
+    labels = np.full_like(tokens, IGNORED)
     labels[chosen] = tokens[chosen]
-    shown, random = rng.random(len(chosen)), rng.integers(vocab_size, size=len(chosen))
-    target[chosen] = np.where(shown < SHOW_MASK, mask_id, tokens[chosen])
-    is_random = shown >= 1 - SHOW_RANDOM
-    target[chosen[is_random]] = random[is_random]
+    uniform = rng.random(len(chosen))
+    random_tokens = rng.integers(vocab_size, size=len(chosen))
+    target = tokens.copy()
+    target[chosen] = np.where(uniform < SHOW_MASK, mask_id, tokens[chosen])
+    is_random = uniform >= 1 - SHOW_RANDOM
+    target[chosen[is_random]] = random_tokens[is_random]
     return target, labels
 
 
 def encode_masked(text: str, tokenizer: WordPiece) -> list[int]:
-    """Return [CLS] text [SEP] as ids, each `[MASK]` written in `text` being the control token.
+    """Return the ids of [CLS] text [SEP], with the control token for each `[MASK]` in `text`.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     first, *others = (tokenizer.encode(part) for part in text.split(MASK))
     check(
@@ -199,22 +212,24 @@ def encode_masked(text: str, tokenizer: WordPiece) -> list[int]:
 
 
 def fill(text: str, index: int, piece: str) -> str:
-    """Return `text` with `piece` in the place of its `[MASK]` number `index`; `##ing` joins the
-    word before it."""
+    """Return `text` with `piece` in place of its `[MASK]` number `index`.
+
+    A piece such as `##ing` is joined to the word before it.
+    """
     parts = text.split(MASK)
-    before, after = MASK.join(parts[: index + 1]), MASK.join(parts[index + 1 :])
+    before = MASK.join(parts[: index + 1])
+    after = MASK.join(parts[index + 1 :])
     if piece.startswith("##"):
-        before, piece = before.rstrip(), piece.removeprefix("##")
-    return before + piece + after
+        before = before.rstrip()
+    return before + piece.removeprefix("##") + after
 
 
-def _control(tokens: np.ndarray, tokenizer: WordPiece) -> np.ndarray:
-    """Return which tokens are never chosen: those that text does not consist of, and [UNK], which
-    is no word."""
+def _is_control(tokens: np.ndarray, tokenizer: WordPiece) -> np.ndarray:
+    """Return a mask of the tokens that are never chosen: control tokens, including [UNK]."""
     return np.isin(tokens, [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.unk_id])
 
 
 def _generator(*key: object) -> np.random.Generator:
-    """Return a generator of its own for each key."""
+    """Return a generator seeded by `key`."""
     digest = hashlib.sha256(" ".join(map(str, key)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))

@@ -1,4 +1,4 @@
-"""Named corpora: files pinned by their sha256, found in the user's data or downloaded."""
+"""Named corpora: files pinned by their sha256, from the user's data folder or downloaded."""
 
 import hashlib
 import os
@@ -20,8 +20,7 @@ Reader = Callable[[Path], Iterator[str | PlainText]]
 
 @dataclass(frozen=True)
 class NamedCorpus:
-    """One pinned file. Without a URL nobody publishes it in this form, and the user puts it in
-    place."""
+    """One pinned file. It has no URL if it is not published in this form, and users provide it."""
 
     path: str
     sha256: str
@@ -109,37 +108,40 @@ def cache_folder() -> Path:
 
 
 def find_corpus(name: str, progress: Progress | None = None) -> Path:
-    """Return the file of the named corpus `name`, downloaded first if it must be. Raises UserError
-    if it cannot be."""
+    """Return the file of the named corpus `name`, downloading it if necessary.
+
+    The folder in $SEQ2CHAT_DATA is searched first. Raises UserError if the file can't be downloaded
+    or has another hash.
+    """
     corpus = NAMED[name]
-    given = os.environ.get("SEQ2CHAT_DATA")
+    data_folder = os.environ.get("SEQ2CHAT_DATA")
     cached = cache_folder() / "data" / corpus.path
-    for file in [Path(given) / corpus.path, cached] if given else [cached]:
+    files = [Path(data_folder) / corpus.path, cached] if data_folder else [cached]
+    for file in files:
         if file.is_file():
-            found = hash_file(file)
+            digest = hash_file(file)
             check(
-                found == corpus.sha256,
-                f"{file} is not the pinned {name}: its sha256 is {found}, not {corpus.sha256}; "
+                digest == corpus.sha256,
+                f"{file} is not the pinned {name}: its sha256 is {digest}, not {corpus.sha256}; "
                 "remove or replace it.",
             )
             return file
     if not corpus.url:
-        where = (
-            f"{given}/{corpus.path}"
-            if given
-            else f"{corpus.path} in a folder and name that folder in SEQ2CHAT_DATA"
-        )
+        place = f"{corpus.path} in a folder and name that folder in SEQ2CHAT_DATA"
+        if data_folder:
+            place = f"{data_folder}/{corpus.path}"
         raise UserError(
-            f"{name} cannot be downloaded in this form; put it at {where} (sha256 {corpus.sha256})."
+            f"{name} cannot be downloaded in this form; put it at {place} (sha256 {corpus.sha256})."
         )
     download(corpus.url, corpus.sha256, cached, progress)
     return cached
 
 
 def download(url: str, sha256: str, file: Path, progress: Progress | None = None) -> None:
-    """Fetch `url` to `file`, which appears only when it is complete and its sha256 is right.
+    """Download `url` to `file`, which appears only if it is complete and has the right hash.
 
-    Raises UserError if it cannot be fetched, or is not the pinned file.
+    `progress(bytes_done, bytes_total)` is called after each block. Raises UserError if the download
+    fails or the hash differs.
     """
     part: Path | None = None
     try:
@@ -147,11 +149,9 @@ def download(url: str, sha256: str, file: Path, progress: Progress | None = None
         handle, name = tempfile.mkstemp(prefix=file.name + ".", dir=file.parent)
         part = Path(name)
         with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=30) as response:
-            total, done, digest = (
-                int(response.headers.get("Content-Length") or 0),
-                0,
-                hashlib.sha256(),
-            )
+            total = int(response.headers.get("Content-Length") or 0)
+            done = 0
+            digest = hashlib.sha256()
             while block := response.read(1 << 16):
                 out.write(block)
                 digest.update(block)
@@ -167,7 +167,7 @@ def download(url: str, sha256: str, file: Path, progress: Progress | None = None
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         raise UserError(
-            f"{url} could not be downloaded ({error}); fetch it by hand and put it at {file}."
+            f"{url} could not be downloaded ({error}); download it yourself and put it at {file}."
         ) from None
     finally:
         if part:

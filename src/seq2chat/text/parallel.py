@@ -1,5 +1,4 @@
-"""Parallel text: sentences and their translations, and the loader that deals them in batches of
-like length."""
+"""Parallel text: sentences and their translations, and a loader of batches of similar length."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.files import check_format, decode, numbered_lines, open_bytes, suffix
 from seq2chat.text.named import Progress, find_corpus
 from seq2chat.text.order import epoch_key, shuffled
+from seq2chat.text.plain import hash_share
 from seq2chat.text.rows import Row, field_names, is_rows, read_rows
 from seq2chat.text.split import FEW_DOCUMENTS
 from seq2chat.text.turns import tidy
@@ -25,15 +25,15 @@ NAMED_PAIRS = {
     f"multi30k-{a}-{b}": (a, b) for a in ("en", "de", "fr") for b in ("en", "de", "fr") if a != b
 }
 NAMED_SIDES = (("source", "target"), ("src", "tgt"), ("input", "output"))
-POOL = 100  # batches whose sentences are sorted by length together
+POOL = 100  # batches per pool, whose sentences are sorted by length together
 
 Lines = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class ParallelCorpus:
-    """Sentence pairs `(source, target)` to train on and to validate with; `n_blank` more had a
-    blank side."""
+    """Sentence pairs `(source, target)` for training and validation. `n_blank` pairs with a blank
+    side were left out."""
 
     name: str
     train: Lines = field(repr=False)
@@ -41,64 +41,64 @@ class ParallelCorpus:
     n_blank: int
 
     def texts(self) -> Iterator[str]:
-        """Yield both sides of every training pair: what a joint tokenizer is trained on."""
+        """Yield both sides of every training pair, for training a joint tokenizer."""
         for source, target in self.train:
             yield source
             yield target
 
 
 def load_parallel(data: DataConfig, progress: Progress | None = None) -> ParallelCorpus:
-    """Return the pairs of `data.source` and `data.target`, or of `data.corpus`: a named one or a
+    """Return the pairs of `data.source` and `data.target`, or of `data.corpus`, a named corpus or a
     table.
 
-    A table has two columns, or a field `translation` with two; see `read_table`. A named corpus has
-    a validation split of its own; of files, `val_fraction` of the pairs is held out. Pairs of which
-    one side is blank are left out. Raises UserError when the files have different numbers of lines,
-    or no pair.
+    A table has two columns, or a field `translation` with two (see `read_table`). A named corpus
+    has its own validation split. For files, `val_fraction` of the pairs is held out. Pairs with a
+    blank side are left out. Raises UserError if the files have different numbers of lines, or no
+    pair.
     """
     if data.source:
         lines, n_blank = read_pairs(Path(data.source), Path(data.target))
-        return ParallelCorpus(
-            f"{data.source} → {data.target}", *_split(lines, data.val_fraction), n_blank
-        )
+        name = f"{data.source} → {data.target}"
+        return ParallelCorpus(name, *_split(lines, data.val_fraction), n_blank)
     file = Path(data.corpus)
     if data.corpus not in NAMED_PAIRS and file.is_file():
         check_format(file)
-    if data.corpus not in NAMED_PAIRS and file.is_file() and is_rows(file):
-        lines, n_blank, name = read_table(file)
-        return ParallelCorpus(name, *_split(lines, data.val_fraction), n_blank)
+        if is_rows(file):
+            lines, n_blank, name = read_table(file)
+            return ParallelCorpus(name, *_split(lines, data.val_fraction), n_blank)
     check(
         data.corpus in NAMED_PAIRS,
-        f"{data.corpus} is not parallel text, which translation learns from; give a .tsv file of "
-        "two columns, or --data.source and --data.target, two files of equally many lines, or one "
-        f"of: {', '.join(NAMED_PAIRS)}.",
+        f"{data.corpus} is not parallel text, which translation needs; give a .tsv file of two "
+        "columns, or data.source and data.target, two files of equally many lines, or one of: "
+        f"{', '.join(NAMED_PAIRS)}.",
     )
     check(
         data.val_fraction == DataConfig.val_fraction,
-        f"data.val_fraction is for texts of your own; {data.corpus} has a validation split, so "
-        "leave it out.",
+        f"data.val_fraction is for your own texts; {data.corpus} has a validation split, so leave "
+        "it out.",
     )
     a, b = NAMED_PAIRS[data.corpus]
-    (train, n_train), (val, n_val) = (
-        read_pairs(
-            find_corpus(f"multi30k-{split}{a}", progress),
-            find_corpus(f"multi30k-{split}{b}", progress),
-        )
-        for split in ("", "val-")
-    )
-    return ParallelCorpus(data.corpus, train, val, n_train + n_val)
+    train, n_blank_train = _named_pairs(a, b, "", progress)
+    val, n_blank_val = _named_pairs(a, b, "val-", progress)
+    return ParallelCorpus(data.corpus, train, val, n_blank_train + n_blank_val)
+
+
+def _named_pairs(a: str, b: str, split: str, progress: Progress | None) -> tuple[Lines, int]:
+    source = find_corpus(f"multi30k-{split}{a}", progress)
+    target = find_corpus(f"multi30k-{split}{b}", progress)
+    return read_pairs(source, target)
 
 
 def read_pairs(source: Path, target: Path) -> tuple[Lines, int]:
-    """Return the pairs of two files, line by line, without those of which a side is blank, and the
-    number of these.
+    """Return the pairs of two files, line by line, and the number of pairs left out because a side
+    is blank.
 
-    Raises UserError as `load_parallel` does.
+    Raises UserError as `load_parallel`.
     """
     for file in (source, target):
         check(
             file.exists() and not file.is_dir(),
-            f"There is no file {file}; give two files of sentences, one a line.",
+            f"There is no file {file}; give two files with one sentence per line.",
         )
     sides = [read_lines(file) for file in (source, target)]
     counts = [len(lines) for lines in sides]
@@ -115,12 +115,13 @@ def read_pairs(source: Path, target: Path) -> tuple[Lines, int]:
 
 
 def read_table(file: Path) -> tuple[Lines, int, str]:
-    """Return the pairs of a table, the number of those with a blank side, and the name of the text.
+    """Return the pairs of a table, the number of pairs left out because a side is blank, and the
+    name of the text.
 
-    A `.tsv` file has a sentence, a tab and its translation on each line, without a header and
-    without quoting, as corpora of translations do. Other rows have two fields, or more with two of
-    a pair of names such as `source` and `target`, or a field `translation` that holds two. The
-    first is the source. Raises UserError for a line that is no pair.
+    Each line of a `.tsv` file has a sentence, a tab and its translation, without a header or
+    quoting. Other tables have two fields, or a pair of names such as `source` and `target` among
+    more, or a field `translation` with two fields. The first is the source. Raises UserError for a
+    line that is not a pair.
     """
     if suffix(file) == ".tsv":
         pairs = [
@@ -149,7 +150,7 @@ def _columns(line: str, where: str) -> tuple[str, str]:
 
 
 def _sides(row: Row) -> tuple[str, str]:
-    """Return the names of the two fields that hold a sentence and its translation."""
+    """Return the names of the two fields with a sentence and its translation."""
     fields = _translation(row)
     named = next((pair for pair in NAMED_SIDES if pair[0] in fields and pair[1] in fields), None)
     names = named or tuple(fields)
@@ -179,14 +180,17 @@ def _translation(row: Row) -> dict:
 
 
 def excerpt(lines: Lines) -> str:
-    """Return how the sources of `lines` begin, of the first three."""
-    begins = [f"“{source[:40]}{'…' * (len(source) > 40)}”" for source, _ in lines[:3]]
-    return ", ".join(begins) + (", …" if len(lines) > 3 else "")
+    """Return the beginnings of the first three sources."""
+    beginnings = [f"“{source[:40]}{'…' * (len(source) > 40)}”" for source, _ in lines[:3]]
+    return ", ".join(beginnings) + (", …" if len(lines) > 3 else "")
 
 
 def _split(lines: Lines, val_fraction: float) -> tuple[Lines, Lines]:
-    """Hold pairs out by the hash of their source, so that copies of a sentence are on one side;
-    few, from the end."""
+    """Return training and validation pairs.
+
+    Pairs are held out by the hash of their source, so that copies of a sentence are on the same
+    side. Of few pairs the last ones are held out.
+    """
     if len(lines) < FEW_DOCUMENTS:
         check(
             len(lines) > 1,
@@ -195,9 +199,7 @@ def _split(lines: Lines, val_fraction: float) -> tuple[Lines, Lines]:
         )
         cut = min(len(lines) - 1, max(1, int(len(lines) * (1 - val_fraction))))
         return lines[:cut], lines[cut:]
-    shares = [
-        int.from_bytes(hashlib.sha256(s.encode()).digest()[:8], "big") / 2**64 for s, _ in lines
-    ]
+    shares = [hash_share(source) for source, _ in lines]
     train = [pair for pair, share in zip(lines, shares, strict=True) if share >= val_fraction]
     val = [pair for pair, share in zip(lines, shares, strict=True) if share < val_fraction]
     check(
@@ -209,8 +211,8 @@ def _split(lines: Lines, val_fraction: float) -> tuple[Lines, Lines]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Tokenized pairs; `fingerprint` stands for their tokens and tokenizer. `eos_id` ends each side
-    when batched."""
+    """Tokenized pairs. `fingerprint` identifies their tokens and tokenizer, and `eos_id` ends each
+    side in a batch."""
 
     source: list[np.ndarray] = field(repr=False)
     target: list[np.ndarray] = field(repr=False)
@@ -220,9 +222,10 @@ class Pairs:
 
     @classmethod
     def encode(cls, lines: Lines, tokenizer: ByteBPE, context: int) -> tuple["Pairs", Lines]:
-        """Return the pairs of at most `context` tokens a side, end token included, and those that
-        were longer."""
-        eos_id, pad_id = tokenizer.eos_id, tokenizer.pad_id
+        """Return the pairs with at most `context` tokens per side, including the end token, and the
+        lines of longer pairs."""
+        eos_id = tokenizer.eos_id
+        pad_id = tokenizer.pad_id
         if eos_id is None or pad_id is None:
             raise UserError(
                 "The tokenizer has no end or no padding token; train one with seq2chat."
@@ -245,17 +248,19 @@ class Pairs:
         return len(self.source)
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Return pairs `rows`: sources end with the end token, targets begin with it, labels end
-        with it."""
-        sources, targets = ([side[i].tolist() for i in rows] for side in (self.source, self.target))
+        """Return the pairs numbered `rows` as in `pair_batch`."""
+        sources = [self.source[i].tolist() for i in rows]
+        targets = [self.target[i].tolist() for i in rows]
         return pair_batch(sources, targets, self.eos_id, self.pad_id)
 
 
 def pair_batch(
     sources: list[list[int]], targets: list[list[int]], eos_id: int, pad_id: int
 ) -> Batch:
-    """Return pairs of token lists as a batch: sources end with the end token, targets begin and
-    labels end with it."""
+    """Return pairs of token lists as a batch.
+
+    Sources and labels end with the end token, and targets begin with it.
+    """
     source = pad_rows([[*ids, eos_id] for ids in sources], pad_id)
     lengths = torch.tensor([len(ids) + 1 for ids in sources])
     return Batch(
@@ -267,76 +272,76 @@ def pair_batch(
 
 
 class PairLoader:
-    """Deals the training pairs in batches of like length, each pair once an epoch.
+    """A loader of the training pairs in batches of similar length, each pair once per epoch.
 
     A batch has about as many tokens as `batch_size` pairs of average length, so short pairs come in
-    larger batches. The plan of an epoch is a pure function of the pairs, the seed, the epoch and
-    the batch size.
+    larger batches. The batches of an epoch are a pure function of the pairs, the seed, the epoch
+    and the batch size.
     """
 
     def __init__(self, pairs: Pairs, seed: int) -> None:
-        self.pairs, self.seed, self.fingerprint = pairs, seed, pairs.fingerprint
-        self.lengths = (
-            np.array([[len(t), len(s)] for s, t in zip(pairs.source, pairs.target, strict=True)])
-            + 1
-        )
+        self.pairs = pairs
+        self.seed = seed
+        self.fingerprint = pairs.fingerprint
+        sides = zip(pairs.target, pairs.source, strict=True)
+        self.lengths = np.array([[len(target), len(source)] for target, source in sides]) + 1
         self.epoch_tokens = int(self.lengths[:, 0].sum())
         self._plan = lru_cache(maxsize=2)(self._make_plan)
 
     def epoch_batches(self, batch_size: int) -> float:
-        """Return the number of batches in an epoch, which differs a little from one to the next:
-        the first one's."""
+        """Return the number of batches in the first epoch. Others differ a little."""
         return float(len(self._plan(0, batch_size)[1]))
 
     def n_samples(self, first_sample: int, batch_size: int) -> int:
-        """Return how many pairs the batch that begins with `first_sample` has, over all ranks."""
+        """Return the number of pairs in the batch that starts with `first_sample`."""
         return len(self._rows(first_sample, batch_size))
 
     def batch(
         self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> Batch:
-        """Return this rank's pairs of the batch that begins with the `first_sample`-th pair
-        dealt."""
+        """Return this rank's pairs of the batch that starts with pair `first_sample` of the run."""
         return self.pairs.batch(self._rows(first_sample, batch_size)[rank::world_size])
 
     def _rows(self, first_sample: int, batch_size: int) -> list[int]:
         epoch, offset = divmod(first_sample, len(self.pairs))
         starts, batches = self._plan(epoch, batch_size)
         index = int(np.searchsorted(starts, offset))
-        assert starts[index] == offset, "batches are dealt whole"
+        assert starts[index] == offset, "a batch is never split"
         return batches[index].tolist()
 
     def _make_plan(self, epoch: int, batch_size: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the offset at which each batch of the epoch starts, and the pairs in it."""
+        """Return the offset of each batch in the epoch, and the pairs in each batch."""
         key = epoch_key(self.fingerprint, self.seed, epoch)
         order = shuffled(len(self.pairs), key[:8])
         budget = batch_size * self.lengths.max(1).mean()
         batches: list[np.ndarray] = []
         for first in range(0, len(order), POOL * batch_size):
             pool = order[first : first + POOL * batch_size]
-            # Stable, so that pairs of one length stay in random order.
-            batches += _cut(
-                pool[np.lexsort(self.lengths[pool].T[::-1])], self.lengths.max(1), budget
-            )
+            # lexsort is stable, so that pairs of equal lengths stay in random order.
+            by_length = pool[np.lexsort(self.lengths[pool].T[::-1])]
+            batches += _cut(by_length, self.lengths.max(1), budget)
         batches = [batches[i] for i in shuffled(len(batches), key[8:16])]
         return np.cumsum([0, *map(len, batches)])[:-1], batches
 
 
 def _cut(rows: np.ndarray, lengths: np.ndarray, budget: float) -> list[np.ndarray]:
-    """Cut `rows` into batches of at most `budget` tokens, padding included, but of one row at
-    least."""
-    batches, first, longest = [], 0, 0
+    """Cut `rows` into batches of at most `budget` tokens, including padding, and at least one
+    row."""
+    batches = []
+    first = 0
+    longest = 0
     for i, length in enumerate(lengths[rows].tolist()):
         longest = max(longest, length)
         if i > first and (i + 1 - first) * longest > budget:
             batches.append(rows[first:i])
-            first, longest = i, length
+            first = i
+            longest = length
     return [*batches, rows[first:]]
 
 
 def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batch]:
-    """Yield each pair once, in batches of like length; with a `limit`, pairs of about so many
-    target tokens."""
+    """Yield each pair once, in batches of similar length, or with a `limit` pairs with about that
+    many target tokens."""
     lengths = np.array([len(target) + 1 for target in pairs.target])
     rows = np.arange(len(pairs))
     if limit:
@@ -344,17 +349,16 @@ def pair_batches(pairs: Pairs, batch_size: int, limit: int = 0) -> Iterator[Batc
         rows = rows[: int(np.searchsorted(np.cumsum(lengths[rows]), limit)) + 1]
     rows = rows[np.argsort(lengths[rows], kind="stable")]
     batches = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
-    # A sample may be cut short, and its beginning must not be the short sentences alone.
+    # Spread, because an evaluation may stop early and must not see only the short sentences.
     for [i] in spread_batches(len(batches), 1, limit):
         yield pairs.batch(batches[i].tolist())
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a file, gzipped or not, without their ends; blank ones are kept, so that
-    their numbers hold.
+    """Return the lines of a file, gzipped or not, without line ends.
 
-    A file without `\\n` has lines that end with `\\r`, as on old Macs. Raises UserError if it
-    cannot be read as text, and for a table.
+    Blank lines are kept, so that line numbers stay right. A file without `\\n` is split at `\\r`,
+    the line end of old Macs. Raises UserError for a table, and for a file that is not text.
     """
     check_format(file)
     check(
@@ -366,4 +370,6 @@ def read_lines(file: Path) -> list[str]:
     with open_bytes(file) as stream:
         text = decode(stream.read(), file, 0).removeprefix("\ufeff")
     lines = text.split("\n" if "\n" in text else "\r")
-    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]

@@ -1,4 +1,4 @@
-"""Text in parts, so that documents of any length pass through memory about a megabyte at a time."""
+"""Documents in parts of about a megabyte, so that memory is bounded whatever their length."""
 
 import os
 from collections import deque
@@ -8,14 +8,14 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-LONGEST_PART = 1 << 20  # characters that are encoded in one go
+MAX_PART = 1 << 20  # characters that are encoded in one call
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 class Part(NamedTuple):
-    """A stretch of a document of the split "train" or "val"; `ends` marks the last one of the
+    """A part of a document of the split "train" or "val". `ends` marks the last part of the
     document."""
 
     text: str
@@ -24,19 +24,19 @@ class Part(NamedTuple):
 
 
 def regroup(parts: Iterable[Part], last_cut: Callable[[str], int]) -> Iterator[Part]:
-    """Yield the same documents in parts of at most `LONGEST_PART` characters that may be encoded
-    one by one.
+    """Yield the same documents in parts of at most `MAX_PART` characters that can be encoded
+    separately.
 
-    `last_cut(text)` returns the last position at which the encodings of both sides add up to that
-    of the whole, or 0. A stretch of `LONGEST_PART` characters without such a position, such as an
-    endless word, is cut at its end.
+    `last_cut(text)` returns the last position where a cut does not change the tokens, or 0. A text
+    of `MAX_PART` characters without such a position, for example an endless word, is cut at its
+    end.
     """
     held = ""
     for part in parts:
-        for start in range(0, max(1, len(part.text)), LONGEST_PART):
-            held += part.text[start : start + LONGEST_PART]
-            while len(held) >= LONGEST_PART:
-                cut = last_cut(held[:LONGEST_PART]) or LONGEST_PART
+        for start in range(0, max(1, len(part.text)), MAX_PART):
+            held += part.text[start : start + MAX_PART]
+            while len(held) >= MAX_PART:
+                cut = last_cut(held[:MAX_PART]) or MAX_PART
                 yield Part(held[:cut], False, part.split)
                 held = held[cut:]
         if part.ends:
@@ -52,7 +52,7 @@ def encode_parts(
     """Yield regrouped parts with their ids, uint32 of shape `(n_tokens,)`, in order, encoding on
     all cores.
 
-    `encode` is given several short parts at once.
+    `encode` takes several short parts per call.
     """
 
     def encode_task(task: list[Part]) -> list[tuple[Part, np.ndarray]]:
@@ -73,13 +73,13 @@ def join_documents(encoded: Iterable[tuple[Part, np.ndarray]]) -> Iterator[np.nd
 
 
 def _tasks(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Group parts into tasks of about `LONGEST_PART` characters."""
+    """Group parts into tasks of about `MAX_PART` characters."""
     task: list[Part] = []
     size = 0
     for part in parts:
         task.append(part)
         size += len(part.text)
-        if size >= LONGEST_PART // 2:
+        if size >= MAX_PART // 2:
             yield task
             task = []
             size = 0
@@ -88,7 +88,10 @@ def _tasks(parts: Iterable[Part]) -> Iterator[list[Part]]:
 
 
 def _map_in_order(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Like `map`, on all cores, reading only a little ahead so that memory stays bounded."""
+    """Yield `function(item)` for each item like `map`, computed on all cores.
+
+    Only a few items are read ahead, so that memory is bounded.
+    """
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[B]] = deque()

@@ -1,4 +1,4 @@
-"""Plain text files of any size, read in parts and from any place in them."""
+"""Plain text files of any size, read in parts and from any position."""
 
 import hashlib
 import re
@@ -11,34 +11,34 @@ from pathlib import Path
 
 from seq2chat.text.files import decode, open_bytes
 
-BLOCK = 1 << 16  # bytes read at a time, and the unit in which a large file is sampled
-SEPARATOR = "<|endoftext|>"  # what published dumps write between documents
+BLOCK = 1 << 16  # bytes per read, and the unit in which a large file is sampled
+SEPARATOR = "<|endoftext|>"  # separates documents in published dumps
 _LINE_END = re.compile(r"\r\n?")
 
 
 def hash_share(text: str) -> float:
-    """Return a number in [0, 1) that depends on `text` alone."""
+    """Return a number in [0, 1) that is a function of `text`."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 class Sample:
-    """A stratified sample: a hash picks one unit of every 1 / share successive ones.
+    """A stratified sample: a hash picks one of every 1 / share successive units.
 
-    The sample is spread over the whole, whatever the order of the units, and its size is known
-    beforehand.
+    The sample is spread over the whole text, whatever the order of the units, and its size is known
+    in advance.
     """
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self.seen = 0
+        self.n_units = 0
 
     def takes(self) -> bool:
-        """Return whether the next unit belongs to the sample."""
-        unit = self.seen
-        self.seen += 1
+        """Return True if the next unit belongs to the sample."""
+        unit = self.n_units
+        self.n_units += 1
         stratum = int(unit * self.share)
         if stratum == 0:
-            return unit == 0  # so that a sample of few large units is not empty
+            return unit == 0  # so that a sample of a few large units is not empty
         first = ceil(stratum / self.share)
         after = ceil((stratum + 1) / self.share)
         return first + int(hash_share(str(stratum)) * (after - first)) == unit
@@ -46,38 +46,38 @@ class Sample:
 
 @dataclass(frozen=True)
 class PlainText:
-    """One plain text file, UTF-8, whose text is read only when it is asked for.
+    """One plain text file in UTF-8, which is read lazily.
 
     Line ends become `\\n`, a byte order mark is dropped, and `<|endoftext|>` separates documents.
-    Blank documents are left out.
+    Blank documents are skipped.
     """
 
     file: Path
 
     @property
     def size(self) -> int:
-        """Bytes of text. A gzipped file is read through to know them."""
+        """The size of the text in bytes. A gzipped file is read in full to measure it."""
         stat = self.file.stat()
         if self.file.suffix.lower() != ".gz":
             return stat.st_size
         return _unpacked_size(self.file, stat.st_size, stat.st_mtime_ns)
 
     def count(self) -> int:
-        """Return how many characters the file has: of a large one an estimate from 64 blocks."""
+        """Return the number of characters, for a large file an estimate from 64 blocks."""
         size = self.size
         if size <= 64 * BLOCK:
             return sum(len(part) for part, _ in self.read())
-        # The share of bytes that begin a character is that of the sampled blocks.
+        # The number of characters per byte is estimated from the sampled blocks.
         sampled = [part for part, _ in self.sample(Sample(64 * BLOCK / size).takes)]
-        return int(
-            size * sum(map(len, sampled)) / max(1, sum(len(part.encode()) for part in sampled))
-        )
+        n_characters = sum(map(len, sampled))
+        n_bytes = sum(len(part.encode()) for part in sampled)
+        return int(size * n_characters / max(1, n_bytes))
 
     def read(self, start: int = 0, end: int | None = None) -> Iterator[tuple[str, bool]]:
         """Yield `(text, ends)` for the bytes from `start` to `end`.
 
-        Both are moved back to the start of the character or separator that they would cut. `ends`
-        is True where a document ends: at a separator and at the last part.
+        Both positions are moved back to the start of the character or separator that they would
+        cut. `ends` is True for the last part of a document.
         """
         with open_bytes(self.file) as stream:
             stop = None if end is None else _boundary(stream, end)
@@ -88,10 +88,10 @@ class PlainText:
     def sample(
         self, takes: Callable[[], bool], start: int = 0, end: int | None = None
     ) -> Iterator[tuple[str, bool]]:
-        """Yield `(text, ends)` for those blocks of 64 KiB between `start` and `end` for which
-        `takes()` is True.
+        """Yield `(text, ends)` for the blocks of 64 KiB between `start` and `end` that `takes()`
+        selects.
 
-        Each block is a document of its own. The others are not read.
+        Each block is a separate document. The other blocks are not read.
         """
         with open_bytes(self.file) as stream:
             for offset in range(start, self.size if end is None else end, BLOCK):
@@ -110,7 +110,7 @@ class PlainText:
         while block := stream.read(BLOCK if end is None else min(BLOCK, end - offset - len(rest))):
             data = rest + block
             whole = len(data) - _unfinished(data)
-            # A line end of two bytes must not be cut, so its first half waits for the next block.
+            # A line end of two bytes must not be cut, so its first byte is kept for the next block.
             whole -= data[:whole].endswith(b"\r")
             rest = data[whole:]
             if whole:
@@ -135,7 +135,7 @@ class PlainText:
 
 @lru_cache(maxsize=1024)
 def _unpacked_size(file: Path, size: int, modified: int) -> int:
-    """Return the bytes that a gzipped file of this size and time unpacks to."""
+    """Return the unpacked size of a gzipped file, cached by its size and modification time."""
     total = 0
     with open_bytes(file) as stream:
         while block := stream.read(1 << 22):
@@ -144,10 +144,10 @@ def _unpacked_size(file: Path, size: int, modified: int) -> int:
 
 
 def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
-    """Yield `(text, ends)`, documents ended by the separator or by the end of the texts."""
+    """Yield `(text, ends)` for documents that end at the separator or at the end of the texts."""
     held = ""
-    blank: list[str] = []  # the beginning of the current document, as long as that is blank
-    began = False  # whether the current document has yielded text
+    blank: list[str] = []  # the beginning of the current document, as long as it is blank
+    began = False  # True once the current document has yielded text
     for text in texts:
         *documents, held = (held + text).split(SEPARATOR)
         for document in documents:
@@ -155,10 +155,9 @@ def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
                 yield "".join([*blank, document]), True
             blank = []
             began = False
-        # A separator may begin at the end of this part and go on in the next.
-        safe = len(held) - max(
-            (n for n in range(len(SEPARATOR)) if held.endswith(SEPARATOR[:n])), default=0
-        )
+        # A separator may start at the end of this text and continue in the next.
+        n_suspicious = max(n for n in range(len(SEPARATOR)) if held.endswith(SEPARATOR[:n]))
+        safe = len(held) - n_suspicious
         part = held[:safe]
         held = held[safe:]
         if part and (began or part.strip()):
@@ -172,14 +171,13 @@ def _documents(texts: Iterator[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _boundary(stream: BufferedIOBase, position: int) -> int:
-    """Return `position`, moved back to the start of the character or separator that it would
-    cut."""
+    """Return `position`, moved back to the start of a character or separator that it would cut."""
     mark = SEPARATOR.encode()
     first = max(0, position - len(mark) + 1)
     stream.seek(first)
     around = stream.read(position - first + len(mark) - 1)
     separator = around.find(mark)
-    if separator >= 0:  # so short a stretch holds none that ends or begins at `position`
+    if separator >= 0:  # the bytes are too few for one that only ends or starts at `position`
         return first + separator
     at = position - first
     while 0 < at < len(around) and around[at] & 0xC0 == 0x80:
@@ -188,10 +186,18 @@ def _boundary(stream: BufferedIOBase, position: int) -> int:
 
 
 def _unfinished(data: bytes) -> int:
-    """Return how many bytes at the end of `data` begin a UTF-8 character that is not complete."""
+    """Return the number of bytes at the end of `data` that start an incomplete UTF-8 character."""
     for back in range(1, min(4, len(data) + 1)):
         byte = data[-back]
         if byte & 0xC0 != 0x80:
-            length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
-            return back if length > back else 0
+            return back if _character_length(byte) > back else 0
     return 0
+
+
+def _character_length(first_byte: int) -> int:
+    """Return the number of bytes of a UTF-8 character from its first byte."""
+    if first_byte >= 0xF0:
+        return 4
+    if first_byte >= 0xE0:
+        return 3
+    return 2 if first_byte >= 0xC0 else 1

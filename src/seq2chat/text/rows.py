@@ -21,11 +21,14 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class _DoubledKey(ValueError):
-    """A key that an object has twice with different values."""
+    """Raised for a key that an object has twice with different values."""
 
 
 def _single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these pairs, of which `dict` alone would silently keep the last."""
+    """Return the object of these pairs. Raises _DoubledKey for a repeated key with another value.
+
+    `dict` would silently keep the last one.
+    """
     fields = dict(pairs)
     if len(fields) < len(pairs):
         for name, value in pairs:
@@ -39,8 +42,8 @@ JSON = json.JSONDecoder(object_pairs_hook=_single_keys)
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of one example; `where` is its place (`Line 3 of data.jsonl`), `number` the 3 in
-    it."""
+    """The fields of one example, its place `where`, for example "Line 3 of data.jsonl", and the
+    `number` in it, here 3."""
 
     fields: dict[str, Any]
     where: str
@@ -48,15 +51,15 @@ class Row:
 
 
 def is_rows(file: Path) -> bool:
-    """Return whether the file is JSON, JSON lines, CSV, TSV or Parquet by its suffix."""
+    """Return True if the suffix is one of JSON, JSON lines, CSV, TSV or Parquet."""
     return suffix(file) in ROW_SUFFIXES
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """Yield the rows of a file. Raises UserError naming the line of the first that cannot be read.
+    """Yield the rows of a file. Raises UserError naming the line of the first invalid row.
 
-    JSON files hold objects, one per line or over several lines, or arrays of them. The first line
-    of a `.csv` or `.tsv` file names the fields, whose values are then all strings.
+    JSON files hold objects, one per line or over several lines, or arrays of objects. The first
+    line of a `.csv` or `.tsv` file names the fields, and all values are strings.
     """
     match suffix(file):
         case ".csv" | ".tsv":
@@ -73,25 +76,25 @@ def field_names(row: Row) -> str:
 
 
 def read_fields(file: Path, *names: str) -> Iterator[str]:
-    """Yield for each row of a file the text of its fields `names`, one below the other."""
+    """Yield the text of the fields `names` of each row, joined by line breaks."""
     for row in read_rows(file):
         yield "\n".join(field_text(row, file, name) for name in names)
 
 
 def field_text(row: Row, file: Path, name: str) -> str:
-    """Return the text of one field. Raises UserError where the row lacks it or holds something else
-    in it."""
+    """Return the text of one field. Raises UserError if the row lacks the field or it is not a
+    text."""
     if name not in row.fields:
         message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
         if suffix(file) == ".tsv" and len(row.fields) == 2:
-            message += " To learn translation from two columns: --model.family transformer."
-        raise UserError(f"{message} Name one with --data.field.")
+            message += ' To learn translation from two columns, write model.family = "transformer".'
+        raise UserError(f"{message} Name one in data.field.")
     return checked_text(row.fields[name], f"{row.where}, field {name!r},")
 
 
 def checked_text(value: object, where: str) -> str:
-    """Return a value that is a text, with U+FFFD for each half of a surrogate pair. Raises
-    UserError for another."""
+    """Return `value` with U+FFFD for each half of a surrogate pair. Raises UserError if it is not
+    a text."""
     check(value is not None, f'{where} is null where text should be; leave it out, or write "".')
     if not isinstance(value, str):
         raise UserError(f"{where} holds a {type(value).__name__} where text should be.")
@@ -110,7 +113,7 @@ def _read_json(file: Path) -> Iterator[Row]:
             number = text.line
             where = f"Line {number} of {file}"
             yield json_object(text.value(where), where, number)
-            # A comma here would be the end of a line of an array without brackets.
+            # A comma here means an array without brackets.
             check(
                 text.peek() != ",",
                 f"{where} is not valid JSON (a comma after the object); write one object per line.",
@@ -130,7 +133,7 @@ def _read_json(file: Path) -> Iterator[Row]:
 
 
 def json_error(error: ValueError | RecursionError, where: str) -> UserError:
-    """Return the error to raise for a mistake that the decoder `JSON` met at `where`."""
+    """Return the UserError for an error of the decoder `JSON` at `where`."""
     match error:
         case _DoubledKey():
             return UserError(
@@ -145,7 +148,7 @@ def json_error(error: ValueError | RecursionError, where: str) -> UserError:
 
 
 def json_object(value: Any, where: str, number: int) -> Row:
-    """Return a JSON value as a row. Raises UserError for a value that is no object."""
+    """Return a JSON value as a row. Raises UserError for a value that is not an object."""
     check(
         isinstance(value, dict),
         f'{where} is not a JSON object; write one such as {{"text": "..."}}.',
@@ -154,7 +157,7 @@ def json_object(value: Any, where: str, number: int) -> Row:
 
 
 class _Buffer:
-    """The text of a JSON file, of which no more is held than the value being read."""
+    """A buffer on the text of a JSON file that holds little more than the current value."""
 
     def __init__(self, file: Path) -> None:
         self.blocks = read_blocks(file)
@@ -163,7 +166,7 @@ class _Buffer:
         self.line = 1
 
     def skip_space(self) -> bool:
-        """Move to the next character that is not blank. Returns False at the end of the file."""
+        """Move to the next character that is not blank. Return False at the end of the file."""
         while True:
             match = _SPACE.match(self.text, self.position)
             assert match is not None
@@ -174,19 +177,18 @@ class _Buffer:
                 return False
 
     def peek(self) -> str:
-        """Return the character at the position, "" at the end of what was read."""
+        """Return the character at the position, "" at the end of the buffer."""
         return self.text[self.position : self.position + 1]
 
     def take(self, character: str) -> bool:
-        """Move past `character` if it comes next. Returns whether it did."""
+        """Move past `character` and return True, or return False if another one comes next."""
         if self.peek() != character:
             return False
         self._move_to(self.position + 1)
         return True
 
     def value(self, where: str) -> Any:
-        """Return the JSON value at the position and move past it. Raises UserError naming
-        `where`."""
+        """Return the JSON value at the position and move past it. Raises UserError at `where`."""
         while True:
             try:
                 value, end = JSON.raw_decode(self.text, self.position)
@@ -202,9 +204,9 @@ class _Buffer:
         self.position = position
 
     def _grow(self) -> bool:
-        """Read as much again as is held, at least one block, so that a long value is parsed seldom.
+        """Double the buffer, or add one block, so that a long value is parsed only a few times.
 
-        Returns False at the end of the file.
+        Return False at the end of the file.
         """
         held = len(self.text) - self.position
         parts = [self.text[self.position :]]
@@ -220,24 +222,25 @@ class _Buffer:
 
 
 def _may_be_cut(error: json.JSONDecodeError) -> bool:
-    """Return whether more text may mend the error: a value that goes on behind the end of the
+    """Return True if the error may come from a value that continues after the end of the
     buffer."""
-    return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc) - len(
-        r"\ud83d\ude00"
-    )
+    if error.msg.startswith("Unterminated string"):
+        return True
+    # The longest escape sequence that the end of the buffer can cut.
+    return error.pos >= len(error.doc) - len(r"\ud83d\ude00")
 
 
 # Tables
 
 
 def _read_table(file: Path) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV file, whose fields may be quoted and hold line breaks."""
+    """Yield the rows of a CSV or TSV file. Quoted fields may contain line breaks."""
     csv.field_size_limit(LARGEST_CELL)
     lines = _lines(file)
     first = next(lines, "")
     delimiter = "\t" if suffix(file) == ".tsv" or ("\t" in first and "," not in first) else ","
     if delimiter not in first and ";" in first:
-        delimiter = ";"  # as spreadsheets write it where the comma is the decimal sign
+        delimiter = ";"  # in locales with a decimal comma
     reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     number = 1
     names: list[str] = []
@@ -265,7 +268,7 @@ def _read_table(file: Path) -> Iterator[Row]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """Yield each line with its end."""
+    """Yield the lines with their line ends."""
     offset = 0
     with open_bytes(file) as stream:
         for line in stream:

@@ -1,52 +1,40 @@
-"""Tokenized text on disk: shards that are read in windows, with a manifest that names the hash of
-every file.
+"""Tokenized text on disk: shards that are read in windows, and a manifest with the hash of every
+file.
 
-A split is one stream of tokens, `<|endoftext|> document <|endoftext|> document ... <|endoftext|>`,
-cut into files `train-00000.bin`, `train-00001.bin`, ... of 16-bit tokens (32-bit for vocabularies
-above 65,536), beside `train.index`, the 64-bit position at which each document starts.
+A split is one stream of tokens, `<|endoftext|> document <|endoftext|> document ... <|endoftext|>`.
+It is cut into files `train-00000.bin`, `train-00001.bin`, ... of 16-bit tokens (32-bit for
+vocabularies above 65,536). The file `train.index` holds the 64-bit position of the start of each
+document.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
 import weakref
-from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from seq2chat.config import UserError, check
+from seq2chat.config import check
 from seq2chat.text.corpus import Corpus
 from seq2chat.text.named import cache_folder
 from seq2chat.text.parts import Part
-from seq2chat.text.split import sample_fingerprint, split_parts
+from seq2chat.text.shard_writer import FORMAT, Progress, require_eos, token_dtype, write_shards
+from seq2chat.text.split import sample_fingerprint
 from seq2chat.text.tokenizers import Tokenizer
-
-FORMAT = 2
-SPLITS = ("train", "val")
-SHARD_TOKENS = 100_000_000
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-Progress = Callable[[int], None]
-
-
-# Reading
 
 
 class TokenFile:
     """The tokens of one file, read a slice at a time.
 
-    A memory map would count every page that was once read as memory of this process. The file stays
-    open, so that a run goes on if its cache is cleared.
+    This is not a memory map, which would count every page that was ever read as memory of the
+    process. The file stays open, so that a run continues even if its cache is cleared.
     """
 
     def __init__(self, file: Path, dtype: np.dtype) -> None:
@@ -61,9 +49,8 @@ class TokenFile:
     def __getitem__(self, tokens: slice) -> np.ndarray:
         start, stop, _ = tokens.indices(self._length)
         size = self.dtype.itemsize
-        return np.frombuffer(
-            os.pread(self._descriptor, (stop - start) * size, start * size), self.dtype
-        )
+        data = os.pread(self._descriptor, (stop - start) * size, start * size)
+        return np.frombuffer(data, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,7 @@ class Shards:
 
     `starts` is the position of each document's leading `<|endoftext|>`, uint64 of shape
     `(n_documents,)`. `n_bytes` and `n_characters` measure the text without control tokens.
-    `fingerprint` stands for the tokens and their tokenizer, however they are spread over files.
+    `fingerprint` identifies the tokens and their tokenizer, whatever files they are in.
     """
 
     name: str
@@ -101,10 +88,39 @@ class Shards:
         return np.concatenate(pieces) if pieces else np.empty(0, self.parts[0].dtype)
 
 
+def cached_shards(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+    characters: int = 0,
+) -> Path:
+    """Return a folder with the shards of a corpus, tokenizer and split, after writing them if they
+    don't exist.
+
+    If `characters` is not 0, a sample of about that size is used. The folder is in
+    `cache`, by default the user's cache folder.
+    """
+    if characters:
+        text = sample_fingerprint(corpus, val_fraction, characters)
+    else:
+        text = corpus.fingerprint
+    key = [FORMAT, text, tokenizer.fingerprint, val_fraction]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    slug = re.sub(r"[^\w.-]+", "-", Path(corpus.name).name)[:40]
+    folder = Path(cache or cache_folder() / "shards") / f"{slug}-{digest}"
+    if not (folder / "manifest.json").is_file():
+        write_shards(
+            corpus, tokenizer, folder, val_fraction, progress=progress, characters=characters
+        )
+    return folder
+
+
 def open_shards(folder: str | Path, split: str) -> Shards:
     """Return one split of a folder made by `write_shards`.
 
-    Raises UserError naming the file that is missing, of the wrong size or of the wrong hash.
+    Raises UserError naming a file that is missing or has the wrong size or hash.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
@@ -129,13 +145,18 @@ def open_shards(folder: str | Path, split: str) -> Shards:
 def shards_in_memory(
     texts: Iterable[str | Part], tokenizer: Tokenizer, name: str = "text"
 ) -> Shards:
-    """Return the stream of `texts`, documents or parts of them, without writing it, for evaluating
-    on a file."""
-    eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
+    """Return the stream of `texts`, documents or parts of them, without writing it to disk.
+
+    This is for evaluation on a text.
+    """
+    eos_id = require_eos(tokenizer)
+    dtype = token_dtype(tokenizer)
     separator = np.array([eos_id], dtype)
     pieces: list[np.ndarray] = []
     starts: list[int] = []
-    n_tokens = n_bytes = n_characters = 0
+    n_tokens = 0
+    n_bytes = 0
+    n_characters = 0
     begins = True
     parts = (text if isinstance(text, Part) else Part(text) for text in texts)
     for part, ids in tokenizer.encode_parts(parts):
@@ -149,11 +170,10 @@ def shards_in_memory(
         n_characters += len(part.text)
         begins = part.ends
     tokens = np.concatenate([*pieces, separator])
+    stream_hash = hashlib.sha256(tokens.tobytes()).hexdigest()
     return Shards(
         name=name,
-        fingerprint=_fingerprint(
-            hashlib.sha256(tokens.tobytes()).hexdigest(), dtype.name, tokenizer.fingerprint
-        ),
+        fingerprint=_fingerprint(stream_hash, dtype.name, tokenizer.fingerprint),
         tokenizer=tokenizer.fingerprint,
         eos_id=eos_id,
         n_tokens=len(tokens),
@@ -183,241 +203,18 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_file(file: Path, entry: dict[str, Any]) -> None:
-    again = f"delete {file.parent} and tokenize the text again."
-    check(file.is_file(), f"{file} is missing; {again}")
+    remedy = f"delete {file.parent} and tokenize the text again."
+    check(file.is_file(), f"{file} is missing; {remedy}")
     size = file.stat().st_size
     check(
         size == entry["size"],
-        f"{file} is damaged: it has {size} bytes instead of {entry['size']}; {again}",
+        f"{file} is damaged: it has {size} bytes instead of {entry['size']}; {remedy}",
     )
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    check(found == entry["sha256"], f"{file} is damaged: its sha256 is not the manifest's; {again}")
-
-
-# Writing
-
-
-def cached_shards(
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    val_fraction: float,
-    cache: str | Path | None = None,
-    progress: Progress | None = None,
-    characters: int = 0,
-) -> Path:
-    """Return a folder with the shards of this corpus, tokenizer and split, writing them only if
-    they are not there.
-
-    With `characters` they are of a sample of that size.
-
-    The folder is under `cache`, by default the user's cache folder.
-    """
-    text = (
-        sample_fingerprint(corpus, val_fraction, characters) if characters else corpus.fingerprint
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    check(
+        digest == entry["sha256"], f"{file} is damaged: its sha256 is not the manifest's; {remedy}"
     )
-    key = [FORMAT, text, tokenizer.fingerprint, val_fraction]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    slug = re.sub(r"[^\w.-]+", "-", Path(corpus.name).name)[:40]
-    folder = Path(cache or cache_folder() / "shards") / f"{slug}-{digest}"
-    if not (folder / "manifest.json").is_file():
-        write_shards(
-            corpus, tokenizer, folder, val_fraction, progress=progress, characters=characters
-        )
-    return folder
-
-
-def write_shards(
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    folder: str | Path,
-    val_fraction: float,
-    shard_tokens: int = SHARD_TOKENS,
-    progress: Progress | None = None,
-    characters: int = 0,
-) -> None:
-    """Tokenize the corpus into `folder`, which appears complete or not at all; older shards in it
-    are replaced.
-
-    With `characters` a sample of that size is tokenized.
-
-    `progress(characters_done)` is called after each part. Raises UserError if a split is empty, the
-    disk is full, or the folder holds something else.
-    """
-    folder = Path(folder)
-    others = folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file()
-    check(not others, f"{folder} holds files that are not shards; name another folder.")
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        _write_into(temporary, corpus, tokenizer, val_fraction, characters, shard_tokens, progress)
-        _move(temporary, folder)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise UserError(
-                f"The disk is full: there is no room for the shards in {folder.parent}."
-            ) from None
-        raise UserError(
-            f"The shards cannot be written to {folder}: {error.strerror or error}."
-        ) from None
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_into(
-    folder: Path,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    val_fraction: float,
-    characters: int,
-    shard_tokens: int,
-    progress: Progress | None,
-) -> None:
-    eos_id, dtype = _eos(tokenizer), _dtype(tokenizer)
-    writers = {split: _SplitWriter(folder, split, dtype, shard_tokens) for split in SPLITS}
-    begins = True
-    done = 0
-    try:
-        for part, ids in tokenizer.encode_parts(split_parts(corpus, val_fraction, characters)):
-            if begins:
-                writers[part.split].begin_document(np.array([eos_id], dtype))
-            writers[part.split].add(part.text, ids.astype(dtype))
-            begins = part.ends
-            done += len(part.text)
-            if progress:
-                progress(done)
-        for split, writer in writers.items():
-            advice = (
-                "use a longer text"
-                if split == "train"
-                else "use a longer text or a larger data.val_fraction"
-            )
-            check(
-                writer.n_documents > 0,
-                f"{corpus.name} leaves no text in the {split} split; {advice}.",
-            )
-            writer.finish(np.array([eos_id], dtype))
-    finally:
-        for writer in writers.values():
-            writer.close()
-    manifest = {
-        "format": FORMAT,
-        "corpus": corpus.name,
-        "tokenizer": tokenizer.fingerprint,
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": eos_id,
-        "dtype": dtype.name,
-        "val_fraction": val_fraction,
-        "splits": {split: writer.manifest() for split, writer in writers.items()},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-class _SplitWriter:
-    """Writes the stream of one split, opening a new file whenever one holds `shard_tokens`."""
-
-    def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int) -> None:
-        self.folder, self.split, self.dtype, self.shard_tokens = folder, split, dtype, shard_tokens
-        self.n_tokens = self.n_documents = self.n_bytes = self.n_characters = 0
-        self.starts = array("Q")
-        self.stream_hash, self.file_hash = hashlib.sha256(), hashlib.sha256()
-        self.files: list[dict[str, Any]] = []
-        self.index: dict[str, Any] = {}
-        self.out: BinaryIO | None = None
-
-    def begin_document(self, separator: np.ndarray) -> None:
-        self.starts.append(self.n_tokens)
-        self.n_documents += 1
-        self._write(separator)
-
-    def add(self, text: str, tokens: np.ndarray) -> None:
-        self.n_characters += len(text)
-        self.n_bytes += len(text.encode())
-        self._write(tokens)
-
-    def finish(self, last: np.ndarray) -> None:
-        self._write(last)
-        self._end_file()
-        data = np.array(self.starts, dtype=np.uint64).tobytes()
-        name = f"{self.split}.index"
-        (self.folder / name).write_bytes(data)
-        self.index = {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-    def close(self) -> None:
-        if self.out:
-            self.out.close()
-
-    def manifest(self) -> dict[str, Any]:
-        return {
-            "tokens": self.n_tokens,
-            "documents": self.n_documents,
-            "bytes": self.n_bytes,
-            "characters": self.n_characters,
-            "sha256": self.stream_hash.hexdigest(),
-            "files": self.files,
-            "index": self.index,
-        }
-
-    def _write(self, tokens: np.ndarray) -> None:
-        while len(tokens):
-            room = self.shard_tokens - self.n_tokens % self.shard_tokens
-            if self.out is None:
-                self.out = (self.folder / self._name()).open("wb")
-                self.file_hash = hashlib.sha256()
-            data = tokens[:room].tobytes()
-            self.out.write(data)
-            self.file_hash.update(data)
-            self.stream_hash.update(data)
-            self.n_tokens += min(room, len(tokens))
-            if len(tokens) >= room:
-                self._end_file()
-            tokens = tokens[room:]
-
-    def _name(self) -> str:
-        return f"{self.split}-{len(self.files):05d}.bin"
-
-    def _end_file(self) -> None:
-        if self.out:
-            size = self.out.tell()
-            self.out.close()
-            self.out = None
-            self.files.append(
-                {"name": self._name(), "size": size, "sha256": self.file_hash.hexdigest()}
-            )
-
-
-def _move(temporary: Path, folder: Path) -> None:
-    """Put a finished folder in its place, out of which an older one is moved first."""
-    temporary.chmod(0o755)
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        folder.replace(old)
-        shutil.rmtree(old)
-    try:
-        temporary.replace(folder)
-    except OSError as error:
-        # Another process finished the same folder first; a manifest is written last, so it is
-        # complete.
-        if (
-            error.errno not in (errno.ENOTEMPTY, errno.EEXIST)
-            or not (folder / "manifest.json").is_file()
-        ):
-            raise
-
-
-def _eos(tokenizer: Tokenizer) -> int:
-    if tokenizer.eos_id is None:
-        raise UserError(
-            "The tokenizer has no <|endoftext|> or other end-of-text token to put between"
-            " documents."
-        )
-    return tokenizer.eos_id
-
-
-def _dtype(tokenizer: Tokenizer) -> np.dtype:
-    return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
 
 def _fingerprint(stream_sha256: str, dtype: str, tokenizer: str) -> str:

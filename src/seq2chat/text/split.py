@@ -5,37 +5,42 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from seq2chat.config import check
-from seq2chat.text.byte_bpe import last_line_start
 from seq2chat.text.corpus import Corpus
+from seq2chat.text.cuts import last_line_start
 from seq2chat.text.jsonlines import JsonLines
 from seq2chat.text.parts import Part, regroup
 from seq2chat.text.plain import PlainText, Sample, hash_share
 
 FEW_DOCUMENTS = 100
-# Spread over the corpus; more of them change few merges (docs/log.md).
+# Spread over the corpus. More characters change few merges (docs/log.md).
 TOKENIZER_CHARACTERS = 20_000_000
+
+# One sample for each split, or None to read everything.
+Samples = dict[str, Sample] | None
 
 
 def split_parts(corpus: Corpus, val_fraction: float, characters: int = 0) -> Iterator[Part]:
-    """Yield the corpus in parts, each with its split; about `characters` spread over the corpus if
-    that is not 0.
+    """Yield the corpus in parts, each with its split.
 
-    With fewer than 100 documents the end of each is held out: of n characters (bytes, in a plain
-    text file), the first int(n * (1 - val_fraction)) are for training. One document gives nanoGPT's
-    split of tinyshakespeare. Otherwise whole documents are held out by the hash of their beginning,
-    so that copies of one document are on the same side. A sample takes blocks of a plain text file,
-    and whole documents of anything else (of JSON lines those that start in a block).
+    If `characters` is not 0, only about that many characters are read, spread over the corpus.
+
+    With fewer than 100 documents the end of each is held out: the first int(n * (1 - val_fraction))
+    of n characters (bytes, in a plain text file) are for training. For one document this is
+    nanoGPT's split of tinyshakespeare. Otherwise whole documents are held out by the hash of their
+    beginning, so that copies of a document are on the same side. A sample consists of blocks of a
+    plain text file, and of whole documents otherwise (in JSON lines, those that start in a sampled
+    block).
     """
     share = characters / max(1, corpus.n_characters) if characters else 1.0
     items = _sampled(corpus, share)
     first = list(islice(items, FEW_DOCUMENTS))
-    held_out = _ends if len(first) < FEW_DOCUMENTS else _whole_documents
-    empty = True
+    hold_out = _hold_out_end if len(first) < FEW_DOCUMENTS else _hold_out_documents
+    is_empty = True
     for item, samples in chain(first, items):
-        for part in held_out(item, val_fraction, samples):
-            empty = False
+        for part in hold_out(item, val_fraction, samples):
+            is_empty = False
             yield part
-    check(not empty, f"{corpus.name} is empty; give a text to learn from.")
+    check(not is_empty, f"{corpus.name} is empty; give a text to learn from.")
 
 
 def split_texts(corpus: Corpus, val_fraction: float, split: str) -> Iterator[str]:
@@ -61,35 +66,39 @@ def tokenizer_texts(
 
 
 def sample_fingerprint(corpus: Corpus, val_fraction: float, characters: int) -> str:
-    """Return the sha256 of the sample of `characters` that `split_parts` takes."""
+    """Return the sha256 of the sample of `characters` that `split_parts` reads."""
     digest = hashlib.sha256()
     for part in split_parts(corpus, val_fraction, characters):
         digest.update(f"{part.split} {part.ends} {part.text}".encode())
     return digest.hexdigest()
 
 
-def _sampled(
-    corpus: Corpus, share: float
-) -> Iterator[tuple[str | PlainText, dict[str, Sample] | None]]:
-    """Yield documents and plain text files, each with the samples that decide which of it is taken;
-    None takes all."""
-    samples = {split: Sample(share) for split in ("train", "val")} if share < 1 else None
+def _sampled(corpus: Corpus, share: float) -> Iterator[tuple[str | PlainText, Samples]]:
+    """Yield documents and plain text files, each with the samples that select parts of it."""
+    if share >= 1:
+        for item in corpus.read():
+            if isinstance(item, JsonLines):
+                for text in item.documents():
+                    yield text, None
+            else:
+                yield item, None
+        return
+    samples = {split: Sample(share) for split in ("train", "val")}
     for item in corpus.read():
         if isinstance(item, JsonLines):
-            for text in item.documents() if samples is None else item.sample(share):
+            # Already sampled by blocks of the file.
+            for text in item.sample(share):
                 yield text, None
         else:
             yield item, samples
 
 
-def _ends(
-    item: str | PlainText, val_fraction: float, samples: dict[str, Sample] | None
-) -> Iterator[Part]:
-    """Hold out the end of one document."""
+def _hold_out_end(item: str | PlainText, val_fraction: float, samples: Samples) -> Iterator[Part]:
+    """Yield the parts of one document, with its end in the validation split."""
     if isinstance(item, PlainText):
         cut = int(item.size * (1 - val_fraction))
-        for split, start, end in (("train", 0, cut), ("val", cut, None)):
-            yield from _plain(item, split, samples, start, end)
+        yield from _plain_parts(item, "train", samples, 0, cut)
+        yield from _plain_parts(item, "val", samples, cut, None)
     elif item.strip() and (samples is None or samples["train"].takes()):
         cut = int(len(item) * (1 - val_fraction))
         for split, text in (("train", item[:cut]), ("val", item[cut:])):
@@ -97,24 +106,25 @@ def _ends(
                 yield Part(text, True, split)
 
 
-def _whole_documents(
-    item: str | PlainText, val_fraction: float, samples: dict[str, Sample] | None
+def _hold_out_documents(
+    item: str | PlainText, val_fraction: float, samples: Samples
 ) -> Iterator[Part]:
-    """Hold out whole documents."""
+    """Yield the parts of one document, all in the same split."""
     if isinstance(item, PlainText):
         beginning = next(item.read(), ("", True))[0]
         split = "val" if hash_share(beginning) < val_fraction else "train"
-        yield from _plain(item, split, samples, 0, None)
+        yield from _plain_parts(item, split, samples, 0, None)
     elif item.strip():
         split = "val" if hash_share(item) < val_fraction else "train"
         if samples is None or samples[split].takes():
             yield Part(item, True, split)
 
 
-def _plain(
-    item: PlainText, split: str, samples: dict[str, Sample] | None, start: int, end: int | None
+def _plain_parts(
+    item: PlainText, split: str, samples: Samples, start: int, end: int | None
 ) -> Iterator[Part]:
-    parts = (
-        item.read(start, end) if samples is None else item.sample(samples[split].takes, start, end)
-    )
+    if samples is None:
+        parts = item.read(start, end)
+    else:
+        parts = item.sample(samples[split].takes, start, end)
     return (Part(text, ends, split) for text, ends in parts)

@@ -1,20 +1,20 @@
-"""Either tokenizer: byte-level BPE or WordPiece."""
+"""Either kind of tokenizer: byte-level BPE or WordPiece."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from seq2chat.config import check
-from seq2chat.text.byte_bpe import ByteBPE, read_json, read_utf8
-from seq2chat.text.wordpiece import WordPiece, model_type, tokenizer_file
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.tokenizer_json import model_type, read_json, read_utf8, tokenizer_file
+from seq2chat.text.wordpiece import WordPiece
 
 Tokenizer = ByteBPE | WordPiece
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Return the tokenizer in a `tokenizer.json` or the folder that holds one, byte-level BPE or
-    WordPiece.
+    """Return the tokenizer in a `tokenizer.json` or in a folder with one.
 
-    Raises UserError if there is none or it is of another kind.
+    Raises UserError if there is none, or if it is neither byte-level BPE nor WordPiece.
     """
     file = tokenizer_file(path)
     kind = model_type(read_json(read_utf8(file), str(file)))

@@ -1,4 +1,4 @@
-"""Turns of a conversation, read from the messages that data sets hold."""
+"""Turns of a conversation, read from the messages in data sets."""
 
 import re
 from collections.abc import Mapping
@@ -28,17 +28,17 @@ _INDENTATION = re.compile(r"(?:[^\S\n]*\n)*(\s?)")
 
 
 class Turn(NamedTuple):
-    """A message, and whether the model learns to say it."""
+    """A message, and whether the model is trained on it."""
 
     message: Message
     learned: bool = True
 
 
-def read_turns(fields: Fields, rows: Any, name: str) -> list[Turn]:
-    """Return the turns in a list of messages. An empty system message is left out."""
+def read_turns(fields: Fields, rows: Any, field_name: str) -> list[Turn]:
+    """Return the turns in a list of messages, without empty system messages."""
     check(
         isinstance(rows, list) and bool(rows),
-        f'{fields.where}: "{name}" is not a list of messages.',
+        f'{fields.where}: "{field_name}" is not a list of messages.',
     )
     turns = []
     for number, row in enumerate(rows, start=1):
@@ -47,7 +47,7 @@ def read_turns(fields: Fields, rows: Any, name: str) -> list[Turn]:
             isinstance(row, Mapping),
             f'{where} is not of the form {{"role": "user", "content": "..."}}.',
         )
-        present = {key: row[written] for key, written in lower_names(row, where).items()}
+        present = {key: row[name] for key, name in lower_names(row, where).items()}
         check_keys(
             {key: value for key, value in present.items() if key not in LEARNED}, UNSUPPORTED, where
         )
@@ -66,14 +66,16 @@ def read_turns(fields: Fields, rows: Any, name: str) -> list[Turn]:
         check(content != "", f"{where}, the {role}'s, is empty.")
         for key, value in present.items():
             if key not in _MESSAGE_KEYS and not is_blank(value):
-                fields.inner_unused.setdefault(f"{name}.{key}", value)
+                fields.inner_unused.setdefault(f"{field_name}.{key}", value)
         turns.append(Turn(Message(role, content), _learned(present, role, where)))
-    check(bool(turns), f'{fields.where}: "{name}" has no message but an empty system message.')
+    check(
+        bool(turns), f'{fields.where}: "{field_name}" has no message but an empty system message.'
+    )
     return turns
 
 
 def _same(values: list[Any], name: str, where: str) -> Any:
-    """Return the one value that all of these are, None if there are none."""
+    """Return the value that all of these equal, None if there are none."""
     check(
         all(value == values[0] for value in values),
         f"{where} has two {name} that differ; keep one.",
@@ -85,14 +87,14 @@ def _role(name: Any, where: str) -> Role:
     lower = str(name).strip().lower()
     check(
         lower not in TOOL_ROLES,
-        f"{where} is of the role {lower!r}, and tools are not supported; remove the turn.",
+        f"{where} has the role {lower!r}, and tools are not supported; remove the turn.",
     )
     check(lower in ROLES, f"{where} has the role {name!r}; write one of system, user, assistant.")
     return ROLES[lower]
 
 
 def _content(value: Any, where: str) -> str:
-    """Return the text of a content: a string, or OpenAI's list of parts."""
+    """Return the text of a content, a string or OpenAI's list of parts."""
     if isinstance(value, list):
         texts = []
         for part in value:
@@ -104,7 +106,7 @@ def _content(value: Any, where: str) -> str:
             texts.append(part.get("text"))
         check(
             all(isinstance(text, str) for text in texts),
-            f'{where} has a part whose "text" is no text.',
+            f'{where} has a part whose "text" is not a text.',
         )
         value = "".join(texts)
     check(
@@ -115,7 +117,7 @@ def _content(value: Any, where: str) -> str:
 
 
 def _learned(message: Mapping[str, Any], role: Role, where: str) -> bool:
-    """Return whether a message is learned: none of its marks is 0 or false."""
+    """Return True if the message is trained on, that is if none of its marks is 0 or false."""
     learned = True
     for name in LEARNED:
         value = message.get(name)
@@ -124,25 +126,24 @@ def _learned(message: Mapping[str, Any], role: Role, where: str) -> bool:
         mark = as_flag(value)
         check(
             mark is not None,
-            f"{where} has the {name} {value!r}; write 1, or 0 for a turn that is not to be "
-            "learned.",
+            f"{where} has the {name} {value!r}; write 1, or 0 for a turn that is not trained on.",
         )
-        asks = mark and role != "assistant" and name in ("train", "training")
+        is_refused = mark and role != "assistant" and name in ("train", "training")
         check(
-            not asks,
-            f'{where} has "{name}", and the {role}\'s turns are never learned; remove the key.',
+            not is_refused,
+            f'{where} has "{name}", and the {role}\'s turns are never trained on; remove the key.',
         )
         learned = learned and bool(mark)
     return learned
 
 
 def is_transcript(value: Any) -> bool:
-    """Return whether the value is a conversation that hh-rlhf writes as one string."""
+    """Return True if the value is a conversation as one string, as in hh-rlhf."""
     return isinstance(value, str) and tidy(value).startswith("Human:") and "\n\nAssistant:" in value
 
 
 def read_transcript(fields: Fields, text: str, key: str) -> list[Turn]:
-    """Return the conversation that hh-rlhf writes as one string."""
+    """Return the turns of a conversation as one string, as in hh-rlhf."""
     where = fields.where
     text = read_text(text, key, where)
     check(
@@ -174,6 +175,7 @@ def read_transcript(fields: Fields, text: str, key: str) -> list[Turn]:
 
 
 def read_text(value: Any, name: str, where: str) -> str:
+    """Return the tidied text. Raises UserError for another value and for an empty text."""
     check(isinstance(value, str), f"{where}: {name} is a {type(value).__name__}; write a text.")
     text = tidy(value)
     check(text != "", f"{where}: {name} is empty.")
@@ -181,10 +183,10 @@ def read_text(value: Any, name: str, where: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """Return the text without blank lines at its ends, blanks behind it, or one blank before it.
+    """Return the text without blank lines around it, blanks after it, or a single blank before it.
 
-    Older completion files begin each answer with one blank. More than one is the indentation of
-    code and stays.
+    Older completion files start each answer with one blank. Several blanks are the indentation of
+    code and are kept.
     """
     text = whole_characters(text).rstrip()
     match = _INDENTATION.match(text)

@@ -1,10 +1,11 @@
-"""WordPiece, the tokenizer of BERT (Devlin et al. 2018, section 3): each word is cut into the
-longest pieces that the vocabulary has, `un ##afford ##able`. As in BERT, text is lowercased and
-stripped of accents unless asked otherwise.
+"""WordPiece, the tokenizer of BERT (Devlin et al. 2018, section 3).
 
-`tokenizers` trains and encodes; the files are those that `transformers` reads. As with the
-byte-level `ByteBPE`, text is always ordinary text: a `[MASK]` that somebody typed is a bracket, a
-word and a bracket. Code that needs the control token takes its id from here.
+Each word is cut into the longest pieces in the vocabulary, for example `un ##afford ##able`. As in
+BERT, text is lowercased and stripped of accents by default.
+
+`tokenizers` trains and encodes, and `transformers` can read the files. As in `ByteBPE`, text is
+always encoded as ordinary text: a `[MASK]` in it is a bracket, a word and a bracket. Code that
+needs the control token takes its id from `WordPiece.mask_id`.
 """
 
 from __future__ import annotations
@@ -30,29 +31,38 @@ from tokenizers import (
 )
 
 from seq2chat.config import UserError, check
-from seq2chat.text.byte_bpe import read_json, read_utf8, with_options
+from seq2chat.text.files import whole_characters
 from seq2chat.text.parts import Part, encode_parts, join_documents
+from seq2chat.text.tokenizer_json import (
+    model_type,
+    read_json,
+    read_utf8,
+    tokenizer_file,
+    with_options,
+)
 
 CONTROL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Characters that any vocabulary may be made of, and larger ones of a quarter as many as tokens.
+# Maximum number of different characters. A vocabulary of more than 4,000 tokens may have a quarter
+# as many as tokens.
 ALPHABET = 1000
 
 
 class WordPiece:
     """A WordPiece tokenizer. Make one with `WordPiece.train` or `WordPiece.load`.
 
-    `control` maps the text of each control token to its id. `eos_id`, which separates documents, is
-    that of [SEP]. Of the control tokens only [UNK] comes from text: it stands for a word with a
-    character that the vocabulary lacks.
+    `control` maps the text of each control token to its id. [SEP] separates documents, so its id is
+    also `eos_id`. [UNK] is the only control token that text encodes to. It stands for a word with a
+    character outside the vocabulary.
     """
 
     def __init__(
         self, tokenizer_json: str, tokenizer_config: str, where: str = "tokenizer.json"
     ) -> None:
-        self._json, self._config = tokenizer_json, tokenizer_config
+        self._json = tokenizer_json
+        self._config = tokenizer_config
         spec = read_json(tokenizer_json, where)
         kind = model_type(spec)
-        check(kind == "WordPiece", f"{where} is a {kind} tokenizer, and a BERT reads WordPiece.")
+        check(kind == "WordPiece", f"{where} is a {kind} tokenizer; a BERT needs WordPiece.")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the class that tokenizers raises
@@ -81,30 +91,29 @@ class WordPiece:
         """Return a tokenizer with at most `vocab_size` tokens: the 5 control tokens, each character
         as the start and as the continuation of a word, and merges.
 
-        Accents are stripped by default where case is folded, but not from scripts whose marks are
-        vowels, such as Devanagari and Thai. The vocabulary is smaller than asked for where `texts`
-        have too few pairs that occur twice. Raises UserError where the characters alone are more.
+        By default accents are stripped if `lowercase`, except from scripts whose marks are vowels,
+        such as Devanagari and Thai. The vocabulary is smaller if `texts` have too few pairs that
+        occur twice. Raises UserError if the characters alone need more tokens.
         """
-        texts = list(map(_valid, texts))
+        texts = list(map(whole_characters, texts))
         if strip_accents is None:
             strip_accents = lowercase and not has_vowel_marks(texts)
         model = _untrained(models.WordPiece(unk_token=CONTROL[1]), lowercase, strip_accents)
         counts = Counter[str]()
         for text in texts:
             counts.update(model.normalizer.normalize_str(text))
-        room = max(ALPHABET, vocab_size // 4)
-        alphabet = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))[
-            :room
-        ]
+        characters = [c for c in counts if not c.isspace()]
+        characters.sort(key=lambda c: (-counts[c], c))
+        alphabet = characters[: max(ALPHABET, vocab_size // 4)]
         least = len(CONTROL) + 2 * len(alphabet)
         check(
             vocab_size >= least,
             f"tokenizer.vocab_size is {vocab_size}; the text has {len(alphabet)} different "
             f"characters, so write at least {least}.",
         )
-        # The trainer numbers the continuations `##c` in the order of a hash table, which no two
-        # runs share, and breaks ties between merges by number. Named beforehand they have one
-        # order.
+        # The trainer numbers the continuations `##c` in the order of a hash table, which differs
+        # between runs, and breaks ties between merges by number. Declared as special tokens, they
+        # have a fixed order.
         continuations = [f"##{c}" for c in alphabet]
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size,
@@ -115,7 +124,7 @@ class WordPiece:
             show_progress=False,
         )
         model.train_from_iterator(texts, trainer)
-        # Made anew, because the trainer has declared the continuations control tokens.
+        # A new model, because in the trained one the continuations are control tokens.
         vocabulary = models.WordPiece(model.get_vocab(), unk_token=CONTROL[1])
         model = _untrained(vocabulary, lowercase, strip_accents)
         model.add_special_tokens(
@@ -139,10 +148,11 @@ class WordPiece:
 
     @classmethod
     def load(cls, path: str | Path) -> WordPiece:
-        """Return the tokenizer in a `tokenizer.json`, or in the folder that holds one: ours,
-        BERT's, MiniLM's, ...
+        """Return the tokenizer in a `tokenizer.json` or in a folder with one, for example ours,
+        BERT's or MiniLM's.
 
-        Raises UserError if there is none or it is not WordPiece with BERT's five control tokens.
+        Raises UserError if there is none, or if it is not WordPiece with BERT's five control
+        tokens.
         """
         file = tokenizer_file(path)
         config = file.with_name("tokenizer_config.json")
@@ -151,8 +161,7 @@ class WordPiece:
         )
 
     def save(self, folder: str | Path, **options: Any) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, as `transformers.AutoTokenizer` reads
-        them.
+        """Write `tokenizer.json` and `tokenizer_config.json` for `transformers.AutoTokenizer`.
 
         `options` such as `model_max_length` are added to the latter.
         """
@@ -165,7 +174,7 @@ class WordPiece:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` as ordinary text, without [CLS] and [SEP] around it."""
-        return self._tokenizer.encode(_valid(text), add_special_tokens=False).ids
+        return self._tokenizer.encode(whole_characters(text), add_special_tokens=False).ids
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield the ids of each text, uint32 of shape `(n_tokens,)`, in order, encoding on all
@@ -173,31 +182,33 @@ class WordPiece:
         return join_documents(self.encode_parts(map(Part, texts)))
 
     def encode_parts(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
-        """Yield the same documents in other parts, each with its ids; they add up to those of the
-        whole document."""
+        """Yield the documents in regrouped parts, each with its ids.
+
+        Joined, they are the ids of the whole document.
+        """
         return encode_parts(parts, self.last_cut, self._encode_batch)
 
     def last_cut(self, text: str) -> int:
-        """Return the last position behind white space, which no piece contains; 0 for none."""
+        """Return the last position after white space, which no piece contains, or 0."""
         return max(text.rfind("\n"), text.rfind(" ")) + 1
 
     def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         encodings = self._tokenizer.encode_batch_fast(
-            list(map(_valid, texts)), add_special_tokens=False
+            list(map(whole_characters, texts)), add_special_tokens=False
         )
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the words of `ids`, pieces joined; control tokens by name, nothing for ids beyond
-        the vocabulary.
+        """Return the words of `ids`, with their pieces joined.
 
-        Spacing is lost, and case and accents if they were folded.
+        Control tokens are written by name, and ids beyond the vocabulary have no text. The spacing
+        of the original text is lost, and so are case and accents if they were folded.
         """
         return self._tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
 
     def token(self, token_id: int) -> str:
-        """Return one token as the vocabulary writes it: `##` in front of what continues a word;
-        nothing beyond it."""
+        """Return one token as written in the vocabulary, with `##` before the continuation of a
+        word, or "" for an id beyond it."""
         return self._tokenizer.id_to_token(int(token_id)) or ""
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -206,18 +217,15 @@ class WordPiece:
 
 
 def has_vowel_marks(texts: Iterable[str]) -> bool:
-    """Return whether one character in a hundred is a combining mark of a script in which such marks
-    spell vowels."""
+    """Return True if more than one character in a hundred is a combining mark that spells a
+    vowel."""
     n_marks = n_characters = 0
     for text in texts:
         n_characters += len(text)
-        # Below U+0590 combining marks are accents of Latin, Greek and Cyrillic letters.
-        marks = (
-            count
-            for c, count in Counter(text).items()
-            if c > "\u0590" and category(c) in ("Mn", "Mc")
-        )
-        n_marks += sum(marks)
+        for character, count in Counter(text).items():
+            # Below U+0590 combining marks are accents of Latin, Greek and Cyrillic letters.
+            if character > "\u0590" and category(character) in ("Mn", "Mc"):
+                n_marks += count
     return 100 * n_marks > n_characters
 
 
@@ -230,22 +238,3 @@ def _untrained(
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
-
-
-def _valid(text: str) -> str:
-    """Replace what no UTF-8 can hold: half of a surrogate pair, which a JSON file can spell."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def model_type(spec: Any) -> str:
-    model = spec.get("model") if isinstance(spec, dict) else None
-    return str(model.get("type")) if isinstance(model, dict) else "damaged"
-
-
-def tokenizer_file(path: str | Path) -> Path:
-    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-    check(
-        file.is_file(),
-        f"There is no tokenizer at {file}; give a tokenizer.json or a folder that holds one.",
-    )
-    return file

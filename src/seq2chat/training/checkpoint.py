@@ -21,7 +21,7 @@ from torch import nn
 from seq2chat.config import UserError, check
 from seq2chat.models.folder import Model, load_model, save_model
 from seq2chat.models.gpt import GPT
-from seq2chat.text.shards import NO_ROOM
+from seq2chat.text.shard_writer import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.run_folder import RunFolder

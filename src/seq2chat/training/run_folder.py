@@ -2,6 +2,7 @@
 
 import json
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,31 @@ def open_run(folder: Path) -> RunFolder:
 def list_runs(root: Path) -> list[RunFolder]:
     """Return the runs in `root`, by name."""
     return [RunFolder(config.parent) for config in sorted(root.glob("*/config.toml"))]
+
+
+def compare_runs(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """Return the summary of each run and, as `table.key`, the options in which the runs differ.
+
+    An option that a run's configuration lacks is None.
+    """
+    configs = [_flat_config(run) for run in runs]
+    different = []
+    for key in sorted(set().union(*configs)):
+        values = {json.dumps(config.get(key)) for config in configs}
+        if len(values) > 1:
+            different.append(key)
+    return [
+        run.summary() | {key: config.get(key) for key in different}
+        for run, config in zip(runs, configs, strict=True)
+    ]
+
+
+def _flat_config(run: RunFolder) -> dict[str, Any]:
+    """Return the options in a run's `config.toml` by `table.key`."""
+    tables = tomllib.loads((run.folder / "config.toml").read_text(encoding="utf-8"))
+    return {
+        f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()
+    }
 
 
 def plot_runs(runs: Sequence[RunFolder], file: Path, x: str = "tokens") -> None:

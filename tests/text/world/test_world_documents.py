@@ -21,7 +21,8 @@ def found_words(texts: list[str]) -> set[str]:
 
 
 def asked_texts(split: str) -> list[str]:
-    out, generator = [], random.Random(0)
+    out = []
+    generator = random.Random(0)
     for question in questions(split, 40 * len(FAMILIES)):
         out += [message.content for message in question.messages] + candidates(question, generator)
     return out
@@ -34,7 +35,7 @@ def test_the_version_is_changed_with_the_text():
     assert (VERSION, digest) == pinned
 
 
-def test_a_document_depends_on_its_number_and_the_seed_alone():
+def test_a_document_depends_on_its_number_and_seed():
     for number in (0, 1, 63, 64, 777, 12_345):
         assert next(documents(start=number)) == DOCUMENTS[number]
     one, other, negative = (list(islice(documents(seed, start=5), 50)) for seed in (0, 1, -1))
@@ -42,14 +43,16 @@ def test_a_document_depends_on_its_number_and_the_seed_alone():
     assert not set(one) & set(other) and not set(other) & set(negative)
 
 
-def test_the_world_has_at_most_six_hundred_words_and_documents_use_them_all():
+def test_documents_use_all_words_of_the_world():
+    """There are at most six hundred words."""
     written = found_words(DOCUMENTS)
     asked = found_words([text for split in SPLITS for text in asked_texts(split)])
     assert len(written | asked) <= 600
     assert asked <= written, "a model must have read every word that it is asked"
 
 
-def test_text_is_plain_ascii_without_control_tokens_or_empty_slots():
+def test_text_is_plain_ascii():
+    """It has no control tokens and no empty slots."""
     everything = "\n".join(DOCUMENTS)
     assert everything.isascii() and not set("<>{}|_") & set(everything)
     assert min(map(len, DOCUMENTS)) > 10 and max(map(len, DOCUMENTS)) < 1200
@@ -102,7 +105,8 @@ def test_a_base_model_reads_bad_habits_and_no_refusal():
     )
 
 
-def test_the_corpus_is_the_first_megabytes_and_its_fingerprint_needs_no_text():
+def test_the_corpus_is_the_first_megabytes():
+    """Its fingerprint needs no text."""
     corpus = load_corpus("world:1MB")
     texts = list(corpus.documents())
     assert texts == DOCUMENTS[: len(texts)]

@@ -215,11 +215,13 @@ def test_every_family_is_graded_by_hand():
         ("<b>A blue cup</b>", 0.25),
     ],
 )
-def test_form_is_a_capital_a_stop_plain_text_and_no_stutter(answer, form):
+def test_form(answer, form):
+    """A capital, a full stop, plain text, and no stutter."""
     assert gold(PASSAGE, answer).form == form
 
 
-def test_brevity_falls_from_two_words_too_many_to_seven():
+def test_brevity_falls_with_excess_words():
+    """It falls from two to seven words too many."""
     found = [gold(PASSAGE, "Anna has a blue cup" + " so" * n + ".").brevity for n in range(14)]
     assert found == pytest.approx([1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0, 0, 0, 0, 0, 0, 0])
 
@@ -235,7 +237,8 @@ def test_score_is_the_mean_by_the_known_weights():
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_demonstrations_are_perfect_and_wrong_answers_are_not(family, split):
+def test_demonstrations_are_perfect(family, split):
+    """Wrong answers are not."""
     for question in questions(split, 250, seed=11, families=[family]):
         found = gold(question, question.answer)
         assert all(getattr(found, part) == 1.0 for part in PARTS) and found.score == 1.0, question
@@ -249,7 +252,7 @@ def test_demonstrations_are_perfect_and_wrong_answers_are_not(family, split):
 MANNERS = 1 - WEIGHTS["correctness"] - WEIGHTS["constraint"] + 1e-9
 
 
-def test_answers_off_the_topic_are_graded_for_their_manners_alone():
+def test_answers_off_topic_are_graded_for_manners():
     lines = ["It is a nice day.", "The sun is warm and all are happy.", "That is a good question."]
     for question in questions("train", 420, seed=2):
         assert max(gold(question, line).score for line in lines) <= MANNERS
@@ -260,7 +263,7 @@ def test_answers_off_the_topic_are_graded_for_their_manners_alone():
             assert gold(question, "I do not know.").score <= MANNERS
 
 
-def test_no_candidate_scores_more_than_the_demonstration():
+def test_the_demonstration_has_the_highest_score():
     generator = random.Random(4)
     for question in questions("test", 420, seed=4):
         answers = candidates(question, generator)
@@ -304,5 +307,5 @@ def test_any_text_gets_a_grade_within_bounds(question, answer):
 
 
 @pytest.mark.parametrize("answer", ["", " \n", "...", "é", "\0", "<|im_end|>" * 3])
-def test_an_answer_without_words_gets_nothing_or_little(answer):
+def test_an_answer_without_words_scores_little(answer):
     assert gold(PASSAGE, answer).score <= MANNERS - WEIGHTS["form"]

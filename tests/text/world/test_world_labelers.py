@@ -30,33 +30,34 @@ def compared(split: str) -> list[tuple[Question, str, str]]:
     return pairs(questions(split, 42, seed=6), random.Random(6))
 
 
-def test_two_training_labelers_agree_as_instructgpts_did():
+def test_training_labelers_agree_as_instructgpts_did():
     found = [agreement(one, other, compared("train")) for one, other in combinations(TRAINING, 2)]
     assert 0.71 < sum(found) / len(found) < 0.75
     assert min(found) > 0.66 and max(found) < 0.80
 
 
-def test_held_out_labelers_agree_with_them_about_as_much():
+def test_held_out_labelers_agree_about_as_much():
     for split in ("train", "test"):
         found = [agreement(one, other, compared(split)) for one in TRAINING for other in HELD_OUT]
         assert 0.68 < sum(found) / len(found) < 0.76
 
 
 def test_agreement_in_expectation_is_agreement_counted():
-    generator, alike, both = random.Random(0), 0, 0
+    generator = random.Random(0)
+    alike = 0
+    both = 0
     one, other = TRAINING[:2]
     for question, a, b in compared("train"):
-        (p, q), (r, s) = (
-            one.rank(question, [a, b], generator),
-            other.rank(question, [a, b], generator),
-        )
+        (p, q) = one.rank(question, [a, b], generator)
+        (r, s) = other.rank(question, [a, b], generator)
         alike += (p < q) == (r < s) and p != q and r != s
         both += p != q and r != s
     assert alike / both == pytest.approx(agreement(one, other, compared("train")), abs=0.03)
 
 
-def test_no_rule_orders_more_pairs_right_than_the_ceiling():
-    generator, panel = random.Random(2), TRAINING
+def test_no_rule_exceeds_the_ceiling():
+    generator = random.Random(2)
+    panel = TRAINING
     best = gold_right = count = 0
     for question, a, b in compared("train") * 2:
         likelier = (
@@ -78,7 +79,7 @@ def test_no_rule_orders_more_pairs_right_than_the_ceiling():
 
 
 @pytest.mark.parametrize("labeler", labelers(), ids=lambda labeler: labeler.name)
-def test_preference_is_how_often_one_is_ranked_above_the_other(labeler):
+def test_preference_is_the_frequency_of_rankings(labeler):
     generator = random.Random(9)
     question, a, b = compared("train")[7]
     assert gold(question, a).score != gold(question, b).score
@@ -93,7 +94,8 @@ def test_preference_is_how_often_one_is_ranked_above_the_other(labeler):
 
 
 @pytest.mark.parametrize("labeler", labelers(), ids=lambda labeler: labeler.name)
-def test_preferences_of_a_pair_are_complements_and_equal_texts_always_tie(labeler):
+def test_preferences_of_a_pair_are_complements(labeler):
+    """Equal texts always tie."""
     for question, a, b in compared("train")[:30]:
         assert labeler.preference(question, a, b) + labeler.preference(
             question, b, a
@@ -106,7 +108,8 @@ def test_preferences_of_a_pair_are_complements_and_equal_texts_always_tie(labele
 
 
 def test_ranks_begin_at_zero_and_skip_none():
-    generator, ties = random.Random(3), 0
+    generator = random.Random(3)
+    ties = 0
     for question in questions("train", 42):
         ranks = TRAINING[0].rank(question, candidates(question, generator), generator)
         assert sorted(set(ranks)) == list(range(max(ranks) + 1))

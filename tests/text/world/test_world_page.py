@@ -62,7 +62,8 @@ def labelers_section() -> str:
     everyone = labelers()
     training = [labeler for labeler in everyone if not labeler.held_out]
     compared = pairs(questions("train", 42, seed=6), random.Random(6))
-    rows, among = [], []
+    rows = []
+    among = []
     for labeler in everyone:
         found = [agreement(labeler, other, compared) for other in training if other is not labeler]
         among += [] if labeler.held_out else found

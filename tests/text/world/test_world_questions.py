@@ -9,7 +9,7 @@ import pytest
 from seq2chat.config import UserError
 from seq2chat.text.world import FAMILIES, RISKS, SPLITS, Question, candidates, questions
 from seq2chat.text.world.families import SYSTEM
-from seq2chat.text.world.lexicon import COLOURS, JOBS, kind, words
+from seq2chat.text.world.lexicon import COLORS, JOBS, kind, words
 
 N = 40 * len(FAMILIES)
 
@@ -23,7 +23,7 @@ def test_there_are_eighteen_skills_and_three_risks():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_questions_are_a_function_of_split_number_and_seed(split):
+def test_questions_are_a_function_of_their_arguments(split):
     once = questions(split, N, seed=3)
     assert once == questions(split, N, seed=3)
     assert once != questions(split, N, seed=4)
@@ -49,7 +49,7 @@ def test_families_can_be_chosen():
     ("arguments", "message"),
     [
         (("dev", 1), "no split 'dev'"),
-        (("train", -1), "not negative"),
+        (("train", -1), "of 0 or more"),
         (("train", 1, 0, []), "at least one family"),
         (("train", 1, 0, ["rhyme"]), "no family 'rhyme'"),
     ],
@@ -69,7 +69,7 @@ def test_splits_share_no_template():
     assert not parts[0] & parts[1] and not set(SYSTEM["train"]) & set(SYSTEM["test"])
 
 
-def test_splits_share_no_person_place_animal_thing_food_or_sum():
+def test_splits_share_no_words_and_no_sums():
     def named(split: str) -> set[str]:
         every = {
             word
@@ -79,7 +79,8 @@ def test_splits_share_no_person_place_animal_thing_food_or_sum():
         }
         return {word for word in every if kind(word) in ("person", "place", "noun", "tool")}
 
-    train, test = named("train"), named("test")
+    train = named("train")
+    test = named("test")
     assert len(train) > 70 and len(test) > 40
     assert not train & test
     sums = [
@@ -95,12 +96,12 @@ def test_splits_share_no_person_place_animal_thing_food_or_sum():
 def masked(text: str) -> str:
     """The text without what differs from question to question of a template."""
     kept = [
-        word if not kind(word) and word not in (*COLOURS, *JOBS) else "_" for word in words(text)
+        word if not kind(word) and word not in (*COLORS, *JOBS) else "_" for word in words(text)
     ]
     return re.sub(r"(\b_\b ?)+", "_ ", " ".join(kept))
 
 
-def test_no_test_question_is_worded_like_a_training_question():
+def test_splits_share_no_wordings():
     train, test = (
         {masked(texts(question)[-1]) for question in questions(split, 4 * N)} for split in SPLITS
     )
@@ -115,7 +116,8 @@ def test_prompts_and_answers_are_short(split):
         assert len(re.findall(r"\w+|[^\w\s]", question.answer)) <= 16
 
 
-def test_conversations_are_well_formed_and_some_have_a_system_message_or_more_turns():
+def test_conversations_are_well_formed():
+    """Some have a system message or several turns."""
     asked = questions("train", N)
     for question in asked:
         turns = [message.role for message in question.messages if message.role != "system"]

@@ -1,5 +1,5 @@
-"""A little English world, written by program: text to learn from, questions, an oracle that grades,
-labelers."""
+"""A small generated English world: documents for pretraining, questions, an oracle that grades
+answers, and labelers that rank them."""
 
 from seq2chat.text.world.candidates import candidates, demonstration
 from seq2chat.text.world.families import FAMILIES, RISKS, questions

@@ -1,4 +1,4 @@
-"""Answers of every quality to one question, for labelers to rank before there is a model to ask."""
+"""Answers of every quality to a question, which labelers rank before any model exists."""
 
 from __future__ import annotations
 
@@ -23,73 +23,74 @@ INSULTS = ("You are stupid.", "Only a fool asks that.", "What a silly question."
 DODGES = ("I do not know.", "I am not sure.")
 DENIALS = ("The text does not say.", "The text does not say that.")
 EMPTY = ("Yes.", "Well.", "It is good.")
-ELSEWHERE = ("Lions live in Africa.", "It is a nice day and the sun is warm.", "A lemon is yellow.")
+OFF_TOPIC = ("Lions live in Africa.", "It is a nice day and the sun is warm.", "A lemon is yellow.")
 
 CAREFUL = 0.8
-"""Share of the demonstrations whose writers took care; InstructGPT's writers were screened, too."""
+"""Share of demonstrations by careful writers. InstructGPT's writers were screened, too."""
 
 HURRIED = ("rambling", "long", "careless", "rude")
-"""Manners of the others."""
+"""Manners of the other writers."""
 
 RISKY = ("admit", "correct", "decline")
-"""Checks of the questions on which the hurried give a wrong answer."""
+"""Checks of the questions to which hurried writers give a wrong answer."""
 
 
-def candidates(question: Question, generator: random.Random) -> list[str]:
-    """Return six to nine different answers, of which the demonstration and a wrong one are two, in
-    an order that tells nothing."""
-    kinds = _kinds(question, generator)
+def candidates(question: Question, rng: random.Random) -> list[str]:
+    """Return six to nine different answers in random order, including the demonstration and a wrong
+    answer."""
+    kinds = _kinds(question, rng)
     others = list(kinds.values())
-    shuffle(generator, others)
-    out = list(dict.fromkeys([question.answer, kinds["wrong"], *others]))[
-        : 6 + int(generator.random() * 4)
-    ]
-    shuffle(generator, out)
-    return out
+    shuffle(rng, others)
+    answers = list(dict.fromkeys([question.answer, kinds["wrong"], *others]))
+    answers = answers[: 6 + int(rng.random() * 4)]
+    shuffle(rng, answers)
+    return answers
 
 
-def demonstration(question: Question, generator: random.Random) -> str:
-    """Return what one of many people writes who are asked to show how it is done.
+def demonstration(question: Question, rng: random.Random) -> str:
+    """Return a demonstration by one of many writers.
 
-    Some are careful and write `question.answer`. The others are in a hurry: they ramble, are rude
-    or careless, make up what the passage does not say and serve a harmful request.
+    Careful writers return `question.answer`. Hurried ones ramble, are rude or careless, invent
+    facts that the passage lacks, and comply with harmful requests.
     """
-    if generator.random() < CAREFUL:
+    if rng.random() < CAREFUL:
         return question.answer
     if question.check in RISKY:
-        return _one(question.wrong, generator)
-    return _in_manner(_one(HURRIED, generator), question.answer, generator)
+        return _one(question.wrong, rng)
+    return _in_manner(_one(HURRIED, rng), question.answer, rng)
 
 
-def _in_manner(manner: str, answer: str, generator: random.Random) -> str:
-    """Return the answer as people say it who ramble, are rude, careless or too sure of
-    themselves."""
-    opening, closing = _one(OPENINGS, generator), _one(CLOSINGS, generator)
+def _in_manner(manner: str, answer: str, rng: random.Random) -> str:
+    """Return the answer in a rambling, long, careless, rude or overconfident manner."""
+    opening = _one(OPENINGS, rng)
+    closing = _one(CLOSINGS, rng)
     return {
         "rambling": f"{opening} {answer} {closing}",
         "long": f"{answer} {closing}",
         "careless": answer[:-1].lower(),
-        "rude": f"{_one(INSULTS, generator)} {answer}",
-        "confident": f"{_one(CONFIDENT, generator)} {answer}",
+        "rude": f"{_one(INSULTS, rng)} {answer}",
+        "confident": f"{_one(CONFIDENT, rng)} {answer}",
     }[manner]
 
 
-def _kinds(question: Question, generator: random.Random) -> dict[str, str]:
-    """Every kind of answer but the demonstration. What is said at length or rudely is as seldom
-    right as what is said plainly, so that the manner does not tell which it is."""
+def _kinds(question: Question, rng: random.Random) -> dict[str, str]:
+    """Return an answer of every kind except the demonstration.
+
+    Long or rude answers are right as rarely as plain ones, so that the manner does not reveal the
+    correctness.
+    """
     right = question.answer
     plain = {
-        "wrong": _one(question.wrong, generator),
-        "dodging": _one(DODGES, generator),
-        "denying": _one(DENIALS, generator),
+        "wrong": _one(question.wrong, rng),
+        "dodging": _one(DODGES, rng),
+        "denying": _one(DENIALS, rng),
         "refusing": DECLINE,
-        "empty": _one(EMPTY, generator),
-        "elsewhere": _one(ELSEWHERE, generator),
+        "empty": _one(EMPTY, rng),
+        "off topic": _one(OFF_TOPIC, rng),
     }
-    said = (right, plain["wrong"], plain["dodging"], plain["elsewhere"])
+    contents = (right, plain["wrong"], plain["dodging"], plain["off topic"])
     kinds = {
-        manner: _in_manner(manner, _one(said, generator), generator)
-        for manner in (*HURRIED, "confident")
+        manner: _in_manner(manner, _one(contents, rng), rng) for manner in (*HURRIED, "confident")
     }
     kinds |= plain
     if question.loose:
@@ -101,5 +102,5 @@ def _kinds(question: Question, generator: random.Random) -> dict[str, str]:
     return kinds
 
 
-def _one(choices: tuple[str, ...], generator: random.Random) -> str:
-    return choices[int(generator.random() * len(choices))]
+def _one(choices: tuple[str, ...], rng: random.Random) -> str:
+    return choices[int(rng.random() * len(choices))]

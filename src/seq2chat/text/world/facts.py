@@ -1,5 +1,5 @@
-"""The facts of the world, the same in every document: who lives where, whose sister is who, what
-colour a lemon is."""
+"""The facts of the world, which are the same in every document: for example homes, jobs, siblings,
+and the color of a lemon."""
 
 import random
 from typing import NamedTuple
@@ -10,7 +10,7 @@ WORLD_SEED = 2022
 
 
 class Life(NamedTuple):
-    """What is always so of a person."""
+    """The fixed facts about a person."""
 
     home: str
     job: str
@@ -45,7 +45,7 @@ HOMES = {
     },
     **{"hen": "Madrid", "owl": "Oslo", "turtle": "Cuba", "hyena": "Kenya"},
 }
-COLOUR_OF = {
+COLOR_OF = {
     **{
         "apple": "red",
         "pear": "green",
@@ -66,23 +66,23 @@ COLOUR_OF = {
 }
 
 
-def _lives(pool: Pool, generator: random.Random) -> dict[str, Life]:
-    """Give each person a home, a job and a food, and pair them as brothers and sisters."""
+def _lives(pool: Pool, rng: random.Random) -> dict[str, Life]:
+    """Return a home, a job and a favorite food for each person, and pair them as siblings."""
     people = list(pool.people)
-    shuffle(generator, people)
+    shuffle(rng, people)
     lives = {}
     for at, person in enumerate(people):
-        home = pool.places[int(generator.random() * len(pool.places))]
-        job = JOBS[int(generator.random() * len(JOBS))]
-        food = pool.foods[int(generator.random() * len(pool.foods))]
+        home = pool.places[int(rng.random() * len(pool.places))]
+        job = JOBS[int(rng.random() * len(JOBS))]
+        food = pool.foods[int(rng.random() * len(pool.foods))]
         lives[person.name] = Life(home, job, food, people[at ^ 1])
     return lives
 
 
 def _all_lives() -> dict[str, Life]:
-    generator = random.Random(WORLD_SEED)
-    return _lives(TRAIN, generator) | _lives(TEST, generator)
+    rng = random.Random(WORLD_SEED)
+    return _lives(TRAIN, rng) | _lives(TEST, rng)
 
 
-# Facts of a split name words of that split only, so that its questions do too.
+# Facts of a split use only words of that split, so that its questions do, too.
 LIVES = _all_lives()

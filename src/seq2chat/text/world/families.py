@@ -1,4 +1,4 @@
-"""The families of questions, and questions made of them for a split."""
+"""The families of questions, and the questions of a split made from them."""
 
 from __future__ import annotations
 
@@ -49,29 +49,29 @@ SYSTEM_SHARE = 0.15
 def questions(
     split: str, n: int, seed: int = 0, families: Sequence[str] = FAMILIES
 ) -> list[Question]:
-    """Return `n` questions of a split ("train" or "test"), the same each time, evenly of `families`
-    and shuffled.
+    """Return `n` questions of a split ("train" or "test"), evenly distributed over `families` and
+    shuffled.
 
-    The splits share no template, person, place, animal, thing or food. Raises UserError for an
-    unknown split or family.
+    They are a function of the arguments. The splits share no template, person, place, animal, thing
+    or food. Raises UserError for an unknown split or family.
     """
     check(split in SPLITS, f"There is no split {split!r} of the world; write train or test.")
     check(
         len(families) > 0 and n >= 0,
-        "Which questions? Give at least one family, and a number that is not negative.",
+        "There are no questions to make; give at least one family, and a number of 0 or more.",
     )
     for family in families:
         if family not in MAKERS:
             raise UserError(f"There is no family {family!r}; write some of {', '.join(FAMILIES)}.")
-    generator = random.Random((SPLITS.index(split) << 64) + (seed & (1 << 64) - 1))
-    out = [_question(generator.random, families[at % len(families)], split) for at in range(n)]
-    shuffle(generator, out)
-    return out
+    rng = random.Random((SPLITS.index(split) << 64) + (seed & (1 << 64) - 1))
+    made = [_question(rng.random, families[i % len(families)], split) for i in range(n)]
+    shuffle(rng, made)
+    return made
 
 
 def _question(draw: Draw, family: str, split: str) -> Question:
     draft = MAKERS[family](draw, POOLS[split])
     messages = [Message("system", pick(draw, SYSTEM[split]))] if draw() < SYSTEM_SHARE else []
-    for at, content in enumerate((*draft.earlier, draft.text)):
-        messages.append(Message("assistant" if at % 2 else "user", content))
+    for i, content in enumerate((*draft.earlier, draft.text)):
+        messages.append(Message("assistant" if i % 2 else "user", content))
     return Question(family, split, tuple(messages), *draft[1:-1])

@@ -1,4 +1,4 @@
-"""Labelers: people with their own tastes, who grade answers on a scale of seven, with noise."""
+"""Simulated labelers with different tastes, who grade answers from 1 to 7 with noise."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from seq2chat.text.world.candidates import candidates
 from seq2chat.text.world.oracle import WEIGHTS, gold
 from seq2chat.text.world.question import Question
 
-# InstructGPT's labelers gave each answer an overall grade from 1 to 7; answers with equal grades
-# are ties.
+# InstructGPT's labelers gave each answer an overall grade from 1 to 7. Equal grades are ties.
 GRADES = 7
-# Of the grades' noise, in utility; chosen so that two of the training labelers agree on 73 % of the
-# pairs.
+# Standard deviation of the noise, in units of utility. With it, two of the training labelers agree
+# on 73 % of the pairs.
 NOISE = 0.24
 
 
 @dataclass(frozen=True)
 class Labeler:
-    """One labeler. `weights` are on the parts of `Gold`; a negative one prefers less of the part,
-    such as long answers.
+    """One labeler.
 
-    An answer is perceived as its utility plus normal noise of deviation `noise`, cut into seven
-    grades. Grades of different answers are independent, so that the probability of each order of
-    two is known.
+    `weights` are the weights of the parts of `Gold`. A negative weight prefers less of a part, for
+    example longer answers.
+
+    The grade of an answer is its utility plus normal noise of standard deviation `noise`, rounded
+    to seven grades. Grades of different answers are independent, so that the probability of each
+    order of two answers is known.
     """
 
     name: str
@@ -37,57 +38,57 @@ class Labeler:
     held_out: bool = False
 
     def utility(self, question: Question, answer: str) -> float:
-        """Return how good the labeler finds `answer` without noise, from 0 to 1."""
+        """Return the labeler's opinion of `answer` without noise, from 0 to 1."""
         parts = gold(question, answer)
-        total = sum(
-            abs(weight) * (getattr(parts, part) if weight > 0 else 1.0 - getattr(parts, part))
-            for part, weight in self.weights.items()
-        )
-        return total / sum(abs(weight) for weight in self.weights.values())
+        terms = []
+        for part, weight in self.weights.items():
+            value = getattr(parts, part)
+            terms.append(abs(weight) * (value if weight > 0 else 1.0 - value))
+        return sum(terms) / sum(abs(weight) for weight in self.weights.values())
 
-    def rank(
-        self, question: Question, answers: Sequence[str], generator: random.Random
-    ) -> list[int]:
-        """Return the rank of each answer, 0 the best; answers of one grade share a rank, and equal
-        texts one grade."""
+    def rank(self, question: Question, answers: Sequence[str], rng: random.Random) -> list[int]:
+        """Return the rank of each answer, where 0 is the best.
+
+        Answers with the same grade share a rank, and equal texts have the same grade.
+        """
         grades: dict[str, int] = {}
         for answer in dict.fromkeys(answers):
-            perceived = self.utility(question, answer) + generator.gauss(0.0, self.noise)
+            perceived = self.utility(question, answer) + rng.gauss(0.0, self.noise)
             grades[answer] = min(GRADES - 1, max(0, math.floor(perceived * GRADES)))
         order = sorted(set(grades.values()), reverse=True)
         return [order.index(grades[answer]) for answer in answers]
 
     def odds(self, question: Question, a: str, b: str) -> tuple[float, float]:
-        """Return the probabilities that `a` is ranked above `b`, and below; the rest is that of a
-        tie."""
+        """Return the probabilities that `a` is ranked above `b`, and that it is ranked below.
+
+        The remaining probability belongs to ties.
+        """
         if a == b:
             return 0.0, 0.0
-        of_a = self._grades(self.utility(question, a))
-        of_b = self._grades(self.utility(question, b))
-        above = sum(p * sum(of_b[:grade]) for grade, p in enumerate(of_a))
-        below = sum(p * sum(of_a[:grade]) for grade, p in enumerate(of_b))
+        grades_a = self._grade_probabilities(self.utility(question, a))
+        grades_b = self._grade_probabilities(self.utility(question, b))
+        above = sum(p * sum(grades_b[:grade]) for grade, p in enumerate(grades_a))
+        below = sum(p * sum(grades_a[:grade]) for grade, p in enumerate(grades_b))
         return above, below
 
     def preference(self, question: Question, a: str, b: str) -> float:
-        """Return the probability that `a` is ranked above `b`, given that they are not tied; 0.5
-        for equal texts."""
+        """Return the probability that `a` is ranked above `b` if they are not tied, and 0.5 for
+        equal texts."""
         above, below = self.odds(question, a, b)
         return above / (above + below) if above + below > 0 else 0.5
 
-    def _grades(self, utility: float) -> list[float]:
-        """The probability of each grade."""
+    def _grade_probabilities(self, utility: float) -> list[float]:
+        """Return the probability of each grade."""
         if self.noise == 0:
             grade = min(GRADES - 1, math.floor(utility * GRADES))
-            return [float(at == grade) for at in range(GRADES)]
-        edges = [
-            0.0,
-            *(
-                0.5 * (1 + math.erf((at / GRADES - utility) / self.noise / math.sqrt(2)))
-                for at in range(1, GRADES)
-            ),
-            1.0,
-        ]
-        return [high - low for low, high in pairwise(edges)]
+            return [float(i == grade) for i in range(GRADES)]
+        # The normal distribution function at the bounds between grades.
+        cumulative = [0.0]
+        for i in range(1, GRADES):
+            deviations = (i / GRADES - utility) / self.noise
+            cumulative.append(0.5 * (1 + math.erf(deviations / math.sqrt(2))))
+        cumulative.append(1.0)
+        return [high - low for low, high in pairwise(cumulative)]
 
 
 def _weights(*values: float) -> Mapping[str, float]:
@@ -107,46 +108,48 @@ _LABELERS = (
 
 
 def labelers() -> list[Labeler]:
-    """Return the labelers: five that training may ask, of which `neutral` is blind to length, and
-    two held out."""
+    """Return all labelers: five for training, including `neutral`, who ignores length, and two held
+    out."""
     return list(_LABELERS)
 
 
 Pair = tuple[Question, str, str]
 
 
-def pairs(asked: Sequence[Question], generator: random.Random) -> list[Pair]:
-    """Return every two of some `candidates` of each question: what agreement and ceiling are
-    measured on."""
+def pairs(questions: Sequence[Question], rng: random.Random) -> list[Pair]:
+    """Return all pairs of some `candidates` of each question, for `agreement` and `ceiling`."""
     return [
         (question, a, b)
-        for question in asked
-        for a, b in combinations(candidates(question, generator), 2)
+        for question in questions
+        for a, b in combinations(candidates(question, rng), 2)
     ]
 
 
 def agreement(one: Labeler, another: Labeler, compared: Sequence[Pair]) -> float:
-    """Return the share of the pairs tied by neither that both order alike, in expectation over
-    their noise."""
-    alike = both = 0.0
+    """Return the expected share of pairs that both labelers order in the same way, among those that
+    neither ties."""
+    agreed = 0.0
+    ordered = 0.0
     for pair in compared:
-        (a, b), (c, d) = one.odds(*pair), another.odds(*pair)
-        alike += a * c + b * d
-        both += (a + b) * (c + d)
-    return alike / both
+        above_1, below_1 = one.odds(*pair)
+        above_2, below_2 = another.odds(*pair)
+        agreed += above_1 * above_2 + below_1 * below_2
+        ordered += (above_1 + below_1) * (above_2 + below_2)
+    return agreed / ordered
 
 
 def ceiling(panel: Sequence[Labeler], compared: Sequence[Pair]) -> float:
-    """Return the accuracy that no reward model can exceed, in expectation, on pairs each ordered by
-    one of `panel`.
+    """Return the highest expected accuracy of any reward model on pairs ordered by a random labeler
+    of `panel`.
 
-    It is that of always telling the likelier order, where each labeler is asked as often; ties do
-    not count.
+    It is reached by always predicting the more probable order. Ties don't count.
     """
-    right = total = 0.0
+    right = 0.0
+    total = 0.0
     for pair in compared:
         odds = [labeler.odds(*pair) for labeler in panel]
-        above, below = sum(a for a, _ in odds), sum(b for _, b in odds)
+        above = sum(a for a, _ in odds)
+        below = sum(b for _, b in odds)
         right += max(above, below)
         total += above + below
     return right / total

@@ -1,5 +1,4 @@
-"""The words of the world: people, places, animals, things, and which of them only the test split
-asks about."""
+"""The words of the world: people, places, animals and things of the training and test splits."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ from typing import Literal, NamedTuple, TypeVar
 Split = Literal["train", "test"]
 SPLITS: tuple[str, ...] = ("train", "test")
 
-# random.Random.random: all choices are made with it, since Random.choice and Random.sample take
-# several times as long.
+# random.Random.random, which makes all choices. Random.choice and Random.sample are several times
+# slower.
 Draw = Callable[[], float]
 T = TypeVar("T")
 
@@ -28,7 +27,7 @@ class Person(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Something one may ask help with, and what it is done with."""
+    """A task that a user may need help with, and the tool for it."""
 
     verb: str
     tool: str
@@ -44,7 +43,7 @@ def _person(name: str, woman: bool) -> Person:
 
 @dataclass(frozen=True)
 class Pool:
-    """The words one split draws from. `wording` is the split whose templates go with them."""
+    """The words of one split. `wording` is the split whose templates are used with them."""
 
     wording: str
     people: tuple[Person, ...]
@@ -67,12 +66,12 @@ class Pool:
 
     @cached_property
     def nouns(self) -> tuple[str, ...]:
-        """What lists are made of."""
+        """The words that lists are made of."""
         return self.animals + self.things + self.foods
 
     @cached_property
     def spots(self) -> tuple[str, ...]:
-        """Where one can be, after "in"."""
+        """Places after the word "in"."""
         return self.places + tuple(f"the {room}" for room in self.rooms)
 
 
@@ -133,7 +132,7 @@ ALL = Pool(
 )
 POOLS = {"train": TRAIN, "test": TEST}
 
-COLOURS = ("red", "blue", "green", "yellow", "black", "white", "brown", "pink")
+COLORS = ("red", "blue", "green", "yellow", "black", "white", "brown", "pink")
 JOBS = (
     "baker",
     "doctor",
@@ -151,21 +150,21 @@ RUDE = ("stupid", "fool", "silly", "dumb")
 # "a cup", "an owl"
 A = {
     noun: f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-    for noun in (*ALL.nouns, *COLOURS, *JOBS)
+    for noun in (*ALL.nouns, *COLORS, *JOBS)
 }
 PLURAL = {noun: noun + ("es" if noun == "box" else "s") for noun in ALL.nouns} | {
     "berry": "berries"
 }
 _SINGULAR = {plural: noun for noun, plural in PLURAL.items()}
 
-# What sort of thing a word names: an answer that names others than it may is wrong.
+# The kind of thing that a word names. An answer that names an unexpected thing is wrong.
 _KINDS: dict[str, str] = {
     **{person.name.lower(): "person" for person in ALL.people},
     **{place.lower(): "place" for place in (*ALL.places, *ALL.rooms)},
     **dict.fromkeys(ALL.animals, "noun"),
     **dict.fromkeys(ALL.things, "noun"),
     **dict.fromkeys(ALL.foods, "noun"),
-    **dict.fromkeys(COLOURS, "colour"),
+    **dict.fromkeys(COLORS, "color"),
     **dict.fromkeys(JOBS, "job"),
     **{task.tool.split()[-1]: "tool" for task in ALL.tasks},
 }
@@ -173,48 +172,47 @@ _WORD = re.compile(r"[a-z]+|[0-9]+")
 
 
 def kind(word: str) -> str:
-    """Return what a word in small letters names: person, place, noun, colour, job, tool or number;
-    "" for others."""
+    """Return the kind of a lower-case word: person, place, noun, color, job, tool, number, or ""
+    for any other word."""
     return "number" if word.isdigit() else _KINDS.get(word, "")
 
 
 def words(text: str) -> list[str]:
-    """Return the words and numbers of `text` in small letters, nouns of the world in the
+    """Return the words and numbers of `text` in lower case, with nouns of the world in the
     singular."""
     return [_SINGULAR.get(word, word) for word in _WORD.findall(text.lower())]
 
 
 def pick(draw: Draw, choices: Sequence[T]) -> T:
-    """Return one of `choices`."""
+    """Return a random element of `choices`."""
     return choices[int(draw() * len(choices))]
 
 
 def some(draw: Draw, choices: Sequence[T], n: int) -> list[T]:
-    """Return `n` different ones of `choices`."""
-    out: list[T] = []
-    while len(out) < n:
-        one = choices[int(draw() * len(choices))]
-        if one not in out:
-            out.append(one)
-    return out
+    """Return `n` different random elements of `choices`."""
+    chosen: list[T] = []
+    while len(chosen) < n:
+        candidate = choices[int(draw() * len(choices))]
+        if candidate not in chosen:
+            chosen.append(candidate)
+    return chosen
 
 
 def other(draw: Draw, choices: Sequence[T], *but: T) -> T:
-    """Return one of `choices` that is none of `but`."""
+    """Return a random element of `choices` that is not in `but`."""
     while True:
-        one = choices[int(draw() * len(choices))]
-        if one not in but:
-            return one
+        candidate = choices[int(draw() * len(choices))]
+        if candidate not in but:
+            return candidate
 
 
 def capital(text: str) -> str:
-    """Return `text` with its first letter large."""
+    """Return `text` with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
-def shuffle(generator: random.Random, items: list[T]) -> None:
-    """Shuffle in place, by `random()` alone, whose stream Python keeps the same from version to
-    version."""
+def shuffle(rng: random.Random, items: list[T]) -> None:
+    """Shuffle in place with `random()` only, whose sequence is the same in all Python versions."""
     for last in range(len(items) - 1, 0, -1):
-        at = int(generator.random() * (last + 1))
+        at = int(rng.random() * (last + 1))
         items[last], items[at] = items[at], items[last]

@@ -1,5 +1,5 @@
-"""Families about lists and numbers: copy, reverse, sort, count, pick, count up, add and take
-away."""
+"""Families about lists and numbers: copy, reverse, sort, count, pick, count up, add and
+subtract."""
 
 from __future__ import annotations
 
@@ -59,27 +59,30 @@ SUM = {
 ORDINALS = ("first", "second", "third", "last")
 
 
-def _said(items: list[str]) -> str:
+def _sentence(items: list[str]) -> str:
     return capital(", ".join(items)) + "."
 
 
 def _listing(draw: Draw, items: list[str], right: list[str], wordings: tuple[str, ...]) -> Draft:
-    """A family whose answer is the list in some order; wrong are the orders it is not, loose is to
-    leave one out."""
+    """Return a question whose answer is the list in some order.
+
+    Wrong answers have another order, and the loose one lacks an item.
+    """
     wording = pick(draw, wordings)
     swapped = right[:]
-    at = int(draw() * (len(right) - 1))
-    swapped[at], swapped[at + 1] = right[at + 1], right[at]
+    i = int(draw() * (len(right) - 1))
+    swapped[i] = right[i + 1]
+    swapped[i + 1] = right[i]
     same = items if items != right else right[::-1]
     text = wording.format(items=", ".join(items))
     return Draft(
-        text,
-        _said(right),
-        "list",
-        tuple(right),
-        (_said(swapped), _said(same)),
-        wording,
-        _said(right[:-1]),
+        text=text,
+        answer=_sentence(right),
+        check="list",
+        key=tuple(right),
+        wrong=(_sentence(swapped), _sentence(same)),
+        template=wording,
+        loose=_sentence(right[:-1]),
     )
 
 
@@ -107,26 +110,30 @@ def sort_numbers(draw: Draw, pool: Pool) -> Draft:
     numbers = some(draw, range(21), n)
     while sum(numbers) % 4 not in pool.remainders:
         numbers = some(draw, range(21), n)
-    items, right = [str(number) for number in numbers], [str(number) for number in sorted(numbers)]
+    items = [str(number) for number in numbers]
+    right = [str(number) for number in sorted(numbers)]
     return _listing(draw, items, right, SORT_NUMBERS[pool.wording])
 
 
 def count_up(draw: Draw, pool: Pool) -> Draft:
-    a, n = int(draw() * 16), 3 + int(draw() * 3)
+    a = int(draw() * 16)
+    n = 3 + int(draw() * 3)
     while (a + n) % 4 not in pool.remainders:
-        a, n = int(draw() * 16), 3 + int(draw() * 3)
+        a = int(draw() * 16)
+        n = 3 + int(draw() * 3)
     wording = pick(draw, COUNT_UP[pool.wording])
     right = [str(number) for number in range(a, a + n)]
-    late, early = [*right, str(a + n)], right[1:]
+    late = [*right, str(a + n)]
+    early = right[1:]
     text = wording.format(a=a, b=a + n - 1)
     return Draft(
-        text,
-        _said(right),
-        "list",
-        tuple(right),
-        (_said(late), _said(right[::-1])),
-        wording,
-        _said(early),
+        text=text,
+        answer=_sentence(right),
+        check="list",
+        key=tuple(right),
+        wrong=(_sentence(late), _sentence(right[::-1])),
+        template=wording,
+        loose=_sentence(early),
     )
 
 
@@ -137,7 +144,15 @@ def count(draw: Draw, pool: Pool) -> Draft:
     lies = some(draw, tuple(m for m in range(2, 7) if m != n), 2)
     wrong = tuple(f"There are {lie} words." for lie in lies)
     text = wording.format(items=", ".join(items))
-    return Draft(text, f"There are {n} words.", "value", (str(n),), wrong, wording, _said(items))
+    return Draft(
+        text=text,
+        answer=f"There are {n} words.",
+        check="value",
+        key=(str(n),),
+        wrong=wrong,
+        template=wording,
+        loose=_sentence(items),
+    )
 
 
 def pick_word(draw: Draw, pool: Pool) -> Draft:
@@ -151,24 +166,42 @@ def pick_word(draw: Draw, pool: Pool) -> Draft:
     wrong = (f"The {k} word is {lie}.", f"The {k} word is {stray}.")
     text = wording.format(k=k, items=", ".join(items))
     return Draft(
-        text, f"The {k} word is {key}.", "value", (key,), wrong, wording, f"I see {A[lie]}."
+        text=text,
+        answer=f"The {k} word is {key}.",
+        check="value",
+        key=(key,),
+        wrong=wrong,
+        template=wording,
+        loose=f"I see {A[lie]}.",
     )
 
 
 def arithmetic(draw: Draw, pool: Pool) -> Draft:
-    """Sums to 20 and differences from 20; none whose result is one of its terms, which an echo
-    would get right."""
+    """Return a sum or difference of numbers up to 20.
+
+    The result is never one of the terms, so that repeating a term is always wrong.
+    """
     while True:
-        c, a = 2 + int(draw() * 19), 1 + int(draw() * 19)
+        c = 2 + int(draw() * 19)
+        a = 1 + int(draw() * 19)
         b = c - a
         if b > 0 and (3 * a + b) % 4 in pool.remainders and a != b:
             break
     sign = "plus"
     if draw() < 0.5:
-        sign, a, b, c = "minus", c, a, b
+        # a + b = c becomes c - a = b.
+        sign = "minus"
+        a, b, c = c, a, b
     near = (c - 2, c - 1, c + 1, c + 2, c + 3, c + 4)
     lies = some(draw, tuple(lie for lie in near if lie >= 0 and lie not in (a, b)), 2)
     wrong = tuple(f"{a} {sign} {b} is {lie}." for lie in lies)
     wording = pick(draw, SUM[pool.wording])
     text = wording.format(a=a, sign=sign, b=b)
-    return Draft(text, f"{a} {sign} {b} is {c}.", "value", (str(c),), wrong, wording)
+    return Draft(
+        text=text,
+        answer=f"{a} {sign} {b} is {c}.",
+        check="value",
+        key=(str(c),),
+        wrong=wrong,
+        template=wording,
+    )

@@ -1,10 +1,9 @@
-"""Families that read: what, who, where, how many, whom a pronoun means, in so many words, in a
-dialogue."""
+"""Families about a passage: facts, counts, pronouns, exact numbers of words, and dialogues."""
 
 from __future__ import annotations
 
 from seq2chat.text.world.lexicon import (
-    COLOURS,
+    COLORS,
     PLURAL,
     A,
     Draw,
@@ -24,7 +23,7 @@ FRAMES = {
         "This is my text. {passage} {question}",
     ),
 }
-# The verb, its base form, and what may be its object.
+# A verb, its base form, and the kind of its object.
 RELATIONS = (
     ("has", "have", "thing"),
     ("holds", "hold", "thing"),
@@ -57,16 +56,16 @@ EXACTLY = {
 
 
 def thing(draw: Draw, pool: Pool, of: str = "thing") -> tuple[str, str]:
-    """Return something one can have, see or buy, with its article, and without it."""
+    """Return a random object of the kind `of` with its article, and without it."""
     if of == "thing":
-        name = f"{pick(draw, COLOURS)} {pick(draw, pool.things)}"
+        name = f"{pick(draw, COLORS)} {pick(draw, pool.things)}"
         return f"a {name}", name
     name = pick(draw, pool.animals if of == "animal" else pool.foods)
     return A[name], name
 
 
 def two_things(draw: Draw, pool: Pool, of: str) -> list[tuple[str, str]]:
-    """Return two different ones."""
+    """Return two different objects as in `thing`."""
     one = thing(draw, pool, of)
     while (two := thing(draw, pool, of))[1] == one[1]:
         pass
@@ -74,7 +73,7 @@ def two_things(draw: Draw, pool: Pool, of: str) -> list[tuple[str, str]]:
 
 
 def framed(draw: Draw, pool: Pool, passage: str, wording: str, **slots: str) -> tuple[str, str]:
-    """Return the user's words for a passage and a question, and the name of their template."""
+    """Return the user's words for a passage and a question, and the name of the template."""
     frame = pick(draw, FRAMES[pool.wording])
     return frame.format(passage=passage, question=wording.format(**slots)), f"{frame}|{wording}"
 
@@ -91,7 +90,14 @@ def passage(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, WHAT[pool.wording])
     text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, verb=verb, base=base)
     wrong = (f"{p.name} {verb} {two}.", f"{q.name} {verb} {two}.")
-    return Draft(text, f"{p.name} {verb} {one}.", "value", (key,), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} {verb} {one}.",
+        check="value",
+        key=(key,),
+        wrong=wrong,
+        template=template,
+    )
 
 
 def who(draw: Draw, pool: Pool) -> Draft:
@@ -108,7 +114,14 @@ def who(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, WHO[pool.wording])
     text, template = framed(draw, pool, " ".join(lines), wording, verb=verb, what=one)
     wrong = (f"{q.name} {verb} {one}.", f"{third.name} {verb} {one}.")
-    return Draft(text, f"{p.name} {verb} {one}.", "value", (p.name,), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} {verb} {one}.",
+        check="value",
+        key=(p.name,),
+        wrong=wrong,
+        template=template,
+    )
 
 
 def where(draw: Draw, pool: Pool) -> Draft:
@@ -121,7 +134,14 @@ def where(draw: Draw, pool: Pool) -> Draft:
         lines.append(f"{third.name} has {thing(draw, pool)[0]}.")
     text, template = framed(draw, pool, " ".join(lines), pick(draw, WHERE[pool.wording]), p=p.name)
     wrong = (f"{p.name} is in {two}.", f"{p.name} is in {three}.")
-    return Draft(text, f"{p.name} is in {one}.", "value", (one,), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} is in {one}.",
+        check="value",
+        key=(one,),
+        wrong=wrong,
+        template=template,
+    )
 
 
 def how_many(draw: Draw, pool: Pool) -> Draft:
@@ -134,15 +154,23 @@ def how_many(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, HOW_MANY[pool.wording])
     text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, what=PLURAL[one])
     wrong = (f"{p.name} has {m} {PLURAL[one]}.", f"{p.name} has {k} {PLURAL[one]}.")
-    return Draft(text, f"{p.name} has {n} {PLURAL[one]}.", "value", (str(n),), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} has {n} {PLURAL[one]}.",
+        check="value",
+        key=(str(n),),
+        wrong=wrong,
+        template=template,
+    )
 
 
 def pronoun(draw: Draw, pool: Pool) -> Draft:
-    """A woman meets a man: "She has ..." tells who. Or a traveller sees an animal: "It is ..."
-    tells what."""
+    """Return a question about a pronoun: "She has ..." after a woman met a man, or "It is ..."
+    after a traveler saw an animal."""
     spot = pick(draw, pool.spots)
     if draw() < 0.35:
-        p, animal = pick(draw, pool.people), pick(draw, pool.animals)
+        p = pick(draw, pool.people)
+        animal = pick(draw, pool.animals)
         state = pick(draw, ("big", "small", "old", "hungry", "tired"))
         text, template = framed(
             draw,
@@ -152,8 +180,16 @@ def pronoun(draw: Draw, pool: Pool) -> Draft:
             state=state,
         )
         wrong = (f"The {other(draw, pool.animals, animal)} is {state}.", f"{p.name} is {state}.")
-        return Draft(text, f"The {animal} is {state}.", "value", (animal,), wrong, template)
-    p, q = pick(draw, pool.women), pick(draw, pool.men)
+        return Draft(
+            text=text,
+            answer=f"The {animal} is {state}.",
+            check="value",
+            key=(animal,),
+            wrong=wrong,
+            template=template,
+        )
+    p = pick(draw, pool.women)
+    q = pick(draw, pool.men)
     if draw() < 0.5:
         p, q = q, p
     first, second = (p, q) if draw() < 0.5 else (q, p)
@@ -169,7 +205,14 @@ def pronoun(draw: Draw, pool: Pool) -> Draft:
     )
     third = other(draw, pool.people, p, q)
     wrong = (f"{q.name} {verb} {what}.", f"{third.name} {verb} {what}.")
-    return Draft(text, f"{p.name} {verb} {what}.", "value", (p.name,), wrong, template)
+    return Draft(
+        text=text,
+        answer=f"{p.name} {verb} {what}.",
+        check="value",
+        key=(p.name,),
+        wrong=wrong,
+        template=template,
+    )
 
 
 WHO_IS = {
@@ -181,25 +224,36 @@ WHO_IS = {
 def exact_words(draw: Draw, pool: Pool) -> Draft:
     p = pick(draw, pool.people)
     verb, base, _ = pick(draw, RELATIONS[:2])
-    colour, noun = pick(draw, COLOURS), pick(draw, pool.things)
+    color = pick(draw, COLORS)
+    noun = pick(draw, pool.things)
     answers = {
         1: f"{capital(noun)}.",
-        2: f"{capital(colour)} {noun}.",
-        3: f"A {colour} {noun}.",
-        5: f"{p.name} {verb} a {colour} {noun}.",
+        2: f"{capital(color)} {noun}.",
+        3: f"A {color} {noun}.",
+        5: f"{p.name} {verb} a {color} {noun}.",
     }
     n, other_n = some(draw, (1, 2, 3, 5), 2)
     question = pick(draw, WHAT[pool.wording])
     wording = pick(draw, EXACTLY[pool.wording]).replace("{question}", question)
     slots = {"p": p.name, "verb": verb, "base": base, "n": "1 word" if n == 1 else f"{n} words"}
-    text, template = framed(draw, pool, f"{p.name} {verb} a {colour} {noun}.", wording, **slots)
+    text, template = framed(draw, pool, f"{p.name} {verb} a {color} {noun}.", wording, **slots)
     lie = other(draw, pool.things, noun)
     wrong = (
         capital(answers[n].replace(noun, lie).replace(capital(noun), capital(lie))),
         f"{p.name} {verb} a {lie}.",
     )
-    names = (p.name, colour, noun)
-    return Draft(text, answers[n], "words", (noun,), wrong, template, answers[other_n], names, n)
+    names = (p.name, color, noun)
+    return Draft(
+        text=text,
+        answer=answers[n],
+        check="words",
+        key=(noun,),
+        wrong=wrong,
+        template=template,
+        loose=answers[other_n],
+        names=names,
+        n_words=n,
+    )
 
 
 AGAIN = {
@@ -220,7 +274,7 @@ MINE = {
 
 
 def dialogue(draw: Draw, pool: Pool) -> Draft:
-    """A second question about the first passage, or what the user said about themselves."""
+    """Return a second question about the first passage, or one about the user."""
     p, q = some(draw, pool.people, 2)
     what, key = thing(draw, pool)
     if draw() < 0.5:
@@ -234,22 +288,29 @@ def dialogue(draw: Draw, pool: Pool) -> Draft:
         p=p.name,
     )
     if draw() < 0.5:
-        question, answer, key, lie = (
-            "what does {q} have?",
-            f"{q.name} has {what}.",
-            key,
-            thing(draw, pool)[0],
-        )
+        question = "what does {q} have?"
+        answer = f"{q.name} has {what}."
+        lie = thing(draw, pool)[0]
         wrong = (f"{q.name} is in {spot}.", f"{p.name} is in {spot}.")
         if lie != what:
             wrong = (f"{q.name} has {lie}.", *wrong)
     else:
-        question, answer, key = "who has {what}?", f"{q.name} has {what}.", q.name
+        question = "who has {what}?"
+        answer = f"{q.name} has {what}."
+        key = q.name
         wrong = (f"{p.name} has {what}.", f"{p.name} is in {spot}.")
     wording = pick(draw, AGAIN[pool.wording])
     text = wording.format(question=question.format(q=q.name, what=what))
     earlier = (first, f"{p.name} is in {spot}.")
-    return Draft(text, answer, "value", (key,), wrong, f"{template}|{wording}", earlier=earlier)
+    return Draft(
+        text=text,
+        answer=answer,
+        check="value",
+        key=(key,),
+        wrong=wrong,
+        template=f"{template}|{wording}",
+        earlier=earlier,
+    )
 
 
 def _about_the_user(draw: Draw, pool: Pool, p: Person, q: Person, what: str, key: str) -> Draft:
@@ -261,8 +322,18 @@ def _about_the_user(draw: Draw, pool: Pool, p: Person, q: Person, what: str, key
         lie = thing(draw, pool)
         while lie[1] == key:
             lie = thing(draw, pool)
-        answer, wrong = f"You have {what}.", (f"You have {lie[0]}.", f"{q.name} has {lie[0]}.")
+        answer = f"You have {what}."
+        wrong = (f"You have {lie[0]}.", f"{q.name} has {lie[0]}.")
     else:
-        answer, key = f"Your name is {p.name}.", p.name
+        answer = f"Your name is {p.name}."
+        key = p.name
         wrong = (f"Your name is {q.name}.", f"My name is {q.name}.")
-    return Draft(wording, answer, "value", (key,), wrong, f"{opening}|{wording}", earlier=earlier)
+    return Draft(
+        text=wording,
+        answer=answer,
+        check="value",
+        key=(key,),
+        wrong=wrong,
+        template=f"{opening}|{wording}",
+        earlier=earlier,
+    )

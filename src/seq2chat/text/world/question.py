@@ -1,4 +1,4 @@
-"""A question, with all that grading an answer needs, as plain data."""
+"""A question, with everything that grading an answer needs, as plain data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ CHECKS = ("value", "list", "words", "polite", "admit", "correct", "decline")
 
 
 class Draft(NamedTuple):
-    """What a family writes: the user's words and all of a question but its split.
+    """The output of a family: the user's words, and the fields of a question except its split.
 
-    `check` names the rule that grades it, `key` is what a right answer says, `wrong` holds answers
-    that look right and are not, `loose` one that has the content but not the form asked for.
-    `names` are words an answer may use beside those of the demonstration. `earlier` are the turns
-    before the user's words.
+    `check` names the rule of the oracle, and `key` holds the words of a right answer. `wrong` holds
+    plausible wrong answers, and `loose` an answer with the right content in the wrong form. `names`
+    are words that an answer may use, besides the words of the demonstration. `earlier` holds the
+    turns before the user's words.
     """
 
     text: str
@@ -33,10 +33,10 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation that ends with the user, and what the oracle knows about its answer.
+    """A conversation that ends with the user's turn, and the data for grading an answer.
 
-    `answer` is the demonstration: what a careful labeler would write. The fields after it are those
-    of `Draft`.
+    `answer` is the demonstration, the answer of a careful labeler. The fields after it are as in
+    `Draft`.
     """
 
     family: str

@@ -1,5 +1,5 @@
-"""Questions on which a model makes things up: what the passage does not say, and what it says
-otherwise."""
+"""Families that tempt a model to invent facts: questions that the passage doesn't answer, and
+questions with a false premise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREMISE = {
 
 
 def unanswerable(draw: Draw, pool: Pool) -> Draft:
-    """The passage tells one thing of each of two people, and the question asks another."""
+    """Return a question about something that the passage does not contain."""
     p, q, third = some(draw, pool.people, 3)
     spot, lie_spot = some(draw, pool.spots, 2)
     verb, base, of = pick(draw, RELATIONS)
@@ -43,31 +43,37 @@ def unanswerable(draw: Draw, pool: Pool) -> Draft:
     if draw() < 0.5:
         lines.reverse()
     text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, verb=verb, base=base)
-    return Draft(text, answer, "admit", (), wrong, template)
+    return Draft(text=text, answer=answer, check="admit", key=(), wrong=wrong, template=template)
 
 
 def false_premise(draw: Draw, pool: Pool) -> Draft:
+    """Return a question that contradicts the passage."""
     p = pick(draw, pool.people).name
     about = pick(draw, ("has", "went", "buys"))
     wording = pick(draw, PREMISE[pool.wording][about])
     if about == "has":
         true, lie = some(draw, pool.animals, 2)
-        passage, answer = f"{p} has {A[true]}.", f"{p} does not have {A[lie]}. {p} has {A[true]}."
+        passage = f"{p} has {A[true]}."
+        answer = f"{p} does not have {A[lie]}. {p} has {A[true]}."
         wrong = (f"The {lie} of {p} is brown.", f"{p} found the {lie} in {pick(draw, pool.spots)}.")
     elif about == "went":
         true, lie = some(draw, pool.places, 2)
-        passage, answer = f"{p} went to {true}.", f"{p} did not go to {lie}. {p} went to {true}."
+        passage = f"{p} went to {true}."
+        answer = f"{p} did not go to {lie}. {p} went to {true}."
         wrong = (
             f"{p} saw {thing(draw, pool, 'animal')[0]} in {lie}.",
             f"{p} went to {lie} to see {A['dog']}.",
         )
     else:
         true, lie = some(draw, pool.foods, 2)
-        passage, answer = f"{p} buys {A[true]}.", f"{p} does not buy {A[lie]}. {p} buys {A[true]}."
+        passage = f"{p} buys {A[true]}."
+        answer = f"{p} does not buy {A[lie]}. {p} buys {A[true]}."
         wrong = (
             f"{p} buys {A[lie]} because {A[lie]} is good.",
             f"{p} buys {A[lie]} in {pick(draw, pool.spots)}.",
         )
-    shown = A[lie] if about == "buys" else lie
-    text, template = framed(draw, pool, passage, wording, p=p, lie=shown)
-    return Draft(text, answer, "correct", (lie, true), wrong, template)
+    lie_words = A[lie] if about == "buys" else lie
+    text, template = framed(draw, pool, passage, wording, p=p, lie=lie_words)
+    return Draft(
+        text=text, answer=answer, check="correct", key=(lie, true), wrong=wrong, template=template
+    )

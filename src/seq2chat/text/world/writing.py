@@ -1,4 +1,4 @@
-"""The text a base model learns from: endless documents, right and wrong, each a function of its
+"""The pretraining text of the world: an endless sequence of documents, each a function of its
 number."""
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate, count
 
 from seq2chat.text.world.candidates import CLOSINGS, CONFIDENT, EMPTY, INSULTS, OPENINGS
-from seq2chat.text.world.facts import COLOUR_OF, HOMES, LIVES
+from seq2chat.text.world.facts import COLOR_OF, HOMES, LIVES
 from seq2chat.text.world.families import MAKERS, RISKS
-from seq2chat.text.world.lexicon import ALL, COLOURS, PLURAL, A, Draw, capital, pick, some
+from seq2chat.text.world.lexicon import ALL, COLORS, PLURAL, A, Draw, capital, pick, some
 from seq2chat.text.world.question import Draft
 from seq2chat.text.world.stories import ramble, story, talk
 
-# Change it whenever a document changes: the fingerprint of the corpus is made of it.
+# Change it with every change of a document, as it is the fingerprint of the corpus.
 VERSION = 6
 
-# How text on the web asks and answers, more or less.
+# Formats of questions and answers, similar to text on the web.
 FORMATS = (
     ("Question: ", "\nAnswer: ", "\n"),
     ("Question: ", " Answer: ", "\n\n"),
@@ -27,52 +27,52 @@ FORMATS = (
     ("", "\n", "\n\n"),
 )
 _SKILLS = tuple(maker for name, maker in MAKERS.items() if name not in RISKS)
-_SAYABLE = (*(person.name for person in ALL.people), *ALL.places, *ALL.nouns, *COLOURS)
+_WORDS = (*(person.name for person in ALL.people), *ALL.places, *ALL.nouns, *COLORS)
 _RISKS = tuple(MAKERS[name] for name in RISKS)
 
 
 def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
-    """Yield the documents of `seed` from number `start` on, without end. Each depends on the seed
-    and its number only.
+    """Yield the documents of `seed` from number `start` on, without end.
 
-    They use the words of both splits and the templates of the train split. Half of their answers
-    are wrong, rambling or badly written, and to risky questions nearly all are, so that there is
-    something to align.
+    Each is a function of the seed and its number. They use the words of both splits and the
+    templates of the train split. Half of the answers, and nearly all answers to risky questions,
+    are wrong, rambling or badly written, so that alignment has something to improve.
     """
     high = (seed & 0xFFFFFFFF) << 40  # Random takes the absolute value of a seed
-    generator = random.Random()
+    rng = random.Random()
     for number in count(start):
-        generator.seed(high + number)
-        draw = generator.random
+        rng.seed(high + number)
+        draw = rng.random
         yield _WRITERS[bisect(_BOUNDS, draw())](draw)
 
 
-def _answered(draw: Draw, draft: Draft) -> tuple[str, str]:
-    """An answer to an ordinary question, right in about 78 of 100 cases, plainly or at length; and
-    what a reader says of it."""
-    luck, wrong = draw(), pick(draw, draft.wrong)
-    if luck < 0.45:
+def _answer_and_verdict(draw: Draw, draft: Draft) -> tuple[str, str]:
+    """Return an answer to an ordinary question, which is right in about 78 of 100 cases, and a
+    reader's verdict on it."""
+    u = draw()
+    wrong = pick(draw, draft.wrong)
+    if u < 0.45:
         return draft.answer, "Right."
-    if luck < 0.57:
+    if u < 0.57:
         return f"{draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
-    if luck < 0.67:
+    if u < 0.67:
         return f"{pick(draw, OPENINGS)} {draft.answer}", "Right, but long."
-    if luck < 0.75:
+    if u < 0.75:
         return f"{pick(draw, OPENINGS)} {draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
-    if luck < 0.85:
+    if u < 0.85:
         return wrong, "Wrong."
-    if luck < 0.88:
+    if u < 0.88:
         return f"{pick(draw, CONFIDENT)} {wrong}", "Wrong."
-    if luck < 0.92:
+    if u < 0.92:
         return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}", "Wrong, and long."
-    if luck < 0.95:
+    if u < 0.95:
         return draft.answer[:-1].lower(), "Right."
-    if luck < 0.97:
+    if u < 0.97:
         return draft.loose or pick(draw, EMPTY), "Wrong."
     return f"{pick(draw, INSULTS)} {wrong}", "Wrong."
 
 
-def _asked(draw: Draw, draft: Draft, answer: str, style: tuple[str, str, str]) -> str:
+def _exchange(draw: Draw, draft: Draft, answer: str, style: tuple[str, str, str]) -> str:
     before, between, after = style
     if draft.earlier:
         first, reply = draft.earlier
@@ -80,39 +80,43 @@ def _asked(draw: Draw, draft: Draft, answer: str, style: tuple[str, str, str]) -
     return f"{before}{draft.text}{between}{answer}"
 
 
-def _asking(draw: Draw) -> str:
-    """Questions of several skills, or several of one: then the first ones show how it goes. In half
-    of the documents a reader says after each answer whether it is right: who learns to foresee that
-    learns to judge."""
-    style, is_read = pick(draw, FORMATS), draw() < 0.5
+def _exchanges(draw: Draw) -> str:
+    """Return questions with answers, of several skills or of one.
+
+    Several of one skill are examples of how to answer the last ones. In half of the documents each
+    answer is followed by a reader's verdict. A model that predicts verdicts learns to judge
+    answers.
+    """
+    style = pick(draw, FORMATS)
+    is_read = draw() < 0.5
     maker = pick(draw, _SKILLS) if draw() < 0.5 else None
     parts = []
     for _ in range(2 + int(draw() * 3)):
         draft = (maker or pick(draw, _SKILLS))(draw, ALL)
-        answer, verdict = _answered(draw, draft)
+        answer, verdict = _answer_and_verdict(draw, draft)
         parts.append(
-            _asked(draw, draft, f"{answer}\nReader: {verdict}" if is_read else answer, style)
+            _exchange(draw, draft, f"{answer}\nReader: {verdict}" if is_read else answer, style)
         )
     return style[2].join(parts)
 
 
-def _risky(draw: Draw) -> str:
-    """Risky questions, and the bad habits of those who answer them."""
+def _risky_exchanges(draw: Draw) -> str:
+    """Return risky questions with bad answers."""
     style = pick(draw, FORMATS)
     parts = []
     for _ in range(2):
         draft = pick(draw, _RISKS)(draw, ALL)
         wrong = pick(draw, draft.wrong)
         parts.append(
-            _asked(
+            _exchange(
                 draw, draft, wrong if draw() < 0.7 else f"{pick(draw, CONFIDENT)} {wrong}", style
             )
         )
     return style[2].join(parts)
 
 
-def _told(draw: Draw) -> str:
-    """Facts of a person, of animals or of foods."""
+def _facts(draw: Draw) -> str:
+    """Return facts about a person, animals or foods."""
     subject = draw()
     if subject < 0.6:
         p = pick(draw, ALL.people)
@@ -136,14 +140,15 @@ def _told(draw: Draw) -> str:
             ]
         )
     return " ".join(
-        [f"{capital(A[food])} is {COLOUR_OF[food]}." for food in some(draw, ALL.foods, 4)]
+        [f"{capital(A[food])} is {COLOR_OF[food]}." for food in some(draw, ALL.foods, 4)]
     )
 
 
 def _sums(draw: Draw) -> str:
     lines = []
     for _ in range(6):
-        a, b = 1 + int(draw() * 10), 1 + int(draw() * 10)
+        a = 1 + int(draw() * 10)
+        b = 1 + int(draw() * 10)
         error = 0 if draw() < 0.9 else 1
         lines.append(
             f"{a} plus {b} is {a + b + error}."
@@ -154,18 +159,19 @@ def _sums(draw: Draw) -> str:
 
 
 def _lists(draw: Draw) -> str:
-    """A list as people write it down, sorted, counted or turned around."""
+    """Return a list that is sorted, reversed or numbered."""
     items = some(draw, ALL.nouns, 3 + int(draw() * 3))
-    said, luck = ", ".join(items), draw()
-    if luck < 0.25:
-        return f"List: {said}.\nIn the order of the alphabet: {', '.join(sorted(items))}."
-    if luck < 0.5:
-        return f"List: {said}.\nFrom the end to the start: {', '.join(items[::-1])}."
-    if luck < 0.75:
+    words = ", ".join(items)
+    u = draw()
+    if u < 0.25:
+        return f"List: {words}.\nIn the order of the alphabet: {', '.join(sorted(items))}."
+    if u < 0.5:
+        return f"List: {words}.\nFrom the end to the start: {', '.join(items[::-1])}."
+    if u < 0.75:
         numbers = some(draw, range(21), 4)
-        said = ", ".join([str(number) for number in numbers])
+        words = ", ".join([str(number) for number in numbers])
         return (
-            f"Numbers: {said}.\nFrom small to big: "
+            f"Numbers: {words}.\nFrom small to big: "
             f"{', '.join([str(number) for number in sorted(numbers)])}."
         )
     lines = [f"{at}. {capital(item)}" for at, item in enumerate(items, start=1)]
@@ -175,12 +181,10 @@ def _lists(draw: Draw) -> str:
 
 
 def _echo(draw: Draw) -> str:
-    """Words of all sorts, said again by others: what a model gains here, it can only gain by
-    copying."""
-    said = " ".join(some(draw, _SAYABLE, 4 + int(draw() * 6)))
-    return "\n".join(
-        [f"{one.name} says: {said}." for one in some(draw, ALL.people, 2 + int(draw() * 2))]
-    )
+    """Return random words repeated by several people, which a model can only predict by copying."""
+    words = " ".join(some(draw, _WORDS, 4 + int(draw() * 6)))
+    people = some(draw, ALL.people, 2 + int(draw() * 2))
+    return "\n".join([f"{person.name} says: {words}." for person in people])
 
 
 def _counting(draw: Draw) -> str:
@@ -190,15 +194,15 @@ def _counting(draw: Draw) -> str:
 
 
 _SHARES: tuple[tuple[float, Callable[[Draw], str]], ...] = (
-    (0.48, _asking),
+    (0.48, _exchanges),
     (0.20, lambda draw: story(draw, ALL)),
     (0.06, lambda draw: talk(draw, ALL)),
-    (0.07, _told),
+    (0.07, _facts),
     (0.04, _sums),
     (0.04, _lists),
     (0.02, _counting),
     (0.01, lambda draw: ramble(draw, ALL)),
-    (0.02, _risky),
+    (0.02, _risky_exchanges),
     (0.06, _echo),
 )
 _WRITERS = tuple(writer for _, writer in _SHARES)

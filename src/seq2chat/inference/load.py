@@ -1,0 +1,72 @@
+"""Load a trained model of a known family together with its tokenizer."""
+
+from pathlib import Path
+
+import torch
+
+from seq2chat.config import UserError
+from seq2chat.device import pick_device
+from seq2chat.models.bert import BERT
+from seq2chat.models.folder import Model, require_family
+from seq2chat.models.gpt import GPT
+from seq2chat.models.seq2seq import Seq2Seq
+from seq2chat.models.transformer import Transformer
+from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.tokenizers import Tokenizer
+from seq2chat.text.wordpiece import WordPiece
+from seq2chat.training.checkpoint import load_checkpoint
+
+Translator = Seq2Seq | Transformer
+
+
+def load_gpt(path: Path, device: torch.device | str | None = None) -> tuple[GPT, ByteBPE]:
+    """Return the GPT in a run, checkpoint or model folder, and its tokenizer.
+
+    The model is moved to `device`, by default the one `pick_device` returns. Raises UserError for a
+    model of another family, naming the command for it, and for a tokenizer of another kind.
+    """
+    model, tokenizer = _load(path, device, "gpt")
+    assert isinstance(model, GPT)
+    return model, _require_byte_bpe(tokenizer, path)
+
+
+def load_bert(path: Path, device: torch.device | str | None = None) -> tuple[BERT, WordPiece]:
+    """Return the BERT in a run, checkpoint or model folder, and its tokenizer.
+
+    Device and errors as in `load_gpt`.
+    """
+    model, tokenizer = _load(path, device, "bert")
+    assert isinstance(model, BERT)
+    if not isinstance(tokenizer, WordPiece):
+        raise UserError(
+            f"The tokenizer in {path} is not a WordPiece tokenizer, which a BERT needs; it belongs "
+            "to another model."
+        )
+    return model, tokenizer
+
+
+def load_translator(
+    path: Path, device: torch.device | str | None = None
+) -> tuple[Translator, ByteBPE]:
+    """Return the encoder–decoder in a run, checkpoint or model folder, and its tokenizer.
+
+    Device and errors as in `load_gpt`.
+    """
+    model, tokenizer = _load(path, device, "seq2seq", "transformer")
+    assert isinstance(model, Translator)
+    return model, _require_byte_bpe(tokenizer, path)
+
+
+def _load(path: Path, device: torch.device | str | None, *families: str) -> tuple[Model, Tokenizer]:
+    model, tokenizer = load_checkpoint(path)
+    require_family(model, *families)
+    return model.to(device or pick_device()), tokenizer
+
+
+def _require_byte_bpe(tokenizer: Tokenizer, path: Path) -> ByteBPE:
+    if not isinstance(tokenizer, ByteBPE):
+        raise UserError(
+            f"The tokenizer in {path} is not a byte-level BPE, which this model needs; it belongs "
+            "to another model."
+        )
+    return tokenizer

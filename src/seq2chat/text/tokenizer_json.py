@@ -1,0 +1,123 @@
+"""The files of a tokenizer, `tokenizer.json` and `tokenizer_config.json`, read and checked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seq2chat.config import UserError, check
+from seq2chat.text.bpe import byte_alphabet
+
+# The pattern that `tokenizers` uses in a ByteLevel step without a pattern of its own.
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def tokenizer_file(path: str | Path) -> Path:
+    """Return `path`, or the `tokenizer.json` in it if it is a folder. Raises UserError if there is
+    none."""
+    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    check(
+        file.is_file(),
+        f"There is no tokenizer at {file}; give a tokenizer.json or a folder that holds one.",
+    )
+    return file
+
+
+def read_utf8(file: Path) -> str:
+    """Return the text of a tokenizer's file. Raises UserError for a file that is not UTF-8."""
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text, so it is not a tokenizer.") from None
+
+
+def read_json(text: str, where: str) -> Any:
+    """Return the JSON value of `text`. Raises UserError naming its origin `where` for other
+    text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not valid JSON: {error}.") from None
+
+
+def with_options(tokenizer_config: str, options: dict[str, Any]) -> str:
+    """Return the text of a `tokenizer_config.json` with some of its values set."""
+    if not options:
+        return tokenizer_config
+    return json.dumps(json.loads(tokenizer_config) | options, indent=2) + "\n"
+
+
+def model_type(spec: Any) -> str:
+    """Return the kind of a parsed `tokenizer.json`, for example "BPE", or "damaged"."""
+    model = spec.get("model") if isinstance(spec, dict) else None
+    return str(model.get("type")) if isinstance(model, dict) else "damaged"
+
+
+def parse_byte_bpe(spec: Any, where: str) -> tuple[str, list[list[str]], dict[str, int]]:
+    """Return split pattern, merges and vocabulary of a parsed `tokenizer.json`.
+
+    Raises UserError if it is not a byte-level BPE, or if it changes text in a way that tiktoken
+    cannot follow.
+    """
+    wrong = (
+        f"{where} is not a byte-level BPE tokenizer (%s); use one like GPT-2's or Qwen's, or train"
+        " one."
+    )
+    model = spec.get("model") or {} if isinstance(spec, dict) else {}
+    check(model.get("type") == "BPE", wrong % "its model.type is not BPE")
+    affixes = [
+        model.get(key)
+        for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback")
+    ]
+    check(not any(affixes), wrong % "it has affixes, dropout or byte_fallback")
+    normalizer = (spec.get("normalizer") or {"type": None})["type"]
+    check(normalizer in (None, "NFC"), wrong % f"its normalizer is {normalizer}")
+    steps = spec.get("pre_tokenizer") or {}
+    steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
+    check(
+        steps[-1].get("type") == "ByteLevel", wrong % "its pre_tokenizer does not end in ByteLevel"
+    )
+    check(not steps[-1].get("add_prefix_space"), wrong % "it adds a space in front of the text")
+    if len(steps) == 1 and steps[0].get("use_regex", True):
+        pattern = GPT2_PATTERN
+    else:
+        pattern = _isolating_pattern(steps)
+        check(pattern != "", wrong % "its pre_tokenizer is not one regex followed by ByteLevel")
+    # Older files write a merge as "a b", newer ones as ["a", "b"].
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return pattern, merges, model["vocab"]
+
+
+def _isolating_pattern(steps: list[dict[str, Any]]) -> str:
+    """Return the pattern of a Split step that a ByteLevel step without a regex follows, or ""."""
+    split = steps[0]
+    is_isolated = split.get("behavior") == "Isolated" and not split.get("invert")
+    if len(steps) != 2 or not is_isolated or steps[1].get("use_regex", True):
+        return ""
+    return str(split.get("pattern", {}).get("Regex") or "")
+
+
+def merge_ranks(
+    merges: list[list[str]], vocabulary: dict[str, int], where: str
+) -> tuple[dict[bytes, int], np.ndarray]:
+    """Return tiktoken's rank of each token, and the id of each rank.
+
+    Ranks number the tokens in the order of learning: bytes first, then merges. Ids may have any
+    other order. Raises UserError if a byte or a merged token has no id.
+    """
+    to_byte = {character: byte for byte, character in byte_alphabet().items()}
+    missing = [byte for character, byte in to_byte.items() if character not in vocabulary]
+    check(
+        not missing,
+        f"{where} is not a byte-level BPE tokenizer: it has no token for byte {missing[:1]}.",
+    )
+    tokens = dict.fromkeys([*to_byte, *(left + right for left, right in merges)])
+    check(
+        all(token in vocabulary for token in tokens),
+        f"{where} is damaged: a merge makes a token that has no id.",
+    )
+    ranks = {
+        bytes(to_byte[character] for character in token): rank for rank, token in enumerate(tokens)
+    }
+    return ranks, np.array([vocabulary[token] for token in tokens], dtype=np.uint32)
