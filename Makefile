@@ -5,21 +5,21 @@ BIN := $(VENV)/bin
 
 .PHONY: install demo test check format clean
 
-install: $(VENV)/.installed ## make .venv and install into it
+install: $(VENV)/.installed ## create .venv and install the package
 
-demo: $(VENV)/.installed ## the whole line, from a text to a chat
+demo: $(VENV)/.installed ## train a chat model from nothing
 	$(BIN)/seq2chat demo
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-check: $(VENV)/.installed-dev ## lint, formatting, types and layers
+check: $(VENV)/.installed-dev ## check lint, formatting, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
-format: $(VENV)/.installed-dev ## mend lint and formatting
+format: $(VENV)/.installed-dev ## auto-fix lint and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

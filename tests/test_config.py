@@ -178,3 +178,49 @@ def test_a_complete_recipe_is_accepted_and_may_change_its_shape(tmp_path):
     cosine.save(tmp_path / "config.toml")
     assert Recipe.load(tmp_path / "config.toml", {"schedule": {"floor": 0.1}}).schedule.floor == 0.1
     assert Recipe.from_tables({"schedule": {"decay": 0.2}}, {"schedule": {"shape": "cosine"}})
+
+
+# The table that version 0.1 wrote into every `config.toml`, whatever the method.
+OLD_ALIGN = {
+    "start": "",
+    "reward": "",
+    "examples": 0,
+    "kl_target": 0.0,
+    "ptx": 0.0,
+    "ptx_batch": 8,
+    "ptx_corpus": "",
+    "episodes": 128,
+    "group": 8,
+    "inner_epochs": 1,
+    "max_tokens": 32,
+    "temperature": 1.0,
+    "clip": 0.2,
+    "value_clip": 0.0,
+    "gae_lambda": 0.95,
+    "missing_eos": 0.0,
+    "ema": 0.0,
+    "lora_rank": 0,
+    "strict": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "beta"),
+    [("", 0.0), ("sft", 0.0), ("reward", 0.0), ("dpo", 0.1), ("ppo", 0.02), ("grpo", 0.0)],
+)
+def test_runs_of_version_0_1_open(method, beta, tmp_path):
+    old = tmp_path / "old.toml"
+    old.write_text(to_toml({"align": {"method": method, "beta": beta} | OLD_ALIGN}))
+    recipe = Recipe.load(old)
+    assert recipe.method == method
+    recipe.save(tmp_path / "new.toml")
+    assert Recipe.load(tmp_path / "new.toml") == recipe
+
+
+def test_an_option_of_another_method_is_refused():
+    with pytest.raises(UserError, match=r"align\.group is for grpo; ppo has no use for it"):
+        Recipe.from_tables({"align": {"method": "ppo", "group": 4}})
+    with pytest.raises(UserError, match=r"align\.group is for grpo; without align\.method"):
+        Recipe.from_tables({"align": {"group": 4}})
+    with pytest.raises(UserError, match=r"Unknown option align.bata .*align\.beta"):
+        Recipe.from_tables({"align": {"method": "ppo", "bata": 4}})
