@@ -160,7 +160,7 @@ def test_the_viewer_shows_role_and_training(folders):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("sft",), "Which model shall be aligned? Name a run or a model folder with --start"),
+        (("sft",), "No model to align: name a run or a model folder with --start"),
         (("sft", "--start", "nowhere"), "There is no run or model folder nowhere"),
         (("sft", "nonsense"), "There is no recipe nonsense"),
         (("ppo", "--align.method", "sft"), "contradicts it"),
@@ -183,7 +183,7 @@ def test_ppo_needs_a_judge(folders):
     done = seq2chat("ppo", "--start", folders["base"])
     assert (
         done.returncode == 2
-        and "Name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(done.stderr.split())
+        and "name a reward model's run, FILE.py:FUNCTION or oracle" in " ".join(done.stderr.split())
     )
 
 
@@ -208,4 +208,4 @@ def test_a_file_is_read_in_full_by_default(limit, taken, folders, tmp_path):
     done = seq2chat("reward", "--start", folders["base"], *arguments, *limit)
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stderr.split())
-    assert "3,100 examples in" in told and ("40 of them are taken" in told) == bool(taken)
+    assert "3,100 examples in" in told and ("40 of them are used" in told) == bool(taken)

@@ -107,7 +107,7 @@ def test_a_port_that_is_taken(folder):
 
 @pytest.mark.parametrize("host", ["a" * 70, "no.such.host.invalid"])
 def test_a_host_that_is_none(host):
-    with pytest.raises(UserError, match="Cannot listen on"):
+    with pytest.raises(UserError, match="Cannot listen at"):
         listen(host, 0)
 
 

@@ -315,7 +315,7 @@ def test_average_writes_a_model_that_translates(seq2chat, tmp_path):
         == 2
     )
     assert (
-        "holds 2 of the 5 checkpoints"
+        "has 2 checkpoints, not 5"
         in seq2chat("average", log.folder, "--last", 5, "--out", tmp_path / "no", code=2)[1]
     )
 

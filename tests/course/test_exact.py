@@ -190,7 +190,7 @@ class TestMultihead:
         rows = {row[0]: row[1:] for row in table(multihead.lesson(), "shapes")}
         layer = torch.nn.MultiheadAttention(512, 8, bias=False)
         assert rows["parameters of the layer"] == [sum(p.numel() for p in layer.parameters())] * 2
-        assert rows["d_k of a head"] == [512, 64]
+        assert rows["d_k per head"] == [512, 64]
 
     @pytest.mark.parametrize("n_head", [0, 3, -2])
     def test_heads_that_do_not_divide_the_columns(self, n_head):
@@ -403,7 +403,7 @@ class TestEmbedding:
 class TestMasks:
     def test_what_moves_is_what_the_mask_allows(self):
         shown = masks.lesson("one two three four five")
-        gpt = numbers(shown, "GPT: how far")
+        gpt = numbers(shown, "GPT: change of")
         bert = table(shown, "BERT: the same")
         assert (gpt[np.triu_indices(5, 1)] == 0).all()
         assert (gpt[np.tril_indices(5)] > 1e-6).all()
@@ -496,7 +496,7 @@ class TestGpt3:
             2048,
             96,
         ]
-        assert table(shown, "what it was")[-1][1] == 499_000_000_000
+        assert table(shown, "its training data")[-1][1] == 499_000_000_000
         notes = " ".join(shown.notes)
         assert "3,638 days" in notes  # the paper's 3,640 petaflop/s-days
         assert "499B tokens" in notes and "300B" in notes and "45 TB" in notes and "570 GB" in notes

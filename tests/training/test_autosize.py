@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from seq2chat.config import Budget, Recipe, UserError
 from seq2chat.device import Precision
 from seq2chat.training.autosize import (
-    MOST_PARAMETERS,
+    MAX_PARAMETERS,
     choose_tables,
     fit_run,
     learning_rates,
@@ -66,7 +66,7 @@ def test_a_large_text_gets_twenty_tokens_for_each_parameter():
 
 def test_a_small_text_gets_no_more_parameters_than_it_can_hold_in_check():
     model = size_run(100_000, Budget(1e6, "seconds"), 1e15)["model"]
-    assert 12 * model["n_layer"] * model["d_model"] ** 2 < 1.5 * MOST_PARAMETERS * 100_000
+    assert 12 * model["n_layer"] * model["d_model"] ** 2 < 1.5 * MAX_PARAMETERS * 100_000
 
 
 def test_choices_are_told_and_follow_what_is_given(text_file):
@@ -108,7 +108,7 @@ def test_other_families_take_the_recipe_that_was_measured_with_the_users_text(ch
     assert recipe.expect.val_loss == 0  # which was that of another text
     assert recipe.data.source == changes.get("data", {}).get("source", "")
     assert recipe.data.corpus == (source or "pydocs")
-    assert "those of the recipe" in told[0]
+    assert "from the recipe" in told[0]
 
 
 def test_an_unknown_family_is_refused_before_anything_is_measured():

@@ -71,6 +71,6 @@ def test_different_shapes_are_refused(run, tmp_path):
     for file in ("config.json", "model.safetensors"):
         (folder / file).write_bytes((saved / file).read_bytes())
     with pytest.raises(
-        UserError, match=r"step-000001 and .*step-000003 are models of different shapes"
+        UserError, match=r"step-000001 and .*step-000003 hold models of different shapes"
     ):
         average_checkpoints(run, 3, tmp_path / "mean")

@@ -91,6 +91,7 @@ def test_a_few_tokens_of_a_large_text_are_a_sample_of_it_in_parts(tokens, tmp_pa
     model = GPT(
         GPTConfig(vocab_size=TOKENIZER.vocab_size, context=8, n_layer=1, n_head=1, d_model=8)
     )
-    evaluation._other_text(DataConfig(corpus=str(file)), model, TOKENIZER, 2, 8, tokens)
+    window = evaluation.Window(2, 8, tokens)
+    evaluation._other_text(DataConfig(corpus=str(file)), model, TOKENIZER, window)
     assert max(read) <= 1 << 20
     assert sum(read) == 10_800_000 if tokens == 0 else 3_000_000 < sum(read) < 5_000_000

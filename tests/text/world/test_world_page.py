@@ -87,7 +87,7 @@ SECTIONS = {
 }
 
 
-def conversation_ids(page: str) -> str:
+def written(page: str) -> str:
     """The page with each section between its marks made anew."""
     for name, section in SECTIONS.items():
         marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
