@@ -49,7 +49,9 @@ def sources(tree: Path, suffix: str) -> Iterator[Path]:
 
 def code(tree: Path) -> dict[str, float]:
     """Counts over the Python files of `tree`."""
-    tokens_per_line, lengths, parameters = [], [], []
+    tokens_per_line: list[int] = []
+    lengths: list[int] = []
+    parameters: list[int] = []
     n_lines = n_long = n_assignments = n_pairs = n_comments = 0
     skipped = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT}
     for file in sources(tree, ".py"):

@@ -4,8 +4,8 @@ tokens, in one run.
     python benchmarks/rollouts.py [--run runs/demo/ppo]
 
 64 prompts of 24 to 48 tokens, 32 new tokens each, sampled at temperature 1, float32, medians of
-interleaved rounds. With --run, how the time of that run's PPO iterations divides into rollout,
-score and update is told as well.
+interleaved rounds. With --run, the times of rollout, score and update in the PPO iterations of that
+run are printed too.
 """
 
 import argparse

@@ -4,8 +4,8 @@ machine.
     python benchmarks/serve.py [1M] [--clients 1 4 16 64] [--compile]
 
 Each client sends one streamed request after the other: a prompt of 64 random tokens, 64 new ones.
-Time to first token and the gaps between tokens (of chunks, as a client sees them) are told as
-median and 99th percentile, in milliseconds.
+It prints the median and the 99th percentile in milliseconds of the time to the first token and of
+the gaps between tokens (of chunks, from the client's point of view).
 """
 
 import argparse

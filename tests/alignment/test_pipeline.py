@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from seq2chat.alignment import pipeline
-from seq2chat.alignment.pipeline import STAGES, Pace, finished_stages, run_pipeline
+from seq2chat.alignment.pipeline import STAGES, Pace, run_pipeline
 from seq2chat.alignment.report import Sheet, exam, summarize, win_rate
 from seq2chat.config import UserError
 from seq2chat.text.world import FAMILIES, Gold, gold
+from seq2chat.training.run_folder import finished_stages
 
 TINY = {
     "base": {

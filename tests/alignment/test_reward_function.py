@@ -8,7 +8,7 @@ import torch
 
 from seq2chat.alignment.doctor import diagnose
 from seq2chat.alignment.policy import load_policy
-from seq2chat.alignment.reinforcement import query_loader, read_prompts
+from seq2chat.alignment.reinforcement import load_prompts
 from seq2chat.alignment.reward_function import FunctionScorer, load_function
 from seq2chat.alignment.rollout import Rollout
 from seq2chat.config import Recipe, UserError, recipe_tables
@@ -190,8 +190,8 @@ def test_an_edited_column_is_other_data(base, prompts):
 
     def fingerprint(function):
         scorer = FunctionScorer(function, "f")
-        queries, _ = read_prompts(recipe, tokenizer, policy.context, scorer, lambda line: None)
-        return query_loader(recipe, tokenizer, queries).fingerprint
+        loader, _ = load_prompts(recipe, tokenizer, policy.context, scorer, lambda line: None)
+        return loader.fingerprint
 
     plain = fingerprint(lambda p, a: [0.0])
     before = fingerprint(score)

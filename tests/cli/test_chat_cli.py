@@ -164,7 +164,7 @@ def test_the_viewer_shows_role_and_training(folders):
         (("sft", "--start", "nowhere"), "There is no run or model folder nowhere"),
         (("sft", "nonsense"), "There is no recipe nonsense"),
         (("ppo", "--align.method", "sft"), "contradicts it"),
-        (("ppo", "--resume"), "Which run shall go on"),
+        (("ppo", "--resume"), "No run to resume"),
         (("dpo", "--align.group", "4"), "align.group is for grpo"),
         (("doctor", "nowhere"), "nowhere is not a run folder"),
         (("chat-tokens", "nowhere"), "There is no run or model folder nowhere"),

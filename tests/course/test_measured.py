@@ -174,8 +174,8 @@ class TestTasks:
         assert 0 < sum(right) < 40
 
     def test_fit_follows_its_schedule_and_repeats(self):
-        """Two fits from one seed give the same weights; progress is told of each step; the last
-        rate is near zero."""
+        """Two fits from one seed give the same weights, progress is reported for each step, and the
+        last rate is near zero."""
         config = fixed_vector.shape("fixed", 16, 8, 8)
         draws = [tasks.repetition("copy", torch.full((8,), 3), 6, chance(i)) for i in range(10)]
         told: list[tuple[int, int]] = []

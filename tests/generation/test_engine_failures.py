@@ -295,7 +295,7 @@ def test_failing_hooks_end_their_request_only(where):
     )
     [alone] = run(Engine(model, n_slot=1), [prompt])
     assert [events[1:] for events in others] == [alone, alone]
-    assert run(engine, [prompt]) == [alone]  # and the engine goes on
+    assert run(engine, [prompt]) == [alone]  # and the engine continues
 
 
 def test_constraint_moves_to_the_device_of_the_logits():

@@ -19,7 +19,7 @@ EOS = 0
 
 
 def stream(lengths: list[int], fingerprint: str = "data") -> Shards:
-    """Documents of the given lengths whose tokens are all different, so that a token tells its
+    """Return documents of the given lengths with distinct tokens, so that a token identifies its
     position."""
     starts = np.cumsum([0, *(n + 1 for n in lengths)]).astype(np.uint64)
     tokens = np.arange(int(starts[-1]) + 1, dtype=np.uint16)

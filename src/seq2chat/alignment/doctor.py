@@ -12,7 +12,6 @@ The checks run in an order in which each relies on the ones before:
 7. Does the algorithm raise a correct reward, and nothing if it does not learn?
 """
 
-import dataclasses
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -43,6 +42,8 @@ from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
 from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import GRPOConfig, PPOConfig, Recipe, check
 from seq2chat.device import pick_device
+from seq2chat.inference.load import load_gpt
+from seq2chat.log import ignore
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.byte_bpe import ByteBPE
@@ -61,7 +62,6 @@ from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.loop import train
 from seq2chat.training.run_folder import open_run
 from seq2chat.training.setup import start_job
-from seq2chat.training.types import ignore
 
 PROMPTS = 192  # of the run, answered by the starting and the final policy
 HELD_OUT = 200  # comparisons of the world that no reward model was trained on
@@ -166,9 +166,7 @@ def check_updates(run: Path, start: GPT, queries: Sequence[Query]) -> list[Findi
     """Check that the saved policy differs from the starting one, and gives the answers that
     training recorded."""
     align = _rl_options(open_run(run).recipe())
-    model, tokenizer = load_checkpoint(run)
-    assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
-    model.to(start.device)
+    model, tokenizer = load_gpt(run, start.device)
     before = dict(start.named_parameters())
     change = max(
         ((p - before[name]).norm() / before[name].norm().clamp(min=1e-12)).item()
@@ -249,24 +247,17 @@ def gold_after(
     align = _rl_options(recipe)
     # The oracle's scores have other units than the reward's, so everything derived from scores is
     # derived again.
-    practice = dataclasses.replace(align, reward="oracle", missing_eos=0.0)
-    if isinstance(practice, PPOConfig):
-        practice = dataclasses.replace(practice, ptx=0.0, ptx_corpus="", value_clip=0.0)
-    recipe = dataclasses.replace(
-        recipe,
-        align=practice,
-        optim=dataclasses.replace(recipe.optim, **rates),
-        train=dataclasses.replace(
-            recipe.train, budget=f"{steps} steps", evals=1, checkpoints=1, samples=1
-        ),
+    practice = recipe.with_options("align", reward="oracle", missing_eos=0.0)
+    if isinstance(align, PPOConfig):
+        practice = practice.with_options("align", ptx=0.0, ptx_corpus="", value_clip=0.0)
+    practice = practice.with_options("optim", **rates).with_options(
+        "train", budget=f"{steps} steps", evals=1, checkpoints=1, samples=1
     )
     with TemporaryDirectory() as scratch:
-        job = start_job(recipe, Path(scratch) / "run", prepare=prepare_alignment)
+        job = start_job(practice, Path(scratch) / "run", prepare=prepare_alignment)
         for _ in train(job, Event()):
             pass
-        model, tokenizer = load_checkpoint(Path(scratch) / "run")
-    assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
-    model.to(rollout.tokens.device)
+        model, tokenizer = load_gpt(Path(scratch) / "run", rollout.tokens.device)
     queries = [Query(prompt) for prompt in rollout.prompts[::BEST_OF]]
     answers = roll_out(
         model, tokenizer, queries, align.max_tokens, align.temperature, BEST_OF, seed=0

@@ -19,13 +19,13 @@ from seq2chat.alignment.policy import PolicyTask
 from seq2chat.alignment.rollout import answer_logp
 from seq2chat.config import DPOConfig, Recipe, check
 from seq2chat.generation.decode import evaluating
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import answer_ids
 from seq2chat.text.conversations import Comparison, read_comparisons
 from seq2chat.training.nll import Loss
-from seq2chat.training.types import Log
 
 Pair = tuple[list[int], list[int], list[int]]
 """The ids of a prompt, its preferred answer and its rejected answer."""

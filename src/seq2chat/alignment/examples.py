@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from seq2chat.config import Recipe, check
+from seq2chat.log import Log
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import VALIDATION, Comparison, Demonstration, Query, split
 from seq2chat.text.order import epoch_key, shuffled
-from seq2chat.training.types import Log
 
 T = TypeVar("T")
 Example = TypeVar("Example", Demonstration, Comparison, Query)

@@ -12,9 +12,10 @@ from seq2chat.alignment.objectives import group_advantages, grpo_loss
 from seq2chat.alignment.reinforcement import Experience, ReinforcementLearning
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores
 from seq2chat.config import GRPOConfig, Recipe
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.training.types import Job, Log
+from seq2chat.training.types import Job
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class GRPO(ReinforcementLearning):
 
     def update(self, job: Job, experience: GroupExperience) -> list[dict[str, float]]:
         """Update the policy on each minibatch, `inner_epochs` times."""
-        align, rollout = self.align, experience.rollout
+        align = self.align
+        rollout = experience.rollout
         minibatches = torch.arange(len(rollout)).split(self.recipe.train.batch_size)
         updates: list[dict[str, float]] = []
         for rows in minibatches * align.inner_epochs:

@@ -19,15 +19,14 @@ from seq2chat.alignment.rollout import roll_out
 from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, check, recipe_tables
 from seq2chat.device import pick_device, pick_precision
-from seq2chat.models.gpt import GPT
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.inference.load import load_gpt
+from seq2chat.log import Log
 from seq2chat.text.conversations import Query, world_comparisons, world_questions, write_comparisons
 from seq2chat.training.autosize import step_seconds
-from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.loop import train
-from seq2chat.training.run_folder import RunFolder, open_run
+from seq2chat.training.run_folder import RunFolder, finished_stages, open_run
 from seq2chat.training.setup import prepare_training, resume_job, start_job
-from seq2chat.training.types import Log, Sampled, Step, Validated
+from seq2chat.training.types import Sampled, Step, Validated
 
 Tables = dict[str, dict[str, Any]]
 
@@ -189,12 +188,6 @@ def unfinished_seconds(folder: Path, remaining: Sequence[Stage]) -> float:
     return progress["seconds"]
 
 
-def finished_stages(folder: Path) -> dict[str, float]:
-    """Return the seconds of each finished stage by its name."""
-    file = folder / "stages.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
 def stage_tables(folder: Path, name: str, seed: int) -> Tables:
     """Return the options that the pipeline adds to the recipe of a stage: the paths of its model,
     data and reward model.
@@ -232,7 +225,8 @@ def _train(
     for event in train(job, stop):
         match event:
             case Step():
-                yield event.share, f"step {event.step} · {_measurements(event, job.task.displayed)}"
+                values = job.task.display(event.metrics) or [f"loss {event.loss:.3f}"]
+                yield event.share, " · ".join([f"step {event.step}", *values])
             case Validated():
                 values = dict(event.metrics)
                 if event.evaluation is not None:
@@ -241,11 +235,6 @@ def _train(
                 log(f"{name}, step {event.step}: {line}")
             case Sampled():
                 log(event.text.strip())
-
-
-def _measurements(step: Step, displayed: Sequence[str]) -> str:
-    values = [f"{key} {step.metrics[key]:.2f}" for key in displayed if key in step.metrics]
-    return " · ".join(values or [f"loss {step.loss:.3f}"])
 
 
 def _nested(flat: dict[str, Any]) -> Tables:
@@ -261,7 +250,7 @@ def _compare(
 ) -> Iterator[tuple[float, str]]:
     """Sample answers of the fine-tuned policy, mix them with the world's own, and let labelers rank
     them."""
-    policy, tokenizer = _load(folder / "sft")
+    policy, tokenizer = load_gpt(folder / "sft")
     questions = world_questions(changes.get("prompts", RANKED), seed=100 * seed + 50)
     answers: list[list[str]] = []
     began = time.monotonic()
@@ -284,9 +273,9 @@ def _report(
     folder: Path, name: str, stop: threading.Event, log: Log, changes: dict[str, Any], seed: int
 ) -> Iterator[tuple[float, str]]:
     questions = exam(changes.get("questions", EXAM), seed=100 * seed)
-    base, tokenizer = _load(folder / "base")
-    sft, chat_tokenizer = _load(folder / "sft")
-    ppo, _ = _load(folder / "ppo")
+    base, tokenizer = load_gpt(folder / "base")
+    sft, chat_tokenizer = load_gpt(folder / "sft")
+    ppo, _ = load_gpt(folder / "ppo")
     yield 0.0, "base"
     sheets = [text_sheet("base", base, tokenizer, questions)]
     sheets.append(text_sheet("base, prompted", base, tokenizer, questions, SHOTS))
@@ -297,9 +286,3 @@ def _report(
         sheets.append(answer_sheet(run, model, chat_tokenizer, questions, reference))
     write_report(folder, questions, sheets)
     log("gold score: " + ", ".join(f"{sheet.name} {sheet.score:.3f}" for sheet in sheets))
-
-
-def _load(run: Path) -> tuple[GPT, ByteBPE]:
-    model, tokenizer = load_checkpoint(run)
-    assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
-    return model.to(pick_device()), tokenizer

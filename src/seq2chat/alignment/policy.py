@@ -11,16 +11,15 @@ from torch import nn
 from seq2chat.alignment.lora import merged
 from seq2chat.alignment.samples import SAMPLES, show_answers
 from seq2chat.config import GPTConfig, Recipe, UserError, check
-from seq2chat.models.folder import Model, require_family
+from seq2chat.inference.load import load_gpt
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
 from seq2chat.text.conversations import Prompt
-from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.types import SampleLoader, Task
 
 
-class PolicyTask(Task):
+class PolicyTask(Task[GPT, ByteBPE]):
     """A task that trains a policy.
 
     Its samples are answers to held-out prompts. Adapters are merged into the weights of its
@@ -37,24 +36,29 @@ class PolicyTask(Task):
         validation_tokens: int = 0,
     ) -> None:
         super().__init__(recipe, policy, tokenizer, loader, validation_tokens)
-        self.policy = policy
-        self.chat_tokenizer = tokenizer
         self.prompts = prompts[:SAMPLES]
-        self.has_adapters = getattr(recipe.align, "lora_rank", 0) > 0
+
+    @property
+    def policy(self) -> GPT:
+        return self.model
+
+    @property
+    def align(self) -> Any:
+        """The options of the method."""
+        return self.recipe.align
 
     def result(self) -> GPT:
         """Return the policy that is kept, with its adapters."""
         return self.policy
 
-    def published(self) -> Model:
-        return merged(self.result()) if self.has_adapters else self.result()
+    def published(self) -> GPT:
+        return merged(self.result()) if self.align.lora_rank else self.result()
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"policy": self.policy} if self.has_adapters else {}
+        return {"policy": self.policy} if self.align.lora_rank else {}
 
-    def sample(self, model: Any) -> str:
-        max_tokens = getattr(self.recipe.align, "max_tokens", 0)
-        return show_answers(model, self.chat_tokenizer, self.prompts, max_tokens)
+    def sample(self, model: GPT) -> str:
+        return show_answers(model, self.tokenizer, self.prompts, self.align.max_tokens)
 
 
 def load_policy(start: str) -> tuple[GPT, ByteBPE]:
@@ -64,9 +68,7 @@ def load_policy(start: str) -> tuple[GPT, ByteBPE]:
     has none. Raises UserError if the folder holds no GPT.
     """
     check(start != "", "No model to align: name a run or a model folder with --start.")
-    model, tokenizer = load_checkpoint(Path(start))
-    require_family(model, "gpt")
-    assert isinstance(model, GPT) and isinstance(tokenizer, ByteBPE)
+    model, tokenizer = load_gpt(Path(start), device="cpu")
     tokenizer = tokenizer.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     return grow_vocabulary(model, tokenizer.vocab_size), tokenizer
 

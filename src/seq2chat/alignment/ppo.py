@@ -28,11 +28,12 @@ from seq2chat.alignment.pretraining import make_mix
 from seq2chat.alignment.reinforcement import Experience, ReinforcementLearning
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores
 from seq2chat.config import OptimConfig, PPOConfig, Recipe
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.optim import make_optimizers
-from seq2chat.training.types import Job, Log, Update
+from seq2chat.training.types import Job, Update
 
 HORIZONS = 20  # per run: β can change by a factor of e^4 (the error is clipped to 0.2)
 TIMED_RUN_STEPS = 100  # assumed for the horizon if the length of the run is a time
@@ -164,7 +165,8 @@ class PPO(ReinforcementLearning):
     ) -> Float[Tensor, "batch seq"]:
         """Return the results of `function(tokens, mask)` on each minibatch, without the columns
         after its longest answer, as one tensor."""
-        size, width = self.recipe.train.batch_size, rollout.tokens.shape[1]
+        size = self.recipe.train.batch_size
+        width = rollout.tokens.shape[1]
         parts = []
         for first in range(0, len(rollout), size):
             rows = slice(first, first + size)
@@ -174,7 +176,8 @@ class PPO(ReinforcementLearning):
 
     def update(self, job: Job, experience: PPOExperience) -> list[dict[str, float]]:
         """Update policy and value on each minibatch, `inner_epochs` times."""
-        size, n = self.recipe.train.batch_size, len(experience.rollout)
+        size = self.recipe.train.batch_size
+        n = len(experience.rollout)
         first_update = job.progress.step * self.align.inner_epochs * -(-self.align.episodes // size)
         updates: list[dict[str, float]] = []
         for epoch in range(self.align.inner_epochs):
@@ -189,7 +192,8 @@ class PPO(ReinforcementLearning):
     def _update_minibatch(
         self, job: Job, experience: PPOExperience, rows: Int64[Tensor, " n"], number: int
     ) -> dict[str, float]:
-        align, rollout = self.align, experience.rollout
+        align = self.align
+        rollout = experience.rollout
         tokens, mask = trim(rollout.tokens[rows], rollout.mask[rows])
         width = tokens.shape[1]
         logp = answer_logp(self.policy, tokens, mask, align.temperature)

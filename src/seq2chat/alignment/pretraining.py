@@ -6,13 +6,14 @@ Ouyang et al. 2022, section 3.5, equation 2, the term γ; appendix C.3 for the i
 from torch import Tensor
 
 from seq2chat.config import PPOConfig, Recipe, SFTConfig
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Loader
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import cached_shards, open_shards
 from seq2chat.training.language_modeling import causal_lm
-from seq2chat.training.types import Job, Log
+from seq2chat.training.types import Job
 
 
 class PretrainingMix:

@@ -3,7 +3,6 @@
 import copy
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +21,7 @@ from seq2chat.alignment.rollout import Rollout, Scorer, roll_out
 from seq2chat.alignment.samples import answer_metrics
 from seq2chat.alignment.units import with_score_units
 from seq2chat.config import GRPOConfig, PPOConfig, Recipe
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Batch
 from seq2chat.text.byte_bpe import ByteBPE
@@ -29,7 +29,7 @@ from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import Query, read_queries
 from seq2chat.training.evaluation import Evaluation
 from seq2chat.training.stop import interruptible
-from seq2chat.training.types import Job, Log, Update
+from seq2chat.training.types import Job, Update
 
 SCORED = 128  # held-out prompts whose answers are scored at each validation
 HELD_OUT = 256  # maximum number of prompts that are held out
@@ -60,15 +60,10 @@ class ReinforcementLearning(PolicyTask):
     ) -> None:
         self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
         self.scorer = scorer
-        train, held_out = read_prompts(recipe, tokenizer, policy.context, scorer, log)
+        loader, held_out = load_prompts(recipe, tokenizer, policy.context, scorer, log)
         self.held_out = held_out[:SCORED]
         recipe = with_score_units(recipe, self.reference, tokenizer, self.held_out, scorer)
-        loader = query_loader(recipe, tokenizer, train)
         super().__init__(recipe, policy, tokenizer, loader, [q.prompt for q in held_out])
-
-    @property
-    def align(self) -> Any:
-        return self.recipe.align
 
     @property
     def n_prompts(self) -> int:
@@ -85,7 +80,8 @@ class ReinforcementLearning(PolicyTask):
 
     def experience_metrics(self, experience: Any) -> dict[str, float]:
         """Return the metrics of an iteration before its updates."""
-        rollout, logp = experience.rollout, experience.logp
+        rollout = experience.rollout
+        logp = experience.logp
         gap = (logp - rollout.sampled_logp).where(rollout.mask, 0)
         return {
             "score": experience.score.mean().item(),
@@ -128,7 +124,7 @@ class ReinforcementLearning(PolicyTask):
         first = job.progress.samples
         return roll_out(
             self.policy,
-            self.chat_tokenizer,
+            self.tokenizer,
             self.loader.batch(first, self.n_prompts),
             self.align.max_tokens,
             self.align.temperature,
@@ -137,10 +133,8 @@ class ReinforcementLearning(PolicyTask):
         )
 
     def validate(self, limit: int, seconds: float) -> tuple[Evaluation | None, dict[str, float]]:
-        model = self.published()
-        assert isinstance(model, GPT)
         metrics = answer_metrics(
-            model, self.reference, self.chat_tokenizer, self.held_out, self.scorer, self.align
+            self.published(), self.reference, self.tokenizer, self.held_out, self.scorer, self.align
         )
         return None, metrics
 
@@ -154,11 +148,44 @@ def n_prompts(recipe: Recipe) -> int:
     return align.episodes
 
 
-def read_prompts(
+def load_prompts(
     recipe: Recipe, tokenizer: ByteBPE, context: int, scorer: Scorer, log: Log
-) -> tuple[list[Query], list[Query]]:
-    """Return the prompts of `data.corpus` to train on, and those held out, with the columns that
-    the scorer uses. Repeated prompts with equal columns count once."""
+) -> tuple[ExampleLoader, list[Query]]:
+    """Return the loader of the training prompts, and the held-out prompts, of `data.corpus`."""
+    align = recipe.align
+    assert isinstance(align, PPOConfig | GRPOConfig)
+    queries = read_distinct(recipe, scorer, log)
+    ids = {query.prompt: prompt_ids(tokenizer, query.prompt) for query in queries}
+    fitting = fitting_examples(
+        queries,
+        lambda query: len(ids[query.prompt]),
+        context - align.max_tokens,
+        align.strict,
+        "prompts (leaving room for an answer)",
+        log,
+    )
+    train, held_out = split_examples(fitting, recipe, HELD_OUT)
+    log(f"{len(train):,} prompts to train on, {len(held_out):,} held out")
+    # A scorer with columns gives other rewards after a column is edited.
+    columns = [
+        json.dumps(query.columns, sort_keys=True, default=str).encode()
+        for query in train
+        if query.columns
+    ]
+    loader = ExampleLoader(
+        len(train),
+        fingerprint(tokenizer, [ids[query.prompt] for query in train], columns),
+        recipe.train.seed,
+        labels=len(train),
+        collate=lambda indices: [train[i] for i in indices],
+        per_step=n_prompts(recipe),
+    )
+    return loader, held_out
+
+
+def read_distinct(recipe: Recipe, scorer: Scorer, log: Log) -> list[Query]:
+    """Return the prompts of `data.corpus` with the columns that the scorer uses. Repeated prompts
+    with equal columns count once."""
     align = recipe.align
     assert isinstance(align, PPOConfig | GRPOConfig)
     queries = read_queries(
@@ -174,33 +201,4 @@ def read_prompts(
     if len(distinct) < len(queries):
         n_repeated = len(queries) - len(distinct)
         log(f"{n_repeated:,} of {len(queries):,} prompts are repeated, and used once.")
-    fitting = fitting_examples(
-        distinct,
-        lambda query: len(prompt_ids(tokenizer, query.prompt)),
-        context - align.max_tokens,
-        align.strict,
-        "prompts (leaving room for an answer)",
-        log,
-    )
-    train, held_out = split_examples(fitting, recipe, HELD_OUT)
-    log(f"{len(train):,} prompts to train on, {len(held_out):,} held out")
-    return train, held_out
-
-
-def query_loader(recipe: Recipe, tokenizer: ByteBPE, queries: Sequence[Query]) -> ExampleLoader:
-    """Return the loader of the training prompts."""
-    # A scorer with columns gives other rewards after a column is edited.
-    columns = [
-        json.dumps(query.columns, sort_keys=True, default=str).encode()
-        for query in queries
-        if query.columns
-    ]
-    ids = [prompt_ids(tokenizer, query.prompt) for query in queries]
-    return ExampleLoader(
-        len(queries),
-        fingerprint(tokenizer, ids, columns),
-        recipe.train.seed,
-        labels=len(queries),
-        collate=lambda indices: [queries[i] for i in indices],
-        per_step=n_prompts(recipe),
-    )
+    return distinct

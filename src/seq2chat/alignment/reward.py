@@ -23,6 +23,7 @@ from seq2chat.alignment.objectives import ranking_loss
 from seq2chat.alignment.policy import with_shape
 from seq2chat.config import Recipe, RewardModelingConfig, check
 from seq2chat.generation.decode import evaluating
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
@@ -30,7 +31,7 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import answer_ids, conversation_ids
 from seq2chat.text.conversations import Comparison, Prompt, read_comparisons
 from seq2chat.training.nll import Loss
-from seq2chat.training.types import Log, Task
+from seq2chat.training.types import Task
 
 SAMPLES = 3  # held-out prompts whose ranked answers are shown per sample
 ROWS_AT_ONCE = 64
@@ -58,7 +59,7 @@ class ComparisonBatch(Batch):
         return model.branching(self.target, self.branches)[self.prompts, self.last]
 
 
-class RewardModeling(Task):
+class RewardModeling(Task[RewardModel, ByteBPE]):
     """Training of a reward model on the ranked answers of `data.corpus`, from a policy."""
 
     unit = "prompt"
@@ -85,8 +86,6 @@ class RewardModeling(Task):
             collate=lambda indices: self._collate([train[i] for i in indices]),
         )
         super().__init__(recipe, model, tokenizer, loader, len(held_out))
-        self.reward_model = model
-        self.chat_tokenizer = tokenizer
         self.demonstrations = [
             conversation_ids(tokenizer, c.prompt, c.answers[c.ranks.index(min(c.ranks))])
             for c in held_out
@@ -113,13 +112,13 @@ class RewardModeling(Task):
     def published(self) -> RewardModel:
         """Return the model with the bias that gives the best held-out answers the mean score 0
         (Ouyang et al. 2022, section 3.5)."""
-        return centered(self.reward_model, self.demonstrations, self.pad_id)
+        return centered(self.model, self.demonstrations, self.pad_id)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"reward": self.reward_model}
+        return {"reward": self.model}
 
     def sample(self, model: RewardModel) -> str:
-        return show_ranking(model, self.chat_tokenizer, self.held_out[:SAMPLES])
+        return show_ranking(model, self.tokenizer, self.held_out[:SAMPLES])
 
 
 def split_comparisons(

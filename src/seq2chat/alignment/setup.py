@@ -26,12 +26,13 @@ from seq2chat.config import (
 )
 from seq2chat.config.align import field_defaults
 from seq2chat.device import pick_precision, seed_everything
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import TRAINING
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import find_checkpoint
-from seq2chat.training.types import Log, Task
+from seq2chat.training.types import Task
 
 
 def prepare_alignment(

@@ -23,13 +23,14 @@ from seq2chat.alignment.rollout import Scorer
 from seq2chat.alignment.samples import mean_score
 from seq2chat.alignment.units import with_score_units
 from seq2chat.config import Recipe, SFTConfig, check
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import IGNORED, Batch, pad_rows, spread_batches
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import ChatTokens
 from seq2chat.text.conversations import Demonstration, demonstration_tokens, read_demonstrations
 from seq2chat.training.nll import Loss, chunked_nll_sum
-from seq2chat.training.types import Job, Log, Update
+from seq2chat.training.types import Job, Update
 
 SCORED = 64  # held-out prompts whose answers a scorer compares checkpoints by
 
@@ -103,13 +104,11 @@ class SFT(PolicyTask):
             [query.prompt for query in queries],
             validation_tokens=sum(sum(c.trained) for c in self.held_out),
         )
-        self.best: Best | None = None
+        self.scorer = scorer
+        self.queries = queries[:SCORED]
+        self.best = None if scorer is None else Best(policy)
         if scorer is not None:
-            scored = queries[:SCORED]
-            self.recipe = with_score_units(recipe, policy, tokenizer, scored, scorer)
-            self.best = Best(policy)
-            self.scorer = scorer
-            self.queries = scored
+            self.recipe = with_score_units(recipe, policy, tokenizer, self.queries, scorer)
         if self.mix is not None:
             check(
                 recipe.train.accumulation == 1,
@@ -166,21 +165,19 @@ class SFT(PolicyTask):
         return {} if self.best is None else {"score": self.best.score.item()}
 
     def result(self) -> GPT:
-        if self.best is None:
+        if self.best is None or self.scorer is None:
             return self.policy
         if self.best.is_outdated(self.policy):
-            self.best.update(self.policy, self._score())
+            score = mean_score(
+                self.policy,
+                self.tokenizer,
+                self.queries,
+                self.scorer,
+                self.align.max_tokens,
+                self.align.missing_eos,
+            )
+            self.best.update(self.policy, score)
         return self.best.model
-
-    def _score(self) -> float:
-        return mean_score(
-            self.policy,
-            self.chat_tokenizer,
-            self.queries,
-            self.scorer,
-            self.align.max_tokens,
-            self.align.missing_eos,
-        )
 
     def modules(self) -> Mapping[str, nn.Module]:
         if self.best is None:

@@ -1,6 +1,5 @@
 """Coefficients in units of the scores, which differ between reward models and programs."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,4 +38,4 @@ def with_score_units(
         derived["missing_eos"] = deviation - scores.quantile(LOW).item()
     if derives_clip:
         derived["value_clip"] = 2 * deviation
-    return dataclasses.replace(recipe, align=dataclasses.replace(align, **derived))
+    return recipe.with_options("align", **derived)

@@ -1,173 +1,147 @@
 """`seq2chat sft`, `reward`, `dpo`, `ppo`, `grpo`: align a language model with human preferences."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from seq2chat.cli.options import RecipeFlags, given
-from seq2chat.cli.train import Said, begin, continue_run, free_folder
+from seq2chat.cli.train import LoggedConsole, continue_run, free_folder, train_recipe
 from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_tables
 
 Source = Annotated[
     str,
     Parameter(help="recipe or .toml [default: the method's recipe]", show_default=False),
 ]
-Data = Annotated[
-    str | None,
-    Parameter(help="file of conversations, hh-rlhf, gsm8k, or the built-in world [default: world]"),
-]
-Start = Annotated[
-    str | None, Parameter(help="run or model folder to start from, also of a GPT-2 or a Qwen3")
-]
-Judge = Annotated[
-    str | None,
-    Parameter(
-        name="--reward", help="run of a reward model, FILE.py:FUNCTION, or oracle, for the world"
-    ),
-]
-Budget = Annotated[str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')]
-Out = Annotated[Path | None, Parameter(help="run folder [default: runs/METHOD]")]
-Resume = Annotated[bool, Parameter(help="continue the run in --out", negative="")]
 Flags = Annotated[RecipeFlags, Parameter(name="*")]
 NONE = RecipeFlags()
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of every method that have a short flag."""
+
+    data: Annotated[
+        str | None,
+        Parameter(
+            help="file of conversations, hh-rlhf, gsm8k, or the built-in world [default: world]"
+        ),
+    ] = None
+    start: Annotated[
+        str | None, Parameter(help="run or model folder to start from, also of a GPT-2 or a Qwen3")
+    ] = None
+    budget: Annotated[
+        str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')
+    ] = None
+    out: Annotated[Path | None, Parameter(help="run folder [default: runs/METHOD]")] = None
+    resume: Annotated[bool, Parameter(help="continue the run in --out", negative="")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions(Options):
+    """The same for methods that use a reward."""
+
+    reward: Annotated[
+        str | None,
+        Parameter(help="run of a reward model, FILE.py:FUNCTION, or oracle, for the world"),
+    ] = None
+
+
 def sft(
-    recipe: Source = "",
-    *,
-    data: Data = None,
-    start: Start = None,
-    budget: Budget = None,
-    out: Out = None,
-    reward: Judge = None,
-    resume: Resume = False,
-    flags: Flags = NONE,
+    recipe: Source = "", *, options: RewardOptions = RewardOptions(), flags: Flags = NONE
 ) -> None:
     """Align with supervised fine-tuning (SFT) on demonstrations.
 
     With --reward, the checkpoint with the highest reward is kept.
     """
-    _align("sft", recipe, data, start, budget, out, resume, flags, reward)
+    _align("sft", recipe, options, flags)
 
 
-def reward(
-    recipe: Source = "",
-    *,
-    data: Data = None,
-    start: Start = None,
-    budget: Budget = None,
-    out: Out = None,
-    resume: Resume = False,
-    flags: Flags = NONE,
-) -> None:
+def reward(recipe: Source = "", *, options: Options = Options(), flags: Flags = NONE) -> None:
     """Train a reward model on ranked answers."""
-    _align("reward", recipe, data, start, budget, out, resume, flags)
+    _align("reward", recipe, options, flags)
 
 
-def dpo(
-    recipe: Source = "",
-    *,
-    data: Data = None,
-    start: Start = None,
-    budget: Budget = None,
-    out: Out = None,
-    resume: Resume = False,
-    flags: Flags = NONE,
-) -> None:
+def dpo(recipe: Source = "", *, options: Options = Options(), flags: Flags = NONE) -> None:
     """Align with DPO on ranked answers, without a reward model."""
-    _align("dpo", recipe, data, start, budget, out, resume, flags)
+    _align("dpo", recipe, options, flags)
 
 
 def ppo(
-    recipe: Source = "",
-    *,
-    data: Data = None,
-    start: Start = None,
-    reward: Judge = None,
-    budget: Budget = None,
-    out: Out = None,
-    resume: Resume = False,
-    flags: Flags = NONE,
+    recipe: Source = "", *, options: RewardOptions = RewardOptions(), flags: Flags = NONE
 ) -> None:
     """Align with PPO to maximize the score of a reward model.
 
     --align.ptx adds the pretraining loss, which preserves earlier skills (PPO-ptx).
     """
-    _align("ppo", recipe, data, start, budget, out, resume, flags, reward)
+    _align("ppo", recipe, options, flags)
 
 
 def grpo(
-    recipe: Source = "",
-    *,
-    data: Data = None,
-    start: Start = None,
-    reward: Judge = None,
-    budget: Budget = None,
-    out: Out = None,
-    resume: Resume = False,
-    flags: Flags = NONE,
+    recipe: Source = "", *, options: RewardOptions = RewardOptions(), flags: Flags = NONE
 ) -> None:
     """Align with GRPO, which compares the rewards of answers to the same prompt."""
-    _align("grpo", recipe, data, start, budget, out, resume, flags, reward)
+    _align("grpo", recipe, options, flags)
 
 
-def _align(
-    method: str,
-    source: str,
-    data: str | None,
-    start: str | None,
-    budget: str | None,
-    out: Path | None,
-    resume: bool,
-    flags: RecipeFlags,
-    judge: str | None = None,
-) -> None:
-    """Begin or continue the run; what has a flag of its own is laid over the recipe like every
-    other."""
+def _align(method: str, source: str, options: Options, flags: RecipeFlags) -> None:
+    """Start or resume a run of `method`. Short flags override the recipe like all others."""
     began = time.monotonic()
     changes = given(flags)
-    short = {("train", "budget"): budget, ("data", "corpus"): data, ("align", "start"): start}
-    for (table, key), value in (short | {("align", "reward"): judge}).items():
+    short = {
+        ("train", "budget"): options.budget,
+        ("data", "corpus"): options.data,
+        ("align", "start"): options.start,
+        ("align", "reward"): getattr(options, "reward", None),
+    }
+    for (table, key), value in short.items():
         if value is not None:
             changes.setdefault(table, {})[key] = value
-    if resume:
-        check(out is not None, "Which run shall go on? Name it with --out.")
-        check(
-            source == "",
-            f"A run goes on by its own recipe; leave {source} out, or leave --resume out.",
-        )
-        assert out is not None
-        from seq2chat.training.run_folder import open_run
-
-        theirs = open_run(out).recipe().method
-        check(
-            theirs == method,
-            f"{out} is a run of {theirs or 'pretraining'}; go on with seq2chat "
-            f"{theirs or 'train'}.",
-        )
-        continue_run(out, changes)
+    if options.resume:
+        _resume(method, source, options.out, changes)
         return
-    asked = changes.setdefault("align", {}).setdefault("method", method)
+    requested = changes.setdefault("align", {}).setdefault("method", method)
     check(
-        asked == method,
-        f"seq2chat {method} has the method {method}; --align.method {asked} contradicts it.",
+        requested == method,
+        f"seq2chat {method} has the method {method}; --align.method {requested} contradicts it.",
     )
-    if source.endswith(".toml"):
-        tables = read_toml(Path(source))
-    else:
-        name = source or method
-        check(
-            name in recipe_names(),
-            f"There is no recipe {name}; there are {', '.join(recipe_names())}.",
-        )
-        tables = recipe_tables(name)
-    theirs = tables.get("align", {}).get("method", method)
-    check(theirs == method, f"{source} is a recipe of {theirs}; write seq2chat {theirs} {source}.")
+    is_file = source.endswith(".toml")
+    tables = read_toml(Path(source)) if is_file else _shipped(source or method)
+    its_method = tables.get("align", {}).get("method", method)
+    check(
+        its_method == method,
+        f"{source} is a recipe of {its_method}; write seq2chat {its_method} {source}.",
+    )
     if "corpus" in changes.get("data", {}):
-        tables.get("align", {}).pop("examples", None)  # the number that suits the recipe's own data
-    recipe = Recipe.from_tables(
-        tables, changes, source=source if source.endswith(".toml") else "the flags"
+        tables.get("align", {}).pop("examples", None)  # the number suits the recipe's own data
+    recipe = Recipe.from_tables(tables, changes, source=source if is_file else "the flags")
+    folder = options.out or free_folder(Path(source or method).stem)
+    train_recipe(recipe, folder, LoggedConsole(), began)
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    names = recipe_names()
+    check(name in names, f"There is no recipe {name}; there are {', '.join(names)}.")
+    return recipe_tables(name)
+
+
+def _resume(method: str, source: str, out: Path | None, changes: dict[str, Any]) -> None:
+    from seq2chat.training.run_folder import open_run
+
+    check(out is not None, "No run to resume: name one with --out.")
+    check(
+        source == "",
+        f"A resumed run keeps its own recipe; leave {source} out, or leave --resume out.",
     )
-    begin(recipe, out or free_folder(Path(source or method).stem), Said(), began)
+    assert out is not None
+    its_method = open_run(out).recipe().method
+    check(
+        its_method == method,
+        f"{out} is a run of {its_method or 'pretraining'}; resume it with seq2chat "
+        f"{its_method or 'train'}.",
+    )
+    continue_run(out, changes)

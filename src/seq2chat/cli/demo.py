@@ -28,7 +28,8 @@ def demo(
     you stop the demo, the same command resumes it. Once it is finished, the command only serves the
     chat page.
     """
-    from seq2chat.alignment.pipeline import STAGES, finished_stages, run_pipeline
+    from seq2chat.alignment.pipeline import STAGES, run_pipeline
+    from seq2chat.training.run_folder import finished_stages
     from seq2chat.training.stop import stop_on_signals
 
     console = Console(stderr=True, highlight=False, markup=False)

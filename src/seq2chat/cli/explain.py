@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -226,17 +226,9 @@ def rnn_vs_transformer(
     *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
 ) -> None:
     """Training time by length, and recall by distance (trains for minutes)."""
-    from seq2chat.course.results import lesson_from_file
-    from seq2chat.course.rnn_vs_transformer import lesson, plan
+    from seq2chat.course import rnn_vs_transformer as topic
 
-    if results is not None:
-        _refuse(seeds=seeds, steps=steps)
-        result = lesson_from_file(results, lesson, "rnn-vs-transformer")
-    else:
-        n_seeds = 1 if seeds is None else seeds
-        n_steps = 1000 if steps is None else steps
-        result = lesson(_measure(output, plan(n_seeds, n_steps)))
-    _show(result, output)
+    _show_trained("rnn-vs-transformer", topic, seeds, steps, results, output)
 
 
 @explain.command(sort_key=11)
@@ -244,17 +236,23 @@ def bidirectional(
     *, seeds: Seeds = None, steps: Steps = None, results: Results = None, output: Output = HERE
 ) -> None:
     """Masked words predicted from both sides or from the left (trains for minutes)."""
-    from seq2chat.course.bidirectional import lesson, plan
+    from seq2chat.course import bidirectional as topic
+
+    _show_trained("bidirectional", topic, seeds, steps, results, output)
+
+
+def _show_trained(
+    name: str, topic: Any, seeds: Seeds, steps: Steps, results: Results, output: Output
+) -> None:
+    """Show a topic's results from a file, or measure them."""
     from seq2chat.course.results import lesson_from_file
 
     if results is not None:
         _refuse(seeds=seeds, steps=steps)
-        result = lesson_from_file(results, lesson, "bidirectional")
-    else:
-        n_seeds = 1 if seeds is None else seeds
-        n_steps = 1000 if steps is None else steps
-        result = lesson(_measure(output, plan(n_seeds, n_steps)))
-    _show(result, output)
+        _show(lesson_from_file(results, topic.lesson, name), output)
+        return
+    plan = topic.plan(1 if seeds is None else seeds, 1000 if steps is None else steps)
+    _show(topic.lesson(_measure(output, plan)), output)
 
 
 def _refuse(**options: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
     from seq2chat.training.setup import Prepare
-    from seq2chat.training.types import Validated
+    from seq2chat.training.types import Job, Step, Validated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -59,20 +59,17 @@ def train(
         check(
             not (source and out), f"Name the run to continue once: either {source} or --out {out}."
         )
-        check(
-            bool(source or out), "Which run shall go on? Write `seq2chat train runs/NAME --resume`."
-        )
+        check(bool(source or out), "No run to resume: write `seq2chat train runs/NAME --resume`.")
         continue_run(out or Path(source), changes)
     else:
         start_run(source, out, changes, began)
 
 
 def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
-    """Train what `source` names, into `out` or the first free `runs/NAME`."""
-    from seq2chat.training.autosize import choose_tables
+    """Train a model from `source` in `out`, or in the first free `runs/NAME`."""
     from seq2chat.training.setup import check_free
 
-    said = Said()
+    console = LoggedConsole()
     if out:
         check_free(out)
     is_run = source and (Path(source) / "config.toml").exists()
@@ -86,98 +83,100 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
     elif source.endswith(".toml"):
         recipe = Recipe.load(Path(source), changes)
     else:
-        data = changes.get("data", {})
-        corpus, parallel = data.get("corpus", ""), data.get("source", "")
-        check(
-            not (source and corpus),
-            f"Name the text once: either {source} or --data.corpus {corpus}.",
-        )
-        check(
-            not (source and parallel),
-            f"Name the text once: either {source} or --data.source and --data.target.",
-        )
-        source = source or corpus or ("" if parallel else "pydocs")
-        recipe = Recipe.from_tables(
-            choose_tables(source, changes, said.say), changes, source="the flags"
-        )
-    begin(
-        recipe,
-        out or free_folder(Path(source or recipe.data.source).stem.split(".")[0] or "run"),
-        said,
-        began,
+        source, recipe = _sized_recipe(source, changes, console)
+    name = Path(source or recipe.data.source).stem.split(".")[0] or "run"
+    train_recipe(recipe, out or free_folder(name), console, began)
+
+
+def _sized_recipe(source: str, changes: dict, console: "LoggedConsole") -> tuple[str, Recipe]:
+    """Return the name of the text, and a recipe sized for it and for this machine."""
+    from seq2chat.training.autosize import choose_tables
+
+    data = changes.get("data", {})
+    corpus = data.get("corpus", "")
+    parallel = data.get("source", "")
+    check(
+        not (source and corpus),
+        f"Name the text once: either {source} or --data.corpus {corpus}.",
     )
+    check(
+        not (source and parallel),
+        f"Name the text once: either {source} or --data.source and --data.target.",
+    )
+    source = source or corpus or ("" if parallel else "pydocs")
+    tables = choose_tables(source, changes, console.log)
+    return source, Recipe.from_tables(tables, changes, source="the flags")
 
 
-class Said:
-    """A console on standard error, and what was said on it, for the log of a run that has no folder
+class LoggedConsole:
+    """A console on standard error that keeps its lines, for the log of a run without a folder
     yet."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, markup=False)
         self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
         self.console.print(line, soft_wrap=True)
 
 
-def begin(recipe: Recipe, folder: Path, said: Said, began: float) -> None:
-    """Train by `recipe` into `folder`."""
+def train_recipe(recipe: Recipe, folder: Path, console: LoggedConsole, began: float) -> None:
+    """Train by `recipe` into `folder`. The clock of a timed run started at `began`."""
     from seq2chat.text.corpus import left_out
     from seq2chat.training.setup import start_job
 
     if others := left_out(recipe.data.corpus, recipe.data.field):
-        said.say(others)
-    with preparing(
-        said.console, "making ready", "Nothing was trained yet, so nothing is lost."
-    ) as doing:
-        job = start_job(recipe, folder, said.say, doing, began, prepare_for(recipe.method))
-    for line in said.lines:
+        console.log(others)
+    comfort = "Nothing was trained yet, so nothing is lost."
+    with preparing(console.console, "preparing", comfort) as status:
+        job = start_job(recipe, folder, console.log, status, began, prepare_for(recipe.method))
+    for line in console.lines:
         job.run.note(line)
-    watch(job, said.console)
+    watch(job, console.console)
 
 
 @contextmanager
-def preparing(console: Console, text: str, comfort: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being prepared, and stop within two seconds when asked to; yields what sets the
-    text shown.
+def preparing(console: Console, activity: str, comfort: str) -> Iterator[Callable[[str], None]]:
+    """Show the current activity, which the yielded function sets, and stop within two seconds on a
+    signal.
 
-    Whoever stops it is told what was being done, and in `comfort` what has become of the run.
+    The message then names the activity, and `comfort` the state of the run.
     """
     from seq2chat.training.stop import nothing_to_lose
 
-    now = text
-    with console.status(text) as status, nothing_to_lose(f"Stopped. {comfort}"):
+    current = activity
+    with console.status(activity) as spinner, nothing_to_lose(f"Stopped. {comfort}"):
 
-        def doing(text: str) -> None:
-            nonlocal now
-            now = text
-            status.update(text)
+        def status(activity: str) -> None:
+            nonlocal current
+            current = activity
+            spinner.update(activity)
 
         try:
-            yield doing
+            yield status
         except KeyboardInterrupt:
-            status.stop()
-            console.print(f"Stopped while {now}. {comfort}", soft_wrap=True)
-            # What libraries do at exit, such as waiting for a compiler's processes, can take ten
-            # seconds.
+            spinner.stop()
+            console.print(f"Stopped while {current}. {comfort}", soft_wrap=True)
+            # The exit handlers of libraries, for example waiting for a compiler's processes, can
+            # take ten seconds.
             os._exit(130)
 
 
 def continue_run(folder: Path, changes: dict) -> None:
-    """Train on what stopped in `folder`."""
+    """Resume the run in `folder`."""
     from seq2chat.training.run_folder import open_run
     from seq2chat.training.setup import resume_job
 
     console = Console(stderr=True, highlight=False, markup=False)
-    with preparing(console, "reading the run back", f"{folder} is as it was.") as doing:
+    with preparing(console, "reading the run", f"{folder} is unchanged.") as status:
         prepare = prepare_for(open_run(folder).recipe().method)
-        job = resume_job(folder, changes, console.print, doing, prepare)
+        job = resume_job(folder, changes, console.print, status, prepare)
     watch(job, console)
 
 
 def prepare_for(method: str) -> "Prepare":
-    """How a run with this method of alignment, or none, becomes a model and a task."""
+    """Return the function that prepares a run of this alignment method, or of pretraining."""
     if method:
         from seq2chat.alignment.setup import prepare_alignment
 
@@ -188,33 +187,33 @@ def prepare_for(method: str) -> "Prepare":
 
 
 def free_folder(name: str) -> Path:
-    """The first of runs/NAME, runs/NAME-2, ... that is not there."""
+    """Return the first of runs/NAME, runs/NAME-2, ... that does not exist."""
     names = [name, *(f"{name}-{i}" for i in range(2, 10_000))]
     return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
 
 
 def _validation(event: "Validated", unit: str) -> str:
-    """What a validation found, in one line."""
-    found, e = [], event.evaluation
-    if e is not None:
-        found.append(f"{e.loss:.4f} per {unit}")
-        if e.bytes and unit == "token":
-            found += [
-                f"{e.loss_per_character:.4f} per character",
-                f"{e.bits_per_byte:.4f} bits per byte",
-            ]
-    found += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items()]
-    size = "" if e is None else f" on {e.tokens:,} {unit}s"
-    return f"step {event.step}: validation{size}: {' · '.join(found)}"
+    """Return the result of a validation as one line."""
+    evaluation = event.evaluation
+    values = []
+    size = ""
+    if evaluation is not None:
+        size = f" on {evaluation.tokens:,} {unit}s"
+        values.append(f"{evaluation.loss:.4f} per {unit}")
+        if evaluation.bytes and unit == "token":
+            values.append(f"{evaluation.loss_per_character:.4f} per character")
+            values.append(f"{evaluation.bits_per_byte:.4f} bits per byte")
+    values += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items()]
+    return f"step {event.step}: validation{size}: {' · '.join(values)}"
 
 
-def watch(job, console: Console) -> None:
-    """Train `job` and show it: a bar with loss, speed and time left, and a line for each
+def watch(job: "Job", console: Console) -> None:
+    """Train `job` and display it: a bar with loss, speed and remaining time, and a line per
     milestone."""
-    from seq2chat.models.folder import COMMAND
-    from seq2chat.training import loop, types
+    from seq2chat.training.loop import train as train_loop
     from seq2chat.training.run_folder import plot_runs
     from seq2chat.training.stop import stop_on_signals
+    from seq2chat.training.types import Sampled, Saved, Step, Validated
 
     columns = (
         TextColumn("[bold]{task.percentage:3.0f}%"),
@@ -222,66 +221,73 @@ def watch(job, console: Console) -> None:
         TextColumn("{task.description}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
+    losses = deque(maxlen=20)
+    saved = None
     with Progress(*columns, console=console, transient=True) as bar, stop_on_signals() as stop:
-        task, losses, saved = bar.add_task("starting", total=1.0), deque(maxlen=20), None
-        for event in loop.train(job, stop):
+        task = bar.add_task("starting", total=1.0)
+        for event in train_loop(job, stop):
             match event:
-                case types.Step():
+                case Step():
                     losses.append(event.loss)
-                    shown = [
-                        f"{name} {event.metrics[name]:.2f}"
-                        for name in job.task.displayed
-                        if name in event.metrics
-                    ]
-                    told = shown or [f"loss {fmean(losses):.3f}", f"{event.peak_share:.0%} of peak"]
-                    text = " · ".join(
-                        [f"step {event.step}", *told, f"{event.tokens_per_second:,.0f} tokens/s"]
-                    )
+                    text = _step(event, job.task.display(event.metrics), fmean(losses))
                     bar.update(task, completed=event.share, description=text)
                     if not console.is_terminal and event.step % 100 == 0:
                         console.print(f"{event.share:4.0%} {text}", soft_wrap=True)
-                case types.Validated():
+                case Validated():
                     text = _validation(event, job.task.unit)
                     console.print(text, soft_wrap=True)
                     job.run.note(text)
-                case types.Sampled():
+                case Sampled():
                     console.rule(f"sample at step {event.step}", style="dim", align="left")
-                    console.print(
-                        "\n".join(line[:160] for line in event.text.strip().splitlines()[:6]),
-                        style="dim",
-                    )
+                    lines = event.text.strip().splitlines()[:6]
+                    console.print("\n".join(line[:160] for line in lines), style="dim")
                     console.rule(style="dim")
-                case types.Saved():
+                case Saved():
                     saved = event.folder
                     job.run.note(f"saved {saved.name}")
     if saved is None:
         console.print(
-            f"{job.run.folder} is at its end, step {job.progress.step}. A longer --budget goes on."
+            f"{job.run.folder} is finished at step {job.progress.step}. Resume it with a longer "
+            "--budget to train further."
         )
         return
     if job.progress.step:
         plot_runs([job.run], job.run.folder / "loss.png")
     if stop.is_set():
-        if loop.is_over(job):
-            console.print(
-                f"Trained to the end and saved: {saved}. What was stopped is its last validation."
-            )
-            console.print(f"To measure it: {job.resume_command()}", soft_wrap=True)
-        else:
-            console.print(
-                f"Stopped and saved at step {job.progress.step}. "
-                f"Resume with: {job.resume_command()}",
-                soft_wrap=True,
-            )
-        return
-    expected = job.recipe.expect
-    if expected.val_loss_per_character:
+        _print_stopped(job, saved, console)
+    else:
+        _print_done(job, saved, console)
+
+
+def _step(event: "Step", metrics: list[str], loss: float) -> str:
+    values = metrics or [f"loss {loss:.3f}", f"{event.peak_share:.0%} of peak"]
+    speed = f"{event.tokens_per_second:,.0f} tokens/s"
+    return " · ".join([f"step {event.step}", *values, speed])
+
+
+def _print_stopped(job: "Job", saved: Path, console: Console) -> None:
+    from seq2chat.training.loop import is_over
+
+    if is_over(job):
+        console.print(f"Trained to the end and saved: {saved}. Only its last validation stopped.")
+        console.print(f"To run it: {job.resume_command()}", soft_wrap=True)
+    else:
         console.print(
-            f"The recipe as it is: {expected.val_loss_per_character} per character "
-            f"({expected.machine})."
+            f"Stopped and saved at step {job.progress.step}. Resume with: {job.resume_command()}",
+            soft_wrap=True,
         )
-    if expected.val_loss:
-        console.print(f"The recipe as it is: {expected.val_loss} per token ({expected.machine}).")
-    chats = job.recipe.method not in ("", "reward")
-    command = "chat" if chats else COMMAND[job.model.config.family]
+
+
+def _print_done(job: "Job", saved: Path, console: Console) -> None:
+    from seq2chat.models.folder import COMMAND
+
+    expected = job.recipe.expect
+    for value, unit in (
+        (expected.val_loss_per_character, "character"),
+        (expected.val_loss, "token"),
+    ):
+        if value:
+            console.print(f"Expected of the recipe: {value} per {unit} ({expected.machine}).")
+    can_chat = job.recipe.method not in ("", "reward")
+    command = "chat" if can_chat else COMMAND[job.model.config.family]
     console.print(f"Done: {saved}\nTry: seq2chat {command} {job.run.folder}", soft_wrap=True)

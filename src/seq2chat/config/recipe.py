@@ -108,6 +108,11 @@ class Recipe:
         """
         return cls.from_tables(read_toml(path), changes or {}, source=str(path))
 
+    def with_options(self, table: str, **options: Any) -> Recipe:
+        """Return the recipe with these options of `table` replaced."""
+        section = dataclasses.replace(getattr(self, table), **options)
+        return dataclasses.replace(self, **{table: section})
+
     def tables(self) -> dict[str, dict[str, Any]]:
         """Return all options as the tables of a TOML file."""
         tables = {

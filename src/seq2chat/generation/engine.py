@@ -185,8 +185,7 @@ class Engine:
             self.statistics.aborted += 1
             self.slots.release_all(request)
             if not request.aborted:
-                message = "The request was not done within its time; ask for less, or later."
-                self._emit(request, DeadlinePassed(message))
+                self._emit(request, DeadlinePassed())
 
     def _admit(self) -> None:
         """Give slots to waiting requests, in their order, while there are enough."""

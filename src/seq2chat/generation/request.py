@@ -23,6 +23,9 @@ class ContextExceeded(UserError):
 class DeadlinePassed(UserError):
     """Raised when a request was not done within its time."""
 
+    def __init__(self) -> None:
+        super().__init__("The request was not done within its time; ask for less, or later.")
+
 
 @dataclass(frozen=True)
 class PromptRead:

@@ -139,9 +139,8 @@ def _own_split(
         f"{path} is a run of {recipe.method}, whose validation needs more than a text; give a "
         "text as data.",
     )
-    shape = dataclasses.replace(recipe.model, context=window.context)
-    train = dataclasses.replace(recipe.train, batch_size=window.batch_size)
-    recipe = dataclasses.replace(recipe, model=shape, train=train)
+    recipe = recipe.with_options("model", context=window.context)
+    recipe = recipe.with_options("train", batch_size=window.batch_size)
     check_tokenizer(recipe, tokenizer)
     task = make_task(recipe, load_text(recipe), tokenizer, model)
     progress = find_checkpoint(path) / "trainer" / "progress.json"
@@ -152,7 +151,7 @@ def _own_split(
         f"{text} is no longer the text that {path} was trained on, so its validation split may hold"
         " text the model has seen; put it back, or give a text as data.",
     )
-    limit = train.final_eval_tokens if window.tokens is None else window.tokens
+    limit = recipe.train.final_eval_tokens if window.tokens is None else window.tokens
     size = min(limit, task.validation_tokens) if limit else task.validation_tokens
     n_batches = max(1, round(size / (window.batch_size * window.context)))
     return Measurement(task.validation_batches(limit), n_batches, task.validation_loss)

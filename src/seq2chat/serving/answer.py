@@ -43,9 +43,7 @@ async def in_time(work: Awaitable[T]) -> T:
     try:
         return await asyncio.wait_for(work, SECONDS)
     except TimeoutError:
-        raise DeadlinePassed(
-            "The request was not done within its time; ask for less, or later."
-        ) from None
+        raise DeadlinePassed from None
 
 
 def token_limit(*limits: int | None, default: int) -> int:

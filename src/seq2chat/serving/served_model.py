@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from seq2chat.alignment.pipeline import finished_stages
 from seq2chat.config import check
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.generation.engine import Engine
@@ -23,6 +22,7 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import end_tokens
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.run_folder import finished_stages
 
 # Number of parameters below which the products are so small that bfloat16 only adds overhead.
 MIN_BF16_PARAMETERS = 4_000_000

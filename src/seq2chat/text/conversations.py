@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seq2chat.config import UserError, check
+from seq2chat.log import Log, ignore
 from seq2chat.text import formats
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import ChatTokens, Message, chat_tokens
@@ -32,13 +33,8 @@ from seq2chat.text.world import (
 )
 
 Prompt = tuple[Message, ...]
-Say = Callable[[str], object]
 Columns = Collection[str] | None
 T = TypeVar("T")
-
-
-def silent(line: str) -> None:
-    """Print nothing: the default of `say`."""
 
 
 WORLD = "world"
@@ -95,14 +91,14 @@ def read_demonstrations(
     source: str,
     n: int,
     seed: int,
-    say: Say = silent,
+    log: Log = ignore,
     strict: bool = True,
     columns: Columns = frozenset(),
 ) -> list[Demonstration]:
     """Return the demonstrations in a file, in `world`, or in `gsm8k`.
 
     `n` is the number of examples, which are spread over a file, and 0 returns all. `columns`
-    names the fields that are kept for a reward function, where None keeps all other fields. `say`
+    names the fields that are kept for a reward function, where None keeps all other fields. `log`
     is called with one line about the number of examples, unused keys, and the lines left out with
     the reason. Raises UserError at the first invalid row if `strict`, and otherwise if no row is
     valid. A file that can't be read to its end always raises UserError.
@@ -120,16 +116,16 @@ def read_demonstrations(
         unlearned = frozenset(number for number, turn in enumerate(turns) if not turn.learned)
         return Demonstration(messages, unlearned, fields.columns(columns))
 
-    return _read(source, n, seed, parse=parse, say=say, strict=strict)
+    return _read(source, n, seed, parse=parse, log=log, strict=strict)
 
 
 def read_comparisons(
-    source: str, n: int, seed: int, say: Say = silent, strict: bool = True
+    source: str, n: int, seed: int, log: Log = ignore, strict: bool = True
 ) -> list[Comparison]:
     """Return the comparisons in a file or in `hh-rlhf`, or candidates of the world ranked by its
     labelers.
 
-    `say` and invalid rows as in `read_demonstrations`.
+    `log` and invalid rows as in `read_demonstrations`.
     """
     if source == WORLD:
         return world_comparisons(world_questions(n or TRAINING, seed), seed)
@@ -138,14 +134,14 @@ def read_comparisons(
         prompt, answers, ranks = formats.comparison(fields)
         return Comparison(tuple(prompt), tuple(answers), tuple(ranks))
 
-    return _read(source, n, seed, parse=parse, say=say, strict=strict)
+    return _read(source, n, seed, parse=parse, log=log, strict=strict)
 
 
 def read_queries(
     source: str,
     n: int,
     seed: int,
-    say: Say = silent,
+    log: Log = ignore,
     strict: bool = True,
     columns: Columns = frozenset(),
 ) -> list[Query]:
@@ -159,7 +155,7 @@ def read_queries(
     def parse(fields: Fields) -> Query:
         return Query(tuple(formats.prompt(fields)), fields.columns(columns))
 
-    return _read(source, n, seed, parse=parse, say=say, strict=strict)
+    return _read(source, n, seed, parse=parse, log=log, strict=strict)
 
 
 def demonstration_tokens(
@@ -260,7 +256,7 @@ def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
 
 
 def _read(
-    source: str, n: int, seed: int, parse: Callable[[Fields], T], say: Say, strict: bool
+    source: str, n: int, seed: int, parse: Callable[[Fields], T], log: Log, strict: bool
 ) -> list[T]:
     """Return the examples of a file, or `n` of them spread over it if `n` is not 0."""
     examples: list[T] = []
@@ -279,9 +275,9 @@ def _read(
     if invalid and not examples:
         raise invalid[0][1]
     check(bool(examples), f"{source} holds no example.")
-    say(_summary(source, len(examples), list(unused), invalid))
+    log(_summary(source, len(examples), list(unused), invalid))
     if 0 < n < len(examples):
-        say(f"{n:,} of them are used, spread over the file, because of align.examples.")
+        log(f"{n:,} of them are used, spread over the file, because of align.examples.")
         indices = sorted(random.Random(f"examples/{seed}").sample(range(len(examples)), n))
         examples = [examples[index] for index in indices]
     return examples

@@ -10,6 +10,7 @@ import torch
 
 from seq2chat.config import Budget, GPTConfig, ModelConfig, Recipe, check, recipe_tables
 from seq2chat.device import Precision, describe_machine, pick_device, pick_precision, synchronize
+from seq2chat.log import Log
 from seq2chat.models.folder import load_config
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Batch
@@ -18,7 +19,6 @@ from seq2chat.text.parallel import NAMED_PAIRS
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.optim import make_optimizers
-from seq2chat.training.types import Log
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
 # A text that is repeated more often is better used for a larger model; docs/log.md.

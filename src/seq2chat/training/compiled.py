@@ -10,10 +10,11 @@ from torch import Tensor
 
 from seq2chat.config import Budget, check
 from seq2chat.device import seed_everything, synchronize
+from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.training.language_modeling import LanguageModeling
 from seq2chat.training.nll import chunked_nll_sum, nll_sum
-from seq2chat.training.types import Job, Log
+from seq2chat.training.types import Job
 
 MIN_SECONDS = 120  # the shortest run that compiling makes faster; docs/log.md
 # Fraction of a batch for plain passes, so that they need no more memory than compiled training.

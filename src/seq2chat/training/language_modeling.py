@@ -28,7 +28,7 @@ def causal_lm(model: GPT, batch: Batch, nll: Nll = chunked_nll_sum) -> Loss:
     return nll(hidden, model.head_weight, batch.labels), (batch.labels != IGNORED).sum()
 
 
-class LanguageModeling(Task):
+class LanguageModeling(Task[GPT, ByteBPE]):
     """Pretraining of a GPT on windows of text."""
 
     def __init__(

@@ -39,7 +39,7 @@ def masked_lm(model: BERT, batch: Batch) -> Loss:
     return loss, is_label.sum()
 
 
-class MaskedLM(Task):
+class MaskedLM(Task[BERT, WordPiece]):
     """Pretraining of a BERT on windows of text."""
 
     def __init__(
@@ -70,12 +70,10 @@ class MaskedLM(Task):
         return self._batches(self.recipe.train.batch_size, limit)
 
     def _batches(self, batch_size: int, limit: int = 0) -> Iterator[Batch]:
-        assert isinstance(self.tokenizer, WordPiece)
         return masked_evaluation_batches(self.val, self.context, batch_size, self.tokenizer, limit)
 
     @torch.inference_mode()
     def sample(self, model: Any) -> str:
-        assert isinstance(self.tokenizer, WordPiece)
         batch = next(self._batches(batch_size=1)).to(model.device)
         is_label = batch.labels[0] != IGNORED
         with evaluating(model):

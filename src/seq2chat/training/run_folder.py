@@ -101,6 +101,12 @@ def open_run(folder: Path) -> RunFolder:
     return RunFolder(folder)
 
 
+def finished_stages(folder: Path) -> dict[str, float]:
+    """Return the seconds of each finished stage of a pipeline in `folder`, by the stage's name."""
+    file = folder / "stages.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def list_runs(root: Path) -> list[RunFolder]:
     """Return the runs in `root`, by name."""
     return [RunFolder(config.parent) for config in sorted(root.glob("*/config.toml"))]

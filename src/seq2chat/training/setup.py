@@ -11,6 +11,7 @@ import torch
 
 from seq2chat.config import Budget, GPTConfig, Recipe, TokenizerConfig, check
 from seq2chat.device import pick_device, pick_precision, seed_everything, unused_accelerators
+from seq2chat.log import Log, ignore
 from seq2chat.models.folder import Model, make_model, n_parameters, require_family
 from seq2chat.text.named import NAMED
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
@@ -23,7 +24,7 @@ from seq2chat.training.checkpoint import (
 from seq2chat.training.compiled import compile_steps
 from seq2chat.training.run_folder import RunFolder, open_run
 from seq2chat.training.tasks import check_tokenizer, load_text, make_task, make_tokenizer
-from seq2chat.training.types import Job, Log, Task, ignore
+from seq2chat.training.types import Job, Task
 
 Prepare = Callable[[Recipe, Tokenizer | None, torch.device, Log, Log], Task]
 """Makes the task of a recipe, as `prepare_training` does. A resumed run passes its tokenizer."""
@@ -52,8 +53,7 @@ def prepare_training(
         f"model.vocab_size is {vocab_size} but the tokenizer has {tokenizer.vocab_size} tokens; "
         "write 0 to follow it.",
     )
-    shape = dataclasses.replace(recipe.model, vocab_size=vocab_size)
-    recipe = dataclasses.replace(recipe, model=shape)
+    recipe = recipe.with_options("model", vocab_size=vocab_size)
     seed_everything(recipe.train.seed)
     if model is None:
         with device:
@@ -106,7 +106,7 @@ def start_job(
     log(f"precision {name}: {precision.reason}")
     if unused := unused_accelerators():
         log(unused)
-    recipe = _replace(recipe, "train", precision=name)
+    recipe = recipe.with_options("train", precision=name)
     task = prepare(with_absolute_paths(recipe), None, device, log, status)
     model = task.recipe.model
     size = n_parameters(model) / 1e6
@@ -152,10 +152,10 @@ def resume_job(
     # A run with a checkpoint no longer needs its starting model, which may have been deleted.
     start = recipe.train.start
     if checkpoints:
-        recipe = _replace(recipe, "train", start="")
+        recipe = recipe.with_options("train", start="")
     task = prepare(recipe, load_tokenizer(folder / "tokenizer"), device, log, status)
     job = _make_job(task, run, device, log, status)
-    task.recipe = _replace(task.recipe, "train", start=start)
+    task.recipe = task.recipe.with_options("train", start=start)
     if checkpoints:
         data = job.progress.data
         job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers, task.modules())
@@ -247,7 +247,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         for name in names:
             value = getattr(section, name, "")
             if value and value not in NAMED and value not in ("pydocs", "world", "oracle"):
-                recipe = _replace(recipe, table, **{name: _absolute(value)})
+                recipe = recipe.with_options(table, **{name: _absolute(value)})
     return recipe
 
 
@@ -258,11 +258,6 @@ def _absolute(value: str) -> str:
     if not path.exists():
         return value
     return f"{path.resolve()}:{function}" if ending else str(path.resolve())
-
-
-def _replace(recipe: Recipe, table: str, **values: Any) -> Recipe:
-    section = dataclasses.replace(getattr(recipe, table), **values)
-    return dataclasses.replace(recipe, **{table: section})
 
 
 def check_free(folder: Path) -> None:
@@ -293,5 +288,5 @@ def _make_job(task: Task, run: RunFolder, device: torch.device, log: Log, status
     job = Job(run, task, optimizers, precision, device, progress)
     status("compiling")
     is_compiled = compile_steps(job, log)
-    task.recipe = _replace(recipe, "train", compile="on" if is_compiled else "off")
+    task.recipe = recipe.with_options("train", compile="on" if is_compiled else "off")
     return job

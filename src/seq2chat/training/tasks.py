@@ -9,6 +9,7 @@ from seq2chat.config import (
     TransformerConfig,
     UserError,
 )
+from seq2chat.log import Log, ignore
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model
 from seq2chat.models.gpt import GPT
@@ -24,7 +25,7 @@ from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.language_modeling import LanguageModeling
 from seq2chat.training.masked_lm import MaskedLM, unknown_share
 from seq2chat.training.translation import Translation
-from seq2chat.training.types import Log, Task, ignore
+from seq2chat.training.types import Task
 
 
 def load_text(recipe: Recipe, status: Log = ignore) -> Corpus | ParallelCorpus:

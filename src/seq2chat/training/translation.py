@@ -6,13 +6,14 @@ from typing import Any
 from seq2chat.config import Recipe, Seq2SeqConfig, TransformerConfig
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.log import Log
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.parallel import PairLoader, Pairs, ParallelCorpus, excerpt, pair_batches
 from seq2chat.training.nll import Loss, chunked_nll_sum
-from seq2chat.training.types import Log, Task
+from seq2chat.training.types import Task
 
 SAMPLES = 2  # validation sentences translated per sample
 
@@ -28,7 +29,7 @@ def translation(model: Seq2Seq | Transformer, batch: Batch, label_smoothing: flo
     return loss, is_label.sum()
 
 
-class Translation(Task):
+class Translation(Task[Seq2Seq | Transformer, ByteBPE]):
     """Training of a translation model on sentence pairs."""
 
     def __init__(

@@ -1,10 +1,10 @@
 """The vocabulary of training: loaders, tasks, jobs, updates and events."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,8 @@ from seq2chat.training.nll import Loss
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.run_folder import RunFolder
 
-Log = Callable[[str], None]
-"""Receives one line of text: a choice for the log, or the current activity for a status display."""
-
-
-def ignore(line: str) -> None: ...
+M = TypeVar("M", bound=Model)
+T = TypeVar("T", bound=Tokenizer)
 
 
 @runtime_checkable
@@ -56,7 +53,7 @@ class Update:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Task:
+class Task(Generic[M, T]):
     """A model, its data and its objective. One subclass per objective.
 
     A subclass defines `loss`, or overrides `step` and `validate` where an update is more than the
@@ -75,8 +72,8 @@ class Task:
     def __init__(
         self,
         recipe: Recipe,
-        model: Model,
-        tokenizer: Tokenizer,
+        model: M,
+        tokenizer: T,
         loader: SampleLoader,
         validation_tokens: int = 0,
     ) -> None:
@@ -120,6 +117,10 @@ class Task:
         """Return text that shows the current behavior of `model`."""
         raise NotImplementedError
 
+    def display(self, metrics: Mapping[str, float]) -> list[str]:
+        """Return the displayed metrics of an update as text, for example "score 0.52"."""
+        return [f"{name} {metrics[name]:.2f}" for name in self.displayed if name in metrics]
+
     def published(self) -> Model:
         """Return the model of a checkpoint. Validation and samples use the same weights."""
         return self.model
@@ -158,7 +159,7 @@ class Job:
     """A run in memory, made by `training.setup`."""
 
     run: RunFolder
-    task: Task
+    task: Task[Any, Any]
     optimizers: list[torch.optim.Optimizer]
     precision: Precision
     device: torch.device

@@ -34,7 +34,7 @@ export class Composer {
     this.button.setAttribute("aria-label", busy ? "Stop" : "Send");
     this.button.title = busy ? "Stop (Esc)" : "Send (Enter)";
     this.button.replaceChildren(icon(busy ? "stop" : "send"));
-    this.field.placeholder = completes ? "Begin a text, and the model continues it" : "Write a message";
+    this.field.placeholder = completes ? "Write the beginning of a text" : "Write a message";
     byId("hint").textContent = busy ? "Esc to stop" : "Enter to send, Shift+Enter for a new line, Ctrl+K to search";
   }
 }
