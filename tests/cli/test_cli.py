@@ -312,7 +312,7 @@ def test_errors_are_one_sentence(run, text_file, tmp_path, monkeypatch, capsys):
         (["train", text_file, "--budget", "soon"], ["'soon'", '"10m"']),
         (["train", run / "config.toml", "--out", run], ["already holds a run", "--resume"]),
         (["train", tmp_path / "nowhere", "--resume"], ["is not a run folder"]),
-        (["train", "--resume"], ["Which run"]),
+        (["train", "--resume"], ["No run to resume"]),
         (["train", run], ["is a run", "--resume"]),
         (["train", run, "--out", run, "--resume"], ["once"]),
         (["train", text_file, "--data.corpus", "pydocs"], ["Name the text once"]),
