@@ -1,9 +1,14 @@
 """The public names of the package."""
 
 import doctest
+import importlib
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import seq2chat
 
@@ -19,9 +24,31 @@ def test_the_package_loads_no_torch():
     assert process.stdout == "False\n", process.stderr
 
 
-def test_the_example_runs():
-    result = doctest.testmod(seq2chat)
-    assert result.attempted == 2 and result.failed == 0
+SOURCES = Path(seq2chat.__file__).parent
+EXAMPLES = [file for file in SOURCES.rglob("*.py") if ">>> " in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_the_examples_of_docstrings_run(file):
+    parts = ("seq2chat", *file.relative_to(SOURCES).with_suffix("").parts)
+    module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_the_page_on_python_runs_as_written(tmp_path, monkeypatch):
+    """With fewer steps, and without `transformers`, whose parity has tests of its own."""
+    page = (SOURCES.parents[1] / "docs/python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    ours = [block.replace("100 steps", "3 steps") for block in blocks if "Auto" not in block]
+    assert len(ours) == len(blocks) - 1
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in ours:
+        exec(block, names)
+    assert (tmp_path / "runs/mine/checkpoints/step-000003").is_dir()
+    assert names["text"] == names["tokenizer"].decode(names["completion"].tokens)
 
 
 def test_ctrl_c_during_the_imports_prints_nothing(tmp_path):

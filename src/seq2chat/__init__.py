@@ -3,55 +3,68 @@
 These names are imported on first use, so that `import seq2chat` loads no torch:
 
 >>> import seq2chat
->>> seq2chat.Recipe.from_tables({"train": {"budget": "100 steps"}}).train.budget
+>>> recipe = seq2chat.Recipe.from_tables({"train": {"budget": "100 steps"}})
+>>> recipe.train.budget
 '100 steps'
+
+`train` runs a recipe, `load` opens the result, and `complete`, `Conversation`, `translate` and
+`fill_mask` use it. For example:
+
+    seq2chat.train(recipe, "runs/mine")
+    model, tokenizer = seq2chat.load("runs/mine")
+    text = "".join(piece.text for piece in seq2chat.complete(model, tokenizer, "Once upon"))
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seq2chat.alignment.runs import resume, train
     from seq2chat.config import Recipe, UserError
     from seq2chat.generation.decode import generate
+    from seq2chat.generation.sampling import SamplingConfig
     from seq2chat.inference.chat import Conversation
     from seq2chat.inference.complete import complete
     from seq2chat.inference.fill_mask import fill_mask
+    from seq2chat.inference.load import load
     from seq2chat.inference.translate import translate
-    from seq2chat.training.checkpoint import load_checkpoint
-    from seq2chat.training.loop import train
-    from seq2chat.training.setup import resume_job, start_job
+    from seq2chat.interpret.tape import record
 
-__version__ = "0.1.0"
-__all__ = [
-    "Conversation",
+__version__ = "0.2.0"
+__all__ = [  # noqa: RUF022  in the order of use
     "Recipe",
-    "UserError",
-    "complete",
-    "fill_mask",
-    "generate",
-    "load_checkpoint",
-    "resume_job",
-    "start_job",
     "train",
+    "resume",
+    "load",
+    "SamplingConfig",
+    "generate",
+    "complete",
+    "Conversation",
     "translate",
+    "fill_mask",
+    "record",
+    "UserError",
 ]
 
 _MODULES = {
-    "Conversation": "inference.chat",
     "Recipe": "config",
-    "UserError": "config",
-    "complete": "inference.complete",
-    "fill_mask": "inference.fill_mask",
+    "train": "alignment.runs",
+    "resume": "alignment.runs",
+    "load": "inference.load",
+    "SamplingConfig": "generation.sampling",
     "generate": "generation.decode",
-    "load_checkpoint": "training.checkpoint",
-    "resume_job": "training.setup",
-    "start_job": "training.setup",
-    "train": "training.loop",
+    "complete": "inference.complete",
+    "Conversation": "inference.chat",
     "translate": "inference.translate",
+    "fill_mask": "inference.fill_mask",
+    "record": "interpret.tape",
+    "UserError": "config",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value  # so that this function runs once per name
+    return value

@@ -52,7 +52,12 @@ def token_rewards(
     last token (Ziegler et al. 2019, equation 2; Ouyang et al. 2022, equation 2).
 
     Rewards are 0 outside the mask. The rewards of a row add up to score - beta · Σ kl, or to 0 for
-    a row without tokens.
+    a row without tokens. For example, an answer of two tokens with score 1:
+
+    >>> kl = torch.tensor([[0.5, 0.25, 0.0]])
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> token_rewards(torch.tensor([1.0]), kl, mask, beta=0.5)
+    tensor([[-0.2500,  0.8750,  0.0000]])
     """
     last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
     return inside(score[:, None].expand_as(kl), last) - beta * inside(kl, mask)
@@ -71,7 +76,12 @@ def gae(
 
     `values[:, t]` is the expected return before token t is chosen, and `rewards[:, t]` the reward
     of choosing it. The mask of each row is one contiguous span, and the value after it is 0.
-    Returns are advantages + values.
+    Returns are advantages + values. With `lam=1`, the returns are the sums of the later rewards:
+
+    >>> rewards = torch.tensor([[0.0, 0.0, 1.0]])
+    >>> values = torch.tensor([[0.5, 0.75, 0.25]])
+    >>> gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), lam=1.0)
+    (tensor([[0.5000, 0.2500, 0.7500]]), tensor([[1., 1., 1.]]))
     """
     rewards = inside(rewards, mask)
     values = inside(values, mask)

@@ -33,6 +33,12 @@ def ranking_loss(
     - `accuracy`: the share of pairs whose better answer scores strictly higher
     - `margin`: the mean difference of the scores
     - `pairs`: their number, the weight of both metrics when batches are combined
+
+    For example, a pair with equal scores has the loss log 2:
+
+    >>> loss, n, _ = ranking_loss(torch.zeros(2), torch.tensor([1, 2]), torch.tensor([0, 0]))
+    >>> (loss / n).item()
+    0.6931471824645996
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     is_pair = (prompts[:, None] == prompts) & (ranks[:, None] < ranks)
@@ -151,6 +157,10 @@ def group_advantages(
     `normalize=False` keeps the units of the reward. That keeps the original objective, which the
     standard deviation reweighs by prompt (Liu et al. 2025, "Dr. GRPO", section 3.1). A group of
     equal rewards has advantages 0.
+
+    >>> group_advantages(torch.tensor([[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]]), normalize=False)
+    tensor([[-1.,  0.,  1.],
+            [ 0.,  0.,  0.]])
     """
     assert rewards.shape[1] > 1, "A group of one answer has nothing to be compared with."
     rewards = rewards.to(torch.promote_types(rewards.dtype, torch.float32))

@@ -16,7 +16,7 @@ from typing import Any
 
 from seq2chat.alignment.report import SHOTS, answer_sheet, exam, text_sheet, write_report
 from seq2chat.alignment.rollout import roll_out
-from seq2chat.alignment.setup import prepare_alignment
+from seq2chat.alignment.setup import prepare
 from seq2chat.config import Recipe, check, recipe_tables
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.inference.load import load_gpt
@@ -25,7 +25,7 @@ from seq2chat.text.conversations import Query, world_comparisons, world_question
 from seq2chat.training.autosize import step_seconds
 from seq2chat.training.loop import train
 from seq2chat.training.run_folder import RunFolder, finished_stages, open_run
-from seq2chat.training.setup import prepare_training, resume_job, start_job
+from seq2chat.training.setup import resume_job, start_job
 from seq2chat.training.types import Sampled, Step, Validated
 
 Tables = dict[str, dict[str, Any]]
@@ -210,7 +210,6 @@ def _train(
     folder: Path, name: str, stop: threading.Event, log: Log, changes: dict[str, Any], seed: int
 ) -> Iterator[tuple[float, str]]:
     run = folder / name
-    prepare = prepare_training if name == "base" else prepare_alignment
     yield 0.0, "preparing"
     if not RunFolder(run).list_checkpoints():
         # A stage without a checkpoint restarts, with the time that is left now.

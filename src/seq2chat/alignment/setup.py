@@ -1,4 +1,4 @@
-"""From a recipe with an alignment method to a task."""
+"""From a recipe to a task: of an alignment method, or of pretraining."""
 
 import hashlib
 from pathlib import Path
@@ -32,7 +32,17 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import TRAINING
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import find_checkpoint
+from seq2chat.training.setup import prepare_training
 from seq2chat.training.types import Task
+
+
+def prepare(
+    recipe: Recipe, tokenizer: Tokenizer | None, device: torch.device, log: Log, status: Log
+) -> Task:
+    """Return the task of a recipe of any kind. Errors are those of `prepare_training` and
+    `prepare_alignment`."""
+    prepare_task = prepare_training if recipe.align is None else prepare_alignment
+    return prepare_task(recipe, tokenizer, device, log, status)
 
 
 def prepare_alignment(

@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
-    from seq2chat.training.setup import Prepare
     from seq2chat.training.types import Job, Step, Validated
 
 from cyclopts import Parameter
@@ -123,6 +122,7 @@ class LoggedConsole:
 
 def train_recipe(recipe: Recipe, folder: Path, console: LoggedConsole, began: float) -> None:
     """Train by `recipe` into `folder`. The clock of a timed run started at `began`."""
+    from seq2chat.alignment.setup import prepare
     from seq2chat.text.corpus import left_out
     from seq2chat.training.setup import start_job
 
@@ -130,7 +130,7 @@ def train_recipe(recipe: Recipe, folder: Path, console: LoggedConsole, began: fl
         console.log(others)
     comfort = "Nothing was trained yet, so nothing is lost."
     with preparing(console.console, "preparing", comfort) as status:
-        job = start_job(recipe, folder, console.log, status, began, prepare_for(recipe.method))
+        job = start_job(recipe, folder, console.log, status, began, prepare)
     for line in console.lines:
         job.run.note(line)
     watch(job, console.console)
@@ -165,25 +165,13 @@ def preparing(console: Console, activity: str, comfort: str) -> Iterator[Callabl
 
 def continue_run(folder: Path, changes: dict) -> None:
     """Resume the run in `folder`."""
-    from seq2chat.training.run_folder import open_run
+    from seq2chat.alignment.setup import prepare
     from seq2chat.training.setup import resume_job
 
     console = Console(stderr=True, highlight=False, markup=False)
     with preparing(console, "reading the run", f"{folder} is unchanged.") as status:
-        prepare = prepare_for(open_run(folder).recipe().method)
         job = resume_job(folder, changes, console.print, status, prepare)
     watch(job, console)
-
-
-def prepare_for(method: str) -> "Prepare":
-    """Return the function that prepares a run of this alignment method, or of pretraining."""
-    if method:
-        from seq2chat.alignment.setup import prepare_alignment
-
-        return prepare_alignment
-    from seq2chat.training.setup import prepare_training
-
-    return prepare_training
 
 
 def free_folder(name: str) -> Path:

@@ -30,7 +30,13 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Return the budget for a text such as "10m", "2h", "500 steps", "3 epochs" or "20M
-        tokens". Raises UserError for any other text."""
+        tokens". Raises UserError for any other text.
+
+        >>> Budget.parse("10m")
+        Budget(amount=600.0, unit='seconds')
+        >>> Budget.parse("20M tokens")
+        Budget(amount=20000000.0, unit='tokens')
+        """
         match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kMGB]?)\s*([a-z]+)\s*", text)
         if match and float(match[1]) > 0:
             amount = float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}[match[2]]

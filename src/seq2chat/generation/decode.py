@@ -59,7 +59,7 @@ class _Row:
 def generate(
     model: GenerativeModel,
     prompts: Sequence[Sequence[int]],
-    sampling: SamplingConfig,
+    sampling: SamplingConfig = SamplingConfig(),
     end_tokens: Sequence[int] = (),
     n: int = 1,
     stop: Callable[[Token], bool] | None = None,

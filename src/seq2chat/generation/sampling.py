@@ -19,7 +19,12 @@ MIN_TEMPERATURE = 1e-5
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Options for drawing the next token. The defaults draw from the model's own distribution."""
+    """Options for drawing the next token. The defaults draw from the model's own distribution.
+
+    >>> SamplingConfig(top_p=1.5)
+    Traceback (most recent call last):
+    seq2chat.config.errors.UserError: top_p is 1.5; write a number above 0 and at most 1 (off).
+    """
 
     max_tokens: Annotated[int, "maximum number of tokens to generate"] = 256
     temperature: Annotated[
@@ -148,6 +153,9 @@ def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "b
     """Set all but the `k` largest logits to -inf (Fan et al. 2018, section 5.2).
 
     Ties with the k-th logit stay.
+
+    >>> keep_top_k(torch.tensor([[1.0, 3.0, 2.0]]), k=2)
+    tensor([[-inf, 3., 2.]])
     """
     if k >= logits.shape[-1]:
         return logits
@@ -159,6 +167,9 @@ def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, 
     """Set all logits outside the nucleus to -inf (Holtzman et al. 2020, section 3.1).
 
     The nucleus is the smallest set of most likely tokens whose probabilities sum to at least `p`.
+
+    >>> keep_top_p(torch.tensor([[0.6, 0.3, 0.1]]).log(), p=0.8).exp()
+    tensor([[0.6000, 0.3000, 0.0000]])
     """
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.double().softmax(dim=-1)

@@ -24,12 +24,12 @@ class Conversation:
         self.instruct(system)
 
     @classmethod
-    def open(cls, run: Path, system: str = "") -> "Conversation":
+    def open(cls, run: Path | str, system: str = "") -> "Conversation":
         """Return a conversation with the model in a run or model folder.
 
         Raises UserError for a model that is not a GPT or has no chat template.
         """
-        model, tokenizer = load_gpt(run)
+        model, tokenizer = load_gpt(Path(run))
         check(
             tokenizer.chat_template != "",
             f"{run} has not learned to chat; fine-tune it first: seq2chat sft --start {run}. To "
@@ -67,7 +67,7 @@ class Conversation:
             n_removed += 2
         return n_removed
 
-    def answer(self, text: str, sampling: SamplingConfig) -> Generator[str]:
+    def answer(self, text: str, sampling: SamplingConfig = SamplingConfig()) -> Generator[str]:
         """Yield the answer to `text` piece by piece, then add both to the conversation.
 
         If the answer is interrupted, the part written so far is kept. After an error the

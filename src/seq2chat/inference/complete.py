@@ -31,7 +31,7 @@ def complete(
     model: GPT,
     tokenizer: ByteBPE,
     prompt: str,
-    sampling: SamplingConfig,
+    sampling: SamplingConfig = SamplingConfig(),
     stop: Sequence[str] = (),
     n: int = 1,
 ) -> Iterator[Piece]:

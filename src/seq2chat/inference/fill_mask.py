@@ -20,7 +20,9 @@ class Candidate:
     text: str
 
 
-def fill_mask(model: BERT, tokenizer: WordPiece, text: str, top_k: int) -> list[list[Candidate]]:
+def fill_mask(
+    model: BERT, tokenizer: WordPiece, text: str, top_k: int = 5
+) -> list[list[Candidate]]:
     """Return the `top_k` most probable candidates for each [MASK] in `text`, best first.
 
     For example, "Paris is in [MASK]." has one list of candidates. All masks are predicted in one

@@ -1,4 +1,4 @@
-"""Load a trained model of a known family together with its tokenizer."""
+"""Load a trained model together with its tokenizer, of any family or of a known one."""
 
 from pathlib import Path
 
@@ -17,6 +17,16 @@ from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
 
 Translator = Seq2Seq | Transformer
+
+
+def load(path: Path | str, device: torch.device | str | None = None) -> tuple[Model, Tokenizer]:
+    """Return the model in a run, checkpoint or model folder, and its tokenizer.
+
+    The model is moved to `device`, by default the one `pick_device` returns, and is in evaluation
+    mode. Raises UserError if `path` holds no model that can be opened.
+    """
+    model, tokenizer = load_checkpoint(Path(path))
+    return model.to(device or pick_device()), tokenizer
 
 
 def load_gpt(path: Path, device: torch.device | str | None = None) -> tuple[GPT, ByteBPE]:
@@ -58,9 +68,9 @@ def load_translator(
 
 
 def _load(path: Path, device: torch.device | str | None, *families: str) -> tuple[Model, Tokenizer]:
-    model, tokenizer = load_checkpoint(path)
+    model, tokenizer = load(path, device)
     require_family(model, *families)
-    return model.to(device or pick_device()), tokenizer
+    return model, tokenizer
 
 
 def _require_byte_bpe(tokenizer: Tokenizer, path: Path) -> ByteBPE:

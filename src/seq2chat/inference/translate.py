@@ -124,6 +124,9 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "
     `tokenize` is one of sacrebleu's tokenizers, by default the one `script_tokenizer` returns for
     the references. Write "none" for text that is already tokenized. Raises UserError unless there
     are as many references as hypotheses.
+
+    >>> round(bleu(["the cat sat on the mat"], ["the cat sat on a mat"]).score, 2)
+    53.73
     """
     from sacrebleu.metrics import BLEU
 

@@ -42,6 +42,14 @@ def scaled_dot_product(
     than query heads, neighboring query heads share one (grouped-query attention, Ainslie et al.
     2023). For example, 8 query heads share 2 key heads in groups of 4. Raises ValueError for a mask
     together with `is_causal`.
+
+    A query of zeros attends everywhere equally, so its context is the mean of the values:
+
+    >>> q = torch.zeros(1, 1, 1, 2)
+    >>> k = torch.randn(1, 1, 3, 2)
+    >>> v = torch.tensor([[[[0.0], [3.0], [6.0]]]])
+    >>> scaled_dot_product(q, k, v).item()
+    3.0
     """
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")

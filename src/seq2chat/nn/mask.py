@@ -11,6 +11,10 @@ def causal_mask(
     """Return the causal mask: position i sees j ≤ i.
 
     The queries are the last `n_query` of the `n_key` positions.
+
+    >>> causal_mask(2, 3).int()
+    tensor([[1, 1, 0],
+            [1, 1, 1]], dtype=torch.int32)
     """
     return _distance(n_query, n_key, device) >= 0
 
@@ -22,6 +26,12 @@ def banded_mask(
 
     These are j in (i - window, i]. For example, GPT-Neo's local layers use it, after GPT-3's
     locally banded ones (Brown et al. 2020, section 2.1).
+
+    >>> banded_mask(4, 4, window=2).int()
+    tensor([[1, 0, 0, 0],
+            [1, 1, 0, 0],
+            [0, 1, 1, 0],
+            [0, 0, 1, 1]], dtype=torch.int32)
     """
     distance = _distance(n_query, n_key, device)
     return (distance >= 0) & (distance < window)
@@ -78,6 +88,9 @@ def document_starts(segments: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch se
     """Return the index of the first position of each position's document.
 
     A document ends where the segment id changes.
+
+    >>> document_starts(torch.tensor([[0, 0, 1, 1, 1, 2]]))
+    tensor([[0, 0, 2, 2, 2, 5]])
     """
     index = torch.arange(segments.shape[1], device=segments.device)
     is_start = torch.ones_like(segments, dtype=torch.bool)

@@ -64,6 +64,11 @@ class ByteBPE:
     documents, and `pad_id` always differs from it. Either is None if a third-party tokenizer has no
     such token. `end_ids` end a turn or a text. `chat_template` is the template for `transformers`,
     and empty if the model has not learned to chat. `json` is the text of its `tokenizer.json`.
+
+    >>> tokenizer = ByteBPE.train(["hello hello hello"], vocab_size=264)
+    >>> ids = tokenizer.encode("hello")
+    >>> len(ids) < len("hello"), tokenizer.decode(ids)
+    (True, 'hello')
     """
 
     def __init__(

@@ -72,6 +72,13 @@ def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = F
 
     With `reply`, a last message of the assistant is the beginning of its answer, and its turn is
     left open. Raises UserError for a tokenizer without ChatML's control tokens.
+
+    The text of a control token in a message stays text:
+
+    >>> tokenizer = ByteBPE.train(["hello"], vocab_size=260)
+    >>> forged = chat_tokens(tokenizer, [Message("user", "<|im_end|>")])
+    >>> forged.ids.count(tokenizer.control["<|im_end|>"])
+    1
     """
     start = control_id(tokenizer, START)
     end = control_id(tokenizer, END)

@@ -14,6 +14,10 @@ def rate(schedule: ScheduleConfig, progress: float) -> float:
     - "wsd": constant, then a linear decay to `floor` (Hägele et al. 2024, section 3)
     - "cosine": half a cosine to `floor` (Loshchilov and Hutter 2017, equation 5)
     - "noam": the inverse square root of the step (Vaswani et al. 2017, equation 3), 1 at the peak
+
+    >>> wsd = ScheduleConfig(shape="wsd", warmup=0.1, decay=0.5, floor=0.0)
+    >>> [rate(wsd, progress) for progress in (0.05, 0.3, 0.75, 1.0)]
+    [0.5, 1.0, 0.5, 0.0]
     """
     if progress < schedule.warmup:
         return progress / schedule.warmup

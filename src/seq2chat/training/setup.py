@@ -37,6 +37,7 @@ def prepare_training(
 
     Raises UserError if tokenizer, text and model do not fit together.
     """
+    assert recipe.align is None, "alignment.setup.prepare takes recipes of every kind"
     is_resumed = tokenizer is not None
     model = None
     if recipe.train.start:
