@@ -8,7 +8,17 @@ import pdoc
 import seq2chat
 
 PACKAGES = (
-    "config text nn models generation training inference alignment interpret course serving".split()
+    "config",
+    "text",
+    "nn",
+    "models",
+    "generation",
+    "training",
+    "inference",
+    "alignment",
+    "interpret",
+    "course",
+    "serving",
 )
 
 

@@ -35,7 +35,7 @@ from seq2chat.alignment.checks import (
     check_reward,
 )
 from seq2chat.alignment.examples import fitting_examples
-from seq2chat.alignment.judges import load_scorer, oracle_scorer
+from seq2chat.alignment.judges import oracle_scorer, scorer_of
 from seq2chat.alignment.policy import load_policy
 from seq2chat.alignment.reward import fork, longest, split_comparisons
 from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, roll_out
@@ -93,10 +93,13 @@ def diagnose(
     device = pick_device()
     start, tokenizer = load_policy(align.start)
     start.to(device)
-    n = align.examples or TRAINING
-    scorer = load_scorer(align.reward, tokenizer, device, n, recipe.train.seed)
+    scorer = scorer_of(recipe, tokenizer, device)
     queries = _sample_queries(recipe, tokenizer, start.context, scorer)
-    oracle = oracle_scorer(n, recipe.train.seed) if recipe.data.corpus == WORLD else None
+    oracle = (
+        oracle_scorer(align.examples or TRAINING, recipe.train.seed)
+        if recipe.data.corpus == WORLD
+        else None
+    )
 
     def answers(max_tokens: int, n: int) -> Rollout:
         return roll_out(start, tokenizer, queries, max_tokens, align.temperature, n, seed=0)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seq2chat.alignment.examples import (
@@ -17,7 +17,7 @@ from seq2chat.alignment.examples import (
 from seq2chat.alignment.objectives import Measured, dpo_loss
 from seq2chat.alignment.policy import PolicyTask
 from seq2chat.alignment.rollout import answer_logp
-from seq2chat.config import DPOConfig, Recipe, check
+from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import evaluating
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
@@ -44,7 +44,9 @@ class DPO(PolicyTask):
 
     unit = "pair"
 
-    def __init__(self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log) -> None:
+    def __init__(
+        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
+    ) -> None:
         self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
         comparisons, encoded = read_preferences(recipe, tokenizer, policy.context, log)
         # Held out by prompt: pairs of the same prompt are too similar.
@@ -64,19 +66,24 @@ class DPO(PolicyTask):
         prompts = [c.prompt for c in held_out]
         super().__init__(recipe, policy, tokenizer, loader, prompts, len(self.held_out))
 
-    @property
-    def align(self) -> DPOConfig:
-        assert isinstance(self.recipe.align, DPOConfig)
-        return self.recipe.align
-
     def measured_loss(self, model: GPT, batch: PairBatch) -> Measured:
-        """Return the DPO loss of the batch with its metrics; see `objectives.dpo_loss`."""
+        """Return the loss of the batch, summed over pairs, with its metrics."""
         with torch.no_grad():
             ref_logp = answer_logp(self.reference, batch.target, batch.answer).sum(1)
         logp = answer_logp(model, batch.target, batch.answer).sum(1)
-        chosen, rejected = logp.chunk(2)
-        ref_chosen, ref_rejected = ref_logp.chunk(2)
-        return dpo_loss(chosen, rejected, ref_chosen, ref_rejected, self.align.beta)
+        return self.pair_loss(*logp.chunk(2), *ref_logp.chunk(2))
+
+    def pair_loss(
+        self,
+        chosen_logp: Float[Tensor, " pairs"],
+        rejected_logp: Float[Tensor, " pairs"],
+        ref_chosen_logp: Float[Tensor, " pairs"],
+        ref_rejected_logp: Float[Tensor, " pairs"],
+    ) -> Measured:
+        """Return `objectives.dpo_loss`. Another loss of preference pairs overrides this method."""
+        return dpo_loss(
+            chosen_logp, rejected_logp, ref_chosen_logp, ref_rejected_logp, self.align.beta
+        )
 
     def loss(self, model: GPT, batch: PairBatch) -> Loss:
         loss_sum, n, _ = self.measured_loss(model, batch)
@@ -104,7 +111,7 @@ def read_preferences(
 ) -> tuple[list[Comparison], dict[Comparison, list[Pair]]]:
     """Return the comparisons of `data.corpus` that fit the context, and the pairs of each."""
     align = recipe.align
-    assert isinstance(align, DPOConfig)
+    assert align is not None
     comparisons = read_comparisons(
         recipe.data.corpus, align.examples, recipe.train.seed, log, align.strict
     )

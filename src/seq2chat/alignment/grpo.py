@@ -10,7 +10,7 @@ from torch import Tensor
 from seq2chat.alignment.kl import k3
 from seq2chat.alignment.objectives import group_advantages, grpo_loss
 from seq2chat.alignment.reinforcement import Experience, ReinforcementLearning
-from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores
+from seq2chat.alignment.rollout import Rollout, answer_logp, ended_scores
 from seq2chat.config import GRPOConfig, Recipe
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
@@ -31,9 +31,9 @@ class GRPO(ReinforcementLearning):
     """Group relative policy optimization on the prompts of `data.corpus`."""
 
     def __init__(
-        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, scorer: Scorer, log: Log
+        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
     ) -> None:
-        super().__init__(recipe, policy, tokenizer, scorer, log)
+        super().__init__(recipe, policy, tokenizer, log, status)
         log(f"an answer that does not end scores {-self.align.missing_eos:.2f}")
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,11 +11,11 @@ from torch import Tensor
 from seq2chat.alignment.reward import scores_at
 from seq2chat.alignment.reward_function import FunctionScorer, load_function
 from seq2chat.alignment.rollout import Rollout, Scorer, last_token
-from seq2chat.config import check
+from seq2chat.config import Recipe, check
 from seq2chat.models.folder import require_family
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.conversations import WORLD, Columns, Prompt, Query, world_questions
+from seq2chat.text.conversations import TRAINING, WORLD, Columns, Prompt, Query, world_questions
 from seq2chat.text.world import gold
 from seq2chat.training.checkpoint import load_checkpoint
 
@@ -40,6 +41,13 @@ class RewardScorer:
             strict=True,
         )
         return torch.cat([scores_at(self.model, tokens, last).float() for tokens, last in parts])
+
+
+def scorer_of(recipe: Recipe, tokenizer: ByteBPE, device: torch.device) -> Scorer:
+    """Return the scorer that `align.reward` names. Errors are those of `load_scorer`."""
+    align: Any = recipe.align
+    n = align.examples or TRAINING
+    return load_scorer(align.reward, tokenizer, device, n, recipe.train.seed)
 
 
 def load_scorer(source: str, tokenizer: ByteBPE, device: torch.device, n: int, seed: int) -> Scorer:

@@ -26,7 +26,7 @@ from seq2chat.alignment.lora import merged
 from seq2chat.alignment.objectives import policy_loss, value_loss
 from seq2chat.alignment.pretraining import make_mix
 from seq2chat.alignment.reinforcement import Experience, ReinforcementLearning
-from seq2chat.alignment.rollout import Rollout, Scorer, answer_logp, ended_scores
+from seq2chat.alignment.rollout import Rollout, answer_logp, ended_scores
 from seq2chat.config import OptimConfig, PPOConfig, Recipe
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
@@ -72,17 +72,16 @@ class PPO(ReinforcementLearning):
         recipe: Recipe,
         policy: GPT,
         tokenizer: ByteBPE,
-        scorer: Scorer,
         log: Log,
         status: Log,
     ) -> None:
+        super().__init__(recipe, policy, tokenizer, log, status)
         # The value function starts from the reward model if there is one.
         self.value = (
-            copy.deepcopy(scorer.model).requires_grad_(True)
-            if isinstance(scorer, RewardScorer)
+            copy.deepcopy(self.scorer.model).requires_grad_(True)
+            if isinstance(self.scorer, RewardScorer)
             else reward_model_from(merged(policy))
         )
-        super().__init__(recipe, policy, tokenizer, scorer, log)
         self.average = copy.deepcopy(self.reference) if self.align.ema else None
         self.coefficient = Coefficient(self.align.beta)
         log(

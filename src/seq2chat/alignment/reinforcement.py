@@ -16,11 +16,12 @@ from seq2chat.alignment.examples import (
     fitting_examples,
     split_examples,
 )
+from seq2chat.alignment.judges import scorer_of
 from seq2chat.alignment.policy import PolicyTask
 from seq2chat.alignment.rollout import Rollout, Scorer, roll_out
 from seq2chat.alignment.samples import answer_metrics
 from seq2chat.alignment.units import with_score_units
-from seq2chat.config import GRPOConfig, PPOConfig, Recipe
+from seq2chat.config import Recipe
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Batch
@@ -56,10 +57,11 @@ class ReinforcementLearning(PolicyTask):
     displayed: ClassVar[tuple[str, ...]] = ("score", "kl")
 
     def __init__(
-        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, scorer: Scorer, log: Log
+        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
     ) -> None:
-        self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+        scorer = scorer_of(recipe, tokenizer, policy.device)
         self.scorer = scorer
+        self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
         loader, held_out = load_prompts(recipe, tokenizer, policy.context, scorer, log)
         self.held_out = held_out[:SCORED]
         recipe = with_score_units(recipe, self.reference, tokenizer, self.held_out, scorer)
@@ -141,19 +143,15 @@ class ReinforcementLearning(PolicyTask):
 
 def n_prompts(recipe: Recipe) -> int:
     """Return the number of prompts per iteration: GRPO samples a group of answers to each."""
-    align = recipe.align
-    if isinstance(align, GRPOConfig):
-        return align.episodes // align.group
-    assert isinstance(align, PPOConfig)
-    return align.episodes
+    align: Any = recipe.align
+    return align.episodes // getattr(align, "group", 1)
 
 
 def load_prompts(
     recipe: Recipe, tokenizer: ByteBPE, context: int, scorer: Scorer, log: Log
 ) -> tuple[ExampleLoader, list[Query]]:
     """Return the loader of the training prompts, and the held-out prompts, of `data.corpus`."""
-    align = recipe.align
-    assert isinstance(align, PPOConfig | GRPOConfig)
+    align: Any = recipe.align
     queries = read_distinct(recipe, scorer, log)
     ids = {query.prompt: prompt_ids(tokenizer, query.prompt) for query in queries}
     fitting = fitting_examples(
@@ -186,8 +184,7 @@ def load_prompts(
 def read_distinct(recipe: Recipe, scorer: Scorer, log: Log) -> list[Query]:
     """Return the prompts of `data.corpus` with the columns that the scorer uses. Repeated prompts
     with equal columns count once."""
-    align = recipe.align
-    assert isinstance(align, PPOConfig | GRPOConfig)
+    align: Any = recipe.align
     queries = read_queries(
         recipe.data.corpus,
         align.examples,

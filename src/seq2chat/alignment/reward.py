@@ -64,7 +64,9 @@ class RewardModeling(Task[RewardModel, ByteBPE]):
 
     unit = "prompt"
 
-    def __init__(self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log) -> None:
+    def __init__(
+        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
+    ) -> None:
         model = reward_model_from(policy)
         recipe = with_shape(recipe, model.config)
         train, held_out = split_comparisons(recipe, tokenizer, model.context, log)

@@ -1,13 +1,13 @@
 """From a recipe to a task: of an alignment method, or of pretraining."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from seq2chat.alignment.dpo import DPO
 from seq2chat.alignment.grpo import GRPO
-from seq2chat.alignment.judges import load_scorer
 from seq2chat.alignment.lora import add_lora
 from seq2chat.alignment.policy import load_policy, set_dropout, with_shape
 from seq2chat.alignment.ppo import PPO
@@ -16,12 +16,7 @@ from seq2chat.alignment.sft import SFT
 from seq2chat.config import (
     AlignConfig,
     Budget,
-    DPOConfig,
-    GRPOConfig,
-    PPOConfig,
     Recipe,
-    RewardModelingConfig,
-    SFTConfig,
     check,
 )
 from seq2chat.config.align import field_defaults
@@ -29,11 +24,19 @@ from seq2chat.device import pick_precision, seed_everything
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.conversations import TRAINING
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.setup import prepare_training
 from seq2chat.training.types import Task
+
+TASKS: dict[str, Callable[[Recipe, GPT, ByteBPE, Log, Log], Task]] = {
+    "sft": SFT,
+    "reward": RewardModeling,
+    "dpo": DPO,
+    "ppo": PPO,
+    "grpo": GRPO,
+}
+"""The task of each method, made of the recipe, the starting model and its tokenizer."""
 
 
 def prepare(
@@ -61,36 +64,14 @@ def prepare_alignment(
     # Before any copy is made: a reference that computes in another precision is another policy.
     policy.compute_dtype = pick_precision(recipe.train.precision, device).dtype
     seed_everything(recipe.train.seed)
-    task = _make_task(recipe, policy, chat_tokenizer, log, status)
+    if recipe.method != "reward":  # which trains a model of its own shape
+        recipe = with_shape(recipe, policy.config)
+    if rank := getattr(align, "lora_rank", 0):
+        add_lora(policy, rank, sorted(chat_tokenizer.control.values()))
+    status("reading the examples")
+    task = TASKS[align.method](recipe, policy, chat_tokenizer, log, status)
     task.origin = weights_fingerprint(align) + task.origin
     return task
-
-
-def _make_task(recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log) -> Task:
-    align = recipe.align
-    assert align is not None
-    if isinstance(align, RewardModelingConfig):
-        return RewardModeling(recipe, policy, tokenizer, log)
-    recipe = with_shape(recipe, policy.config)
-    scorer = None
-    if not isinstance(align, DPOConfig) and (align.reward or not isinstance(align, SFTConfig)):
-        n = align.examples or TRAINING
-        scorer = load_scorer(align.reward, tokenizer, policy.device, n, recipe.train.seed)
-    if align.lora_rank:
-        add_lora(policy, align.lora_rank, sorted(tokenizer.control.values()))
-    status("reading the examples")
-    match align:
-        case SFTConfig():
-            return SFT(recipe, policy, tokenizer, scorer, log, status)
-        case DPOConfig():
-            return DPO(recipe, policy, tokenizer, log)
-        case PPOConfig():
-            assert scorer is not None
-            return PPO(recipe, policy, tokenizer, scorer, log, status)
-        case GRPOConfig():
-            assert scorer is not None
-            return GRPO(recipe, policy, tokenizer, scorer, log)
-    raise AssertionError(align)
 
 
 def _check_options(recipe: Recipe, align: AlignConfig) -> None:
@@ -101,7 +82,7 @@ def _check_options(recipe: Recipe, align: AlignConfig) -> None:
         "tokenizer.path is for pretraining; an aligned model keeps its own tokenizer.",
     )
     check(
-        recipe.train.accumulation == 1 or not isinstance(align, PPOConfig | GRPOConfig),
+        recipe.train.accumulation == 1 or not hasattr(align, "episodes"),
         f"train.accumulation is for other methods; {method} takes align.episodes answers in "
         "minibatches of train.batch_size.",
     )

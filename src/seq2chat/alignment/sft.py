@@ -17,6 +17,7 @@ from seq2chat.alignment.examples import (
     fitting_examples,
     split_examples,
 )
+from seq2chat.alignment.judges import scorer_of
 from seq2chat.alignment.policy import PolicyTask
 from seq2chat.alignment.pretraining import PretrainingMix, make_mix
 from seq2chat.alignment.rollout import Scorer
@@ -83,10 +84,11 @@ class SFT(PolicyTask):
         recipe: Recipe,
         policy: GPT,
         tokenizer: ByteBPE,
-        scorer: Scorer | None,
         log: Log,
         status: Log,
     ) -> None:
+        assert isinstance(recipe.align, SFTConfig)
+        scorer = scorer_of(recipe, tokenizer, policy.device) if recipe.align.reward else None
         examples = read_examples(recipe, scorer, log)
         encoded = {d: demonstration_tokens(tokenizer, d) for d in examples}
         train, held_out = split_fitting(examples, encoded, recipe, policy.context, log)

@@ -39,7 +39,7 @@ def generate(
     """Continue a text with a GPT."""
     from seq2chat.generation.sampling import SamplingConfig
     from seq2chat.inference.complete import complete
-    from seq2chat.inference.load import load_gpt
+    from seq2chat.inference.load import load_causal_lm
 
     sampling = SamplingConfig(
         max_tokens=max_tokens,
@@ -53,7 +53,7 @@ def generate(
     check(n > 0, f"-n is {n}; write a positive number of texts.")
     if prompt is None:
         prompt = "" if is_typed() else piped_text()
-    model, tokenizer = load_gpt(run)
+    model, tokenizer = load_causal_lm(run)
     pieces = complete(model, tokenizer, prompt, sampling=sampling, stop=stop, n=n)
 
     is_live = n == 1 and not as_json

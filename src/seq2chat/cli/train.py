@@ -277,5 +277,5 @@ def _print_done(job: "Job", saved: Path, console: Console) -> None:
         if value:
             console.print(f"Expected of the recipe: {value} per {unit} ({expected.machine}).")
     can_chat = job.recipe.method not in ("", "reward")
-    command = "chat" if can_chat else COMMAND[job.model.config.family]
+    command = "chat" if can_chat else COMMAND[job.model.config.objective]
     console.print(f"Done: {saved}\nTry: seq2chat {command} {job.run.folder}", soft_wrap=True)

@@ -20,20 +20,20 @@ from seq2chat.config.options import (
     TokenizerConfig,
     TrainConfig,
 )
-from seq2chat.config.shapes import GPT3, GPTConfig, ModelConfig
+from seq2chat.config.shapes import GPT3, GPTConfig, ModelConfig, Objective
 from seq2chat.config.toml import build, did_you_mean, read_toml, to_toml
 
-# Options that only some families use. With another family they would be ignored, so they are
+# Options that only some objectives use. With another one they would be ignored, so they are
 # refused.
-_FAMILIES = {
-    ("data", "source"): ("seq2seq", "transformer"),
-    ("data", "max_characters"): ("gpt", "bert"),
-    ("data", "document_mask"): ("gpt",),
-    ("tokenizer", "lowercase"): ("bert",),
-    ("tokenizer", "strip_accents"): ("bert",),
-    ("data", "mask_share"): ("bert",),
-    ("train", "label_smoothing"): ("seq2seq", "transformer"),
-    ("train", "prompt"): ("gpt",),
+_OBJECTIVES: dict[tuple[str, str], tuple[Objective, ...]] = {
+    ("data", "source"): ("translation",),
+    ("data", "max_characters"): ("next token", "masked tokens"),
+    ("data", "document_mask"): ("next token",),
+    ("tokenizer", "lowercase"): ("masked tokens",),
+    ("tokenizer", "strip_accents"): ("masked tokens",),
+    ("data", "mask_share"): ("masked tokens",),
+    ("train", "label_smoothing"): ("translation",),
+    ("train", "prompt"): ("next token",),
 }
 
 
@@ -55,9 +55,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         family = self.model.family
-        for (table, key), families in _FAMILIES.items():
+        for (table, key), objectives in _OBJECTIVES.items():
             section = getattr(self, table)
             default = field_defaults(type(section))[key]
+            families = [c.family for c in get_args(ModelConfig) if c.objective in objectives]
             check(
                 family in families or getattr(section, key) == default,
                 f"{table}.{key} is for a {' or a '.join(families)}; a {family} has no use for it, "
@@ -66,7 +67,7 @@ class Recipe:
         size = self.tokenizer.vocab_size
         check(
             # The minimum of a WordPiece depends on the text, and is checked there.
-            self.tokenizer.path != "" or size >= 260 or family == "bert",
+            self.tokenizer.path != "" or size >= 260 or self.model.objective == "masked tokens",
             f"tokenizer.vocab_size is {size}; write at least 260 (256 bytes and 4 control tokens).",
         )
 

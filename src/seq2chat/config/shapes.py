@@ -8,12 +8,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from seq2chat.config.errors import check
 
+Objective = Literal["next token", "masked tokens", "translation", "score"]
+"""What a family of models is trained to predict."""
+
 
 @dataclass(frozen=True)
 class GPTConfig:
     """Shape of a GPT. Zeros are replaced by derived values on construction."""
 
     family: ClassVar[str] = "gpt"
+    objective: ClassVar[Objective] = "next token"
 
     layout: Annotated[
         Literal["gpt2", "modern"], "gpt2: GPT-2's and GPT-3's blocks; modern: Qwen3's"
@@ -104,6 +108,7 @@ class Seq2SeqConfig:
     """Shape of an RNN encoder–decoder."""
 
     family: ClassVar[str] = "seq2seq"
+    objective: ClassVar[Objective] = "translation"
 
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
     attention: Annotated[
@@ -133,6 +138,7 @@ class TransformerConfig:
     """Shape of an encoder–decoder Transformer. Zeros are replaced by derived values."""
 
     family: ClassVar[str] = "transformer"
+    objective: ClassVar[Objective] = "translation"
 
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
     context: Annotated[int, "maximum tokens of a source or target"] = 256
@@ -160,6 +166,7 @@ class BERTConfig:
     """Shape of a BERT. Zeros are replaced by derived values."""
 
     family: ClassVar[str] = "bert"
+    objective: ClassVar[Objective] = "masked tokens"
 
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
     context: Annotated[int, "number of positions"] = 128
@@ -185,6 +192,7 @@ class RewardConfig(GPTConfig):
     """Shape of a reward model: a GPT with one number as its output."""
 
     family: ClassVar[str] = "reward"
+    objective: ClassVar[Objective] = "score"
 
     score_bias: Annotated[
         float, "added to every score; set after training so that demonstrations have mean 0"

@@ -1,4 +1,4 @@
-"""Continue a prompt with a GPT: text in, pieces of text out."""
+"""Continue a prompt: text in, pieces of text out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 from seq2chat.config import check
 from seq2chat.generation.decode import Token, stream
 from seq2chat.generation.sampling import SamplingConfig
-from seq2chat.models.gpt import GPT
+from seq2chat.models.folder import CausalLM
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.stream import TextStream
 
@@ -28,7 +28,7 @@ class Piece:
 
 
 def complete(
-    model: GPT,
+    model: CausalLM,
     tokenizer: ByteBPE,
     prompt: str,
     sampling: SamplingConfig = SamplingConfig(),
@@ -55,7 +55,7 @@ def complete(
 
 
 def _pieces(
-    model: GPT,
+    model: CausalLM,
     ids: Sequence[int],
     sampling: SamplingConfig,
     end_ids: Sequence[int],

@@ -10,7 +10,7 @@ from typing import Any
 from seq2chat.config import DataConfig, Recipe, check
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import Model, require_family
+from seq2chat.models.folder import CausalLM, Model
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import Batch, evaluation_batches
@@ -85,7 +85,10 @@ def evaluate_text(
     check(batch_size > 0, f"batch_size is {batch_size}; write a positive number.")
     check(tokens is None or tokens >= 0, f"tokens is {tokens}; write 0 or more.")
     model, tokenizer = load_checkpoint(path)
-    require_family(model, "gpt", "bert", "seq2seq", "transformer")
+    check(
+        model.config.objective != "score",
+        f"{path} is a reward model, which predicts no tokens; evaluate the policy that it scores.",
+    )
     is_translation = isinstance(model, Seq2Seq | Transformer)
     check(
         context is None or not is_translation,
@@ -178,6 +181,7 @@ def _other_text(
             shards, window.context, window.batch_size, tokenizer, tokens
         )
         return Measurement(batches, n_batches, masked_lm)
+    assert isinstance(model, CausalLM)
     batches = evaluation_batches(
         shards, window.context, window.batch_size, data.document_mask, tokens
     )

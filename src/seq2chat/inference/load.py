@@ -7,7 +7,7 @@ import torch
 from seq2chat.config import UserError
 from seq2chat.device import pick_device
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import Model, require_family
+from seq2chat.models.folder import COMMAND, CausalLM, Model, require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
@@ -27,6 +27,24 @@ def load(path: Path | str, device: torch.device | str | None = None) -> tuple[Mo
     """
     model, tokenizer = load_checkpoint(Path(path))
     return model.to(device or pick_device()), tokenizer
+
+
+def load_causal_lm(
+    path: Path, device: torch.device | str | None = None
+) -> tuple[CausalLM, ByteBPE]:
+    """Return the model that predicts the next token in a run, checkpoint or model folder, and its
+    tokenizer.
+
+    Device and errors as in `load_gpt`.
+    """
+    model, tokenizer = load(path, device)
+    if not isinstance(model, CausalLM):
+        config = model.config
+        raise UserError(
+            f"The model is a {config.family}, which does not continue a text; use it with "
+            f"`seq2chat {COMMAND[config.objective]} RUN`."
+        )
+    return model, _require_byte_bpe(tokenizer, path)
 
 
 def load_gpt(path: Path, device: torch.device | str | None = None) -> tuple[GPT, ByteBPE]:

@@ -1,10 +1,7 @@
 """The input of a model for a text, in the form of its training."""
 
 from seq2chat.config import check
-from seq2chat.models.bert import BERT
 from seq2chat.models.folder import Model
-from seq2chat.models.gpt import GPT
-from seq2chat.models.reward import RewardModel
 from seq2chat.text.masked import MASK, encode_masked
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -20,14 +17,11 @@ def input_ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
     check(text.strip() != "", "The text is empty; write at least one word.")
     ids = tokenizer.encode(text)
     end = tokenizer.eos_id
-    match model:
-        case GPT() | RewardModel():
-            return ids if end is None else [end, *ids]
-        case BERT():
-            assert isinstance(tokenizer, WordPiece)
-            if MASK in text:
-                return encode_masked(text, tokenizer)
-            return [tokenizer.cls_id, *ids, tokenizer.sep_id]
-        case _:
-            assert end is not None
-            return [*ids, end]
+    if isinstance(tokenizer, WordPiece):
+        if MASK in text:
+            return encode_masked(text, tokenizer)
+        return [tokenizer.cls_id, *ids, tokenizer.sep_id]
+    if model.config.objective == "translation":
+        assert end is not None
+        return [*ids, end]
+    return ids if end is None else [end, *ids]

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -24,6 +24,7 @@ from seq2chat.config import (
     build,
     check,
 )
+from seq2chat.config.shapes import Objective
 from seq2chat.models import huggingface, huggingface_bert, huggingface_reward
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
@@ -32,16 +33,18 @@ from seq2chat.models.reward import RewardModel
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 
-Model = GPT | BERT | Seq2Seq | Transformer | RewardModel
+CausalLM = GPT
+"""The models that predict the next token. A new one joins with `|`."""
 
-COMMAND = {
-    "gpt": "generate",
-    "bert": "fill-mask",
-    "seq2seq": "translate",
-    "transformer": "translate",
-    "reward": "ppo --reward",
+Model = CausalLM | BERT | Seq2Seq | Transformer | RewardModel
+
+COMMAND: dict[Objective, str] = {
+    "next token": "generate",
+    "masked tokens": "fill-mask",
+    "translation": "translate",
+    "score": "ppo --reward",
 }
-"""The command that uses a model of each family."""
+"""The command that uses a model, by its objective."""
 
 
 def make_model(config: ModelConfig) -> Model:
@@ -71,7 +74,7 @@ def require_family(model: Model, *families: str) -> None:
     check(
         family in families,
         f"The model is a {family}, and this works with {' and '.join(families)}; a {family} is used"
-        f" with `seq2chat {COMMAND[family]} RUN`.",
+        f" with `seq2chat {COMMAND[model.config.objective]} RUN`.",
     )
 
 
@@ -146,7 +149,7 @@ def _layout(config: ModelConfig) -> Layout:
     return _OWN_LAYOUT
 
 
-def _own_fields(config: Seq2SeqConfig | TransformerConfig) -> dict[str, Any]:
+def _own_fields(config: ModelConfig) -> dict[str, Any]:
     return {"model_type": f"seq2chat-{config.family}"} | dataclasses.asdict(config)
 
 
@@ -163,5 +166,6 @@ _OWN_LAYOUT = Layout(
 )
 _OWN_READERS = {
     f"seq2chat-{kind.family}": partial(_own_config, kind)
-    for kind in (Seq2SeqConfig, TransformerConfig)
+    for kind in get_args(ModelConfig)
+    if not issubclass(kind, GPTConfig | BERTConfig)  # these have Hugging Face layouts
 }

@@ -14,8 +14,10 @@ from seq2chat.device import pick_device, pick_precision
 from seq2chat.generation.engine import Engine
 from seq2chat.generation.request import ContextExceeded
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import Model, n_parameters
+from seq2chat.models.folder import COMMAND, Model, n_parameters
 from seq2chat.models.gpt import GPT
+from seq2chat.models.seq2seq import Seq2Seq
+from seq2chat.models.transformer import Transformer
 from seq2chat.nn.int8 import Int8Linear, quantized
 from seq2chat.serving.logprobs import TokenNames
 from seq2chat.text.byte_bpe import ByteBPE
@@ -130,8 +132,13 @@ def open_model(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Se
     """
     module, tokenizer = load_checkpoint(run)
     check(
-        module.config.family != "reward",
+        module.config.objective != "score",
         f"{run} is a reward model; serve the policy that it judges.",
+    )
+    check(
+        isinstance(module, GPT | BERT | Seq2Seq | Transformer),
+        f"{run} is a {module.config.family}, which the server can't run; use it with `seq2chat "
+        f"{COMMAND[module.config.objective]} {run}`.",
     )
     device = pick_device()
     module.to(device)

@@ -57,7 +57,7 @@ def choose_tables(
         check(preset is None, f"{start} has its own shape; leave model.preset {preset} out.")
     # An unknown family is refused before anything is measured.
     Recipe.from_tables({"model": {"family": family}})
-    if family in BORROWED:
+    if family != "gpt":
         tables = _borrow(family, source, log)
         return tables if shape is None else _start_from(start, shape, tables, log)
     data = Recipe.from_tables({"data": changes.get("data", {})}).data
@@ -133,9 +133,14 @@ def _start_from(start: str, shape: ModelConfig, tables: dict[str, Any], log: Log
 
 
 def _borrow(family: str, source: str, log: Log) -> dict[str, dict[str, Any]]:
-    """Return the tables of the recipe measured for this family, with the user's text."""
-    tables = recipe_tables(BORROWED[family])
-    log(f"shape, rates and budget: from the recipe {BORROWED[family]}")
+    """Return the tables of the recipe measured for this family, or its defaults, with the user's
+    text."""
+    if family in BORROWED:
+        tables = recipe_tables(BORROWED[family])
+        log(f"shape, rates and budget: from the recipe {BORROWED[family]}")
+    else:
+        tables = Recipe.from_tables({"model": {"family": family}}).tables()
+        log(f"shape, rates and budget: the defaults of a {family}")
     kept = {name: table for name, table in tables.items() if name not in ("data", "expect")}
     return kept | ({"data": {"corpus": source}} if source else {})
 

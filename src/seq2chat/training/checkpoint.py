@@ -19,8 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from seq2chat.config import UserError, check
-from seq2chat.models.folder import Model, load_model, save_model
-from seq2chat.models.gpt import GPT
+from seq2chat.models.folder import CausalLM, Model, load_model, save_model
 from seq2chat.text.shard_writer import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -117,7 +116,7 @@ def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> Non
     A chat model ends its answers at the end of a turn. Every text starts with the token that ends a
     text. Prompts of different lengths are padded on the left.
     """
-    if isinstance(tokenizer, WordPiece) or not isinstance(model, GPT):
+    if isinstance(tokenizer, WordPiece) or not isinstance(model, CausalLM):
         save_model(model, folder, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
         tokenizer.save(folder, model_max_length=model.config.context)
         return

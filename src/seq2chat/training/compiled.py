@@ -11,7 +11,7 @@ from torch import Tensor
 from seq2chat.config import Budget, check
 from seq2chat.device import seed_everything, synchronize
 from seq2chat.log import Log
-from seq2chat.models.gpt import GPT
+from seq2chat.models.folder import CausalLM
 from seq2chat.training.language_modeling import LanguageModeling
 from seq2chat.training.nll import chunked_nll_sum, nll_sum
 from seq2chat.training.types import Job
@@ -75,7 +75,7 @@ def _compile(job: Job, task: LanguageModeling, log: Log) -> bool:
     processor's own vectors fail, vectors of 256 bits are tried.
     """
     model = job.model
-    assert isinstance(model, GPT)
+    assert isinstance(model, CausalLM)
     rows = job.recipe.train.batch_size
     reason = "torch.compile gives wrong gradients here"
     with _without_zeros(model):
@@ -123,7 +123,7 @@ def _gradient(job: Job, rows: int, rows_per_pass: int = 0) -> Float[Tensor, " n_
 
 
 @contextmanager
-def _without_zeros(model: GPT) -> Iterator[None]:
+def _without_zeros(model: CausalLM) -> Iterator[None]:
     """Temporarily fill weights that are initialized to zero, which would hide every gradient behind
     them."""
     zeros = [parameter for parameter in model.parameters() if not parameter.any()]

@@ -1,14 +1,14 @@
-"""Causal language modeling: a GPT predicts the next token."""
+"""Causal language modeling: a GPT or another model predicts the next token."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
 
-from seq2chat.config import GPTConfig, Recipe
+from seq2chat.config import Recipe
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
-from seq2chat.models.gpt import GPT
+from seq2chat.models.folder import CausalLM
 from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.shards import Shards
@@ -18,7 +18,7 @@ from seq2chat.training.types import Task
 Nll = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def causal_lm(model: GPT, batch: Batch, nll: Nll = chunked_nll_sum) -> Loss:
+def causal_lm(model: CausalLM, batch: Batch, nll: Nll = chunked_nll_sum) -> Loss:
     """Return the summed next-token cross-entropy in nats (Radford et al. 2018, equation 1) and the
     number of labels.
 
@@ -28,23 +28,22 @@ def causal_lm(model: GPT, batch: Batch, nll: Nll = chunked_nll_sum) -> Loss:
     return nll(hidden, model.head_weight, batch.labels), (batch.labels != IGNORED).sum()
 
 
-class LanguageModeling(Task[GPT, ByteBPE]):
-    """Pretraining of a GPT on windows of text."""
+class LanguageModeling(Task[CausalLM, ByteBPE]):
+    """Pretraining on windows of text."""
 
     def __init__(
-        self, recipe: Recipe, model: GPT, tokenizer: ByteBPE, train: Shards, val: Shards
+        self, recipe: Recipe, model: CausalLM, tokenizer: ByteBPE, train: Shards, val: Shards
     ) -> None:
-        assert isinstance(recipe.model, GPTConfig)
         self.context = recipe.model.context
         loader = Loader(train, self.context, recipe.train.seed, recipe.data.document_mask)
         super().__init__(recipe, model, tokenizer, loader, val.n_tokens)
         self.val = val
         self.nll: Nll = chunked_nll_sum  # replaced where training is compiled
 
-    def loss(self, model: GPT, batch: Batch) -> Loss:
+    def loss(self, model: CausalLM, batch: Batch) -> Loss:
         return causal_lm(model, batch, self.nll)
 
-    def validation_loss(self, model: GPT, batch: Batch) -> Loss:
+    def validation_loss(self, model: CausalLM, batch: Batch) -> Loss:
         return causal_lm(model, batch)
 
     def validation_batches(self, limit: int) -> Iterator[Batch]:

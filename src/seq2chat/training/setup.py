@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 
-from seq2chat.config import Budget, GPTConfig, Recipe, TokenizerConfig, check
+from seq2chat.config import Budget, Recipe, TokenizerConfig, check
 from seq2chat.device import pick_device, pick_precision, seed_everything, unused_accelerators
 from seq2chat.log import Log, ignore
-from seq2chat.models.folder import Model, make_model, n_parameters, require_family
+from seq2chat.models.folder import Model, make_model, n_parameters
 from seq2chat.text.named import NAMED
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.training.checkpoint import (
@@ -70,7 +70,10 @@ def _load_start(recipe: Recipe) -> tuple[Recipe, Model, Tokenizer]:
         f"The tokenizer comes from train.start, {start}; leave the options of [tokenizer] out.",
     )
     loaded, tokenizer = load_checkpoint(Path(start))
-    require_family(loaded, "gpt", "bert", "transformer", "seq2seq")
+    check(
+        loaded.config.objective != "score",
+        f"{start} is a reward model; continue from the model that it scores.",
+    )
     shape = dataclasses.replace(loaded.config, dropout=recipe.model.dropout)
     default = type(recipe.model)()
     for name, value in vars(recipe.model).items():
@@ -271,7 +274,7 @@ def check_free(folder: Path) -> None:
 
 
 def _check_prompt(recipe: Recipe, tokenizer: Tokenizer) -> None:
-    if isinstance(recipe.model, GPTConfig):
+    if recipe.model.objective == "next token":
         n_tokens = len(tokenizer.encode(recipe.train.prompt))
         context = recipe.model.context
         check(

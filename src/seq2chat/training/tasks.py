@@ -2,17 +2,10 @@
 
 from pathlib import Path
 
-from seq2chat.config import (
-    BERTConfig,
-    Recipe,
-    Seq2SeqConfig,
-    TransformerConfig,
-    UserError,
-)
+from seq2chat.config import Recipe, UserError
 from seq2chat.log import Log, ignore
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import Model
-from seq2chat.models.gpt import GPT
+from seq2chat.models.folder import CausalLM, Model
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.byte_bpe import ByteBPE
@@ -35,7 +28,7 @@ def load_text(recipe: Recipe, status: Log = ignore) -> Corpus | ParallelCorpus:
     def progress(done: int, total: int) -> None:
         status(f"downloading {name}: {done / 1e6:.1f} MB")
 
-    if isinstance(recipe.model, Seq2SeqConfig | TransformerConfig):
+    if recipe.model.objective == "translation":
         return load_parallel(recipe.data, progress)
     return load_corpus(name, recipe.data.field, progress)
 
@@ -55,7 +48,7 @@ def make_tokenizer(
         limit = min(recipe.data.max_characters // 4 or TOKENIZER_CHARACTERS, TOKENIZER_CHARACTERS)
         texts = tokenizer_texts(text, recipe.data.val_fraction, limit)
     options = recipe.tokenizer
-    if isinstance(recipe.model, BERTConfig):
+    if recipe.model.objective == "masked tokens":
         accents = None if options.strip_accents == "auto" else options.strip_accents == "on"
         tokenizer = WordPiece.train(texts, options.vocab_size, options.lowercase != "off", accents)
     else:
@@ -68,7 +61,7 @@ def check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:
     """Raise UserError unless the model family of the recipe uses this kind of tokenizer."""
     kind, name = (
         (WordPiece, "WordPiece")
-        if isinstance(recipe.model, BERTConfig)
+        if recipe.model.objective == "masked tokens"
         else (ByteBPE, "byte-level BPE")
     )
     if not isinstance(tokenizer, kind):
@@ -87,17 +80,17 @@ def make_task(
     status: Log = ignore,
 ) -> Task:
     """Return the task of training `model` on `text`, by its family."""
-    match model, text, tokenizer:
-        case GPT(), Corpus(), ByteBPE():
-            train, val = _shards(recipe, text, tokenizer, log, status)
-            return LanguageModeling(recipe, model, tokenizer, train, val)
-        case BERT(), Corpus(), WordPiece():
-            train, val = _shards(recipe, text, tokenizer, log, status)
-            _log_unknown(unknown_share(train, tokenizer), log)
-            return MaskedLM(recipe, model, tokenizer, train, val)
-        case Seq2Seq() | Transformer(), ParallelCorpus(), ByteBPE():
-            return Translation(recipe, model, tokenizer, text, log)
-    raise AssertionError(f"{recipe.model.family} with {type(text)} and {type(tokenizer)}")
+    if isinstance(text, ParallelCorpus):
+        assert isinstance(model, Seq2Seq | Transformer)
+        assert isinstance(tokenizer, ByteBPE)
+        return Translation(recipe, model, tokenizer, text, log)
+    train, val = _shards(recipe, text, tokenizer, log, status)
+    if isinstance(tokenizer, WordPiece):
+        assert isinstance(model, BERT)
+        _log_unknown(unknown_share(train, tokenizer), log)
+        return MaskedLM(recipe, model, tokenizer, train, val)
+    assert isinstance(model, CausalLM)
+    return LanguageModeling(recipe, model, tokenizer, train, val)
 
 
 def _shards(

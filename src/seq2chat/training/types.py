@@ -244,13 +244,7 @@ class Job:
 
     def resume_command(self) -> str:
         """Return the shell command that resumes this run."""
-        align = self.recipe.align
-        command = (
-            f"train {self.run.folder}"
-            if align is None
-            else f"{align.method} --out {self.run.folder}"
-        )
-        return f"seq2chat {command} --resume"
+        return f"seq2chat train {self.run.folder} --resume"
 
 
 @dataclass(frozen=True)
