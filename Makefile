@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check format reference clean
 
 install: $(VENV)/.installed ## create .venv and install the package
 
@@ -22,6 +22,9 @@ check: $(VENV)/.installed-dev ## check lint, formatting, types and import layers
 format: $(VENV)/.installed-dev ## auto-fix lint and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(VENV)/.installed-dev ## write the API reference to site/
+	$(BIN)/python docs/reference.py site
 
 clean:
 	rm -rf $(VENV)

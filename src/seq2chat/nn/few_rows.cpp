@@ -48,9 +48,11 @@ inline Floats widen(const at::BFloat16* from) {  // the upper half of a float
 inline Four totals(Floats a, Floats b, Floats c, Floats d) {
 #ifdef __AVX512DQ__
   const auto half = [](Floats sum) {
-    return _mm256_add_ps(_mm512_castps512_ps256((__m512)sum), _mm512_extractf32x8_ps((__m512)sum, 1));
+    return _mm256_add_ps(_mm512_castps512_ps256((__m512)sum),
+                         _mm512_extractf32x8_ps((__m512)sum, 1));
   };
-  const __m256 quarters = _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
+  const __m256 quarters =
+      _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
   return (Four)_mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1));
 #else
   Four all = {};
@@ -88,7 +90,9 @@ struct Pairs {
   using Part = __m512bh;
   static constexpr int STEP = 32;
   static Part part(const at::BFloat16* from) { return (Part)_mm512_loadu_si512(from); }
-  static Floats add(Floats sum, Part w, Part x) { return (Floats)_mm512_dpbf16_ps((__m512)sum, w, x); }
+  static Floats add(Floats sum, Part w, Part x) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, w, x);
+  }
 };
 #endif
 
@@ -133,7 +137,8 @@ struct Product {
       T* to = y + (row + r) * n_out + out;
       for (int o = 0; o + 4 <= O; o += 4) {
         Four four = totals(sums[o][r], sums[o + 1][r], sums[o + 2][r], sums[o + 3][r]);
-        if (bias) four += Four{bias[out + o], bias[out + o + 1], bias[out + o + 2], bias[out + o + 3]};
+        if (bias)
+          four += Four{bias[out + o], bias[out + o + 1], bias[out + o + 2], bias[out + o + 3]};
         write(to + o, four);
       }
       if (O == 1) {  // the same operations, so that the bits do not depend on the block size
@@ -169,7 +174,8 @@ struct Product {
 };
 
 template <typename T>
-void multiply(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias, at::Tensor& y) {
+void multiply(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+              at::Tensor& y) {
   const int64_t n_in = weight.size(1), n_row = x.numel() / n_in;
   const Product<T> product{weight.const_data_ptr<T>(), bias ? bias->const_data_ptr<T>() : nullptr,
                            y.mutable_data_ptr<T>(), n_in, weight.size(0)};
@@ -183,23 +189,31 @@ void multiply(const at::Tensor& x, const at::Tensor& weight, const std::optional
   product.template run<Wide>(rows.const_data_ptr<float>(), n_row);
 }
 
-at::Tensor few_rows(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && weight.size(1) > 0 && x.size(-1) == weight.size(1),
+at::Tensor few_rows(const at::Tensor& x, const at::Tensor& weight,
+                    const std::optional<at::Tensor>& bias) {
+  TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && weight.size(1) > 0 &&
+                  x.size(-1) == weight.size(1),
               "few_rows takes x (..., d_in) and a contiguous weight (d_out, d_in)");
   TORCH_CHECK(!bias || (bias->is_contiguous() && bias->sizes() == weight.sizes().slice(0, 1)),
               "few_rows takes a bias (d_out)");
-  TORCH_CHECK(x.scalar_type() == weight.scalar_type() && (!bias || bias->scalar_type() == weight.scalar_type()),
+  TORCH_CHECK(x.scalar_type() == weight.scalar_type() &&
+                  (!bias || bias->scalar_type() == weight.scalar_type()),
               "few_rows takes x, weight and bias in one number format");
   auto shape = x.sizes().vec();
   shape.back() = weight.size(0);
   at::Tensor y = at::empty(shape, x.options());
-  if (weight.scalar_type() == at::kFloat) multiply<float>(x, weight, bias, y);
-  else if (weight.scalar_type() == at::kBFloat16) multiply<at::BFloat16>(x, weight, bias, y);
-  else TORCH_CHECK(false, "few_rows takes float32 or bfloat16, not ", weight.scalar_type());
+  if (weight.scalar_type() == at::kFloat)
+    multiply<float>(x, weight, bias, y);
+  else if (weight.scalar_type() == at::kBFloat16)
+    multiply<at::BFloat16>(x, weight, bias, y);
+  else
+    TORCH_CHECK(false, "few_rows takes float32 or bfloat16, not ", weight.scalar_type());
   return y;
 }
 
 }  // namespace
 
-TORCH_LIBRARY(seq2chat, library) { library.def("few_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor"); }
+TORCH_LIBRARY(seq2chat, library) {
+  library.def("few_rows(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+}
 TORCH_LIBRARY_IMPL(seq2chat, CPU, library) { library.impl("few_rows", few_rows); }

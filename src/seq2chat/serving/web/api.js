@@ -1,8 +1,11 @@
 /** A client of the server's HTTP API: its fields, its errors and its streams. */
 
-/** @typedef {{id: number, text: string, logprob: number, bytes?: number[], adds?: string, control?: true, top?: Piece[]}} Piece
- * One token. `bytes` is set if they are not whole characters by themselves. `adds` is the text that came with the token,
- * if its name is different. `control` is set on tokens without text. */
+/**
+ * @typedef {{id: number, text: string, logprob: number, bytes?: number[], adds?: string,
+ *   control?: true, top?: Piece[]}} Piece
+ * One token. `bytes` is set if they are not whole characters by themselves. `adds` is the text that
+ * came with the token, if its name is different. `control` is set on tokens without text.
+ */
 
 export const KEY = "seq2chat.key";
 const ALTERNATIVES = 10;
@@ -22,12 +25,16 @@ export class ApiError extends Error {
 /** Return one sentence that explains the error to the user. */
 export function sentence(error) {
   if (error instanceof ApiError) return error.message;
-  if (error instanceof TypeError) return "The server does not answer. Is seq2chat serve still running?";
+  if (error instanceof TypeError)
+    return "The server does not answer. Is seq2chat serve still running?";
   return `Something unexpected happened: ${error.message}`;
 }
 
 export class Api {
-  /** `askKey(wasWrong)` prompts for the API key. It resolves to the key, or to null if the user cancels. */
+  /**
+   * `askKey(wasWrong)` prompts for the API key. It resolves to the key, or to null if the user
+   * cancels.
+   */
   constructor(askKey) {
     this.askKey = askKey;
     this.pendingKey = null;
@@ -40,7 +47,8 @@ export class Api {
 
   /** Return the translation of a text, line by line. */
   async translate(model, text) {
-    return (await (await this.#request("/v1/completions", { model, prompt: text })).json()).choices[0].text;
+    return (await (await this.#request("/v1/completions", { model, prompt: text })).json())
+      .choices[0].text;
   }
 
   /** Return `{tokens, token_strs, roles}` of `input`, which has `messages` or a `prompt`. */
@@ -54,13 +62,27 @@ export class Api {
   }
 
   /**
-   * Yield `{prompt, tokens, finish}` as an answer is written. `input` has `messages`, or a `prompt` for a base model.
+   * Yield `{prompt, tokens, finish}` as an answer is written. `input` has `messages`, or a `prompt`
+   * for a base model.
    */
   async *answer(model, input, sampling, signal) {
     const chat = "messages" in input;
-    const logprobs = chat ? { logprobs: true, top_logprobs: ALTERNATIVES } : { logprobs: ALTERNATIVES };
-    const body = { model, ...input, ...sampling, ...logprobs, stream: true, return_token_ids: true };
-    const response = await this.#request(chat ? "/v1/chat/completions" : "/v1/completions", body, signal);
+    const logprobs = chat
+      ? { logprobs: true, top_logprobs: ALTERNATIVES }
+      : { logprobs: ALTERNATIVES };
+    const body = {
+      model,
+      ...input,
+      ...sampling,
+      ...logprobs,
+      stream: true,
+      return_token_ids: true,
+    };
+    const response = await this.#request(
+      chat ? "/v1/chat/completions" : "/v1/completions",
+      body,
+      signal,
+    );
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
@@ -76,7 +98,7 @@ export class Api {
   }
 
   async #request(path, body, signal) {
-    for (let entered = null; ; ) {
+    for (let entered = null; ;) {
       const key = entered ?? sessionStorage.getItem(KEY);
       const response = await fetch(path, {
         method: body ? "POST" : "GET",
@@ -87,7 +109,8 @@ export class Api {
         body: body && JSON.stringify(body),
         signal,
       });
-      if (entered && response.status !== 401) sessionStorage.setItem(KEY, entered); // stored once it has worked
+      // Stored once it has worked.
+      if (entered && response.status !== 401) sessionStorage.setItem(KEY, entered);
       if (response.ok) return response;
       if (response.status !== 401) throw await failure(response);
       // If several answers are refused at once, the user is prompted only once.
@@ -130,14 +153,19 @@ function chatPieces(content) {
   return (content ?? []).map((entry) => ({ ...piece(entry), top: entry.top_logprobs.map(piece) }));
 }
 
-/** Return a chat's log probability entry as a piece. Bytes that are not whole characters become hexadecimal numbers. */
+/**
+ * Return a chat's log probability entry as a piece. Bytes that are not whole characters become
+ * hexadecimal numbers.
+ */
 function piece({ token, token_id, logprob, bytes }) {
   const control = bytes.length === 0 && token !== "";
   if (control) return { id: token_id, text: token, logprob, control };
   try {
     return {
       id: token_id,
-      text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(new Uint8Array(bytes)),
+      text: new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(
+        new Uint8Array(bytes),
+      ),
       logprob,
     };
   } catch {
@@ -150,10 +178,16 @@ function inHex(bytes) {
   return `‹${bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}›`;
 }
 
-/** Return the bytes in a name such as `bytes:\xe4\xbd`, with which completions name a part of a character. */
+/**
+ * Return the bytes in a name such as `bytes:\xe4\xbd`, with which completions name a part of a
+ * character.
+ */
 function bytesIn(name) {
   if (!/^bytes:(\\x[0-9a-f]{2})+$/.test(name)) return null;
-  return name.split("\\x").slice(1).map((hex) => parseInt(hex, 16));
+  return name
+    .split("\\x")
+    .slice(1)
+    .map((hex) => parseInt(hex, 16));
 }
 
 /** Return the pieces of a completion's chunk. Its alternatives have no ids. */
@@ -173,6 +207,7 @@ function completionPieces(choice) {
   }));
   // The name of a token is not always its text, but the text of the chunk is.
   const [only] = pieces;
-  if (pieces.length === 1 && !only.bytes && choice.text !== (only.control ? "" : only.text)) only.adds = choice.text;
+  if (pieces.length === 1 && !only.bytes && choice.text !== (only.control ? "" : only.text))
+    only.adds = choice.text;
   return pieces;
 }

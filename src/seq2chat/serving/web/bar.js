@@ -6,11 +6,16 @@ import { FULL_ENTROPY } from "./tokens.js";
 const MAX_MODELS = 3;
 const TINTS = [
   ["none", "No tint", "Plain text"],
-  ["probability", "Probability", "Stronger where the token was unlikely: none at 100 %, full at 0 %"],
+  [
+    "probability",
+    "Probability",
+    "Stronger where the token was unlikely: none at 100 %, full at 0 %",
+  ],
   [
     "entropy",
     "Entropy",
-    `Stronger where many tokens were possible: none at 0 bits, full at ${FULL_ENTROPY}. A lower bound, estimated from the 10 most likely tokens, with all others counted as one.`,
+    `Stronger where many tokens were possible: none at 0 bits, full at ${FULL_ENTROPY}. ` +
+      "A lower bound, estimated from the 10 most likely tokens, with all others counted as one.",
   ],
 ];
 
@@ -19,7 +24,11 @@ export function showModels(models, chosen, use) {
   const choice = (id, place) => {
     const others = chosen.filter((other) => other !== id);
     const options = models.map((model) =>
-      el("option", { value: model.id, selected: model.id === id, disabled: others.includes(model.id) }, model.id),
+      el(
+        "option",
+        { value: model.id, selected: model.id === id, disabled: others.includes(model.id) },
+        model.id,
+      ),
     );
     const change = ({ target }) => use(chosen.with(place, target.value));
     const select = el(

@@ -12,14 +12,21 @@ export class Card {
     this.body = el("div", { class: "text" });
     this.ending = el("p", { class: "ending" });
     this.doors = el("div", { class: "doors", role: "group", tabindex: 0 }, this.body, this.ending);
-    this.doors.setAttribute("aria-label", `Answer of ${lane.model}. Press Enter to walk through its tokens with the arrow keys.`);
+    this.doors.setAttribute(
+      "aria-label",
+      `Answer of ${lane.model}. Press Enter to walk through its tokens with the arrow keys.`,
+    );
     makeDoors(
       this.doors,
       () => this.answer.tokens,
       (index, span) => actions.open(this.turn, this.lane, this.answer, index, span),
     );
     this.note = el("div", { class: "notes" });
-    this.tools = el("div", { class: "tools", role: "group", "aria-label": `Answer of ${lane.model}` });
+    this.tools = el("div", {
+      class: "tools",
+      role: "group",
+      "aria-label": `Answer of ${lane.model}`,
+    });
     this.element = el(
       "section",
       { class: "card", "aria-label": lane.model },
@@ -45,7 +52,10 @@ export class Card {
     this.tools.replaceChildren(...this.#tools(running));
   }
 
-  /** Draw the blocks that are new or have changed. While an answer grows, these are only the last ones. */
+  /**
+   * Draw the blocks that are new or have changed. While an answer grows, these are only the last
+   * ones.
+   */
   #drawText() {
     const { tokens, id } = this.answer;
     const text = textOf(tokens);
@@ -81,10 +91,14 @@ export class Card {
         ? el(
             "p",
             { class: "help" },
-            `The first ${forgotten === 1 ? "question no longer fits" : `${forgotten} questions no longer fit`} the context of this model.`,
+            forgotten === 1
+              ? "The first question no longer fits the context of this model."
+              : `The first ${forgotten} questions no longer fit the context of this model.`,
           )
         : null,
-      error && !running ? el("div", { class: "error", role: "alert" }, el("p", {}, error), retry) : null,
+      error && !running
+        ? el("div", { class: "error", role: "alert" }, el("p", {}, error), retry)
+        : null,
     ].filter(Boolean);
   }
 
@@ -102,10 +116,22 @@ export class Card {
           (step) => actions.showAnswer(lane, step),
           key,
         ),
-      cutOff && iconButton("continue", "Continue", () => actions.resume(turn, lane, answer), key("continue")),
+      cutOff &&
+        iconButton(
+          "continue",
+          "Continue",
+          () => actions.resume(turn, lane, answer),
+          key("continue"),
+        ),
       iconButton("retry", "Answer again", () => actions.regenerate(turn, lane), key("again")),
       iconButton("copy", "Copy the answer", () => actions.copy(textOf(answer.tokens)), key("copy")),
-      answer.sent && iconButton("raw", "Show the exact tokens", () => actions.raw(turn, lane, answer), key("raw")),
+      answer.sent &&
+        iconButton(
+          "raw",
+          "Show the exact tokens",
+          () => actions.raw(turn, lane, answer),
+          key("raw"),
+        ),
     ].filter(Boolean);
   }
 }

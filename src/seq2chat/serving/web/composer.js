@@ -14,7 +14,10 @@ export class Composer {
       this.field.value = "";
       this.fit();
     };
-    byId("composer").addEventListener("submit", (event) => (event.preventDefault(), this.busy ? stop() : submit()));
+    byId("composer").addEventListener(
+      "submit",
+      (event) => (event.preventDefault(), this.busy ? stop() : submit()),
+    );
     this.field.addEventListener("input", () => this.fit());
     this.field.addEventListener("keydown", (event) => {
       if (isSend(event)) (event.preventDefault(), submit());
@@ -35,6 +38,8 @@ export class Composer {
     this.button.title = busy ? "Stop (Esc)" : "Send (Enter)";
     this.button.replaceChildren(icon(busy ? "stop" : "send"));
     this.field.placeholder = completes ? "Write the beginning of a text" : "Write a message";
-    byId("hint").textContent = busy ? "Esc to stop" : "Enter to send, Shift+Enter for a new line, Ctrl+K to search";
+    byId("hint").textContent = busy
+      ? "Esc to stop"
+      : "Enter to send, Shift+Enter for a new line, Ctrl+K to search";
   }
 }

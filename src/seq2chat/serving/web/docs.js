@@ -39,7 +39,12 @@ function bounds({ minimum, exclusiveMinimum, maximum, minLength, maxLength }) {
 function fields(schema, all) {
   const rows = Object.entries(schema.properties ?? {}).map(([name, field]) => {
     const needed = schema.required?.includes(name) ? "required" : "";
-    return element("tr", element("th", name), element("td", kind(field, all)), element("td", needed));
+    return element(
+      "tr",
+      element("th", name),
+      element("td", kind(field, all)),
+      element("td", needed),
+    );
   });
   const table = element("table", element("tbody", ...rows));
   const box = element("div", table);
@@ -57,12 +62,21 @@ function route(path, method, operation, all) {
 
 async function show() {
   const key = sessionStorage.getItem(KEY);
-  const response = await fetch("/openapi.json", { headers: key ? { Authorization: `Bearer ${key}` } : {} });
-  if (!response.ok) throw new Error("The server requires an API key. Enter it on the chat page first.");
+  const response = await fetch("/openapi.json", {
+    headers: key ? { Authorization: `Bearer ${key}` } : {},
+  });
+  if (!response.ok)
+    throw new Error("The server requires an API key. Enter it on the chat page first.");
   const { info, paths, components } = await response.json();
-  const intro = element("p", `${info.description} Version ${info.version}. Fields that are not listed are refused. A field that is null counts as left out.`);
+  const intro = element(
+    "p",
+    `${info.description} Version ${info.version}. Fields that are not listed are refused. ` +
+      "A field that is null counts as left out.",
+  );
   const routes = Object.entries(paths).flatMap(([path, methods]) =>
-    Object.entries(methods).map(([method, operation]) => route(path, method, operation, components.schemas)),
+    Object.entries(methods).map(([method, operation]) =>
+      route(path, method, operation, components.schemas),
+    ),
   );
   main.replaceChildren(element("h1", info.title), intro, ...routes);
 }

@@ -3,19 +3,22 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Return an element. Properties that begin with `on` are listeners, and `vars` are CSS custom properties. `true` writes an
- * empty attribute, while `false`, `null` and `undefined` write none.
+ * Return an element. Properties that begin with `on` are listeners, and `vars` are CSS custom
+ * properties. `true` writes an empty attribute, while `false`, `null` and `undefined` write none.
  */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name === "vars") for (const [key, number] of Object.entries(value)) element.style.setProperty(key, number);
+    if (name === "vars")
+      for (const [key, number] of Object.entries(value)) element.style.setProperty(key, number);
     else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value !== false && value !== null && value !== undefined)
       element.setAttribute(name, value === true ? "" : value);
   }
   element.append(
-    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+    ...children
+      .flat(Infinity)
+      .filter((child) => child !== null && child !== undefined && child !== false),
   );
   return element;
 }
@@ -35,7 +38,14 @@ export function icon(name) {
 export function iconButton(name, label, onclick, properties = {}) {
   return el(
     "button",
-    { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...properties },
+    {
+      type: "button",
+      class: "icon-button",
+      "aria-label": label,
+      title: label,
+      onclick,
+      ...properties,
+    },
     icon(name),
   );
 }
@@ -53,7 +63,9 @@ let toastTimer;
 export function toast(text, undo) {
   const box = byId("toast");
   const hide = () => box.replaceChildren();
-  const button = undo && el("button", { type: "button", class: "link", onclick: () => (hide(), undo()) }, "Undo");
+  const button =
+    undo &&
+    el("button", { type: "button", class: "link", onclick: () => (hide(), undo()) }, "Undo");
   box.replaceChildren(el("div", { class: "toast" }, el("span", {}, text), button));
   clearTimeout(toastTimer);
   toastTimer = setTimeout(hide, 8000);
@@ -68,7 +80,10 @@ export function openDialog(dialog, ...content) {
   if (!dialog.open) dialog.showModal();
 }
 
-/** Move the focus from `current` to a neighbor in `items` if the key is an arrow. Return true if it is. */
+/**
+ * Move the focus from `current` to a neighbor in `items` if the key is an arrow. Return true if it
+ * is.
+ */
 export function moveFocus(event, items, current, backward, forward) {
   const step = event.key === forward ? 1 : event.key === backward ? -1 : 0;
   if (!step) return false;

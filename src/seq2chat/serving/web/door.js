@@ -4,20 +4,29 @@ import { byId, el, icon, moveFocus } from "./dom.js";
 import { entropy, percent, visible } from "./tokens.js";
 
 /**
- * Open the door of `tokens[index]` next to `anchor`. `choose(alternative)` is called with the token to continue from.
- * Without it the alternatives are only shown. `vocabulary` is the size of the model's vocabulary.
+ * Open the door of `tokens[index]` next to `anchor`. `choose(alternative)` is called with the token
+ * to continue from. Without it the alternatives are only shown. `vocabulary` is the size of the
+ * model's vocabulary.
  */
 export function openDoor(anchor, tokens, index, vocabulary, choose) {
   const door = byId("door");
   const token = tokens[index];
   const rows = alternatives(token);
   const act = (other) => () => (door.hidePopover(), choose(other));
-  const buttons = rows.map((other) => row(other, isSame(other, token), choose && hasId(other) && act(other)));
+  const buttons = rows.map((other) =>
+    row(other, isSame(other, token), choose && hasId(other) && act(other)),
+  );
   door.replaceChildren(
     el(
       "header",
       {},
-      el("h2", { id: "door-title" }, el("span", { class: "piece" }, visible(token.text)), " ", percent(token.logprob)),
+      el(
+        "h2",
+        { id: "door-title" },
+        el("span", { class: "piece" }, visible(token.text)),
+        " ",
+        percent(token.logprob),
+      ),
       el("p", { class: "help" }, place(token, tokens, index)),
     ),
     rows.length > 1
@@ -39,14 +48,16 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
       ),
     ),
   );
-  door.onkeydown = (event) => void moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
+  door.onkeydown = (event) =>
+    void moveFocus(event, buttons, document.activeElement, "ArrowUp", "ArrowDown");
   door.ontoggle = ({ newState }) => {
     anchor.classList.toggle("open", newState === "open");
     if (newState === "closed" && anchor.isConnected) anchor.focus();
   };
   door.showPopover();
   placeNextTo(door, anchor);
-  if (door.getBoundingClientRect().width === innerWidth) anchor.scrollIntoView(); // the sheet of a phone may hide it
+  // The sheet of a phone may hide it.
+  if (door.getBoundingClientRect().width === innerWidth) anchor.scrollIntoView();
   buttons[rows.findIndex((other) => isSame(other, token))].focus();
 }
 
@@ -58,7 +69,8 @@ function alternatives(token) {
 
 /** A base model's alternatives have only a text, which identifies no control token. */
 const hasId = ({ id, control }) => id !== undefined || !control;
-const isSame = (other, token) => (other.id === undefined ? other.text === token.text : other.id === token.id);
+const isSame = (other, token) =>
+  other.id === undefined ? other.text === token.text : other.id === token.id;
 
 function row(other, current, choose) {
   const share = percent(other.logprob);
@@ -90,15 +102,21 @@ function certainty(token, vocabulary) {
   if (!token.top?.length) return null;
   const { least, most, rest } = entropy(token.top, vocabulary);
   const bits =
-    least.toFixed(2) === most.toFixed(2) ? least.toFixed(2) : `between ${least.toFixed(2)} and ${most.toFixed(2)}`;
+    least.toFixed(2) === most.toFixed(2)
+      ? least.toFixed(2)
+      : `between ${least.toFixed(2)} and ${most.toFixed(2)}`;
   return el(
     "p",
     {},
-    `Entropy: ${bits} bits. The ${token.top.length} most likely tokens are known. All others together have ${percent(Math.log(rest))}.`,
+    `Entropy: ${bits} bits. The ${token.top.length} most likely tokens are known. ` +
+      `All others together have ${percent(Math.log(rest))}.`,
   );
 }
 
-/** Place the door below, above or next to its anchor, where there is room. On a phone its style makes it a sheet. */
+/**
+ * Place the door below, above or next to its anchor, where there is room. On a phone its style
+ * makes it a sheet.
+ */
 function placeNextTo(door, anchor) {
   const at = anchor.getBoundingClientRect();
   const { width, height } = door.getBoundingClientRect();

@@ -19,7 +19,9 @@ const TEXTS = [
 ];
 
 export function emptyState(conversation, models, send) {
-  const chosen = conversation.models.map((id) => models.find((model) => model.id === id)).filter(Boolean);
+  const chosen = conversation.models
+    .map((id) => models.find((model) => model.id === id))
+    .filter(Boolean);
   const chats = chosen.some(({ chat }) => chat) || !chosen.length;
   return el(
     "div",
@@ -54,6 +56,8 @@ export function emptyState(conversation, models, send) {
 
 function describe({ id, parameters, context }) {
   const size =
-    parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} million` : Math.round(parameters).toLocaleString("en");
+    parameters >= 1e6
+      ? `${(parameters / 1e6).toFixed(1)} million`
+      : Math.round(parameters).toLocaleString("en");
   return `${id}: ${size} parameters, a context of ${context.toLocaleString("en")} tokens`;
 }

@@ -32,7 +32,10 @@ export class History {
     return isStored;
   }
 
-  /** Use this conversation instead of the one that another tab has stored. The next `save` stores it. */
+  /**
+   * Use this conversation instead of the one that another tab has stored. The next `save` stores
+   * it.
+   */
   adopt(conversation) {
     this.conversations.set(conversation.id, conversation);
   }
@@ -43,7 +46,10 @@ export class History {
     this.changed();
   }
 
-  /** Import an exported file, and return its number of conversations. Throws an Error if it is not such a file. */
+  /**
+   * Import an exported file, and return its number of conversations. Throws an Error if it is not
+   * such a file.
+   */
   async importFile(file) {
     let data;
     try {
@@ -51,10 +57,13 @@ export class History {
     } catch {
       throw new Error("This file is not JSON, so it was not exported from this page.");
     }
-    const conversations = (Array.isArray(data?.conversations) ? data.conversations : [data]).map(checked);
+    const conversations = (Array.isArray(data?.conversations) ? data.conversations : [data]).map(
+      checked,
+    );
     for (const conversation of conversations) {
       const isTaken = this.conversations.has(conversation.id);
-      if (!this.save(isTaken ? { ...conversation, id: newId() } : conversation)) throw new Error(FULL);
+      if (!this.save(isTaken ? { ...conversation, id: newId() } : conversation))
+        throw new Error(FULL);
     }
     return conversations.length;
   }
@@ -68,7 +77,10 @@ export class History {
     }
   }
 
-  /** Store a conversation. When the storage is full, alternatives of tokens are dropped, the oldest first. */
+  /**
+   * Store a conversation. When the storage is full, alternatives of tokens are dropped, the oldest
+   * first.
+   */
   #write(conversation) {
     const others = this.list().filter((other) => other !== conversation);
     while (!store(conversation)) {

@@ -27,7 +27,8 @@ const api = new Api(askKey);
 const session = new Session(api, history, settings, {
   changed: redraw,
   progressed: () => view.progress(),
-  finished: (lane, answer) => answer.error || announce(`${lane.model} answered: ${textOf(answer.tokens)}`),
+  finished: (lane, answer) =>
+    answer.error || announce(`${lane.model} answered: ${textOf(answer.tokens)}`),
   notify: toast,
 });
 
@@ -53,7 +54,9 @@ const sidebar = new Sidebar({
   rename: (conversation, title) => session.rename(conversation, title),
   remove,
   exportOne: (conversation) =>
-    download(conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) || "conversation", [conversation]),
+    download(conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) || "conversation", [
+      conversation,
+    ]),
   exportAll: () => download("seq2chat-conversations", history.list()),
   importFile,
   search: openSearch,
@@ -161,13 +164,17 @@ function openSearch() {
     ...["none", "probability", "entropy"].map((name) =>
       command("raw", `Tint tokens by ${name}`.replace("by none", "no more"), () => tint(name)),
     ),
-    command("save", "Export all conversations", () => download("seq2chat-conversations", history.list())),
+    command("save", "Export all conversations", () =>
+      download("seq2chat-conversations", history.list()),
+    ),
   ];
   openPalette(commands, history.list(), open);
 }
 
 function changeSettings() {
-  openSettings(byId("settings"), settings, session.conversation.system, (text) => session.instruct(text));
+  openSettings(byId("settings"), settings, session.conversation.system, (text) =>
+    session.instruct(text),
+  );
 }
 
 function tint(name, focus = false) {
@@ -181,7 +188,11 @@ function askKey(wasWrong) {
   const { promise, resolve } = Promise.withResolvers();
   const dialog = byId("key");
   // An HTTP header can hold no other characters.
-  const limits = { required: true, pattern: "[ -~]+", title: "A key has letters without accents, digits and signs." };
+  const limits = {
+    required: true,
+    pattern: "[ -~]+",
+    title: "A key has letters without accents, digits and signs.",
+  };
   const field = el("input", { type: "password", id: "key-field", autocomplete: "off", ...limits });
   const send = (event) => {
     event.preventDefault();
@@ -217,7 +228,8 @@ function askKey(wasWrong) {
 function onKey(event) {
   const control = event.ctrlKey || event.metaKey;
   if (control && event.key.toLowerCase() === "k") (event.preventDefault(), openSearch());
-  if (control && event.shiftKey && event.key.toLowerCase() === "o") (event.preventDefault(), fresh());
+  if (control && event.shiftKey && event.key.toLowerCase() === "o")
+    (event.preventDefault(), fresh());
   const isLayered = document.querySelector("dialog[open], :popover-open");
   if (event.key === "Escape" && !isLayered) session.stop();
 }

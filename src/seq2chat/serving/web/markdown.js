@@ -1,13 +1,16 @@
 /**
- * Markdown as elements: paragraphs, headings, lists, quotes, code, emphasis and links. No markup is ever parsed.
+ * Markdown as elements: paragraphs, headings, lists, quotes, code, emphasis and links. No markup is
+ * ever parsed.
  *
- * All functions work with positions in the text, and `leaf(from, to)` creates the nodes of the text itself. So the tokens
- * of an answer stay clickable inside headings and lists.
+ * All functions work with positions in the text, and `leaf(from, to)` creates the nodes of the text
+ * itself. So the tokens of an answer stay clickable inside headings and lists.
  */
 
 import { el } from "./dom.js";
 
-/** Return the blocks of `text`, each `{start, end, lines, kind}` with lines `{start, end, text}`. */
+/**
+ * Return the blocks of `text`, each `{start, end, lines, kind}` with lines `{start, end, text}`.
+ */
 export function blocks(text) {
   const result = [];
   let block = null;
@@ -15,11 +18,21 @@ export function blocks(text) {
     const fenced = block?.kind === "code" && !block.closed;
     const kind = fenced ? "code" : kindOf(line.text);
     if (fenced) block.closed = line.text.startsWith(block.fence) && /^[`~]+\s*$/.test(line.text);
-    const isSameBlock = fenced || (block && kind === block.kind && ["paragraph", "list", "quote"].includes(kind));
-    const isContinued = !isSameBlock && block?.kind === "list" && kind === "paragraph" && /^\s{2,}\S/.test(line.text);
+    const isSameBlock =
+      fenced || (block && kind === block.kind && ["paragraph", "list", "quote"].includes(kind));
+    const isContinued =
+      !isSameBlock && block?.kind === "list" && kind === "paragraph" && /^\s{2,}\S/.test(line.text);
     if (kind === "blank" && !fenced) block = null;
     else if (isSameBlock || isContinued) block.lines.push(line);
-    else result.push((block = { kind, lines: [line], fence: line.text.match(/^(`{3,}|~{3,})/)?.[1], closed: false }));
+    else
+      result.push(
+        (block = {
+          kind,
+          lines: [line],
+          fence: line.text.match(/^(`{3,}|~{3,})/)?.[1],
+          closed: false,
+        }),
+      );
   }
   return result.map((one) => ({ ...one, start: one.lines[0].start, end: one.lines.at(-1).end }));
 }
@@ -80,7 +93,9 @@ function list(lines, inside) {
   for (const line of lines) {
     const item = line.text.match(ITEM);
     if (!item) {
-      open.at(-1).list.lastChild.append(el("br"), ...inside(line, line.text.match(/^\s*/)[0].length));
+      open
+        .at(-1)
+        .list.lastChild.append(el("br"), ...inside(line, line.text.match(/^\s*/)[0].length));
       continue;
     }
     const depth = item[1].length;
@@ -117,11 +132,13 @@ function inline(text, from, to, leaf) {
   for (const match of source.matchAll(INLINE)) {
     const at = from + match.index;
     const end = at + match[0].length;
-    const { escaped, ticks, code, strong, strongText, em, emText, label, target, url } = match.groups;
+    const { escaped, ticks, code, strong, strongText, em, emText, label, target, url } =
+      match.groups;
     if (at > done) nodes.push(...leaf(done, at));
     if (escaped) nodes.push(...leaf(at + 1, end));
     else if (code) nodes.push(el("code", {}, leaf(at + ticks.length, end - ticks.length)));
-    else if (strongText) nodes.push(el("strong", {}, inline(text, at + strong.length, end - strong.length, leaf)));
+    else if (strongText)
+      nodes.push(el("strong", {}, inline(text, at + strong.length, end - strong.length, leaf)));
     else if (emText) nodes.push(el("em", {}, inline(text, at + em.length, end - em.length, leaf)));
     else if (label) nodes.push(link(target, leaf(at + 1, at + 1 + label.length)));
     else nodes.push(link(url, leaf(at, end)));

@@ -1,4 +1,6 @@
-/** The page when no model can chat: a description of each model, and a form for translation models. */
+/**
+ * The page when no model can chat: a description of each model, and a form for translation models.
+ */
 
 import { sentence } from "./api.js";
 import { el } from "./dom.js";
@@ -9,12 +11,16 @@ export function otherModels(models, translate) {
     "div",
     { class: "welcome" },
     el("h1", {}, "None of these models can chat"),
-    models.map((model) => (model.family === "bert" ? encoder(model) : translator(model, translate))),
+    models.map((model) =>
+      model.family === "bert" ? encoder(model) : translator(model, translate),
+    ),
   );
 }
 
 function encoder({ id }) {
-  const help = "is a BERT. Fill masks with seq2chat fill-mask, or get text embeddings from POST /v1/embeddings.";
+  const help =
+    "is a BERT. Fill masks with seq2chat fill-mask, or get text embeddings from " +
+    "POST /v1/embeddings.";
   return el("p", { class: "lead" }, `${id} ${help}`);
 }
 
@@ -33,5 +39,12 @@ function translator({ id }, translate) {
     }
     button.disabled = false;
   };
-  return el("form", { class: "translator", onsubmit: send }, el("p", { class: "lead" }, `${id} translates.`), text, button, output);
+  return el(
+    "form",
+    { class: "translator", onsubmit: send },
+    el("p", { class: "lead" }, `${id} translates.`),
+    text,
+    button,
+    output,
+  );
 }

@@ -5,7 +5,10 @@ import { textOf } from "./tokens.js";
 
 const MAX_RESULTS = 12;
 
-/** Open the palette with `commands`, each `{icon, label, run}`, and conversations, which `open(id)` opens. */
+/**
+ * Open the palette with `commands`, each `{icon, label, run}`, and conversations, which `open(id)`
+ * opens.
+ */
 export function openPalette(commands, conversations, open) {
   const dialog = byId("palette");
   let results = [];
@@ -35,7 +38,9 @@ export function openPalette(commands, conversations, open) {
 
   function search() {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
-    results = searchable.filter((entry) => words.every((word) => entry.words.toLowerCase().includes(word))).slice(0, MAX_RESULTS);
+    results = searchable
+      .filter((entry) => words.every((word) => entry.words.toLowerCase().includes(word)))
+      .slice(0, MAX_RESULTS);
     select(0);
   }
 
@@ -44,7 +49,12 @@ export function openPalette(commands, conversations, open) {
     const rows = results.map((entry, i) =>
       el(
         "li",
-        { role: "option", id: `option-${i}`, "aria-selected": String(i === active), onclick: () => run(entry) },
+        {
+          role: "option",
+          id: `option-${i}`,
+          "aria-selected": String(i === active),
+          onclick: () => run(entry),
+        },
         icon(entry.icon),
         el("span", {}, entry.label),
       ),
@@ -73,10 +83,8 @@ export function openPalette(commands, conversations, open) {
 }
 
 function wordsOf(conversation) {
+  const answers = (turn) => turn.lanes.flatMap((lane) => lane.answers);
   return conversation.turns
-    .map(
-      ({ question, lanes }) =>
-        `${question} ${lanes.map(({ answers }) => answers.map(({ tokens }) => textOf(tokens)).join(" ")).join(" ")}`,
-    )
+    .flatMap((turn) => [turn.question, ...answers(turn).map(({ tokens }) => textOf(tokens))])
     .join(" ");
 }

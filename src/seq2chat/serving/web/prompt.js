@@ -3,11 +3,12 @@
 import { historyOf } from "./conversation.js";
 
 /**
- * Return `{sent, forgotten}`: the prompt for an answer to `turn`, and the number of earlier turns that do not fit.
+ * Return `{sent, forgotten}`: the prompt for an answer to `turn`, and the number of earlier turns
+ * that do not fit.
  *
- * A chat model reads messages, and a base model reads one text. The oldest turns are left out until there is room for an
- * answer of `maxTokens` tokens, or of half the context if that is less. If the question alone is too long, the server
- * refuses the request.
+ * A chat model reads messages, and a base model reads one text. The oldest turns are left out until
+ * there is room for an answer of `maxTokens` tokens, or of half the context if that is less. If the
+ * question alone is too long, the server refuses the request.
  */
 export async function prepare(api, model, conversation, turn, { maxTokens, frame }, signal) {
   const room = model.context - Math.min(maxTokens, Math.floor(model.context / 2));
@@ -18,7 +19,8 @@ export async function prepare(api, model, conversation, turn, { maxTokens, frame
       ? { messages: messages(conversation.system, pairs, turn.question) }
       : { text: text(pairs, turn.question, frame) };
   };
-  // Each try sends the conversation to the server, so search by bisection if forgetting nothing is not enough.
+  // Each try sends the conversation to the server, so search by bisection if forgetting nothing is
+  // not enough.
   let [low, high] = [0, earlier.length];
   for (let forgotten = 0; low < high; forgotten = (low + high) >> 1) {
     if (await fits(api, model, without(forgotten), room, signal)) high = forgotten;
@@ -27,7 +29,10 @@ export async function prepare(api, model, conversation, turn, { maxTokens, frame
   return { sent: without(low), forgotten: low };
 }
 
-/** Return true if `sent` has at most `room` tokens. The server refuses to count a text far beyond the context. */
+/**
+ * Return true if `sent` has at most `room` tokens. The server refuses to count a text far beyond
+ * the context.
+ */
 async function fits(api, model, sent, room, signal) {
   try {
     return (await api.tokenize(model.id, toTokenize(sent), signal)).tokens.length <= room;
@@ -45,7 +50,8 @@ export function toTokenize({ messages, text }) {
 /** Return the fields of a request that continues `answer` after its tokens so far. */
 export function toAnswer({ sent, promptIds, tokens }) {
   const prefix = tokens.map(({ id }) => id);
-  if (sent.messages) return { messages: sent.messages, ...(prefix.length && { prefix_token_ids: prefix }) };
+  if (sent.messages)
+    return { messages: sent.messages, ...(prefix.length && { prefix_token_ids: prefix }) };
   return { prompt: prefix.length ? [...promptIds, ...prefix] : sent.text };
 }
 
@@ -58,9 +64,13 @@ function messages(system, pairs, question) {
   return [...instructions, ...earlier, { role: "user", content: question }];
 }
 
-/** Return the text that a base model continues: the plain text, or a list of questions and answers. */
+/**
+ * Return the text that a base model continues: the plain text, or a list of questions and answers.
+ */
 function text(pairs, question, frame) {
   if (frame === "text") return [...pairs.flat(), question].join("");
-  const earlier = pairs.map(([earlierQuestion, answer]) => `Question: ${earlierQuestion}\nAnswer:${answer.trimEnd()}\n`);
+  const earlier = pairs.map(
+    ([earlierQuestion, answer]) => `Question: ${earlierQuestion}\nAnswer:${answer.trimEnd()}\n`,
+  );
   return `${earlier.join("")}Question: ${question}\nAnswer:`;
 }

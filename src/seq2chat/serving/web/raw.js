@@ -5,8 +5,8 @@ import { byId, el, iconButton, openDialog } from "./dom.js";
 import { makeDoors, tokenSpan, visible } from "./tokens.js";
 
 /**
- * Show the tokens of `answer`. `prompt` has the tokens of its prompt as the server splits it now: `{tokens, token_strs,
- * roles}`. `open(index, span)` opens the door of a token of the answer.
+ * Show the tokens of `answer`. `prompt` has the tokens of its prompt as the server splits it now:
+ * `{tokens, token_strs, roles}`. `open(index, span)` opens the door of a token of the answer.
  */
 export function openRaw(answer, prompt, open) {
   const dialog = byId("raw");
@@ -18,7 +18,9 @@ export function openRaw(answer, prompt, open) {
     "aria-label": "Tokens of the answer. Press Enter to walk through them with the arrow keys.",
   });
   written.append(
-    ...answer.tokens.map((token, index) => withId(tokenSpan(token, index, visible(token.text)), token.id)),
+    ...answer.tokens.map((token, index) =>
+      withId(tokenSpan(token, index, visible(token.text)), token.id),
+    ),
   );
   makeDoors(written, () => answer.tokens, open);
   openDialog(
@@ -29,12 +31,19 @@ export function openRaw(answer, prompt, open) {
       el("h2", { id: "raw-title" }, "The exact tokens"),
       iconButton("close", "Close", () => dialog.close()),
     ),
-    el("section", {}, el("h3", {}, `Read: ${count(answer.promptIds ?? [])}`), isSame ? promptTokens(prompt) : promptIds(answer)),
+    el(
+      "section",
+      {},
+      el("h3", {}, `Read: ${count(answer.promptIds ?? [])}`),
+      isSame ? promptTokens(prompt) : promptIds(answer),
+    ),
     el("section", {}, el("h3", {}, `Written: ${count(answer.tokens)}`), written),
     el(
       "p",
       { class: "help" },
-      "Below each token is its id in the vocabulary. · is a space, ↵ is a line break, and control tokens are framed. No message can contain a control token: text that looks like one is split into ordinary tokens.",
+      "Below each token is its id in the vocabulary. · is a space, ↵ is a line break, and control " +
+        "tokens are framed. No message can contain a control token: text that looks like one is " +
+        "split into ordinary tokens.",
     ),
   );
 }
@@ -51,7 +60,8 @@ function promptTokens({ tokens, token_strs, roles }) {
 
 /** Return the ids alone, for when the server now splits the prompt differently. */
 function promptIds(answer) {
-  const reason = "The server now splits this text differently, so only the ids of the tokens can be shown.";
+  const reason =
+    "The server now splits this text differently, so only the ids of the tokens can be shown.";
   return el(
     "div",
     {},

@@ -1,14 +1,28 @@
-/** The actions on a conversation: ask, stop, edit, regenerate, resume, branch at a token, compare models. */
+/**
+ * The actions on a conversation: ask, stop, edit, regenerate, resume, branch at a token, compare
+ * models.
+ */
 
 import { ApiError, sentence } from "./api.js";
-import { addAnswer, answersOf, ask, begin, chosen, laneOf, merge, path, pick, versions } from "./conversation.js";
+import {
+  addAnswer,
+  answersOf,
+  ask,
+  begin,
+  chosen,
+  laneOf,
+  merge,
+  path,
+  pick,
+  versions,
+} from "./conversation.js";
 import { FULL } from "./history.js";
 import { prepare, toAnswer } from "./prompt.js";
 
 export class Session {
   /**
-   * `events` has the callbacks `changed()`, to redraw everything, `progressed()`, to redraw running answers,
-   * `finished(lane, answer)`, and `notify(sentence)`, for a message to the user.
+   * `events` has the callbacks `changed()`, to redraw everything, `progressed()`, to redraw running
+   * answers, `finished(lane, answer)`, and `notify(sentence)`, for a message to the user.
    */
   constructor(api, history, settings, events) {
     Object.assign(this, { api, history, settings, events });
@@ -83,7 +97,9 @@ export class Session {
     const { top, logprob } = answer.tokens[index];
     const id = alternative.id ?? (await this.#idOf(lane.model, alternative.text));
     if (id === null)
-      return this.events.notify(`No single token has the text “${alternative.text}”; choose another one.`);
+      return this.events.notify(
+        `No single token has the text “${alternative.text}”; choose another one.`,
+      );
     const token = { ...alternative, id, top, byHand: true };
     if (token.logprob === undefined) token.logprob = logprob;
     const next = addAnswer(lane, answer, [...answer.tokens.slice(0, index), token]);
@@ -125,7 +141,9 @@ export class Session {
     const order = (id) => this.models.findIndex((model) => model.id === id);
     ids.sort((a, b) => order(a) - order(b));
     const added =
-      ids.length > this.conversation.models.length ? ids.filter((id) => !this.conversation.models.includes(id)) : [];
+      ids.length > this.conversation.models.length
+        ? ids.filter((id) => !this.conversation.models.includes(id))
+        : [];
     this.conversation.models = ids;
     const last = path(this.conversation).at(-1);
     const missing = last ? added.filter((id) => !last.lanes.some((lane) => lane.model === id)) : [];
@@ -167,25 +185,40 @@ export class Session {
       else answer.error = sentence(error);
     }
     this.running.delete(answer.id);
-    if (this.history.get(conversation.id)) this.#keep(conversation); // otherwise it was deleted in the meantime
+    // Otherwise it was deleted in the meantime.
+    if (this.history.get(conversation.id)) this.#keep(conversation);
     this.events.changed();
     this.events.finished(lane, answer);
   }
 
   async #stream(conversation, turn, lane, answer, signal) {
     const model = this.model(lane.model);
-    if (!model) throw new ApiError(404, `The server does not have ${lane.model}. Choose another model.`);
+    if (!model)
+      throw new ApiError(404, `The server does not have ${lane.model}. Choose another model.`);
     const { maxTokens, frame } = this.settings.values;
     if (!answer.sent)
-      Object.assign(answer, await prepare(this.api, model, conversation, turn, { maxTokens, frame }, signal));
+      Object.assign(
+        answer,
+        await prepare(this.api, model, conversation, turn, { maxTokens, frame }, signal),
+      );
     const used = answer.promptIds && answer.promptIds.length + answer.tokens.length;
-    if (used >= model.context) throw new ApiError(400, `The model's context of ${model.context} tokens is full.`);
-    const sampling = this.settings.sampling(used === null ? maxTokens : Math.min(maxTokens, model.context - used));
-    // If an answer was cut off in the middle of a character, the continuation begins with all of it.
+    if (used >= model.context)
+      throw new ApiError(400, `The model's context of ${model.context} tokens is full.`);
+    const sampling = this.settings.sampling(
+      used === null ? maxTokens : Math.min(maxTokens, model.context - used),
+    );
+    // If an answer was cut off in the middle of a character, the continuation begins with all of
+    // it.
     const last = answer.tokens.at(-1);
     if (last?.adds) last.adds = last.adds.replace(/\uFFFD$/, "");
-    for await (const { prompt, tokens, finish } of this.api.answer(model.id, toAnswer(answer), sampling, signal)) {
-      answer.promptIds ??= prompt ?? null; // those of later requests also contain the beginning of the answer
+    for await (const { prompt, tokens, finish } of this.api.answer(
+      model.id,
+      toAnswer(answer),
+      sampling,
+      signal,
+    )) {
+      // Those of later requests also contain the beginning of the answer.
+      answer.promptIds ??= prompt ?? null;
       answer.tokens.push(...tokens);
       answer.finish = finish ?? answer.finish;
       this.events.progressed();

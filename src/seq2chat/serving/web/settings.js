@@ -84,12 +84,23 @@ export class Settings {
   /** Return the sampling fields of a request. Options that are off are left out. */
   sampling(maxTokens) {
     const { seed, ...values } = this.values;
-    const on = NUMBERS.filter(({ name, off }) => values[name] !== off).map(({ name }) => [name, values[name]]);
-    return { temperature: 1, ...Object.fromEntries(on), max_tokens: maxTokens, ...(seed !== null && { seed }) };
+    const on = NUMBERS.filter(({ name, off }) => values[name] !== off).map(({ name }) => [
+      name,
+      values[name],
+    ]);
+    return {
+      temperature: 1,
+      ...Object.fromEntries(on),
+      max_tokens: maxTokens,
+      ...(seed !== null && { seed }),
+    };
   }
 }
 
-/** Open the drawer. `system` holds the instructions of the conversation, and `instruct(text)` changes them. */
+/**
+ * Open the drawer. `system` holds the instructions of the conversation, and `instruct(text)`
+ * changes them.
+ */
 export function openSettings(dialog, settings, system, instruct) {
   const close = iconButton("close", "Close", () => dialog.close());
   const reset = el(
@@ -112,10 +123,19 @@ export function openSettings(dialog, settings, system, instruct) {
       el("label", { for: "system" }, "Instructions (system prompt)"),
       el(
         "textarea",
-        { id: "system", rows: 4, placeholder: "None", oninput: ({ target }) => instruct(target.value) },
+        {
+          id: "system",
+          rows: 4,
+          placeholder: "None",
+          oninput: ({ target }) => instruct(target.value),
+        },
         system,
       ),
-      el("p", { class: "help" }, "They precede all messages from the next answer on. Base models ignore them."),
+      el(
+        "p",
+        { class: "help" },
+        "They precede all messages from the next answer on. Base models ignore them.",
+      ),
     ),
     section(
       "Sampling",
@@ -133,8 +153,19 @@ const section = (title, ...content) => el("section", {}, el("h3", {}, title), co
 /** Return a range and a number field for the same value. */
 function slider(settings, { name, label, min, max, step, help }) {
   const attributes = { min, max, step, value: settings.values[name] };
-  const range = el("input", { type: "range", ...attributes, "aria-label": label, tabindex: -1, "aria-hidden": true });
-  const field = el("input", { type: "number", id: name, ...attributes, "aria-describedby": `${name}-help` });
+  const range = el("input", {
+    type: "range",
+    ...attributes,
+    "aria-label": label,
+    tabindex: -1,
+    "aria-hidden": true,
+  });
+  const field = el("input", {
+    type: "number",
+    id: name,
+    ...attributes,
+    "aria-describedby": `${name}-help`,
+  });
   const take = (from, to) => {
     const value = Math.min(max, Math.max(min, Number(from.value)));
     to.value = value;
@@ -165,7 +196,12 @@ function limit(settings) {
     value: settings.values.maxTokens,
     onchange: take,
   });
-  return el("div", { class: "setting" }, el("label", { for: "max-tokens" }, "Maximum tokens per answer"), field);
+  return el(
+    "div",
+    { class: "setting" },
+    el("label", { for: "max-tokens" }, "Maximum tokens per answer"),
+    field,
+  );
 }
 
 function seed(settings) {
@@ -185,15 +221,24 @@ function seed(settings) {
     onchange: take,
     "aria-describedby": "seed-help",
   });
-  const help = el("p", { class: "help", id: "seed-help" }, "The same seed gives the same answer to the same question.");
+  const help = el(
+    "p",
+    { class: "help", id: "seed-help" },
+    "The same seed gives the same answer to the same question.",
+  );
   return el("div", { class: "setting" }, el("label", { for: "seed" }, "Seed"), field, help);
 }
 
 function frame(settings) {
-  const option = (value, text) => el("option", { value, selected: settings.values.frame === value }, text);
+  const option = (value, text) =>
+    el("option", { value, selected: settings.values.frame === value }, text);
   const field = el(
     "select",
-    { id: "frame", onchange: ({ target }) => settings.set("frame", target.value), "aria-describedby": "frame-help" },
+    {
+      id: "frame",
+      onchange: ({ target }) => settings.set("frame", target.value),
+      "aria-describedby": "frame-help",
+    },
     option("text", "the plain text"),
     option("question", "Question: … Answer:"),
   );

@@ -25,7 +25,12 @@ export class Sidebar {
         el("span", {}, "seq2chat"),
         iconButton("search", "Search (Ctrl+K)", actions.search),
       ),
-      el("button", { type: "button", class: "button new", onclick: actions.fresh }, icon("new"), "New conversation"),
+      el(
+        "button",
+        { type: "button", class: "button new", onclick: actions.fresh },
+        icon("new"),
+        "New conversation",
+      ),
       el("nav", { "aria-label": "History" }, this.list),
       el(
         "footer",
@@ -39,7 +44,8 @@ export class Sidebar {
     byId("scrim").addEventListener("click", () => this.toggle(false));
     this.root.addEventListener(
       "keydown",
-      (event) => event.key === "Escape" && this.isOpen && (event.stopPropagation(), this.toggle(false)),
+      (event) =>
+        event.key === "Escape" && this.isOpen && (event.stopPropagation(), this.toggle(false)),
     );
   }
 
@@ -57,7 +63,9 @@ export class Sidebar {
 
   show(conversations, current) {
     const key = document.activeElement?.dataset.key;
-    const items = conversations.map((conversation) => this.#item(conversation, conversation.id === current));
+    const items = conversations.map((conversation) =>
+      this.#item(conversation, conversation.id === current),
+    );
     this.list.replaceChildren(...items);
     if (key) this.list.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
   }

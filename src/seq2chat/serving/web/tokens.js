@@ -4,7 +4,10 @@ import { el } from "./dom.js";
 
 /** @typedef {import("./api.js").Piece} Piece */
 
-/** Return the text that each token adds: whole characters only, so a token may complete the bytes of earlier ones. */
+/**
+ * Return the text that each token adds: whole characters only, so a token may complete the bytes of
+ * earlier ones.
+ */
 export function texts(tokens) {
   let decoder = null;
   return tokens.map((token, index) => {
@@ -21,7 +24,9 @@ export const textOf = (tokens) => texts(tokens).join("");
 
 /** Return a token's text with visible white space. */
 export function visible(text) {
-  return text === "" ? "(nothing)" : text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  return text === ""
+    ? "(nothing)"
+    : text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 }
 
 /** Return a probability in percent, rounded for reading. */
@@ -34,8 +39,9 @@ export function percent(logprob) {
 /**
  * Return bounds on the entropy in bits: `{least, most, rest}`.
  *
- * The server sends only the most likely tokens, so of the others just the sum of their probabilities, `rest`, is known.
- * The entropy is least if one token has all of it, and greatest if all other tokens share it equally.
+ * The server sends only the most likely tokens, so of the others just the sum of their
+ * probabilities, `rest`, is known. The entropy is least if one token has all of it, and greatest if
+ * all other tokens share it equally.
  */
 export function entropy(top, vocabulary) {
   const bits = (p) => (p > 0 ? -p * Math.log2(p) : 0);
@@ -51,7 +57,10 @@ export const FULL_ENTROPY = 4;
 
 const strengths = new WeakMap();
 
-/** Return the strength of each tint of a token, between 0 and 1. It is computed once, as tokens are drawn often. */
+/**
+ * Return the strength of each tint of a token, between 0 and 1. It is computed once, as tokens are
+ * drawn often.
+ */
 function strengthsOf(token) {
   if (!strengths.has(token)) {
     const bits = token.top?.length ? entropy(token.top, 1).least : 0;
@@ -67,13 +76,22 @@ function strengthsOf(token) {
 /** Return the span of token `index`, or of a part `text` of it. */
 export function tokenSpan(token, index, text) {
   const kind = `token${token.control ? " control" : ""}${token.byHand ? " by-hand" : ""}`;
-  return el("span", { class: kind, "data-token": index, tabindex: -1, vars: strengthsOf(token) }, text);
+  return el(
+    "span",
+    { class: kind, "data-token": index, tabindex: -1, vars: strengthsOf(token) },
+    text,
+  );
 }
 
 /** Return a function from a range `[from, to)` of the text of `tokens` to its spans. */
 export function spans(tokens) {
   let end = 0;
-  const pieces = texts(tokens).map((text, index) => ({ text, index, start: end, end: (end += text.length) }));
+  const pieces = texts(tokens).map((text, index) => ({
+    text,
+    index,
+    start: end,
+    end: (end += text.length),
+  }));
   return (from, to) =>
     overlapping(pieces, from, to).map(({ text, index, start }) =>
       tokenSpan(tokens[index], index, text.slice(Math.max(0, from - start), to - start)),
@@ -88,19 +106,23 @@ function overlapping(pieces, from, to) {
     else high = middle;
   }
   const result = [];
-  for (let i = low; i < pieces.length && pieces[i].start < to; i++) if (pieces[i].text) result.push(pieces[i]);
+  for (let i = low; i < pieces.length && pieces[i].start < to; i++)
+    if (pieces[i].text) result.push(pieces[i]);
   return result;
 }
 
 /**
- * Make the tokens in `element` clickable: a click or Enter calls `open(index, span)`, arrow keys move the focus.
+ * Make the tokens in `element` clickable: a click or Enter calls `open(index, span)`, arrow keys
+ * move the focus.
  *
- * Only the token with the focus is announced as a button, so that screen readers read an answer as text.
+ * Only the token with the focus is announced as a button, so that screen readers read an answer as
+ * text.
  */
 export function makeDoors(element, tokens, open) {
   element.addEventListener("click", (event) => {
     const span = event.target.closest("[data-token]");
-    if (span && (getSelection().isCollapsed || event.detail === 0)) open(Number(span.dataset.token), span);
+    if (span && (getSelection().isCollapsed || event.detail === 0))
+      open(Number(span.dataset.token), span);
   });
   element.addEventListener("focusin", ({ target: span }) => {
     if (span === element) return element.querySelector("[data-token]")?.focus();
@@ -112,7 +134,8 @@ export function makeDoors(element, tokens, open) {
     element.tabIndex = -1; // Shift+Tab leaves
   });
   element.addEventListener("focusout", ({ target: span }) => {
-    for (const name of ["role", "aria-haspopup", "aria-label"]) if (span.dataset.token) span.removeAttribute(name);
+    for (const name of ["role", "aria-haspopup", "aria-label"])
+      if (span.dataset.token) span.removeAttribute(name);
     element.tabIndex = 0;
   });
   element.addEventListener("keydown", (event) => {

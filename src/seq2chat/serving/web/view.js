@@ -39,16 +39,22 @@ export class View {
     );
     this.root.classList.toggle("empty", !turns.length);
     if (isNew) this.main.scrollTop = turns.length ? this.main.scrollHeight : 0;
-    if (key) this.root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+    if (key)
+      this.root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
   }
 
-  /** Draw the running answers soon. The delay grows with the drawing time, so drawing takes at most a fifth of the time. */
+  /**
+   * Draw the running answers soon. The delay grows with the drawing time, so drawing takes at most
+   * a fifth of the time.
+   */
   progress() {
     this.due ??= setTimeout(
       () => {
         this.due = null;
         const start = performance.now();
-        this.#keepingEnd(() => this.cards.forEach((card) => this.actions.isRunning(card.answer) && card.update()));
+        this.#keepingEnd(() =>
+          this.cards.forEach((card) => this.actions.isRunning(card.answer) && card.update()),
+        );
         this.took = performance.now() - start;
       },
       FRAME + 4 * this.took,
@@ -60,7 +66,10 @@ export class View {
     this.main.scrollTop = this.main.scrollHeight;
   }
 
-  /** Run `change`, and then stay at the end if the page was scrolled there, or else keep the position. */
+  /**
+   * Run `change`, and then stay at the end if the page was scrolled there, or else keep the
+   * position.
+   */
   #keepingEnd(change) {
     const { scrollHeight, scrollTop, clientHeight } = this.main;
     change();
@@ -97,10 +106,21 @@ export class View {
       el(
         "div",
         { class: "tools", role: "group", "aria-label": "Question" },
-        iconButton("copy", "Copy the question", () => this.actions.copy(turn.question), key("copy")),
+        iconButton(
+          "copy",
+          "Copy the question",
+          () => this.actions.copy(turn.question),
+          key("copy"),
+        ),
         iconButton("edit", "Edit and ask again", () => this.edit(turn), key("edit")),
         all.length > 1 &&
-          branches(all.indexOf(turn), all.length, "question", (step) => this.actions.showVersion(turn, step), key),
+          branches(
+            all.indexOf(turn),
+            all.length,
+            "question",
+            (step) => this.actions.showVersion(turn, step),
+            key,
+          ),
       ),
     );
   }
@@ -117,7 +137,10 @@ export class View {
   #editor(turn) {
     const field = el(
       "textarea",
-      { "aria-label": "Edit the question", rows: Math.min(8, turn.question.split("\n").length + 1) },
+      {
+        "aria-label": "Edit the question",
+        rows: Math.min(8, turn.question.split("\n").length + 1),
+      },
       turn.question,
     );
     const end = () => {
@@ -150,5 +173,8 @@ export class View {
   }
 }
 
-/** Return true for Enter, but not for Shift+Enter, nor for the Enter that completes a word in a Japanese input method. */
+/**
+ * Return true for Enter, but not for Shift+Enter, nor for the Enter that completes a word in a
+ * Japanese input method.
+ */
 export const isSend = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing;
