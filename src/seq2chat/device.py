@@ -72,7 +72,7 @@ def pick_precision(choice: Literal["auto", "bf16", "fp32"], device: torch.device
     """
     if choice != "auto":
         dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[choice]
-        return Precision(dtype, matmul_flops(device, dtype), "as requested")
+        return Precision(dtype, matmul_flops(device, dtype), "as set by train.precision")
     fp32 = matmul_flops(device, torch.float32)
     bf16 = matmul_flops(device, torch.bfloat16)
     reason = f"bf16 {bf16 / 1e9:.0f} against fp32 {fp32 / 1e9:.0f} GFLOP/s in a matrix product"

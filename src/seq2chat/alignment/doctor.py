@@ -161,7 +161,7 @@ def verdict(findings: Sequence[Finding]) -> str:
     """Return one sentence: healthy, or the first faulty part and what to try."""
     fault = next((finding for finding in findings if not finding.sound), None)
     if fault is None:
-        return "Healthy: every part that could be replaced by a working one works itself."
+        return "Healthy: no fault was found in the reward, the policy or the algorithm."
     return f"The fault is in the {fault.part}: {fault.evidence}. {fault.advice}"
 
 

@@ -34,7 +34,7 @@ class GRPO(ReinforcementLearning):
         self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
     ) -> None:
         super().__init__(recipe, policy, tokenizer, log, status)
-        log(f"an answer that does not end scores {-self.align.missing_eos:.2f}")
+        log(f"an answer without an end scores {-self.align.missing_eos:.2f} (align.missing_eos)")
 
     @property
     def align(self) -> GRPOConfig:

@@ -11,8 +11,7 @@ from torch import Tensor
 from seq2chat.alignment.reward import scores_at
 from seq2chat.alignment.reward_function import FunctionScorer, load_function
 from seq2chat.alignment.rollout import Rollout, Scorer, last_token
-from seq2chat.config import Recipe, check
-from seq2chat.models.folder import require_family
+from seq2chat.config import Recipe, UserError, check
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import TRAINING, WORLD, Columns, Prompt, Query, world_questions
@@ -64,9 +63,16 @@ def load_scorer(source: str, tokenizer: ByteBPE, device: torch.device, n: int, s
         return oracle_scorer(n, seed)
     if ".py:" in source:
         return FunctionScorer(load_function(source), source)
+    check(
+        not source.endswith(".py"),
+        f"{source} is a file; name its function too, for example {source}:reward.",
+    )
     model, its_tokenizer = load_checkpoint(Path(source))
-    require_family(model, "reward")
-    assert isinstance(model, RewardModel)
+    if not isinstance(model, RewardModel):
+        raise UserError(
+            f"{source} is a {model.config.family}, which gives no scores; train a reward model from"
+            f" it: seq2chat reward --start {source}."
+        )
     check(
         its_tokenizer.fingerprint == tokenizer.fingerprint,
         f"The reward model {source} has another tokenizer than the policy; train one from the same "

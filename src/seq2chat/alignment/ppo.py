@@ -85,8 +85,8 @@ class PPO(ReinforcementLearning):
         self.average = copy.deepcopy(self.reference) if self.align.ema else None
         self.coefficient = Coefficient(self.align.beta)
         log(
-            f"an answer that does not end scores {-self.align.missing_eos:.2f}; values move by at "
-            f"most {self.align.value_clip:.2f}"
+            f"an answer without an end scores {-self.align.missing_eos:.2f} (align.missing_eos); "
+            f"values move by at most {self.align.value_clip:.2f} per iteration (align.value_clip)"
         )
         self.mix = make_mix(recipe, tokenizer, policy.context, status)
         if self.mix is not None:

@@ -64,7 +64,7 @@ class ReinforcementLearning(PolicyTask):
         self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
         loader, held_out = load_prompts(recipe, tokenizer, policy.context, scorer, log)
         self.held_out = held_out[:SCORED]
-        recipe = with_score_units(recipe, self.reference, tokenizer, self.held_out, scorer)
+        recipe = with_score_units(recipe, self.reference, tokenizer, self.held_out, scorer, log)
         super().__init__(recipe, policy, tokenizer, loader, [q.prompt for q in held_out])
 
     @property

@@ -9,15 +9,40 @@ import os
 import sys
 from typing import NoReturn
 
-from cyclopts import App
+from cyclopts import App, CycloptsError, UnknownOptionError
 from rich.console import Console
 from rich.markup import escape
 
 from seq2chat import __version__
 from seq2chat.config import UserError
 
+# Options of other training programs, and ours.
+SYNONYMS = {
+    "--lr": "--optim.matrix-lr and --optim.embedding-lr",
+    "--learning-rate": "--optim.matrix-lr and --optim.embedding-lr",
+    "--epochs": '--budget "3 epochs"',
+    "--num-train-epochs": '--budget "3 epochs"',
+    "--max-steps": '--budget "500 steps"',
+    "--steps": '--budget "500 steps"',
+    "--batch-size": "--train.batch-size",
+    "--seed": "--train.seed",
+    "--output-dir": "--out",
+    "--device": "no flag: the fastest device is chosen",
+}
+
+
+def _mistake(error: CycloptsError) -> str:
+    """Return the sentence for an invalid command line."""
+    if isinstance(error, UnknownOptionError):
+        option = (error.token.keyword or error.token.value).split("=")[0].replace("_", "-")
+        if option in SYNONYMS:
+            return f"error: Unknown option {option}. Here it is {SYNONYMS[option]}."
+    return f"error: {error}"
+
+
 app = App(
     name="seq2chat",
+    error_formatter=_mistake,
     version=__version__,
     help=(
         "Train, align, sample and inspect your own language model, from text to chat.\n\n"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from seq2chat.cli.options import RecipeFlags, given
+from seq2chat.cli.options import given, recipe_flags
 from seq2chat.cli.train import LoggedConsole, continue_run, free_folder, train_recipe
 from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_tables
 
@@ -15,8 +15,13 @@ Source = Annotated[
     str,
     Parameter(help="recipe or .toml [default: the method's recipe]", show_default=False),
 ]
-Flags = Annotated[RecipeFlags, Parameter(name="*")]
-NONE = RecipeFlags()
+ALL = Parameter(name="*")
+
+SFTFlags = recipe_flags("sft")
+RewardFlags = recipe_flags("reward")
+DPOFlags = recipe_flags("dpo")
+PPOFlags = recipe_flags("ppo")
+GRPOFlags = recipe_flags("grpo")
 
 
 @Parameter(name="*")
@@ -27,11 +32,12 @@ class Options:
     data: Annotated[
         str | None,
         Parameter(
-            help="file of conversations, hh-rlhf, gsm8k, or the built-in world [default: world]"
+            help="file of conversations (sft), ranked answers (reward, dpo), prompts (ppo, grpo), "
+            "or hh-rlhf, gsm8k or world [default: world]"
         ),
     ] = None
     start: Annotated[
-        str | None, Parameter(help="run or model folder to start from, also of a GPT-2 or a Qwen3")
+        str | None, Parameter(help="run to start from, or the model folder of a GPT-2 or Qwen3")
     ] = None
     budget: Annotated[
         str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')
@@ -47,12 +53,15 @@ class RewardOptions(Options):
 
     reward: Annotated[
         str | None,
-        Parameter(help="run of a reward model, FILE.py:FUNCTION, or oracle, for the world"),
+        Parameter(help="run of a reward model, FILE.py:FUNCTION, or oracle (built-in world only)"),
     ] = None
 
 
 def sft(
-    recipe: Source = "", *, options: RewardOptions = RewardOptions(), flags: Flags = NONE
+    recipe: Source = "",
+    *,
+    options: RewardOptions = RewardOptions(),
+    flags: Annotated[SFTFlags, ALL] = SFTFlags(),  # pyrefly: ignore
 ) -> None:
     """Align with supervised fine-tuning (SFT) on demonstrations.
 
@@ -61,18 +70,31 @@ def sft(
     _align("sft", recipe, options, flags)
 
 
-def reward(recipe: Source = "", *, options: Options = Options(), flags: Flags = NONE) -> None:
+def reward(
+    recipe: Source = "",
+    *,
+    options: Options = Options(),
+    flags: Annotated[RewardFlags, ALL] = RewardFlags(),  # pyrefly: ignore
+) -> None:
     """Train a reward model on ranked answers."""
     _align("reward", recipe, options, flags)
 
 
-def dpo(recipe: Source = "", *, options: Options = Options(), flags: Flags = NONE) -> None:
+def dpo(
+    recipe: Source = "",
+    *,
+    options: Options = Options(),
+    flags: Annotated[DPOFlags, ALL] = DPOFlags(),  # pyrefly: ignore
+) -> None:
     """Align with DPO on ranked answers, without a reward model."""
     _align("dpo", recipe, options, flags)
 
 
 def ppo(
-    recipe: Source = "", *, options: RewardOptions = RewardOptions(), flags: Flags = NONE
+    recipe: Source = "",
+    *,
+    options: RewardOptions = RewardOptions(),
+    flags: Annotated[PPOFlags, ALL] = PPOFlags(),  # pyrefly: ignore
 ) -> None:
     """Align with PPO to maximize the score of a reward model.
 
@@ -82,13 +104,16 @@ def ppo(
 
 
 def grpo(
-    recipe: Source = "", *, options: RewardOptions = RewardOptions(), flags: Flags = NONE
+    recipe: Source = "",
+    *,
+    options: RewardOptions = RewardOptions(),
+    flags: Annotated[GRPOFlags, ALL] = GRPOFlags(),  # pyrefly: ignore
 ) -> None:
     """Align with GRPO, which compares the rewards of answers to the same prompt."""
     _align("grpo", recipe, options, flags)
 
 
-def _align(method: str, source: str, options: Options, flags: RecipeFlags) -> None:
+def _align(method: str, source: str, options: Options, flags: Any) -> None:
     """Start or resume a run of `method`. Short flags override the recipe like all others."""
     began = time.monotonic()
     changes = given(flags)
@@ -119,12 +144,28 @@ def _align(method: str, source: str, options: Options, flags: RecipeFlags) -> No
     if "corpus" in changes.get("data", {}):
         tables.get("align", {}).pop("examples", None)  # the number suits the recipe's own data
     recipe = Recipe.from_tables(tables, changes, source=source if is_file else "the flags")
-    folder = options.out or free_folder(Path(source or method).stem)
-    train_recipe(recipe, folder, LoggedConsole(), began)
+    _check_start(recipe)
+    console = LoggedConsole()
+    folder = options.out or free_folder(Path(source or method).stem, console)
+    train_recipe(recipe, folder, console, began)
+
+
+def _check_start(recipe: Recipe) -> None:
+    """Raise UserError for a missing start before anything is measured."""
+    from seq2chat.training.checkpoint import find_checkpoint
+
+    assert recipe.align is not None
+    start = recipe.align.start
+    check(start != "", "No model to align: name a run or a model folder with --start.")
+    find_checkpoint(Path(start))
 
 
 def _shipped(name: str) -> dict[str, Any]:
     names = recipe_names()
+    check(
+        name in names or not Path(name).exists(),
+        f"{name} is not a recipe; name data with --data {name}, or a run with --start {name}.",
+    )
     check(name in names, f"There is no recipe {name}; there are {', '.join(names)}.")
     return recipe_tables(name)
 

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 def attention(
     run: Annotated[Path, Parameter(help="run, checkpoint or model folder of any family")],
-    *,
     text: Annotated[str, Parameter(help="input of the model: a text, or a sentence to translate")],
+    *,
     target: Annotated[
         str | None, Parameter(help="its translation [default: the model's own, by beam search]")
     ] = None,

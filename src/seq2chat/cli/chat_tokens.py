@@ -30,7 +30,7 @@ def chat_tokens(
     data: Annotated[
         Path | None, Parameter(help="file of demonstrations to read one from instead")
     ] = None,
-    line: Annotated[int, Parameter(help="number of the demonstration in --data")] = 1,
+    line: Annotated[int, Parameter(help="number of the example in --data")] = 1,
     reply: Annotated[
         bool, Parameter(help="end with the start of the assistant's next turn", negative="")
     ] = False,
@@ -72,10 +72,11 @@ def chat_tokens(
         colored.append("" if text.endswith("\n") else "·", style="dim")
     console = Console(highlight=False)
     console.print(colored, soft_wrap=True)
-    legend = ", ".join(f"[{color}]{role}[/]" for role, color in COLORS.items())
+    present = [role for role in COLORS if role in tokens.roles]
+    legend = ", ".join(f"[{COLORS[role]}]{role}[/]" for role in present)
     n_trained = sum(tokens.trained)
     console.print(
-        f"{len(tokens.ids)} tokens: {legend}; {n_trained} of them [bold underline]trained on[/].",
+        f"{len(tokens.ids)} tokens ({legend}), {n_trained} of them [bold underline]trained on[/]",
         style="dim",
     )
 
@@ -97,7 +98,9 @@ def _read_demonstration(data: Path | None, line: int) -> "Demonstration":
     from seq2chat.text.conversations import WORLD, read_demonstrations
 
     check(line > 0, f"--line is {line}; the first demonstration is 1.")
-    demonstrations = read_demonstrations(WORLD if data is None else str(data), line, seed=0)
+    # Of a file, 0 examples are all of them, in the order of the file.
+    name, n = (WORLD, line) if data is None else (str(data), 0)
+    demonstrations = read_demonstrations(name, n, seed=0)
     check(
         len(demonstrations) >= line,
         f"{data} has {len(demonstrations)} demonstrations; --line {line} is not among them.",

@@ -20,7 +20,7 @@ def demo(
     out: Annotated[Path, Parameter(help="folder for the runs and the report")] = Path("runs/demo"),
     seed: Annotated[int, Parameter(help="seed of all stages")] = 1,
     serve: Annotated[bool, Parameter(help="serve a chat page at the end")] = True,
-    port: Annotated[int, Parameter(help="port of the page; if it is taken, a free one")] = 8000,
+    port: Annotated[int, Parameter(help="port of the page, or a free one if it is taken")] = 8000,
 ) -> None:
     """Make a chat model from nothing in minutes.
 

@@ -16,10 +16,10 @@ def generate(
     run: Annotated[
         Path, Parameter(help="run, checkpoint, or any GPT-2, GPT-Neo or Qwen3 model folder")
     ],
-    *,
     prompt: Annotated[
         str | None, Parameter(help="text to continue [default: standard input, if piped]")
     ] = None,
+    *,
     max_tokens: Annotated[int, Parameter(help="maximum number of tokens to generate")] = 200,
     temperature: Temperature = 0.8,
     top_k: TopK = 0,

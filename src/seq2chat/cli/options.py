@@ -22,11 +22,11 @@ def _described(section: type) -> list[tuple[str, Any, str]]:
     return described
 
 
-def _flags(section: type, table: str) -> type:
+def _flags(section: type, table: str, is_shown: bool) -> type:
     """Return a dataclass like `section` in which None means "not given", so that flags can override
     a recipe."""
     fields = [
-        (name, Annotated[kind | None, Parameter(help=text)], None)
+        (name, Annotated[kind | None, Parameter(help=text, show=is_shown)], None)
         for name, kind, text in _described(section)
     ]
     return dataclasses.make_dataclass(
@@ -34,9 +34,12 @@ def _flags(section: type, table: str) -> type:
     )
 
 
-def _union_flags(union: Any, table: str, key: str, default: str) -> type:
+def _union_flags(union: Any, table: str, key: str, default: str, shown: str) -> type:
     """Return flags for the options of all members of a union, such as the shapes of all model
-    families. `key` selects the member; making the recipe checks which options it has."""
+    families. `key` selects the member; making the recipe checks which options it has.
+
+    Help shows the options of the member `shown`, or of all if that is "all".
+    """
     members = get_args(union)
     kinds: dict[str, Any] = {}
     # For each flag: its help texts, and the members with that text.
@@ -46,44 +49,48 @@ def _union_flags(union: Any, table: str, key: str, default: str) -> type:
             kinds[name] = kinds.get(name, kind) | kind if kinds.get(name, kind) != kind else kind
             texts.setdefault(name, {}).setdefault(text, []).append(getattr(config, key))
     names = "|".join(getattr(config, key) for config in members)
-    fields: list[tuple[str, Any, None]] = [
-        (key, Annotated[str | None, Parameter(help=f"{names}{default}")], None)
-    ]
+    parameter = Parameter(help=f"{names}{default}", show=shown == "all")
+    fields: list[tuple[str, Any, None]] = [(key, Annotated[str | None, parameter], None)]
     for name, kind in kinds.items():
         text = "; ".join(f"{text} [{', '.join(owners)}]" for text, owners in texts[name].items())
-        fields.append((name, Annotated[kind | None, Parameter(help=text)], None))
+        own = [text for text, owners in texts[name].items() if shown in owners]
+        parameter = Parameter(help=own[0] if own else text, show=shown == "all" or bool(own))
+        fields.append((name, Annotated[kind | None, parameter], None))
     return dataclasses.make_dataclass(
         f"{table.title()}Flags", fields, frozen=True, namespace=_MODULE
     )
 
 
-def _table_flags(name: str, section: Any) -> type:
-    match name:
-        case "model":
-            return _union_flags(ModelConfig, name, "family", " (gpt)")
-        case "align":
-            return _union_flags(AlignConfig, name, "method", "")
-    return _flags(section, name)
+_TABLES = {name: section for name, section in get_type_hints(Recipe).items() if name != "expect"}
 
 
-_TABLES = {
-    name: _table_flags(name, section)
-    for name, section in get_type_hints(Recipe).items()
-    if name != "expect"
-}
-_PRESET = Annotated[
-    str | None,
-    Parameter(name="--model.preset", group="model", help=f"shape of a GPT-3: {', '.join(GPT3)}"),
-]
+def recipe_flags(method: str) -> type:
+    """Return a dataclass with one nested dataclass per table of the recipe, whose fields are flags,
+    for example `--optim.matrix-lr 0.01`.
 
-RecipeFlags = dataclasses.make_dataclass(
-    "RecipeFlags",
-    [(name, Annotated[flags, Parameter(group=name)], flags()) for name, flags in _TABLES.items()]
-    + [("preset", _PRESET, None)],
-    frozen=True,
-    namespace=_MODULE,
-)
-"""One nested dataclass per table of the recipe, for example `--optim.matrix-lr 0.01`."""
+    Every flag is accepted, and making the recipe checks which options it has. Help shows those of
+    the alignment `method`, or of pretraining if that is empty.
+    """
+    preset = Parameter(
+        name="--model.preset",
+        group="model",
+        help=f"shape of a GPT-3: {', '.join(GPT3)}",
+        show=method == "",
+    )
+    fields: list[tuple[str, Any, Any]] = []
+    for name, section in _TABLES.items():
+        match name:
+            case "model":
+                # An aligned model has the shape and the tokenizer of its start.
+                shown = "" if method else "all"
+                flags = _union_flags(ModelConfig, name, "family", " (gpt)", shown)
+            case "align":
+                flags = _union_flags(AlignConfig, name, "method", "", method)
+            case _:
+                flags = _flags(section, name, is_shown=name != "tokenizer" or method == "")
+        fields.append((name, Annotated[flags, Parameter(group=name)], flags()))
+    fields.append(("preset", Annotated[str | None, preset], None))
+    return dataclasses.make_dataclass("RecipeFlags", fields, frozen=True, namespace=_MODULE)
 
 
 def given(flags: Any) -> dict[str, dict[str, Any]]:

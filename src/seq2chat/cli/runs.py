@@ -63,12 +63,13 @@ def compare(*runs: Annotated[Path, Parameter(help="run folders")], as_json: AsJs
 
 
 def _print_table(rows: list[dict]) -> None:
-    """Print one line per run."""
+    """Print one line per run, without columns that are empty in all of them."""
     table = Table(box=None, header_style="bold")
-    for key in rows[0]:
+    keys = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    for key in keys:
         table.add_column(key.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(_text(row[key]) for key in keys))
     _wide_console().print(table)
 
 

@@ -28,7 +28,10 @@ def serve(
     slots: Annotated[int, Parameter(help="answers that each model generates at once")] = 16,
     compile: Annotated[
         bool,
-        Parameter(help="compile each model, which takes up to a minute; faster then", negative=""),
+        Parameter(
+            help="compile each model, which takes up to a minute and makes answers faster",
+            negative="",
+        ),
     ] = False,
     quantize: Annotated[
         Literal["int8"] | None,

@@ -16,8 +16,11 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from seq2chat.cli.options import RecipeFlags, given
+from seq2chat.cli.options import given, recipe_flags
 from seq2chat.config import Recipe, check, recipe_names, recipe_tables
+
+PretrainingFlags = recipe_flags("")
+WORSE = 1.02  # times the lowest validation loss, beyond the noise of a sample
 
 
 def train(
@@ -40,13 +43,14 @@ def train(
     resume: Annotated[
         bool, Parameter(help="resume the run in --out, or the given run folder", negative="")
     ] = False,
-    flags: Annotated[RecipeFlags, Parameter(name="*")] = RecipeFlags(),  # noqa: B008 (frozen)
+    flags: Annotated[PretrainingFlags, Parameter(name="*")] = PretrainingFlags(),  # pyrefly: ignore
 ) -> None:
     """Train a model on your text, or with a recipe.
 
     For example, `seq2chat train my.txt --budget 10m` measures the machine and the text, and chooses
     all other options. Every choice is printed, saved in config.toml, and can be set with its flag.
-    Ctrl-C saves and stops, and --resume continues.
+    Ctrl-C saves and stops, and --resume continues. For the flags of recipes that align a model, see
+    `seq2chat sft --help` and its siblings.
     """
     began = time.monotonic()
     changes = given(flags)
@@ -84,7 +88,7 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
     else:
         source, recipe = _sized_recipe(source, changes, console)
     name = Path(source or recipe.data.source).stem.split(".")[0] or "run"
-    train_recipe(recipe, out or free_folder(name), console, began)
+    train_recipe(recipe, out or free_folder(name, console), console, began)
 
 
 def _sized_recipe(source: str, changes: dict, console: "LoggedConsole") -> tuple[str, Recipe]:
@@ -174,10 +178,13 @@ def continue_run(folder: Path, changes: dict) -> None:
     watch(job, console)
 
 
-def free_folder(name: str) -> Path:
+def free_folder(name: str, console: LoggedConsole) -> Path:
     """Return the first of runs/NAME, runs/NAME-2, ... that does not exist."""
     names = [name, *(f"{name}-{i}" for i in range(2, 10_000))]
-    return next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
+    folder = next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
+    if folder.name != name:
+        console.log(f"runs/{name} exists, so this run is {folder}")
+    return folder
 
 
 def _validation(event: "Validated", unit: str) -> str:
@@ -278,4 +285,23 @@ def _print_done(job: "Job", saved: Path, console: Console) -> None:
             console.print(f"Expected of the recipe: {value} per {unit} ({expected.machine}).")
     can_chat = job.recipe.method not in ("", "reward")
     command = "chat" if can_chat else COMMAND[job.model.config.objective]
-    console.print(f"Done: {saved}\nTry: seq2chat {command} {job.run.folder}", soft_wrap=True)
+    align = job.recipe.align
+    start = f" --start {align.start}" if align is not None and align.method == "reward" else ""
+    if warning := _overfitting(job):
+        console.print(warning, soft_wrap=True)
+    console.print(f"Done: {saved}\nTry: seq2chat {command} {job.run.folder}{start}", soft_wrap=True)
+
+
+def _overfitting(job: "Job") -> str:
+    """Return a warning if the validation loss has risen since its minimum, or an empty string."""
+    losses = [(m["val_loss"], m["step"]) for m in job.run.metrics() if "val_loss" in m]
+    if not losses:
+        return ""
+    least, step = min(losses)
+    last, _ = losses[-1]
+    if last <= WORSE * least:
+        return ""
+    return (
+        f"The validation loss was lowest at step {step} ({least:.4f}) and ended at {last:.4f}: the "
+        "model memorizes its data. A shorter --budget or more data gives a better one."
+    )

@@ -65,13 +65,11 @@ def attention_maps(model: Model, *tokens: Sequence[int]) -> list[AttentionMap]:
     names = [site for site in sites(model) if site.endswith((".heads", ".attention"))]
     check(
         bool(names),
-        f"This {model.config.family} has no attention."
-        + (
-            " Its decoder reads one summary of the source; train one with model.attention = "
-            '"additive" to see an alignment.'
-            if isinstance(model, Seq2Seq)
-            else ""
-        ),
+        'The model was trained with model.attention = "fixed": its decoder reads one summary of the'
+        ' source and has no attention; train one with model.attention = "additive" to see an'
+        " alignment."
+        if isinstance(model, Seq2Seq)
+        else f"A {model.config.family} has no attention.",
     )
     rows = [torch.tensor([ids], dtype=torch.int64, device=model.device) for ids in tokens]
     with torch.inference_mode(), record(model, names, device="cpu") as tape:

@@ -88,7 +88,7 @@ def field_text(row: Row, file: Path, name: str) -> str:
         message = f"{row.where} has no field {name!r}; its fields are: {field_names(row)}."
         if suffix(file) == ".tsv" and len(row.fields) == 2:
             message += ' To learn translation from two columns, write model.family = "transformer".'
-        raise UserError(f"{message} Name one in data.field.")
+        raise UserError(f"{message} Set data.field to one of them.")
     return checked_text(row.fields[name], f"{row.where}, field {name!r},")
 
 

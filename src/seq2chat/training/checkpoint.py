@@ -140,7 +140,12 @@ def find_checkpoint(path: Path) -> Path:
         return path
     check(
         path.exists(),
-        f"There is no run or model folder {path}; `seq2chat runs list` lists all runs.",
+        f"There is no run or model folder {path}; "
+        + (
+            f"did you mean {Path('runs') / path}?"
+            if (Path("runs") / path).exists()
+            else "`seq2chat runs list` lists the runs in runs/."
+        ),
     )
     checkpoints = RunFolder(path).list_checkpoints()
     check(

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import torch
 
+from seq2chat.config import UserError
 from seq2chat.training.checkpoint import save_checkpoint
 from seq2chat.training.clock import Clock
 from seq2chat.training.schedule import rate
@@ -64,13 +65,22 @@ def _steps(job: Job, clock: Clock, stop: threading.Event) -> Iterator[Event]:
         yield _record(job, update, multiplier, seconds, share)
         # The first step is slow, so its duration is used only if there is no second one.
         if progress.step == first + 2:
-            clock.check_usable()
+            _check_usable(job, clock)
         if clock.is_over():
             break
         yield from _milestones(job, clock, share_before, share)
         share_before = max(share_before, share)
     if progress.step == first + 1 and not stop.is_set():
+        _check_usable(job, clock)
+
+
+def _check_usable(job: Job, clock: Clock) -> None:
+    try:
         clock.check_usable()
+    except UserError:
+        # A refused run leaves nothing behind, so that the corrected command can use its folder.
+        job.run.discard()
+        raise
 
 
 def _record(job: Job, update: Update, multiplier: float, seconds: float, share: float) -> Step:

@@ -1,6 +1,7 @@
 """The run folder: configuration, metrics, samples, checkpoints, a log, and a plot of the loss."""
 
 import json
+import shutil
 import time
 import tomllib
 from collections.abc import Sequence
@@ -23,6 +24,11 @@ class RunFolder:
         """Create the folders."""
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
+
+    def discard(self) -> None:
+        """Delete the folder of a run without a checkpoint."""
+        if not self.list_checkpoints():
+            shutil.rmtree(self.folder)
 
     def note(self, text: str) -> None:
         """Append a line with a timestamp to `log.txt`."""
@@ -87,6 +93,9 @@ class RunFolder:
             "val_loss",
             "val_loss_per_character",
             "val_bpb",
+            "val_accuracy",
+            "score",
+            "val_score",
             "elapsed_seconds",
         )
         return {"run": str(self.folder), **{key: last.get(key) for key in keys}}
@@ -96,7 +105,7 @@ def open_run(folder: Path) -> RunFolder:
     """Return the run in `folder`. Raises UserError if there is none."""
     check(
         (folder / "config.toml").exists(),
-        f"{folder} is not a run folder; `seq2chat runs list` lists all runs.",
+        f"{folder} is not a run folder; `seq2chat runs list` lists those in runs/.",
     )
     return RunFolder(folder)
 
@@ -108,8 +117,9 @@ def finished_stages(folder: Path) -> dict[str, float]:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """Return the runs in `root`, by name."""
-    return [RunFolder(config.parent) for config in sorted(root.glob("*/config.toml"))]
+    """Return the runs in `root` and in its folders, such as the stages of a demo, by name."""
+    configs = [*root.glob("*/config.toml"), *root.glob("*/*/config.toml")]
+    return [RunFolder(config.parent) for config in sorted(configs)]
 
 
 def compare_runs(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from seq2chat.training.checkpoint import (
     resume_checkpoint,
     verify_checkpoint,
 )
+from seq2chat.training.clock import Clock
 from seq2chat.training.compiled import compile_steps
 from seq2chat.training.run_folder import RunFolder, open_run
 from seq2chat.training.tasks import check_tokenizer, load_text, make_task, make_tokenizer
@@ -169,6 +170,12 @@ def resume_job(
             f"{text}, its tokenizer, a mixed-in text or the starting model of {folder} has "
             "changed; put it back, or start a new run.",
         )
+    budget = recipe.train.budget
+    check(
+        "train.budget" not in changed or not Clock(job).is_over(),
+        f"{folder} is at step {job.progress.step}, and the budget of {budget} is already used; "
+        "write a longer one.",
+    )
     job.recipe.save(folder / "config.toml")
     run.drop_after(job.progress.step)
     for unfinished in run.checkpoints.glob(".step-*.tmp"):
@@ -268,8 +275,7 @@ def check_free(folder: Path) -> None:
     """Raise UserError if `folder` holds a run."""
     check(
         not (folder / "config.toml").exists(),
-        f"{folder} already holds a run; add --resume to continue it, or choose another folder with "
-        "--out.",
+        f"{folder} already holds a run; resume it, or choose another folder.",
     )
 
 
