@@ -12,10 +12,11 @@ from seq2chat.alignment.examples import ExampleLoader, split_examples
 from seq2chat.alignment.judges import load_scorer
 from seq2chat.alignment.lora import add_lora, merged
 from seq2chat.alignment.policy import grow_vocabulary, load_policy
+from seq2chat.alignment.reinforcement import ReinforcementLearning
 from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.reward_function import FunctionScorer
 from seq2chat.alignment.rollout import Rollout, answer_logp, last_token, roll_out
-from seq2chat.alignment.setup import prepare_alignment
+from seq2chat.alignment.setup import prepare, prepare_alignment
 from seq2chat.alignment.sft import pack, sft_loss
 from seq2chat.config import GPTConfig, Recipe, UserError, recipe_tables
 from seq2chat.models.folder import load_model, make_model, save_model
@@ -27,6 +28,7 @@ from seq2chat.text.chat import END, Message, chat_tokens, control_id
 from seq2chat.text.conversations import Comparison, Query, read_demonstrations, read_queries
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.run_folder import open_run
+from seq2chat.training.setup import start_job
 
 QUICK = {"align__examples": 60, "train__budget": "4 steps"}
 RL = QUICK | {"align__episodes": 16, "train__batch_size": 8, "align__reward": "oracle"}
@@ -111,6 +113,27 @@ def test_packing_changes_no_loss_and_sees_no_neighbour(base, corner):
     assert together.item() == pytest.approx(sum(loss.item() for loss, _ in alone), rel=1e-9)
 
 
+def test_obstacles_to_learning_are_logged(fine_tuned, corner, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def same(prompts, answers): return [0.5] * len(answers)\n")
+    tables = {
+        "data": {"corpus": str(corner)},
+        "train": {"budget": "1 steps"},
+        "align": {
+            "method": "grpo",
+            "start": str(fine_tuned),
+            "reward": f"{file}:same",
+            "max_tokens": 2,
+            "missing_eos": 1.0,
+        },
+    }
+    lines: list[str] = []
+    start_job(Recipe.from_tables(tables), tmp_path / "run", lines.append, prepare=prepare)
+    text = "\n".join(lines)
+    assert "score 0.5; while scores are equal, there is nothing to learn" in text
+    assert "don't end within align.max_tokens 2" in text
+
+
 def test_ppo_keeps_its_invariants(fine_tuned, judge, tmp_path, align):
     align(
         "ppo",
@@ -129,12 +152,13 @@ def test_ppo_keeps_its_invariants(fine_tuned, judge, tmp_path, align):
 
 
 @pytest.mark.parametrize("method", ["sft", "reward", "ppo", "grpo", "dpo"])
-def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, judge):
+def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, judge, monkeypatch):
     """On a device that holds shapes only, as there may be no other: a part left behind fails at the
     first step."""
     tables = {"align": {"start": str(fine_tuned), "examples": 60}}
     if method in ("ppo", "grpo"):
-        # No answer can be sampled there to derive it.
+        # No answer can be sampled there, to be looked at or to derive missing_eos.
+        monkeypatch.setattr(ReinforcementLearning, "_log_obstacles", lambda task, log: None)
         tables["align"] |= {"reward": str(judge), "missing_eos": 1.0}
     if method == "ppo":
         tables["align"]["value_clip"] = 1.0

@@ -5,13 +5,17 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from command import fail, seq2chat, succeed
 
 from seq2chat import cli
 from seq2chat.cli import app
+from seq2chat.cli.train import _overfitting
 from seq2chat.config import Recipe
+from seq2chat.training.types import Job
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,32 @@ def test_generate_streams_prompt_and_continuation(run):
     assert out.startswith("The río ")
     assert out == succeed("generate", run, "--prompt", "The río ", "--max-tokens", 15, "--seed", 1)
     assert out != succeed("generate", run, "--prompt", "The río ", "--max-tokens", 15, "--seed", 2)
+
+
+def test_a_prompt_may_be_positional(run):
+    options = ("--seed", 1, "--max-tokens", 5)
+    by_name = seq2chat("generate", run, "--prompt", "the cat", *options)
+    assert seq2chat("generate", run, "the cat", *options).stdout == by_name.stdout != ""
+
+
+def test_help_shows_the_options_of_the_method():
+    ppo = seq2chat("ppo", "--help").stdout
+    assert "--align.gae-lambda" in ppo
+    assert "--model.dropout" in ppo
+    for other in ("--align.group", "--model.n-layer", "--train.prompt", "--tokenizer."):
+        assert other not in ppo
+    assert "--align." not in seq2chat("train", "--help").stdout
+
+
+def test_a_rising_validation_loss_is_reported():
+    def warning(*losses: float) -> str:
+        metrics = [{"step": i, "val_loss": loss} for i, loss in enumerate(losses)]
+        run = SimpleNamespace(metrics=lambda: metrics)
+        return _overfitting(cast(Job, SimpleNamespace(recipe=Recipe(), run=run)))
+
+    assert "lowest at step 1 (2.0000) and rose to 2.1000" in warning(3.0, 2.0, 2.1, 2.0)
+    assert warning(3.0, 2.0, 2.02, 9.0) == ""  # noise, and the last one scores another text
+    assert warning() == ""
 
 
 def test_generate_reads_a_pipe_and_prints_json(run):
@@ -310,7 +340,7 @@ def test_errors_are_one_sentence(run, text_file, tmp_path, monkeypatch, capsys):
             ["Not a directory", "empty.txt"],
         ),
         (["train", text_file, "--budget", "soon"], ["'soon'", '"10m"']),
-        (["train", run / "config.toml", "--out", run], ["already holds a run", "--resume"]),
+        (["train", run / "config.toml", "--out", run], ["already holds a run", "resume it"]),
         (["train", tmp_path / "nowhere", "--resume"], ["is not a run folder"]),
         (["train", "--resume"], ["No run to resume"]),
         (["train", run], ["is a run", "--resume"]),
@@ -346,6 +376,9 @@ def test_errors_are_one_sentence(run, text_file, tmp_path, monkeypatch, capsys):
     [
         (["train", "--optim.momentun", "1"], ["Did you mean --optim.momentum?"]),
         (["trian"], ["Did you mean", "train"]),
+        (["train", "--learning_rate", "1"], ["--learning-rate", "--optim.matrix-lr"]),
+        (["generate", "x", "--batch-size", "1"], ["Unknown option: --batch-size"]),
+        (["generate", "x", "two", "[/b] words"], ["[/b] words"]),
         (["train", "--optim.clip", "abc"], ["--optim.clip", "abc"]),
     ],
 )

@@ -81,7 +81,7 @@ def test_maps_are_the_tape_of_one_forward_pass(name, models):
 
 def test_a_fixed_context_attends_to_nothing(models):
     with pytest.raises(
-        UserError, match=r'has no attention. .*; train one with model.attention = "additive"'
+        UserError, match=r'has no attention; train one with model.attention = "additive"'
     ):
         attention_maps(models["fixed"], [3, 4], [5])
 

@@ -188,7 +188,7 @@ ONE_MISTAKE = [
     (
         "bare.csv",
         "one,two\n1,2\n",
-        r"Line 2 of .* has no field 'text'; its fields are: one, two\. Name one in",
+        r"Line 2 of .* has no field 'text'; its fields are: one, two\. Set data.field",
     ),
     (
         "pairs.tsv",

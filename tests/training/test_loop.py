@@ -280,6 +280,36 @@ def test_validation_keeps_to_the_document_mask(tiny_recipe, tmp_path):
     torch.testing.assert_close(packed[:, :end], alone)
 
 
+def test_a_refused_new_run_deletes_its_own_files_only(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("seq2chat.training.clock.MIN_STEPS", 10**9)
+    recipe = with_train(tiny_recipe, budget="5s")
+    with pytest.raises(UserError, match="too few to learn from"):
+        run(start_job(recipe, tmp_path / "alone", quiet))
+    assert not (tmp_path / "alone").exists()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="too few to learn from"):
+        run(start_job(recipe, tmp_path / "shared", quiet))
+    assert [file.name for file in (tmp_path / "shared").iterdir()] == ["thesis.txt"]
+
+
+def test_a_resumed_run_that_is_refused_is_kept(tiny_recipe, tmp_path, monkeypatch):
+    start_job(with_train(tiny_recipe, budget="5s"), tmp_path / "run", quiet)
+    monkeypatch.setattr("seq2chat.training.clock.MIN_STEPS", 10**9)
+    with pytest.raises(UserError, match="too few to learn from"):
+        run(resume_job(tmp_path / "run", {}, quiet))
+    assert (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_used_budget_is_refused_and_not_written(tiny_recipe, tmp_path):
+    run(start_job(with_train(tiny_recipe, budget="7 steps"), tmp_path / "run", quiet))
+    before = (tmp_path / "run" / "config.toml").read_text()
+    with pytest.raises(UserError, match="finished at step 7, and the budget of 5 steps"):
+        resume_job(tmp_path / "run", {"train": {"budget": "5 steps"}}, quiet)
+    assert (tmp_path / "run" / "config.toml").read_text() == before
+    resume_job(tmp_path / "run", {"train": {"budget": "7.0 steps"}}, quiet)  # asks for nothing
+
+
 def test_a_finished_timed_run_trains_no_further(tiny_recipe, tmp_path):
     run(start_job(with_train(tiny_recipe, budget="1s", samples=0), tmp_path / "run", quiet))
     done = losses(tmp_path / "run")

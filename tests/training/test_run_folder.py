@@ -41,6 +41,9 @@ def test_the_summary_has_the_newest_of_each(log):
         "val_loss": 0.5,
         "val_loss_per_character": None,
         "val_bpb": None,
+        "val_accuracy": None,
+        "score": None,
+        "val_score": None,
         "elapsed_seconds": None,
     }
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def inside(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def masked(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return `x` in at least float32, with zeros outside the mask."""
     # Selected rather than multiplied: NaN · 0 is NaN, in the sum and in its gradient.
     return x.to(torch.promote_types(x.dtype, torch.float32)).where(mask, 0)
@@ -16,7 +16,7 @@ def inside(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Te
 
 def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Return the mean of `x` inside the mask, NaN if the mask is empty."""
-    return inside(x, mask).sum() / mask.sum()
+    return masked(x, mask).sum() / mask.sum()
 
 
 def masked_var(
@@ -24,7 +24,7 @@ def masked_var(
 ) -> Float[Tensor, ""]:
     """Return the variance of `x` inside the mask, 0 for a single value. `unbiased` divides by n - 1
     instead of n."""
-    squares = inside(x - masked_mean(x, mask), mask).square().sum()
+    squares = masked(x - masked_mean(x, mask), mask).square().sum()
     return squares / (mask.sum() - int(unbiased)).clamp(min=1)
 
 
@@ -38,7 +38,7 @@ def whiten(
     """
     mean = masked_mean(x, mask)
     whitened = (x - mean) * (masked_var(x, mask) + 1e-8).rsqrt()
-    return inside(whitened if shift_mean else whitened + mean, mask)
+    return masked(whitened if shift_mean else whitened + mean, mask)
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def token_rewards(
     tensor([[-0.2500,  0.8750,  0.0000]])
     """
     last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
-    return inside(score[:, None].expand_as(kl), last) - beta * inside(kl, mask)
+    return masked(score[:, None].expand_as(kl), last) - beta * masked(kl, mask)
 
 
 @torch.no_grad()
@@ -83,8 +83,8 @@ def gae(
     >>> gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), lam=1.0)
     (tensor([[0.5000, 0.2500, 0.7500]]), tensor([[1., 1., 1.]]))
     """
-    rewards = inside(rewards, mask)
-    values = inside(values, mask)
+    rewards = masked(rewards, mask)
+    values = masked(values, mask)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     deltas = rewards + gamma * following - values
     advantages = torch.zeros_like(deltas)
@@ -92,5 +92,5 @@ def gae(
     for t in reversed(range(deltas.shape[1])):
         advantage = deltas[:, t] + gamma * lam * advantage
         advantages[:, t] = advantage
-    advantages = inside(advantages, mask)
+    advantages = masked(advantages, mask)
     return advantages, advantages + values

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from seq2chat.alignment.advantage import inside, masked_mean, masked_var
+from seq2chat.alignment.advantage import masked, masked_mean, masked_var
 from seq2chat.alignment.kl import k3
 
 Measured = tuple[Float[Tensor, ""], Int[Tensor, ""], dict[str, Tensor]]
@@ -92,9 +92,9 @@ def value_loss(
     - `explained_variance`: 1 - var(returns - values) / var(returns). 1 is perfect, 0 is no better
       than a constant, and NaN means that all returns are equal.
     """
-    values = inside(values, mask)
-    old_values = inside(old_values, mask)
-    returns = inside(returns, mask)
+    values = masked(values, mask)
+    old_values = masked(old_values, mask)
+    returns = masked(returns, mask)
     errors = (values - returns).square()
     clipped_errors = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
     spread = masked_var(returns, mask)
@@ -194,7 +194,7 @@ def grpo_loss(
     losses, metrics = _clipped_surrogate(logp, old_logp, token_advantages, mask, clip)
     loss_sum = losses.sum()
     if ref_logp is not None:
-        kl = k3(inside(logp, mask), inside(ref_logp, mask))
+        kl = k3(masked(logp, mask), masked(ref_logp, mask))
         metrics["kl"] = masked_mean(kl.detach(), mask)
         if beta != 0:
             loss_sum = loss_sum + beta * kl.sum()
@@ -205,9 +205,9 @@ def _clipped_surrogate(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of each token, 0 outside the mask, and the metrics."""
-    logp = inside(logp, mask)
-    old_logp = inside(old_logp, mask)
-    advantages = inside(advantages, mask)
+    logp = masked(logp, mask)
+    old_logp = masked(old_logp, mask)
+    advantages = masked(advantages, mask)
     ratio = (logp - old_logp).exp()
     losses = -advantages * ratio
     clipped_losses = -advantages * ratio.clamp(1 - clip, 1 + clip)

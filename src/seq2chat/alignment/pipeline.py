@@ -6,7 +6,6 @@ where it stopped.
 
 import json
 import math
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -213,7 +212,7 @@ def _train(
     yield 0.0, "preparing"
     if not RunFolder(run).list_checkpoints():
         # A stage without a checkpoint restarts, with the time that is left now.
-        shutil.rmtree(run, ignore_errors=True)
+        RunFolder(run).discard()
     if (run / "config.toml").exists():
         job = resume_job(run, {}, log, prepare=prepare)
     else:

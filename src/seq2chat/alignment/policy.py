@@ -67,7 +67,7 @@ def load_policy(start: str) -> tuple[GPT, ByteBPE]:
     The tokenizer gets the control tokens of ChatML, and the model gets embeddings for them if it
     has none. Raises UserError if the folder holds no GPT.
     """
-    check(start != "", "No model to align: name a run or a model folder with --start.")
+    check(start != "", "No model to align: name a run or a model folder in align.start (--start).")
     model, tokenizer = load_gpt(Path(start), device="cpu")
     tokenizer = tokenizer.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     return grow_vocabulary(model, tokenizer.vocab_size), tokenizer

@@ -4,8 +4,9 @@ import copy
 import json
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from seq2chat.alignment.rollout import Rollout, Scorer, roll_out
 from seq2chat.alignment.samples import answer_metrics
 from seq2chat.alignment.units import with_score_units
 from seq2chat.config import Recipe
+from seq2chat.config.align import RolloutOptions
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Batch
@@ -33,6 +35,7 @@ from seq2chat.training.stop import interruptible
 from seq2chat.training.types import Job, Update
 
 SCORED = 128  # held-out prompts whose answers are scored at each validation
+UNFINISHED = 0.1  # share of answers without an end from which on the log mentions them
 HELD_OUT = 256  # maximum number of prompts that are held out
 
 
@@ -64,13 +67,41 @@ class ReinforcementLearning(PolicyTask):
         self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
         loader, held_out = load_prompts(recipe, tokenizer, policy.context, scorer, log)
         self.held_out = held_out[:SCORED]
-        recipe = with_score_units(recipe, self.reference, tokenizer, self.held_out, scorer, log)
+        recipe = with_score_units(recipe, self.reference, tokenizer, self.held_out, scorer)
         super().__init__(recipe, policy, tokenizer, loader, [q.prompt for q in held_out])
+        self._log_obstacles(log)
+
+    @torch.no_grad()
+    def _log_obstacles(self, log: Log) -> None:
+        """Log what would keep this run from learning: answers without an end, and equal scores."""
+        align = self.align
+        rollout = roll_out(
+            self.reference,
+            self.tokenizer,
+            self.held_out,
+            align.max_tokens,
+            align.temperature,
+            seed=0,
+        )
+        n = len(rollout.answers)
+        n_unfinished = int((~rollout.finished).sum())
+        if n_unfinished > UNFINISHED * n:
+            log(
+                f"{n_unfinished} of {n} answers of the starting model don't end within "
+                f"align.max_tokens {align.max_tokens}, and will score low; write more if your "
+                "answers are longer"
+            )
+        scores = self.scorer(rollout)
+        if n > 1 and scores.min() == scores.max():
+            log(
+                f"all {n} answers of the starting model score {scores[0].item():g}; while scores "
+                "are equal, there is nothing to learn"
+            )
 
     @property
     def n_prompts(self) -> int:
         """The number of prompts per iteration."""
-        return n_prompts(self.recipe)
+        return rollout_options(self.recipe).n_prompts
 
     def experience(self, rollout: Rollout) -> Any:
         """Return the scored rollout with its advantages."""
@@ -141,17 +172,16 @@ class ReinforcementLearning(PolicyTask):
         return None, metrics
 
 
-def n_prompts(recipe: Recipe) -> int:
-    """Return the number of prompts per iteration: GRPO samples a group of answers to each."""
-    align: Any = recipe.align
-    return align.episodes // getattr(align, "group", 1)
+def rollout_options(recipe: Recipe) -> RolloutOptions:
+    """Return the options of the recipe's method, which scores answers of the policy."""
+    return cast(RolloutOptions, recipe.align)
 
 
 def load_prompts(
     recipe: Recipe, tokenizer: ByteBPE, context: int, scorer: Scorer, log: Log
 ) -> tuple[ExampleLoader, list[Query]]:
     """Return the loader of the training prompts, and the held-out prompts, of `data.corpus`."""
-    align: Any = recipe.align
+    align = rollout_options(recipe)
     queries = read_distinct(recipe, scorer, log)
     ids = {query.prompt: prompt_ids(tokenizer, query.prompt) for query in queries}
     fitting = fitting_examples(
@@ -176,7 +206,7 @@ def load_prompts(
         recipe.train.seed,
         labels=len(train),
         collate=lambda indices: [train[i] for i in indices],
-        per_step=n_prompts(recipe),
+        per_step=align.n_prompts,
     )
     return loader, held_out
 
@@ -184,7 +214,7 @@ def load_prompts(
 def read_distinct(recipe: Recipe, scorer: Scorer, log: Log) -> list[Query]:
     """Return the prompts of `data.corpus` with the columns that the scorer uses. Repeated prompts
     with equal columns count once."""
-    align: Any = recipe.align
+    align = rollout_options(recipe)
     queries = read_queries(
         recipe.data.corpus,
         align.examples,

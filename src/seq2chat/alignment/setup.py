@@ -68,7 +68,7 @@ def prepare_alignment(
         recipe = with_shape(recipe, policy.config)
     if rank := getattr(align, "lora_rank", 0):
         add_lora(policy, rank, sorted(chat_tokenizer.control.values()))
-    status("reading the examples")
+    status("reading examples and reward")
     task = TASKS[align.method](recipe, policy, chat_tokenizer, log, status)
     task.origin = weights_fingerprint(align) + task.origin
     return task

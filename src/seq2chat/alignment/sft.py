@@ -110,7 +110,7 @@ class SFT(PolicyTask):
         self.queries = queries[:SCORED]
         self.best = None if scorer is None else Best(policy)
         if scorer is not None:
-            self.recipe = with_score_units(recipe, policy, tokenizer, self.queries, scorer, log)
+            self.recipe = with_score_units(recipe, policy, tokenizer, self.queries, scorer)
         if self.mix is not None:
             check(
                 recipe.train.accumulation == 1,

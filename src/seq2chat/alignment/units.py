@@ -7,12 +7,10 @@ import torch
 
 from seq2chat.alignment.rollout import Scorer, roll_out
 from seq2chat.config import PPOConfig, Recipe
-from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Query
 
-UNFINISHED = 0.1  # share of answers without an end from which on the log mentions them
 LOW = 0.05  # an answer with a score below this quantile is a bad one
 
 
@@ -23,7 +21,6 @@ def with_score_units(
     tokenizer: ByteBPE,
     queries: Sequence[Query],
     scorer: Scorer,
-    log: Log,
 ) -> Recipe:
     """Return the recipe with `align.missing_eos` and `align.value_clip` derived where they are 0.
 
@@ -38,18 +35,6 @@ def with_score_units(
     temperature = getattr(align, "temperature", 1.0)
     rollout = roll_out(policy, tokenizer, queries, align.max_tokens, temperature, seed=0)
     scores = scorer(rollout).float()
-    n_unfinished = int((~rollout.finished).sum())
-    if n_unfinished > UNFINISHED * len(scores):
-        log(
-            f"{n_unfinished} of {len(scores)} answers of the starting model don't end within "
-            f"align.max_tokens {align.max_tokens}, and will score low; write more if your answers "
-            "are longer"
-        )
-    if scores.min() == scores.max():
-        log(
-            f"all {len(scores)} answers of the starting model score {scores[0].item():g}; while "
-            "scores are equal, there is nothing to learn"
-        )
     # Equal scores have no unit of their own; 1 suits rewards between 0 and 1.
     deviation = scores.std(correction=0).item() or 1.0
     derived: dict[str, float] = {}

@@ -27,22 +27,24 @@ SYNONYMS = {
     "--batch-size": "--train.batch-size",
     "--seed": "--train.seed",
     "--output-dir": "--out",
-    "--device": "no flag: the fastest device is chosen",
 }
+TRAINING = ("train", "sft", "reward", "dpo", "ppo", "grpo")
 
 
 def _mistake(error: CycloptsError) -> str:
     """Return the sentence for an invalid command line."""
-    if isinstance(error, UnknownOptionError):
+    command = error.command_chain[0] if error.command_chain else ""
+    if isinstance(error, UnknownOptionError) and command in TRAINING:
         option = (error.token.keyword or error.token.value).split("=")[0].replace("_", "-")
+        if option == "--device":
+            return "There is no option --device: the fastest device is chosen."
         if option in SYNONYMS:
-            return f"error: Unknown option {option}. Here it is {SYNONYMS[option]}."
-    return f"error: {error}"
+            return f"Unknown option {option}. Here it is {SYNONYMS[option]}."
+    return str(error)
 
 
 app = App(
     name="seq2chat",
-    error_formatter=_mistake,
     version=__version__,
     help=(
         "Train, align, sample and inspect your own language model, from text to chat.\n\n"
@@ -83,7 +85,9 @@ def main() -> None:
     if sys.argv[1:] in ([], ["--help"], ["-h"]):
         _import_commands()
     try:
-        app(print_error=True, exit_on_error=True)
+        app(print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        _fail(_mistake(error))
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:

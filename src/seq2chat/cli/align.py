@@ -115,6 +115,8 @@ def grpo(
 
 def _align(method: str, source: str, options: Options, flags: Any) -> None:
     """Start or resume a run of `method`. Short flags override the recipe like all others."""
+    from seq2chat.training.checkpoint import find_checkpoint
+
     began = time.monotonic()
     changes = given(flags)
     short = {
@@ -144,20 +146,12 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
     if "corpus" in changes.get("data", {}):
         tables.get("align", {}).pop("examples", None)  # the number suits the recipe's own data
     recipe = Recipe.from_tables(tables, changes, source=source if is_file else "the flags")
-    _check_start(recipe)
+    assert recipe.align is not None
+    if recipe.align.start:
+        find_checkpoint(Path(recipe.align.start))  # before anything is measured
     console = LoggedConsole()
     folder = options.out or free_folder(Path(source or method).stem, console)
     train_recipe(recipe, folder, console, began)
-
-
-def _check_start(recipe: Recipe) -> None:
-    """Raise UserError for a missing start before anything is measured."""
-    from seq2chat.training.checkpoint import find_checkpoint
-
-    assert recipe.align is not None
-    start = recipe.align.start
-    check(start != "", "No model to align: name a run or a model folder with --start.")
-    find_checkpoint(Path(start))
 
 
 def _shipped(name: str) -> dict[str, Any]:

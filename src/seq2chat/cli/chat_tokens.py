@@ -30,7 +30,7 @@ def chat_tokens(
     data: Annotated[
         Path | None, Parameter(help="file of demonstrations to read one from instead")
     ] = None,
-    line: Annotated[int, Parameter(help="number of the example in --data")] = 1,
+    line: Annotated[int, Parameter(help="number of the row in --data")] = 1,
     reply: Annotated[
         bool, Parameter(help="end with the start of the assistant's next turn", negative="")
     ] = False,
@@ -95,14 +95,9 @@ def _own_demonstration(texts: Sequence[str], system: str) -> "Demonstration":
 
 def _read_demonstration(data: Path | None, line: int) -> "Demonstration":
     """Return demonstration number `line` of a file or of the world."""
-    from seq2chat.text.conversations import WORLD, read_demonstrations
+    from seq2chat.text.conversations import WORLD, nth_demonstration, read_demonstrations
 
     check(line > 0, f"--line is {line}; the first demonstration is 1.")
-    # Of a file, 0 examples are all of them, in the order of the file.
-    name, n = (WORLD, line) if data is None else (str(data), 0)
-    demonstrations = read_demonstrations(name, n, seed=0)
-    check(
-        len(demonstrations) >= line,
-        f"{data} has {len(demonstrations)} demonstrations; --line {line} is not among them.",
-    )
-    return demonstrations[line - 1]
+    if data is None:
+        return read_demonstrations(WORLD, line, seed=0)[line - 1]
+    return nth_demonstration(str(data), line)

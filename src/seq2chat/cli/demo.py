@@ -55,10 +55,10 @@ def demo(
         stage_bar = bar.add_task("", total=1.0)
         stage = ""
 
-        def say(line: str) -> None:
+        def log(line: str) -> None:
             console.print(line, style="dim", soft_wrap=True)
 
-        for moment in run_pipeline(out, stop, say, seed=seed, seconds=length.amount):
+        for moment in run_pipeline(out, stop, log, seed=seed, seconds=length.amount):
             if moment.stage.name != stage:
                 stage = moment.stage.name
                 number = [s.name for s in STAGES].index(stage) + 1

@@ -1,6 +1,7 @@
 """Every option of a `Recipe` as a flag."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter
@@ -22,11 +23,18 @@ def _described(section: type) -> list[tuple[str, Any, str]]:
     return described
 
 
-def _flags(section: type, table: str, is_shown: bool) -> type:
+# Options that alignment has no use for.
+PRETRAINING_ONLY = {
+    "data": {"source", "target", "max_characters", "document_mask", "mask_share"},
+    "train": {"start", "prompt", "label_smoothing"},
+}
+
+
+def _flags(section: type, table: str, hidden: Collection[str] = ()) -> type:
     """Return a dataclass like `section` in which None means "not given", so that flags can override
     a recipe."""
     fields = [
-        (name, Annotated[kind | None, Parameter(help=text, show=is_shown)], None)
+        (name, Annotated[kind | None, Parameter(help=text, show=name not in hidden)], None)
         for name, kind, text in _described(section)
     ]
     return dataclasses.make_dataclass(
@@ -40,7 +48,9 @@ def _union_flags(union: Any, table: str, key: str, default: str, shown: str) -> 
 
     Help shows the options of the member `shown`, or of all if that is "all".
     """
-    members = get_args(union)
+    members = [
+        config for config in get_args(union) if getattr(config, key) != "reward" or table == "align"
+    ]
     kinds: dict[str, Any] = {}
     # For each flag: its help texts, and the members with that text.
     texts: dict[str, dict[str, list[str]]] = {}
@@ -54,7 +64,9 @@ def _union_flags(union: Any, table: str, key: str, default: str, shown: str) -> 
     for name, kind in kinds.items():
         text = "; ".join(f"{text} [{', '.join(owners)}]" for text, owners in texts[name].items())
         own = [text for text, owners in texts[name].items() if shown in owners]
-        parameter = Parameter(help=own[0] if own else text, show=shown == "all" or bool(own))
+        # Dropout is the one option of a shape that alignment can change.
+        is_shown = shown == "all" or bool(own) or (table == "model" and name == "dropout")
+        parameter = Parameter(help=own[0] if own else text, show=is_shown)
         fields.append((name, Annotated[kind | None, parameter], None))
     return dataclasses.make_dataclass(
         f"{table.title()}Flags", fields, frozen=True, namespace=_MODULE
@@ -87,7 +99,9 @@ def recipe_flags(method: str) -> type:
             case "align":
                 flags = _union_flags(AlignConfig, name, "method", "", method)
             case _:
-                flags = _flags(section, name, is_shown=name != "tokenizer" or method == "")
+                all_names = [f.name for f in dataclasses.fields(section)]
+                unused = all_names if name == "tokenizer" else PRETRAINING_ONLY.get(name, ())
+                flags = _flags(section, name, unused if method else ())
         fields.append((name, Annotated[flags, Parameter(group=name)], flags()))
     fields.append(("preset", Annotated[str | None, preset], None))
     return dataclasses.make_dataclass("RecipeFlags", fields, frozen=True, namespace=_MODULE)

@@ -20,7 +20,7 @@ from seq2chat.cli.options import given, recipe_flags
 from seq2chat.config import Recipe, check, recipe_names, recipe_tables
 
 PretrainingFlags = recipe_flags("")
-WORSE = 1.02  # times the lowest validation loss, beyond the noise of a sample
+RISEN = 0.03  # nats above the lowest validation loss, beyond the noise of a sample
 
 
 def train(
@@ -293,15 +293,21 @@ def _print_done(job: "Job", saved: Path, console: Console) -> None:
 
 
 def _overfitting(job: "Job") -> str:
-    """Return a warning if the validation loss has risen since its minimum, or an empty string."""
-    losses = [(m["val_loss"], m["step"]) for m in job.run.metrics() if "val_loss" in m]
+    """Return a warning if the validation loss of pretraining has risen since its minimum, or an
+    empty string.
+
+    The last validation is left out: it scores another part of the split.
+    """
+    if job.recipe.align is not None:
+        return ""
+    losses = [(m["val_loss"], m["step"]) for m in job.run.metrics() if "val_loss" in m][:-1]
     if not losses:
         return ""
     least, step = min(losses)
     last, _ = losses[-1]
-    if last <= WORSE * least:
+    if last < least + RISEN:
         return ""
     return (
-        f"The validation loss was lowest at step {step} ({least:.4f}) and ended at {last:.4f}: the "
-        "model memorizes its data. A shorter --budget or more data gives a better one."
+        f"The validation loss was lowest at step {step} ({least:.4f}) and rose to {last:.4f}: the "
+        "model memorizes its text. A shorter --budget or more text gives a better one."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from seq2chat.config.errors import check
 
@@ -125,6 +125,11 @@ class PPOConfig:
     lora_rank: LoraRank = 0
     strict: Strict = False
 
+    @property
+    def n_prompts(self) -> int:
+        """The number of prompts per iteration."""
+        return self.episodes
+
     def __post_init__(self) -> None:
         _check_positive(self, "episodes", "inner_epochs", "max_tokens", "ptx_batch", "temperature")
         _check_not_negative(
@@ -156,6 +161,11 @@ class GRPOConfig:
     lora_rank: LoraRank = 0
     strict: Strict = False
 
+    @property
+    def n_prompts(self) -> int:
+        """The number of prompts per iteration, each with a group of answers."""
+        return self.episodes // self.group
+
     def __post_init__(self) -> None:
         _check_positive(self, "episodes", "group", "inner_epochs", "max_tokens", "temperature")
         _check_not_negative(self, "examples", "beta", "clip", "lora_rank")
@@ -165,6 +175,22 @@ class GRPOConfig:
             "the group.",
         )
         check(self.group > 1, "align.group is 1; grpo compares answers, so write 2 or more.")
+
+
+@runtime_checkable
+class RolloutOptions(Protocol):
+    """The options of methods that score answers of the policy."""
+
+    reward: str
+    examples: int
+    strict: bool
+    max_tokens: int
+    temperature: float
+    missing_eos: float
+    episodes: int
+
+    @property
+    def n_prompts(self) -> int: ...
 
 
 AlignConfig = SFTConfig | RewardModelingConfig | DPOConfig | PPOConfig | GRPOConfig

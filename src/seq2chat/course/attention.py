@@ -110,11 +110,12 @@ def lesson(example: Example = LECTURE, causal: bool = False) -> Lesson:
     d = example.q.shape[1]
     wide = [str(i + 1) for i in range(max(d, example.v.shape[1]))]
     columns = [str(i + 1) for i in range(example.x.shape[1])]
+    digits = 1 if example is LECTURE else 3
     tables = [
-        matrix("inputs x", names, columns, example.x, 1),
-        matrix("W^Q", columns, wide[:d], example.w_q, 1),
-        matrix("W^K", columns, wide[:d], example.w_k, 1),
-        matrix("W^V", columns, wide[: example.v.shape[1]], example.w_v, 1),
+        matrix("inputs x", names, columns, example.x, digits),
+        matrix("W^Q", columns, wide[:d], example.w_q, digits),
+        matrix("W^K", columns, wide[:d], example.w_k, digits),
+        matrix("W^V", columns, wide[: example.v.shape[1]], example.w_v, digits),
         matrix("q = x W^Q", names, wide[:d], example.q, 1),
         matrix("k = x W^K", names, wide[:d], example.k, 1),
         matrix("v = x W^V", names, wide[: example.v.shape[1]], example.v, 1),

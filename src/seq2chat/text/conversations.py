@@ -8,7 +8,7 @@ import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,12 +111,26 @@ def read_demonstrations(
         ]
 
     def parse(fields: Fields) -> Demonstration:
-        turns = formats.demonstration(fields)
-        messages = tuple(turn.message for turn in turns)
-        unlearned = frozenset(number for number, turn in enumerate(turns) if not turn.learned)
-        return Demonstration(messages, unlearned, fields.columns(columns))
+        return _demonstration(fields, columns)
 
     return _read(source, n, seed, parse=parse, log=log, strict=strict)
+
+
+def nth_demonstration(source: str, number: int) -> Demonstration:
+    """Return the demonstration in row `number` of a file, counted from 1, without reading further.
+
+    Raises UserError if the file has fewer rows, or if that row is invalid.
+    """
+    for row in islice(_rows(source), number - 1, number):
+        return _demonstration(Fields(row), frozenset())
+    raise UserError(f"{source} has fewer than {number:,} rows.")
+
+
+def _demonstration(fields: Fields, columns: Columns) -> Demonstration:
+    turns = formats.demonstration(fields)
+    messages = tuple(turn.message for turn in turns)
+    unlearned = frozenset(number for number, turn in enumerate(turns) if not turn.learned)
+    return Demonstration(messages, unlearned, fields.columns(columns))
 
 
 def read_comparisons(

@@ -143,7 +143,7 @@ def find_checkpoint(path: Path) -> Path:
         f"There is no run or model folder {path}; "
         + (
             f"did you mean {Path('runs') / path}?"
-            if (Path("runs") / path).exists()
+            if RunFolder(Path("runs") / path).list_checkpoints()
             else "`seq2chat runs list` lists the runs in runs/."
         ),
     )

@@ -36,7 +36,7 @@ def compile_steps(job: Job, log: Log) -> bool:
         name = job.model.config.family if align is None else align.method
         check(
             train.compile != "on",
-            f"train.compile is for pretraining a GPT; for {name} write auto or off.",
+            f"train.compile is for pretraining; for {name} write auto or off.",
         )
         return False
     is_wanted = train.compile == "on" or (train.compile == "auto" and _pays(job, log))

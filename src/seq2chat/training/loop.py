@@ -21,7 +21,7 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
 
     Every milestone saves before it evaluates. Raises UserError if the loss diverges, or if a timed
     budget holds too few steps to learn from. The weights on disk are those of the last checkpoint
-    then. A finished run yields nothing.
+    then, and the files of a new run are deleted. A finished run yields nothing.
     """
     clock = Clock(job)
     if clock.is_over() and job.run.is_validated(job.progress.step):
@@ -65,21 +65,25 @@ def _steps(job: Job, clock: Clock, stop: threading.Event) -> Iterator[Event]:
         yield _record(job, update, multiplier, seconds, share)
         # The first step is slow, so its duration is used only if there is no second one.
         if progress.step == first + 2:
-            _check_usable(job, clock)
+            _check_usable(job, clock, stop)
         if clock.is_over():
             break
         yield from _milestones(job, clock, share_before, share)
         share_before = max(share_before, share)
-    if progress.step == first + 1 and not stop.is_set():
-        _check_usable(job, clock)
+    if progress.step == first + 1:
+        _check_usable(job, clock, stop)
 
 
-def _check_usable(job: Job, clock: Clock) -> None:
+def _check_usable(job: Job, clock: Clock, stop: threading.Event) -> None:
+    """Raise UserError for a budget of too few steps. A new run leaves nothing behind then, so that
+    the corrected command can use its folder."""
+    if stop.is_set():
+        return
     try:
         clock.check_usable()
     except UserError:
-        # A refused run leaves nothing behind, so that the corrected command can use its folder.
-        job.run.discard()
+        if job.is_new:
+            job.run.discard()
         raise
 
 

@@ -5,6 +5,7 @@ import shutil
 import time
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,13 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
 
     def discard(self) -> None:
-        """Delete the folder of a run without a checkpoint."""
-        if not self.list_checkpoints():
-            shutil.rmtree(self.folder)
+        """Delete the files of the run, and its folder if nothing else is in it."""
+        for name in ("samples", "checkpoints", "tokenizer"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for file in (self.folder / "config.toml", self.folder / "log.txt", self.metrics_file):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):  # of a user's other files
+            self.folder.rmdir()
 
     def note(self, text: str) -> None:
         """Append a line with a timestamp to `log.txt`."""
@@ -117,8 +122,9 @@ def finished_stages(folder: Path) -> dict[str, float]:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """Return the runs in `root` and in its folders, such as the stages of a demo, by name."""
-    configs = [*root.glob("*/config.toml"), *root.glob("*/*/config.toml")]
+    """Return the runs in `root`, and the stages of the demos in it, by name."""
+    demos = [file.parent for file in root.glob("*/stages.json")]
+    configs = [file for folder in (root, *demos) for file in folder.glob("*/config.toml")]
     return [RunFolder(config.parent) for config in sorted(configs)]
 
 

@@ -38,7 +38,15 @@ def prepare_training(
 
     Raises UserError if tokenizer, text and model do not fit together.
     """
-    assert recipe.align is None, "alignment.setup.prepare takes recipes of every kind"
+    check(
+        recipe.align is None,
+        f"This is a recipe of {recipe.method}; pass prepare=alignment.setup.prepare, or use "
+        "seq2chat.train.",
+    )
+    check(
+        recipe.model.objective != "score",
+        "A reward model is trained from a GPT: seq2chat reward --start RUN.",
+    )
     is_resumed = tokenizer is not None
     model = None
     if recipe.train.start:
@@ -129,6 +137,7 @@ def start_job(
     job.tokenizer.save(folder / "tokenizer")
     job.recipe.save(folder / "config.toml")  # last: it makes the folder a run
     job.progress.seconds = time.monotonic() - began
+    job.is_new = True
     return job
 
 
@@ -170,11 +179,12 @@ def resume_job(
             f"{text}, its tokenizer, a mixed-in text or the starting model of {folder} has "
             "changed; put it back, or start a new run.",
         )
-    budget = recipe.train.budget
+    old, new = changed.get("train.budget", ("", ""))
+    is_finished = run.is_validated(job.progress.step) and Clock(job).is_over()
     check(
-        "train.budget" not in changed or not Clock(job).is_over(),
-        f"{folder} is at step {job.progress.step}, and the budget of {budget} is already used; "
-        "write a longer one.",
+        old == new or not is_finished or Budget.parse(old) == Budget.parse(new),
+        f"{folder} is finished at step {job.progress.step}, and the budget of {new} is already "
+        "used; write a longer one.",
     )
     job.recipe.save(folder / "config.toml")
     run.drop_after(job.progress.step)
@@ -275,7 +285,7 @@ def check_free(folder: Path) -> None:
     """Raise UserError if `folder` holds a run."""
     check(
         not (folder / "config.toml").exists(),
-        f"{folder} already holds a run; resume it, or choose another folder.",
+        f"{folder} already holds a run; resume it (--resume), or choose another folder (--out).",
     )
 
 

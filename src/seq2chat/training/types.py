@@ -164,6 +164,7 @@ class Job:
     precision: Precision
     device: torch.device
     progress: Progress
+    is_new: bool = False  # started by this process, not resumed
 
     @property
     def recipe(self) -> Recipe:

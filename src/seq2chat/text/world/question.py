@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from seq2chat.text.chat import Message
 
-CHECKS = ("value", "list", "words", "polite", "admit", "correct", "decline")
-
 
 class Draft(NamedTuple):
     """The output of a family: the user's words, and the fields of a question except its split.
