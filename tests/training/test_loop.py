@@ -280,24 +280,29 @@ def test_validation_keeps_to_the_document_mask(tiny_recipe, tmp_path):
     torch.testing.assert_close(packed[:, :end], alone)
 
 
-def test_a_refused_new_run_deletes_its_own_files_only(tiny_recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("seq2chat.training.clock.MIN_STEPS", 10**9)
+def test_a_refused_new_run_deletes_its_own_files_only(tiny_recipe, tmp_path):
     recipe = with_train(tiny_recipe, budget="5s")
-    with pytest.raises(UserError, match="too few to learn from"):
-        run(start_job(recipe, tmp_path / "alone", quiet))
+
+    def refused(folder):
+        job = start_job(recipe, folder, quiet)
+        job.least_steps = 10**9
+        with pytest.raises(UserError, match="too few to learn from"):
+            run(job)
+
+    refused(tmp_path / "alone")
     assert not (tmp_path / "alone").exists()
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="too few to learn from"):
-        run(start_job(recipe, tmp_path / "shared", quiet))
+    refused(tmp_path / "shared")
     assert [file.name for file in (tmp_path / "shared").iterdir()] == ["thesis.txt"]
 
 
-def test_a_resumed_run_that_is_refused_is_kept(tiny_recipe, tmp_path, monkeypatch):
+def test_a_resumed_run_that_is_refused_is_kept(tiny_recipe, tmp_path):
     start_job(with_train(tiny_recipe, budget="5s"), tmp_path / "run", quiet)
-    monkeypatch.setattr("seq2chat.training.clock.MIN_STEPS", 10**9)
+    job = resume_job(tmp_path / "run", {}, quiet)
+    job.least_steps = 10**9
     with pytest.raises(UserError, match="too few to learn from"):
-        run(resume_job(tmp_path / "run", {}, quiet))
+        run(job)
     assert (tmp_path / "run" / "config.toml").exists()
 
 

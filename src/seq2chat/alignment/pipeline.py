@@ -66,8 +66,9 @@ class StageProgress:
 
 
 FULL_STEPS = 2000  # of pretraining, by its recipe
-MIN_SCALE = 0.1  # of the full lengths; with less, no stage has anything to learn from
+MIN_SCALE = 0.03  # of the full lengths; with less, a stage has no time for its steps
 RL_STEPS, RL_EPISODES, RL_BATCH = 70, 128, 32  # of reinforcement learning, by its recipe
+LEAST_STEPS = 5  # of each stage: a short demo shows all stages rather than none
 RL_MIN_STEPS = 26  # kept when stages are shortened, so that there is a schedule
 
 
@@ -220,6 +221,7 @@ def _train(
             recipe_tables(f"demo-{name}"), stage_tables(folder, name, seed), _nested(changes)
         )
         job = start_job(recipe, run, log, prepare=prepare)
+    job.least_steps = LEAST_STEPS
     for event in train(job, stop):
         match event:
             case Step():

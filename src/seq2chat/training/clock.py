@@ -10,7 +10,6 @@ from seq2chat.training.types import Job
 
 # The share of a timed budget that the last validation may take, and all others together.
 VALIDATION_SHARE = 0.1
-MIN_STEPS = 20  # a timed run with fewer has no warmup and decay to speak of
 
 
 class Clock:
@@ -23,6 +22,7 @@ class Clock:
     def __init__(self, job: Job) -> None:
         train = job.recipe.train
         self.progress = job.progress
+        self.least_steps = job.least_steps
         self.steps = job.total_steps()
         self.seconds = Budget.parse(train.budget).amount
         self.began = time.monotonic() - job.progress.seconds
@@ -70,9 +70,9 @@ class Clock:
             return
         used = self.progress.start * self.seconds
         n_steps = self.progress.step + (1 - self.share()) * self.seconds / self.step_seconds
-        least = used + MIN_STEPS * self.step_seconds / (1 - 2 * VALIDATION_SHARE)
+        least = used + self.least_steps * self.step_seconds / (1 - 2 * VALIDATION_SHARE)
         check(
-            n_steps >= MIN_STEPS,
+            n_steps >= self.least_steps,
             f"The budget of {self.seconds:.0f}s holds {n_steps:.0f} steps of "
             f"{self.step_seconds:.1f} s, too few to learn from; write at least --budget "
             f"{math.ceil(1.2 * least)}s, or make the model or the batch smaller.",

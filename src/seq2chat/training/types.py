@@ -165,6 +165,7 @@ class Job:
     device: torch.device
     progress: Progress
     is_new: bool = False  # started by this process, not resumed
+    least_steps: int = 20  # a timed run with fewer has no warmup and decay to speak of
 
     @property
     def recipe(self) -> Recipe:
