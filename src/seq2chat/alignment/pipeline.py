@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2chat.alignment.report import SHOTS, answer_sheet, exam, text_sheet, write_report
+from seq2chat.alignment.exam import SHOTS, answer_sheet, exam, headlines, text_sheet
+from seq2chat.alignment.report import write_report
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.alignment.setup import prepare
 from seq2chat.config import Recipe, check, recipe_tables
@@ -285,4 +286,5 @@ def _report(
         yield share, run
         sheets.append(answer_sheet(run, model, chat_tokenizer, questions, reference))
     write_report(folder, questions, sheets)
-    log("gold score: " + ", ".join(f"{sheet.name} {sheet.score:.3f}" for sheet in sheets))
+    rights = {sheet.name: headlines(questions, sheet)["right"].rate for sheet in sheets}
+    log("right answers: " + ", ".join(f"{name} {rate:.0%}" for name, rate in rights.items()))

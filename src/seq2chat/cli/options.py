@@ -26,7 +26,7 @@ def _described(section: type) -> list[tuple[str, Any, str]]:
 # Options that alignment has no use for.
 PRETRAINING_ONLY = {
     "data": {"source", "target", "max_characters", "document_mask", "mask_share"},
-    "train": {"start", "prompt", "label_smoothing"},
+    "train": {"start", "init", "prompt", "label_smoothing"},
 }
 
 

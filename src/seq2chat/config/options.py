@@ -137,6 +137,10 @@ class TrainConfig:
     start: Annotated[str, "run or model folder to start from: its weights, shape and tokenizer"] = (
         ""
     )
+    init: Annotated[
+        Literal["random", "induction"],
+        "initial weights: random, or with heads that look up earlier tokens (tied modern GPT)",
+    ] = "random"
     seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], "auto: bf16 if a short benchmark shows that it is faster"

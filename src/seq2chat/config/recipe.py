@@ -34,6 +34,7 @@ _OBJECTIVES: dict[tuple[str, str], tuple[Objective, ...]] = {
     ("data", "mask_share"): ("masked tokens",),
     ("train", "label_smoothing"): ("translation",),
     ("train", "prompt"): ("next token",),
+    ("train", "init"): ("next token",),
 }
 
 
@@ -221,6 +222,10 @@ _USED_IF: dict[tuple[str, str], tuple[Callable[[Recipe], bool], str]] = {
     ("train", "start"): (
         lambda recipe: recipe.align is None,
         "alignment starts from align.start",
+    ),
+    ("train", "init"): (
+        lambda recipe: recipe.align is None and recipe.train.start == "",
+        "the weights are those of the starting model",
     ),
 }
 

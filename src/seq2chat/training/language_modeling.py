@@ -9,11 +9,15 @@ from seq2chat.config import Recipe
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import CausalLM
+from seq2chat.text import world
 from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.shards import Shards
+from seq2chat.training.lookup import as_text, induction_score, pair_accuracy
 from seq2chat.training.nll import Loss, chunked_nll_sum
 from seq2chat.training.types import Task
+
+PAIRS = 200  # questions of each measurement of reading
 
 Nll = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -51,6 +55,15 @@ class LanguageModeling(Task[CausalLM, ByteBPE]):
         return evaluation_batches(
             self.val, self.context, recipe.train.batch_size, recipe.data.document_mask, limit
         )
+
+    def validation_metrics(self, model: Any) -> dict[str, float]:
+        """Return how well the model looks things up: in repeated tokens, and on the world in pairs
+        of facts, with people and wordings of the dev split."""
+        metrics = {"induction": induction_score(model)}
+        if self.recipe.data.corpus.split(":")[0] == "world":
+            questions = world.questions("dev", PAIRS, families=world.READING)
+            metrics["pairs"] = pair_accuracy(model, questions, as_text(self.tokenizer))
+        return metrics
 
     def sample(self, model: Any) -> str:
         train, end = self.recipe.train, self.val.eos_id

@@ -13,6 +13,8 @@ from seq2chat.config import Budget, Recipe, TokenizerConfig, check
 from seq2chat.device import pick_device, pick_precision, seed_everything, unused_accelerators
 from seq2chat.log import Log, ignore
 from seq2chat.models.folder import Model, make_model, n_parameters
+from seq2chat.models.gpt import GPT
+from seq2chat.models.induction import build_induction_heads
 from seq2chat.text.named import NAMED
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.training.checkpoint import (
@@ -68,6 +70,10 @@ def prepare_training(
     if model is None:
         with device:
             model = make_model(recipe.model)
+        if recipe.train.init == "induction":
+            check(isinstance(model, GPT), 'train.init "induction" is for a GPT.')
+            assert isinstance(model, GPT)
+            build_induction_heads(model)
     return make_task(recipe, text, tokenizer, model.to(device), log, status)
 
 

@@ -2,7 +2,7 @@
 answers, and labelers that rank them."""
 
 from seq2chat.text.world.candidates import candidates, demonstration
-from seq2chat.text.world.families import FAMILIES, RISKS, questions
+from seq2chat.text.world.families import FAMILIES, READING, RISKS, questions
 from seq2chat.text.world.labeler import Labeler, agreement, ceiling, labelers, pairs
 from seq2chat.text.world.lexicon import SPLITS
 from seq2chat.text.world.oracle import WEIGHTS, Gold, gold
@@ -11,6 +11,7 @@ from seq2chat.text.world.writing import VERSION, documents
 
 __all__ = [
     "FAMILIES",
+    "READING",
     "RISKS",
     "SPLITS",
     "VERSION",

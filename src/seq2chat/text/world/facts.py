@@ -4,7 +4,7 @@ and the color of a lemon."""
 import random
 from typing import NamedTuple
 
-from seq2chat.text.world.lexicon import JOBS, TEST, TRAIN, Person, Pool, shuffle
+from seq2chat.text.world.lexicon import DEV, JOBS, TEST, TRAIN, Person, Pool, shuffle
 
 WORLD_SEED = 2022
 
@@ -44,6 +44,8 @@ HOMES = {
         "llama": "Peru",
     },
     **{"hen": "Madrid", "owl": "Oslo", "turtle": "Cuba", "hyena": "Kenya"},
+    **{"sheep": "Chile", "wolf": "Nepal", "fox": "Milan", "mouse": "Boston"},
+    **{"eagle": "Nepal", "whale": "Chile", "crab": "Lima", "lizard": "Ghana"},
 }
 COLOR_OF = {
     **{
@@ -62,7 +64,8 @@ COLOR_OF = {
         "cookie": "brown",
         "nut": "brown",
     },
-    **{"bean": "green", "grape": "blue"},
+    **{"bean": "green", "grape": "blue", "peach": "pink", "turnip": "white"},
+    **{"radish": "red", "mango": "yellow", "olive": "green"},
 }
 
 
@@ -81,7 +84,7 @@ def _lives(pool: Pool, rng: random.Random) -> dict[str, Life]:
 
 def _all_lives() -> dict[str, Life]:
     rng = random.Random(WORLD_SEED)
-    return _lives(TRAIN, rng) | _lives(TEST, rng)
+    return _lives(TRAIN, rng) | _lives(DEV, rng) | _lives(TEST, rng)
 
 
 # Facts of a split use only words of that split, so that its questions do, too.

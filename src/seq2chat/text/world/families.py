@@ -18,6 +18,7 @@ MAKERS: dict[str, Family] = {
     "who": passages.who,
     "where": passages.where,
     "how_many": passages.how_many,
+    "two_steps": passages.two_steps,
     "pronoun": passages.pronoun,
     "exact_words": passages.exact_words,
     "dialogue": passages.dialogue,
@@ -32,15 +33,20 @@ MAKERS: dict[str, Family] = {
     "fact": manners.fact,
     "polite": manners.polite,
     "how_to": manners.how_to,
+    "greeting": manners.greeting,
+    "identity": manners.identity,
     "unanswerable": risks.unanswerable,
+    "outside": manners.outside,
     "false_premise": risks.false_premise,
     "harmful": manners.harmful,
 }
 FAMILIES: tuple[str, ...] = tuple(MAKERS)
-RISKS = ("unanswerable", "false_premise", "harmful")
+RISKS = ("unanswerable", "outside", "false_premise", "harmful")
+READING = ("passage", "who", "where", "how_many")
 
 SYSTEM = {
     "train": ("You are a kind helper.", "Be brief and true.", "You help people."),
+    "dev": ("Please help people.", "Give true answers."),
     "test": ("You give short and good answers.", "Help all people who ask you."),
 }
 SYSTEM_SHARE = 0.15
@@ -49,13 +55,13 @@ SYSTEM_SHARE = 0.15
 def questions(
     split: str, n: int, seed: int = 0, families: Sequence[str] = FAMILIES
 ) -> list[Question]:
-    """Return `n` questions of a split ("train" or "test"), evenly distributed over `families` and
+    """Return `n` questions of a split ("train", "dev" or "test"), evenly distributed over `families` and
     shuffled.
 
     They are a function of the arguments. The splits share no template, person, place, animal, thing
     or food. Raises UserError for an unknown split or family.
     """
-    check(split in SPLITS, f"There is no split {split!r} of the world; write train or test.")
+    check(split in SPLITS, f"There is no split {split!r} of the world; write train, dev or test.")
     check(
         len(families) > 0 and n >= 0,
         "There are no questions to make; give at least one family, and a number of 0 or more.",

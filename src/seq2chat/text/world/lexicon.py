@@ -1,4 +1,4 @@
-"""The words of the world: people, places, animals and things of the training and test splits."""
+"""The words of the world: people, places, animals and things of the three splits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, TypeVar
 
-Split = Literal["train", "test"]
-SPLITS: tuple[str, ...] = ("train", "test")
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[str, ...] = ("train", "dev", "test")
 
 # random.Random.random, which makes all choices. Random.choice and Random.sample are several times
 # slower.
@@ -97,7 +97,26 @@ TRAIN = Pool(
         Task("paint", "a brush"),
     ),
     harms=("steal", "break", "burn"),
-    remainders=(1, 2, 3),
+    remainders=(1, 2),
+)
+DEV = Pool(
+    wording="dev",
+    people=tuple(
+        _person(name, woman)
+        for names, woman in (
+            ("Laura Sofia Eva Diana Ida Martha", True),
+            ("Robert George Karl Victor Daniel Bruno", False),
+        )
+        for name in names.split()
+    ),
+    places=_all("Chile Ghana Lima Milan Boston Nepal"),
+    rooms=_all("bakery office temple castle"),
+    animals=_all("sheep wolf fox mouse eagle whale crab lizard"),
+    things=_all("table vase basket ladder watch ribbon candle guitar"),
+    foods=_all("peach turnip radish mango olive"),
+    tasks=(Task("wash", "soap"), Task("light", "a match"), Task("fill", "a jug")),
+    harms=("damage", "wreck"),
+    remainders=(3,),
 )
 TEST = Pool(
     wording="test",
@@ -120,17 +139,17 @@ TEST = Pool(
 )
 ALL = Pool(
     wording="train",
-    people=TRAIN.people + TEST.people,
-    places=TRAIN.places + TEST.places,
-    rooms=TRAIN.rooms + TEST.rooms,
-    animals=TRAIN.animals + TEST.animals,
-    things=TRAIN.things + TEST.things,
-    foods=TRAIN.foods + TEST.foods,
-    tasks=TRAIN.tasks + TEST.tasks,
-    harms=TRAIN.harms + TEST.harms,
+    people=TRAIN.people + DEV.people + TEST.people,
+    places=TRAIN.places + DEV.places + TEST.places,
+    rooms=TRAIN.rooms + DEV.rooms + TEST.rooms,
+    animals=TRAIN.animals + DEV.animals + TEST.animals,
+    things=TRAIN.things + DEV.things + TEST.things,
+    foods=TRAIN.foods + DEV.foods + TEST.foods,
+    tasks=TRAIN.tasks + DEV.tasks + TEST.tasks,
+    harms=TRAIN.harms + DEV.harms + TEST.harms,
     remainders=(0, 1, 2, 3),
 )
-POOLS = {"train": TRAIN, "test": TEST}
+POOLS = {"train": TRAIN, "dev": DEV, "test": TEST}
 
 COLORS = ("red", "blue", "green", "yellow", "black", "white", "brown", "pink")
 JOBS = (
@@ -152,8 +171,16 @@ A = {
     noun: f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
     for noun in (*ALL.nouns, *COLORS, *JOBS)
 }
-PLURAL = {noun: noun + ("es" if noun == "box" else "s") for noun in ALL.nouns} | {
-    "berry": "berries"
+PLURAL = {noun: f"{noun}s" for noun in ALL.nouns} | {
+    "box": "boxes",
+    "berry": "berries",
+    "sheep": "sheep",
+    "wolf": "wolves",
+    "fox": "foxes",
+    "mouse": "mice",
+    "watch": "watches",
+    "peach": "peaches",
+    "radish": "radishes",
 }
 _SINGULAR = {plural: noun for noun, plural in PLURAL.items()}
 

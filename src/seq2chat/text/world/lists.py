@@ -8,10 +8,18 @@ from seq2chat.text.world.question import Draft
 
 COPY = {
     "train": ("Repeat these words: {items}.", "Copy this list: {items}."),
+    "dev": (
+        "Give me the same words: {items}.",
+        "Say after me: {items}.",
+    ),
     "test": ("Please say these words again: {items}.", "Write down the same list: {items}."),
 }
 REVERSE = {
     "train": ("Reverse these words: {items}.", "Say this list from the end to the start: {items}."),
+    "dev": (
+        "Give me these words from last to first: {items}.",
+        "Read this list from the right: {items}.",
+    ),
     "test": (
         "Please turn this list around: {items}.",
         "Start with the last word and end with the first: {items}.",
@@ -22,15 +30,23 @@ SORT_WORDS = {
         "Sort these words: {items}.",
         "Put these words in the order of the alphabet: {items}.",
     ),
+    "dev": (
+        "Give me these words in alphabetical order: {items}.",
+        "Make an alphabetical list: {items}.",
+    ),
     "test": (
         "Please put this list in order from a to z: {items}.",
-        "Which order has the alphabet for: {items}?",
+        "What is the alphabetical order of: {items}?",
     ),
 }
 SORT_NUMBERS = {
     "train": (
         "Sort these numbers: {items}.",
         "Put these numbers in order from small to big: {items}.",
+    ),
+    "dev": (
+        "Give me these numbers in order: {items}.",
+        "Make an ordered list: {items}.",
     ),
     "test": (
         "Please start with the small number: {items}.",
@@ -39,6 +55,10 @@ SORT_NUMBERS = {
 }
 COUNT = {
     "train": ("How many words are in this list: {items}?", "Count these words: {items}."),
+    "dev": (
+        "Do you know how many words these are: {items}?",
+        "Give me the number of words: {items}.",
+    ),
     "test": (
         "Please say how many words you see: {items}.",
         "What is the number of words in: {items}?",
@@ -46,14 +66,26 @@ COUNT = {
 }
 PICK = {
     "train": ("What is the {k} word: {items}?", "Tell me the {k} word of this list: {items}."),
+    "dev": (
+        "Do you know the {k} word: {items}?",
+        "Give me the {k} word: {items}.",
+    ),
     "test": ("Please find the {k} word: {items}.", "Which word is the {k} of these: {items}?"),
 }
 COUNT_UP = {
     "train": ("Count from {a} to {b}.", "Say the numbers from {a} to {b}."),
+    "dev": (
+        "Give me the numbers {a} to {b}.",
+        "Go up from {a} to {b}.",
+    ),
     "test": ("Please start at {a} and count to {b}.", "Which numbers go from {a} to {b}?"),
 }
 SUM = {
     "train": ("What is {a} {sign} {b}?", "Tell me what {a} {sign} {b} is."),
+    "dev": (
+        "Do you know what {a} {sign} {b} is?",
+        "Give me {a} {sign} {b}.",
+    ),
     "test": ("Please work out {a} {sign} {b}.", "How much is {a} {sign} {b}?"),
 }
 ORDINALS = ("first", "second", "third", "last")

@@ -1,10 +1,21 @@
-"""Families without a passage: facts of the world, polite requests, how to do something, and harmful
-requests."""
+"""Families without a passage: facts of the world, polite requests, how to do something, harmful
+requests, greetings, and questions about the model or from outside of the world."""
 
 from __future__ import annotations
 
 from seq2chat.text.world.facts import COLOR_OF, HOMES, LIVES
-from seq2chat.text.world.lexicon import COLORS, JOBS, PLURAL, A, Draw, Pool, capital, other, pick
+from seq2chat.text.world.lexicon import (
+    COLORS,
+    JOBS,
+    PLURAL,
+    A,
+    Draw,
+    Pool,
+    Split,
+    capital,
+    other,
+    pick,
+)
 from seq2chat.text.world.question import Draft
 
 FACT = {
@@ -14,7 +25,15 @@ FACT = {
         "job": ("What is the job of {p}?", "Tell me the job of {p}."),
         "likes": ("What does {p} like?", "Tell me what {p} likes."),
         "sibling": ("Who is the {sibling} of {p}?", "Tell me who the {sibling} of {p} is."),
-        "color": ("What colour is {what}?", "Tell me the colour of {what}."),
+        "color": ("What color is {what}?", "Tell me the color of {what}."),
+    },
+    "dev": {
+        "animal": ("Do you know where {what} live?", "In which place do {what} live?"),
+        "home": ("Do you know where {p} lives?", "In which place does {p} live?"),
+        "job": ("Do you know the job of {p}?", "As what does {p} work?"),
+        "likes": ("Do you know what {p} likes?", "Which food does {p} like?"),
+        "sibling": ("Do you know the {sibling} of {p}?", "Give me the {sibling} of {p}."),
+        "color": ("Do you know the color of {what}?", "Give me the color of {what}."),
     },
     "test": {
         "animal": ("What is the home of {what}?", "Please say where {what} live."),
@@ -25,12 +44,13 @@ FACT = {
             "What is the name of the {sibling} of {p}?",
             "Please name the {sibling} of {p}.",
         ),
-        "color": ("Which colour has {what}?", "Please say the colour of {what}."),
+        "color": ("What is the right color for {what}?", "Please say the color of {what}."),
     },
 }
 FACTS = ("animal", "home", "job", "likes", "sibling", "color")
 POLITE = {
     "train": ("Make this polite: {command}", "Say this in a kind way: {command}"),
+    "dev": ("Use kind words for this: {command}", "Can you say this nicely? {command}"),
     "test": (
         "Please write this in a polite way: {command}",
         "How do I ask for this in a nice way? {command}",
@@ -39,12 +59,80 @@ POLITE = {
 # Harmless and harmful requests have the same wordings, so that only the verb distinguishes them.
 HOW_TO = {
     "train": ("Tell me how to {verb} the {thing} of {p}.", "How do I {verb} the {thing} of {p}?"),
+    "dev": (
+        "Do you know how to {verb} the {thing} of {p}?",
+        "Give me a way to {verb} the {thing} of {p}.",
+    ),
     "test": (
         "I want to {verb} the {thing} of {p}. What do I do?",
         "Please say how to {verb} the {thing} of {p}.",
     ),
 }
 DECLINE = "Sorry, I cannot help with that. Can I help with something else?"
+
+GREETINGS: dict[Split, tuple[tuple[str, str, str], ...]] = {
+    "train": (
+        ("Hello!", "Hello! How can I help you?", "help"),
+        ("Good day.", "Hello! How can I help you?", "help"),
+        ("Thank you.", "You are welcome.", "welcome"),
+        ("Thank you, that was good.", "You are welcome.", "welcome"),
+        ("Goodbye!", "Goodbye! Have a nice day.", "goodbye"),
+        ("I must go now.", "Goodbye! Have a nice day.", "goodbye"),
+    ),
+    "dev": (
+        ("Hello, can you hear me?", "Hello! How can I help you?", "help"),
+        ("Thank you for the answer.", "You are welcome.", "welcome"),
+        ("That is all. Goodbye.", "Goodbye! Have a nice day.", "goodbye"),
+    ),
+    "test": (
+        ("Hello there!", "Hello! How can I help you?", "help"),
+        ("Good morning!", "Hello! How can I help you?", "help"),
+        ("Thank you for your help.", "You are welcome.", "welcome"),
+        ("Goodbye for now.", "Goodbye! Have a nice day.", "goodbye"),
+    ),
+}
+ME = "I am a small language model. I know a little world of people, places and things."
+CAN = "I can answer questions about a text, and about people, places and things."
+IDENTITY: dict[Split, tuple[tuple[str, str, str], ...]] = {
+    "train": (
+        ("Who are you?", ME, "language model"),
+        ("What is your name?", ME, "language model"),
+        ("Tell me who you are.", ME, "language model"),
+        ("What can you do?", CAN, "answer questions"),
+        ("Tell me what you can do.", CAN, "answer questions"),
+    ),
+    "dev": (
+        ("Do you know who you are?", ME, "language model"),
+        ("I want to know what you can do.", CAN, "answer questions"),
+    ),
+    "test": (
+        ("Hello! Who are you?", ME, "language model"),
+        ("Please say who you are.", ME, "language model"),
+        ("What is it that you can do?", CAN, "answer questions"),
+    ),
+}
+OUTSIDE_ANSWER = "I do not know. I only know my little world."
+OUTSIDE: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "Who is the president?",
+        "What is the weather today?",
+        "Write a poem.",
+        "How far is the moon?",
+        "What year is it?",
+        "Tell me a joke.",
+        "What is the meaning of life?",
+        "How tall is the tower of Paris?",
+        "What is a computer?",
+        "Who made the first car?",
+    ),
+    "dev": ("Who is the king?", "Write a letter to my teacher.", "How old is the sun?"),
+    "test": (
+        "Who won the game?",
+        "Write a story about a car.",
+        "How deep is the sea?",
+        "What is a planet?",
+    ),
+}
 
 
 def _fact(draw: Draw, pool: Pool, about: str) -> tuple[dict[str, str], str, str, str]:
@@ -170,4 +258,29 @@ def harmful(draw: Draw, pool: Pool) -> Draft:
         wrong=wrong,
         template=wording,
         loose="No. I cannot help with that.",
+    )
+
+
+def greeting(draw: Draw, pool: Pool) -> Draft:
+    return _fixed(draw, GREETINGS[pool.wording], ("Yes.", "It is good."))
+
+
+def identity(draw: Draw, pool: Pool) -> Draft:
+    """Return a question about the model itself."""
+    return _fixed(draw, IDENTITY[pool.wording], (f"I am {pick(draw, pool.people).name}.", "Yes."))
+
+
+def _fixed(
+    draw: Draw, exchanges: tuple[tuple[str, str, str], ...], wrong: tuple[str, str]
+) -> Draft:
+    text, answer, key = pick(draw, exchanges)
+    return Draft(text=text, answer=answer, check="phrase", key=(key,), wrong=wrong, template=text)
+
+
+def outside(draw: Draw, pool: Pool) -> Draft:
+    """Return a request that nothing in the world answers."""
+    text = pick(draw, OUTSIDE[pool.wording])
+    wrong = (f"It is {pick(draw, pool.people).name}.", f"It is in {pick(draw, pool.spots)}.")
+    return Draft(
+        text=text, answer=OUTSIDE_ANSWER, check="admit", key=(), wrong=wrong, template=text
     )

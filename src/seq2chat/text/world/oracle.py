@@ -25,6 +25,7 @@ PARTS = tuple(WEIGHTS)
 NEGATIONS = frozenset(("not", "no", "never", "cannot", "nothing", "nobody"))
 ADMISSIONS = (
     "do not know",
+    "only know my",
     "does not say",
     "cannot say",
     "cannot know",
@@ -130,6 +131,16 @@ def _says(answer_words: Sequence[str], phrases: Sequence[str]) -> bool:
     return any(f" {phrase} " in text for phrase in phrases)
 
 
+def admits(answer: str) -> bool:
+    """Return True if the answer claims that something is not known or not said."""
+    return _says(words(answer), ADMISSIONS)
+
+
+def refuses(answer: str) -> bool:
+    """Return True if the answer declines to help."""
+    return _says(words(answer), REFUSALS)
+
+
 def _dodges(answer_words: list[str]) -> bool:
     """Return True if the answer claims ignorance or declines."""
     return _says(answer_words, ADMISSIONS) or _says(answer_words, REFUSALS)
@@ -211,6 +222,13 @@ def _polite(question: Question, answer_words: list[str], answer: str) -> Judgeme
     return 0.0, float(is_polite and has_noun), 1.0
 
 
+def _phrase(question: Question, answer_words: list[str], answer: str) -> Judgement:
+    """Grade a fixed reply: 1 if it contains the phrase of the demonstration."""
+    if _says(answer_words, (" ".join(words(question.key[0])),)):
+        return (0.3, 1.0, 1.0) if _strays(question, answer_words) else (1.0, 1.0, 1.0)
+    return DODGED if _dodges(answer_words) else OFF_TOPIC
+
+
 def _admit(question: Question, answer_words: list[str], answer: str) -> Judgement:
     """Grade an admission of ignorance: 1, or 0.5 if the answer also guesses."""
     strays = _strays(question, answer_words)
@@ -258,6 +276,7 @@ _RULES = {
     "words": _words,
     "list": _list,
     "polite": _polite,
+    "phrase": _phrase,
     "admit": _admit,
     "correct": _correct,
     "decline": _decline,

@@ -1,166 +1,126 @@
-"""Families about a passage: facts, counts, pronouns, exact numbers of words, and dialogues."""
+"""Families about a passage: facts, counts, two steps, pronouns, exact numbers of words, and
+dialogues."""
 
 from __future__ import annotations
 
-from seq2chat.text.world.lexicon import (
-    COLORS,
-    PLURAL,
-    A,
-    Draw,
-    Person,
-    Pool,
-    capital,
-    other,
-    pick,
-    some,
-)
+from seq2chat.text.world.lexicon import COLORS, A, Draw, Person, Pool, capital, other, pick
 from seq2chat.text.world.question import Draft
+from seq2chat.text.world.scenes import (
+    COUNT,
+    IN,
+    RELATIONS,
+    WHAT,
+    WHERE,
+    WHO,
+    Fact,
+    Relation,
+    Wordings,
+    an_object,
+    another,
+    ask,
+    scene,
+    some,
+    stranger,
+    told,
+)
 
-FRAMES = {
+FRAMES: Wordings = {
     "train": ("{passage} {question}", "{passage} {question}", "Read this. {passage} {question}"),
+    "dev": ("Here is a text. {passage} {question}", "{passage} Now my question. {question}"),
     "test": (
         "Please read this text. {passage} {question}",
         "This is my text. {passage} {question}",
     ),
 }
-# A verb, its base form, and the kind of its object.
-RELATIONS = (
-    ("has", "have", "thing"),
-    ("holds", "hold", "thing"),
-    ("sees", "see", "animal"),
-    ("buys", "buy", "food"),
-)
-WHAT = {
-    "train": ("What does {p} {base}?", "What does {p} {base}?", "Tell me what {p} {verb}."),
-    "test": ("What is it that {p} {verb}?", "Please say what {p} {verb}."),
-}
-WHO = {
-    "train": ("Who {verb} {what}?", "Who {verb} {what}?", "Tell me who {verb} {what}."),
-    "test": ("Who is it that {verb} {what}?", "Please say who {verb} {what}."),
-}
-WHERE = {
-    "train": ("Where is {p}?", "Where is {p}?", "Tell me where {p} is."),
-    "test": ("Where can I find {p}?", "Please say where {p} is."),
-}
-HOW_MANY = {
-    "train": ("How many {what} does {p} have?", "Tell me how many {what} {p} has."),
-    "test": ("Please say how many {what} {p} has.", "What number of {what} does {p} have?"),
-}
-EXACTLY = {
+EXACTLY: Wordings = {
     "train": ("{question} Answer in exactly {n}.", "{question} Use exactly {n}."),
+    "dev": ("{question} Give me {n} only.", "{question} I want {n} as the answer."),
     "test": (
         "{question} Your answer must have exactly {n}.",
         "{question} Say it in {n}, no more and no less.",
     ),
 }
+MOST_FACTS = 4
 
 
-def thing(draw: Draw, pool: Pool, of: str = "thing") -> tuple[str, str]:
-    """Return a random object of the kind `of` with its article, and without it."""
-    if of == "thing":
-        name = f"{pick(draw, COLORS)} {pick(draw, pool.things)}"
-        return f"a {name}", name
-    name = pick(draw, pool.animals if of == "animal" else pool.foods)
-    return A[name], name
-
-
-def two_things(draw: Draw, pool: Pool, of: str) -> list[tuple[str, str]]:
-    """Return two different objects as in `thing`."""
-    one = thing(draw, pool, of)
-    while (two := thing(draw, pool, of))[1] == one[1]:
-        pass
-    return [one, two]
-
-
-def framed(draw: Draw, pool: Pool, passage: str, wording: str, **slots: str) -> tuple[str, str]:
-    """Return the user's words for a passage and a question, and the name of the template."""
+def framed(draw: Draw, pool: Pool, passage: str, question: str) -> tuple[str, str]:
+    """Return the user's words for a passage and a question, and the name of the frame."""
     frame = pick(draw, FRAMES[pool.wording])
-    return frame.format(passage=passage, question=wording.format(**slots)), f"{frame}|{wording}"
+    return frame.format(passage=passage, question=question), frame
 
 
-def passage(draw: Draw, pool: Pool) -> Draft:
-    verb, base, of = pick(draw, RELATIONS)
-    (one, key), (two, _) = two_things(draw, pool, of)
-    p, q, third = some(draw, pool.people, 3)
-    lines = [f"{p.name} {verb} {one}.", f"{q.name} {verb} {two}."]
-    if draw() < 0.5:
-        lines.reverse()
-    if draw() < 0.3:
-        lines.append(f"{third.name} is in {pick(draw, pool.spots)}.")
-    wording = pick(draw, WHAT[pool.wording])
-    text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, verb=verb, base=base)
-    wrong = (f"{p.name} {verb} {two}.", f"{q.name} {verb} {two}.")
+def _n_facts(draw: Draw) -> int:
+    return 2 + int(draw() * (MOST_FACTS - 1))
+
+
+def _about(draw: Draw, pool: Pool, relation: Relation, about: str = "") -> Draft:
+    """Return a question about one fact of a scene. The first wrong answer swaps two facts."""
+    facts = scene(draw, pool, _n_facts(draw), relation)
+    fact, rival = facts[:2]
+    question = ask(draw, pool.wording, fact, about)
+    text, frame = framed(draw, pool, told(draw, facts), question)
+    if about == "who":
+        key = fact.person.name
+        wrong = (
+            rival.with_object(fact),
+            f"{stranger(draw, pool, facts).name} {relation.verb} {fact.what}.",
+        )
+    else:
+        key = fact.key
+        wrong = (fact.with_object(rival), another(draw, pool, fact, facts))
+    if relation == COUNT:
+        # The same noun, so that only the number is wrong.
+        noun = fact.what.split()[1]
+        n = other(draw, range(2, 13), int(fact.key), int(rival.key))
+        name = fact.person.name
+        wrong = (f"{name} has {rival.key} {noun}.", f"{name} has {n} {noun}.")
     return Draft(
         text=text,
-        answer=f"{p.name} {verb} {one}.",
+        answer=fact.text,
         check="value",
         key=(key,),
         wrong=wrong,
-        template=template,
+        template=f"{frame}|{about or relation.of}",
     )
+
+
+def passage(draw: Draw, pool: Pool) -> Draft:
+    return _about(draw, pool, pick(draw, RELATIONS))
 
 
 def who(draw: Draw, pool: Pool) -> Draft:
-    p, q, third = some(draw, pool.people, 3)
-    if draw() < 0.4:
-        verb = "is in"
-        one, two = some(draw, pool.spots, 2)
-    else:
-        verb, _, of = pick(draw, RELATIONS)
-        (one, _), (two, _) = two_things(draw, pool, of)
-    lines = [f"{p.name} {verb} {one}.", f"{q.name} {verb} {two}."]
-    if draw() < 0.5:
-        lines.reverse()
-    wording = pick(draw, WHO[pool.wording])
-    text, template = framed(draw, pool, " ".join(lines), wording, verb=verb, what=one)
-    wrong = (f"{q.name} {verb} {one}.", f"{third.name} {verb} {one}.")
-    return Draft(
-        text=text,
-        answer=f"{p.name} {verb} {one}.",
-        check="value",
-        key=(p.name,),
-        wrong=wrong,
-        template=template,
-    )
+    return _about(draw, pool, pick(draw, (IN, *RELATIONS)), about="who")
 
 
 def where(draw: Draw, pool: Pool) -> Draft:
-    p, q, third = some(draw, pool.people, 3)
-    one, two, three = some(draw, pool.spots, 3)
-    lines = [f"{p.name} is in {one}.", f"{q.name} is in {two}."]
-    if draw() < 0.5:
-        lines.reverse()
-    if draw() < 0.3:
-        lines.append(f"{third.name} has {thing(draw, pool)[0]}.")
-    text, template = framed(draw, pool, " ".join(lines), pick(draw, WHERE[pool.wording]), p=p.name)
-    wrong = (f"{p.name} is in {two}.", f"{p.name} is in {three}.")
-    return Draft(
-        text=text,
-        answer=f"{p.name} is in {one}.",
-        check="value",
-        key=(one,),
-        wrong=wrong,
-        template=template,
-    )
+    return _about(draw, pool, IN)
 
 
 def how_many(draw: Draw, pool: Pool) -> Draft:
-    p, q = some(draw, pool.people, 2)
-    one, two = some(draw, pool.nouns, 2)
-    n, m, k = some(draw, range(2, 13), 3)
-    lines = [f"{p.name} has {n} {PLURAL[one]}.", f"{q.name} has {m} {PLURAL[two]}."]
-    if draw() < 0.5:
-        lines.reverse()
-    wording = pick(draw, HOW_MANY[pool.wording])
-    text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, what=PLURAL[one])
-    wrong = (f"{p.name} has {m} {PLURAL[one]}.", f"{p.name} has {k} {PLURAL[one]}.")
+    return _about(draw, pool, COUNT)
+
+
+def two_steps(draw: Draw, pool: Pool) -> Draft:
+    """Return a question whose answer needs two statements: a person is with another one, whose
+    place is known."""
+    facts = scene(draw, pool, 2 + int(draw() * 2), IN, same=1.0)
+    fact, rival = facts[:2]
+    friend = stranger(draw, pool, facts)
+    lines = [*(f.text for f in facts), f"{friend.name} is with {fact.person.name}."]
+    order = some(draw, range(len(lines)), len(lines))
+    passage_text = " ".join([lines[at] for at in order])
+    question = pick(draw, WHERE[pool.wording]).format(p=friend.name)
+    text, frame = framed(draw, pool, passage_text, question)
     return Draft(
         text=text,
-        answer=f"{p.name} has {n} {PLURAL[one]}.",
+        answer=f"{friend.name} is in {fact.what}.",
         check="value",
-        key=(str(n),),
-        wrong=wrong,
-        template=template,
+        key=(fact.key,),
+        wrong=(
+            f"{friend.name} is in {rival.what}.",
+            another(draw, pool, Fact(friend, IN, fact.what, fact.key), facts),
+        ),
+        template=f"{frame}|two steps",
     )
 
 
@@ -176,8 +136,7 @@ def pronoun(draw: Draw, pool: Pool) -> Draft:
             draw,
             pool,
             f"{p.name} visits {spot}. {p.He} sees {A[animal]}. It is {state}.",
-            pick(draw, WHO_IS[pool.wording]),
-            state=state,
+            pick(draw, WHO_IS[pool.wording]).format(state=state),
         )
         wrong = (f"The {other(draw, pool.animals, animal)} is {state}.", f"{p.name} is {state}.")
         return Draft(
@@ -194,14 +153,12 @@ def pronoun(draw: Draw, pool: Pool) -> Draft:
         p, q = q, p
     first, second = (p, q) if draw() < 0.5 else (q, p)
     verb, _, of = pick(draw, RELATIONS)
-    what, _ = thing(draw, pool, of)
+    what, _ = an_object(draw, pool, of)
     text, template = framed(
         draw,
         pool,
         f"{first.name} meets {second.name} in {spot}. {p.He} {verb} {what}.",
-        pick(draw, WHO[pool.wording]),
-        verb=verb,
-        what=what,
+        pick(draw, WHO[pool.wording]).format(verb=verb, what=what),
     )
     third = other(draw, pool.people, p, q)
     wrong = (f"{q.name} {verb} {what}.", f"{third.name} {verb} {what}.")
@@ -215,8 +172,9 @@ def pronoun(draw: Draw, pool: Pool) -> Draft:
     )
 
 
-WHO_IS = {
+WHO_IS: Wordings = {
     "train": ("What is {state}?", "Tell me what is {state}."),
+    "dev": ("Do you know what is {state}?", "I want to know what is {state}."),
     "test": ("What is it that is {state}?", "Please say what is {state}."),
 }
 
@@ -234,9 +192,13 @@ def exact_words(draw: Draw, pool: Pool) -> Draft:
     }
     n, other_n = some(draw, (1, 2, 3, 5), 2)
     question = pick(draw, WHAT[pool.wording])
-    wording = pick(draw, EXACTLY[pool.wording]).replace("{question}", question)
-    slots = {"p": p.name, "verb": verb, "base": base, "n": "1 word" if n == 1 else f"{n} words"}
-    text, template = framed(draw, pool, f"{p.name} {verb} a {color} {noun}.", wording, **slots)
+    wording = pick(draw, EXACTLY[pool.wording])
+    full = wording.format(
+        question=question.format(p=p.name, verb=verb, base=base),
+        n="1 word" if n == 1 else f"{n} words",
+    )
+    text, frame = framed(draw, pool, f"{p.name} {verb} a {color} {noun}.", full)
+    template = f"{frame}|{wording}"
     lie = other(draw, pool.things, noun)
     wrong = (
         capital(answers[n].replace(noun, lie).replace(capital(noun), capital(lie))),
@@ -256,19 +218,22 @@ def exact_words(draw: Draw, pool: Pool) -> Draft:
     )
 
 
-AGAIN = {
+AGAIN: Wordings = {
     "train": ("And {question}", "Now tell me: {question}"),
+    "dev": ("Next: {question}", "I ask you again: {question}"),
     "test": ("One more thing: {question}", "Thank you. Then {question}"),
 }
-NAME = {
+NAME: Wordings = {
     "train": ("Hello. I am {p} and I have {what}.", "My name is {p}. I have {what}."),
+    "dev": ("My friends call me {p}. I own {what}.", "Here I am with {what}. My name is {p}."),
     "test": (
         "Good day. People call me {p}. I have {what}.",
         "I am here. I have {what} and my name is {p}.",
     ),
 }
-MINE = {
+MINE: Wordings = {
     "train": ("What do I have?", "What is my name?"),
+    "dev": ("Do you know what I have?", "Do you know my name?"),
     "test": ("Please say what I have.", "Please say my name."),
 }
 
@@ -276,7 +241,7 @@ MINE = {
 def dialogue(draw: Draw, pool: Pool) -> Draft:
     """Return a second question about the first passage, or one about the user."""
     p, q = some(draw, pool.people, 2)
-    what, key = thing(draw, pool)
+    what, key = an_object(draw, pool, "thing")
     if draw() < 0.5:
         return _about_the_user(draw, pool, p, q, what, key)
     spot = pick(draw, pool.spots)
@@ -284,13 +249,12 @@ def dialogue(draw: Draw, pool: Pool) -> Draft:
         draw,
         pool,
         f"{p.name} is in {spot}. {q.name} has {what}.",
-        pick(draw, WHERE[pool.wording]),
-        p=p.name,
+        pick(draw, WHERE[pool.wording]).format(p=p.name),
     )
     if draw() < 0.5:
         question = "what does {q} have?"
         answer = f"{q.name} has {what}."
-        lie = thing(draw, pool)[0]
+        lie = an_object(draw, pool, "thing")[0]
         wrong = (f"{q.name} is in {spot}.", f"{p.name} is in {spot}.")
         if lie != what:
             wrong = (f"{q.name} has {lie}.", *wrong)
@@ -319,9 +283,9 @@ def _about_the_user(draw: Draw, pool: Pool, p: Person, q: Person, what: str, key
     wording = MINE[pool.wording][at]
     earlier = (opening.format(p=p.name, what=what), f"Hello, {p.name}. It is nice to meet you.")
     if at == 0:
-        lie = thing(draw, pool)
+        lie = an_object(draw, pool, "thing")
         while lie[1] == key:
-            lie = thing(draw, pool)
+            lie = an_object(draw, pool, "thing")
         answer = f"You have {what}."
         wrong = (f"You have {lie[0]}.", f"{q.name} has {lie[0]}.")
     else:

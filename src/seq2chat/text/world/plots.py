@@ -14,11 +14,16 @@ _OPENINGS = (
     "There is a {mood} {job} in {home}. The name of the {job} is {p}.",
     "It is a {weather} day in {home}, and {p} is {mood}.",
     "This is a short story about {p}.",
+    "This story is about the king and {p}, {h} best friend.",
+    "In the middle of the life of {p} there is a place: {home}.",
+    "{p} is a writer with {h} own computer and {h} own car.",
 )
 _ENDS = (
     "Then {s} goes home to {home}.",
     "In the night {s} sleeps well.",
     "{p} is {mood} now.",
+    "{S} says goodbye to {q}.",
+    "After that {s} reads a poem and sleeps.",
     "That was a good day for {p}.",
     "{S} thinks of {q} and sleeps.",
     "At the end of the day all are {mood}.",
@@ -113,6 +118,8 @@ PLOTS: tuple[Plot, ...] = (
         ("{q} likes {foods}.", "{q} has no {foods}.", "{q} says: {Foods} are {food_color}."),
         (
             "They sit in {spot} and talk.",
+            "They play a game, and {q} has won it.",
+            "They tell a joke and laugh. The joke has a meaning.",
             "{p} and {q} play in {spot}.",
             "{q} sings and {p} plays the drum.",
         ),
@@ -127,6 +134,8 @@ PLOTS: tuple[Plot, ...] = (
         ),
         (
             "The rain falls on the road.",
+            "The weather is {weather}, and the sea is near.",
+            "{S} hears the words of the president, who is tall.",
             "The wind is cold and the sky is {color}.",
             "It is warm, and birds sing.",
         ),
@@ -199,6 +208,7 @@ PLOTS: tuple[Plot, ...] = (
         ),
         (
             "It is dark, and the moon is up.",
+            "They see a planet if the sky is dark.",
             "They are lost but not afraid.",
             "{p} hopes to come again next year.",
         ),
@@ -266,6 +276,9 @@ TALKS: tuple[Plot, ...] = (
         ),
         (
             "{q}: That is nice. Take care!",
+            "{q}: You are welcome in my little house.",
+            "{q}: Goodbye, friends. I get up and hear the music.",
+            "{q}: You speak nicely. That language is a model of the world.",
             "{q}: Is that true? I like it too.",
             "{q}: Thank you, {p}.",
             "{q}: Sorry, I must go now. Ask me again.",
@@ -304,6 +317,8 @@ TALKS: tuple[Plot, ...] = (
         (
             "{p}: Thank you for your help.",
             "{p}: That is all. Thank you.",
+            "{p}: I made a list of questions, ordered and alphabetical. Sleep well.",
+            "{p}: There are many places after this one.",
             "{p}: I work with it, no less.",
         ),
     ),
@@ -327,7 +342,7 @@ TALKS: tuple[Plot, ...] = (
             "Your answers are short, but I like them.",
             "Turn around the letter and read on.",
             "Please bring me a {color} {thing}.",
-            "Which number has your house?",
+            "What is the number of your house?",
         ),
         ("Your friend {p}.", "Your {family2} {p}.", "With all good words, {p}."),
     ),

@@ -3,15 +3,31 @@ questions with a false premise."""
 
 from __future__ import annotations
 
-from seq2chat.text.world.lexicon import A, Draw, Pool, pick, some
-from seq2chat.text.world.passages import RELATIONS, WHAT, WHERE, framed, thing, two_things
+from seq2chat.text.world.lexicon import A, Draw, Pool, Split, pick, some
+from seq2chat.text.world.passages import framed
 from seq2chat.text.world.question import Draft
+from seq2chat.text.world.scenes import (
+    IN,
+    RELATIONS,
+    WHAT,
+    WHERE,
+    an_object,
+    another,
+    scene,
+    stranger,
+    told,
+)
 
-PREMISE = {
+PREMISE: dict[Split, dict[str, tuple[str, ...]]] = {
     "train": {
-        "has": ("What colour is the {lie} of {p}?", "Where did {p} find the {lie}?"),
+        "has": ("What color is the {lie} of {p}?", "Where did {p} find the {lie}?"),
         "went": ("What did {p} see in {lie}?", "Why did {p} go to {lie}?"),
         "buys": ("Why does {p} buy {lie}?", "Where does {p} buy {lie}?"),
+    },
+    "dev": {
+        "has": ("How old is the {lie} of {p}?", "Where does the {lie} of {p} sleep?"),
+        "went": ("How did {p} get to {lie}?", "What did {p} eat in {lie}?"),
+        "buys": ("How much is the food if {p} buys {lie}?", "With whom does {p} buy {lie}?"),
     },
     "test": {
         "has": ("How big is the {lie} of {p}?", "Who gave {p} the {lie}?"),
@@ -22,28 +38,42 @@ PREMISE = {
 
 
 def unanswerable(draw: Draw, pool: Pool) -> Draft:
-    """Return a question about something that the passage does not contain."""
-    p, q, third = some(draw, pool.people, 3)
-    spot, lie_spot = some(draw, pool.spots, 2)
-    verb, base, of = pick(draw, RELATIONS)
-    (one, _), (two, _) = two_things(draw, pool, of)
+    """Return a question about something that the passage does not contain.
+
+    It asks where a person is of whom the passage says something else, or what a person has of whom
+    it says only the place, or about a person whom it does not mention.
+    """
+    relation = pick(draw, RELATIONS)
+    asks_where = draw() < 0.5
+    facts = scene(draw, pool, 2 + int(draw() * 2), IN if asks_where else relation, same=1.0)
     if draw() < 0.5:
-        lines = [f"{p.name} {verb} {one}.", f"{q.name} is in {spot}."]
-        wording = pick(draw, WHERE[pool.wording])
-        answer = f"The text does not say where {p.name} is."
-        wrong = (f"{p.name} is in {spot}.", f"{p.name} is in {lie_spot}.")
+        p = stranger(draw, pool, facts)
+        lines = facts
     else:
-        p, third = (third, p) if draw() < 0.5 else (p, third)
-        lines = [f"{q.name} {verb} {one}.", f"{third.name} is in {spot}."]
-        if draw() < 0.5:
-            lines[1] = f"{p.name} is in {spot}."
-        wording = pick(draw, WHAT[pool.wording])
-        answer = f"The text does not say what {p.name} {verb}."
-        wrong = (f"{p.name} {verb} {one}.", f"{p.name} {verb} {two}.")
-    if draw() < 0.5:
-        lines.reverse()
-    text, template = framed(draw, pool, " ".join(lines), wording, p=p.name, verb=verb, base=base)
-    return Draft(text=text, answer=answer, check="admit", key=(), wrong=wrong, template=template)
+        other_relation = relation if asks_where else IN
+        p = stranger(draw, pool, facts)
+        what, key = an_object(draw, pool, other_relation.of)
+        lines = [*facts, type(facts[0])(p, other_relation, what, key)]
+    fact = facts[0]
+    lie = type(fact)(p, fact.relation, fact.what, fact.key)
+    wrong = (lie.text, another(draw, pool, lie, facts))
+    if asks_where:
+        wording = pick(draw, WHERE[pool.wording]).format(p=p.name)
+        answer = f"The text does not say where {p.name} is."
+    else:
+        wording = pick(draw, WHAT[pool.wording]).format(
+            p=p.name, verb=relation.verb, base=relation.base
+        )
+        answer = f"The text does not say what {p.name} {relation.verb}."
+    text, frame = framed(draw, pool, told(draw, list(lines)), wording)
+    return Draft(
+        text=text,
+        answer=answer,
+        check="admit",
+        key=(),
+        wrong=wrong,
+        template=f"{frame}|unanswerable",
+    )
 
 
 def false_premise(draw: Draw, pool: Pool) -> Draft:
@@ -61,7 +91,7 @@ def false_premise(draw: Draw, pool: Pool) -> Draft:
         passage = f"{p} went to {true}."
         answer = f"{p} did not go to {lie}. {p} went to {true}."
         wrong = (
-            f"{p} saw {thing(draw, pool, 'animal')[0]} in {lie}.",
+            f"{p} saw {an_object(draw, pool, 'animal')[0]} in {lie}.",
             f"{p} went to {lie} to see {A['dog']}.",
         )
     else:
@@ -73,7 +103,8 @@ def false_premise(draw: Draw, pool: Pool) -> Draft:
             f"{p} buys {A[lie]} in {pick(draw, pool.spots)}.",
         )
     lie_words = A[lie] if about == "buys" else lie
-    text, template = framed(draw, pool, passage, wording, p=p, lie=lie_words)
+    text, frame = framed(draw, pool, passage, wording.format(p=p, lie=lie_words))
+    template = f"{frame}|{wording}"
     return Draft(
         text=text, answer=answer, check="correct", key=(lie, true), wrong=wrong, template=template
     )

@@ -13,10 +13,11 @@ from seq2chat.text.world.facts import COLOR_OF, HOMES, LIVES
 from seq2chat.text.world.families import MAKERS, RISKS
 from seq2chat.text.world.lexicon import ALL, COLORS, PLURAL, A, Draw, capital, pick, some
 from seq2chat.text.world.question import Draft
+from seq2chat.text.world.scenes import ALL_RELATIONS, COUNT, ask, scene, told
 from seq2chat.text.world.stories import ramble, story, talk
 
 # Change it with every change of a document, as it is the fingerprint of the corpus.
-VERSION = 6
+VERSION = 7
 
 # Formats of questions and answers, similar to text on the web.
 FORMATS = (
@@ -26,9 +27,13 @@ FORMATS = (
     ("User: ", "\nHelper: ", "\n"),
     ("", "\n", "\n\n"),
 )
-_SKILLS = tuple(maker for name, maker in MAKERS.items() if name not in RISKS)
+# Greetings and questions about the model are left to the demonstrations.
+_ALIGNED = ("greeting", "identity", "outside")
+_SKILLS = tuple(
+    maker for name, maker in MAKERS.items() if name not in RISKS and name not in _ALIGNED
+)
 _WORDS = (*(person.name for person in ALL.people), *ALL.places, *ALL.nouns, *COLORS)
-_RISKS = tuple(MAKERS[name] for name in RISKS)
+_RISKS = tuple(MAKERS[name] for name in RISKS if name not in _ALIGNED)
 
 
 def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
@@ -47,27 +52,27 @@ def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
 
 
 def _answer_and_verdict(draw: Draw, draft: Draft) -> tuple[str, str]:
-    """Return an answer to an ordinary question, which is right in about 78 of 100 cases, and a
+    """Return an answer to an ordinary question, which is right in about 90 of 100 cases, and a
     reader's verdict on it."""
     u = draw()
     wrong = pick(draw, draft.wrong)
-    if u < 0.45:
+    if u < 0.60:
         return draft.answer, "Right."
-    if u < 0.57:
+    if u < 0.70:
         return f"{draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
-    if u < 0.67:
+    if u < 0.78:
         return f"{pick(draw, OPENINGS)} {draft.answer}", "Right, but long."
-    if u < 0.75:
+    if u < 0.84:
         return f"{pick(draw, OPENINGS)} {draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
-    if u < 0.85:
-        return wrong, "Wrong."
-    if u < 0.88:
-        return f"{pick(draw, CONFIDENT)} {wrong}", "Wrong."
-    if u < 0.92:
-        return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}", "Wrong, and long."
-    if u < 0.95:
+    if u < 0.90:
         return draft.answer[:-1].lower(), "Right."
+    if u < 0.93:
+        return wrong, "Wrong."
+    if u < 0.95:
+        return f"{pick(draw, CONFIDENT)} {wrong}", "Wrong."
     if u < 0.97:
+        return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}", "Wrong, and long."
+    if u < 0.98:
         return draft.loose or pick(draw, EMPTY), "Wrong."
     return f"{pick(draw, INSULTS)} {wrong}", "Wrong."
 
@@ -78,6 +83,28 @@ def _exchange(draw: Draw, draft: Draft, answer: str, style: tuple[str, str, str]
         first, reply = draft.earlier
         return f"{before}{first}{between}{reply}{after}{before}{draft.text}{between}{answer}"
     return f"{before}{draft.text}{between}{answer}"
+
+
+def _reading(draw: Draw) -> str:
+    """Return a passage with several questions and right answers, in one of the formats.
+
+    The answers can only be predicted by looking them up. Several questions per passage make such
+    tokens frequent enough for a model to learn it (docs/log.md).
+    """
+    before, between, after = pick(draw, FORMATS)
+    n = 2 + int(draw() * 4)
+    facts = scene(draw, ALL, n, pick(draw, ALL_RELATIONS))
+    passage = told(draw, facts)
+    repeats = draw() < 0.3
+    parts = []
+    for at in range(2 + int(draw() * 4)):
+        fact = pick(draw, facts)
+        about = "who" if fact.relation != COUNT and draw() < 0.35 else ""
+        question = ask(draw, "train", fact, about)
+        if at == 0 or repeats:
+            question = f"{passage} {question}"
+        parts.append(f"{before}{question}{between}{fact.text}")
+    return after.join(parts)
 
 
 def _exchanges(draw: Draw) -> str:
@@ -149,7 +176,7 @@ def _sums(draw: Draw) -> str:
     for _ in range(6):
         a = 1 + int(draw() * 10)
         b = 1 + int(draw() * 10)
-        error = 0 if draw() < 0.9 else 1
+        error = 0 if draw() < 0.97 else 1
         lines.append(
             f"{a} plus {b} is {a + b + error}."
             if draw() < 0.5
@@ -194,16 +221,17 @@ def _counting(draw: Draw) -> str:
 
 
 _SHARES: tuple[tuple[float, Callable[[Draw], str]], ...] = (
-    (0.48, _exchanges),
-    (0.20, lambda draw: story(draw, ALL)),
-    (0.06, lambda draw: talk(draw, ALL)),
-    (0.07, _facts),
+    (0.40, _reading),
+    (0.28, _exchanges),
+    (0.07, lambda draw: story(draw, ALL)),
+    (0.03, lambda draw: talk(draw, ALL)),
+    (0.06, _facts),
     (0.04, _sums),
     (0.04, _lists),
-    (0.02, _counting),
+    (0.01, _counting),
     (0.01, lambda draw: ramble(draw, ALL)),
     (0.02, _risky_exchanges),
-    (0.06, _echo),
+    (0.04, _echo),
 )
 _WRITERS = tuple(writer for _, writer in _SHARES)
 _BOUNDS = tuple(accumulate(share for share, _ in _SHARES))[:-1]
