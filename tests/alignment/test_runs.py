@@ -4,7 +4,6 @@ promise."""
 import json
 import math
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,8 +158,8 @@ def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, jud
     tables = {"align": {"start": str(fine_tuned), "examples": 60}}
     if method in ("ppo", "grpo"):
         # No answer can be sampled or scored there.
-        nothing = SimpleNamespace(finished=torch.ones(2, dtype=torch.bool))
-        monkeypatch.setattr(reinforcement, "roll_out", lambda *arguments, **options: nothing)
+        monkeypatch.setattr(reinforcement, "roll_out", lambda *arguments, **options: None)
+        monkeypatch.setattr(reinforcement, "_log_obstacles", lambda *arguments: None)
         monkeypatch.setattr(
             RewardScorer, "__call__", lambda scorer, rollout: torch.tensor([0.0, 1.0])
         )
