@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 
+from seq2chat.alignment import reinforcement
 from seq2chat.alignment.examples import ExampleLoader, split_examples
-from seq2chat.alignment.judges import load_scorer
+from seq2chat.alignment.judges import RewardScorer, load_scorer
 from seq2chat.alignment.lora import add_lora, merged
 from seq2chat.alignment.policy import grow_vocabulary, load_policy
-from seq2chat.alignment.reinforcement import ReinforcementLearning
 from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.reward_function import FunctionScorer
 from seq2chat.alignment.rollout import Rollout, answer_logp, last_token, roll_out
@@ -157,8 +157,12 @@ def test_all_that_is_trained_is_on_the_device_of_the_run(method, fine_tuned, jud
     first step."""
     tables = {"align": {"start": str(fine_tuned), "examples": 60}}
     if method in ("ppo", "grpo"):
-        # No answer can be sampled there, to be looked at or to derive missing_eos.
-        monkeypatch.setattr(ReinforcementLearning, "_log_obstacles", lambda task, log: None)
+        # No answer can be sampled or scored there.
+        monkeypatch.setattr(reinforcement, "roll_out", lambda *arguments, **options: None)
+        monkeypatch.setattr(reinforcement, "_log_obstacles", lambda *arguments: None)
+        monkeypatch.setattr(
+            RewardScorer, "__call__", lambda scorer, rollout: torch.tensor([0.0, 1.0])
+        )
         tables["align"] |= {"reward": str(judge), "missing_eos": 1.0}
     if method == "ppo":
         tables["align"]["value_clip"] = 1.0
@@ -300,7 +304,7 @@ def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_check
     file = tmp_path / "bad.py"
     file.write_text(
         "n = 0\ndef bad(p, a):\n    global n\n    n += 1\n"
-        "    return [float('nan') if n > 2 else 0.1 * i for i in range(len(a))]\n"
+        "    return [float('nan') if n > 3 else 0.1 * i for i in range(len(a))]\n"
     )
     with pytest.raises(UserError, match="returned nan for the answer"):
         align(

@@ -205,7 +205,7 @@ def test_samples_count_pairs_and_a_step_reports_its_work(parallel_files, tmp_pat
 def test_what_does_not_belong_together_is_refused(parallel_files, tmp_path, text_file):
     with pytest.raises(UserError, match="is not parallel text"):
         start_job(recipe_of("transformer", {"corpus": str(text_file)}), tmp_path / "b", quiet)
-    with pytest.raises(UserError, match=r"train.compile is for pretraining a GPT"):
+    with pytest.raises(UserError, match=r"train\.compile is for pretraining"):
         start_job(recipe_of("seq2seq", parallel_files, compile="on"), tmp_path / "d", quiet)
     assert not any((tmp_path / name).exists() for name in "bd")
 

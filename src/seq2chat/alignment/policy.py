@@ -16,6 +16,7 @@ from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START
 from seq2chat.text.conversations import Prompt
+from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.types import SampleLoader, Task
 
 
@@ -61,14 +62,19 @@ class PolicyTask(Task[GPT, ByteBPE]):
         return show_answers(model, self.tokenizer, self.prompts, self.align.max_tokens)
 
 
+def find_start(start: str) -> Path:
+    """Return the model folder of `align.start`. Raises UserError if there is none."""
+    check(start != "", "No model to align: name a run or a model folder with --start.")
+    return find_checkpoint(Path(start))
+
+
 def load_policy(start: str) -> tuple[GPT, ByteBPE]:
     """Return the language model in the run or model folder `start`, in float32, and its tokenizer.
 
     The tokenizer gets the control tokens of ChatML, and the model gets embeddings for them if it
     has none. Raises UserError if the folder holds no GPT.
     """
-    check(start != "", "No model to align: name a run or a model folder in align.start (--start).")
-    model, tokenizer = load_gpt(Path(start), device="cpu")
+    model, tokenizer = load_gpt(find_start(start), device="cpu")
     tokenizer = tokenizer.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     return grow_vocabulary(model, tokenizer.vocab_size), tokenizer
 

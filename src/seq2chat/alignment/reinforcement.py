@@ -67,36 +67,20 @@ class ReinforcementLearning(PolicyTask):
         self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
         loader, held_out = load_prompts(recipe, tokenizer, policy.context, scorer, log)
         self.held_out = held_out[:SCORED]
-        recipe = with_score_units(recipe, self.reference, tokenizer, self.held_out, scorer)
-        super().__init__(recipe, policy, tokenizer, loader, [q.prompt for q in held_out])
-        self._log_obstacles(log)
-
-    @torch.no_grad()
-    def _log_obstacles(self, log: Log) -> None:
-        """Log what would keep this run from learning: answers without an end, and equal scores."""
-        align = self.align
-        rollout = roll_out(
-            self.reference,
-            self.tokenizer,
-            self.held_out,
-            align.max_tokens,
-            align.temperature,
-            seed=0,
-        )
-        n = len(rollout.answers)
-        n_unfinished = int((~rollout.finished).sum())
-        if n_unfinished > UNFINISHED * n:
-            log(
-                f"{n_unfinished} of {n} answers of the starting model don't end within "
-                f"align.max_tokens {align.max_tokens}, and will score low; write more if your "
-                "answers are longer"
+        align = rollout_options(recipe)
+        with torch.no_grad():
+            rollout = roll_out(
+                self.reference,
+                tokenizer,
+                self.held_out,
+                align.max_tokens,
+                align.temperature,
+                seed=0,
             )
-        scores = self.scorer(rollout)
-        if n > 1 and scores.min() == scores.max():
-            log(
-                f"all {n} answers of the starting model score {scores[0].item():g}; while scores "
-                "are equal, there is nothing to learn"
-            )
+            scores = scorer(rollout).float()
+        _log_obstacles(rollout, scores, align.max_tokens, log)
+        prompts = [query.prompt for query in held_out]
+        super().__init__(with_score_units(recipe, scores), policy, tokenizer, loader, prompts)
 
     @property
     def n_prompts(self) -> int:
@@ -170,6 +154,25 @@ class ReinforcementLearning(PolicyTask):
             self.published(), self.reference, self.tokenizer, self.held_out, self.scorer, self.align
         )
         return None, metrics
+
+
+def _log_obstacles(
+    rollout: Rollout, scores: Float[Tensor, " batch"], max_tokens: int, log: Log
+) -> None:
+    """Log what would keep a run from learning: answers without an end, and equal scores."""
+    n = len(scores)
+    n_unfinished = int((~rollout.finished).sum())
+    if n_unfinished > UNFINISHED * n:
+        log(
+            f"{n_unfinished} of {n} answers of the starting model don't end within "
+            f"align.max_tokens {max_tokens}, and will score low; write more if your answers are "
+            "longer"
+        )
+    if n > 1 and scores.min() == scores.max():
+        log(
+            f"all {n} answers of the starting model score {scores[0].item():g}; while scores are "
+            "equal, there is nothing to learn"
+        )
 
 
 def rollout_options(recipe: Recipe) -> RolloutOptions:

@@ -20,7 +20,7 @@ from seq2chat.alignment.examples import (
 from seq2chat.alignment.judges import scorer_of
 from seq2chat.alignment.policy import PolicyTask
 from seq2chat.alignment.pretraining import PretrainingMix, make_mix
-from seq2chat.alignment.rollout import Scorer
+from seq2chat.alignment.rollout import Scorer, roll_out
 from seq2chat.alignment.samples import mean_score
 from seq2chat.alignment.units import with_score_units
 from seq2chat.config import Recipe, SFTConfig, check
@@ -110,7 +110,9 @@ class SFT(PolicyTask):
         self.queries = queries[:SCORED]
         self.best = None if scorer is None else Best(policy)
         if scorer is not None:
-            self.recipe = with_score_units(recipe, policy, tokenizer, self.queries, scorer)
+            with torch.no_grad():
+                rollout = roll_out(policy, tokenizer, self.queries, recipe.align.max_tokens, seed=0)
+                self.recipe = with_score_units(recipe, scorer(rollout).float())
         if self.mix is not None:
             check(
                 recipe.train.accumulation == 1,

@@ -115,7 +115,7 @@ def grpo(
 
 def _align(method: str, source: str, options: Options, flags: Any) -> None:
     """Start or resume a run of `method`. Short flags override the recipe like all others."""
-    from seq2chat.training.checkpoint import find_checkpoint
+    from seq2chat.alignment.policy import find_start
 
     began = time.monotonic()
     changes = given(flags)
@@ -147,8 +147,7 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
         tables.get("align", {}).pop("examples", None)  # the number suits the recipe's own data
     recipe = Recipe.from_tables(tables, changes, source=source if is_file else "the flags")
     assert recipe.align is not None
-    if recipe.align.start:
-        find_checkpoint(Path(recipe.align.start))  # before anything is measured
+    find_start(recipe.align.start)  # before anything is measured
     console = LoggedConsole()
     folder = options.out or free_folder(Path(source or method).stem, console)
     train_recipe(recipe, folder, console, began)
