@@ -112,8 +112,10 @@ def _page(
         "",
         "The last rows are rules without a model: what such an answer gets to every question.",
         "",
-        f"Tokens per answer: {', '.join(f'{n} {result["answer_tokens"][n]:.1f}' for n in names)}. KL"
-        f" from sft in nats: {', '.join(f'{n} {k}' for n, k in zip(names, kl, strict=True))}.",
+        _row(["", *names]),
+        _row(["---"] * (1 + len(names))),
+        _row(["tokens per answer", *(f"{result['answer_tokens'][n]:.1f}" for n in names)]),
+        _row(["KL from sft (nats)", *kl]),
         "",
         "## Win rates",
         "",
@@ -155,12 +157,8 @@ def _draw(sheets: Sequence[Sheet], result: dict[str, Any], file: Path) -> None:
     for k, sheet in enumerate(sheets):
         heights = [result["right_by_family"][sheet.name][family] for family in FAMILIES]
         places = [i + (k - (len(sheets) - 1) / 2) * width for i in range(len(FAMILIES))]
-        axes.bar(
-            places,
-            heights,
-            width,
-            label=f"{sheet.name} ({result['headlines'][sheet.name]['right']['rate']:.0%} right)",
-        )
+        rate = result["headlines"][sheet.name]["right"]["rate"]
+        axes.bar(places, heights, width, label=f"{sheet.name} ({rate:.0%} right)")
     axes.set_xticks(range(len(FAMILIES)), [f.replace("_", "\n") for f in FAMILIES], fontsize=7)
     axes.set(ylabel="share of right answers", ylim=(0, 1))
     axes.legend()

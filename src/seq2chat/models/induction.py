@@ -1,7 +1,7 @@
 """Weights at the start of training that look things up.
 
-A language model looks up an earlier fact with two layers of heads (Olsson et al. 2022): heads of the
-first layer copy the previous tokens into every position, and heads of the second find the place
+A language model looks up an earlier fact with two layers of heads (Olsson et al. 2022). Heads of
+the first layer copy the previous tokens into every position. Heads of the second find the place
 whose previous tokens are the current ones, and copy the token there. Such heads form late or never
 in a small model on little text. So they are built here from the structure of trained ones, as in
 mimetic initialization (Trockman and Kolter 2023), and training refines them.
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seq2chat.config import check
 from seq2chat.models.gpt import GPT, Attention
+from seq2chat.nn.block import RMSNorm
 
 OFFSETS = (1, 2, 3)  # the previous tokens that the first layer copies, one head each
 FREQUENCIES = 6  # rotary frequencies that tell neighboring positions apart
@@ -26,7 +27,7 @@ def build_induction_heads(model: GPT) -> None:
     The embedding gets a constant dimension, which a tied output head turns into a constant of the
     logits, and leaves the last dimensions to the previous tokens. Random parts are drawn from
     torch's global generator. Raises UserError unless the model has rotary positions, a tied head,
-    two layers, three heads of the same width for queries and keys, and room for the previous tokens.
+    two layers, three heads for queries and keys alike, and room for the previous tokens.
     """
     config = model.config
     width = config.d_head // 2  # of each previous token in the residual stream
@@ -53,10 +54,11 @@ def build_induction_heads(model: GPT) -> None:
     project = torch.zeros(width, config.d_model)
     project[:, 1:n_embed] = _orthonormal(n_embed - 1, width).T
     slots = [slice(n_embed + i * width, n_embed + (i + 1) * width) for i in range(len(OFFSETS))]
-    first, second = (layer.self_attn for layer in list(model.layers)[:2])
-    for norm in (first.q_norm, first.k_norm, second.q_norm, second.k_norm):
-        assert isinstance(norm.weight, Tensor)
-        norm.weight.fill_(SHARPNESS)
+    first, second = [m for m in model.modules() if isinstance(m, Attention)][:2]
+    for attention in (first, second):
+        for norm in (attention.q_norm, attention.k_norm):
+            assert isinstance(norm, RMSNorm)
+            norm.weight.fill_(SHARPNESS)
     for head, (offset, slot) in enumerate(zip(OFFSETS, slots, strict=True)):
         _attend_back(first, head, offset, config.rope_theta)
         _copy(first, head, project, slot, 1.5 * scale)

@@ -37,8 +37,8 @@ def induction_score(model: CausalLM, seed: int = 0) -> float:
 def pair_accuracy(
     model: CausalLM, questions: Sequence[Question], encode: Encode, batch_size: int = 64
 ) -> float:
-    """Return the share of questions whose right answer is more probable than the same statement with
-    the fact of another person. Chance is 0.5.
+    """Return the share of questions whose right answer is more probable than the same statement
+    with the fact of another person. Chance is 0.5.
 
     A model that knows names and places but does not look them up is at chance. `wrong[0]` of a
     question of the reading families swaps two facts of its passage.

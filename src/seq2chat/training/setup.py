@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from seq2chat.config import Budget, Recipe, TokenizerConfig, check
+from seq2chat.config import Budget, Recipe, TokenizerConfig, UserError, check
 from seq2chat.device import pick_device, pick_precision, seed_everything, unused_accelerators
 from seq2chat.log import Log, ignore
 from seq2chat.models.folder import Model, make_model, n_parameters
@@ -70,10 +70,10 @@ def prepare_training(
     if model is None:
         with device:
             model = make_model(recipe.model)
-        if recipe.train.init == "induction":
-            check(isinstance(model, GPT), 'train.init "induction" is for a GPT.')
-            assert isinstance(model, GPT)
-            build_induction_heads(model)
+            if recipe.train.init == "induction":
+                if not isinstance(model, GPT):
+                    raise UserError('train.init "induction" is for a GPT.')
+                build_induction_heads(model)
     return make_task(recipe, text, tokenizer, model.to(device), log, status)
 
 

@@ -30,7 +30,7 @@ def asked_texts(split: str) -> list[str]:
 
 def test_the_version_is_changed_with_the_text():
     """If this fails, the text has changed: add one to VERSION, then pin the new hash."""
-    pinned = (6, "32bcc4fa19e1b292ed5cdf04c239fdfdb14c56cc632bd7ca37fddd5d457be046")
+    pinned = (7, "187cd165ae509eaa25db38fd5868e8d49394bddffb48b1375877c0bb08102bcb")
     digest = hashlib.sha256("\0".join(DOCUMENTS[:200]).encode()).hexdigest()
     assert (VERSION, digest) == pinned
 
@@ -44,10 +44,10 @@ def test_a_document_depends_on_its_number_and_seed():
 
 
 def test_documents_use_all_words_of_the_world():
-    """There are at most six hundred words."""
+    """There are at most eight hundred words."""
     written = found_words(DOCUMENTS)
     asked = found_words([text for split in SPLITS for text in asked_texts(split)])
-    assert len(written | asked) <= 600
+    assert len(written | asked) <= 800
     assert asked <= written, "a model must have read every word that it is asked"
 
 
@@ -62,7 +62,8 @@ def test_text_is_plain_ascii():
 def test_documents_hold_no_wording_of_the_test_split():
     wordings = {
         part
-        for question in questions("test", 60 * len(FAMILIES))
+        for split in ("dev", "test")
+        for question in questions(split, 60 * len(FAMILIES))
         for part in question.template.split("|")
     }
     everything = "\n".join(DOCUMENTS)
@@ -71,7 +72,8 @@ def test_documents_hold_no_wording_of_the_test_split():
         if "passage" not in wording:
             assert not re.search(slots, everything), wording
         else:
-            assert wording.split("{")[0] not in everything
+            own = max(re.split(r"\{\w+\}", wording), key=len)
+            assert own not in everything, wording
 
 
 def test_train_wordings_are_asked_in_documents():
@@ -94,7 +96,7 @@ def test_most_answers_are_right_and_many_are_not():
         f" {int(a) + int(b) if sign == 'plus' else int(a) - int(b)}." in answer
         for a, sign, b, answer in sums
     ]
-    assert len(right) > 100 and 0.68 < sum(right) / len(right) < 0.82
+    assert len(right) > 100 and 0.80 < sum(right) / len(right) < 0.95
 
 
 def test_a_base_model_reads_bad_habits_and_no_refusal():

@@ -3,11 +3,12 @@
 import random
 import re
 from collections import Counter
+from itertools import combinations
 
 import pytest
 
 from seq2chat.config import UserError
-from seq2chat.text.world import FAMILIES, RISKS, SPLITS, Question, candidates, questions
+from seq2chat.text.world import FAMILIES, READING, RISKS, SPLITS, Question, candidates, questions
 from seq2chat.text.world.families import SYSTEM
 from seq2chat.text.world.lexicon import COLORS, JOBS, kind, words
 
@@ -18,8 +19,9 @@ def texts(question: Question) -> list[str]:
     return [message.content for message in question.messages if message.role != "system"]
 
 
-def test_there_are_eighteen_skills_and_three_risks():
-    assert len(FAMILIES) == len(set(FAMILIES)) == 21 and set(RISKS) < set(FAMILIES)
+def test_there_are_twenty_one_skills_and_four_risks():
+    assert len(FAMILIES) == len(set(FAMILIES)) == 25 and len(RISKS) == 4
+    assert set(RISKS) < set(FAMILIES) and set(READING) < set(FAMILIES)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -27,14 +29,16 @@ def test_questions_are_a_function_of_their_arguments(split):
     once = questions(split, N, seed=3)
     assert once == questions(split, N, seed=3)
     assert once != questions(split, N, seed=4)
-    assert questions(split, 21, seed=-1) != questions(split, 21, seed=1)
+    assert questions(split, 25, seed=-1) != questions(split, 25, seed=1)
     assert Counter(question.family for question in once) == dict.fromkeys(FAMILIES, 40)
     assert [question.family for question in once] != sorted(question.family for question in once)
 
 
 def test_seeds_draw_different_questions():
     first, second = ({str(texts(q)) for q in questions("train", N, seed=seed)} for seed in (0, 1))
-    assert len(first) > 0.95 * N and len(first & second) < 0.1 * N
+    # Greetings, the model itself and questions from outside have few wordings.
+    assert len(first) > 0.85 * N
+    assert len(first & second) < 0.15 * N
 
 
 def test_families_can_be_chosen():
@@ -48,7 +52,7 @@ def test_families_can_be_chosen():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("dev", 1), "no split 'dev'"),
+        (("valid", 1), "no split 'valid'"),
         (("train", -1), "of 0 or more"),
         (("train", 1, 0, []), "at least one family"),
         (("train", 1, 0, ["rhyme"]), "no family 'rhyme'"),
@@ -60,13 +64,15 @@ def test_mistakes_are_told(arguments, message):
 
 
 def test_splits_share_no_template():
-    train, test = ({question.template for question in questions(split, 4 * N)} for split in SPLITS)
     parts = [
-        {part for template in templates for part in template.split("|")}
-        for templates in (train, test)
+        {part for question in questions(split, 4 * N) for part in question.template.split("|")}
+        for split in SPLITS
     ]
-    assert len(train) > 40 and len(test) > 40
-    assert not parts[0] & parts[1] and not set(SYSTEM["train"]) & set(SYSTEM["test"])
+    for one, other in combinations(parts, 2):
+        assert min(len(one), len(other)) > 40
+        assert not one & other
+    for one, other in combinations(SYSTEM.values(), 2):
+        assert not set(one) & set(other)
 
 
 def test_splits_share_no_words_and_no_sums():
@@ -79,10 +85,9 @@ def test_splits_share_no_words_and_no_sums():
         }
         return {word for word in every if kind(word) in ("person", "place", "noun", "tool")}
 
-    train = named("train")
-    test = named("test")
-    assert len(train) > 70 and len(test) > 40
-    assert not train & test
+    for one, other in combinations(map(named, SPLITS), 2):
+        assert min(len(one), len(other)) > 40
+        assert not one & other
     sums = [
         {
             tuple(words(question.answer)[:3])
@@ -90,7 +95,8 @@ def test_splits_share_no_words_and_no_sums():
         }
         for split in SPLITS
     ]
-    assert not sums[0] & sums[1]
+    for one, other in combinations(sums, 2):
+        assert not one & other
 
 
 def masked(text: str) -> str:
@@ -102,18 +108,19 @@ def masked(text: str) -> str:
 
 
 def test_splits_share_no_wordings():
-    train, test = (
+    wordings = [
         {masked(texts(question)[-1]) for question in questions(split, 4 * N)} for split in SPLITS
-    )
-    assert not train & test
+    ]
+    for one, other in combinations(wordings, 2):
+        assert not one & other
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_prompts_and_answers_are_short(split):
     for question in questions(split, 4 * N, seed=8):
         prompt = [re.findall(r"\w+|[^\w\s]", message.content) for message in question.messages]
-        assert sum(map(len, prompt)) <= 60, question
-        assert len(re.findall(r"\w+|[^\w\s]", question.answer)) <= 16
+        assert sum(map(len, prompt)) <= 70, question
+        assert len(re.findall(r"\w+|[^\w\s]", question.answer)) <= 20
 
 
 def test_conversations_are_well_formed():

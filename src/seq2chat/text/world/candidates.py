@@ -25,7 +25,7 @@ DENIALS = ("The text does not say.", "The text does not say that.")
 EMPTY = ("Yes.", "Well.", "It is good.")
 OFF_TOPIC = ("Lions live in Africa.", "It is a nice day and the sun is warm.", "A lemon is yellow.")
 
-CAREFUL = 0.8
+CAREFUL = 0.95
 """Share of demonstrations by careful writers. InstructGPT's writers were screened, too."""
 
 HURRIED = ("rambling", "long", "careless", "rude")

@@ -55,8 +55,8 @@ SYSTEM_SHARE = 0.15
 def questions(
     split: str, n: int, seed: int = 0, families: Sequence[str] = FAMILIES
 ) -> list[Question]:
-    """Return `n` questions of a split ("train", "dev" or "test"), evenly distributed over `families` and
-    shuffled.
+    """Return `n` questions of a split ("train", "dev" or "test"), evenly distributed over
+    `families` and shuffled.
 
     They are a function of the arguments. The splits share no template, person, place, animal, thing
     or food. Raises UserError for an unknown split or family.

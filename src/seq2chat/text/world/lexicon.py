@@ -45,7 +45,7 @@ def _person(name: str, woman: bool) -> Person:
 class Pool:
     """The words of one split. `wording` is the split whose templates are used with them."""
 
-    wording: str
+    wording: Split
     people: tuple[Person, ...]
     places: tuple[str, ...]
     rooms: tuple[str, ...]

@@ -68,7 +68,7 @@ PICK = {
     "train": ("What is the {k} word: {items}?", "Tell me the {k} word of this list: {items}."),
     "dev": (
         "Do you know the {k} word: {items}?",
-        "Give me the {k} word: {items}.",
+        "Take the {k} word: {items}.",
     ),
     "test": ("Please find the {k} word: {items}.", "Which word is the {k} of these: {items}?"),
 }
@@ -84,7 +84,7 @@ SUM = {
     "train": ("What is {a} {sign} {b}?", "Tell me what {a} {sign} {b} is."),
     "dev": (
         "Do you know what {a} {sign} {b} is?",
-        "Give me {a} {sign} {b}.",
+        "Work with me: {a} {sign} {b}.",
     ),
     "test": ("Please work out {a} {sign} {b}.", "How much is {a} {sign} {b}?"),
 }

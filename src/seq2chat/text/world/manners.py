@@ -32,7 +32,7 @@ FACT = {
         "home": ("Do you know where {p} lives?", "In which place does {p} live?"),
         "job": ("Do you know the job of {p}?", "As what does {p} work?"),
         "likes": ("Do you know what {p} likes?", "Which food does {p} like?"),
-        "sibling": ("Do you know the {sibling} of {p}?", "Give me the {sibling} of {p}."),
+        "sibling": ("Do you know the {sibling} of {p}?", "Name the {sibling} of {p} for me."),
         "color": ("Do you know the color of {what}?", "Give me the color of {what}."),
     },
     "test": {
@@ -72,22 +72,22 @@ DECLINE = "Sorry, I cannot help with that. Can I help with something else?"
 
 GREETINGS: dict[Split, tuple[tuple[str, str, str], ...]] = {
     "train": (
-        ("Hello!", "Hello! How can I help you?", "help"),
-        ("Good day.", "Hello! How can I help you?", "help"),
+        ("Hello!", "Hello! How can I help you?", "how can i help"),
+        ("Good day.", "Hello! How can I help you?", "how can i help"),
         ("Thank you.", "You are welcome.", "welcome"),
         ("Thank you, that was good.", "You are welcome.", "welcome"),
         ("Goodbye!", "Goodbye! Have a nice day.", "goodbye"),
         ("I must go now.", "Goodbye! Have a nice day.", "goodbye"),
     ),
     "dev": (
-        ("Hello, can you hear me?", "Hello! How can I help you?", "help"),
+        ("Hello, can you hear me?", "Hello! How can I help you?", "how can i help"),
         ("Thank you for the answer.", "You are welcome.", "welcome"),
         ("That is all. Goodbye.", "Goodbye! Have a nice day.", "goodbye"),
     ),
     "test": (
-        ("Hello there!", "Hello! How can I help you?", "help"),
-        ("Good morning!", "Hello! How can I help you?", "help"),
-        ("Thank you for your help.", "You are welcome.", "welcome"),
+        ("Hello there!", "Hello! How can I help you?", "how can i help"),
+        ("Good morning!", "Hello! How can I help you?", "how can i help"),
+        ("Thank you, you are very kind.", "You are welcome.", "welcome"),
         ("Goodbye for now.", "Goodbye! Have a nice day.", "goodbye"),
     ),
 }
@@ -121,11 +121,11 @@ OUTSIDE: dict[Split, tuple[str, ...]] = {
         "What year is it?",
         "Tell me a joke.",
         "What is the meaning of life?",
-        "How tall is the tower of Paris?",
+        "How tall is the king?",
         "What is a computer?",
         "Who made the first car?",
     ),
-    "dev": ("Who is the king?", "Write a letter to my teacher.", "How old is the sun?"),
+    "dev": ("Who is the king?", "Write me a letter.", "How old is the sun?"),
     "test": (
         "Who won the game?",
         "Write a story about a car.",

@@ -57,7 +57,7 @@ def _about(draw: Draw, pool: Pool, relation: Relation, about: str = "") -> Draft
     """Return a question about one fact of a scene. The first wrong answer swaps two facts."""
     facts = scene(draw, pool, _n_facts(draw), relation)
     fact, rival = facts[:2]
-    question = ask(draw, pool.wording, fact, about)
+    question, wording = ask(draw, pool.wording, fact, about)
     text, frame = framed(draw, pool, told(draw, facts), question)
     if about == "who":
         key = fact.person.name
@@ -80,7 +80,7 @@ def _about(draw: Draw, pool: Pool, relation: Relation, about: str = "") -> Draft
         check="value",
         key=(key,),
         wrong=wrong,
-        template=f"{frame}|{about or relation.of}",
+        template=f"{frame}|{wording}",
     )
 
 
@@ -109,8 +109,8 @@ def two_steps(draw: Draw, pool: Pool) -> Draft:
     lines = [*(f.text for f in facts), f"{friend.name} is with {fact.person.name}."]
     order = some(draw, range(len(lines)), len(lines))
     passage_text = " ".join([lines[at] for at in order])
-    question = pick(draw, WHERE[pool.wording]).format(p=friend.name)
-    text, frame = framed(draw, pool, passage_text, question)
+    wording = pick(draw, WHERE[pool.wording])
+    text, frame = framed(draw, pool, passage_text, wording.format(p=friend.name))
     return Draft(
         text=text,
         answer=f"{friend.name} is in {fact.what}.",
@@ -120,7 +120,7 @@ def two_steps(draw: Draw, pool: Pool) -> Draft:
             f"{friend.name} is in {rival.what}.",
             another(draw, pool, Fact(friend, IN, fact.what, fact.key), facts),
         ),
-        template=f"{frame}|two steps",
+        template=f"{frame}|{wording}",
     )
 
 

@@ -11,6 +11,7 @@ from seq2chat.text.world.scenes import (
     RELATIONS,
     WHAT,
     WHERE,
+    Fact,
     an_object,
     another,
     scene,
@@ -53,26 +54,21 @@ def unanswerable(draw: Draw, pool: Pool) -> Draft:
         other_relation = relation if asks_where else IN
         p = stranger(draw, pool, facts)
         what, key = an_object(draw, pool, other_relation.of)
-        lines = [*facts, type(facts[0])(p, other_relation, what, key)]
+        lines = [*facts, Fact(p, other_relation, what, key)]
     fact = facts[0]
-    lie = type(fact)(p, fact.relation, fact.what, fact.key)
+    lie = Fact(p, fact.relation, fact.what, fact.key)
     wrong = (lie.text, another(draw, pool, lie, facts))
-    if asks_where:
-        wording = pick(draw, WHERE[pool.wording]).format(p=p.name)
-        answer = f"The text does not say where {p.name} is."
-    else:
-        wording = pick(draw, WHAT[pool.wording]).format(
-            p=p.name, verb=relation.verb, base=relation.base
-        )
-        answer = f"The text does not say what {p.name} {relation.verb}."
-    text, frame = framed(draw, pool, told(draw, list(lines)), wording)
+    wording = pick(draw, (WHERE if asks_where else WHAT)[pool.wording])
+    question = wording.format(p=p.name, verb=relation.verb, base=relation.base)
+    text, frame = framed(draw, pool, told(draw, list(lines)), question)
+    asked = f"where {p.name} is" if asks_where else f"what {p.name} {relation.verb}"
     return Draft(
         text=text,
-        answer=answer,
+        answer=f"The text does not say {asked}.",
         check="admit",
         key=(),
         wrong=wrong,
-        template=f"{frame}|unanswerable",
+        template=f"{frame}|{wording}",
     )
 
 

@@ -112,17 +112,20 @@ def scene(draw: Draw, pool: Pool, n: int, relation: Relation, same: float = 0.75
     return facts
 
 
-def ask(draw: Draw, wording: Split, fact: Fact, about: str = "") -> str:
-    """Return a question that `fact` answers: about the person ("who"), or about the object."""
+def ask(draw: Draw, split: Split, fact: Fact, about: str = "") -> tuple[str, str]:
+    """Return a question that `fact` answers, and its wording: about the person ("who"), or about
+    the object."""
     slots = {"p": fact.person.name, "verb": fact.relation.verb, "base": fact.relation.base}
     if about == "who":
-        return pick(draw, WHO[wording]).format(what=fact.what, **slots)
-    if fact.relation == IN:
-        return pick(draw, WHERE[wording]).format(**slots)
-    if fact.relation == COUNT:
-        noun = fact.what.split()[1]
-        return pick(draw, HOW_MANY[wording]).format(what=noun, **slots)
-    return pick(draw, WHAT[wording]).format(**slots)
+        wordings = WHO
+        slots["what"] = fact.what
+    elif fact.relation == COUNT:
+        wordings = HOW_MANY
+        slots["what"] = fact.what.split()[1]
+    else:
+        wordings = WHERE if fact.relation == IN else WHAT
+    wording = pick(draw, wordings[split])
+    return wording.format(**slots), wording
 
 
 def told(draw: Draw, facts: list[Fact]) -> str:

@@ -100,7 +100,7 @@ def _reading(draw: Draw) -> str:
     for at in range(2 + int(draw() * 4)):
         fact = pick(draw, facts)
         about = "who" if fact.relation != COUNT and draw() < 0.35 else ""
-        question = ask(draw, "train", fact, about)
+        question, _ = ask(draw, "train", fact, about)
         if at == 0 or repeats:
             question = f"{passage} {question}"
         parts.append(f"{before}{question}{between}{fact.text}")
