@@ -11,13 +11,18 @@ import torch
 from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.rollout import Rollout, Scorer, ended_scores
 from seq2chat.config import check
+from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
+from seq2chat.text import world
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Comparison
+from seq2chat.training.lookup import as_chat, pair_accuracy
 from seq2chat.training.run_folder import open_run
 
 BEST_OF, FEW = 16, 4  # answers per prompt, of which the best is chosen
 MIN_FINISHED = 0.8  # share of answers that must end by themselves
+MIN_PAIRS = 0.7  # share of pairs of facts that a base must tell apart
+PAIRS = 160
 MAX_CUT = 0.01  # share of answers that may be cut off before their end
 MIN_GAIN = 2.0  # standard errors by which the best of several must beat the mean
 MAX_RATIO_ERROR = 1e-3  # distance of a ratio from 1 before the first update
@@ -32,6 +37,20 @@ class Finding:
     sound: bool
     evidence: str
     advice: str = ""
+
+
+def check_reading(policy: GPT, tokenizer: ByteBPE) -> Finding:
+    """Check that the starting policy looks facts up in a passage. No reward can teach it later."""
+    questions = world.questions("dev", PAIRS, families=world.READING)
+    accuracy = pair_accuracy(policy, questions, as_chat(tokenizer))
+    return Finding(
+        "base",
+        accuracy >= MIN_PAIRS,
+        f"of two facts in a passage, the starting policy gives the right one more probability in "
+        f"{accuracy:.0%} of the cases, where 50 % is chance",
+        'The base cannot read. Pretrain it longer, or with train.init "induction", before you '
+        "change the reward or the algorithm.",
+    )
 
 
 def check_answers_end(rollout: Rollout, max_tokens: int) -> Finding:

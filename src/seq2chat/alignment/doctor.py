@@ -32,6 +32,7 @@ from seq2chat.alignment.checks import (
     check_distribution,
     check_headroom,
     check_length_limit,
+    check_reading,
     check_reward,
 )
 from seq2chat.alignment.examples import fitting_examples
@@ -107,7 +108,8 @@ def diagnose(
     status("sampling answers from the starting policy")
     rollout = answers(align.max_tokens, BEST_OF)
     longer = answers(2 * align.max_tokens, BEST_OF // 4)
-    findings = [
+    findings = [check_reading(start, tokenizer)] if recipe.data.corpus == WORLD else []
+    findings += [
         check_answers_end(longer, 2 * align.max_tokens),
         check_length_limit(longer, align.max_tokens),
     ]

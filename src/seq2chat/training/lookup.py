@@ -8,6 +8,7 @@ from seq2chat.generation.decode import evaluating
 from seq2chat.models.folder import CausalLM
 from seq2chat.text.batch import pad_rows
 from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import prompt_ids
 from seq2chat.text.world import Question
 
 REPEATED = (32, 24)  # strings, and tokens per string
@@ -79,5 +80,15 @@ def as_text(tokenizer: ByteBPE) -> Encode:
         turns = " ".join(m.content for m in question.messages if m.role != "system")
         prompt = [*start, *tokenizer.encode(f"Question: {turns}\nAnswer:")]
         return [*prompt, *tokenizer.encode(f" {answer}")], len(prompt)
+
+    return encode
+
+
+def as_chat(tokenizer: ByteBPE) -> Encode:
+    """Return the encoding of a chat model's conversation."""
+
+    def encode(question: Question, answer: str) -> tuple[list[int], int]:
+        prompt = prompt_ids(tokenizer, question.messages)
+        return [*prompt, *tokenizer.encode(answer)], len(prompt)
 
     return encode
