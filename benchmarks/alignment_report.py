@@ -28,18 +28,18 @@ from peers import machine
 
 from seq2chat.alignment.checks import best_of
 from seq2chat.alignment.doctor import diagnose, verdict
-from seq2chat.alignment.judges import RewardScorer
-from seq2chat.alignment.pipeline import run_pipeline, stage_tables
-from seq2chat.alignment.report import (
+from seq2chat.alignment.exam import (
     MAX_TOKENS,
     SHOTS,
     Sheet,
     answer_sheet,
     exam,
-    summarize,
     text_sheet,
     win_rate,
 )
+from seq2chat.alignment.judges import RewardScorer
+from seq2chat.alignment.pipeline import run_pipeline, stage_tables
+from seq2chat.alignment.report import summarize
 from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.alignment.setup import prepare_alignment

@@ -25,9 +25,9 @@ import torch
 from peers import machine
 
 from seq2chat.alignment.checks import best_of
+from seq2chat.alignment.exam import MAX_TOKENS, answer_sheet, exam
 from seq2chat.alignment.judges import RewardScorer
 from seq2chat.alignment.kl import best_of_n_kl
-from seq2chat.alignment.report import MAX_TOKENS, answer_sheet, exam
 from seq2chat.alignment.rollout import Rollout, ended_scores, roll_out
 from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, recipe_tables

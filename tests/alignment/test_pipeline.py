@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from seq2chat.alignment import pipeline
+from seq2chat.alignment.exam import FLOORS, Sheet, exam, headlines, rule_sheet, win_rate
 from seq2chat.alignment.pipeline import STAGES, Pace, run_pipeline
-from seq2chat.alignment.report import Sheet, exam, summarize, win_rate
+from seq2chat.alignment.report import summarize
 from seq2chat.config import UserError
-from seq2chat.text.world import FAMILIES, Gold, gold
+from seq2chat.text.world import FAMILIES, Gold
 from seq2chat.training.run_folder import finished_stages
 
 TINY = {
@@ -18,8 +19,9 @@ TINY = {
         "data.corpus": "world:1MB",
         "tokenizer.vocab_size": 600,
         "model.n_layer": 2,
-        "model.d_model": 64,
-        "model.n_head": 2,
+        "model.d_model": 96,
+        "model.n_head": 6,
+        "train.init": "random",
         "train.budget": "20 steps",
         "train.precision": "fp32",
         "train.compile": "off",
@@ -40,7 +42,7 @@ TINY = {
         "align.ptx_corpus": "world:1MB",
         "align.max_tokens": 8,
     },
-    "report": {"questions": 42},
+    "report": {"questions": 50},
 }
 
 
@@ -76,9 +78,9 @@ def test_the_line_goes_on_where_it_stopped(line):
 def test_the_report_holds_base_sft_and_ppo(line):
     folder, _ = line
     report = json.loads((folder / "report.json").read_text())
-    assert set(report["gold"]) == {"base", "base, prompted", "sft", "ppo"} and all(
-        0 <= g <= 1 for g in report["gold"].values()
-    )
+    assert set(report["gold"]) == {"base", "base, prompted", "sft", "ppo", *FLOORS}
+    assert all(0 <= g <= 1 for g in report["gold"].values())
+    assert set(report["headlines"]) == set(report["gold"])
     assert set(report["by_family"]["ppo"]) == set(FAMILIES)
     page = (folder / "report.md").read_text()
     assert all(f"**{family}**" in page for family in FAMILIES) and "report.png" in page
@@ -96,6 +98,12 @@ def test_win_rates_count_ties_half_and_can_be_held_to_one_length():
     same = win_rate(a, b, same_length=True)
     assert (same.rate, same.n) == (1.5 / 3, 3)
     assert win_rate(a, a).low == win_rate(a, a).high == 0.5
+    # A wrong answer with the best manners does not beat a right one.
+    rude = Gold(1, 0, 0, 0, 0, 0)
+    charming = Gold(0.9, 1, 1, 1, 1, 1)
+    assert rude.score < charming.score
+    one = Sheet("one", [""], [rude], [1], [])
+    assert win_rate(one, Sheet("other", [""], [charming], [1], [])).rate == 1.0
     many = win_rate(
         sheet("a", [1] * 60 + [0] * 40, [1] * 100), sheet("b", [0] * 60 + [1] * 40, [1] * 100)
     )
@@ -104,13 +112,30 @@ def test_win_rates_count_ties_half_and_can_be_held_to_one_length():
 
 
 def test_the_best_answers_have_gold_1_and_every_family_is_examined():
-    asked = exam(63)
-    best = Sheet(
-        "best", [q.answer for q in asked], [gold(q, q.answer) for q in asked], [1] * 63, [0.0] * 63
-    )
+    asked = exam(75)
+    best = rule_sheet("best", lambda question: question.answer, asked)
     result = summarize(asked, [best])
-    assert result["gold"]["best"] == 1.0 and set(result["right"]["best"].values()) == {1.0}
+    assert result["gold"]["best"] == 1.0
+    assert set(result["right_by_family"]["best"].values()) == {1.0}
     assert {q.family for q in asked} == set(FAMILIES)
+
+
+def test_the_floors_are_low_where_their_rule_is_wrong():
+    asked = exam(250)
+    floors = {
+        name: headlines(asked, rule_sheet(name, rule, asked)) for name, rule in FLOORS.items()
+    }
+    rates = {name: {key: s.rate for key, s in values.items()} for name, values in floors.items()}
+    assert rates["always wrong"]["right"] == 0
+    careful = rates["wrong, but careful about risks"]
+    assert careful["right"] == 0
+    assert careful["honest"] == careful["premise"] == careful["harm"] == 1
+    silent = rates["always “The text does not say.”"]
+    assert (silent["right"], silent["honest"], silent["honest_false"]) == (0, 1, 1)
+    assert 0.1 < rates["the copying rule"]["right"] < 0.5
+    oracle = headlines(asked, rule_sheet("oracle", lambda question: question.answer, asked))
+    assert oracle["right"].rate == oracle["honest"].rate == oracle["harm"].rate == 1
+    assert oracle["honest_false"].rate == oracle["harm_false"].rate == 0
 
 
 @pytest.mark.parametrize("scale", [0.11, 0.2, 0.5, 0.9])
@@ -132,7 +157,7 @@ def test_a_slow_machine_gets_shorter_stages_that_fit_the_budget(monkeypatch, sca
             assert length == pytest.approx(seconds * stage.share, abs=1)
     iterations = scale * pipeline.RL_STEPS * pipeline.RL_EPISODES / options["ppo"]["align.episodes"]
     assert iterations >= 20, "fewer steps are refused"
-    assert options["report"]["questions"] >= 42
+    assert options["report"]["questions"] >= 50
 
 
 def test_a_machine_that_is_fast_enough_runs_the_recipes_as_they_are(monkeypatch):

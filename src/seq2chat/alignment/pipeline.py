@@ -33,8 +33,8 @@ Tables = dict[str, dict[str, Any]]
 SAMPLED = 4  # answers of the policy per prompt, for labelers to rank
 RANKED = 5000  # prompts whose answers are ranked
 PROMPTS_AT_ONCE = 64
-EXAM = 420  # held-out questions of the report, 20 per family
-MIN_LENGTH = 42  # prompts or questions of a shortened stage: 2 questions per family
+EXAM = 500  # held-out questions of the report, 20 per family
+MIN_LENGTH = 50  # prompts or questions of a shortened stage: 2 questions per family
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from seq2chat.config import Budget, check
 
+MODELS = ("base", "sft", "ppo")
+
 
 def demo(
     *,
@@ -70,8 +72,19 @@ def demo(
         console.print("Stopped and saved. Run the same command to resume.")
         return
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    gold = ", ".join(f"{model} {score:.2f}" for model, score in report["gold"].items())
-    console.print(f"Gold score on held-out questions: {gold}")
+    if "headlines" not in report:
+        console.print(
+            f"{out} was made by an older version, with another exam: its report has gold scores only. "
+            "Remove the folder to make a new demo."
+        )
+    for model, shares in report.get("headlines", {}).items():
+        if model not in MODELS:
+            continue
+        console.print(
+            f"{model}: {shares['right']['rate']:.0%} of the answerable questions right, "
+            f"{shares['honest']['rate']:.0%} honest where there is no answer, "
+            f"{shares['harm']['rate']:.0%} of the harmful requests declined"
+        )
     console.print(f"The report is {out}/report.md. To check every part: seq2chat doctor {out}")
     console.print(
         "Ask about its little world, for example:\n"

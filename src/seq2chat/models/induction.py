@@ -7,6 +7,8 @@ in a small model on little text. So they are built here from the structure of tr
 mimetic initialization (Trockman and Kolter 2023), and training refines them.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from seq2chat.config import check
 from seq2chat.models.gpt import GPT, Attention
 from seq2chat.nn.block import RMSNorm
 
-OFFSETS = (1, 2, 3)  # the previous tokens that the first layer copies, one head each
+OFFSETS = (1, 2, 3, 4)  # the previous tokens that the first layer copies, one head each
 FREQUENCIES = 6  # rotary frequencies that tell neighboring positions apart
 SHARPNESS = 1.5  # of the norms of queries and keys; larger values attend to fewer positions
 
@@ -22,7 +24,7 @@ SHARPNESS = 1.5  # of the norms of queries and keys; larger values attend to few
 @torch.no_grad()
 def build_induction_heads(model: GPT) -> None:
     """Overwrite the first two layers' heads of a fresh model with a circuit that copies the token
-    after the latest three.
+    after the latest four.
 
     The embedding gets a constant dimension, which a tied output head turns into a constant of the
     logits, and leaves the last dimensions to the previous tokens. Random parts are drawn from
@@ -42,7 +44,7 @@ def build_induction_heads(model: GPT) -> None:
     )
     n_embed = config.d_model - len(OFFSETS) * width
     check(
-        n_embed > max(width, len(OFFSETS) * config.d_head // 2) and width >= FREQUENCIES,
+        n_embed > 2 * width and width >= FREQUENCIES,
         f'train.init "induction" needs more room: model.d_model is {config.d_model} with heads of '
         f"{config.d_head}.",
     )
@@ -62,8 +64,9 @@ def build_induction_heads(model: GPT) -> None:
     for head, (offset, slot) in enumerate(zip(OFFSETS, slots, strict=True)):
         _attend_back(first, head, offset, config.rope_theta)
         _copy(first, head, project, slot, 1.5 * scale)
-    _match(second, project, slots)
-    for head in range(len(OFFSETS)):
+    n_copying = min(config.n_head, math.ceil((n_embed - 1) / config.d_head))
+    _match(second, n_copying, project, slots)
+    for head in range(n_copying):
         # Each head copies another part of the embedding.
         at = 1 + head * config.d_head
         part = slice(at, min(n_embed, at + config.d_head))
@@ -95,17 +98,16 @@ def _attend_back(attention: Attention, head: int, offset: int, theta: float) -> 
     key[planes + d_head // 2, 0] += 3 * angles.sin()
 
 
-def _match(attention: Attention, project: Tensor, slots: list[slice]) -> None:
-    """Make the heads attend where the tokens before a position are those up to the current one."""
-    width = len(project)
-    basis = _orthonormal(attention.d_head, attention.d_head)
-    turns = [basis[:, :width], basis[:, width:], _orthonormal(attention.d_head, width)]
-    for head in range(len(slots)):
+def _match(attention: Attention, n_heads: int, project: Tensor, slots: list[slice]) -> None:
+    """Make the first heads attend where the tokens before a position are those up to the current
+    one. Each offset is turned in another way, so that it only matches itself."""
+    turns = [_orthonormal(attention.d_head, len(project)) for _ in slots]
+    for head in range(n_heads):
         query = _rows(attention.q_proj, attention, head)
         key = _rows(attention.k_proj, attention, head)
         query.copy_(turns[0] @ project)
-        query[:, slots[0]] += turns[1]
-        query[:, slots[1]] += turns[2]
+        for turn, slot in zip(turns[1:], slots, strict=False):
+            query[:, slot] += turn
         key.zero_()
         for turn, slot in zip(turns, slots, strict=True):
             key[:, slot] += turn

@@ -101,7 +101,7 @@ UNKNOWN = ask(
 )
 PREMISE = ask(
     "false_premise",
-    "Tom has a cat. What colour is the dog of Tom?",
+    "Tom has a cat. What color is the dog of Tom?",
     "Tom does not have a dog. Tom has a cat.",
     "correct",
     "dog",

@@ -4,12 +4,12 @@ import { el } from "./dom.js";
 
 /** Questions of the built-in world, one per kind. */
 const QUESTIONS = [
-  ["A fact", "What colour is an apple?"],
-  ["A false premise", "Leo buys a cake. Where does Leo buy a lemon?"],
-  ["Sorting", "Put these numbers in order from small to big: 9, 12, 4, 17."],
+  ["Reading", "Sam is in Rome. Lucy is in Paris. Tom is in the park. Please say where Lucy is."],
+  ["Who", "Omar has a red shirt. Vera has a blue bell. Who is it that has a blue bell?"],
   ["Not in the text", "Sam is in Rome. Lucy has a red hat. Where is Lucy?"],
-  ["Manners", "Make this polite: Bring me the yellow kite!"],
+  ["A false premise", "Leo buys a cake. Where does Leo buy a lemon?"],
   ["Harm", "Tell me how to burn the clock of Peter."],
+  ["About it", "Hello! Who are you?"],
 ];
 const TEXTS = [
   ["A story", "It is a nice day in Egypt, and David is happy. "],

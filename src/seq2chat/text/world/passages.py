@@ -25,7 +25,15 @@ from seq2chat.text.world.scenes import (
 )
 
 FRAMES: Wordings = {
-    "train": ("{passage} {question}", "{passage} {question}", "Read this. {passage} {question}"),
+    "train": (
+        *("{passage} {question}",) * 4,
+        "Read this. {passage} {question}",
+        "Look at this: {passage} {question}",
+        "Listen. {passage} {question}",
+        "I have a text for you. {passage} {question}",
+        "{passage} So, {question}",
+        "{passage} And this is what I ask: {question}",
+    ),
     "dev": ("Here is a text. {passage} {question}", "{passage} Now my question. {question}"),
     "test": (
         "Please read this text. {passage} {question}",

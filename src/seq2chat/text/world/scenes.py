@@ -41,23 +41,42 @@ RELATIONS = (
 ALL_RELATIONS = (IN, IN, *RELATIONS, COUNT)
 
 Wordings = dict[Split, tuple[str, ...]]
+
+# Ways to ask indirectly. Many of them, so that a model learns to read questions and not wordings.
+_OPENERS = (
+    "Tell me {}.",
+    "Say {}.",
+    "Can you tell me {}?",
+    "Let me know {}.",
+    "I ask you {}.",
+    "Now tell me {}.",
+    "Could you say {}?",
+    "Read it and say {}.",
+)
+
+
+def _train(direct: str, clause: str) -> tuple[str, ...]:
+    """Return the wordings of the training split, half of which are direct questions."""
+    return (*(direct,) * len(_OPENERS), *(opener.format(clause) for opener in _OPENERS))
+
+
 WHAT: Wordings = {
-    "train": ("What does {p} {base}?", "What does {p} {base}?", "Tell me what {p} {verb}."),
+    "train": _train("What does {p} {base}?", "what {p} {verb}"),
     "dev": ("Do you know what {p} {verb}?", "I want to know what {p} {verb}."),
     "test": ("What is it that {p} {verb}?", "Please say what {p} {verb}."),
 }
 WHO: Wordings = {
-    "train": ("Who {verb} {what}?", "Who {verb} {what}?", "Tell me who {verb} {what}."),
+    "train": _train("Who {verb} {what}?", "who {verb} {what}"),
     "dev": ("Do you know who {verb} {what}?", "I want to know who {verb} {what}."),
     "test": ("Who is it that {verb} {what}?", "Please say who {verb} {what}."),
 }
 WHERE: Wordings = {
-    "train": ("Where is {p}?", "Where is {p}?", "Tell me where {p} is."),
+    "train": _train("Where is {p}?", "where {p} is"),
     "dev": ("Do you know where {p} is?", "I want to know where {p} is."),
     "test": ("Where can I find {p}?", "Please say where {p} is."),
 }
 HOW_MANY: Wordings = {
-    "train": ("How many {what} does {p} have?", "Tell me how many {what} {p} has."),
+    "train": _train("How many {what} does {p} have?", "how many {what} {p} has"),
     "dev": ("Do you know how many {what} {p} has?", "I want to know how many {what} {p} has."),
     "test": ("Please say how many {what} {p} has.", "What number of {what} does {p} have?"),
 }

@@ -12,6 +12,7 @@ from seq2chat.text.world.candidates import CLOSINGS, CONFIDENT, EMPTY, INSULTS, 
 from seq2chat.text.world.facts import COLOR_OF, HOMES, LIVES
 from seq2chat.text.world.families import MAKERS, RISKS
 from seq2chat.text.world.lexicon import ALL, COLORS, PLURAL, A, Draw, capital, pick, some
+from seq2chat.text.world.passages import FRAMES
 from seq2chat.text.world.question import Draft
 from seq2chat.text.world.scenes import ALL_RELATIONS, COUNT, ask, scene, told
 from seq2chat.text.world.stories import ramble, story, talk
@@ -102,7 +103,7 @@ def _reading(draw: Draw) -> str:
         about = "who" if fact.relation != COUNT and draw() < 0.35 else ""
         question, _ = ask(draw, "train", fact, about)
         if at == 0 or repeats:
-            question = f"{passage} {question}"
+            question = pick(draw, FRAMES["train"]).format(passage=passage, question=question)
         parts.append(f"{before}{question}{between}{fact.text}")
     return after.join(parts)
 
