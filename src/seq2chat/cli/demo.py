@@ -74,8 +74,8 @@ def demo(
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     if "headlines" not in report:
         console.print(
-            f"{out} was made by an older version, with another exam: its report has gold scores only. "
-            "Remove the folder to make a new demo."
+            f"{out} was made by an older version, with another exam: its report has only gold "
+            "scores. Remove the folder to make a new demo."
         )
     for model, shares in report.get("headlines", {}).items():
         if model not in MODELS:
