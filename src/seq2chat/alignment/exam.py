@@ -65,17 +65,21 @@ def answer_sheet(
     reference: GPT | None = None,
     seed: int = 0,
 ) -> Sheet:
-    """Return the sampled answers of a chat model. Its KL is estimated against `reference`."""
+    """Return the most probable answers of a chat model.
+
+    Its KL from `reference` is estimated from sampled answers to the same questions.
+    """
     answers: list[str] = []
     lengths: list[int] = []
     kl: list[float] = []
     for first in range(0, len(questions), QUESTIONS_AT_ONCE):
         part = questions[first : first + QUESTIONS_AT_ONCE]
         queries = [Query(question.messages) for question in part]
-        rollout = roll_out(model, tokenizer, queries, MAX_TOKENS, seed=seed + first)
+        rollout = roll_out(model, tokenizer, queries, MAX_TOKENS, temperature=0.0)
         answers += rollout.answers
         lengths += rollout.lengths.tolist()
         if reference is not None:
+            rollout = roll_out(model, tokenizer, queries, MAX_TOKENS, seed=seed + first)
             with torch.no_grad():
                 logp = answer_logp(model, rollout.tokens, rollout.mask)
                 ref_logp = answer_logp(reference, rollout.tokens, rollout.mask)
@@ -111,7 +115,7 @@ def text_sheet(
             )
             ids = [*start, *tokenizer.encode(f"{shown}Question: {_flat(question)}\nAnswer:")]
             prompts.append(ids[-(model.context - MAX_TOKENS) :])
-        sampling = SamplingConfig(max_tokens=MAX_TOKENS, seed=seed + first)
+        sampling = SamplingConfig(max_tokens=MAX_TOKENS, temperature=0.0)
         for [completion] in generate(model, prompts, sampling, [*start, *newline]):
             text = tokenizer.decode(token for token in completion.tokens if token not in start)
             answers.append(text.split("\n")[0].strip())

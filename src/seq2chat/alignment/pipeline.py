@@ -47,10 +47,10 @@ class Stage:
 
 
 STAGES = (
-    Stage("base", "pretraining a GPT on the world's text", 0.45),
-    Stage("sft", "fine-tuning on demonstrations", 0.15),
-    Stage("comparisons", "ranking answers by labelers", 0.04),
-    Stage("reward", "training a reward model on the rankings", 0.10),
+    Stage("base", "pretraining a GPT on the world's text", 0.50),
+    Stage("sft", "fine-tuning on demonstrations", 0.10),
+    Stage("comparisons", "ranking answers by labelers", 0.05),
+    Stage("reward", "training a reward model on the rankings", 0.09),
     Stage("ppo", "reinforcement learning against the reward model", 0.22),
     Stage("report", "comparing base, sft and ppo", 0.04),
 )
@@ -66,7 +66,7 @@ class StageProgress:
     text: str
 
 
-FULL_STEPS = 2000  # of pretraining, by its recipe
+FULL_STEPS = 3500  # of pretraining, by its recipe
 MIN_SCALE = 0.03  # of the full lengths; with less, a stage has no time for its steps
 RL_STEPS, RL_EPISODES, RL_BATCH = 70, 128, 32  # of reinforcement learning, by its recipe
 LEAST_STEPS = 5  # of each stage: a short demo shows all stages rather than none

@@ -23,6 +23,7 @@ from seq2chat.text.named import NAMED, find_corpus
 from seq2chat.text.rows import ROW_SUFFIXES, Row, is_rows, read_rows
 from seq2chat.text.world import (
     FAMILIES,
+    READING,
     RISKS,
     Labeler,
     Question,
@@ -196,9 +197,10 @@ def demonstration_tokens(
 def world_questions(n: int, seed: int) -> list[Question]:
     """Return `n` training questions of the world.
 
-    Risky questions are twice as frequent as others, because errors on them matter more.
+    Risky questions are twice as frequent as others, because errors on them matter more. So are
+    questions about a passage, three times, so that admitting ignorance does not become a habit.
     """
-    return questions("train", n, seed, (*FAMILIES, *RISKS))
+    return questions("train", n, seed, (*FAMILIES, *RISKS, *READING, *READING))
 
 
 def world_comparisons(

@@ -3,7 +3,7 @@ subtract."""
 
 from __future__ import annotations
 
-from seq2chat.text.world.lexicon import A, Draw, Pool, capital, other, pick, some
+from seq2chat.text.world.lexicon import A, Draw, Pool, other, pick, some
 from seq2chat.text.world.question import Draft
 
 COPY = {
@@ -92,7 +92,9 @@ ORDINALS = ("first", "second", "third", "last")
 
 
 def _sentence(items: list[str]) -> str:
-    return capital(", ".join(items)) + "."
+    """Return a list as a sentence. Words keep their lower case, so that copying them is easy."""
+    listed = ", ".join(items)
+    return f"{listed}." if items[0].isdigit() else f"The words are {listed}."
 
 
 def _listing(draw: Draw, items: list[str], right: list[str], wordings: tuple[str, ...]) -> Draft:
