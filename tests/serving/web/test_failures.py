@@ -83,6 +83,7 @@ def test_key_is_prompted_and_stored_in_the_tab(context, page):
     assert page.evaluate("sessionStorage['seq2chat.key']") is None
     field.fill("open sesame")
     page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Ask your model").wait_for()
     ask(page, "Hello?")
     assert text(page) == HELLO
     assert page.evaluate("sessionStorage['seq2chat.key']") == "open sesame"
