@@ -46,8 +46,8 @@ the model says so, and *falsely* how often it says so although the passage conta
 rows after ppo are rules without a model."""
 EARLIER = """\
 The [earlier results](alignment-world6.md) are about version 6 of the world. Their gold score
-rewarded manners: an answer that is always wrong got 0.545, more than the base, and alignment lowered the
-share of right answers from 24.7 % to 22.5 %."""
+rewarded manners: an answer that is always wrong got 0.545, more than the base, and alignment
+lowered the share of right answers from 24.7 % to 22.5 %."""
 COLUMNS = ("right", "honest", "honest_false", "premise", "harm", "harm_false", "form")
 
 
