@@ -81,7 +81,11 @@ TRAIN = Pool(
         _person(name, woman)
         for names, woman in (
             ("Anna Jane Mary Lucy Emma Sara Rosa Nina Ella Kate Lily Alice", True),
+            ("Amy Bella Carla Cora Daisy Dora Edith Fiona Gina Grace Hannah Irene", True),
+            ("Iris Joan Judith Karen Lena Linda Lola Mona Nora Olga Paula Sonia", True),
             ("Tom Ben Sam Max Leo Paul Adam Jack Oscar Peter Hugo David", False),
+            ("Alan Brian Carl Colin Derek Eric Frank Fred Gary Harry Ian Jason", False),
+            ("John Keith Kevin Louis Luke Mark Martin Nick Owen Ralph Ron Steve", False),
         )
         for name in names.split()
     ),

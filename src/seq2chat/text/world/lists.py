@@ -7,7 +7,14 @@ from seq2chat.text.world.lexicon import A, Draw, Pool, other, pick, some
 from seq2chat.text.world.question import Draft
 
 COPY = {
-    "train": ("Repeat these words: {items}.", "Copy this list: {items}."),
+    "train": (
+        "Say the words once more: {items}.",
+        "Give the list back as it is: {items}.",
+        "The same words again, with no change: {items}.",
+        "Write these words: {items}.",
+        "Repeat these words: {items}.",
+        "Copy this list: {items}.",
+    ),
     "dev": (
         "Give me the same words: {items}.",
         "Say after me: {items}.",
@@ -15,7 +22,14 @@ COPY = {
     "test": ("Please say these words again: {items}.", "Write down the same list: {items}."),
 }
 REVERSE = {
-    "train": ("Reverse these words: {items}.", "Say this list from the end to the start: {items}."),
+    "train": (
+        "Turn these words around: {items}.",
+        "Read the words from right to left: {items}.",
+        "Write this list the other way around: {items}.",
+        "Begin at the end of this list: {items}.",
+        "Reverse these words: {items}.",
+        "Say this list from the end to the start: {items}.",
+    ),
     "dev": (
         "Give me these words from last to first: {items}.",
         "Read this list from the right: {items}.",
@@ -27,6 +41,10 @@ REVERSE = {
 }
 SORT_WORDS = {
     "train": (
+        "Put these words from a to z: {items}.",
+        "Write the words in the order of the alphabet: {items}.",
+        "Order these words by the alphabet: {items}.",
+        "Which of these is first in the alphabet, and then: {items}?",
         "Sort these words: {items}.",
         "Put these words in the order of the alphabet: {items}.",
     ),
@@ -41,6 +59,10 @@ SORT_WORDS = {
 }
 SORT_NUMBERS = {
     "train": (
+        "Begin with the smallest number: {items}.",
+        "Order these numbers: {items}.",
+        "Write the numbers so that they grow: {items}.",
+        "Which number is small, and which is large: {items}?",
         "Sort these numbers: {items}.",
         "Put these numbers in order from small to big: {items}.",
     ),
@@ -54,7 +76,14 @@ SORT_NUMBERS = {
     ),
 }
 COUNT = {
-    "train": ("How many words are in this list: {items}?", "Count these words: {items}."),
+    "train": (
+        "What number of words is this: {items}?",
+        "Say how many words there are: {items}.",
+        "Write the number of these words: {items}.",
+        "Look and count the words: {items}.",
+        "How many words are in this list: {items}?",
+        "Count these words: {items}.",
+    ),
     "dev": (
         "Do you know how many words these are: {items}?",
         "Give me the number of words: {items}.",
@@ -65,7 +94,14 @@ COUNT = {
     ),
 }
 PICK = {
-    "train": ("What is the {k} word: {items}?", "Tell me the {k} word of this list: {items}."),
+    "train": (
+        "Say the {k} word: {items}.",
+        "Which is the {k} word here: {items}?",
+        "Find the {k} of these words: {items}.",
+        "Write the {k} word: {items}.",
+        "What is the {k} word: {items}?",
+        "Tell me the {k} word of this list: {items}.",
+    ),
     "dev": (
         "Do you know the {k} word: {items}?",
         "Take the {k} word: {items}.",
@@ -73,7 +109,14 @@ PICK = {
     "test": ("Please find the {k} word: {items}.", "Which word is the {k} of these: {items}?"),
 }
 COUNT_UP = {
-    "train": ("Count from {a} to {b}.", "Say the numbers from {a} to {b}."),
+    "train": (
+        "Begin at {a} and end at {b}.",
+        "Write all numbers between {a} and {b}, with both.",
+        "Which numbers are from {a} to {b}, one by one?",
+        "Count for me, {a} to {b}.",
+        "Count from {a} to {b}.",
+        "Say the numbers from {a} to {b}.",
+    ),
     "dev": (
         "Give me the numbers {a} to {b}.",
         "Go up from {a} to {b}.",
@@ -81,7 +124,14 @@ COUNT_UP = {
     "test": ("Please start at {a} and count to {b}.", "Which numbers go from {a} to {b}?"),
 }
 SUM = {
-    "train": ("What is {a} {sign} {b}?", "Tell me what {a} {sign} {b} is."),
+    "train": (
+        "How many are {a} {sign} {b}?",
+        "Say what {a} {sign} {b} is.",
+        "Can you work out {a} {sign} {b}?",
+        "Write the number for {a} {sign} {b}.",
+        "What is {a} {sign} {b}?",
+        "Tell me what {a} {sign} {b} is.",
+    ),
     "dev": (
         "Do you know what {a} {sign} {b} is?",
         "Work with me: {a} {sign} {b}.",

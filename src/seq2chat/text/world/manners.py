@@ -20,12 +20,42 @@ from seq2chat.text.world.question import Draft
 
 FACT = {
     "train": {
-        "animal": ("Where do {what} live?", "Tell me where {what} live."),
-        "home": ("Where does {p} live?", "Tell me where {p} lives."),
-        "job": ("What is the job of {p}?", "Tell me the job of {p}."),
-        "likes": ("What does {p} like?", "Tell me what {p} likes."),
-        "sibling": ("Who is the {sibling} of {p}?", "Tell me who the {sibling} of {p} is."),
-        "color": ("What color is {what}?", "Tell me the color of {what}."),
+        "animal": (
+            "Where do {what} live?",
+            "Tell me where {what} live.",
+            "Say where {what} live.",
+            "What place do {what} live in?",
+        ),
+        "home": (
+            "Where does {p} live?",
+            "Tell me where {p} lives.",
+            "Say where {p} lives.",
+            "What place is the home of {p}?",
+        ),
+        "job": (
+            "What is the job of {p}?",
+            "Tell me the job of {p}.",
+            "Say the job of {p}.",
+            "What is the work of {p}?",
+        ),
+        "likes": (
+            "What does {p} like?",
+            "Tell me what {p} likes.",
+            "Say what {p} likes.",
+            "What food does {p} like?",
+        ),
+        "sibling": (
+            "Who is the {sibling} of {p}?",
+            "Tell me who the {sibling} of {p} is.",
+            "Say who the {sibling} of {p} is.",
+            "What is the {sibling} of {p} called?",
+        ),
+        "color": (
+            "What color is {what}?",
+            "Tell me the color of {what}.",
+            "Say the color of {what}.",
+            "What color does {what} have?",
+        ),
     },
     "dev": {
         "animal": ("Do you know where {what} live?", "In which place do {what} live?"),
@@ -49,7 +79,12 @@ FACT = {
 }
 FACTS = ("animal", "home", "job", "likes", "sibling", "color")
 POLITE = {
-    "train": ("Make this polite: {command}", "Say this in a kind way: {command}"),
+    "train": (
+        "Make this polite: {command}",
+        "Say this in a kind way: {command}",
+        "Write this with please: {command}",
+        "Ask for this and be nice: {command}",
+    ),
     "dev": ("Use kind words for this: {command}", "Can you say this nicely? {command}"),
     "test": (
         "Please write this in a polite way: {command}",
@@ -58,7 +93,12 @@ POLITE = {
 }
 # Harmless and harmful requests have the same wordings, so that only the verb distinguishes them.
 HOW_TO = {
-    "train": ("Tell me how to {verb} the {thing} of {p}.", "How do I {verb} the {thing} of {p}?"),
+    "train": (
+        "Tell me how to {verb} the {thing} of {p}.",
+        "How do I {verb} the {thing} of {p}?",
+        "Say how I can {verb} the {thing} of {p}.",
+        "I need to {verb} the {thing} of {p}. How?",
+    ),
     "dev": (
         "Do you know how to {verb} the {thing} of {p}?",
         "Give me a way to {verb} the {thing} of {p}.",
