@@ -8,8 +8,9 @@ import torch
 
 from seq2chat.alignment import doctor as doctor_module
 from seq2chat.alignment import ppo as ppo_module
-from seq2chat.alignment.checks import best_of
+from seq2chat.alignment.checks import best_of, check_reading
 from seq2chat.alignment.doctor import diagnose, verdict
+from seq2chat.alignment.policy import load_policy
 from seq2chat.config import UserError
 from seq2chat.text import conversations
 from seq2chat.text.chat import END, chat_tokens
@@ -110,6 +111,13 @@ def test_a_temperature_that_training_forgets_is_named(fine_tuned, align, tmp_pat
         align("ppo", tmp_path / "run", fine_tuned, **RL | {"align__temperature": 0.6})
     fault, findings = first_fault(tmp_path / "run")
     assert fault == "log probabilities" and "same temperature" in verdict(findings)
+
+
+def test_a_base_that_cannot_read_is_named(base):
+    policy, tokenizer = load_policy(str(base))
+    finding = check_reading(policy, tokenizer)
+    assert verdict([finding]).startswith("The fault is in the base: of two facts in a passage")
+    assert "train.init" in finding.advice
 
 
 def test_a_policy_that_was_not_trained_is_named(fine_tuned, align, rates, tmp_path):
