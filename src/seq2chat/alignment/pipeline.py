@@ -47,11 +47,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("base", "pretraining a GPT on the world's text", 0.50),
-    Stage("sft", "fine-tuning on demonstrations", 0.10),
+    Stage("base", "pretraining a GPT on the world's text", 0.48),
+    Stage("sft", "fine-tuning on demonstrations", 0.15),
     Stage("comparisons", "ranking answers by labelers", 0.05),
-    Stage("reward", "training a reward model on the rankings", 0.09),
-    Stage("ppo", "reinforcement learning against the reward model", 0.22),
+    Stage("reward", "training a reward model on the rankings", 0.08),
+    Stage("ppo", "reinforcement learning against the reward model", 0.20),
     Stage("report", "comparing base, sft and ppo", 0.04),
 )
 
