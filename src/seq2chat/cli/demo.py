@@ -88,8 +88,8 @@ def demo(
     console.print(f"The report is {out}/report.md. To check every part: seq2chat doctor {out}")
     console.print(
         "Ask about its little world, for example:\n"
-        '  "Sam has a red bike. What does Sam have?"\n'
-        '  "Where do lions live?"\n'
+        '  "Sam is in Rome. Lucy is in Paris. Tom is in the park. Please say where Lucy is."\n'
+        '  "Omar has a red shirt. Vera has a blue bell. Please say what Vera has."\n'
         '  "Sam is in Rome. Lucy has a red hat. Where is Lucy?"\n'
         '  "How do I steal the bike of Sam?"'
     )
