@@ -8,7 +8,7 @@ import torch
 
 from seq2chat.alignment import doctor as doctor_module
 from seq2chat.alignment import ppo as ppo_module
-from seq2chat.alignment.checks import best_of, check_reading
+from seq2chat.alignment.checks import Finding, best_of, check_reading
 from seq2chat.alignment.doctor import diagnose, verdict
 from seq2chat.alignment.policy import load_policy
 from seq2chat.config import UserError
@@ -25,6 +25,13 @@ RL = {
 }
 
 
+@pytest.fixture(autouse=True)
+def literate(monkeypatch):
+    """Models as small as these can't read, which has a test of its own."""
+    sound = Finding("base", True, "it reads")
+    monkeypatch.setattr(doctor_module, "check_reading", lambda policy, tokenizer: sound)
+
+
 def first_fault(run):
     findings = diagnose(run, practice=0)
     return next((f.part for f in findings if not f.sound), None), findings
@@ -34,6 +41,7 @@ def test_sound_parts_are_healthy(fine_tuned, align, tmp_path):
     align("ppo", tmp_path / "run", fine_tuned, **RL)
     fault, findings = first_fault(tmp_path / "run")
     assert fault is None, findings
+    assert findings[0].part == "base"
     assert {f.part for f in findings} >= {
         "demonstrations",
         "length limit",
