@@ -176,7 +176,7 @@ def grpo_loss(
     mask: Bool[Tensor, "batch seq"],
     clip: float = 0.2,
     beta: float = 0.0,
-) -> Measured:
+) -> Measured:  # the quantities of its equation
     """Return the negated clipped surrogate plus `beta` · k3 to the reference, summed over tokens,
     and their number (Shao et al. 2024, equation 3).
 

@@ -1,6 +1,7 @@
 """The command line, one file per command.
 
-Commands parse, call and print, and compute nothing. Their docstrings are their help texts.
+Commands parse, call and print, and compute nothing. Their docstrings are their help texts, and
+their parameters are their flags, so some have many.
 Modules of this package import torch inside functions only, so that `--help` is fast.
 """
 
