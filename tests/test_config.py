@@ -75,7 +75,7 @@ def test_later_layers_win_and_whole_numbers_become_floats():
     assert type(recipe.optim.clip) is float
 
 
-def test_a_preset_wins_over_what_is_below_and_loses_to_what_is_beside_and_above():
+def test_preset_precedence():
     below, above = (
         {"model": {"n_layer": 3, "n_head": 3, "d_model": 33}},
         {"model": {"dropout": 0.5}},
@@ -171,7 +171,7 @@ def test_an_option_given_where_nothing_uses_it_is_refused(changes, message):
         Recipe.from_tables({}, changes)
 
 
-def test_a_complete_recipe_is_accepted_and_may_change_its_shape(tmp_path):
+def test_complete_recipe_may_change_its_shape(tmp_path):
     """`config.toml` holds options that have no use beside its others; only what is given on top
     must have one."""
     cosine = Recipe.from_tables({"schedule": {"shape": "cosine"}, "optim": {"matrices": "adamw"}})

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("bf16", "chosen"), [(9e11, torch.bfloat16), (1.1e11, torch.float32), (1e9, torch.float32)]
 )
-def test_bfloat16_is_chosen_only_where_it_is_measured_faster(bf16, chosen, monkeypatch):
+def test_bfloat16_is_chosen_only_where_faster(bf16, chosen, monkeypatch):
     monkeypatch.setattr(
         device, "matmul_flops", lambda _, dtype: bf16 if dtype == torch.bfloat16 else 1e11
     )

@@ -74,7 +74,7 @@ def test_the_world_leaves_something_to_learn(world):
     assert distance(reference, best) > 0.5
 
 
-def test_reinforcement_with_the_exact_gradient_reaches_the_best_policy(world):
+def test_exact_gradient_reaches_the_best_policy(world):
     """The expected sum of the token rewards is the objective, so its gradient is that of log π
     weighted by them."""
     reference, rewards, best = world

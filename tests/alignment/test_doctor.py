@@ -134,7 +134,7 @@ def test_a_policy_that_was_not_trained_is_named(fine_tuned, align, rates, tmp_pa
     assert fault == "updates" and "learning rates" in verdict(findings)
 
 
-def test_a_checkpoint_that_is_not_the_trained_policy_is_named(fine_tuned, align, rates, tmp_path):
+def test_checkpoint_of_another_policy_is_named(fine_tuned, align, rates, tmp_path):
     """The policy saved is another than the one whose KL was measured: as when a wrapper's weights
     are written."""
     import shutil

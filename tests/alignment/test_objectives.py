@@ -108,7 +108,7 @@ def test_equal_scores_cost_ln_2_for_every_k(k):
 
 @given(seeds, st.integers(1, 6))
 @settings(max_examples=40, deadline=None)
-def test_ranking_is_the_mean_over_the_untied_pairs_of_each_prompt(seed, places):
+def test_ranking_is_the_mean_over_untied_pairs(seed, places):
     scores, ranks, prompts = rankings(seed, places=places)
     expected, n_expected = by_hand(scores, ranks, prompts)
     loss_sum, n, metrics = ranking_loss(scores, ranks, prompts)
@@ -129,7 +129,7 @@ def test_ranking_is_the_mean_over_the_untied_pairs_of_each_prompt(seed, places):
 
 @given(seeds)
 @settings(max_examples=20, deadline=None)
-def test_the_order_of_answers_and_the_cut_of_a_batch_do_not_matter(seed):
+def test_order_and_batches_do_not_matter(seed):
     scores, ranks, prompts = rankings(seed)
     whole, n, _ = ranking_loss(scores, ranks, prompts)
     order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(seed))
@@ -141,7 +141,7 @@ def test_the_order_of_answers_and_the_cut_of_a_batch_do_not_matter(seed):
     assert n == n_shuffled == pieces[0][1] + pieces[1][1]
 
 
-def test_prompts_without_pairs_cost_nothing_and_still_have_a_gradient():
+def test_prompts_without_pairs_have_zero_loss():
     scores = torch.tensor([1.0, 2.0], requires_grad=True)
     loss_sum, n, metrics = ranking_loss(scores, torch.tensor([1, 1]), torch.tensor([0, 0]))
     loss_sum.backward()
@@ -301,7 +301,7 @@ def test_the_value_loss_takes_the_larger_error(seed, clip):
     assert metrics["explained_variance"].item() == pytest.approx(explained.item())
 
 
-def test_explained_variance_of_perfect_constant_and_pointless_values():
+def test_explained_variance_of_known_values():
     mask = torch.ones(1, 4, dtype=torch.bool)
     returns = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     for values, expected in ((returns, 1), (returns + 5, 1), (torch.zeros(1, 4), 0)):
@@ -408,7 +408,7 @@ def test_a_constant_added_to_rewards_changes_no_advantage(seed, constant):
         )
 
 
-def test_grpo_before_the_first_update_has_loss_0_and_a_gradient():
+def test_grpo_starts_with_loss_0_and_a_gradient():
     """The advantages of a group of answers of one length cancel; what they pull at does not."""
     logp = rollout(4)[0].requires_grad_()
     mask = torch.ones(4, 6, dtype=torch.bool)

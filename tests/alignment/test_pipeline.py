@@ -92,7 +92,7 @@ def sheet(name, scores, lengths):
     return Sheet(name, [""] * len(scores), golds, lengths, [])
 
 
-def test_win_rates_count_ties_half_and_can_be_held_to_one_length():
+def test_win_rate_counts_ties_half():
     a, b = sheet("a", [1, 1, 0, 0.5], [5, 9, 5, 5]), sheet("b", [0, 0, 1, 0.5], [5, 5, 6, 5])
     assert win_rate(a, b).rate == 2.5 / 4 and win_rate(b, a).rate == 1.5 / 4
     same = win_rate(a, b, same_length=True)
@@ -111,7 +111,7 @@ def test_win_rates_count_ties_half_and_can_be_held_to_one_length():
     assert many.rate == 0.6 and 0.48 < many.low < 0.53 and 0.67 < many.high < 0.72
 
 
-def test_the_best_answers_have_gold_1_and_every_family_is_examined():
+def test_best_answers_have_gold_1_in_every_family():
     asked = exam(75)
     best = rule_sheet("best", lambda question: question.answer, asked)
     result = summarize(asked, [best])
@@ -139,7 +139,7 @@ def test_the_floors_are_low_where_their_rule_is_wrong():
 
 
 @pytest.mark.parametrize("scale", [0.11, 0.2, 0.5, 0.9])
-def test_a_slow_machine_gets_shorter_stages_that_fit_the_budget(monkeypatch, scale):
+def test_slow_machine_gets_shorter_stages(monkeypatch, scale):
     seconds = 600.0
     monkeypatch.setattr(
         pipeline, "step_seconds", lambda *_: seconds * STAGES[0].share / scale / pipeline.FULL_STEPS
@@ -160,13 +160,13 @@ def test_a_slow_machine_gets_shorter_stages_that_fit_the_budget(monkeypatch, sca
     assert options["report"]["questions"] >= 50
 
 
-def test_a_machine_that_is_fast_enough_runs_the_recipes_as_they_are(monkeypatch):
+def test_fast_machine_runs_recipes_unchanged(monkeypatch):
     monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 1e-4)
     pace = Pace(600.0, 0.0, STAGES)
     assert all(pace.begin(stage) == {} for stage in STAGES)
 
 
-def test_a_budget_for_nothing_is_refused_with_the_least_that_does(monkeypatch):
+def test_too_small_budget_is_refused_with_the_least(monkeypatch):
     monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 10.0)
     with pytest.raises(UserError, match="write at least --budget"):
         Pace(600.0, 0.0, STAGES)

@@ -164,7 +164,7 @@ LENGTHS = [1.0, 2.0]
         ("lambda *both: lengths(both[1])", []),
     ],
 )
-def test_a_function_is_called_by_the_names_of_its_parameters(source, required):
+def test_function_is_called_by_parameter_names(source, required):
     function = eval(source, {"lengths": lambda texts: [float(len(text)) for text in texts]})
     assert call(function) == (LENGTHS, required)
 

@@ -29,7 +29,7 @@ def test_only_the_end_of_a_turn_ends_an_answer(policy):
     assert not is_finished(tokenizer, [tokenizer.pad_id, *words, end])
 
 
-def test_an_answer_that_ends_otherwise_is_worth_little_whatever_the_judge_says(policy, monkeypatch):
+def test_answer_without_turn_end_scores_low(policy, monkeypatch):
     """A policy that prefers the end of a text to that of a turn: as PPO's became once, whose judge
     liked it."""
     model, tokenizer = policy

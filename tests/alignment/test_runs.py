@@ -78,7 +78,7 @@ def test_fine_tuning_learns_to_end_and_to_answer(fine_tuned, corner):
     assert rollout.finished.float().mean() > 0.9
 
 
-def test_the_checkpoint_opens_in_transformers_and_chats_by_its_template(fine_tuned):
+def test_checkpoint_chats_in_transformers(fine_tuned):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = open_run(fine_tuned).list_checkpoints()[-1]
@@ -210,7 +210,7 @@ def test_ppo_and_grpo_raise_a_plain_reward(fine_tuned, tmp_path, align):
         assert sum(scores[-5:]) / 5 > sum(scores[:3]) / 3 + 0.15, method
 
 
-def test_the_judge_gives_demonstrations_the_mean_0_and_ranks_better_than_chance(judge):
+def test_reward_model_is_centered_and_ranks(judge):
     metrics = open_run(judge).metrics()[-1]
     assert metrics["val_accuracy"] > 0.55
     model, tokenizer = load_checkpoint(judge)
@@ -245,7 +245,7 @@ def test_a_temperature_divides_the_logits_of_training_too(fine_tuned, corner):
     torch.testing.assert_close(got[mask], expected[mask])
 
 
-def test_lora_changes_nothing_at_first_and_merges_into_an_ordinary_model(base):
+def test_lora_starts_as_identity_and_merges(base):
     model, _ = load_policy(str(base))
     model, tokens = model.double(), torch.randint(700, (2, 20))
     before = model(tokens)
@@ -298,9 +298,7 @@ def test_a_reward_of_the_wrong_length_or_no_number_is_told():
         FunctionScorer(lambda p, a: [1.0, float("nan")], "f")(rollout)
 
 
-def test_a_reward_that_is_nan_in_training_ends_in_a_sentence_and_keeps_the_checkpoint(
-    fine_tuned, tmp_path, align
-):
+def test_nan_reward_keeps_the_checkpoint(fine_tuned, tmp_path, align):
     file = tmp_path / "bad.py"
     file.write_text(
         "n = 0\ndef bad(p, a):\n    global n\n    n += 1\n"
@@ -338,7 +336,7 @@ def test_a_judge_of_another_tokenizer_is_refused(judge, fine_tuned):
         load_scorer(str(judge), other, torch.device("cpu"), 10, 0)
 
 
-def test_examples_that_do_not_fit_are_told_and_left_out_or_refused(fine_tuned, tmp_path, align):
+def test_long_examples_are_left_out_or_refused(fine_tuned, tmp_path, align):
     file = tmp_path / "long.jsonl"
     rows = [
         {"prompt": "Hi", "answer": "Yes."},

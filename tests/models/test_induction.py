@@ -28,7 +28,7 @@ def attention():
     return [found.weights for found in tape.attention]
 
 
-def test_heads_of_the_first_layer_attend_back_by_their_offset(attention):
+def test_first_layer_attends_back_by_offset(attention):
     for head, offset in enumerate(OFFSETS):
         weights = attention[0][:, head]
         at = torch.arange(offset, 40)
@@ -36,7 +36,7 @@ def test_heads_of_the_first_layer_attend_back_by_their_offset(attention):
         assert weights[:, at, at - offset].mean() > 0.5
 
 
-def test_heads_of_the_second_layer_attend_to_what_followed(attention):
+def test_second_layer_attends_to_the_continuation(attention):
     """At position t of the repetition, to the place after the first occurrence of its token.
 
     The heads of the first layer also see their neighbors a little, so a few places are missed.

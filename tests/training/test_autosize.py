@@ -47,7 +47,7 @@ def test_more_time_never_means_a_smaller_model_or_less_text(characters, seconds,
 @pytest.mark.parametrize(
     ("amount", "unit", "epochs"), [(100.0, "steps", 100 * 4096), (1e6, "tokens", 1e6)]
 )
-def test_a_length_that_is_no_time_fixes_how_often_the_text_is_read(amount, unit, epochs):
+def test_length_in_steps_fixes_the_epochs(amount, unit, epochs):
     one = size_run(1_000_000, Budget(1.0, "epochs"), 1e12)
     assert one["epochs"] == pytest.approx(1.0)
     text_tokens = 1_000_000 / (0.9 + 0.63 * 2)  # at a vocabulary of 1024
@@ -64,7 +64,7 @@ def test_a_large_text_gets_twenty_tokens_for_each_parameter():
     assert tokens / parameters == pytest.approx(20, rel=0.3)
 
 
-def test_a_small_text_gets_no_more_parameters_than_it_can_hold_in_check():
+def test_small_text_gets_few_parameters():
     model = size_run(100_000, Budget(1e6, "seconds"), 1e15)["model"]
     assert 12 * model["n_layer"] * model["d_model"] ** 2 < 1.5 * MAX_PARAMETERS * 100_000
 
@@ -81,7 +81,7 @@ def test_choices_are_told_and_follow_what_is_given(text_file):
     )
 
 
-def test_a_given_width_has_its_heads_while_its_speed_is_measured():
+def test_given_width_is_measured_with_its_heads():
     """On a fast machine the guess has many heads, which do not divide every width."""
     fast = Precision(torch.float32, 1e15, "")
     changes = {
@@ -101,7 +101,7 @@ def test_a_given_width_has_its_heads_while_its_speed_is_measured():
         ({"model": {"family": "bert"}}, "bert"),
     ],
 )
-def test_other_families_take_the_recipe_that_was_measured_with_the_users_text(changes, family):
+def test_other_families_borrow_a_recipe(changes, family):
     told, source = [], "" if "data" in changes else "my.txt"
     recipe = Recipe.from_tables(choose_tables(source, changes, told.append), changes)
     assert recipe.model.family == family
@@ -111,7 +111,7 @@ def test_other_families_take_the_recipe_that_was_measured_with_the_users_text(ch
     assert "from the recipe" in told[0]
 
 
-def test_an_unknown_family_is_refused_before_anything_is_measured():
+def test_unknown_family_is_refused_first():
     told = []
     with pytest.raises(UserError, match=r"model\.family is 'nope'"):
         choose_tables("pydocs", {"model": {"family": "nope"}}, told.append)

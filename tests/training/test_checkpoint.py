@@ -110,7 +110,7 @@ def test_where_there_is_nothing_to_load(tmp_path):
         load_checkpoint(tmp_path / "empty")
 
 
-def test_a_full_disk_is_said_and_the_older_checkpoints_stay_whole(trained, run):
+def test_full_disk_keeps_older_checkpoints(trained, run):
     """The kernel itself refuses to let files grow: the limit acts as a disk with 20 kB left."""
     log = dataclasses.replace(trained, run=type(trained.run)(run)).run
     child = os.fork()

@@ -61,9 +61,7 @@ def start(recipe, folder):
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), 1.0])
-def test_narrower_vectors_are_tried_where_gradients_are_wrong(
-    wrong, compiler, tiny_recipe, tmp_path
-):
+def test_narrower_vectors_after_wrong_gradients(wrong, compiler, tiny_recipe, tmp_path):
     compiler(wrong, None)
     job, line = start(tiny_recipe, tmp_path / "run")
     assert job.recipe.train.compile == "on" and "256-bit vectors" in line
@@ -82,9 +80,7 @@ def test_training_is_plain_where_all_gradients_are_wrong(compiler, tiny_recipe, 
     assert all(parameter.isfinite().all() for parameter in job.model.parameters())
 
 
-def test_right_gradients_are_taken_and_leave_the_weights_as_they_were(
-    compiler, tiny_recipe, tmp_path
-):
+def test_gradient_check_leaves_the_weights(compiler, tiny_recipe, tmp_path):
     plain, _ = start_job(tiny_recipe, tmp_path / "plain", lambda line: None), compiler(None)
     job, line = start(tiny_recipe, tmp_path / "run")
     assert job.recipe.train.compile == "on" and "narrower" not in line

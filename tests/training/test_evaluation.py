@@ -76,7 +76,7 @@ def test_evaluation_leaves_the_mode_and_uses_no_dropout():
 
 
 @pytest.mark.parametrize("tokens", [100, 0])
-def test_a_few_tokens_of_a_large_text_are_a_sample_of_it_in_parts(tokens, tmp_path, monkeypatch):
+def test_few_tokens_of_a_large_text_are_a_sample(tokens, tmp_path, monkeypatch):
     from seq2chat.inference import evaluate as evaluation
 
     file = tmp_path / "big.txt"

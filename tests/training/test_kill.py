@@ -70,9 +70,7 @@ def uninterrupted(recipe, tmp_path_factory):
     return losses(folder)
 
 
-def test_killed_at_a_random_step_and_in_mid_checkpoint_then_resumed_twice(
-    recipe, uninterrupted, tmp_path
-):
+def test_killed_and_resumed_twice_is_exact(recipe, uninterrupted, tmp_path):
     folder = tmp_path / "run"
     at = random.SystemRandom().randint(10, 30)
     print(f"killed at step {at}")  # shown if the test fails

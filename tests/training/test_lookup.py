@@ -41,7 +41,7 @@ def test_swapping_right_and_wrong_gives_the_complement(untrained, encoding):
     assert right + wrong == pytest.approx(1.0)
 
 
-def test_a_pair_is_compared_by_the_log_probability_of_its_answers(untrained):
+def test_pair_is_compared_by_log_probability(untrained):
     model, tokenizer = untrained
     question = world.questions("dev", 1, families=["where"])[0]
     encode = as_text(tokenizer)

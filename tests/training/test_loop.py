@@ -107,7 +107,7 @@ def test_the_loss_is_the_mean_cross_entropy(tiny_recipe, tmp_path):
     assert n_tokens == (batch.labels != -100).sum()
 
 
-def test_resuming_twice_and_across_an_epoch_gives_the_uninterrupted_losses(tiny_recipe, tmp_path):
+def test_resuming_twice_is_exact(tiny_recipe, tmp_path):
     # 30 steps of 8 samples pass the end of the epoch after step 21.
     recipe = with_train(tiny_recipe, accumulation=2)
     job = start_job(recipe, tmp_path / "whole", quiet)
@@ -156,7 +156,7 @@ def test_sampling_and_validating_do_not_change_training(tiny_recipe, tmp_path):
     assert losses(tmp_path / "few") == losses(tmp_path / "many")
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tiny_recipe, tmp_path):
+def test_nan_loss_keeps_the_last_good_checkpoint(tiny_recipe, tmp_path):
     job = start_job(tiny_recipe, tmp_path / "run", quiet)
     with pytest.raises(
         UserError, match=r"step 13.*Resume from step-000010.*--resume --optim.matrix-lr"
@@ -213,16 +213,14 @@ def test_a_timed_run_ends_on_time_and_its_schedule_with_it(tiny_recipe, tmp_path
     assert steps[-1].share == pytest.approx(1.0, abs=0.03)
 
 
-def test_no_milestone_is_lost_to_another_that_takes_its_time(tiny_recipe, tmp_path, slow_clock):
+def test_slow_milestones_do_not_skip_others(tiny_recipe, tmp_path, slow_clock):
     recipe = with_train(tiny_recipe, budget="200s", evals=9, checkpoints=40, eval_tokens=0)
     events = run(start_job(recipe, tmp_path / "run", quiet, began=slow_clock.now))
     assert sum(isinstance(e, Validated) for e in events) == 9
     assert sum(isinstance(e, Saved) for e in events) > 15
 
 
-def test_a_budget_that_is_used_up_before_the_first_step_is_refused(
-    tiny_recipe, tmp_path, slow_clock
-):
+def test_budget_used_up_by_preparation_is_refused(tiny_recipe, tmp_path, slow_clock):
     with pytest.raises(UserError, match=r"took 30 s, the whole budget of 20s; write at least 120s"):
         start_job(
             with_train(tiny_recipe, budget="20s"),
@@ -233,15 +231,13 @@ def test_a_budget_that_is_used_up_before_the_first_step_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_before_training(tiny_recipe, tmp_path):
+def test_prompt_without_room_is_refused(tiny_recipe, tmp_path):
     with pytest.raises(UserError, match=r"train.prompt has 31 tokens.*32"):
         start_job(with_train(tiny_recipe, prompt="a" * 31), tmp_path / "run", quiet)
 
 
 @pytest.mark.parametrize("change", ["text", "tokenizer"])
-def test_a_run_does_not_go_on_with_another_text_or_tokenizer(
-    tiny_recipe, tmp_path, text_file, change
-):
+def test_run_refuses_another_text_or_tokenizer(tiny_recipe, tmp_path, text_file, change):
     file = tmp_path / "text.txt"
     file.write_text(text_file.read_text())
     recipe = dataclasses.replace(
@@ -332,14 +328,14 @@ def test_budgets_in_steps_tokens_and_epochs(budget, steps, tiny_recipe, tmp_path
     assert max(e.step for e in run(job)) == steps
 
 
-def test_a_finished_run_resumed_with_a_larger_budget_goes_on(tiny_recipe, tmp_path):
+def test_finished_run_resumes_with_a_larger_budget(tiny_recipe, tmp_path):
     run(start_job(with_train(tiny_recipe, budget="10 steps"), tmp_path / "run", quiet))
     run(resume_job(tmp_path / "run", {"train": {"budget": "15 steps"}}, quiet), stop_after=12)
     run(resume_job(tmp_path / "run", {}, quiet))  # the new budget is the run's own from now on
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 16))
 
 
-def test_optimizer_schedule_and_validation_may_change_on_resume(tiny_recipe, tmp_path):
+def test_options_that_may_change_on_resume(tiny_recipe, tmp_path):
     run(start_job(with_train(tiny_recipe, budget="4 steps"), tmp_path / "run", quiet), stop_after=2)
     said = []
     changes = {
@@ -459,9 +455,7 @@ def test_compiled_training_has_the_losses_of_plain_training(tiny_tables, tmp_pat
     torch.testing.assert_close(losses(tmp_path / "on"), losses(tmp_path / "off"), atol=2e-4, rtol=0)
 
 
-def test_a_budget_that_one_step_and_its_milestones_use_up_is_refused(
-    tiny_recipe, tmp_path, monkeypatch
-):
+def test_budget_used_up_by_one_step_is_refused(tiny_recipe, tmp_path, monkeypatch):
     """A run must not end well after a step or two at the beginning of its schedule."""
 
     def slow(job, clock, mark, after):

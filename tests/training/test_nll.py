@@ -35,7 +35,7 @@ def test_nll_sum_is_the_plain_formula(example, smoothing):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)])
-def test_chunks_have_the_loss_and_the_gradients_of_the_whole(example, smoothing, trained):
+def test_chunks_have_loss_and_gradients_of_the_whole(example, smoothing, trained):
     hidden, head, labels = example
     inputs = [
         tensor.requires_grad_(is_trained)
@@ -49,7 +49,7 @@ def test_chunks_have_the_loss_and_the_gradients_of_the_whole(example, smoothing,
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-15)
 
 
-def test_chunks_without_gradients_have_the_loss_of_the_whole(example):
+def test_chunks_without_gradients_have_same_loss(example):
     hidden, head, labels = example
     torch.testing.assert_close(chunked_nll_sum(hidden, head, labels), nll_sum(hidden, head, labels))
     head.requires_grad_()
@@ -67,7 +67,7 @@ def test_no_rows_and_rows_without_labels_cost_nothing(example):
     assert loss == 0 and not torch.autograd.grad(loss, hidden)[0].any()
 
 
-def test_a_half_precision_model_gets_gradients_close_to_those_of_the_whole(example):
+def test_half_precision_gradients_are_close(example):
     """The head is float32 and the hidden states bfloat16, as in training; shapes are kept."""
     hidden, head, labels = example
     hidden = hidden.to(torch.bfloat16)[None].requires_grad_()

@@ -12,7 +12,7 @@ SHAPES = [(24, 24), (24, 64), (64, 24)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_singular_values_come_close_to_one_and_singular_vectors_stay(shape):
+def test_orthogonalization_keeps_singular_vectors(shape):
     matrix = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     result = orthogonalize(matrix, torch.float64)
     assert torch.linalg.svdvals(result).sub(1).abs().max() < 0.35

@@ -46,7 +46,7 @@ def test_what_was_interrupted_leaves_the_random_state_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_preparation_is_left_by_an_exception_and_handlers_are_put_back():
+def test_preparation_restores_signal_handlers():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), nothing_to_lose():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -63,7 +63,7 @@ def begin(folder, *arguments):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_preparing_stops_at_once_and_says_that_nothing_was_trained(tmp_path, large_text, number):
+def test_preparation_stops_at_once(tmp_path, large_text, number):
     process = begin(tmp_path, str(large_text), "--budget", "1h")
     # The imports are done, and reading has begun.
     while "machine:" not in process.stderr.readline():
@@ -106,9 +106,7 @@ def test_training_a_tokenizer_stops_at_once(tmp_path, large_text):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_last_validation_stops_at_once_and_says_that_training_is_complete(
-    tmp_path, tiny_tables
-):
+def test_last_validation_stops_at_once(tmp_path, tiny_tables):
     text = tmp_path / "text.txt"
     text.write_text("The river runs to the sea, and the sea is wide.\n" * 200_000)
     flags = [

@@ -61,7 +61,7 @@ def recipe(data: dict, model: dict, **train) -> Recipe:
 
 
 @pytest.mark.parametrize("family", SHAPES)
-def test_a_run_learns_saves_validates_and_shows_translations(family, parallel_files, tmp_path):
+def test_translation_run_learns_and_shows_samples(family, parallel_files, tmp_path):
     recipe = recipe_of(family, parallel_files, budget="40 steps", label_smoothing=0.1)
     recipe = dataclasses.replace(
         recipe,
@@ -82,7 +82,7 @@ def test_a_run_learns_saves_validates_and_shows_translations(family, parallel_fi
 
 
 @pytest.mark.parametrize("family", SHAPES)
-def test_resuming_across_an_epoch_gives_the_uninterrupted_losses(family, parallel_files, tmp_path):
+def test_resuming_across_an_epoch_is_exact(family, parallel_files, tmp_path):
     resumes_exactly(
         recipe_of(family, parallel_files, budget="3 epochs", accumulation=2, samples=0), tmp_path
     )
@@ -108,7 +108,7 @@ def resumes_exactly(recipe: Recipe, folder) -> None:
     assert losses(folder / "parts") == losses(folder / "whole")
 
 
-def test_a_bert_with_both_heads_learns_and_is_saved_with_them(text_file, tmp_path):
+def test_bert_with_both_heads_learns_and_is_saved(text_file, tmp_path):
     model = BERT | {"next_sentence": True, "dropout": 0.0}
     events = run(
         start_job(
@@ -137,9 +137,7 @@ def test_pairs_left_out_are_told_with_their_beginnings(tmp_path):
 
 
 @pytest.mark.parametrize("family", SHAPES)
-def test_validation_is_the_mean_loss_of_single_pairs_without_smoothing(
-    family, parallel_files, tmp_path
-):
+def test_validation_is_the_mean_over_single_pairs(family, parallel_files, tmp_path):
     job = start_job(recipe_of(family, parallel_files, label_smoothing=0.3), tmp_path / "run", quiet)
     job.model.double()
     job.model.compute_dtype = torch.float64
@@ -248,7 +246,7 @@ def test_an_option_of_another_family_is_named(parallel_files):
         Recipe.from_tables({"model": {"family": "rnn"}})
 
 
-def test_a_model_padded_beyond_its_tokenizer_samples_all_the_same(text_file, tmp_path):
+def test_model_padded_beyond_tokenizer_samples(text_file, tmp_path):
     """Tokens without text may be drawn, above all before anything is learned."""
     model = {"vocab_size": 3000, "context": 32, "n_layer": 1, "n_head": 2, "d_model": 32}
     events = run(
