@@ -121,7 +121,8 @@ def page(lines: list[Line]) -> str:
         against_best = line["win_rate"]["ppo over best of 16"]["rate"]
         text.append(
             f"- seed {line['seed']}: pairs told apart by the base {line['pairs']}; reward model "
-            f"{line['reward']}; best of 16 {line['best_of_16']}; PPO over it {against_best:.2f}; "
+            f"{line['reward']}; {line['where_of_20']} of 20 simple questions right; "
+            f"best of 16 {line['best_of_16']}; PPO over it {against_best:.2f}; "
             f"seconds {line['seconds']}; doctor: {line['doctor']}"
         )
     return "\n".join([*text, "", EARLIER, ""])

@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import math
+import random
 import subprocess
 import sys
 import threading
@@ -47,9 +48,12 @@ from seq2chat.alignment.report import summarize
 from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.device import pick_device
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.inference.chat import Conversation
 from seq2chat.inference.load import load
 from seq2chat.text.conversations import Query
 from seq2chat.text.world import READING, Question, gold, questions
+from seq2chat.text.world.lexicon import TEST
 from seq2chat.training.lookup import as_text, pair_accuracy
 from seq2chat.training.run_folder import finished_stages
 
@@ -94,6 +98,7 @@ def measure(folder: Path, seed: int, split: str, seconds: float) -> dict[str, An
         )
         for family in READING
     }
+    line["where_of_20"] = where_of_20(folder, seed)
     line["reward"] = reward_accuracy(folder, chat_tokenizer, asked)
     line["doctor"] = verdict(diagnose(folder, practice=0))
     return line
@@ -138,6 +143,22 @@ def chosen(
         "by oracle": round(best_of(right, right, BEST_OF)[1], 4),
     }
     return shares, best
+
+
+def where_of_20(folder: Path, seed: int) -> int:
+    """Return how many of 20 questions the aligned model answers right, such as "Sam is in Rome. Lucy
+    is in Paris. Where is Lucy?", with names and places of the test split."""
+    conversation = Conversation.open(folder / "ppo")
+    rng = random.Random(seed)
+    n_right = 0
+    for _ in range(20):
+        one, other = rng.sample([person.name for person in TEST.people], 2)
+        here, there = rng.sample(TEST.spots, 2)
+        conversation.reset()
+        text = f"{one} is in {here}. {other} is in {there}. Where is {other}?"
+        answer = "".join(conversation.answer(text, SamplingConfig(max_tokens=32, temperature=0.0)))
+        n_right += answer.strip() == f"{other} is in {there}."
+    return n_right
 
 
 def reward_accuracy(folder: Path, tokenizer: Any, asked: list[Question]) -> dict[str, float]:
