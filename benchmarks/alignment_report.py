@@ -146,8 +146,8 @@ def chosen(
 
 
 def where_of_20(folder: Path, seed: int) -> int:
-    """Return how many of 20 questions the aligned model answers right, such as "Sam is in Rome. Lucy
-    is in Paris. Where is Lucy?", with names and places of the test split."""
+    """Return how many of 20 questions the aligned model answers right, such as "Sam is in Rome. Eva
+    is in Paris. Where is Eva?", with names and places of the test split."""
     conversation = Conversation.open(folder / "ppo")
     rng = random.Random(seed)
     n_right = 0
