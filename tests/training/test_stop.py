@@ -79,18 +79,21 @@ def test_preparation_stops_at_once(tmp_path, large_text, number):
 
 
 def test_training_a_tokenizer_stops_at_once(tmp_path, large_text):
+    words = large_text.read_text().split()
+    larger = tmp_path / "larger.txt"
+    larger.write_text("\n".join(letter + word for letter in "qrstuvwx" for word in words))
     command = [
         sys.executable,
         "-m",
         "seq2chat",
         "tokenizer",
         "train",
-        str(large_text),
+        str(larger),
         "--out",
         str(tmp_path / "out"),
     ]
     process = subprocess.Popen(
-        [*command, "--vocab-size", "20000"], stderr=subprocess.PIPE, text=True
+        [*command, "--vocab-size", "200000"], stderr=subprocess.PIPE, text=True
     )
     time.sleep(6)  # imports take less, even on a busy machine
     assert process.poll() is None
