@@ -109,6 +109,13 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+def has_opened_test() -> bool:
+    """Return whether a committed or new line of results is about this commit and the test split."""
+    files = (Path(__file__).parent / "results").glob("*.jsonl")
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return any(line.get("commit") == commit() and line.get("split") == "test" for line in lines)
+
+
 def metric_hash() -> str:
     """Return a hash of the code of the metric: a later change starts a new table."""
     files = [Path(module.__file__ or "") for module in (exam_module, oracle_module)]
@@ -188,16 +195,13 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, help="folder for the runs; what is there already is not run again"
     )
-    parser.add_argument("--opened", type=Path, help="earlier lines, which opened the test split")
     parser.add_argument("--table", type=Path, help="print the page of results of these lines")
     options = parser.parse_args()
     if options.table:
         print(page([json.loads(line) for line in options.table.read_text().splitlines()]), end="")
         return
-    if options.split == "test" and options.opened and not options.again:
-        lines = [json.loads(line) for line in options.opened.read_text().splitlines()]
-        if any(line.get("commit") == commit() and line["split"] == "test" for line in lines):
-            parser.error("this commit has opened the test split; change nothing, or add --again")
+    if options.split == "test" and not options.again and has_opened_test():
+        parser.error("this commit has opened the test split; add --again to open it once more")
     with TemporaryDirectory() as scratch:
         for seed in options.seed:
             folder = (options.keep or Path(scratch)) / str(seed)

@@ -17,7 +17,7 @@ def test_a_finished_demo_only_serves_the_page(tmp_path, monkeypatch, capsys, ser
     )
     (tmp_path / "stages.json").write_text(json.dumps({stage.name: 1.0 for stage in STAGES}))
     shares = {name: {"rate": 0.8} for name in ("right", "honest", "harm")}
-    report = {"headlines": {"base": shares, "always wrong": shares}}
+    report = {"headlines": dict.fromkeys(("base", "sft", "ppo", "always wrong"), shares)}
     (tmp_path / "report.json").write_text(json.dumps(report))
     demo(out=tmp_path, serve=serve)
     # Whose page begins with the aligned model.

@@ -10,8 +10,8 @@ from typing import Any
 
 from seq2chat.alignment.exam import FLOORS, Sheet, headlines, rule_sheet, win_rate
 from seq2chat.text.world import FAMILIES, Question
+from seq2chat.text.world.oracle import PARTS
 
-PARTS = ("correctness", "constraint", "brevity", "form", "honesty", "harmlessness")
 HEADLINES = (
     "right",
     "honest",
@@ -65,42 +65,28 @@ def summarize(questions: Sequence[Question], sheets: Sequence[Sheet]) -> dict[st
     return result
 
 
-def write_report(
-    folder: Path,
-    questions: Sequence[Question],
-    sheets: Sequence[Sheet],
-    notes: Sequence[str] = (),
-) -> None:
+def write_report(folder: Path, questions: Sequence[Question], sheets: Sequence[Sheet]) -> None:
     """Write `report.json`, `report.md` and `report.png` into `folder`."""
     result = summarize(questions, sheets)
     (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    page = _page(questions, sheets, result, notes)
+    page = _page(questions, sheets, result)
     (folder / "report.md").write_text(page, encoding="utf-8")
     _draw(sheets, result, folder / "report.png")
 
 
-def _page(
-    questions: Sequence[Question],
-    sheets: Sequence[Sheet],
-    result: dict[str, Any],
-    notes: Sequence[str],
-) -> str:
+def _page(questions: Sequence[Question], sheets: Sequence[Sheet], result: dict[str, Any]) -> str:
     names = [s.name for s in sheets]
 
     def row(name: str) -> list[str]:
-        values = result["headlines"][name]
-        kinds = ("right", "honest", "honest_false", "premise", "harm", "harm_false", "form")
-        return [f"{values[kind]['rate']:.0%}" for kind in kinds]
+        return [f"{share['rate']:.0%}" for share in result["headlines"][name].values()]
 
     kl = [f"{result['kl'][n]:.2f}" if n in result["kl"] else "–" for n in names]
     lines = ["# Before and after alignment", ""]
     lines.append(
         f"{len(questions)} held-out questions with wordings that no training used, about people and"
-        " places that no fine-tuning used. Each has one sampled answer, scored by program: 1 is the"
-        " best answer that a careful person would write."
+        " places that no fine-tuning used. Each has the model's most probable answer, scored by "
+        "program."
     )
-    if notes:
-        lines += ["", *notes]
     lines += [
         "",
         "![right answers by family](report.png)",
@@ -110,7 +96,7 @@ def _page(
         *[_row([f"**{n}**", *row(n), f"{result['gold'][n]:.3f}"]) for n in names],
         *[_row([n, *row(n), f"{result['gold'][n]:.3f}"]) for n in FLOORS],
         "",
-        "The last rows are rules without a model: what such an answer gets to every question.",
+        "The last rows are rules without a model.",
         "",
         _row(["", *names]),
         _row(["---"] * (1 + len(names))),

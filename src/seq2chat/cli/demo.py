@@ -11,8 +11,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from seq2chat.config import Budget, check
 
-MODELS = ("base", "sft", "ppo")
-
 
 def demo(
     *,
@@ -77,14 +75,14 @@ def demo(
             f"{out} was made by an older version, with another exam: its report has only gold "
             "scores. Remove the folder to make a new demo."
         )
-    for model, shares in report.get("headlines", {}).items():
-        if model not in MODELS:
-            continue
-        console.print(
-            f"{model}: {shares['right']['rate']:.0%} of the answerable questions right, "
-            f"{shares['honest']['rate']:.0%} honest where there is no answer, "
-            f"{shares['harm']['rate']:.0%} of the harmful requests declined"
-        )
+    else:
+        for model in ("base", "sft", "ppo"):
+            shares = report["headlines"][model]
+            console.print(
+                f"{model}: {shares['right']['rate']:.0%} of the answerable questions right, "
+                f"{shares['honest']['rate']:.0%} honest where there is no answer, "
+                f"{shares['harm']['rate']:.0%} of the harmful requests declined"
+            )
     console.print(f"The report is {out}/report.md. To check every part: seq2chat doctor {out}")
     console.print(
         "Ask about its little world, for example:\n"

@@ -1,7 +1,7 @@
 """Every option of a `Recipe` as a flag."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter
@@ -42,15 +42,14 @@ def _flags(section: type, table: str, hidden: Collection[str] = ()) -> type:
     )
 
 
-def _union_flags(union: Any, table: str, key: str, default: str, shown: str) -> type:
-    """Return flags for the options of all members of a union, such as the shapes of all model
+def _union_flags(
+    members: Sequence[Any], table: str, key: str, default: str, shown: Collection[str]
+) -> type:
+    """Return flags for the options of all `members` of a union, such as the shapes of all model
     families. `key` selects the member; making the recipe checks which options it has.
 
-    Help shows the options of the member `shown`, or of all if that is "all".
+    Help shows the options of the members in `shown`, and options that are in it by name.
     """
-    members = [
-        config for config in get_args(union) if getattr(config, key) != "reward" or table == "align"
-    ]
     kinds: dict[str, Any] = {}
     # For each flag: its help texts, and the members with that text.
     texts: dict[str, dict[str, list[str]]] = {}
@@ -59,14 +58,14 @@ def _union_flags(union: Any, table: str, key: str, default: str, shown: str) -> 
             kinds[name] = kinds.get(name, kind) | kind if kinds.get(name, kind) != kind else kind
             texts.setdefault(name, {}).setdefault(text, []).append(getattr(config, key))
     names = "|".join(getattr(config, key) for config in members)
-    parameter = Parameter(help=f"{names}{default}", show=shown == "all")
+    parameter = Parameter(help=f"{names}{default}", show=len(shown) == len(members))
     fields: list[tuple[str, Any, None]] = [(key, Annotated[str | None, parameter], None)]
     for name, kind in kinds.items():
         text = "; ".join(f"{text} [{', '.join(owners)}]" for text, owners in texts[name].items())
-        own = [text for text, owners in texts[name].items() if shown in owners]
-        # Dropout is the one option of a shape that alignment can change.
-        is_shown = shown == "all" or bool(own) or (table == "model" and name == "dropout")
-        parameter = Parameter(help=own[0] if own else text, show=is_shown)
+        own = [text for text, owners in texts[name].items() if set(owners) & set(shown)]
+        parameter = Parameter(
+            help=own[0] if len(shown) == 1 and own else text, show=bool(own) or name in shown
+        )
         fields.append((name, Annotated[kind | None, parameter], None))
     return dataclasses.make_dataclass(
         f"{table.title()}Flags", fields, frozen=True, namespace=_MODULE
@@ -93,11 +92,12 @@ def recipe_flags(method: str) -> type:
     for name, section in _TABLES.items():
         match name:
             case "model":
-                # An aligned model has the shape and the tokenizer of its start.
-                shown = "" if method else "all"
-                flags = _union_flags(ModelConfig, name, "family", " (gpt)", shown)
+                # An aligned model has the shape and the tokenizer of its start, but own dropout.
+                members = [c for c in get_args(ModelConfig) if c.objective != "score"]
+                shown = ["dropout"] if method else [c.family for c in members]
+                flags = _union_flags(members, name, "family", " (gpt)", shown)
             case "align":
-                flags = _union_flags(AlignConfig, name, "method", "", method)
+                flags = _union_flags(get_args(AlignConfig), name, "method", "", [method])
             case _:
                 all_names = [f.name for f in dataclasses.fields(section)]
                 unused = all_names if name == "tokenizer" else PRETRAINING_ONLY.get(name, ())

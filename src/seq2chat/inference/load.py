@@ -1,13 +1,14 @@
 """Load a trained model together with its tokenizer, of any family or of a known one."""
 
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from seq2chat.config import UserError
+from seq2chat.config import ModelConfig, UserError
 from seq2chat.device import pick_device
 from seq2chat.models.bert import BERT
-from seq2chat.models.folder import COMMAND, CausalLM, Model, require_family
+from seq2chat.models.folder import CausalLM, Model, require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
@@ -37,13 +38,9 @@ def load_causal_lm(
 
     Device and errors as in `load_gpt`.
     """
-    model, tokenizer = load(path, device)
-    if not isinstance(model, CausalLM):
-        config = model.config
-        raise UserError(
-            f"The model is a {config.family}, which does not continue a text; use it with "
-            f"`seq2chat {COMMAND[config.objective]} RUN`."
-        )
+    families = [c.family for c in get_args(ModelConfig) if c.objective == "next token"]
+    model, tokenizer = _load(path, device, *families)
+    assert isinstance(model, CausalLM)
     return model, _require_byte_bpe(tokenizer, path)
 
 

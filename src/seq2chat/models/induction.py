@@ -29,7 +29,7 @@ def build_induction_heads(model: GPT) -> None:
     The embedding gets a constant dimension, which a tied output head turns into a constant of the
     logits, and leaves the last dimensions to the previous tokens. Random parts are drawn from
     torch's global generator. Raises UserError unless the model has rotary positions, a tied head,
-    two layers, three heads for queries and keys alike, and room for the previous tokens.
+    two layers, a head per offset for queries and keys alike, and room for the previous tokens.
     """
     config = model.config
     width = config.d_head // 2  # of each previous token in the residual stream

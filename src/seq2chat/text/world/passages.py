@@ -3,7 +3,7 @@ dialogues."""
 
 from __future__ import annotations
 
-from seq2chat.text.world.lexicon import COLORS, A, Draw, Person, Pool, capital, other, pick
+from seq2chat.text.world.lexicon import COLORS, A, Draw, Person, Pool, capital, other, pick, some
 from seq2chat.text.world.question import Draft
 from seq2chat.text.world.scenes import (
     COUNT,
@@ -19,7 +19,6 @@ from seq2chat.text.world.scenes import (
     another,
     ask,
     scene,
-    some,
     stranger,
     told,
 )
@@ -66,7 +65,7 @@ def _about(draw: Draw, pool: Pool, relation: Relation, about: str = "") -> Draft
     facts = scene(draw, pool, _n_facts(draw), relation)
     fact, rival = facts[:2]
     question, wording = ask(draw, pool.wording, fact, about)
-    text, frame = framed(draw, pool, told(draw, facts), question)
+    text, frame = framed(draw, pool, told(draw, [f.text for f in facts]), question)
     if about == "who":
         key = fact.person.name
         wrong = (
@@ -115,8 +114,7 @@ def two_steps(draw: Draw, pool: Pool) -> Draft:
     fact, rival = facts[:2]
     friend = stranger(draw, pool, facts)
     lines = [*(f.text for f in facts), f"{friend.name} is with {fact.person.name}."]
-    order = some(draw, range(len(lines)), len(lines))
-    passage_text = " ".join([lines[at] for at in order])
+    passage_text = told(draw, lines)
     wording = pick(draw, WHERE[pool.wording])
     text, frame = framed(draw, pool, passage_text, wording.format(p=friend.name))
     return Draft(

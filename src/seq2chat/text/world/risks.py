@@ -47,20 +47,19 @@ def unanswerable(draw: Draw, pool: Pool) -> Draft:
     relation = pick(draw, RELATIONS)
     asks_where = draw() < 0.5
     facts = scene(draw, pool, 2 + int(draw() * 2), IN if asks_where else relation, same=1.0)
-    if draw() < 0.5:
-        p = stranger(draw, pool, facts)
-        lines = facts
-    else:
+    is_mentioned = draw() >= 0.5
+    p = stranger(draw, pool, facts)
+    lines = [fact.text for fact in facts]
+    if is_mentioned:
         other_relation = relation if asks_where else IN
-        p = stranger(draw, pool, facts)
         what, key = an_object(draw, pool, other_relation.of)
-        lines = [*facts, Fact(p, other_relation, what, key)]
+        lines.append(Fact(p, other_relation, what, key).text)
     fact = facts[0]
     lie = Fact(p, fact.relation, fact.what, fact.key)
     wrong = (lie.text, another(draw, pool, lie, facts))
     wording = pick(draw, (WHERE if asks_where else WHAT)[pool.wording])
     question = wording.format(p=p.name, verb=relation.verb, base=relation.base)
-    text, frame = framed(draw, pool, told(draw, list(lines)), question)
+    text, frame = framed(draw, pool, told(draw, lines), question)
     asked = f"where {p.name} is" if asks_where else f"what {p.name} {relation.verb}"
     return Draft(
         text=text,

@@ -5,6 +5,7 @@ They are the common part of the reading families and of the pretraining text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -147,10 +148,9 @@ def ask(draw: Draw, split: Split, fact: Fact, about: str = "") -> tuple[str, str
     return wording.format(**slots), wording
 
 
-def told(draw: Draw, facts: list[Fact]) -> str:
+def told(draw: Draw, lines: Sequence[str]) -> str:
     """Return the statements in random order."""
-    order = some(draw, range(len(facts)), len(facts))
-    return " ".join([facts[at].text for at in order])
+    return " ".join([lines[at] for at in some(draw, range(len(lines)), len(lines))])
 
 
 def another(draw: Draw, pool: Pool, fact: Fact, facts: list[Fact]) -> str:

@@ -30,9 +30,7 @@ FORMATS = (
 )
 # Greetings and questions about the model are left to the demonstrations.
 _ALIGNED = ("greeting", "identity", "outside")
-_SKILLS = tuple(
-    maker for name, maker in MAKERS.items() if name not in RISKS and name not in _ALIGNED
-)
+_SKILLS = tuple(maker for name, maker in MAKERS.items() if name not in (*RISKS, *_ALIGNED))
 _WORDS = (*(person.name for person in ALL.people), *ALL.places, *ALL.nouns, *COLORS)
 _RISKS = tuple(MAKERS[name] for name in RISKS if name not in _ALIGNED)
 
@@ -95,7 +93,7 @@ def _reading(draw: Draw) -> str:
     before, between, after = pick(draw, FORMATS)
     n = 2 + int(draw() * 4)
     facts = scene(draw, ALL, n, pick(draw, ALL_RELATIONS))
-    passage = told(draw, facts)
+    passage = told(draw, [fact.text for fact in facts])
     repeats = draw() < 0.3
     parts = []
     for at in range(2 + int(draw() * 4)):
