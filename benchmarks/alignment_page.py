@@ -42,12 +42,15 @@ probable ones. The thresholds are those of `benchmarks/alignment_page.py`. The h
 code is `{metric}`. Machine: {machine}."""
 LEGEND = """\
 *Right* counts answerable questions only. *Honest* is the share of unanswerable questions for which
-the model says so, and *falsely* how often it says so although the passage contains the answer. The
-rows after ppo are rules without a model."""
+the model says so, and *falsely* how often it says so although the passage contains the answer.
+After ppo come rules without a model, the base model in the chat format that it was never trained
+on, and the best of 16 samples of the fine-tuned model by the reward model (150 questions)."""
 EARLIER = """\
 The [earlier results](alignment-world6.md) are about version 6 of the world. Their gold score
 rewarded manners: an answer that is always wrong got 0.545, more than the base, and alignment
-lowered the share of right answers from 24.7 % to 22.5 %."""
+lowered the share of right answers from 24.7 % to 22.5 %. On version 7 with this exam, one seed got
+56 % right (base), 54 % (fine-tuned) and 55 % (PPO), and missed six of the nine thresholds."""
+DEFAULT_BUDGET = 600  # seconds of the lines in the main tables
 COLUMNS = ("right", "honest", "honest_false", "premise", "harm", "harm_false", "form")
 
 
@@ -66,8 +69,11 @@ def interval(values: list[float]) -> str:
 
 
 def page(lines: list[Line]) -> str:
-    """Return the page: the misses first, then thresholds, models with floors, and seeds."""
-    lines = [line for line in lines if line["benchmark"] == "alignment" and "metric" in line]
+    """Return the page: the misses first, then thresholds, models with floors, budgets and seeds."""
+    newest = lines[-1]["metric"]
+    lines = [line for line in lines if line["metric"] == newest]
+    by_budget = sorted(lines, key=lambda line: line["budget"])
+    lines = [line for line in lines if line["budget"] == DEFAULT_BUDGET]
     first = lines[0]
     verdicts = []
     for claim, measured, threshold, is_more in THRESHOLDS:
@@ -116,7 +122,7 @@ def page(lines: list[Line]) -> str:
             for model in ("base", "sft", "ppo")
         ]
         text.append(f"| {family} | {' | '.join(cells)} |")
-    text += ["", "## Seeds", ""]
+    text += [*_judges(lines), *_taxes(lines), *_budgets(by_budget), "", "## Seeds", ""]
     for line in lines:
         against_best = line["win_rate"]["ppo over best of 16"]["rate"]
         text.append(
@@ -126,3 +132,37 @@ def page(lines: list[Line]) -> str:
             f"seconds {line['seconds']}; doctor: {line['doctor']}"
         )
     return "\n".join([*text, "", EARLIER, ""])
+
+
+def _judges(lines: list[Line]) -> list[str]:
+    """Return how often judges that trained nothing prefer PPO's answer."""
+    names = lines[0]["held_out_labelers"]
+    text = ["", "## PPO against the fine-tuned model, by other judges", ""]
+    for name in names:
+        values = [line["held_out_labelers"][name] for line in lines]
+        text.append(f"- {name}, a labeler held out of training: {interval(values)}")
+    return text
+
+
+def _taxes(lines: list[Line]) -> list[str]:
+    """Return the loss of each model on pretraining documents."""
+    text = ["", "## Loss on pretraining documents (nats per token)", ""]
+    for name in dict.fromkeys(name for line in lines for name in line["text_nats"]):
+        values = [line["text_nats"][name] for line in lines if name in line["text_nats"]]
+        text.append(f"- {name}: {statistics.fmean(values):.3f} ({len(values)} seeds)")
+    return text
+
+
+def _budgets(lines: list[Line]) -> list[str]:
+    """Return the right answers of demos of different lengths."""
+    text = ["", "## Right answers by the time of the demo", ""]
+    text += ["| seconds | seeds | base | sft | ppo | honest, ppo |", "|---|---|---|---|---|---|"]
+    for budget in dict.fromkeys(line["budget"] for line in lines):
+        part = [line for line in lines if line["budget"] == budget]
+        cells = [
+            f"{statistics.fmean(rate(line, model, 'right') for line in part):.2f}"
+            for model in ("base", "sft", "ppo")
+        ]
+        honest = statistics.fmean(rate(line, "ppo", "honest") for line in part)
+        text.append(f"| {budget:.0f} | {len(part)} | {' | '.join(cells)} | {honest:.2f} |")
+    return text

@@ -18,8 +18,11 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,6 +32,7 @@ from peers import machine
 
 import seq2chat.alignment.exam as exam_module
 import seq2chat.text.world.oracle as oracle_module
+from seq2chat import train as train_model
 from seq2chat.alignment.checks import best_of
 from seq2chat.alignment.doctor import diagnose, verdict
 from seq2chat.alignment.exam import (
@@ -43,7 +47,8 @@ from seq2chat.alignment.exam import (
     win_rate,
 )
 from seq2chat.alignment.judges import RewardScorer
-from seq2chat.alignment.pipeline import run_pipeline
+from seq2chat.alignment.pipeline import EXAMPLES, run_pipeline
+from seq2chat.alignment.policy import load_policy
 from seq2chat.alignment.report import summarize
 from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.rollout import roll_out
@@ -51,11 +56,22 @@ from seq2chat.device import pick_device
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.inference.chat import Conversation
 from seq2chat.inference.load import load
-from seq2chat.text.conversations import Query
-from seq2chat.text.world import READING, Question, gold, questions
+from seq2chat.text.batch import Batch
+from seq2chat.text.chat import Message, prompt_ids
+from seq2chat.text.conversations import Query, world_questions
+from seq2chat.text.world import (
+    READING,
+    Labeler,
+    Question,
+    documents,
+    gold,
+    labelers,
+    questions,
+)
 from seq2chat.text.world.lexicon import TEST
+from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.lookup import as_text, pair_accuracy
-from seq2chat.training.run_folder import finished_stages
+from seq2chat.training.run_folder import finished_stages, open_run
 
 QUESTIONS = 625
 BEST_OF = 16
@@ -65,33 +81,60 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def measure(folder: Path, seed: int, split: str, seconds: float) -> dict[str, Any]:
-    """Run the remaining stages of this seed's pipeline in `folder`, and measure it."""
+def measure(folder: Path, seed: int, split: str, seconds: float, plain: bool) -> dict[str, Any]:
+    """Run the remaining stages of this seed's pipeline in `folder`, and measure it.
+
+    If `plain`, PPO is also trained without the pretraining mix.
+    """
     for _ in run_pipeline(folder, threading.Event(), tell, seed=seed, seconds=seconds):
         pass
     device = pick_device()
     base, tokenizer = load(folder / "base", device)
+    examples = world_questions(EXAMPLES, 100 * seed)
     sft, chat_tokenizer = load(folder / "sft", device)
     policy, _ = load(folder / "ppo", device)
     asked = exam(QUESTIONS, seed=1000 + seed, split=split)
     sheets = [
         text_sheet("base", base, tokenizer, asked),
-        text_sheet("base, prompted", base, tokenizer, asked, SHOTS, seed),
+        text_sheet("base, prompted", base, tokenizer, asked, examples, SHOTS, seed),
         answer_sheet("sft", sft, chat_tokenizer, asked),
         answer_sheet("ppo", policy, chat_tokenizer, asked, sft, seed),
     ]
     line: dict[str, Any] = {"benchmark": "alignment", "machine": machine(), "seed": seed}
     line |= {"split": split, "metric": metric_hash(), "commit": commit()}
-    line |= {"seconds": finished_stages(folder)}
+    line |= {"seconds": finished_stages(folder), "budget": seconds}
     line |= summarize(asked, sheets)
-    oracle = rule_sheet("oracle", lambda question: question.answer, asked)
-    line["headlines"]["oracle"] = {k: vars(v) for k, v in headlines(asked, oracle).items()}
     few = asked[:150]
     line["best_of_16"], best = chosen(folder, sft, chat_tokenizer, few)
+    chat_base, base_tokenizer = load_policy(str(folder / "base"))
+    rivals = [
+        (asked, rule_sheet("oracle", lambda question: question.answer, asked)),
+        (asked, chat_sheet("base in chat format", chat_base, base_tokenizer, asked, [])),
+        (
+            asked,
+            chat_sheet("base in chat format, prompted", chat_base, base_tokenizer, asked, examples),
+        ),
+        (few, best),
+    ]
+    for questions_of_it, rival in rivals:
+        shares = headlines(questions_of_it, rival)
+        line["headlines"][rival.name] = {k: vars(v) for k, v in shares.items()}
+        line["gold"][rival.name] = round(rival.score, 4)
     n = len(few)
-    ppo = sheets[3]
+    sft_sheet, ppo = sheets[2:]
     ppo_part = replace(ppo, answers=ppo.answers[:n], golds=ppo.golds[:n], lengths=ppo.lengths[:n])
     line["win_rate"]["ppo over best of 16"] = vars(win_rate(ppo_part, best))
+    line["held_out_labelers"] = {
+        labeler.name: round(preferred(labeler, asked, ppo, sft_sheet), 4)
+        for labeler in labelers()
+        if labeler.held_out
+    }
+    line["text_nats"] = {
+        name: round(text_nats(model, chat_tokenizer, seed), 4)
+        for name, model in (("base", base), ("sft", sft), ("ppo", policy))
+    }
+    if plain:
+        line["text_nats"]["ppo without mix"] = plain_ppo_nats(folder, seed)
     line["pairs"] = {
         family: round(
             pair_accuracy(base, questions(split, 200, seed, [family]), as_text(tokenizer)), 3
@@ -102,6 +145,58 @@ def measure(folder: Path, seed: int, split: str, seconds: float) -> dict[str, An
     line["reward"] = reward_accuracy(folder, chat_tokenizer, asked)
     line["doctor"] = verdict(diagnose(folder, practice=0))
     return line
+
+
+def chat_sheet(
+    name: str, model: Any, tokenizer: Any, asked: list[Question], examples: Sequence[Question]
+) -> Sheet:
+    """Return the answers of a base model in the chat format that it was never trained on, after two
+    examples of the same family as earlier turns if there are any and they fit."""
+    rng = random.Random(0)
+    queries = []
+    for question in asked:
+        turns = list(question.messages)
+        if examples:
+            shown = rng.sample([q for q in examples if q.family == question.family], SHOTS)
+            before = [m for q in shown for m in (*q.messages, Message("assistant", q.answer))]
+            before = [m for m in before if m.role != "system"]
+            if turns[0].role == "system":
+                before = [turns.pop(0), *before]
+            if len(prompt_ids(tokenizer, [*before, *turns])) <= model.context - MAX_TOKENS:
+                turns = [*before, *turns]
+        queries.append(Query(tuple(turns)))
+    rollout = roll_out(model, tokenizer, queries, MAX_TOKENS, temperature=0.0)
+    golds = [gold(question, text) for question, text in zip(asked, rollout.answers, strict=True)]
+    return Sheet(name, rollout.answers, golds, rollout.lengths.tolist(), [])
+
+
+def preferred(labeler: Labeler, asked: list[Question], a: Sheet, b: Sheet) -> float:
+    """Return the mean probability that the labeler prefers the answer of `a`, with ties as half."""
+    answers = zip(asked, a.answers, b.answers, strict=True)
+    return fmean(labeler.preference(question, x, y) for question, x, y in answers)
+
+
+@torch.inference_mode()
+def text_nats(model: Any, tokenizer: Any, seed: int) -> float:
+    """Return the loss in nats per token on pretraining documents of another seed."""
+    start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    total = n = 0.0
+    for text in islice(documents(seed=10_000 + seed), 400):
+        ids = torch.tensor([[*start, *tokenizer.encode(text)][: model.context]])
+        loss, n_tokens = causal_lm(model, Batch(ids[:, :-1], ids[:, 1:]))
+        total += loss.item()
+        n += int(n_tokens)
+    return total / n
+
+
+def plain_ppo_nats(folder: Path, seed: int) -> float:
+    """Train PPO as the demo did, but without the pretraining mix, and return its loss on
+    pretraining documents."""
+    run = folder / "ppo-plain"
+    recipe = open_run(folder / "ppo").recipe().with_options("align", ptx=0.0, ptx_corpus="")
+    train_model(recipe, run)
+    model, tokenizer = load(run, pick_device())
+    return round(text_nats(model, tokenizer, seed), 4)
 
 
 def commit() -> str:
@@ -190,7 +285,8 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--split", choices=["dev", "test"], default="test")
-    parser.add_argument("--budget", type=float, default=math.inf, help="seconds per demo")
+    parser.add_argument("--budget", type=float, default=600, help="seconds per demo")
+    parser.add_argument("--plain", action="store_true", help="also train PPO without its mix")
     parser.add_argument("--again", action="store_true", help="open the test split once more")
     parser.add_argument(
         "--keep", type=Path, help="folder for the runs; what is there already is not run again"
@@ -205,7 +301,7 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         for seed in options.seed:
             folder = (options.keep or Path(scratch)) / str(seed)
-            line = measure(folder, seed, options.split, options.budget)
+            line = measure(folder, seed, options.split, options.budget, options.plain)
             print(json.dumps(line | {"again": options.again}), flush=True)
 
 

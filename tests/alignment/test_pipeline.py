@@ -2,6 +2,7 @@
 report."""
 
 import json
+import math
 import threading
 
 import pytest
@@ -138,15 +139,19 @@ def test_the_floors_are_low_where_their_rule_is_wrong():
     assert oracle["honest_false"].rate == oracle["harm_false"].rate == 0
 
 
-@pytest.mark.parametrize("scale", [0.11, 0.2, 0.5, 0.9])
-def test_slow_machine_gets_shorter_stages(monkeypatch, scale):
-    seconds = 600.0
-    monkeypatch.setattr(
-        pipeline, "step_seconds", lambda *_: seconds * STAGES[0].share / scale / pipeline.FULL_STEPS
-    )
+def fixed_pace(monkeypatch, tmp_path, seconds, scale):
+    """Return the pace on a machine that has time for `scale` of the full length."""
+    step = seconds * STAGES[0].share / scale / pipeline.FULL_STEPS
+    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: step)
     now = [1000.0]
     monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
-    pace = Pace(seconds, 0.0, STAGES)
+    return Pace(tmp_path, seconds, 0.0, STAGES), now
+
+
+@pytest.mark.parametrize("scale", [0.21, 0.5, 0.9, 1.5, 6.0])
+def test_stages_take_their_share_of_the_time(monkeypatch, tmp_path, scale):
+    seconds = 600.0
+    pace, now = fixed_pace(monkeypatch, tmp_path, seconds, scale)
     assert pace.scale() == pytest.approx(scale, rel=0.01)
     options = {}
     for stage in STAGES:
@@ -157,16 +162,31 @@ def test_slow_machine_gets_shorter_stages(monkeypatch, scale):
             assert length == pytest.approx(seconds * stage.share, abs=1)
     iterations = scale * pipeline.RL_STEPS * pipeline.RL_EPISODES / options["ppo"]["align.episodes"]
     assert iterations >= 20, "fewer steps are refused"
-    assert options["report"]["questions"] >= 50
+    assert 50 <= options["report"]["questions"] <= pipeline.EXAM
+    assert options["comparisons"]["prompts"] == pytest.approx(scale * pipeline.RANKED, abs=1)
+    assert options["sft"]["align.examples"] == round(max(1, scale) * pipeline.DEMONSTRATIONS)
+    assert options["base"]["data.corpus"] == f"world:{math.ceil(20 * max(1, scale))}MB"
 
 
-def test_fast_machine_runs_recipes_unchanged(monkeypatch):
-    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 1e-4)
-    pace = Pace(600.0, 0.0, STAGES)
-    assert all(pace.begin(stage) == {} for stage in STAGES)
+def test_slow_machine_gets_a_smaller_model(monkeypatch, tmp_path):
+    pace, _ = fixed_pace(monkeypatch, tmp_path, 600.0, 0.25)
+    assert pace.begin(STAGES[0])["model.d_model"] == 128
+    pace, _ = fixed_pace(monkeypatch, tmp_path, 600.0, 0.5)
+    assert "model.d_model" not in pace.begin(STAGES[0])
 
 
-def test_too_small_budget_is_refused_with_the_least(monkeypatch):
-    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: 10.0)
-    with pytest.raises(UserError, match="write at least --budget"):
-        Pace(600.0, 0.0, STAGES)
+def test_pace_follows_the_pretraining_that_was_measured(monkeypatch, tmp_path):
+    """The first guess is made before anything is compiled, and is wrong by up to a half."""
+    pace, now = fixed_pace(monkeypatch, tmp_path, 600.0, 0.5)
+    pace.begin(STAGES[0])
+    now[0] += 600.0 * STAGES[0].share
+    monkeypatch.setattr(pipeline, "measured_seconds", lambda folder: 600.0)
+    pace.begin(STAGES[1])
+    assert pace.whole == 600.0
+
+
+def test_too_small_budget_is_refused_with_the_least(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"too short for a model that reads") as error:
+        fixed_pace(monkeypatch, tmp_path, 60.0, 0.1)
+    least = float(str(error.value).split("--budget ")[1].removesuffix("s."))
+    fixed_pace(monkeypatch, tmp_path, least, 0.1 * least / 60)

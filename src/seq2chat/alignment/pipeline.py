@@ -13,27 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2chat.alignment.exam import SHOTS, answer_sheet, exam, headlines, text_sheet
+from seq2chat.alignment.exam import SHOTS, answer_sheet, headlines, text_sheet
 from seq2chat.alignment.report import write_report
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.alignment.setup import prepare
+from seq2chat.alignment.subject import Subject, Tables, a_text, the_world
 from seq2chat.config import Recipe, check, recipe_tables
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.inference.load import load_gpt
 from seq2chat.log import Log
-from seq2chat.text.conversations import Query, world_comparisons, world_questions, write_comparisons
+from seq2chat.text.conversations import Query, world_comparisons, write_comparisons
 from seq2chat.training.autosize import step_seconds
 from seq2chat.training.loop import train
-from seq2chat.training.run_folder import RunFolder, finished_stages, open_run
+from seq2chat.training.run_folder import RunFolder, finished_stages
 from seq2chat.training.setup import resume_job, start_job
 from seq2chat.training.types import Sampled, Step, Validated
-
-Tables = dict[str, dict[str, Any]]
 
 SAMPLED = 4  # answers of the policy per prompt, for labelers to rank
 RANKED = 5000  # prompts whose answers are ranked
 PROMPTS_AT_ONCE = 64
-EXAM = 500  # held-out questions of the report, 20 per family
+EXAM = 500  # held-out questions of the report
+EXAMPLES = 1000  # training questions that prompts of the base model are taken from
 MIN_LENGTH = 50  # prompts or questions of a shortened stage: 2 questions per family
 
 
@@ -67,33 +67,39 @@ class StageProgress:
 
 
 FULL_STEPS = 3500  # of pretraining, by its recipe
-MIN_SCALE = 0.03  # of the full lengths; with less, a stage has no time for its steps
+FULL_MEGABYTES = 20  # of pretraining text, by its recipe
+DEMONSTRATIONS = 7500  # by the recipe of fine-tuning
 RL_STEPS, RL_EPISODES, RL_BATCH = 70, 128, 32  # of reinforcement learning, by its recipe
+READING_SCALE = 0.2  # of the full lengths; with less, the base model does not learn to read
+SMALL_SCALE = 0.3  # of the full lengths; with less, a smaller model learns more
+SMALL = {"model.d_model": 128, "model.n_head": 4}
 LEAST_STEPS = 5  # of each stage: a short demo shows all stages rather than none
 RL_MIN_STEPS = 26  # kept when stages are shortened, so that there is a schedule
 
 
 class Pace:
-    """Shortens the stages so that the pipeline ends within `seconds`, of which `used` have passed.
+    """Fits the stages of the pipeline in `folder` into `seconds`, of which `used` have passed.
 
-    If the time suffices for the lengths of the recipes, nothing is shortened. Otherwise training
-    stages get their share of the remaining time, and the others their share of prompts and
-    questions.
+    Training stages get their share of the remaining time, and the others their share of prompts and
+    questions. On a machine that has little time for the recipes' model, the model is smaller.
     """
 
-    def __init__(self, seconds: float, used: float, stages: Sequence[Stage]) -> None:
+    def __init__(self, folder: Path, seconds: float, used: float, stages: Sequence[Stage]) -> None:
         self.ends = time.monotonic() + seconds - used
         self.stages = list(stages)
-        recipe = Recipe.from_tables(recipe_tables("demo-base"))
-        device = pick_device()
-        precision = pick_precision(recipe.train.precision, device)
-        pretraining = step_seconds(recipe, device, precision) * FULL_STEPS
-        self.whole = pretraining / STAGES[0].share
-        least = used + MIN_SCALE * self.whole * self.share()
+        self.folder = folder
+        self.shape: dict[str, Any] = {}
+        self.whole = measured_seconds(folder) or _probe({})
+        if stages[0].name != "base" or (folder / "base" / "config.toml").exists():
+            return
+        if self.scale() < SMALL_SCALE:
+            self.shape = SMALL
+            self.whole = _probe(SMALL)
+        least = math.ceil(1.1 * (used + READING_SCALE * self.whole))
         check(
-            self.scale() >= MIN_SCALE,
-            f"The budget of {seconds:.0f}s is too short for the demo on this machine; write at "
-            f"least --budget {math.ceil(1.5 * least)}s.",
+            self.scale() >= READING_SCALE,
+            f"The budget of {seconds:.0f}s is too short for a model that reads on this machine; "
+            f"write at least --budget {least}s.",
         )
 
     def share(self) -> float:
@@ -101,27 +107,49 @@ class Pace:
         return sum(stage.share for stage in self.stages)
 
     def scale(self) -> float:
-        """Return the share of their full lengths that the remaining stages have time for, at most
-        1."""
-        return min(1.0, (self.ends - time.monotonic()) / (self.whole * self.share()))
+        """Return the multiple of their full lengths that the remaining stages have time for."""
+        return max(0.0, self.ends - time.monotonic()) / (self.whole * self.share())
 
     def begin(self, stage: Stage) -> dict[str, Any]:
-        """Return the options that shorten the next stage."""
+        """Return the options that fit the next stage into its time."""
+        self.whole = measured_seconds(self.folder) or self.whole
         scale = self.scale()
         seconds = (self.ends - time.monotonic()) * stage.share / self.share()
         self.stages.remove(stage)
-        if scale >= 1:
-            return {}
-        if stage.name == "comparisons":
-            return {"prompts": max(MIN_LENGTH, round(scale * RANKED)), "seconds": seconds}
-        if stage.name == "report":
-            return {"questions": max(MIN_LENGTH, round(scale * EXAM))}
-        shortened: dict[str, Any] = {"train.budget": f"{max(1, round(seconds))}s"}
-        if stage.name == "ppo":
-            # Fewer answers per step, in whole minibatches, rather than too few steps.
-            batches = scale * RL_STEPS * RL_EPISODES / (RL_MIN_STEPS * RL_BATCH)
-            shortened["align.episodes"] = min(RL_EPISODES, RL_BATCH * max(1, int(batches)))
-        return shortened
+        timed = {"train.budget": f"{max(1, round(seconds))}s"}
+        text = f"world:{math.ceil(FULL_MEGABYTES * max(1.0, scale))}MB"
+        match stage.name:
+            case "base":
+                return {**timed, **self.shape, "data.corpus": text}
+            case "sft":
+                return {**timed, "align.examples": round(DEMONSTRATIONS * max(1.0, scale))}
+            case "comparisons":
+                return {"prompts": max(MIN_LENGTH, round(scale * RANKED)), "seconds": seconds}
+            case "ppo":
+                # Fewer answers per step, in whole minibatches, rather than too few steps.
+                batches = int(scale * RL_STEPS * RL_EPISODES / (RL_MIN_STEPS * RL_BATCH))
+                return {**timed, "align.episodes": min(RL_EPISODES, RL_BATCH * max(1, batches))}
+            case "report":
+                return {"questions": min(EXAM, max(MIN_LENGTH, round(scale * EXAM)))}
+        return timed
+
+
+def measured_seconds(folder: Path) -> float:
+    """Return the seconds that the whole pipeline of full length takes at the pace of its
+    pretraining, or 0 before that is finished."""
+    checkpoints = RunFolder(folder / "base").list_checkpoints()
+    if "base" not in finished_stages(folder) or not checkpoints:
+        return 0.0
+    progress = json.loads((checkpoints[-1] / "trainer" / "progress.json").read_text("utf-8"))
+    return progress["seconds"] / progress["step"] * FULL_STEPS / STAGES[0].share
+
+
+def _probe(shape: dict[str, Any]) -> float:
+    """Return the seconds of the whole pipeline by a few training steps of a model."""
+    recipe = Recipe.from_tables(recipe_tables("demo-base"), _nested(shape))
+    device = pick_device()
+    seconds = step_seconds(recipe, device, pick_precision(recipe.train.precision, device))
+    return seconds * FULL_STEPS / STAGES[0].share
 
 
 def run_pipeline(
@@ -131,51 +159,40 @@ def run_pipeline(
     changes: Tables | None = None,
     seed: int = 1,
     seconds: float = math.inf,
+    text: Path | None = None,
 ) -> Iterator[StageProgress]:
     """Run the remaining stages of the pipeline in `folder` until `stop` is set, and yield the
     progress.
 
-    `changes` override options of the recipes, for example `{"base": {"train.budget": "1m"}}`. If
-    the pipeline would take more than `seconds` on this machine, its stages are shortened. Raises
-    UserError if that leaves too little of them.
+    The subject is the world, or the `text` in a file. `changes` override options of the recipes,
+    for example `{"base": {"train.budget": "1m"}}`. If the pipeline would take more than `seconds`
+    on this machine, its stages are shortened. Raises UserError if that leaves too little of them,
+    or if the folder is about something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished = finished_stages(folder)
-    _check_seed(folder, seed)
+    began = time.monotonic()
+    subject = a_text(text, folder, seed, log) if text else the_world(folder, seed)
     remaining = [stage for stage in STAGES if stage.name not in finished]
     pace = None
     if remaining and seconds < math.inf:
         used = sum(finished.values()) + unfinished_seconds(folder, remaining)
-        pace = Pace(seconds, used, remaining)
-    if pace is not None and pace.scale() < 1:
-        minutes = seconds / 60
-        log(
-            f"this machine has time for {pace.scale():.0%} of the demo's full length in "
-            f"{minutes:.0f} minutes, so the models learn less; --budget "
-            f"{math.ceil(minutes / pace.scale())}m would be enough for all of it"
-        )
+        used += time.monotonic() - began
+        pace = Pace(folder, seconds, used, remaining)
+        if pace.shape:
+            log("this machine is slow for the demo's model in that time, so it gets a smaller one")
     for stage in remaining:
         before = sum(s.share for s in STAGES[: STAGES.index(stage)])
         began = time.monotonic()
         options = {} if pace is None else pace.begin(stage)
         options |= (changes or {}).get(stage.name, {})
         run = {"comparisons": _compare, "report": _report}.get(stage.name, _train)
-        for share, text in run(folder, stage.name, stop, log, options, seed):
-            yield StageProgress(stage, before + share * stage.share, share, text)
+        for share, line in run(folder, stage.name, subject, stop, log, options, seed):
+            yield StageProgress(stage, before + share * stage.share, share, line)
         if stop.is_set():
             return
         finished[stage.name] = round(time.monotonic() - began, 1)
         (folder / "stages.json").write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
-
-
-def _check_seed(folder: Path, seed: int) -> None:
-    if (folder / "base" / "config.toml").exists():
-        started = open_run(folder / "base").recipe().train.seed // 100
-        check(
-            started == seed,
-            f"{folder} was started with seed {started}; continue with it, or choose another "
-            "folder.",
-        )
 
 
 def unfinished_seconds(folder: Path, remaining: Sequence[Stage]) -> float:
@@ -208,7 +225,13 @@ def stage_tables(folder: Path, name: str, seed: int) -> Tables:
 
 
 def _train(
-    folder: Path, name: str, stop: threading.Event, log: Log, changes: dict[str, Any], seed: int
+    folder: Path,
+    name: str,
+    subject: Subject,
+    stop: threading.Event,
+    log: Log,
+    changes: dict[str, Any],
+    seed: int,
 ) -> Iterator[tuple[float, str]]:
     run = folder / name
     yield 0.0, "preparing"
@@ -219,7 +242,10 @@ def _train(
         job = resume_job(run, {}, log, prepare=prepare)
     else:
         recipe = Recipe.from_tables(
-            recipe_tables(f"demo-{name}"), stage_tables(folder, name, seed), _nested(changes)
+            recipe_tables(f"demo-{name}"),
+            _nested(changes),
+            subject.tables(name),
+            stage_tables(folder, name, seed),
         )
         job = start_job(recipe, run, log, prepare=prepare)
     job.least_steps = LEAST_STEPS
@@ -247,12 +273,18 @@ def _nested(flat: dict[str, Any]) -> Tables:
 
 
 def _compare(
-    folder: Path, name: str, stop: threading.Event, log: Log, changes: dict[str, Any], seed: int
+    folder: Path,
+    name: str,
+    subject: Subject,
+    stop: threading.Event,
+    log: Log,
+    changes: dict[str, Any],
+    seed: int,
 ) -> Iterator[tuple[float, str]]:
     """Sample answers of the fine-tuned policy, mix them with the world's own, and let labelers rank
     them."""
     policy, tokenizer = load_gpt(folder / "sft")
-    questions = world_questions(changes.get("prompts", RANKED), seed=100 * seed + 50)
+    questions = subject.training(changes.get("prompts", RANKED), 100 * seed + 50)
     answers: list[list[str]] = []
     began = time.monotonic()
     for first in range(0, len(questions), PROMPTS_AT_ONCE):
@@ -271,15 +303,22 @@ def _compare(
 
 
 def _report(
-    folder: Path, name: str, stop: threading.Event, log: Log, changes: dict[str, Any], seed: int
+    folder: Path,
+    name: str,
+    subject: Subject,
+    stop: threading.Event,
+    log: Log,
+    changes: dict[str, Any],
+    seed: int,
 ) -> Iterator[tuple[float, str]]:
-    questions = exam(changes.get("questions", EXAM), seed=100 * seed)
+    questions = subject.exam(changes.get("questions", EXAM), 100 * seed)
+    examples = subject.training(EXAMPLES, 100 * seed)
     base, tokenizer = load_gpt(folder / "base")
     sft, chat_tokenizer = load_gpt(folder / "sft")
     ppo, _ = load_gpt(folder / "ppo")
     yield 0.0, "base"
     sheets = [text_sheet("base", base, tokenizer, questions)]
-    sheets.append(text_sheet("base, prompted", base, tokenizer, questions, SHOTS))
+    sheets.append(text_sheet("base, prompted", base, tokenizer, questions, examples, SHOTS))
     for share, run, model, reference in ((0.3, "sft", sft, None), (0.6, "ppo", ppo, sft)):
         if stop.is_set():
             return

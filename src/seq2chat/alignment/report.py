@@ -12,15 +12,15 @@ from seq2chat.alignment.exam import FLOORS, Sheet, headlines, rule_sheet, win_ra
 from seq2chat.text.world import FAMILIES, Question
 from seq2chat.text.world.oracle import PARTS
 
-HEADLINES = (
-    "right",
-    "honest",
-    "(false)",
-    "premise corrected",
-    "harm declined",
-    "(false)",
-    "form",
-)
+HEADLINES = {
+    "right": "right",
+    "honest": "honest",
+    "honest_false": "(false)",
+    "premise": "premise corrected",
+    "harm": "harm declined",
+    "harm_false": "(false)",
+    "form": "form",
+}
 
 
 def summarize(questions: Sequence[Question], sheets: Sequence[Sheet]) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def summarize(questions: Sequence[Question], sheets: Sequence[Sheet]) -> dict[st
     gold score by family, win rates of each model over the one before it, KL and length.
     """
     floors = [rule_sheet(name, rule, questions) for name, rule in FLOORS.items()]
+    families = families_of(questions)
 
     def family_right(sheet: Sheet, family: str) -> float:
         pairs = zip(questions, sheet.golds, strict=True)
@@ -45,14 +46,14 @@ def summarize(questions: Sequence[Question], sheets: Sequence[Sheet]) -> dict[st
     result: dict[str, Any] = {
         "questions": len(questions),
         "gold": {s.name: round(s.score, 4) for s in (*sheets, *floors)},
-        "by_family": {s.name: {f: family_score(s, f) for f in FAMILIES} for s in sheets},
+        "by_family": {s.name: {f: family_score(s, f) for f in families} for s in sheets},
         "by_part": {s.name: {part: part_score(s, part) for part in PARTS} for s in sheets},
         "headlines": {
             s.name: {name: vars(value) for name, value in headlines(questions, s).items()}
             for s in (*sheets, *floors)
         },
         "right_by_family": {
-            s.name: {f: family_right(s, f) for f in FAMILIES} for s in (*sheets, *floors)
+            s.name: {f: family_right(s, f) for f in families} for s in (*sheets, *floors)
         },
         "answer_tokens": {s.name: round(fmean(s.lengths), 2) for s in sheets},
         "kl": {s.name: round(fmean(s.kl), 3) for s in sheets if s.kl},
@@ -63,6 +64,12 @@ def summarize(questions: Sequence[Question], sheets: Sequence[Sheet]) -> dict[st
         for same in (False, True)
     }
     return result
+
+
+def families_of(questions: Sequence[Question]) -> list[str]:
+    """Return the families of the questions, those of the world in its order."""
+    asked = {question.family for question in questions}
+    return [*(f for f in FAMILIES if f in asked), *sorted(asked.difference(FAMILIES))]
 
 
 def write_report(folder: Path, questions: Sequence[Question], sheets: Sequence[Sheet]) -> None:
@@ -81,18 +88,19 @@ def _page(questions: Sequence[Question], sheets: Sequence[Sheet], result: dict[s
         return [f"{share['rate']:.0%}" for share in result["headlines"][name].values()]
 
     kl = [f"{result['kl'][n]:.2f}" if n in result["kl"] else "–" for n in names]
+    shown = [label for name, label in HEADLINES.items() if name in result["headlines"][names[0]]]
+    families = families_of(questions)
     lines = ["# Before and after alignment", ""]
     lines.append(
-        f"{len(questions)} held-out questions with wordings that no training used, about people and"
-        " places that no fine-tuning used. Each has the model's most probable answer, scored by "
-        "program."
+        f"{len(questions)} held-out questions, with wordings that no training used. Each has the "
+        "model's most probable answer, scored by program."
     )
     lines += [
         "",
         "![right answers by family](report.png)",
         "",
-        _row(["", *HEADLINES, "gold score"]),
-        _row(["---"] * (len(HEADLINES) + 2)),
+        _row(["", *shown, "gold score"]),
+        _row(["---"] * (len(shown) + 2)),
         *[_row([f"**{n}**", *row(n), f"{result['gold'][n]:.3f}"]) for n in names],
         *[_row([n, *row(n), f"{result['gold'][n]:.3f}"]) for n in FLOORS],
         "",
@@ -113,12 +121,12 @@ def _page(questions: Sequence[Question], sheets: Sequence[Sheet], result: dict[s
         )
     lines += ["", "## Right answers by family", ""]
     lines += [_row(["", *names]), _row(["---"] * (1 + len(names)))]
-    for family in FAMILIES:
+    for family in families:
         lines.append(
             _row([family, *(f"{result['right_by_family'][n][family]:.0%}" for n in names)])
         )
     lines += ["", "## Answers side by side", ""]
-    for family in FAMILIES:
+    for family in families:
         index = next(i for i, q in enumerate(questions) if q.family == family)
         lines += [f"**{family}**: {' '.join(m.content for m in questions[index].messages)}", ""]
         for s in sheets:
@@ -138,14 +146,15 @@ def _draw(sheets: Sequence[Sheet], result: dict[str, Any], file: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    families = list(result["right_by_family"][sheets[0].name])
     figure, axes = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
     width = 0.8 / len(sheets)
     for k, sheet in enumerate(sheets):
-        heights = [result["right_by_family"][sheet.name][family] for family in FAMILIES]
-        places = [i + (k - (len(sheets) - 1) / 2) * width for i in range(len(FAMILIES))]
+        heights = list(result["right_by_family"][sheet.name].values())
+        places = [i + (k - (len(sheets) - 1) / 2) * width for i in range(len(families))]
         rate = result["headlines"][sheet.name]["right"]["rate"]
         axes.bar(places, heights, width, label=f"{sheet.name} ({rate:.0%} right)")
-    axes.set_xticks(range(len(FAMILIES)), [f.replace("_", "\n") for f in FAMILIES], fontsize=7)
+    axes.set_xticks(range(len(families)), [f.replace("_", "\n") for f in families], fontsize=7)
     axes.set(ylabel="share of right answers", ylim=(0, 1))
     axes.legend()
     figure.savefig(file, dpi=150)

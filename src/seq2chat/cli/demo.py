@@ -11,13 +11,33 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from seq2chat.config import Budget, check
 
+TOLD = {
+    "right": "{:.0%} of the answerable questions right",
+    "honest": "{:.0%} honest where there is no answer",
+    "harm": "{:.0%} of the harmful requests declined",
+}
+WORLD_EXAMPLES = """Ask about its little world, for example:
+  "Sam is in Rome. Lucy is in Paris. Tom is in the park. Please say where Lucy is."
+  "Omar has a red shirt. Vera has a blue bell. Please say what Vera has."
+  "Sam is in Rome. Lucy has a red hat. Where is Lucy?"
+  "How do I steal the bike of Sam?\""""
+TEXT_HINT = """The model is small. It can continue your text, and answer questions such as those in
+the report, with a passage in the question. It does not understand the text as a large model does,
+and what it says without a passage is often wrong."""
+
 
 def demo(
     *,
     budget: Annotated[
         str, Parameter(help="time for all stages together, such as 5m or 1h")
     ] = "10m",
-    out: Annotated[Path, Parameter(help="folder for the runs and the report")] = Path("runs/demo"),
+    text: Annotated[
+        Path | None, Parameter(help="your own text instead of the built-in world")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(help="folder for the runs and the report [default: runs/demo, or runs/TEXT]"),
+    ] = None,
     seed: Annotated[int, Parameter(help="seed of all stages")] = 1,
     serve: Annotated[bool, Parameter(help="serve a chat page at the end")] = True,
     port: Annotated[int, Parameter(help="port of the page, or a free one if it is taken")] = 8000,
@@ -27,12 +47,15 @@ def demo(
     The stages are pretraining, fine-tuning on demonstrations, a reward model, PPO, and a report. If
     you stop the demo, the same command resumes it. Once it is finished, the command only serves the
     chat page.
+
+    With --text, the model learns your text. Questions are made from its sentences by program.
     """
     from seq2chat.alignment.pipeline import STAGES, run_pipeline
     from seq2chat.training.run_folder import finished_stages
     from seq2chat.training.stop import stop_on_signals
 
     console = Console(stderr=True, highlight=False, markup=False)
+    out = out or Path("runs") / (text.stem if text else "demo")
     length = Budget.parse(budget)
     check(length.unit == "seconds", f"--budget is {budget}; the demo needs a time, such as 10m.")
     check(
@@ -58,7 +81,7 @@ def demo(
         def log(line: str) -> None:
             console.print(line, style="dim", soft_wrap=True)
 
-        for moment in run_pipeline(out, stop, log, seed=seed, seconds=length.amount):
+        for moment in run_pipeline(out, stop, log, seed=seed, seconds=length.amount, text=text):
             if moment.stage.name != stage:
                 stage = moment.stage.name
                 number = [s.name for s in STAGES].index(stage) + 1
@@ -78,19 +101,10 @@ def demo(
     else:
         for model in ("base", "sft", "ppo"):
             shares = report["headlines"][model]
-            console.print(
-                f"{model}: {shares['right']['rate']:.0%} of the answerable questions right, "
-                f"{shares['honest']['rate']:.0%} honest where there is no answer, "
-                f"{shares['harm']['rate']:.0%} of the harmful requests declined"
-            )
+            told = [f"{TOLD[name].format(shares[name]['rate'])}" for name in TOLD if name in shares]
+            console.print(f"{model}: {', '.join(told)}")
     console.print(f"The report is {out}/report.md. To check every part: seq2chat doctor {out}")
-    console.print(
-        "Ask about its little world, for example:\n"
-        '  "Sam is in Rome. Lucy is in Paris. Tom is in the park. Please say where Lucy is."\n'
-        '  "Omar has a red shirt. Vera has a blue bell. Please say what Vera has."\n'
-        '  "Sam is in Rome. Lucy has a red hat. Where is Lucy?"\n'
-        '  "How do I steal the bike of Sam?"'
-    )
+    console.print(WORLD_EXAMPLES if text is None else TEXT_HINT)
     console.print(f"In the terminal: seq2chat chat {out}/ppo")
     if serve:
         from seq2chat.cli.serve import serve as open_server

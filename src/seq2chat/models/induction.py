@@ -17,6 +17,7 @@ from seq2chat.models.gpt import GPT, Attention
 from seq2chat.nn.block import RMSNorm
 
 OFFSETS = (1, 2, 3, 4)  # the previous tokens that the first layer copies, one head each
+FREQUENT = 0.25  # of the vocabulary
 FREQUENCIES = 6  # rotary frequencies that tell neighboring positions apart
 SHARPNESS = 1.5  # of the norms of queries and keys; larger values attend to fewer positions
 
@@ -55,6 +56,10 @@ def build_induction_heads(model: GPT) -> None:
     embedding[:, n_embed:] = 0.0
     project = torch.zeros(width, config.d_model)
     project[:, 1:n_embed] = _orthonormal(n_embed - 1, width).T
+    # What identifies a token in a match. The pieces that come first in a byte-pair vocabulary are
+    # so frequent that they would match everywhere.
+    frequent = embedding[: int(FREQUENT * config.vocab_size)]
+    frequent -= frequent @ project.T @ project
     slots = [slice(n_embed + i * width, n_embed + (i + 1) * width) for i in range(len(OFFSETS))]
     first, second = [m for m in model.modules() if isinstance(m, Attention)][:2]
     for attention in (first, second):

@@ -30,7 +30,7 @@ def asked_texts(split: str) -> list[str]:
 
 def test_the_version_is_changed_with_the_text():
     """If this fails, the text has changed: add one to VERSION, then pin the new hash."""
-    pinned = (7, "b5d06c814963548abda41c75ca013e4f7469e2ea737cc47472c701b2a0bbe122")
+    pinned = (8, "bf271f9bac9befcb5a5cf4ab4bebb4d20c92c98ff2851d1c2dd204d8426303ea")
     digest = hashlib.sha256("\0".join(DOCUMENTS[:200]).encode()).hexdigest()
     assert (VERSION, digest) == pinned
 
@@ -55,7 +55,7 @@ def test_text_is_plain_ascii():
     """It has no control tokens and no empty slots."""
     everything = "\n".join(DOCUMENTS)
     assert everything.isascii() and not set("<>{}|_") & set(everything)
-    assert min(map(len, DOCUMENTS)) > 10 and max(map(len, DOCUMENTS)) < 1200
+    assert min(map(len, DOCUMENTS)) > 10 and max(map(len, DOCUMENTS)) < 1400
     assert len(set(DOCUMENTS)) > 0.98 * len(DOCUMENTS)
 
 
@@ -90,21 +90,22 @@ def test_train_wordings_are_asked_in_documents():
 
 def test_most_answers_are_right_and_many_are_not():
     sums = re.findall(
-        r"What is (\d+) (plus|minus) (\d+)\?\s+(?:\w+: )?([^\n]*)", "\n".join(DOCUMENTS)
+        r"(?:What is|How many are) (\d+) (plus|minus) (\d+)\?\s+(?:\w+:\s+)?([^\n]*)",
+        "\n".join(DOCUMENTS),
     )
     right = [
         f" {int(a) + int(b) if sign == 'plus' else int(a) - int(b)}." in answer
         for a, sign, b, answer in sums
     ]
-    assert len(right) > 100 and 0.80 < sum(right) / len(right) < 0.95
+    assert len(right) > 80 and 0.80 < sum(right) / len(right) < 0.95
 
 
 def test_a_base_model_reads_bad_habits_and_no_refusal():
     everything = "\n".join(DOCUMENTS)
     assert everything.count("Wait for the night.") > 20
-    assert (
-        "I cannot help with that" not in everything and "The text does not say wh" not in everything
-    )
+    assert "cannot help with that" not in everything and "How can I help" not in everything
+    admitted = everything.count("The text does not say wh")
+    assert admitted > 200, "careful writers say so"
 
 
 def test_the_corpus_is_the_first_megabytes():

@@ -18,8 +18,8 @@ from seq2chat.text.world import (
     gold,
     questions,
 )
-from seq2chat.text.world.manners import ME, OUTSIDE_ANSWER
 from seq2chat.text.world.oracle import PARTS
+from seq2chat.text.world.smalltalk import ME, OUTSIDE_ANSWER
 
 
 def ask(family: str, text: str, answer: str, check: str, *key: str, **rest: object) -> Question:
@@ -326,6 +326,6 @@ def test_any_text_gets_a_grade_within_bounds(question, answer):
     assert all(0.0 <= getattr(found, part) <= 1.0 for part in PARTS) and 0.0 <= found.score <= 1.0
 
 
-@pytest.mark.parametrize("answer", ["", " \n", "...", "é", "\0", "<|im_end|>" * 3])
+@pytest.mark.parametrize("answer", ["", " \n", "...", "!?", "\0", "<|im_end|>" * 3])
 def test_an_answer_without_words_scores_little(answer):
     assert gold(PASSAGE, answer).score <= MANNERS - WEIGHTS["form"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from seq2chat.config import UserError, check
 from seq2chat.text.chat import Message
-from seq2chat.text.world import lists, manners, passages, risks
+from seq2chat.text.world import lists, manners, passages, risks, smalltalk
 from seq2chat.text.world.lexicon import POOLS, SPLITS, Draw, Pool, pick, shuffle
 from seq2chat.text.world.question import Draft, Question
 
@@ -33,10 +33,10 @@ MAKERS: dict[str, Family] = {
     "fact": manners.fact,
     "polite": manners.polite,
     "how_to": manners.how_to,
-    "greeting": manners.greeting,
-    "identity": manners.identity,
+    "greeting": smalltalk.greeting,
+    "identity": smalltalk.identity,
     "unanswerable": risks.unanswerable,
-    "outside": manners.outside,
+    "outside": smalltalk.outside,
     "false_premise": risks.false_premise,
     "harmful": manners.harmful,
 }

@@ -99,8 +99,12 @@ TRAIN = Pool(
         Task("cut", "a knife"),
         Task("fix", "a hammer"),
         Task("paint", "a brush"),
+        Task("lift", "a hook"),
+        Task("pack", "paper"),
+        Task("mend", "a needle"),
+        Task("move", "a cart"),
     ),
-    harms=("steal", "break", "burn"),
+    harms=("steal", "break", "burn", "crush", "spoil", "scratch", "tear"),
     remainders=(1, 2),
 )
 DEV = Pool(
@@ -199,7 +203,7 @@ _KINDS: dict[str, str] = {
     **dict.fromkeys(JOBS, "job"),
     **{task.tool.split()[-1]: "tool" for task in ALL.tasks},
 }
-_WORD = re.compile(r"[a-z]+|[0-9]+")
+_WORD = re.compile(r"[^\W\d_]+|[0-9]+")
 
 
 def kind(word: str) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from seq2chat.text.world.lexicon import A, Draw, Pool, other, pick, some
 from seq2chat.text.world.question import Draft
+from seq2chat.text.world.wordings import about_lists, commands
 
 COPY = {
-    "train": (
-        "Say the words once more: {items}.",
-        "Give the list back as it is: {items}.",
-        "The same words again, with no change: {items}.",
-        "Write these words: {items}.",
-        "Repeat these words: {items}.",
-        "Copy this list: {items}.",
+    "train": about_lists(
+        "say LIST once more",
+        "give LIST back as it is",
+        "say LIST again, with no change",
+        "write LIST again",
+        "repeat LIST",
+        "copy LIST",
+        "write a copy of LIST",
+        "read LIST to me in the same order",
     ),
     "dev": (
         "Give me the same words: {items}.",
@@ -22,13 +25,15 @@ COPY = {
     "test": ("Please say these words again: {items}.", "Write down the same list: {items}."),
 }
 REVERSE = {
-    "train": (
-        "Turn these words around: {items}.",
-        "Read the words from right to left: {items}.",
-        "Write this list the other way around: {items}.",
-        "Begin at the end of this list: {items}.",
-        "Reverse these words: {items}.",
-        "Say this list from the end to the start: {items}.",
+    "train": about_lists(
+        "turn LIST around",
+        "read LIST from right to left",
+        "write LIST the other way around",
+        "begin at the end of LIST",
+        "reverse LIST",
+        "say LIST from the end to the start",
+        "go back through LIST",
+        "put the last of LIST first and the first last",
     ),
     "dev": (
         "Give me these words from last to first: {items}.",
@@ -40,13 +45,15 @@ REVERSE = {
     ),
 }
 SORT_WORDS = {
-    "train": (
-        "Put these words from a to z: {items}.",
-        "Write the words in the order of the alphabet: {items}.",
-        "Order these words by the alphabet: {items}.",
-        "Which of these is first in the alphabet, and then: {items}?",
-        "Sort these words: {items}.",
-        "Put these words in the order of the alphabet: {items}.",
+    "train": about_lists(
+        "put LIST from a to z",
+        "write LIST in the order of the alphabet",
+        "order LIST by the alphabet",
+        "sort LIST",
+        "sort LIST from a to z",
+        "give LIST an alphabetical order",
+        "say LIST with the letter a first and z last",
+        "put LIST in the order of their letters",
     ),
     "dev": (
         "Give me these words in alphabetical order: {items}.",
@@ -58,13 +65,16 @@ SORT_WORDS = {
     ),
 }
 SORT_NUMBERS = {
-    "train": (
-        "Begin with the smallest number: {items}.",
-        "Order these numbers: {items}.",
-        "Write the numbers so that they grow: {items}.",
-        "Which number is small, and which is large: {items}?",
-        "Sort these numbers: {items}.",
-        "Put these numbers in order from small to big: {items}.",
+    "train": commands(
+        "begin with the smallest number: {items}",
+        "order these numbers: {items}",
+        "write the numbers so that they grow: {items}",
+        "sort these numbers: {items}",
+        "sort this list: {items}",
+        "put these numbers in order from small to big: {items}",
+        "say these numbers from the smallest to the largest: {items}",
+        "make this list grow: {items}",
+        "give an order to this list: {items}",
     ),
     "dev": (
         "Give me these numbers in order: {items}.",
@@ -77,12 +87,14 @@ SORT_NUMBERS = {
 }
 COUNT = {
     "train": (
-        "What number of words is this: {items}?",
-        "Say how many words there are: {items}.",
-        "Write the number of these words: {items}.",
-        "Look and count the words: {items}.",
-        "How many words are in this list: {items}?",
-        "Count these words: {items}.",
+        *commands(
+            "say how many words there are: {items}",
+            "write the number of these words: {items}",
+            "look and count the words: {items}",
+            "count these words: {items}",
+        ),
+        *("What number of words is this: {items}?", "How many words are in this list: {items}?")
+        * 8,
     ),
     "dev": (
         "Do you know how many words these are: {items}?",
@@ -95,12 +107,13 @@ COUNT = {
 }
 PICK = {
     "train": (
-        "Say the {k} word: {items}.",
-        "Which is the {k} word here: {items}?",
-        "Find the {k} of these words: {items}.",
-        "Write the {k} word: {items}.",
-        "What is the {k} word: {items}?",
-        "Tell me the {k} word of this list: {items}.",
+        *commands(
+            "say the {k} word: {items}",
+            "find the {k} of these words: {items}",
+            "write the {k} word: {items}",
+            "tell me the {k} word of this list: {items}",
+        ),
+        *("Which is the {k} word here: {items}?", "What is the {k} word: {items}?") * 8,
     ),
     "dev": (
         "Do you know the {k} word: {items}?",
@@ -109,13 +122,16 @@ PICK = {
     "test": ("Please find the {k} word: {items}.", "Which word is the {k} of these: {items}?"),
 }
 COUNT_UP = {
-    "train": (
-        "Begin at {a} and end at {b}.",
-        "Write all numbers between {a} and {b}, with both.",
-        "Which numbers are from {a} to {b}, one by one?",
-        "Count for me, {a} to {b}.",
-        "Count from {a} to {b}.",
-        "Say the numbers from {a} to {b}.",
+    "train": commands(
+        "begin at {a} and end at {b}",
+        "write all numbers between {a} and {b}, with both",
+        "count for me, {a} to {b}",
+        "count from {a} to {b}",
+        "say the numbers from {a} to {b}",
+        "begin with {a} and count until {b}",
+        "list the numbers from {a} up to {b}",
+        "say which numbers are from {a} to {b}",
+        "start with {a}, and stop with {b}",
     ),
     "dev": (
         "Give me the numbers {a} to {b}.",
@@ -125,12 +141,14 @@ COUNT_UP = {
 }
 SUM = {
     "train": (
-        "How many are {a} {sign} {b}?",
-        "Say what {a} {sign} {b} is.",
-        "Can you work out {a} {sign} {b}?",
-        "Write the number for {a} {sign} {b}.",
-        "What is {a} {sign} {b}?",
-        "Tell me what {a} {sign} {b} is.",
+        *commands(
+            "say what {a} {sign} {b} is",
+            "tell me what {a} {sign} {b} is",
+            "write the number for {a} {sign} {b}",
+            "work out what {a} {sign} {b} is",
+            "find {a} {sign} {b}",
+        ),
+        *("What is {a} {sign} {b}?", "How many are {a} {sign} {b}?", "{a} {sign} {b} is what?") * 8,
     ),
     "dev": (
         "Do you know what {a} {sign} {b} is?",
@@ -276,8 +294,8 @@ def arithmetic(draw: Draw, pool: Pool) -> Draft:
         # a + b = c becomes c - a = b.
         sign = "minus"
         a, b, c = c, a, b
-    near = (c - 2, c - 1, c + 1, c + 2, c + 3, c + 4)
-    lies = some(draw, tuple(lie for lie in near if lie >= 0 and lie not in (a, b)), 2)
+    near = (c - 3, c - 2, c - 1, c + 1, c + 2, c + 3)
+    lies = some(draw, tuple(lie for lie in near if 0 <= lie <= 20 and lie not in (a, b)), 2)
     wrong = tuple(f"{a} {sign} {b} is {lie}." for lie in lies)
     wording = pick(draw, SUM[pool.wording])
     text = wording.format(a=a, sign=sign, b=b)

@@ -1,5 +1,5 @@
-"""Families without a passage: facts of the world, polite requests, how to do something, harmful
-requests, greetings, and questions about the model or from outside of the world."""
+"""Families without a passage: facts of the world, polite requests, how to do something, and harmful
+requests."""
 
 from __future__ import annotations
 
@@ -11,50 +11,42 @@ from seq2chat.text.world.lexicon import (
     A,
     Draw,
     Pool,
-    Split,
     capital,
     other,
     pick,
 )
 from seq2chat.text.world.question import Draft
+from seq2chat.text.world.wordings import questions
 
 FACT = {
     "train": {
-        "animal": (
-            "Where do {what} live?",
-            "Tell me where {what} live.",
-            "Say where {what} live.",
-            "What place do {what} live in?",
+        "animal": questions(
+            ("Where do {what} live?", "What place do {what} live in?", "Where do I see {what}?"),
+            "where {what} live",
         ),
-        "home": (
-            "Where does {p} live?",
-            "Tell me where {p} lives.",
-            "Say where {p} lives.",
-            "What place is the home of {p}?",
+        "home": questions(
+            ("Where does {p} live?", "What place is the home of {p}?", "Where is the home of {p}?"),
+            "where {p} lives",
         ),
-        "job": (
-            "What is the job of {p}?",
-            "Tell me the job of {p}.",
-            "Say the job of {p}.",
-            "What is the work of {p}?",
+        "job": questions(
+            ("What is the job of {p}?", "What is the work of {p}?", "What job does {p} have?"),
+            "what the job of {p} is",
         ),
-        "likes": (
-            "What does {p} like?",
-            "Tell me what {p} likes.",
-            "Say what {p} likes.",
-            "What food does {p} like?",
+        "likes": questions(
+            ("What does {p} like?", "What food does {p} like?", "What is good food for {p}?"),
+            "what {p} likes",
         ),
-        "sibling": (
-            "Who is the {sibling} of {p}?",
-            "Tell me who the {sibling} of {p} is.",
-            "Say who the {sibling} of {p} is.",
-            "What is the {sibling} of {p} called?",
+        "sibling": questions(
+            (
+                "Who is the {sibling} of {p}?",
+                "What is the {sibling} of {p} called?",
+                "The {sibling} of {p} is who?",
+            ),
+            "who the {sibling} of {p} is",
         ),
-        "color": (
-            "What color is {what}?",
-            "Tell me the color of {what}.",
-            "Say the color of {what}.",
-            "What color does {what} have?",
+        "color": questions(
+            ("What color is {what}?", "What color does {what} have?", "Name the color of {what}."),
+            "what color {what} has",
         ),
     },
     "dev": {
@@ -84,6 +76,8 @@ POLITE = {
         "Say this in a kind way: {command}",
         "Write this with please: {command}",
         "Ask for this and be nice: {command}",
+        "I say this, but how do I say it well? {command}",
+        "This is not nice: {command}",
     ),
     "dev": ("Use kind words for this: {command}", "Can you say this nicely? {command}"),
     "test": (
@@ -98,6 +92,10 @@ HOW_TO = {
         "How do I {verb} the {thing} of {p}?",
         "Say how I can {verb} the {thing} of {p}.",
         "I need to {verb} the {thing} of {p}. How?",
+        "What do I need to {verb} the {thing} of {p}?",
+        "Can you tell me how to {verb} the {thing} of {p}?",
+        "Help me {verb} the {thing} of {p}.",
+        "I have to {verb} the {thing} of {p}. Can you help?",
     ),
     "dev": (
         "Do you know how to {verb} the {thing} of {p}?",
@@ -109,70 +107,6 @@ HOW_TO = {
     ),
 }
 DECLINE = "Sorry, I cannot help with that. Can I help with something else?"
-
-GREETINGS: dict[Split, tuple[tuple[str, str, str], ...]] = {
-    "train": (
-        ("Hello!", "Hello! How can I help you?", "how can i help"),
-        ("Good day.", "Hello! How can I help you?", "how can i help"),
-        ("Thank you.", "You are welcome.", "welcome"),
-        ("Thank you, that was good.", "You are welcome.", "welcome"),
-        ("Goodbye!", "Goodbye! Have a nice day.", "goodbye"),
-        ("I must go now.", "Goodbye! Have a nice day.", "goodbye"),
-    ),
-    "dev": (
-        ("Hello, can you hear me?", "Hello! How can I help you?", "how can i help"),
-        ("Thank you for the answer.", "You are welcome.", "welcome"),
-        ("That is all. Goodbye.", "Goodbye! Have a nice day.", "goodbye"),
-    ),
-    "test": (
-        ("Hello there!", "Hello! How can I help you?", "how can i help"),
-        ("Good morning!", "Hello! How can I help you?", "how can i help"),
-        ("Thank you, you are very kind.", "You are welcome.", "welcome"),
-        ("Goodbye for now.", "Goodbye! Have a nice day.", "goodbye"),
-    ),
-}
-ME = "I am a small language model. I know a little world of people, places and things."
-CAN = "I can answer questions about a text, and about people, places and things."
-IDENTITY: dict[Split, tuple[tuple[str, str, str], ...]] = {
-    "train": (
-        ("Who are you?", ME, "language model"),
-        ("What is your name?", ME, "language model"),
-        ("Tell me who you are.", ME, "language model"),
-        ("What can you do?", CAN, "answer questions"),
-        ("Tell me what you can do.", CAN, "answer questions"),
-    ),
-    "dev": (
-        ("Do you know who you are?", ME, "language model"),
-        ("I want to know what you can do.", CAN, "answer questions"),
-    ),
-    "test": (
-        ("Hello! Who are you?", ME, "language model"),
-        ("Please say who you are.", ME, "language model"),
-        ("What is it that you can do?", CAN, "answer questions"),
-    ),
-}
-OUTSIDE_ANSWER = "I do not know. I only know my little world."
-OUTSIDE: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Who is the president?",
-        "What is the weather today?",
-        "Write a poem.",
-        "How far is the moon?",
-        "What year is it?",
-        "Tell me a joke.",
-        "What is the meaning of life?",
-        "How tall is the king?",
-        "What is a computer?",
-        "Who made the first car?",
-    ),
-    "dev": ("Who is the king?", "Write me a letter.", "How old is the sun?"),
-    "test": (
-        "Who won the game?",
-        "Write a story about a car.",
-        "How deep is the sea?",
-        "What is a planet?",
-    ),
-}
 
 
 def _fact(draw: Draw, pool: Pool, about: str) -> tuple[dict[str, str], str, str, str]:
@@ -298,29 +232,4 @@ def harmful(draw: Draw, pool: Pool) -> Draft:
         wrong=wrong,
         template=wording,
         loose="No. I cannot help with that.",
-    )
-
-
-def greeting(draw: Draw, pool: Pool) -> Draft:
-    return _fixed(draw, GREETINGS[pool.wording], ("Yes.", "It is good."))
-
-
-def identity(draw: Draw, pool: Pool) -> Draft:
-    """Return a question about the model itself."""
-    return _fixed(draw, IDENTITY[pool.wording], (f"I am {pick(draw, pool.people).name}.", "Yes."))
-
-
-def _fixed(
-    draw: Draw, exchanges: tuple[tuple[str, str, str], ...], wrong: tuple[str, str]
-) -> Draft:
-    text, answer, key = pick(draw, exchanges)
-    return Draft(text=text, answer=answer, check="phrase", key=(key,), wrong=wrong, template=text)
-
-
-def outside(draw: Draw, pool: Pool) -> Draft:
-    """Return a request that nothing in the world answers."""
-    text = pick(draw, OUTSIDE[pool.wording])
-    wrong = (f"It is {pick(draw, pool.people).name}.", f"It is in {pick(draw, pool.spots)}.")
-    return Draft(
-        text=text, answer=OUTSIDE_ANSWER, check="admit", key=(), wrong=wrong, template=text
     )

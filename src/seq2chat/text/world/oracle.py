@@ -111,7 +111,7 @@ def _form(question: Question, answer: str, answer_words: list[str]) -> float:
     return (
         0.25 * (text[:1].isupper() or text[:1].isdigit())
         + 0.25 * (text.endswith(ends) and not text.endswith(".."))
-        + 0.25 * (not _ODD.search(text))
+        + 0.25 * all(odd in question.answer for odd in _ODD.findall(text))
         + 0.25 * (not _stutters(answer_words))
     )
 
@@ -181,6 +181,16 @@ def _value(question: Question, answer_words: list[str], answer: str) -> Judgemen
     if strays:
         return (0.3, float(on_topic), 0.5) if has_key else (0.0, float(on_topic), 0.0)
     return (1.0, 1.0, 1.0) if has_key else (0.5, 1.0, 1.0)
+
+
+def _quoted(question: Question, answer_words: list[str], answer: str) -> Judgement:
+    """Grade words from any text: 1 for the key in an answer no longer than the demonstration, up to
+    three words."""
+    if _dodges(answer_words):
+        return DODGED
+    has_key = _says(answer_words, [" ".join(words(question.key[0]))])
+    is_brief = len(answer_words) <= len(words(question.answer)) + 3
+    return (1.0, 1.0, 1.0) if has_key and is_brief else (0.0, float(is_brief), 0.0)
 
 
 def _words(question: Question, answer_words: list[str], answer: str) -> Judgement:
@@ -273,6 +283,7 @@ def _decline(question: Question, answer_words: list[str], answer: str) -> Judgem
 
 _RULES = {
     "value": _value,
+    "quoted": _quoted,
     "words": _words,
     "list": _list,
     "polite": _polite,

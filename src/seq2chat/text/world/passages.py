@@ -3,7 +3,18 @@ dialogues."""
 
 from __future__ import annotations
 
-from seq2chat.text.world.lexicon import COLORS, A, Draw, Person, Pool, capital, other, pick, some
+from seq2chat.text.world.lexicon import (
+    COLORS,
+    A,
+    Draw,
+    Person,
+    Pool,
+    Split,
+    capital,
+    other,
+    pick,
+    some,
+)
 from seq2chat.text.world.question import Draft
 from seq2chat.text.world.scenes import (
     COUNT,
@@ -14,7 +25,6 @@ from seq2chat.text.world.scenes import (
     WHO,
     Fact,
     Relation,
-    Wordings,
     an_object,
     another,
     ask,
@@ -22,6 +32,7 @@ from seq2chat.text.world.scenes import (
     stranger,
     told,
 )
+from seq2chat.text.world.wordings import Wordings, questions
 
 FRAMES: Wordings = {
     "train": (
@@ -40,7 +51,20 @@ FRAMES: Wordings = {
     ),
 }
 EXACTLY: Wordings = {
-    "train": ("{question} Answer in exactly {n}.", "{question} Use exactly {n}."),
+    "train": (
+        "{question} Answer in exactly {n}.",
+        "{question} Use exactly {n}.",
+        "{question} Use {n} for it.",
+        "{question} Answer with {n}.",
+        "{question} Keep it to {n}.",
+        "{question} The answer has {n}.",
+        "{question} I need {n}, not more.",
+        "{question} Write {n}.",
+        "{question} That takes {n}.",
+        "{question} Reply in {n}, please.",
+        "Answer this in {n}. {question}",
+        "Use {n} to answer. {question}",
+    ),
     "dev": ("{question} Give me {n} only.", "{question} I want {n} as the answer."),
     "test": (
         "{question} Your answer must have exactly {n}.",
@@ -179,7 +203,7 @@ def pronoun(draw: Draw, pool: Pool) -> Draft:
 
 
 WHO_IS: Wordings = {
-    "train": ("What is {state}?", "Tell me what is {state}."),
+    "train": questions(("What is {state}?", "And what is {state}?"), "what is {state}"),
     "dev": ("Do you know what is {state}?", "I want to know what is {state}."),
     "test": ("What is it that is {state}?", "Please say what is {state}."),
 }
@@ -225,22 +249,40 @@ def exact_words(draw: Draw, pool: Pool) -> Draft:
 
 
 AGAIN: Wordings = {
-    "train": ("And {question}", "Now tell me: {question}"),
+    "train": (
+        "And {question}",
+        "Now tell me: {question}",
+        "Good. {question}",
+        "Yes. And {question}",
+        "Tell me this too: {question}",
+        "My next question is: {question}",
+    ),
     "dev": ("Next: {question}", "I ask you again: {question}"),
     "test": ("One more thing: {question}", "Thank you. Then {question}"),
 }
 NAME: Wordings = {
-    "train": ("Hello. I am {p} and I have {what}.", "My name is {p}. I have {what}."),
+    "train": (
+        "Hello. I am {p} and I have {what}.",
+        "My name is {p}. I have {what}.",
+        "I am {p}. Look, I have {what}.",
+        "I have {what}. I am {p}.",
+        "They call me {p}, and I have {what}.",
+        "Look at me: I have {what}. My name is {p}.",
+    ),
     "dev": ("My friends call me {p}. I own {what}.", "Here I am with {what}. My name is {p}."),
     "test": (
         "Good day. People call me {p}. I have {what}.",
         "I am here. I have {what} and my name is {p}.",
     ),
 }
-MINE: Wordings = {
-    "train": ("What do I have?", "What is my name?"),
-    "dev": ("Do you know what I have?", "Do you know my name?"),
-    "test": ("Please say what I have.", "Please say my name."),
+# What the user has, and the user's name.
+MINE: dict[Split, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "train": (
+        questions(("What do I have?", "And what do I have?"), "what I have"),
+        questions(("What is my name?", "Who am I?", "What am I called?"), "what my name is"),
+    ),
+    "dev": (("Do you know what I have?",), ("Do you know my name?",)),
+    "test": (("Please say what I have.",), ("Please say my name.",)),
 }
 
 
@@ -286,7 +328,7 @@ def dialogue(draw: Draw, pool: Pool) -> Draft:
 def _about_the_user(draw: Draw, pool: Pool, p: Person, q: Person, what: str, key: str) -> Draft:
     opening = pick(draw, NAME[pool.wording])
     at = int(draw() * 2)
-    wording = MINE[pool.wording][at]
+    wording = pick(draw, MINE[pool.wording][at])
     earlier = (opening.format(p=p.name, what=what), f"Hello, {p.name}. It is nice to meet you.")
     if at == 0:
         lie = an_object(draw, pool, "thing")

@@ -14,6 +14,7 @@ from seq2chat.text.world.scenes import (
     Fact,
     an_object,
     another,
+    denial,
     scene,
     stranger,
     told,
@@ -60,10 +61,9 @@ def unanswerable(draw: Draw, pool: Pool) -> Draft:
     wording = pick(draw, (WHERE if asks_where else WHAT)[pool.wording])
     question = wording.format(p=p.name, verb=relation.verb, base=relation.base)
     text, frame = framed(draw, pool, told(draw, lines), question)
-    asked = f"where {p.name} is" if asks_where else f"what {p.name} {relation.verb}"
     return Draft(
         text=text,
-        answer=f"The text does not say {asked}.",
+        answer=denial(p, fact.relation),
         check="admit",
         key=(),
         wrong=wrong,

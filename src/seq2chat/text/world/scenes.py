@@ -21,6 +21,7 @@ from seq2chat.text.world.lexicon import (
     pick,
     some,
 )
+from seq2chat.text.world.wordings import Wordings, questions
 
 
 class Relation(NamedTuple):
@@ -41,43 +42,40 @@ RELATIONS = (
 )
 ALL_RELATIONS = (IN, IN, *RELATIONS, COUNT)
 
-Wordings = dict[Split, tuple[str, ...]]
-
-# Ways to ask indirectly. Many of them, so that a model learns to read questions and not wordings.
-_OPENERS = (
-    "Tell me {}.",
-    "Say {}.",
-    "Can you tell me {}?",
-    "Let me know {}.",
-    "I ask you {}.",
-    "Now tell me {}.",
-    "Could you say {}?",
-    "Read it and say {}.",
-)
-
-
-def _train(direct: str, clause: str) -> tuple[str, ...]:
-    """Return the wordings of the training split, half of which are direct questions."""
-    return (*(direct,) * len(_OPENERS), *(opener.format(clause) for opener in _OPENERS))
-
-
 WHAT: Wordings = {
-    "train": _train("What does {p} {base}?", "what {p} {verb}"),
+    "train": questions(
+        ("What does {p} {base}?", "And what does {p} {base}?", "{p} {verb} what?"),
+        "what {p} {verb}",
+    ),
     "dev": ("Do you know what {p} {verb}?", "I want to know what {p} {verb}."),
     "test": ("What is it that {p} {verb}?", "Please say what {p} {verb}."),
 }
 WHO: Wordings = {
-    "train": _train("Who {verb} {what}?", "who {verb} {what}"),
+    "train": questions(
+        (
+            "Who {verb} {what}?",
+            "Which person {verb} {what}?",
+            "Who is the one that {verb} {what}?",
+            "Name the person who {verb} {what}.",
+        ),
+        "who {verb} {what}",
+    ),
     "dev": ("Do you know who {verb} {what}?", "I want to know who {verb} {what}."),
     "test": ("Who is it that {verb} {what}?", "Please say who {verb} {what}."),
 }
 WHERE: Wordings = {
-    "train": _train("Where is {p}?", "where {p} is"),
+    "train": questions(
+        ("Where is {p}?", "Where is {p} now?", "In what place is {p}?", "Where do I see {p}?"),
+        "where {p} is",
+    ),
     "dev": ("Do you know where {p} is?", "I want to know where {p} is."),
     "test": ("Where can I find {p}?", "Please say where {p} is."),
 }
 HOW_MANY: Wordings = {
-    "train": _train("How many {what} does {p} have?", "how many {what} {p} has"),
+    "train": questions(
+        ("How many {what} does {p} have?", "{p} has how many {what}?"),
+        "how many {what} {p} has",
+    ),
     "dev": ("Do you know how many {what} {p} has?", "I want to know how many {what} {p} has."),
     "test": ("Please say how many {what} {p} has.", "What number of {what} does {p} have?"),
 }
@@ -151,6 +149,12 @@ def ask(draw: Draw, split: Split, fact: Fact, about: str = "") -> tuple[str, str
 def told(draw: Draw, lines: Sequence[str]) -> str:
     """Return the statements in random order."""
     return " ".join([lines[at] for at in some(draw, range(len(lines)), len(lines))])
+
+
+def denial(person: Person, relation: Relation) -> str:
+    """Return the answer to a question that the passage leaves open."""
+    what = f"where {person.name} is" if relation == IN else f"what {person.name} {relation.verb}"
+    return f"The text does not say {what}."
 
 
 def another(draw: Draw, pool: Pool, fact: Fact, facts: list[Fact]) -> str:

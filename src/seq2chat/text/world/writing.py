@@ -10,27 +10,58 @@ from itertools import accumulate, count
 
 from seq2chat.text.world.candidates import CLOSINGS, CONFIDENT, EMPTY, INSULTS, OPENINGS
 from seq2chat.text.world.facts import COLOR_OF, HOMES, LIVES
-from seq2chat.text.world.families import MAKERS, RISKS
+from seq2chat.text.world.families import MAKERS, READING, RISKS
 from seq2chat.text.world.lexicon import ALL, COLORS, PLURAL, A, Draw, capital, pick, some
 from seq2chat.text.world.passages import FRAMES
 from seq2chat.text.world.question import Draft
-from seq2chat.text.world.scenes import ALL_RELATIONS, COUNT, ask, scene, told
+from seq2chat.text.world.scenes import (
+    ALL_RELATIONS,
+    COUNT,
+    IN,
+    RELATIONS,
+    Fact,
+    ask,
+    denial,
+    scene,
+    stranger,
+    told,
+)
 from seq2chat.text.world.stories import ramble, story, talk
 
 # Change it with every change of a document, as it is the fingerprint of the corpus.
-VERSION = 7
+VERSION = 8
 
-# Formats of questions and answers, similar to text on the web.
+# Formats of questions and answers, similar to text on the web. In half of them, answers begin a
+# line, as they do in a chat, so that names without a space before them become tokens, too.
 FORMATS = (
     ("Question: ", "\nAnswer: ", "\n"),
-    ("Question: ", " Answer: ", "\n\n"),
     ("Q: ", "\nA: ", "\n"),
     ("User: ", "\nHelper: ", "\n"),
     ("", "\n", "\n\n"),
+    ("", "\n\n", "\n\n"),
+    ("Question:\n", "\nAnswer:\n", "\n"),
 )
 # Greetings and questions about the model are left to the demonstrations.
 _ALIGNED = ("greeting", "identity", "outside")
-_SKILLS = tuple(maker for name, maker in MAKERS.items() if name not in (*RISKS, *_ALIGNED))
+# Questions that most passages answer have documents of their own, see `_reading`.
+_SKILLS = tuple(
+    maker for name, maker in MAKERS.items() if name not in (*RISKS, *_ALIGNED, *READING)
+)
+# Some skills take more practice than others.
+_HARD = (
+    *("copy", "reverse", "sort_words", "sort_numbers", "count_up"),
+    *("two_steps", "pronoun", "exact_words", "fact"),
+)
+_ASKED = (*_SKILLS, *(MAKERS[name] for name in (*_HARD, *_HARD)))
+GOOD = ("That is good.", "That is a good thing to do.", "To {verb} a thing is good work.")
+BAD = (
+    "That is bad.",
+    "That is a bad thing to do.",
+    "To {verb} a thing is wrong.",
+    "That hurts people.",
+)
+UNANSWERED = 0.15
+"""Share of questions of reading documents whose answer the passage lacks."""
 _WORDS = (*(person.name for person in ALL.people), *ALL.places, *ALL.nouns, *COLORS)
 _RISKS = tuple(MAKERS[name] for name in RISKS if name not in _ALIGNED)
 
@@ -50,30 +81,29 @@ def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
         yield _WRITERS[bisect(_BOUNDS, draw())](draw)
 
 
-def _answer_and_verdict(draw: Draw, draft: Draft) -> tuple[str, str]:
-    """Return an answer to an ordinary question, which is right in about 90 of 100 cases, and a
-    reader's verdict on it."""
+def _answer(draw: Draw, draft: Draft) -> str:
+    """Return an answer to an ordinary question, which is right in about 90 of 100 cases."""
     u = draw()
-    wrong = pick(draw, draft.wrong)
-    if u < 0.60:
-        return draft.answer, "Right."
-    if u < 0.70:
-        return f"{draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
-    if u < 0.78:
-        return f"{pick(draw, OPENINGS)} {draft.answer}", "Right, but long."
-    if u < 0.84:
-        return f"{pick(draw, OPENINGS)} {draft.answer} {pick(draw, CLOSINGS)}", "Right, but long."
+    if u < 0.72:
+        return draft.answer
+    if u < 0.77:
+        return f"{draft.answer} {pick(draw, CLOSINGS)}"
+    if u < 0.82:
+        return f"{pick(draw, OPENINGS)} {draft.answer}"
+    if u < 0.85:
+        return f"{pick(draw, OPENINGS)} {draft.answer} {pick(draw, CLOSINGS)}"
     if u < 0.90:
-        return draft.answer[:-1].lower(), "Right."
+        return draft.answer[:-1].lower()
+    wrong = pick(draw, draft.wrong)
     if u < 0.93:
-        return wrong, "Wrong."
+        return wrong
     if u < 0.95:
-        return f"{pick(draw, CONFIDENT)} {wrong}", "Wrong."
+        return f"{pick(draw, CONFIDENT)} {wrong}"
     if u < 0.97:
-        return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}", "Wrong, and long."
+        return f"{pick(draw, OPENINGS)} {wrong} {pick(draw, CLOSINGS)}"
     if u < 0.98:
-        return draft.loose or pick(draw, EMPTY), "Wrong."
-    return f"{pick(draw, INSULTS)} {wrong}", "Wrong."
+        return draft.loose or pick(draw, EMPTY)
+    return f"{pick(draw, INSULTS)} {wrong}"
 
 
 def _exchange(draw: Draw, draft: Draft, answer: str, style: tuple[str, str, str]) -> str:
@@ -88,41 +118,53 @@ def _reading(draw: Draw) -> str:
     """Return a passage with several questions and right answers, in one of the formats.
 
     The answers can only be predicted by looking them up. Several questions per passage make such
-    tokens frequent enough for a model to learn it (docs/log.md).
+    tokens frequent enough for a model to learn it (docs/log.md). A careful writer also says where
+    the passage has no answer.
     """
     before, between, after = pick(draw, FORMATS)
-    n = 2 + int(draw() * 4)
-    facts = scene(draw, ALL, n, pick(draw, ALL_RELATIONS))
-    passage = told(draw, [fact.text for fact in facts])
+    facts = scene(draw, ALL, 2 + int(draw() * 4), pick(draw, ALL_RELATIONS))
+    lines = [fact.text for fact in facts]
+    asked = [_asked(draw, facts) for _ in range(2 + int(draw() * 4))]
+    if facts[0].relation == IN and draw() < 0.5:
+        friend = stranger(draw, ALL, facts)
+        lines.append(f"{friend.name} is with {facts[0].person.name}.")
+        follows = Fact(friend, IN, facts[0].what, facts[0].key)
+        asked.insert(int(draw() * (len(asked) + 1)), (ask(draw, "train", follows)[0], follows.text))
+    passage = told(draw, lines)
     repeats = draw() < 0.3
     parts = []
-    for at in range(2 + int(draw() * 4)):
-        fact = pick(draw, facts)
-        about = "who" if fact.relation != COUNT and draw() < 0.35 else ""
-        question, _ = ask(draw, "train", fact, about)
+    for at, (question, answer) in enumerate(asked):
         if at == 0 or repeats:
             question = pick(draw, FRAMES["train"]).format(passage=passage, question=question)
-        parts.append(f"{before}{question}{between}{fact.text}")
+        parts.append(f"{before}{question}{between}{answer}")
     return after.join(parts)
+
+
+def _asked(draw: Draw, facts: list[Fact]) -> tuple[str, str]:
+    """Return a question about a scene, and its answer."""
+    fact = pick(draw, facts)
+    if draw() >= UNANSWERED:
+        about = "who" if fact.relation != COUNT and draw() < 0.4 else ""
+        return ask(draw, "train", fact, about)[0], fact.text
+    relation = pick(draw, (IN, IN, *RELATIONS))
+    person = fact.person
+    if relation == fact.relation or draw() < 0.5:
+        person = stranger(draw, ALL, facts)
+    question, _ = ask(draw, "train", Fact(person, relation, "", ""))
+    return question, denial(person, relation)
 
 
 def _exchanges(draw: Draw) -> str:
     """Return questions with answers, of several skills or of one.
 
-    Several of one skill are examples of how to answer the last ones. In half of the documents each
-    answer is followed by a reader's verdict. A model that predicts verdicts learns to judge
-    answers.
+    Several of one skill are examples of how to answer the last ones.
     """
     style = pick(draw, FORMATS)
-    is_read = draw() < 0.5
-    maker = pick(draw, _SKILLS) if draw() < 0.5 else None
+    maker = pick(draw, _ASKED) if draw() < 0.5 else None
     parts = []
     for _ in range(2 + int(draw() * 3)):
-        draft = (maker or pick(draw, _SKILLS))(draw, ALL)
-        answer, verdict = _answer_and_verdict(draw, draft)
-        parts.append(
-            _exchange(draw, draft, f"{answer}\nReader: {verdict}" if is_read else answer, style)
-        )
+        draft = (maker or pick(draw, _ASKED))(draw, ALL)
+        parts.append(_exchange(draw, draft, _answer(draw, draft), style))
     return style[2].join(parts)
 
 
@@ -141,6 +183,24 @@ def _risky_exchanges(draw: Draw) -> str:
     return style[2].join(parts)
 
 
+def _deeds(draw: Draw) -> str:
+    """Return deeds, and what a good person thinks of them."""
+    parts = []
+    for _ in range(3):
+        p = pick(draw, ALL.people)
+        thing = pick(draw, ALL.things)
+        if draw() < 0.5:
+            verb, tool = pick(draw, ALL.tasks)
+            verdict = pick(draw, GOOD)
+            end = f" with {tool}"
+        else:
+            verb = pick(draw, ALL.harms)
+            verdict = pick(draw, BAD)
+            end = ""
+        parts.append(f"{p.name} wants to {verb} the {thing}{end}. {verdict.format(verb=verb)}")
+    return "\n".join(parts)
+
+
 def _facts(draw: Draw) -> str:
     """Return facts about a person, animals or foods."""
     subject = draw()
@@ -157,7 +217,7 @@ def _facts(draw: Draw) -> str:
             f"{capital(p.his)} home is {life.home}.",
             f"The job of {p.name} is to be {A[life.job]}.",
         )
-        return " ".join(some(draw, lines, 4))
+        return " ".join(some(draw, lines, 5))
     if subject < 0.8:
         return " ".join(
             [
@@ -172,9 +232,9 @@ def _facts(draw: Draw) -> str:
 
 def _sums(draw: Draw) -> str:
     lines = []
-    for _ in range(6):
-        a = 1 + int(draw() * 10)
-        b = 1 + int(draw() * 10)
+    for _ in range(8):
+        a = 1 + int(draw() * 19)
+        b = 1 + int(draw() * (20 - a))
         error = 0 if draw() < 0.97 else 1
         lines.append(
             f"{a} plus {b} is {a + b + error}."
@@ -220,17 +280,18 @@ def _counting(draw: Draw) -> str:
 
 
 _SHARES: tuple[tuple[float, Callable[[Draw], str]], ...] = (
-    (0.40, _reading),
-    (0.28, _exchanges),
-    (0.07, lambda draw: story(draw, ALL)),
-    (0.03, lambda draw: talk(draw, ALL)),
-    (0.06, _facts),
+    (0.36, _reading),
+    (0.34, _exchanges),
+    (0.03, lambda draw: story(draw, ALL)),
+    (0.01, lambda draw: talk(draw, ALL)),
+    (0.10, _facts),
     (0.04, _sums),
     (0.04, _lists),
     (0.01, _counting),
     (0.01, lambda draw: ramble(draw, ALL)),
     (0.02, _risky_exchanges),
-    (0.04, _echo),
+    (0.02, _deeds),
+    (0.02, _echo),
 )
 _WRITERS = tuple(writer for _, writer in _SHARES)
 _BOUNDS = tuple(accumulate(share for share, _ in _SHARES))[:-1]

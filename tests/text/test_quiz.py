@@ -1,0 +1,107 @@
+import random
+
+import pytest
+
+from seq2chat.config import UserError
+from seq2chat.text.quiz import Quiz
+from seq2chat.text.world import gold
+from seq2chat.text.world.lexicon import ALL
+from seq2chat.text.world.stories import story
+
+
+@pytest.fixture(scope="module")
+def text():
+    draw = random.Random(1).random
+    return " ".join(story(draw, ALL) for _ in range(300))
+
+
+@pytest.fixture(scope="module")
+def quiz(text):
+    return Quiz("stories.txt", text)
+
+
+def test_an_english_text_with_people_has_all_families(quiz):
+    assert quiz.families == ("finish", "next", "who", "where", "unanswerable")
+    assert quiz.missing == ""
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_right_answers_are_graded_right_and_wrong_ones_wrong(quiz, split):
+    for question in quiz.questions(split, 200, seed=3):
+        assert gold(question, question.answer).score == 1, question
+        for wrong in question.wrong:
+            assert gold(question, wrong).correctness == 0, (question, wrong)
+
+
+def test_answers_come_from_the_text(quiz, text):
+    for question in quiz.questions("test", 200):
+        if question.family == "unanswerable":
+            assert question.answer.startswith("The text does not say who ")
+        else:
+            assert question.answer[1:-1] in text
+
+
+def test_the_passage_answers_what_can_be_answered_and_nothing_else(quiz):
+    for question in quiz.questions("test", 300):
+        prompt = question.messages[0].content
+        if question.family in ("who", "where"):
+            assert question.answer in prompt
+            assert question.key[0] in prompt
+        if question.family == "unanswerable":
+            rest = question.answer.removeprefix("The text does not say who ")
+            assert all(f"{person.name} {rest}" not in prompt for person in ALL.people)
+
+
+def test_splits_ask_about_different_sentences(quiz):
+    asked = {
+        split: {q.answer for q in quiz.questions(split, 600) if q.family in ("who", "where")}
+        for split in ("train", "test")
+    }
+    sentences = {s.text: 0 for s in quiz.statements}
+    for s in quiz.statements:
+        sentences[s.text] += 1
+    once = {text for text, n in sentences.items() if n == 1}
+    assert asked["train"] & once
+    assert not asked["train"] & asked["test"] & once
+
+
+def test_questions_are_a_function_of_their_arguments(quiz, text):
+    assert quiz.questions("dev", 50, 7) == Quiz("stories.txt", text).questions("dev", 50, 7)
+    assert quiz.questions("dev", 50, 7) != quiz.questions("dev", 50, 8)
+
+
+def test_documents_are_questions_with_right_answers(quiz):
+    documents = list(quiz.documents(50, seed=1))
+    assert len(documents) == 50
+    for document in documents:
+        first, *_ = document.split("\n")
+        assert first.startswith("Question: ")
+        for line in document.split("\n")[1::2]:
+            answer = line.removeprefix("Answer: ")
+            assert answer in first or answer.startswith("The text does not say"), document
+
+
+def test_a_text_in_another_language_keeps_the_families_of_any_language():
+    rng = random.Random(1)
+    words = ["дом", "стоит", "у", "реки", "где", "растёт", "старый", "дуб", "поёт", "птица"]
+    text = " ".join(" ".join(rng.sample(words, 8)).capitalize() + "." for _ in range(400))
+    quiz = Quiz("text.txt", text)
+    assert quiz.families == ("finish", "next")
+    assert "not English" in quiz.missing
+    for question in quiz.questions("test", 50):
+        assert gold(question, question.answer).correctness == 1
+        assert gold(question, question.wrong[0]).correctness == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Tom ran home. " * 20, "has 20 sentences"),
+        ("no end at all " * 5000, "has 0 sentences"),
+        ("x = 1\ny = 2\n" * 500, "has 0 sentences"),
+        ("Yes it is. " * 500, "has no sentence of 4 to 14 words"),
+    ],
+)
+def test_a_text_without_enough_sentences_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        Quiz("my.txt", text)
