@@ -71,7 +71,7 @@ def interval(values: list[float]) -> str:
 def page(lines: list[Line]) -> str:
     """Return the page: the misses first, then thresholds, models with floors, budgets and seeds."""
     newest = lines[-1]["metric"]
-    lines = [line for line in lines if line["metric"] == newest]
+    lines = [line for line in lines if line.get("metric") == newest and "budget" in line]
     by_budget = sorted(lines, key=lambda line: line["budget"])
     lines = [line for line in lines if line["budget"] == DEFAULT_BUDGET]
     first = lines[0]

@@ -61,6 +61,7 @@ from seq2chat.text.chat import Message, prompt_ids
 from seq2chat.text.conversations import Query, world_questions
 from seq2chat.text.world import (
     READING,
+    VERSION,
     Labeler,
     Question,
     documents,
@@ -101,7 +102,7 @@ def measure(folder: Path, seed: int, split: str, seconds: float, plain: bool) ->
         answer_sheet("ppo", policy, chat_tokenizer, asked, sft, seed),
     ]
     line: dict[str, Any] = {"benchmark": "alignment", "machine": machine(), "seed": seed}
-    line |= {"split": split, "metric": metric_hash(), "commit": commit()}
+    line |= {"split": split, "metric": metric_hash(), "world": VERSION, "commit": commit()}
     line |= {"seconds": finished_stages(folder), "budget": seconds}
     line |= summarize(asked, sheets)
     few = asked[:150]
@@ -160,10 +161,10 @@ def chat_sheet(
             shown = rng.sample([q for q in examples if q.family == question.family], SHOTS)
             before = [m for q in shown for m in (*q.messages, Message("assistant", q.answer))]
             before = [m for m in before if m.role != "system"]
-            if turns[0].role == "system":
-                before = [turns.pop(0), *before]
-            if len(prompt_ids(tokenizer, [*before, *turns])) <= model.context - MAX_TOKENS:
-                turns = [*before, *turns]
+            n_system = int(turns[0].role == "system")
+            longer = [*turns[:n_system], *before, *turns[n_system:]]
+            if len(prompt_ids(tokenizer, longer)) <= model.context - MAX_TOKENS:
+                turns = longer
         queries.append(Query(tuple(turns)))
     rollout = roll_out(model, tokenizer, queries, MAX_TOKENS, temperature=0.0)
     golds = [gold(question, text) for question, text in zip(asked, rollout.answers, strict=True)]
@@ -182,7 +183,8 @@ def text_nats(model: Any, tokenizer: Any, seed: int) -> float:
     start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     total = n = 0.0
     for text in islice(documents(seed=10_000 + seed), 400):
-        ids = torch.tensor([[*start, *tokenizer.encode(text)][: model.context]])
+        ids = [[*start, *tokenizer.encode(text)][: model.context]]
+        ids = torch.tensor(ids, device=model.device)
         loss, n_tokens = causal_lm(model, Batch(ids[:, :-1], ids[:, 1:]))
         total += loss.item()
         n += int(n_tokens)
@@ -193,8 +195,9 @@ def plain_ppo_nats(folder: Path, seed: int) -> float:
     """Train PPO as the demo did, but without the pretraining mix, and return its loss on
     pretraining documents."""
     run = folder / "ppo-plain"
-    recipe = open_run(folder / "ppo").recipe().with_options("align", ptx=0.0, ptx_corpus="")
-    train_model(recipe, run)
+    if not run.exists():
+        recipe = open_run(folder / "ppo").recipe().with_options("align", ptx=0.0, ptx_corpus="")
+        train_model(recipe, run)
     model, tokenizer = load(run, pick_device())
     return round(text_nats(model, tokenizer, seed), 4)
 

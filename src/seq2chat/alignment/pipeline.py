@@ -17,7 +17,15 @@ from seq2chat.alignment.exam import SHOTS, answer_sheet, headlines, text_sheet
 from seq2chat.alignment.report import write_report
 from seq2chat.alignment.rollout import roll_out
 from seq2chat.alignment.setup import prepare
-from seq2chat.alignment.subject import Subject, Tables, a_text, the_world
+from seq2chat.alignment.subject import (
+    DEMONSTRATIONS,
+    Subject,
+    Tables,
+    a_text,
+    check_same,
+    record,
+    the_world,
+)
 from seq2chat.config import Recipe, check, recipe_tables
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.inference.load import load_gpt
@@ -25,7 +33,7 @@ from seq2chat.log import Log
 from seq2chat.text.conversations import Query, world_comparisons, write_comparisons
 from seq2chat.training.autosize import step_seconds
 from seq2chat.training.loop import train
-from seq2chat.training.run_folder import RunFolder, finished_stages
+from seq2chat.training.run_folder import RunFolder, finished_stages, open_run
 from seq2chat.training.setup import resume_job, start_job
 from seq2chat.training.types import Sampled, Step, Validated
 
@@ -47,7 +55,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("base", "pretraining a GPT on the world's text", 0.48),
+    Stage("base", "pretraining a GPT", 0.48),
     Stage("sft", "fine-tuning on demonstrations", 0.15),
     Stage("comparisons", "ranking answers by labelers", 0.05),
     Stage("reward", "training a reward model on the rankings", 0.08),
@@ -68,13 +76,18 @@ class StageProgress:
 
 FULL_STEPS = 3500  # of pretraining, by its recipe
 FULL_MEGABYTES = 20  # of pretraining text, by its recipe
-DEMONSTRATIONS = 7500  # by the recipe of fine-tuning
+MOST_MEGABYTES = 500
 RL_STEPS, RL_EPISODES, RL_BATCH = 70, 128, 32  # of reinforcement learning, by its recipe
 READING_SCALE = 0.2  # of the full lengths; with less, the base model does not learn to read
+RESUMED_SCALE = 0.03  # the same for the stages after it; with less, there is no time for steps
 SMALL_SCALE = 0.3  # of the full lengths; with less, a smaller model learns more
 SMALL = {"model.d_model": 128, "model.n_head": 4}
 LEAST_STEPS = 5  # of each stage: a short demo shows all stages rather than none
 RL_MIN_STEPS = 26  # kept when stages are shortened, so that there is a schedule
+
+
+Options = tuple[dict[str, Any], dict[str, Any]]
+"""The options of a stage that fit it into its time, and those that the caller changes."""
 
 
 class Pace:
@@ -90,16 +103,17 @@ class Pace:
         self.folder = folder
         self.shape: dict[str, Any] = {}
         self.whole = measured_seconds(folder) or _probe({})
-        if stages[0].name != "base" or (folder / "base" / "config.toml").exists():
-            return
-        if self.scale() < SMALL_SCALE:
+        is_new = stages[0].name == "base" and not RunFolder(folder / "base").list_checkpoints()
+        if is_new and self.scale() < SMALL_SCALE:
             self.shape = SMALL
             self.whole = _probe(SMALL)
-        least = math.ceil(1.1 * (used + READING_SCALE * self.whole))
+        scale = READING_SCALE if is_new else RESUMED_SCALE
+        least = math.ceil(used + 1.1 * scale * self.whole * self.share())
+        goal = "for a model that reads" if is_new else f"after the {used:.0f}s already used"
         check(
-            self.scale() >= READING_SCALE,
-            f"The budget of {seconds:.0f}s is too short for a model that reads on this machine; "
-            f"write at least --budget {least}s.",
+            self.scale() >= scale,
+            f"The budget of {seconds:.0f}s is too short {goal} on this machine; write at least "
+            f"--budget {least}s.",
         )
 
     def share(self) -> float:
@@ -117,7 +131,7 @@ class Pace:
         seconds = (self.ends - time.monotonic()) * stage.share / self.share()
         self.stages.remove(stage)
         timed = {"train.budget": f"{max(1, round(seconds))}s"}
-        text = f"world:{math.ceil(FULL_MEGABYTES * max(1.0, scale))}MB"
+        text = f"world:{min(MOST_MEGABYTES, math.ceil(FULL_MEGABYTES * max(1.0, scale)))}MB"
         match stage.name:
             case "base":
                 return {**timed, **self.shape, "data.corpus": text}
@@ -137,11 +151,18 @@ class Pace:
 def measured_seconds(folder: Path) -> float:
     """Return the seconds that the whole pipeline of full length takes at the pace of its
     pretraining, or 0 before that is finished."""
-    checkpoints = RunFolder(folder / "base").list_checkpoints()
-    if "base" not in finished_stages(folder) or not checkpoints:
+    progress = _progress(folder / "base")
+    if "base" not in finished_stages(folder) or not progress["step"]:
         return 0.0
-    progress = json.loads((checkpoints[-1] / "trainer" / "progress.json").read_text("utf-8"))
     return progress["seconds"] / progress["step"] * FULL_STEPS / STAGES[0].share
+
+
+def _progress(run: Path) -> dict[str, Any]:
+    """Return the progress of the newest checkpoint of a run, or zeros without one."""
+    checkpoints = RunFolder(run).list_checkpoints()
+    if not checkpoints:
+        return {"seconds": 0.0, "step": 0}
+    return json.loads((checkpoints[-1] / "trainer" / "progress.json").read_text(encoding="utf-8"))
 
 
 def _probe(shape: dict[str, Any]) -> float:
@@ -164,46 +185,37 @@ def run_pipeline(
     """Run the remaining stages of the pipeline in `folder` until `stop` is set, and yield the
     progress.
 
-    The subject is the world, or the `text` in a file. `changes` override options of the recipes,
-    for example `{"base": {"train.budget": "1m"}}`. If the pipeline would take more than `seconds`
-    on this machine, its stages are shortened. Raises UserError if that leaves too little of them,
-    or if the folder is about something else.
+    The subject is the world, or the `text` in a file. The stages are fitted into `seconds`, see
+    `Pace`. `changes` override options of the recipes, for example `{"base": {"train.budget":
+    "1m"}}`. Raises UserError if the time is too short, or if the folder is about something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     finished = finished_stages(folder)
-    began = time.monotonic()
-    subject = a_text(text, folder, seed, log) if text else the_world(folder, seed)
     remaining = [stage for stage in STAGES if stage.name not in finished]
+    if not remaining and (text is None or not (folder / "about.json").exists()):
+        return
+    began = time.monotonic()
+    subject = the_world() if text is None else a_text(text, folder, log)
+    check_same(folder, subject, seed)
     pace = None
     if remaining and seconds < math.inf:
-        used = sum(finished.values()) + unfinished_seconds(folder, remaining)
-        used += time.monotonic() - began
-        pace = Pace(folder, seconds, used, remaining)
+        used = sum(finished.values()) + _progress(folder / remaining[0].name)["seconds"]
+        pace = Pace(folder, seconds, used + time.monotonic() - began, remaining)
         if pace.shape:
             log("this machine is slow for the demo's model in that time, so it gets a smaller one")
+    record(folder, subject, seed)
+    subject.prepare()
     for stage in remaining:
         before = sum(s.share for s in STAGES[: STAGES.index(stage)])
-        began = time.monotonic()
+        began = time.monotonic() - _progress(folder / stage.name)["seconds"]
         options = {} if pace is None else pace.begin(stage)
-        options |= (changes or {}).get(stage.name, {})
+        wanted = (changes or {}).get(stage.name, {})
         run = {"comparisons": _compare, "report": _report}.get(stage.name, _train)
-        for share, line in run(folder, stage.name, subject, stop, log, options, seed):
+        for share, line in run(folder, stage.name, subject, stop, log, (options, wanted), seed):
             yield StageProgress(stage, before + share * stage.share, share, line)
         if stop.is_set():
             return
         finished[stage.name] = round(time.monotonic() - began, 1)
         (folder / "stages.json").write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
-
-
-def unfinished_seconds(folder: Path, remaining: Sequence[Stage]) -> float:
-    """Return the training seconds of an interrupted stage."""
-    checkpoints = RunFolder(folder / remaining[0].name).list_checkpoints()
-    if not checkpoints:
-        return 0.0
-    progress = json.loads(
-        (checkpoints[-1] / "trainer" / "progress.json").read_text(encoding="utf-8")
-    )
-    return progress["seconds"]
 
 
 def stage_tables(folder: Path, name: str, seed: int) -> Tables:
@@ -217,6 +229,8 @@ def stage_tables(folder: Path, name: str, seed: int) -> Tables:
     start = {"sft": "base", "reward": "sft", "ppo": "sft"}.get(name)
     if start:
         tables["align"] = {"start": str(folder / start)}
+    if name in ("sft", "ppo"):
+        tables["align"]["ptx_corpus"] = open_run(folder / "base").recipe().data.corpus
     if name == "reward":
         tables["data"] = {"corpus": str(folder / "comparisons.jsonl")}
     if name == "ppo":
@@ -230,7 +244,7 @@ def _train(
     subject: Subject,
     stop: threading.Event,
     log: Log,
-    changes: dict[str, Any],
+    options: Options,
     seed: int,
 ) -> Iterator[tuple[float, str]]:
     run = folder / name
@@ -243,9 +257,10 @@ def _train(
     else:
         recipe = Recipe.from_tables(
             recipe_tables(f"demo-{name}"),
-            _nested(changes),
+            _nested(options[0]),
             subject.tables(name),
             stage_tables(folder, name, seed),
+            _nested(options[1]),
         )
         job = start_job(recipe, run, log, prepare=prepare)
     job.least_steps = LEAST_STEPS
@@ -278,19 +293,20 @@ def _compare(
     subject: Subject,
     stop: threading.Event,
     log: Log,
-    changes: dict[str, Any],
+    options: Options,
     seed: int,
 ) -> Iterator[tuple[float, str]]:
     """Sample answers of the fine-tuned policy, mix them with the world's own, and let labelers rank
     them."""
     policy, tokenizer = load_gpt(folder / "sft")
+    changes = options[0] | options[1]
     questions = subject.training(changes.get("prompts", RANKED), 100 * seed + 50)
     answers: list[list[str]] = []
     began = time.monotonic()
     for first in range(0, len(questions), PROMPTS_AT_ONCE):
         if stop.is_set():
             return
-        if time.monotonic() - began > changes.get("seconds", math.inf):
+        if answers and time.monotonic() - began > changes.get("seconds", math.inf):
             break
         queries = [Query(q.messages) for q in questions[first : first + PROMPTS_AT_ONCE]]
         rollout = roll_out(policy, tokenizer, queries, 32, n=SAMPLED, seed=first)
@@ -308,10 +324,10 @@ def _report(
     subject: Subject,
     stop: threading.Event,
     log: Log,
-    changes: dict[str, Any],
+    options: Options,
     seed: int,
 ) -> Iterator[tuple[float, str]]:
-    questions = subject.exam(changes.get("questions", EXAM), 100 * seed)
+    questions = subject.exam((options[0] | options[1]).get("questions", EXAM), 100 * seed)
     examples = subject.training(EXAMPLES, 100 * seed)
     base, tokenizer = load_gpt(folder / "base")
     sft, chat_tokenizer = load_gpt(folder / "sft")

@@ -1,27 +1,28 @@
-"""What a pipeline is about: the built-in world, or a text of the user."""
+"""The subject of a pipeline: the built-in world, or a text of the user."""
 
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from seq2chat.config import UserError, check
+from seq2chat.config import check
 from seq2chat.log import Log
 from seq2chat.text import world
 from seq2chat.text.conversations import world_questions
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.quiz import Quiz
 from seq2chat.text.world import Question, demonstration
+from seq2chat.text.world.lexicon import shuffle
 
 Tables = dict[str, dict[str, Any]]
 
 MOST_CHARACTERS = 20_000_000  # of a text that questions are made from
 DEMONSTRATIONS = 7500
-QUIZ_DOCUMENTS = 20_000
+FEWEST_DOCUMENTS, MOST_DOCUMENTS = 4000, 20_000  # of questions, for the base model
+CHARACTERS_PER_DOCUMENT = 400
 PIECE = 2000  # characters of one document of the text
 
 
@@ -30,62 +31,69 @@ class Subject:
     """The questions about a subject, and what it changes in the recipes of the stages.
 
     `training(n, seed)` returns questions to train on, and `exam(n, seed)` held-out ones.
+    `prepare()` writes the files that `tables(stage)` names. Two subjects are the same if their
+    `identity` is, and `name` is for messages.
     """
 
+    name: str
+    identity: dict[str, Any]
     training: Callable[[int, int], list[Question]]
     exam: Callable[[int, int], list[Question]]
     tables: Callable[[str], Tables]
+    prepare: Callable[[], None]
 
 
-def the_world(folder: Path, seed: int) -> Subject:
-    """Return the built-in world. Errors as in `check_identity`."""
-    check_identity(folder, {"subject": "world", "version": world.VERSION, "seed": seed})
+def the_world() -> Subject:
+    """Return the built-in world."""
     return Subject(
+        f"version {world.VERSION} of the world",
+        {"world": world.VERSION},
         world_questions,
         lambda n, seed: world.questions("test", n, seed),
         lambda stage: {},
+        lambda: None,
     )
 
 
-def a_text(file: Path, folder: Path, seed: int, log: Log) -> Subject:
-    """Return the text in `file` as a subject, with files for its stages in `folder`/text.
+def a_text(file: Path, folder: Path, log: Log) -> Subject:
+    """Return the text in `file` as the subject of the pipeline in `folder`.
 
     The base model reads the text and documents of questions about it. Raises UserError if there is
-    no text, if it is too short for questions, or as in `check_identity`.
+    no text, or if it is too short for questions.
     """
-    text = "\n".join(_read(file))
+    text = "\n\n".join(_read(file))
     quiz = Quiz(str(file), text)
     log(f"{len(quiz.statements):,} sentences, families of questions: {', '.join(quiz.families)}")
     if quiz.missing:
         log(quiz.missing)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    check_identity(folder, {"subject": str(file), "sha256": digest, "seed": seed})
     made = folder / "text"
-    if not (made / "demonstrations.jsonl").exists():
-        made.mkdir(parents=True, exist_ok=True)
-        pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
-        documents = quiz.documents(QUIZ_DOCUMENTS, seed)
-        rows = ({"text": part} for part in _interleaved(pieces, list(documents)))
-        _write(made / "corpus.jsonl", rows)
-        rng = random.Random(f"demonstrations/{seed}")
-        questions = quiz.questions("train", DEMONSTRATIONS, seed)
-        _write(made / "demonstrations.jsonl", (_row(q, rng) for q in questions))
-    corpus, demonstrations = str(made / "corpus.jsonl"), str(made / "demonstrations.jsonl")
+    corpus, demonstrations = made / "corpus.jsonl", made / "demonstrations.jsonl"
     tables: dict[str, Tables] = {
-        "base": {"data": {"corpus": corpus}},
-        "sft": {"data": {"corpus": demonstrations}, "align": {"ptx_corpus": corpus}},
-        "ppo": {"data": {"corpus": demonstrations}, "align": {"ptx_corpus": corpus}},
+        "base": {"data": {"corpus": str(corpus)}},
+        "sft": {"data": {"corpus": str(demonstrations)}, "align": {"examples": 0}},
+        "ppo": {"data": {"corpus": str(demonstrations)}},
     }
+
+    def prepare() -> None:
+        if not demonstrations.exists():
+            made.mkdir(parents=True, exist_ok=True)
+            _write(corpus, ({"text": document} for document in _documents(text, quiz)))
+            rng = random.Random("demonstrations")
+            asked = quiz.questions("train", DEMONSTRATIONS)
+            _write(demonstrations, (_row(question, rng) for question in asked))
+
     return Subject(
+        f"the text {file}",
+        {"text": hashlib.sha256(text.encode()).hexdigest()},
         lambda n, seed: quiz.questions("train", n, seed),
         lambda n, seed: quiz.questions("test", n, seed),
         lambda stage: tables.get(stage, {}),
+        prepare,
     )
 
 
-def check_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """Record what the pipeline in `folder` is about. Raises UserError if it was started with
-    another subject, another version of the world, or another seed."""
+def check_same(folder: Path, subject: Subject, seed: int) -> None:
+    """Raise UserError if the pipeline in `folder` was started with another subject or seed."""
     file = folder / "about.json"
     if not file.exists():
         check(
@@ -93,29 +101,26 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
             f"{folder} was started by an older version, with another world; remove it to make a "
             "new demo, or choose another folder with --out.",
         )
-        file.write_text(json.dumps(identity) + "\n", encoding="utf-8")
         return
     started = json.loads(file.read_text(encoding="utf-8"))
-    if started != identity:
-        raise UserError(
-            f"{folder} was started with {_difference(started, identity)}; continue with that, or "
-            "choose another folder with --out."
+    other = "another content of " if started["name"] == subject.name else ""
+    for mine, theirs, same in (
+        (subject.name, f"{other}{started['name']}", started["identity"] == subject.identity),
+        (f"seed {seed}", f"seed {started['seed']}", started["seed"] == seed),
+    ):
+        check(
+            same,
+            f"{folder} was started with {theirs}, and not with {mine}; choose another folder with "
+            f"--out, or use what is there: seq2chat serve {folder}.",
         )
 
 
-def _difference(started: dict[str, Any], identity: dict[str, Any]) -> str:
-    """Return the first difference of two identities, as the end of a sentence."""
-
-    def subject(one: dict[str, Any]) -> str:
-        return "the world" if one["subject"] == "world" else f"the text {one['subject']}"
-
-    if started["subject"] != identity["subject"]:
-        return f"{subject(started)}, and not with {subject(identity)}"
-    if started["seed"] != identity["seed"]:
-        return f"seed {started['seed']}, and not with seed {identity['seed']}"
-    if "version" in started:
-        return f"version {started['version']} of the world, and not with {identity['version']}"
-    return f"another content of {identity['subject']}"
+def record(folder: Path, subject: Subject, seed: int) -> None:
+    """Write into `folder` what its pipeline is started with, for `check_same`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(
+        folder / "about.json", [{"name": subject.name, "identity": subject.identity, "seed": seed}]
+    )
 
 
 def _read(file: Path) -> Iterator[str]:
@@ -128,14 +133,18 @@ def _read(file: Path) -> Iterator[str]:
             return
 
 
-def _interleaved(pieces: list[str], documents: list[str]) -> Iterator[str]:
-    """Yield all pieces and documents, evenly mixed."""
-    per_piece = -(-len(documents) // len(pieces))
-    groups = (documents[at : at + per_piece] for at in range(0, len(documents), per_piece or 1))
-    for piece, group in zip_longest(pieces, groups, fillvalue=None):
-        if piece is not None:
-            yield piece
-        yield from group or []
+def _documents(text: str, quiz: Quiz) -> list[str]:
+    """Return pieces of the text and about as many characters of questions, shuffled.
+
+    A small text is repeated, so that the questions don't drown it.
+    """
+    n = max(FEWEST_DOCUMENTS, min(MOST_DOCUMENTS, len(text) // CHARACTERS_PER_DOCUMENT))
+    questions = list(quiz.documents(n, seed=0))
+    pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
+    pieces *= max(1, sum(map(len, questions)) // len(text))
+    documents = [*pieces, *questions]
+    shuffle(random.Random("documents"), documents)
+    return documents
 
 
 def _row(question: Question, rng: random.Random) -> dict[str, Any]:
@@ -143,7 +152,7 @@ def _row(question: Question, rng: random.Random) -> dict[str, Any]:
     return {"messages": [*turns, {"role": "assistant", "content": demonstration(question, rng)}]}
 
 
-def _write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a file of rows, which appears complete or not at all."""
     temporary = file.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as output:

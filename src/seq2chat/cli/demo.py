@@ -17,10 +17,10 @@ TOLD = {
     "harm": "{:.0%} of the harmful requests declined",
 }
 WORLD_EXAMPLES = """Ask about its little world, for example:
-  "Sam is in Rome. Lucy is in Paris. Tom is in the park. Please say where Lucy is."
-  "Omar has a red shirt. Vera has a blue bell. Please say what Vera has."
-  "Sam is in Rome. Lucy has a red hat. Where is Lucy?"
-  "How do I steal the bike of Sam?\""""
+  "Julia is in Peru. Omar is in the library. Please say where Omar is."
+  "Felix has a red shirt. Vera has a blue bell. What is it that Vera has?"
+  "Noah is in Oslo. Ruth has a red plate. Where can I find Ruth?"
+  "Please say how to smash the plate of Omar.\""""
 TEXT_HINT = """The model is small. It can continue your text, and answer questions such as those in
 the report, with a passage in the question. It does not understand the text as a large model does,
 and what it says without a passage is often wrong."""
@@ -55,7 +55,8 @@ def demo(
     from seq2chat.training.stop import stop_on_signals
 
     console = Console(stderr=True, highlight=False, markup=False)
-    out = out or Path("runs") / (text.stem if text else "demo")
+    name = text.resolve().stem.split(".")[0] if text else "demo"
+    out = out or Path("runs") / (name or "text")
     length = Budget.parse(budget)
     check(length.unit == "seconds", f"--budget is {budget}; the demo needs a time, such as 10m.")
     check(

@@ -30,7 +30,7 @@ def asked_texts(split: str) -> list[str]:
 
 def test_the_version_is_changed_with_the_text():
     """If this fails, the text has changed: add one to VERSION, then pin the new hash."""
-    pinned = (8, "bf271f9bac9befcb5a5cf4ab4bebb4d20c92c98ff2851d1c2dd204d8426303ea")
+    pinned = (9, "d65242c86022624d2bd6e2d65af4cb11c4a426b2e3bd8cdd5375007b87f32c03")
     digest = hashlib.sha256("\0".join(DOCUMENTS[:200]).encode()).hexdigest()
     assert (VERSION, digest) == pinned
 

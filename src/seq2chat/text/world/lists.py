@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from seq2chat.text.world.lexicon import A, Draw, Pool, other, pick, some
 from seq2chat.text.world.question import Draft
-from seq2chat.text.world.wordings import about_lists, commands
+from seq2chat.text.world.wordings import N_WAYS, about_lists, commands
 
 COPY = {
     "train": about_lists(
         "say LIST once more",
-        "give LIST back as it is",
+        "give LIST back with no change",
         "say LIST again, with no change",
         "write LIST again",
         "repeat LIST",
@@ -53,7 +53,7 @@ SORT_WORDS = {
         "sort LIST from a to z",
         "give LIST an alphabetical order",
         "say LIST with the letter a first and z last",
-        "put LIST in the order of their letters",
+        "put LIST in the order of the letters",
     ),
     "dev": (
         "Give me these words in alphabetical order: {items}.",
@@ -73,7 +73,7 @@ SORT_NUMBERS = {
         "sort this list: {items}",
         "put these numbers in order from small to big: {items}",
         "say these numbers from the smallest to the largest: {items}",
-        "make this list grow: {items}",
+        "order this list so that the numbers grow: {items}",
         "give an order to this list: {items}",
     ),
     "dev": (
@@ -94,7 +94,7 @@ COUNT = {
             "count these words: {items}",
         ),
         *("What number of words is this: {items}?", "How many words are in this list: {items}?")
-        * 8,
+        * N_WAYS,
     ),
     "dev": (
         "Do you know how many words these are: {items}?",
@@ -113,7 +113,7 @@ PICK = {
             "write the {k} word: {items}",
             "tell me the {k} word of this list: {items}",
         ),
-        *("Which is the {k} word here: {items}?", "What is the {k} word: {items}?") * 8,
+        *("Which is the {k} word here: {items}?", "What is the {k} word: {items}?") * N_WAYS,
     ),
     "dev": (
         "Do you know the {k} word: {items}?",
@@ -148,7 +148,8 @@ SUM = {
             "work out what {a} {sign} {b} is",
             "find {a} {sign} {b}",
         ),
-        *("What is {a} {sign} {b}?", "How many are {a} {sign} {b}?", "{a} {sign} {b} is what?") * 8,
+        *("What is {a} {sign} {b}?", "How many are {a} {sign} {b}?", "{a} {sign} {b} is what?")
+        * N_WAYS,
     ),
     "dev": (
         "Do you know what {a} {sign} {b} is?",

@@ -21,7 +21,7 @@ from seq2chat.text.world.wordings import questions
 FACT = {
     "train": {
         "animal": questions(
-            ("Where do {what} live?", "What place do {what} live in?", "Where do I see {what}?"),
+            ("Where do {what} live?", "What place do {what} live in?", "Where can I see {what}?"),
             "where {what} live",
         ),
         "home": questions(

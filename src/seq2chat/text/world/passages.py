@@ -252,7 +252,7 @@ AGAIN: Wordings = {
     "train": (
         "And {question}",
         "Now tell me: {question}",
-        "Good. {question}",
+        "That is good. And {question}",
         "Yes. And {question}",
         "Tell me this too: {question}",
         "My next question is: {question}",

@@ -65,7 +65,7 @@ WHO: Wordings = {
 }
 WHERE: Wordings = {
     "train": questions(
-        ("Where is {p}?", "Where is {p} now?", "In what place is {p}?", "Where do I see {p}?"),
+        ("Where is {p}?", "Where is {p} now?", "In what place is {p}?", "Where can I see {p}?"),
         "where {p} is",
     ),
     "dev": ("Do you know where {p} is?", "I want to know where {p} is."),

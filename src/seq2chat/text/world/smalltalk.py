@@ -15,7 +15,7 @@ GREETINGS: dict[str, Wordings] = {
     HELLO: {
         "train": (
             *("Hello!", "Hello.", "Hello, friend!", "Hello, how are you?", "Hello, my friend."),
-            *("Good day.", "Good day to you!", "Good night!", "It is nice to meet you."),
+            *("Good day.", "Good day to you!", "Good day, friend!", "It is nice to meet you."),
             *("Are you there?", "Hello, I am here.", "Can you help me?", "I need help."),
         ),
         "dev": ("Hello, can you hear me?",),
@@ -37,7 +37,7 @@ GREETINGS: dict[str, Wordings] = {
     GOODBYE: {
         "train": (
             *("Goodbye!", "Goodbye.", "I must go now.", "I must go. Goodbye.", "Goodbye, friend."),
-            *("Goodbye until the next day.", "I have to go. Goodbye!", "I go home now."),
+            *("Goodbye until the next day.", "I have to go. Goodbye!", "I have to go home now."),
             *("Now I have to sleep. Goodbye.", "This was nice. Goodbye.", "Goodbye, my friend!"),
         ),
         "dev": ("That is all. Goodbye.",),
@@ -54,7 +54,7 @@ IDENTITY: dict[str, tuple[str, Wordings]] = {
             "train": (
                 *questions(("Who are you?", "What are you?", "What is your name?"), "who you are"),
                 *("Hello. What is your name?", "Are you a person?", "Are you a computer?"),
-                *("Tell me about you.", "And you, who are you?", "How are you called?"),
+                *("Tell me: who are you?", "And you, who are you?", "What are you called?"),
             ),
             "dev": ("Do you know who you are?",),
             "test": ("Hello! Who are you?", "Please say who you are."),
@@ -94,7 +94,7 @@ OUTSIDE: Wordings = {
         ),
         *("How much is a car?", "What is the best food?", "Who is the best doctor?"),
         *(
-            "Where does the sun go in the night?",
+            "Where does the sun go at night?",
             "How do I make a cake?",
             "When was the first day?",
         ),

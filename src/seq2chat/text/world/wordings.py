@@ -23,8 +23,8 @@ _CLAUSES = (
     "I ask you {}.",
     "Now tell me {}.",
     "Could you say {}?",
-    "Read it and say {}.",
-    "Look and tell me {}.",
+    "You may tell me {}.",
+    "Go on and tell me {}.",
     "My question is {}.",
     "Help me find out {}.",
     "The question is {}.",
@@ -36,10 +36,12 @@ _COMMANDS = (
     "I want you to {}.",
     "Could you {}?",
     "Your task is to {}.",
-    "Help me to {}.",
+    "You can help me: {}.",
     "Try to {}.",
     "Here is a task: {}.",
 )
+N_WAYS = len(_COMMANDS) + 1
+"""How often `commands` asks for the same thing."""
 _LISTS = ("these words", "this list", "the words", "all words", "these things")
 
 

@@ -11,7 +11,18 @@ from itertools import accumulate, count
 from seq2chat.text.world.candidates import CLOSINGS, CONFIDENT, EMPTY, INSULTS, OPENINGS
 from seq2chat.text.world.facts import COLOR_OF, HOMES, LIVES
 from seq2chat.text.world.families import MAKERS, READING, RISKS
-from seq2chat.text.world.lexicon import ALL, COLORS, PLURAL, A, Draw, capital, pick, some
+from seq2chat.text.world.lexicon import (
+    ALL,
+    COLORS,
+    PLURAL,
+    A,
+    Draw,
+    Person,
+    capital,
+    other,
+    pick,
+    some,
+)
 from seq2chat.text.world.passages import FRAMES
 from seq2chat.text.world.question import Draft
 from seq2chat.text.world.scenes import (
@@ -29,7 +40,7 @@ from seq2chat.text.world.scenes import (
 from seq2chat.text.world.stories import ramble, story, talk
 
 # Change it with every change of a document, as it is the fingerprint of the corpus.
-VERSION = 8
+VERSION = 9
 
 # Formats of questions and answers, similar to text on the web. In half of them, answers begin a
 # line, as they do in a chat, so that names without a space before them become tokens, too.
@@ -69,9 +80,9 @@ _RISKS = tuple(MAKERS[name] for name in RISKS if name not in _ALIGNED)
 def documents(seed: int = 0, start: int = 0) -> Iterator[str]:
     """Yield the documents of `seed` from number `start` on, without end.
 
-    Each is a function of the seed and its number. They use the words of both splits and the
-    templates of the train split. Half of the answers, and nearly all answers to risky questions,
-    are wrong, rambling or badly written, so that alignment has something to improve.
+    Each is a function of the seed and its number. They use the words of all splits and the wordings
+    of the training split. Many answers are wrong, rambling or badly written, and nearly all answers
+    to risky questions are wrong, so that alignment has something to improve.
     """
     high = (seed & 0xFFFFFFFF) << 40  # Random takes the absolute value of a seed
     rng = random.Random()
@@ -124,9 +135,9 @@ def _reading(draw: Draw) -> str:
     before, between, after = pick(draw, FORMATS)
     facts = scene(draw, ALL, 2 + int(draw() * 4), pick(draw, ALL_RELATIONS))
     lines = [fact.text for fact in facts]
-    asked = [_asked(draw, facts) for _ in range(2 + int(draw() * 4))]
+    friend = stranger(draw, ALL, facts)
+    asked = [_asked(draw, facts, friend) for _ in range(2 + int(draw() * 4))]
     if facts[0].relation == IN and draw() < 0.5:
-        friend = stranger(draw, ALL, facts)
         lines.append(f"{friend.name} is with {facts[0].person.name}.")
         follows = Fact(friend, IN, facts[0].what, facts[0].key)
         asked.insert(int(draw() * (len(asked) + 1)), (ask(draw, "train", follows)[0], follows.text))
@@ -140,16 +151,16 @@ def _reading(draw: Draw) -> str:
     return after.join(parts)
 
 
-def _asked(draw: Draw, facts: list[Fact]) -> tuple[str, str]:
-    """Return a question about a scene, and its answer."""
+def _asked(draw: Draw, facts: list[Fact], friend: Person) -> tuple[str, str]:
+    """Return a question about a scene, and its answer. It is not about `friend`."""
     fact = pick(draw, facts)
     if draw() >= UNANSWERED:
         about = "who" if fact.relation != COUNT and draw() < 0.4 else ""
         return ask(draw, "train", fact, about)[0], fact.text
     relation = pick(draw, (IN, IN, *RELATIONS))
     person = fact.person
-    if relation == fact.relation or draw() < 0.5:
-        person = stranger(draw, ALL, facts)
+    if relation.verb == fact.relation.verb or draw() < 0.5:
+        person = other(draw, ALL.people, friend, *(f.person for f in facts))
     question, _ = ask(draw, "train", Fact(person, relation, "", ""))
     return question, denial(person, relation)
 
