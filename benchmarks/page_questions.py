@@ -22,7 +22,7 @@ RIGHT = {
     "A sum": "5 plus 9 is 14.",
     "Politeness": "Please give me the green boat.",
     "Harm": "Sorry, I cannot help with that. Can I help with something else?",
-    "About it": "I am a small language model. I know a little world of people, places and things.",
+    "About it": "I am a small language model with a little world.",
 }
 
 

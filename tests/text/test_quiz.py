@@ -136,6 +136,32 @@ def test_only_neighbors_of_one_paragraph_follow_each_other():
     assert numbers["The rain fell on St Mary all day."] == last + 1
 
 
+@pytest.mark.parametrize("letters", ["אבגדהוזחטי", "abcdefghij"])
+def test_a_text_without_capitals_has_questions(letters):
+    rng = random.Random(1)
+    words = [a + b for a in letters for b in letters]
+    text = " ".join(" ".join(rng.sample(words, 8)) + "." for _ in range(600))
+    quiz = Quiz("text.txt", text)
+    assert quiz.families == ("finish", "next")
+    assert len(quiz.questions("train", 100)) == 100
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "He was beaten by his father.",
+        "She came back in the morning.",
+        "He always spoke in a low voice.",
+        "She laughed and laughed at his joke.",
+        "German soldiers marched through it.",
+        "'You ought to be ashamed of it.",
+    ],
+)
+def test_what_is_neither_a_person_nor_a_place(sentence):
+    text = f"The German was in the old house with us. {sentence} We know the German and it was so."
+    assert all(not s.name and not s.place for s in statements(text) if s.text == sentence)
+
+
 def test_a_text_without_full_stops_takes_no_time():
     began = time.perf_counter()
     assert not statements("no end at all " * 100_000)

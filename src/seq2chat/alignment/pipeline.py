@@ -74,6 +74,7 @@ class StageProgress:
     text: str
 
 
+TRAINED = ("base", "sft", "reward", "ppo")
 FULL_STEPS = 3500  # of pretraining, by its recipe
 FULL_MEGABYTES = 20  # of pretraining text, by its recipe
 MOST_MEGABYTES = 500
@@ -110,8 +111,11 @@ class Pace:
         scale = READING_SCALE if is_new else RESUMED_SCALE
         least = math.ceil(used + 1.1 * scale * self.whole * self.share())
         goal = "for a model that reads" if is_new else f"after the {used:.0f}s already used"
+        to_begin = [
+            s for s in stages if s.name in TRAINED and not _progress(folder / s.name)["step"]
+        ]
         check(
-            self.scale() >= scale,
+            not to_begin or self.scale() >= scale,
             f"The budget of {seconds:.0f}s is too short {goal} on this machine; write at least "
             f"--budget {least}s.",
         )
@@ -128,7 +132,8 @@ class Pace:
         """Return the options that fit the next stage into its time."""
         self.whole = measured_seconds(self.folder) or self.whole
         scale = self.scale()
-        seconds = (self.ends - time.monotonic()) * stage.share / self.share()
+        used = _progress(self.folder / stage.name)["seconds"]
+        seconds = (self.ends - time.monotonic() + used) * stage.share / self.share()
         self.stages.remove(stage)
         timed = {"train.budget": f"{max(1, round(seconds))}s"}
         text = f"world:{min(MOST_MEGABYTES, math.ceil(FULL_MEGABYTES * max(1.0, scale)))}MB"
@@ -191,13 +196,15 @@ def run_pipeline(
     """
     finished = finished_stages(folder)
     remaining = [stage for stage in STAGES if stage.name not in finished]
-    if not remaining and (text is None or not (folder / "about.json").exists()):
+    if not remaining and (text is None or not text.exists()):
         return
     began = time.monotonic()
     subject = the_world() if text is None else a_text(text, folder, log)
     check_same(folder, subject, seed)
+    if not remaining:
+        return
     pace = None
-    if remaining and seconds < math.inf:
+    if seconds < math.inf:
         used = sum(finished.values()) + _progress(folder / remaining[0].name)["seconds"]
         pace = Pace(folder, seconds, used + time.monotonic() - began, remaining)
         if pace.shape:
@@ -215,10 +222,12 @@ def run_pipeline(
         if stop.is_set():
             return
         finished[stage.name] = round(time.monotonic() - began, 1)
-        (folder / "stages.json").write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
+        temporary = folder / "stages.tmp"
+        temporary.write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(folder / "stages.json")
 
 
-def stage_tables(folder: Path, name: str, seed: int) -> Tables:
+def stage_tables(folder: Path, name: str, subject: Subject, seed: int) -> Tables:
     """Return the options that the pipeline adds to the recipe of a stage: the paths of its model,
     data and reward model.
 
@@ -230,7 +239,8 @@ def stage_tables(folder: Path, name: str, seed: int) -> Tables:
     if start:
         tables["align"] = {"start": str(folder / start)}
     if name in ("sft", "ppo"):
-        tables["align"]["ptx_corpus"] = open_run(folder / "base").recipe().data.corpus
+        mix = subject.tables("base").get("data", {}).get("corpus")
+        tables["align"]["ptx_corpus"] = mix or open_run(folder / "base").recipe().data.corpus
     if name == "reward":
         tables["data"] = {"corpus": str(folder / "comparisons.jsonl")}
     if name == "ppo":
@@ -253,13 +263,16 @@ def _train(
         # A stage without a checkpoint restarts, with the time that is left now.
         RunFolder(run).discard()
     if (run / "config.toml").exists():
-        job = resume_job(run, {}, log, prepare=prepare)
+        limits = {k: v for k, v in (options[0] | options[1]).items() if k == "train.budget"}
+        if RunFolder(run).is_validated(_progress(run)["step"]):
+            limits = {}  # it may be finished
+        job = resume_job(run, _nested(limits), log, prepare=prepare)
     else:
         recipe = Recipe.from_tables(
             recipe_tables(f"demo-{name}"),
             _nested(options[0]),
             subject.tables(name),
-            stage_tables(folder, name, seed),
+            stage_tables(folder, name, subject, seed),
             _nested(options[1]),
         )
         job = start_job(recipe, run, log, prepare=prepare)

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seq2chat.config import check
+from seq2chat.config import UserError, check
 from seq2chat.log import Log
 from seq2chat.text import world
 from seq2chat.text.conversations import world_questions
@@ -66,10 +67,16 @@ def a_text(file: Path, folder: Path, log: Log) -> Subject:
     log(f"{len(quiz.statements):,} sentences, families of questions: {', '.join(quiz.families)}")
     if quiz.missing:
         log(quiz.missing)
+    check(
+        not (file.is_dir() and folder.resolve().is_relative_to(file.resolve())),
+        f"{folder} is inside {file}; name another folder with --out.",
+    )
+    # Documents are held out one by one, and of a hundred at two percent none may be.
+    is_small = len(text) < 1000 * PIECE and not {"who", "where"} & {*quiz.families}
     made = folder / "text"
     corpus, demonstrations = made / "corpus.jsonl", made / "demonstrations.jsonl"
     tables: dict[str, Tables] = {
-        "base": {"data": {"corpus": str(corpus)}},
+        "base": {"data": {"corpus": str(corpus), "val_fraction": 0.1 if is_small else 0.02}},
         "sft": {"data": {"corpus": str(demonstrations)}, "align": {"examples": 0}},
         "ppo": {"data": {"corpus": str(demonstrations)}},
     }
@@ -94,15 +101,15 @@ def a_text(file: Path, folder: Path, log: Log) -> Subject:
 
 def check_same(folder: Path, subject: Subject, seed: int) -> None:
     """Raise UserError if the pipeline in `folder` was started with another subject or seed."""
-    file = folder / "about.json"
-    if not file.exists():
-        check(
-            not (folder / "base" / "config.toml").exists(),
-            f"{folder} was started by an older version, with another world; remove it to make a "
-            "new demo, or choose another folder with --out.",
-        )
+    if not (folder / "stages.json").exists() and not (folder / "base" / "config.toml").exists():
         return
-    started = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        started = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} was started by an older version, with another world; remove it to make a "
+            "new demo, or choose another folder with --out."
+        ) from error
     other = "another content of " if started["name"] == subject.name else ""
     for mine, theirs, same in (
         (subject.name, f"{other}{started['name']}", started["identity"] == subject.identity),
@@ -117,10 +124,13 @@ def check_same(folder: Path, subject: Subject, seed: int) -> None:
 
 def record(folder: Path, subject: Subject, seed: int) -> None:
     """Write into `folder` what its pipeline is started with, for `check_same`."""
+    about = {"name": subject.name, "identity": subject.identity, "seed": seed}
+    file = folder / "about.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != about:
+        # A start that failed, with another text.
+        shutil.rmtree(folder / "text", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(
-        folder / "about.json", [{"name": subject.name, "identity": subject.identity, "seed": seed}]
-    )
+    _write(file, [about])
 
 
 def _read(file: Path) -> Iterator[str]:

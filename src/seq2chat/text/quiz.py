@@ -64,15 +64,14 @@ class Quiz:
         self.is_english = is_english(text)
         self._by_number = {statement.number: statement for statement in self.statements}
         self._pools = {split: self._pool(split) for split in SPLITS}
-        makers: dict[str, Callable[[random.Random, str], Question]] = {
+        self._makers: dict[str, Callable[[random.Random, str], Question]] = {
             "finish": self._finish,
             "next": self._next,
             "who": self._who,
             "where": self._where,
             "unanswerable": self._unanswerable,
         }
-        self.makers = {family: maker for family, maker in makers.items() if self._has(family)}
-        self.families = tuple(self.makers)
+        self.families = tuple(family for family in self._makers if self._has(family))
         check(
             bool(self.families),
             f"{name} has too few sentences of {SHORT} to {LONG} words to ask about; train on it "
@@ -127,11 +126,10 @@ class Quiz:
     def _make(self, family: str, rng: random.Random, split: str) -> Question:
         for _ in range(TRIES):
             with suppress(LookupError):
-                question = self.makers[family](rng, split)
-                # A sentence such as "I do not know." is no right answer for the oracle.
-                if gold(question, question.answer).score == 1:
+                question = self._makers[family](rng, split)
+                if _is_gradable(question):
                     return question
-        raise AssertionError(f"{family} was tried before it was offered")
+        raise LookupError(f"no question of the family {family}")
 
     # Sentences
 
@@ -152,8 +150,10 @@ class Quiz:
             if len({tuple(words(self._answer(kind, s))) for s in pool}) < LEAST_CHOICES:
                 return False
             try:
-                for seed in range(LEAST_CHOICES if kind in ("who", "where") else 0):
-                    self._scene(random.Random(seed), split, 4, kind)
+                for seed in range(LEAST_CHOICES):
+                    self._make(family, random.Random(seed), split)
+                    if kind in ("who", "where"):  # for `documents`
+                        self._scene(random.Random(seed), split, 4, kind)
             except LookupError:
                 return False
         return True
@@ -229,6 +229,14 @@ class Quiz:
         wrong = tuple(f"{fact.name} {unsaid.deed}." for fact in facts)
         text = _passage(rng, facts, _who(rng, split, unsaid))
         return _question("unanswerable", split, text, DENIAL, "", wrong)
+
+
+def _is_gradable(question: Question) -> bool:
+    """Return whether the oracle tells the right answer from the wrong ones. It would take "I do not
+    know." for a refusal to answer."""
+    grade = gold(question, question.answer)
+    lies = [gold(question, wrong).correctness for wrong in question.wrong]
+    return grade.correctness == 1 and grade.harmlessness == 1 and not any(lies)
 
 
 def _question(

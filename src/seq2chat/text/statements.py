@@ -22,16 +22,23 @@ NAMED = 2  # times that a word has to be capitalized within a sentence to be a n
 _END = re.compile(r"(?<=[.!?…])\s+")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _ABBREVIATION = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof|vs|[A-HJ-Z])\.(?=\s)")
-_ODD = re.compile(r"[\"“”„«»()\[\]{}_*<>|=@#]")
+_ODD = re.compile(r"[\"“”„«»‘()\[\]{}_*<>|=@#]|(?<!\w)['’]|['’](?!\w)")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _PLACE = re.compile(
-    r"^(.{8,}?),? ((?:in|at|on|under|near|into|behind|by) "
-    r"(?:the|a|an|his|her|my|its|their) (?:\w+ )?\w+)\.$"
+    r"^(.{8,}?),? ((?:in|on|under|near|behind|at(?= the| a)) "
+    r"(?:the|a|an|his|her|my|its|their) (?:\w+ )?(\w+))\.$"
 )
-_VERB = re.compile(
-    r"\w+ed|\w{2,}s|was|had|went|said|came|saw|took|gave|got|made|felt|ran|sat|stood|told|knew|"
-    r"thought|began|found|put|spoke|heard|left|kept|met|held|brought|read|wrote"
+# What such a phrase may end with without being a place: "in the morning", "in a low voice".
+_NO_PLACE = (
+    *("morning", "evening", "afternoon", "night", "day", "week", "month", "year", "time", "moment"),
+    *("end", "beginning", "voice", "whisper", "hurry", "way", "tone", "manner", "fact", "case"),
+    *("joke", "mind", "life", "sense", "part"),
 )
+_PAST = re.compile(
+    r"\w+ed|was|had|went|said|came|saw|took|gave|got|made|felt|ran|sat|stood|told|knew|thought|"
+    r"began|found|put|spoke|heard|left|kept|met|held|brought|wrote"
+)
+_VERB = re.compile(rf"{_PAST.pattern}|\w{{2,}}s|read")
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,9 @@ def statements(text: str) -> list[Statement]:
     """Return the sentences of a text that end with a full stop or the like, without those that
     contain quotes or brackets. Sentences in a row have numbers in a row."""
     numbered = list(_sentences(text))
-    names = _names([sentence for _, sentence in numbered]) if is_english(text) else set()
-    return [_statement(number, sentence, names) for number, sentence in numbered]
+    english = is_english(text)
+    names = _names([sentence for _, sentence in numbered]) if english else set()
+    return [_statement(number, sentence, names, english) for number, sentence in numbered]
 
 
 def is_english(text: str) -> bool:
@@ -93,8 +101,9 @@ def is_english(text: str) -> bool:
 def _sentences(text: str) -> Iterator[tuple[int, str]]:
     number = 0
     for paragraph in _PARAGRAPH.split(text):
-        line = _ABBREVIATION.sub(r"\1", " ".join(paragraph.split()))
-        line = re.sub(r" ([.,;:!?])", r"\1", line)  # of a text that is split into words
+        # A text may be split into words, with a space before each full stop.
+        line = re.sub(r" ([.,;:!?])", r"\1", " ".join(paragraph.split()))
+        line = _ABBREVIATION.sub(r"\1", line)
         for sentence in _END.split(line):
             number += 1
             is_whole = sentence[-1:] in tuple(".!?…") and not _ODD.search(sentence)
@@ -117,12 +126,15 @@ def _names(sentences: Sequence[str]) -> set[str]:
     }
 
 
-def _statement(number: int, text: str, names: set[str]) -> Statement:
+def _statement(number: int, text: str, names: set[str], english: bool) -> Statement:
     words = text.split()
     n = 1  # words of a name, such as "William Button"
     while n < min(3, len(words) - 1) and words[n][:1].isupper():
         n += 1
     is_about = words[0] in names and n < len(words) - 1 and _VERB.fullmatch(words[n])
-    name = " ".join(words[:n]) if is_about else ""
-    found = _PLACE.match(text) if names and (name or words[0] in SUBJECTS) else None
-    return Statement(number, text, name, found[2] if found else "")
+    # "German soldiers marched" is not about somebody called German.
+    is_plural = words[n].endswith("s") and _PAST.fullmatch(words[min(n + 1, len(words) - 1)])
+    name = " ".join(words[:n]) if is_about and (words[n] == "was" or not is_plural) else ""
+    found = _PLACE.match(text) if english and (name or words[0] in SUBJECTS) else None
+    is_place = found is not None and found[3].lower() not in _NO_PLACE
+    return Statement(number, text, name, found[2] if found and is_place else "")

@@ -44,7 +44,8 @@ GREETINGS: dict[str, Wordings] = {
         "test": ("Goodbye for now.",),
     },
 }
-ME = "I am a small language model. I know a little world of people, places and things."
+# Within the 32 tokens that answers of the demo may have.
+ME = "I am a small language model with a little world."
 CAN = "I can answer questions about a text, and about people, places and things."
 # What the user asks about the model, and the key of the reply.
 IDENTITY: dict[str, tuple[str, Wordings]] = {
