@@ -65,9 +65,9 @@ def interval(values: list[float]) -> str:
         return f"{mean:.2f}"
     t = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.0)
     half = t * statistics.stdev(values) / math.sqrt(len(values))
-    low, high = mean - half, mean + half
-    if min(values) >= 0:  # a share
-        low, high = max(0.0, low), min(1.0, high)
+    is_share = min(values) >= 0
+    low = max(0.0, mean - half) if is_share else mean - half
+    high = min(1.0, mean + half) if is_share else mean + half
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 

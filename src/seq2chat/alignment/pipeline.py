@@ -87,8 +87,25 @@ LEAST_STEPS = 5  # of each stage: a short demo shows all stages rather than none
 RL_MIN_STEPS = 26  # kept when stages are shortened, so that there is a schedule
 
 
-Options = tuple[dict[str, Any], dict[str, Any]]
-"""The options of a stage that fit it into its time, and those that the caller changes."""
+@dataclass(frozen=True)
+class Work:
+    """The work on one stage: where, about what, and with which options.
+
+    `fitted` are the options that fit the stage into its time, and `changes` those of the caller.
+    """
+
+    folder: Path
+    stage: str
+    subject: Subject
+    seed: int
+    fitted: dict[str, Any]
+    changes: dict[str, Any]
+    stop: threading.Event
+    log: Log
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.fitted | self.changes
 
 
 class Pace:
@@ -214,10 +231,11 @@ def run_pipeline(
     for stage in remaining:
         before = sum(s.share for s in STAGES[: STAGES.index(stage)])
         began = time.monotonic() - _progress(folder / stage.name)["seconds"]
-        options = {} if pace is None else pace.begin(stage)
+        fitted = {} if pace is None else pace.begin(stage)
         wanted = (changes or {}).get(stage.name, {})
+        work = Work(folder, stage.name, subject, seed, fitted, wanted, stop, log)
         run = {"comparisons": _compare, "report": _report}.get(stage.name, _train)
-        for share, line in run(folder, stage.name, subject, stop, log, (options, wanted), seed):
+        for share, line in run(work):
             yield StageProgress(stage, before + share * stage.share, share, line)
         if stop.is_set():
             return
@@ -227,19 +245,21 @@ def run_pipeline(
         temporary.replace(folder / "stages.json")
 
 
-def stage_tables(folder: Path, name: str, subject: Subject, seed: int) -> Tables:
+def _stage_tables(work: Work) -> Tables:
     """Return the options that the pipeline adds to the recipe of a stage: the paths of its model,
     data and reward model.
 
     Every stage has its own seed, and therefore other questions of the world.
     """
+    folder = work.folder
+    name = work.stage
     number = [stage.name for stage in STAGES].index(name)
-    tables: Tables = {"train": {"seed": 100 * seed + number}}
+    tables: Tables = {"train": {"seed": 100 * work.seed + number}}
     start = {"sft": "base", "reward": "sft", "ppo": "sft"}.get(name)
     if start:
         tables["align"] = {"start": str(folder / start)}
     if name in ("sft", "ppo"):
-        mix = subject.tables("base").get("data", {}).get("corpus")
+        mix = work.subject.tables("base").get("data", {}).get("corpus")
         tables["align"]["ptx_corpus"] = mix or open_run(folder / "base").recipe().data.corpus
     if name == "reward":
         tables["data"] = {"corpus": str(folder / "comparisons.jsonl")}
@@ -248,36 +268,28 @@ def stage_tables(folder: Path, name: str, subject: Subject, seed: int) -> Tables
     return tables
 
 
-def _train(
-    folder: Path,
-    name: str,
-    subject: Subject,
-    stop: threading.Event,
-    log: Log,
-    options: Options,
-    seed: int,
-) -> Iterator[tuple[float, str]]:
-    run = folder / name
+def _train(work: Work) -> Iterator[tuple[float, str]]:
+    run = work.folder / work.stage
     yield 0.0, "preparing"
     if not RunFolder(run).list_checkpoints():
         # A stage without a checkpoint restarts, with the time that is left now.
         RunFolder(run).discard()
     if (run / "config.toml").exists():
-        limits = {k: v for k, v in (options[0] | options[1]).items() if k == "train.budget"}
+        limits = {k: v for k, v in work.options.items() if k == "train.budget"}
         if RunFolder(run).is_validated(_progress(run)["step"]):
             limits = {}  # it may be finished
-        job = resume_job(run, _nested(limits), log, prepare=prepare)
+        job = resume_job(run, _nested(limits), work.log, prepare=prepare)
     else:
         recipe = Recipe.from_tables(
-            recipe_tables(f"demo-{name}"),
-            _nested(options[0]),
-            subject.tables(name),
-            stage_tables(folder, name, subject, seed),
-            _nested(options[1]),
+            recipe_tables(f"demo-{work.stage}"),
+            _nested(work.fitted),
+            work.subject.tables(work.stage),
+            _stage_tables(work),
+            _nested(work.changes),
         )
-        job = start_job(recipe, run, log, prepare=prepare)
+        job = start_job(recipe, run, work.log, prepare=prepare)
     job.least_steps = LEAST_STEPS
-    for event in train(job, stop):
+    for event in train(job, work.stop):
         match event:
             case Step():
                 values = job.task.display(event.metrics) or [f"loss {event.loss:.3f}"]
@@ -287,9 +299,9 @@ def _train(
                 if event.evaluation is not None:
                     values[f"nats per {job.task.unit}"] = event.evaluation.loss
                 line = " · ".join(f"{key} {value:.3f}" for key, value in values.items())
-                log(f"{name}, step {event.step}: {line}")
+                work.log(f"{work.stage}, step {event.step}: {line}")
             case Sampled():
-                log(event.text.strip())
+                work.log(event.text.strip())
 
 
 def _nested(flat: dict[str, Any]) -> Tables:
@@ -300,48 +312,32 @@ def _nested(flat: dict[str, Any]) -> Tables:
     return tables
 
 
-def _compare(
-    folder: Path,
-    name: str,
-    subject: Subject,
-    stop: threading.Event,
-    log: Log,
-    options: Options,
-    seed: int,
-) -> Iterator[tuple[float, str]]:
+def _compare(work: Work) -> Iterator[tuple[float, str]]:
     """Sample answers of the fine-tuned policy, mix them with the world's own, and let labelers rank
     them."""
-    policy, tokenizer = load_gpt(folder / "sft")
-    changes = options[0] | options[1]
-    questions = subject.training(changes.get("prompts", RANKED), 100 * seed + 50)
+    policy, tokenizer = load_gpt(work.folder / "sft")
+    questions = work.subject.training(work.options.get("prompts", RANKED), 100 * work.seed + 50)
     answers: list[list[str]] = []
     began = time.monotonic()
     for first in range(0, len(questions), PROMPTS_AT_ONCE):
-        if stop.is_set():
+        if work.stop.is_set():
             return
-        if answers and time.monotonic() - began > changes.get("seconds", math.inf):
+        if answers and time.monotonic() - began > work.options.get("seconds", math.inf):
             break
         queries = [Query(q.messages) for q in questions[first : first + PROMPTS_AT_ONCE]]
         rollout = roll_out(policy, tokenizer, queries, 32, n=SAMPLED, seed=first)
         groups = (rollout.answers[i : i + SAMPLED] for i in range(0, len(rollout), SAMPLED))
         answers += [[text for text in group if text.strip()] for group in groups]
         yield first / len(questions), f"{first} of {len(questions)} prompts"
-    comparisons = world_comparisons(questions[: len(answers)], seed, answers)
-    write_comparisons(folder / "comparisons.jsonl", comparisons)
-    log(f"{sum(len(c.pairs()) for c in comparisons):,} pairs of answers ranked")
+    comparisons = world_comparisons(questions[: len(answers)], work.seed, answers)
+    write_comparisons(work.folder / "comparisons.jsonl", comparisons)
+    work.log(f"{sum(len(c.pairs()) for c in comparisons):,} pairs of answers ranked")
 
 
-def _report(
-    folder: Path,
-    name: str,
-    subject: Subject,
-    stop: threading.Event,
-    log: Log,
-    options: Options,
-    seed: int,
-) -> Iterator[tuple[float, str]]:
-    questions = subject.exam((options[0] | options[1]).get("questions", EXAM), 100 * seed)
-    examples = subject.training(EXAMPLES, 100 * seed)
+def _report(work: Work) -> Iterator[tuple[float, str]]:
+    folder = work.folder
+    questions = work.subject.exam(work.options.get("questions", EXAM), 100 * work.seed)
+    examples = work.subject.training(EXAMPLES, 100 * work.seed)
     base, tokenizer = load_gpt(folder / "base")
     sft, chat_tokenizer = load_gpt(folder / "sft")
     ppo, _ = load_gpt(folder / "ppo")
@@ -349,10 +345,10 @@ def _report(
     sheets = [text_sheet("base", base, tokenizer, questions)]
     sheets.append(text_sheet("base, prompted", base, tokenizer, questions, examples, SHOTS))
     for share, run, model, reference in ((0.3, "sft", sft, None), (0.6, "ppo", ppo, sft)):
-        if stop.is_set():
+        if work.stop.is_set():
             return
         yield share, run
         sheets.append(answer_sheet(run, model, chat_tokenizer, questions, reference))
     write_report(folder, questions, sheets)
     rights = {sheet.name: headlines(questions, sheet)["right"].rate for sheet in sheets}
-    log("right answers: " + ", ".join(f"{name} {rate:.0%}" for name, rate in rights.items()))
+    work.log("right answers: " + ", ".join(f"{name} {rate:.0%}" for name, rate in rights.items()))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seq2chat.alignment.exam import exam
 from seq2chat.config import UserError, check
 from seq2chat.log import Log
 from seq2chat.text import world
@@ -50,7 +51,7 @@ def the_world() -> Subject:
         f"version {world.VERSION} of the world",
         {"world": world.VERSION},
         world_questions,
-        lambda n, seed: world.questions("test", n, seed),
+        exam,
         lambda stage: {},
         lambda: None,
     )
@@ -74,7 +75,8 @@ def a_text(file: Path, folder: Path, log: Log) -> Subject:
     # Documents are held out one by one, and of a hundred at two percent none may be.
     is_small = len(text) < 1000 * PIECE and not {"who", "where"} & {*quiz.families}
     made = folder / "text"
-    corpus, demonstrations = made / "corpus.jsonl", made / "demonstrations.jsonl"
+    corpus = made / "corpus.jsonl"
+    demonstrations = made / "demonstrations.jsonl"
     tables: dict[str, Tables] = {
         "base": {"data": {"corpus": str(corpus), "val_fraction": 0.1 if is_small else 0.02}},
         "sft": {"data": {"corpus": str(demonstrations)}, "align": {"examples": 0}},

@@ -1,8 +1,7 @@
 """Many ways to ask for the same thing, so that a model learns to read requests rather than
 wordings.
 
-The lists here are for the training split. Wordings of the dev and test splits stand beside the
-families.
+All of them are for the training split. Those of the dev and test splits are next to the families.
 """
 
 from __future__ import annotations
