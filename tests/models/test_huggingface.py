@@ -10,10 +10,19 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 from transformers.models.gpt_neo import modeling_gpt_neo
+from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
 from seq2chat.config import GPTConfig, UserError
@@ -27,6 +36,23 @@ CONFIGS = {
     "modern": GPTConfig("modern", dropout=0.25, rope_theta=500.0, **SHAPE),
     "grouped": GPTConfig("modern", n_kv_head=2, d_head=6, d_ff=20, norm_eps=1e-3, **SHAPE),
     "tied": GPTConfig("modern", n_kv_head=1, tie_embeddings=True, **SHAPE),
+    "llama": GPTConfig("llama", n_kv_head=2, tie_embeddings=True, **SHAPE),
+    "llama3": GPTConfig(
+        "llama",
+        n_kv_head=2,
+        d_head=8,
+        rope_theta=10.0,
+        rope_scaling="llama3",
+        rope_factor=4.0,
+        rope_context=8,
+        **SHAPE,
+    ),
+    "biases": GPTConfig(
+        "llama", attention_bias=True, mlp_bias=True, rope_scaling="linear", rope_factor=2.5, **SHAPE
+    ),
+    "qwen2": GPTConfig("qwen2", n_kv_head=2, tie_embeddings=True, **SHAPE),
+    "mistral": GPTConfig("mistral", n_kv_head=2, d_head=6, window=5, **SHAPE),
+    "mistral, dense": GPTConfig("mistral", n_kv_head=2, **SHAPE),
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 THEIRS = {
@@ -50,6 +76,46 @@ THEIRS = {
         qwen3(num_key_value_heads=2, rope_parameters=rope(theta=700.0))
     ),
     "tied": lambda: Qwen3ForCausalLM(qwen3(num_key_value_heads=1, tie_word_embeddings=True)),
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(**SHAPES, num_key_value_heads=2, tie_word_embeddings=True)
+    ),
+    "llama3": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            **SHAPES,
+            head_dim=8,
+            rope_parameters=rope(
+                theta=10.0,
+                kind="llama3",
+                factor=4.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=8,
+            ),
+        )
+    ),
+    "biases": lambda: LlamaForCausalLM(
+        LlamaConfig(
+            **SHAPES,
+            attention_bias=True,
+            mlp_bias=True,
+            rope_parameters=rope(kind="linear", factor=2.5),
+        )
+    ),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPES, num_key_value_heads=2)),
+    "mistral": lambda: MistralForCausalLM(
+        MistralConfig(**SHAPES, num_key_value_heads=2, head_dim=6, sliding_window=5)
+    ),
+    "mistral, dense": lambda: MistralForCausalLM(
+        MistralConfig(**SHAPES, num_key_value_heads=4, sliding_window=None)
+    ),
+}
+SHAPES = {
+    "vocab_size": 37,
+    "max_position_embeddings": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "hidden_size": 16,
+    "intermediate_size": 20,
 }
 
 
@@ -58,16 +124,7 @@ def rope(theta=10000.0, kind="default", **more):
 
 
 def qwen3(**options):
-    return Qwen3Config(
-        vocab_size=37,
-        max_position_embeddings=24,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        hidden_size=16,
-        head_dim=6,
-        intermediate_size=20,
-        **options,
-    )
+    return Qwen3Config(**SHAPES, head_dim=6, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +143,13 @@ def in_double_precision(monkeypatch):
         )
 
     monkeypatch.setattr(modeling_gpt_neo, "torch", Torch64())
-    monkeypatch.setattr(modeling_qwen3.Qwen3RMSNorm, "forward", rms_norm)
+    for norm in (
+        modeling_qwen3.Qwen3RMSNorm,
+        modeling_qwen2.Qwen2RMSNorm,
+        modeling_llama.LlamaRMSNorm,
+        modeling_mistral.MistralRMSNorm,
+    ):
+        monkeypatch.setattr(norm, "forward", rms_norm)
 
 
 def randomise(model):
@@ -132,6 +195,34 @@ def test_we_open_folders_of_transformers(make, max_shard_size, tmp_path):
     theirs.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     assert (tmp_path / "model.safetensors").exists() == (max_shard_size == "1GB")
     assert_same_logits(load_model(tmp_path, dtype=torch.float64), theirs)
+
+
+@pytest.mark.parametrize("make", THEIRS.values(), ids=THEIRS.keys())
+def test_gradients_and_cached_decoding_are_those_of_transformers(make, tmp_path):
+    theirs = randomise(make())
+    theirs.save_pretrained(tmp_path / "weights")
+    ours = load_model(tmp_path / "weights", dtype=torch.float64)
+    tokens = torch.randint(37, (2, 20), generator=torch.Generator().manual_seed(2))
+    weights = torch.randn(2, 20, 37, generator=torch.Generator().manual_seed(3)).double()
+    expected = theirs(tokens).logits
+    (expected * weights).sum().backward()
+    (ours(tokens) * weights).sum().backward()
+    state = ours.start()
+    with torch.no_grad():
+        parts = [ours.step(part, state)[0] for part in tokens.split([7, 1, 1, 11], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected.detach(), rtol=0, atol=1e-9)
+
+    # The gradients as weights have the same names in both files.
+    for model in (ours, theirs):
+        for parameter in model.parameters():
+            parameter.data = parameter.grad
+    save_model(ours, tmp_path / "ours", dtype=torch.float64)
+    theirs.save_pretrained(tmp_path / "theirs")
+    mine, wanted = (load_file(tmp_path / n / "model.safetensors") for n in ("ours", "theirs"))
+    assert mine.keys() == wanted.keys()
+    assert all(gradient.abs().max() > 0.01 for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=1e-9, atol=1e-9)
 
 
 @each_config
@@ -183,9 +274,11 @@ def saved(tmp_path_factory):
     [
         (
             "modern",
-            {"model_type": "llama"},
-            r"model_type 'llama' is not supported; gpt2, gpt_neo, qwen3, bert",
+            {"model_type": "smollm3"},
+            r"model_type 'smollm3' \(layers without rotary positions\) is not supported; gpt2, "
+            "gpt_neo, qwen3, llama, qwen2, mistral, bert",
         ),
+        ("modern", {"model_type": "t5"}, r"model_type 't5' is not supported; gpt2"),
         (
             "modern",
             {"rope_parameters": rope(kind="yarn", factor=2.0)},
@@ -193,9 +286,16 @@ def saved(tmp_path_factory):
         ),
         (
             "modern",
-            {"rope_parameters": None, "rope_scaling": {"type": "linear"}},
-            r"rope scaling of type 'linear'",
+            {"rope_parameters": None, "rope_scaling": {"type": "dynamic"}},
+            r"rope scaling of type 'dynamic'",
         ),
+        ("llama3", {"rope_parameters": {"rope_type": "llama3"}}, r"lacks the key 'factor'"),
+        (
+            "llama",
+            {"rope_parameters": rope(kind="linear", factor=2.0, partial_rotary_factor=0.5)},
+            r"partial_rotary_factor 0.5",
+        ),
+        ("mistral", {"layer_types": ["full_attention", "sliding_attention"]}, r"some layers"),
         (
             "modern",
             {"use_sliding_window": True},

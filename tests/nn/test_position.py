@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
-from seq2chat.nn.position import rotary, rotate, sinusoids
+from seq2chat.nn.position import Frequencies, rotary, rotate, sinusoids
 
 
 def test_sinusoids_are_the_papers():
@@ -42,21 +42,22 @@ def test_sinusoids_rotate_with_the_distance(position, k):
 
 def turned(x, position, theta=100.0):
     return rotate(
-        x.view(1, 1, 1, -1), *rotary(torch.tensor([[position]]), x.shape[-1], theta, x.dtype)
+        x.view(1, 1, 1, -1),
+        *rotary(torch.tensor([[position]]), Frequencies(x.shape[-1], theta), x.dtype),
     ).flatten()
 
 
 def test_angles_are_the_papers_and_computed_in_float32():
     positions = torch.tensor([[0, 3]])
-    cos, sin = rotary(positions, 8, 10000.0, torch.float32)
+    cos, sin = rotary(positions, Frequencies(8, 10000.0), torch.float32)
     assert cos.shape == sin.shape == (1, 1, 2, 4)
     expected = torch.tensor([[0.0] * 4, [3 * 10000.0 ** (-2 * i / 8) for i in range(4)]])
     torch.testing.assert_close(cos[0, 0], expected.cos())
     torch.testing.assert_close(sin[0, 0], expected.sin())
     far = torch.tensor([[1001]])  # bfloat16 has no 1001
     assert torch.equal(
-        rotary(far, 8, 10000.0, torch.bfloat16)[0],
-        rotary(far, 8, 10000.0, torch.float32)[0].bfloat16(),
+        rotary(far, Frequencies(8, 10000.0), torch.bfloat16)[0],
+        rotary(far, Frequencies(8, 10000.0), torch.float32)[0].bfloat16(),
     )
 
 
@@ -64,7 +65,7 @@ def test_rotation_is_complex_multiplication():
     """The two halves are real and imaginary parts."""
     torch.manual_seed(0)
     x = torch.randn(8, dtype=torch.float64)
-    cos, sin = rotary(torch.tensor([[5]]), 8, 100.0, torch.float64)
+    cos, sin = rotary(torch.tensor([[5]]), Frequencies(8, 100.0), torch.float64)
     product = torch.complex(x[:4], x[4:]) * torch.complex(cos, sin).flatten()
     torch.testing.assert_close(turned(x, 5), torch.cat([product.real, product.imag]))
 
@@ -83,7 +84,7 @@ def test_scores_depend_only_on_distance():
 def test_rotation_is_transformers_bit_for_bit():
     torch.manual_seed(2)
     q, k = torch.randn(2, 3, 4, 6, 8)
-    cos, sin = rotary(torch.arange(6)[None], 8, 10000.0, torch.float32)
+    cos, sin = rotary(torch.arange(6)[None], Frequencies(8, 10000.0), torch.float32)
     theirs = apply_rotary_pos_emb(
         q, k, *(torch.cat([half, half], dim=-1)[:, 0] for half in (cos, sin))
     )

@@ -76,15 +76,66 @@ def qwen_like() -> tokenizers.Tokenizer:
     )
 
 
+LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+
+def smollm_like() -> tokenizers.Tokenizer:
+    """Digits of their own, control tokens first, and bytes that no text has are missing."""
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    model = build([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    spec = json.loads(model.to_str())
+    rare = {bpe.byte_alphabet()[byte] for byte in (0xC0, 0xC1, 0xF1, *range(0xF5, 0x100))}
+    names = [name for name in spec["model"]["vocab"] if name not in rare]
+    spec["model"]["vocab"] = {name: i for i, name in enumerate(["<|im_start|>", *names])}
+    last = len(spec["model"]["vocab"])
+    spec["added_tokens"] = [control_token("<|im_start|>", 0), control_token("<|endoftext|>", last)]
+    return parsed(spec)
+
+
+def llama3_like() -> tokenizers.Tokenizer:
+    split = pre_tokenizers.Split(tokenizers.Regex(LLAMA3_PATTERN), "isolated")
+    model = build([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    spec = json.loads(model.to_str())
+    spec["model"]["ignore_merges"] = True
+    return parsed(spec)
+
+
+def unreachable() -> tokenizers.Tokenizer:
+    """A token that no merges make, but that is taken if it is a whole piece."""
+    spec = json.loads(llama3_like().to_str())
+    *merges, last = spec["model"]["merges"]
+    spec["model"]["vocab"]["Ġaba"] = spec["model"]["vocab"].pop("".join(last))
+    spec["model"]["merges"] = merges
+    return parsed(spec)
+
+
+def several_steps() -> tokenizers.Tokenizer:
+    """Numbers in threes, then words, as in DeepSeek's: more than one pattern can say."""
+    steps = [
+        pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        for pattern in (r"\p{N}{1,3}", r"[!-/:-~]?[A-Za-z]+| ?\p{P}+|\s+")
+    ]
+    return build([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def control_token(content: str, token_id: int) -> dict:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token_id, "content": content, "special": True} | flags
+
+
+def parsed(spec: dict) -> tokenizers.Tokenizer:
+    model = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    model.encode_special_tokens = True
+    return model
+
+
 def renumbered(model: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The same merges with ids that run backwards, so that an id says nothing about when a token
     was learned."""
     spec = json.loads(model.to_str())
     last = max(spec["model"]["vocab"].values())
     spec["model"]["vocab"] = {token: last - i for token, i in spec["model"]["vocab"].items()}
-    other = tokenizers.Tokenizer.from_str(json.dumps(spec))
-    other.encode_special_tokens = True
-    return other
+    return parsed(spec)
 
 
 @pytest.fixture(scope="module")
@@ -304,16 +355,41 @@ def test_transformers_reads_the_folder(trained, folder, tmp_path, model_type):
     assert auto.convert_tokens_to_ids(list(CONTROL)) == list(trained.control.values())
 
 
-@settings(max_examples=200, deadline=None)
+FOREIGN = {
+    "gpt2": gpt2_like,
+    "qwen": qwen_like,
+    "ids": lambda: renumbered(gpt2_like()),
+    "smollm": smollm_like,
+    "llama3": llama3_like,
+    "unreachable": unreachable,
+    "steps": several_steps,
+}
+
+
+@settings(max_examples=1000, deadline=None)
 @given(text=STRINGS)
-@pytest.mark.parametrize(
-    "make", [gpt2_like, qwen_like, lambda: renumbered(gpt2_like())], ids=["gpt2", "qwen", "ids"]
-)
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN.keys())
 def test_tokenizers_of_others(make, text, foreign):
     theirs, ours = foreign(make)
     assert ours.encode(text) == theirs.encode(text).ids
     assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text).ids)
-    assert (ours.eos_id, ours.pad_id, ours.vocab_size) == (600, None, 601)
+    eos_id = theirs.token_to_id("<|endoftext|>")
+    assert (ours.eos_id, ours.pad_id, ours.vocab_size) == (eos_id, None, eos_id + 1)
+
+
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN.keys())
+def test_digits_code_and_blanks_of_others(make, foreign):
+    theirs, ours = foreign(make)
+    for text in (TRAINING_TEXT, "  12 x1 ½²③ 4.56e+7\n  1", "\U00040000a", " aba ab", "\t" * 300):
+        assert ours.encode(text) == theirs.encode(text).ids
+    for name in ours.control:
+        assert ours.control[name] not in ours.encode(f"a{name}b {name}")
+        assert ours.decode(ours.encode(name)) == name
+
+
+def test_tiktoken_encodes_where_it_can(foreign):
+    slow = {name for name, make in FOREIGN.items() if foreign(make)[1]._fast is None}
+    assert slow == {"unreachable", "steps"}
 
 
 def test_a_tokenizer_of_others_is_saved_as_it_was(tmp_path):
@@ -362,7 +438,6 @@ def broken(**changes) -> str:
         (broken(pre_tokenizer={"type": "Whitespace"}), "does not end in ByteLevel"),
         (broken(pre_tokenizer=None), "does not end in ByteLevel"),
         (broken(pre_tokenizer__add_prefix_space=True), "adds a space"),
-        (broken(pre_tokenizer__use_regex=False), "not one regex"),
         (broken(model__vocab={"a": 0}), "no token for byte"),
         (broken(version="9"), "is damaged"),
     ],

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from seq2chat.config.errors import check
 
+LayoutName = Literal["gpt2", "modern", "llama", "qwen2", "mistral"]
+
 Objective = Literal["next token", "masked tokens", "translation", "score"]
 """What a family of models is trained to predict."""
 
@@ -20,7 +22,8 @@ class GPTConfig:
     objective: ClassVar[Objective] = "next token"
 
     layout: Annotated[
-        Literal["gpt2", "modern"], "gpt2: GPT-2's and GPT-3's blocks; modern: Qwen3's"
+        LayoutName,
+        "the published family whose blocks these are; gpt2 includes GPT-3, and modern is Qwen3",
     ] = "modern"
     vocab_size: Annotated[int, "rows of the embedding; 0 takes the tokenizer's size"] = 0
     context: Annotated[int, "number of positions"] = 256
@@ -30,17 +33,26 @@ class GPTConfig:
     d_model: Annotated[int, "width of the residual stream"] = 384
     d_head: Annotated[int, "width of a head; 0 is d_model / n_head"] = 0
     d_ff: Annotated[
-        int, "inner width of the feed-forward; 0 is 4 (gpt2) or 8/3 (modern) times d_model"
+        int, "inner width of the feed-forward; 0 is 4 (gpt2) or 8/3 (others) times d_model"
     ] = 0
     dropout: Annotated[float, "dropout on embeddings and on the output of each branch"] = 0.0
     tie_embeddings: Annotated[
         bool, "share the embedding with the output head (always so in gpt2)"
     ] = False
     window: Annotated[
-        int, "gpt2 only: every second layer attends to this many last positions; 0 is all"
+        int,
+        "every second layer (gpt2) or each one (mistral) attends to this many last positions; 0 is"
+        " all",
     ] = 0
-    rope_theta: Annotated[float, "modern only: base of the rotary angles"] = 10000.0
-    norm_eps: Annotated[float, "epsilon of the norms; 0 is 1e-5 (gpt2) or 1e-6 (modern)"] = 0.0
+    rope_theta: Annotated[float, "base of the rotary angles (not in gpt2)"] = 10000.0
+    rope_scaling: Annotated[
+        Literal["none", "linear", "llama3"], "stretching of the rotary angles for longer contexts"
+    ] = "none"
+    rope_factor: Annotated[float, "with rope_scaling: the factor by which angles shrink"] = 1.0
+    rope_context: Annotated[int, "with llama3 scaling: the context before it was stretched"] = 0
+    attention_bias: Annotated[bool, "llama only: biases on q, k, v and o"] = False
+    mlp_bias: Annotated[bool, "llama only: biases in the feed-forward"] = False
+    norm_eps: Annotated[float, "epsilon of the norms; 0 is 1e-5 (gpt2) or 1e-6 (others)"] = 0.0
 
     def __post_init__(self) -> None:
         gpt2 = self.layout == "gpt2"
@@ -79,18 +91,40 @@ class GPTConfig:
             object.__setattr__(self, "tie_embeddings", True)  # as in GPT-2
             check(
                 self.n_kv_head == self.n_head and self.d_head * self.n_head == self.d_model,
-                "model.n_kv_head and model.d_head belong to the modern layout; leave them out for "
-                "gpt2.",
+                "The layout gpt2 has no model.n_kv_head and no model.d_head; leave them out.",
             )
         else:
-            check(
-                self.window == 0,
-                'model.window belongs to the gpt2 layout; write model.layout = "gpt2" with it.',
-            )
             check(
                 self.d_head % 2 == 0,
                 f"model.d_head is {self.d_head}; rotary positions need an even number.",
             )
+        check(
+            self.window == 0 or self.layout in ("gpt2", "mistral"),
+            f"model.window belongs to the layouts gpt2 and mistral, and not to {self.layout}.",
+        )
+        check(
+            self.layout == "llama" or not (self.attention_bias or self.mlp_bias),
+            "model.attention_bias and model.mlp_bias belong to the layout llama, and not to "
+            f"{self.layout}.",
+        )
+        self._check_scaling()
+
+    def _check_scaling(self) -> None:
+        scaling = self.rope_scaling
+        check(
+            self.layout != "gpt2" or scaling == "none",
+            "model.rope_scaling needs rotary positions, which the layout gpt2 lacks.",
+        )
+        check(
+            (self.rope_factor > 1) if scaling != "none" else (self.rope_factor == 1),
+            f"model.rope_factor is {self.rope_factor} with model.rope_scaling {scaling!r}; write a "
+            "factor above 1 together with a kind of scaling.",
+        )
+        check(
+            (self.rope_context > 0) == (scaling == "llama3"),
+            f"model.rope_context is {self.rope_context} with model.rope_scaling {scaling!r}; write "
+            "the original context together with llama3, and only there.",
+        )
 
     def _derive(self, name: str, value: Any) -> None:
         if not getattr(self, name):

@@ -120,7 +120,11 @@ def load_config(folder: str | Path) -> ModelConfig:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         kind = fields.get("model_type")
-        check(kind in readers, f"model_type {kind!r} is not supported; {', '.join(readers)} are.")
+        lacks = f" ({huggingface.MISSING[kind]})" if kind in huggingface.MISSING else ""
+        check(
+            kind in readers,
+            f"model_type {kind!r}{lacks} is not supported; {', '.join(readers)} are.",
+        )
         config = (
             huggingface_reward.from_hf(fields)
             if huggingface_reward.is_reward(fields)

@@ -1,17 +1,19 @@
-"""GPT: a decoder-only Transformer in two layouts.
+"""GPT: a decoder-only Transformer in the layouts of published families.
 
 The file reads top-down: GPT → Block → Attention, then sizes and weights.
 
 `gpt2` is the layout of GPT-2 and GPT-3 (Radford et al. 2019; Brown et al. 2020): learned positions,
 LayerNorm before each branch, GELU, biases, and the embedding as output head. With `window`, every
 second layer is locally banded as in GPT-3, and the layout is GPT-Neo's: no biases on q, k and v,
-and no 1/√d_head, which the weights of q absorb. `modern` is Qwen3's layout (Yang et al. 2025):
-rotary positions, RMSNorm, also on each head's q and k, SwiGLU, no biases.
+and no 1/√d_head, which the weights of q absorb. The others have rotary positions, RMSNorm and
+SwiGLU. `modern` is Qwen3's layout (Yang et al. 2025), which also normalizes each head's q and k.
+`llama` does not (Touvron et al. 2023), `qwen2` has biases on q, k and v, and in `mistral` all
+layers may be local.
 """
 
 import math
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +26,47 @@ from seq2chat.nn.block import FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
 from seq2chat.nn.cache import KVCache, LayerCache
 from seq2chat.nn.int8 import Int8Linear
 from seq2chat.nn.mask import branch_mask, causal_mask, causal_masks, document_mask, document_starts
-from seq2chat.nn.position import Rotation, rotary, rotate
+from seq2chat.nn.position import Frequencies, Rotation, rotary, rotate
 from seq2chat.nn.slots import SlotLayer, SlotRows
 from seq2chat.text.batch import Batch
+
+
+class Layout(NamedTuple):
+    """The parts of a block in which the published families differ.
+
+    `biases` names the linear maps with a bias. Without rotary positions, there are learned ones.
+    """
+
+    rotary: bool
+    norm: type[LayerNorm | RMSNorm]
+    feed_forward: type[FeedForward | SwiGLU]
+    qk_norm: bool
+    biases: frozenset[str]
+
+
+QKV = frozenset({"q_proj", "k_proj", "v_proj"})
+ATTENTION = QKV | {"o_proj"}
+MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
+LAYOUTS = {
+    "gpt2": Layout(False, LayerNorm, FeedForward, False, ATTENTION | MLP),
+    "modern": Layout(True, RMSNorm, SwiGLU, True, frozenset()),
+    "llama": Layout(True, RMSNorm, SwiGLU, False, frozenset()),
+    "qwen2": Layout(True, RMSNorm, SwiGLU, False, QKV),
+    "mistral": Layout(True, RMSNorm, SwiGLU, False, frozenset()),
+}
+
+
+def layout(config: GPTConfig) -> Layout:
+    """Return the parts of this model's blocks."""
+    row = LAYOUTS[config.layout]
+    biases = row.biases
+    if config.layout == "gpt2" and config.window:
+        biases -= QKV  # as in GPT-Neo
+    if config.attention_bias:
+        biases |= ATTENTION
+    if config.mlp_bias:
+        biases |= MLP
+    return row._replace(biases=biases)
 
 
 class GPT(nn.Module):
@@ -44,9 +84,10 @@ class GPT(nn.Module):
         # Number format of the activations. None means the format of the weights. Weights, the sums
         # in norms and the softmax keep their own format.
         self.compute_dtype: torch.dtype | None = None
-        gpt2 = config.layout == "gpt2"
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
-        self.embed_positions = nn.Embedding(config.context, config.d_model) if gpt2 else None
+        self.embed_positions = None
+        if not layout(config).rotary:
+            self.embed_positions = nn.Embedding(config.context, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
         self.norm = norm(config, config.d_model)
@@ -133,6 +174,11 @@ class GPT(nn.Module):
     def _flops_per_token(self) -> int:
         return flops_per_token(self.config)
 
+    @cached_property
+    def _frequencies(self) -> Frequencies:
+        c = self.config
+        return Frequencies(c.d_head, c.rope_theta, c.rope_scaling, c.rope_factor, c.rope_context)
+
     def start(self, padding: Int[Tensor, " batch"] | None = None) -> KVCache:
         """Return an empty decoding state. `padding` counts the pad tokens before each prompt."""
         return KVCache(self.config.n_layer, padding)
@@ -177,7 +223,7 @@ class GPT(nn.Module):
             x = x + self.embed_positions(positions)
         x = self.dropout(x if self.compute_dtype is None else x.to(self.compute_dtype))
         if self.embed_positions is None:
-            rotation = rotary(positions, self.config.d_head, self.config.rope_theta, x.dtype)
+            rotation = rotary(positions, self._frequencies, x.dtype)
         dense, local = masks
         for index, layer in enumerate(self.layers):
             mask = local if is_local(self.config, index) else dense
@@ -196,12 +242,16 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, index: int):
         super().__init__()
-        gpt2 = config.layout == "gpt2"
+        parts = layout(config)
         self.input_layernorm = norm(config, config.d_model)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, parts)
         self.post_attention_layernorm = norm(config, config.d_model)
         shape = config.d_model, config.d_ff
-        self.mlp = FeedForward(*shape, activation="gelu_tanh") if gpt2 else SwiGLU(*shape)
+        self.mlp = (
+            FeedForward(*shape, activation="gelu_tanh")
+            if parts.feed_forward is FeedForward
+            else SwiGLU(*shape, bias=MLP <= parts.biases)
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -218,21 +268,19 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal multi-head self-attention. `heads` receives q and k after norm and rotation."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, parts: Layout):
         super().__init__()
-        gpt2 = config.layout == "gpt2"
-        banded = config.window > 0
-        bias = gpt2 and not banded
+        is_gpt_neo = config.layout == "gpt2" and config.window > 0
         width = config.n_head * config.d_head
         kv_width = config.n_kv_head * config.d_head
         self.d_head = config.d_head
-        self.q_proj = Linear(config.d_model, width, bias=bias)
-        self.k_proj = Linear(config.d_model, kv_width, bias=bias)
-        self.v_proj = Linear(config.d_model, kv_width, bias=bias)
-        self.o_proj = Linear(width, config.d_model, bias=gpt2)
-        self.q_norm = nn.Identity() if gpt2 else norm(config, config.d_head)
-        self.k_norm = nn.Identity() if gpt2 else norm(config, config.d_head)
-        self.heads = DotProductHeads(scale=1.0 if banded else config.d_head**-0.5)
+        self.q_proj = Linear(config.d_model, width, bias="q_proj" in parts.biases)
+        self.k_proj = Linear(config.d_model, kv_width, bias="k_proj" in parts.biases)
+        self.v_proj = Linear(config.d_model, kv_width, bias="v_proj" in parts.biases)
+        self.o_proj = Linear(width, config.d_model, bias="o_proj" in parts.biases)
+        self.q_norm = norm(config, config.d_head) if parts.qk_norm else nn.Identity()
+        self.k_norm = norm(config, config.d_head) if parts.qk_norm else nn.Identity()
+        self.heads = DotProductHeads(scale=1.0 if is_gpt_neo else config.d_head**-0.5)
 
     def forward(
         self,
@@ -261,12 +309,15 @@ class Attention(nn.Module):
 
 def norm(config: GPTConfig, width: int) -> LayerNorm | RMSNorm:
     """Return the layout's norm over the last `width` numbers."""
-    return (LayerNorm if config.layout == "gpt2" else RMSNorm)(width, eps=config.norm_eps)
+    return layout(config).norm(width, eps=config.norm_eps)
 
 
 def is_local(config: GPTConfig, index: int) -> bool:
-    """Return True if layer `index` is locally banded: with a window, layers 1, 3, 5, ... are."""
-    return config.window > 0 and index % 2 == 1
+    """Return True if layer `index` is locally banded.
+
+    With a window, layers 1, 3, 5, ... of gpt2 are, and all layers of mistral.
+    """
+    return config.window > 0 and (config.layout == "mistral" or index % 2 == 1)
 
 
 @torch.no_grad()
@@ -276,7 +327,7 @@ def init_weights(model: GPT) -> None:
     gpt2: normal(0.02). The last matrix of each branch is divided by √(2 n_layer) (Radford et al.
     2019, section 2.3), and a banded model's q by √d_head, the factor that its attention leaves out.
 
-    modern: the last matrix of each branch is zero, and the others preserve the size of their input,
+    others: the last matrix of each branch is zero, and the others preserve the size of their input,
     normal(1/√d_in). An untied embedding is normal(1) and its head nearly zero, so that the first
     loss is ln(vocab_size).
     """

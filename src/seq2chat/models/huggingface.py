@@ -1,20 +1,25 @@
 """GPT checkpoints as Hugging Face model folders, in both directions and without `transformers`.
 
-layout gpt2 ⇄ GPT2LMHeadModel · gpt2 with a window ⇄ GPTNeoForCausalLM · modern ⇄ Qwen3ForCausalLM
+layout gpt2 ⇄ GPT2LMHeadModel · gpt2 with a window ⇄ GPTNeoForCausalLM · modern ⇄ Qwen3ForCausalLM ·
+llama ⇄ LlamaForCausalLM · qwen2 ⇄ Qwen2ForCausalLM · mistral ⇄ MistralForCausalLM
 
-A feature that this package cannot reproduce exactly (rotary scaling, sliding windows, other
-activations) is refused with an error that names it. Dropout inside the attention weights does not
-exist here and is ignored, as it only affects training.
+A feature that this package cannot reproduce exactly (other rotary scalings, windows in some layers,
+other activations) is refused with an error that names it. Dropout inside the attention weights does
+not exist here and is ignored, as it only affects training.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from seq2chat.config import GPTConfig, check
-from seq2chat.models.gpt import GPT, is_local
+from seq2chat.config.shapes import LayoutName
+from seq2chat.models.gpt import GPT, LAYOUTS, is_local
 from seq2chat.models.layout import Layout, refuse_unless
+from seq2chat.nn.position import FAST_WAVES, SLOW_WAVES
 
 # The parameter names of this package and of Hugging Face, without the layer index. The names of
-# the modern layout are Qwen3's own and need no table.
+# rotary models are the same in both and need no table.
 _GPT_NEO = {
     "input_layernorm": "ln_1",
     "post_attention_layernorm": "ln_2",
@@ -40,10 +45,12 @@ def _to_hf(c: GPTConfig) -> dict[str, Any]:
         "tie_word_embeddings": c.tie_embeddings,
         "use_cache": True,
     }
-    if c.layout == "modern":
+    if LAYOUTS[c.layout].rotary:
+        kind = _ROTARY[c.layout]
+        rope = _rope_fields(c)
         return shared | {
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
+            "architectures": [f"{kind.capitalize()}ForCausalLM"],
+            "model_type": kind,
             "hidden_act": "silu",
             "hidden_size": c.d_model,
             "intermediate_size": c.d_ff,
@@ -53,13 +60,15 @@ def _to_hf(c: GPTConfig) -> dict[str, Any]:
             "head_dim": c.d_head,
             "max_position_embeddings": c.context,
             "rms_norm_eps": c.norm_eps,
-            "attention_bias": False,
+            "attention_bias": c.attention_bias,
+            "mlp_bias": c.mlp_bias,
             "attention_dropout": 0.0,
             "use_sliding_window": False,
-            "sliding_window": None,
-            # transformers 5 reads the first, transformers 4 and llama.cpp read the second.
-            "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+            "sliding_window": c.window or None,
+            # transformers 5 reads the first, transformers 4 and llama.cpp read the others.
+            "rope_parameters": {**rope, "rope_theta": c.rope_theta},
             "rope_theta": c.rope_theta,
+            "rope_scaling": None if c.rope_scaling == "none" else rope,
             "seq2chat": {"dropout": c.dropout},
         }
     shared |= {"activation_function": "gelu_new", "layer_norm_epsilon": c.norm_eps}
@@ -94,6 +103,21 @@ def _to_hf(c: GPTConfig) -> dict[str, Any]:
         "resid_dropout": c.dropout,
         "attention_dropout": 0.0,
     }
+
+
+def _rope_fields(c: GPTConfig) -> dict[str, Any]:
+    match c.rope_scaling:
+        case "linear":
+            return {"rope_type": "linear", "factor": c.rope_factor}
+        case "llama3":
+            return {
+                "rope_type": "llama3",
+                "factor": c.rope_factor,
+                "low_freq_factor": SLOW_WAVES,
+                "high_freq_factor": FAST_WAVES,
+                "original_max_position_embeddings": c.rope_context,
+            }
+    return {"rope_type": "default"}
 
 
 def _from_gpt2(f: dict[str, Any]) -> GPTConfig:
@@ -141,20 +165,19 @@ def _from_gpt_neo(f: dict[str, Any]) -> GPTConfig:
     )
 
 
-def _from_qwen3(f: dict[str, Any]) -> GPTConfig:
-    refuse_unless(f, hidden_act="silu", attention_bias=False, use_sliding_window=False)
-    layer_types = set(f.get("layer_types") or ["full_attention"])
+def _from_rotary(layout: LayoutName, f: dict[str, Any]) -> GPTConfig:
+    """Return the config of a model with rotary positions, RMSNorm and SwiGLU."""
+    refuse_unless(f, hidden_act="silu", use_sliding_window=False, partial_rotary_factor=1.0)
+    if layout == "modern":
+        refuse_unless(f, attention_bias=False)
+    window = (f.get("sliding_window") or 0) if layout == "mistral" else 0
+    types = set(f.get("layer_types") or []) - {"full_attention"}
     check(
-        layer_types == {"full_attention"}, "layer_types with sliding attention are not supported."
-    )
-    rope = f.get("rope_parameters") or f.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    check(
-        kind == "default",
-        f"rope scaling of type {kind!r} is not supported; only plain rotary positions are.",
+        not types or (window > 0 and "full_attention" not in f["layer_types"]),
+        "layer_types with sliding attention in some layers are not supported.",
     )
     return GPTConfig(
-        "modern",
+        layout,
         vocab_size=f["vocab_size"],
         context=f["max_position_embeddings"],
         n_layer=f["num_hidden_layers"],
@@ -166,8 +189,32 @@ def _from_qwen3(f: dict[str, Any]) -> GPTConfig:
         norm_eps=f.get("rms_norm_eps", 1e-6),
         tie_embeddings=f.get("tie_word_embeddings", False),
         dropout=f.get("seq2chat", {}).get("dropout", 0.0),
-        rope_theta=float(rope.get("rope_theta") or f.get("rope_theta") or 10000.0),
+        window=window,
+        attention_bias=layout == "llama" and bool(f.get("attention_bias")),
+        mlp_bias=layout == "llama" and bool(f.get("mlp_bias")),
+        **_rope(f),
     )
+
+
+def _rope(f: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of rotary positions, from the fields of `transformers` 4 or 5."""
+    rope = f.get("rope_parameters") or f.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    options: dict[str, Any] = {
+        "rope_theta": float(rope.get("rope_theta") or f.get("rope_theta") or 10000.0)
+    }
+    refuse_unless(rope, partial_rotary_factor=1.0)
+    if kind == "default":
+        return options
+    check(
+        kind in ("linear", "llama3"),
+        f"rope scaling of type {kind!r} is not supported; default, linear and llama3 are.",
+    )
+    options |= {"rope_scaling": kind, "rope_factor": float(rope["factor"])}
+    if kind == "llama3":
+        refuse_unless(rope, low_freq_factor=SLOW_WAVES, high_freq_factor=FAST_WAVES)
+        options["rope_context"] = rope["original_max_position_embeddings"]
+    return options
 
 
 def _gelu_and_tied(f: dict[str, Any]) -> dict[str, bool]:
@@ -190,7 +237,7 @@ def _tensor_names(model: GPT) -> dict[str, list[str]]:
 
 
 def _hf_name(config: GPTConfig, name: str) -> str:
-    if config.layout == "modern":
+    if LAYOUTS[config.layout].rotary:
         return name if name.startswith("lm_head") else f"model.{name}"
     module, _, kind = name.rpartition(".")
     if not module.startswith("layers."):
@@ -212,17 +259,45 @@ def _canonical(config: GPTConfig, stored: str) -> str | None:
     """Return the full name of a stored tensor, or None for buffers and copies of tied ones."""
     if stored == "lm_head.weight":
         return None if config.tie_embeddings else stored
-    if stored.endswith(
-        (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
-    ):
+    if stored.endswith(_BUFFERS):
         return None
-    prefix = "model." if config.layout == "modern" else "transformer."
+    prefix = "model." if LAYOUTS[config.layout].rotary else "transformer."
     return stored if stored.startswith(prefix) else prefix + stored
 
 
+_ROTARY: dict[LayoutName, str] = {
+    "modern": "qwen3",
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "mistral": "mistral",
+}
+_BUFFERS = (
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".rotary_emb.inv_freq",  # in files of older versions of `transformers`
+)
+
 LAYOUT = Layout(_to_hf, _tensor_names, _canonical, _is_conv1d)
-READERS = {"gpt2": _from_gpt2, "gpt_neo": _from_gpt_neo, "qwen3": _from_qwen3}
+READERS: dict[str, Callable[[dict[str, Any]], GPTConfig]] = {
+    "gpt2": _from_gpt2,
+    "gpt_neo": _from_gpt_neo,
+} | {kind: partial(_from_rotary, layout) for layout, kind in _ROTARY.items()}
 """By `model_type`, the function from config.json's fields to a GPTConfig.
 
 It raises UserError for an unsupported feature.
 """
+
+MISSING = {
+    "smollm3": "layers without rotary positions",
+    "mixtral": "experts",
+    "qwen3_moe": "experts",
+    "phi3": "fused projections",
+    "gemma": "its norms and its scaled embedding",
+    "gemma2": "its norms, soft caps and alternating windows",
+    "gemma3_text": "its norms and alternating windows",
+    "gpt_neox": "parallel branches",
+    "opt": "its positions and ReLU",
+}
+"""What this package lacks for other families that people have."""

@@ -1,4 +1,4 @@
-"""Reward models as Hugging Face folders of GPT2- and Qwen3ForSequenceClassification.
+"""Reward models as Hugging Face folders, for example of GPT2ForSequenceClassification.
 
 Hugging Face's score has no bias. This package's bias is stored in config.json, so scores computed
 by `transformers` differ by that number.
@@ -11,14 +11,20 @@ from seq2chat.models import huggingface
 from seq2chat.models.layout import Layout
 from seq2chat.models.reward import RewardModel
 
-ARCHITECTURES = {"gpt2": "GPT2ForSequenceClassification", "qwen3": "Qwen3ForSequenceClassification"}
+ARCHITECTURES = {
+    "gpt2": "GPT2ForSequenceClassification",
+    "qwen3": "Qwen3ForSequenceClassification",
+    "llama": "LlamaForSequenceClassification",
+    "qwen2": "Qwen2ForSequenceClassification",
+    "mistral": "MistralForSequenceClassification",
+}
 
 
 def _to_hf(config: RewardConfig) -> dict[str, Any]:
     fields = huggingface.LAYOUT.fields(config)
     check(
         fields["model_type"] in ARCHITECTURES,
-        "model.window has no layout of a reward model; leave it out.",
+        "With model.window, the layout gpt2 has no reward model in transformers; leave it out.",
     )
     extra = fields.get("seq2chat", {}) | {"score_bias": config.score_bias}
     labels = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}

@@ -101,8 +101,13 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
         check(file.is_file(), f"{file} is named by {index.name} but does not exist.")
         try:
             with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (safe_open is not iterable)
-                    yield file, name, tensors.get_tensor(name)
+                names = list(tensors.keys())
+            for name in names:
+                # Opened for each tensor: pages of an open file stay in memory next to the copies.
+                with safe_open(file, framework="pt") as tensors:
+                    tensor = tensors.get_tensor(name)
+                yield file, name, tensor
+                del tensor
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged or not a safetensors file: {error}.") from error
 

@@ -72,16 +72,16 @@ class FeedForward(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(SiLU(gate(x)) * up(x)) without biases.
+    """down(SiLU(gate(x)) * up(x)), usually without biases.
 
     Shazeer 2020, "GLU Variants Improve Transformer".
     """
 
-    def __init__(self, d_model: int, d_ff: int):
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False):
         super().__init__()
-        self.gate_proj = Linear(d_model, d_ff, bias=False)
-        self.up_proj = Linear(d_model, d_ff, bias=False)
-        self.down_proj = Linear(d_ff, d_model, bias=False)
+        self.gate_proj = Linear(d_model, d_ff, bias=bias)
+        self.up_proj = Linear(d_model, d_ff, bias=bias)
+        self.down_proj = Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "batch seq d_model"]) -> Float[Tensor, "batch seq d_model"]:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

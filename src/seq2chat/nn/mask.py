@@ -47,8 +47,8 @@ def causal_masks(
     """Return the masks of dense and of local layers, broadcastable to (batch, n_head, query, key).
 
     `allowed` is True where a row may attend at all. None means everywhere. The first result is None
-    for plain causal attention, which the fused kernel computes without a mask. The second is None
-    if `window` is 0, because then no layer is local.
+    for plain causal attention, which the fused kernel computes without a mask. The second is the
+    first if no key is outside of the window, and None if `window` is 0, as then no layer is local.
     """
 
     def restricted(mask: Bool[Tensor, "query key"]) -> Bool[Tensor, "#batch 1 query key"]:
@@ -56,6 +56,8 @@ def causal_masks(
 
     is_plain = allowed is None and n_query in (1, n_key)
     dense = None if is_plain else restricted(causal_mask(n_query, n_key, device))
+    if n_key <= window:
+        return dense, dense
     local = restricted(banded_mask(n_query, n_key, window, device)) if window else None
     return dense, local
 

@@ -6,9 +6,15 @@ and Qwen. Learned positions need no code: they are an `nn.Embedding(context, d_m
 added to the token embedding.
 """
 
+import math
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+SLOW_WAVES, FAST_WAVES = 1.0, 4.0  # in the original context, of llama3 scaling
 
 Rotation = tuple[Float[Tensor, "rows 1 seq d_half"], Float[Tensor, "rows 1 seq d_half"]]
 
@@ -28,16 +34,44 @@ def sinusoids(
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :d_model].to(dtype)
 
 
+@dataclass(frozen=True)
+class Frequencies:
+    """The angles per position of rotary positions: theta^(-2i/d_head) for i < d_head/2, scaled.
+
+    `linear` divides all of them by `factor` (Chen et al. 2023, position interpolation). `llama3`
+    divides those whose wave is longer than the original `context`, keeps those with at least four
+    waves in it, and interpolates between the two (Grattafiori et al. 2024, section 3.4, as in
+    Meta's code).
+    """
+
+    d_head: int
+    theta: float
+    scaling: Literal["none", "linear", "llama3"] = "none"
+    factor: float = 1.0
+    context: int = 0
+
+    def on(self, device: torch.device) -> Float[Tensor, " d_half"]:
+        """Return the frequencies in float32."""
+        index = torch.arange(0, self.d_head, 2, dtype=torch.float32, device=device)
+        frequencies = 1.0 / self.theta ** (index / self.d_head)
+        if self.scaling == "none":
+            return frequencies
+        if self.scaling == "linear":
+            return frequencies / self.factor
+        waves = self.context / (2 * math.pi / frequencies)
+        share = ((waves - SLOW_WAVES) / (FAST_WAVES - SLOW_WAVES)).clamp(0, 1)
+        return (1 - share) * frequencies / self.factor + share * frequencies
+
+
 def rotary(
-    positions: Int[Tensor, "rows seq"], d_head: int, theta: float, dtype: torch.dtype
-) -> tuple[Float[Tensor, "rows 1 seq {d_head}//2"], Float[Tensor, "rows 1 seq {d_head}//2"]]:
-    """Return cosine and sine of position · theta^(-2i/d_head) for i < d_head/2.
+    positions: Int[Tensor, "rows seq"], frequencies: Frequencies, dtype: torch.dtype
+) -> tuple[Float[Tensor, "rows 1 seq d_half"], Float[Tensor, "rows 1 seq d_half"]]:
+    """Return cosine and sine of position times frequency.
 
     The angles are computed in float32 for every `dtype`, as in the training of published
     checkpoints.
     """
-    exponents = torch.arange(0, d_head, 2, dtype=torch.float32, device=positions.device) / d_head
-    angles = (positions[..., None].float() * (1.0 / theta**exponents))[:, None]
+    angles = (positions[..., None].float() * frequencies.on(positions.device))[:, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

@@ -128,6 +128,8 @@ class SlotRows:
         """Return the masks (rows, 1, n_new, n_key) of the new tokens in dense and local layers."""
         distance = self.start[:, None, :, None] - torch.arange(self.n_key, device=device)
         dense = distance >= 0
+        if self.n_key <= window:
+            return dense, dense
         return dense, dense & (distance < window) if window else None
 
 

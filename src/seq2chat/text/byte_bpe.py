@@ -28,6 +28,7 @@ from seq2chat.text.cuts import last_line_start, last_single_break, last_word_sta
 from seq2chat.text.files import whole_characters
 from seq2chat.text.parts import Part, encode_parts, join_documents
 from seq2chat.text.tokenizer_json import (
+    NO_ID,
     merge_ranks,
     parse_byte_bpe,
     read_json,
@@ -85,21 +86,31 @@ class ByteBPE:
         pattern, merges, vocabulary = parse_byte_bpe(spec, where)
         ranks, to_id = merge_ranks(merges, vocabulary, where)
         try:
-            self._slow = tokenizers.Tokenizer.from_str(tokenizer_json)
+            tokenizers.Tokenizer.from_str(tokenizer_json)
+            # Without control tokens, text can't contain them.
+            self._slow = tokenizers.Tokenizer.from_str(json.dumps(spec | {"added_tokens": []}))
         except Exception as error:  # the class that tokenizers raises
             raise UserError(f"{where} is damaged: {error}.") from None
-        self._slow.encode_special_tokens = True
         self._lines_end_pieces = pattern in LINES_END_PIECES
 
         self.control: dict[str, int] = {
             token["content"]: token["id"] for token in spec.get("added_tokens", [])
         }
-        self._fast = tiktoken.Encoding(
-            "seq2chat", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}
-        )
+        # None if tiktoken cannot follow the tokenizer, so that `tokenizers` encodes, more slowly.
+        self._fast = None
+        if pattern:
+            self._fast = tiktoken.Encoding(
+                "seq2chat", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}
+            )
         self._to_id = None if np.array_equal(to_id, np.arange(len(to_id))) else to_id
+        self._lacks_bytes = NO_ID in to_id
 
-        self._bytes = {int(token_id): token for token_id, token in zip(to_id, ranks, strict=True)}
+        to_byte = {character: byte for byte, character in byte_alphabet().items()}
+        self._bytes = {
+            token_id: bytes(to_byte[character] for character in token)
+            for token, token_id in vocabulary.items()
+            if to_byte.keys() >= set(token)
+        }
         self._bytes |= {token_id: text.encode() for text, token_id in self.control.items()}
         self.vocab_size = max(max(self._bytes), max(vocabulary.values())) + 1
 
@@ -236,6 +247,8 @@ class ByteBPE:
 
     def last_cut(self, text: str) -> int:
         """Return the last position in `text` where a piece ends whatever follows the text, or 0."""
+        if self._fast is None:
+            return 0
         cut = last_line_start(text) if self._lines_end_pieces else last_single_break(text)
         return cut or last_word_start(text)
 
@@ -272,10 +285,12 @@ class ByteBPE:
 
     def _ids(self, text: str) -> np.ndarray:
         text = self._normalize(text)
-        if _may_have_long_blank(text):
+        if self._fast is None or _may_have_long_blank(text):
             return np.array(self._slow.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
         ids = self._fast.encode_to_numpy(text, disallowed_special=())
-        return ids if self._to_id is None else self._to_id[ids]
+        if self._to_id is not None:
+            ids = self._to_id[ids]
+        return ids[ids != NO_ID] if self._lacks_bytes else ids
 
 
 class StreamDecoder:

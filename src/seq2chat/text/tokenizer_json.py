@@ -2,15 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from seq2chat.config import UserError, check
 from seq2chat.text.bpe import byte_alphabet
 
+NO_ID = 2**32 - 1  # of a byte that is not in the vocabulary
+
 # The pattern that `tokenizers` uses in a ByteLevel step without a pattern of its own.
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# The same after a Digits step that makes each digit a piece, as in SmolLM2: white space before a
+# digit is at the end of what is split further.
+DIGITS_PATTERN = (
+    r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+)
 
 
 def tokenizer_file(path: str | Path) -> Path:
@@ -54,11 +62,22 @@ def model_type(spec: Any) -> str:
     return str(model.get("type")) if isinstance(model, dict) else "damaged"
 
 
-def parse_byte_bpe(spec: Any, where: str) -> tuple[str, list[list[str]], dict[str, int]]:
-    """Return split pattern, merges and vocabulary of a parsed `tokenizer.json`.
+class BytePairs(NamedTuple):
+    """The parts of a byte-level BPE.
 
-    Raises UserError if it is not a byte-level BPE, or if it changes text in a way that tiktoken
-    cannot follow.
+    `pattern` splits text into pieces, and is "" if no single pattern does what the tokenizer does.
+    """
+
+    pattern: str
+    merges: list[list[str]]
+    vocabulary: dict[str, int]
+
+
+def parse_byte_bpe(spec: Any, where: str) -> BytePairs:
+    """Return the parts of a parsed `tokenizer.json`.
+
+    Raises UserError if it is not a byte-level BPE, or if it changes text in a way that is not
+    undone by decoding.
     """
     wrong = (
         f"{where} is not a byte-level BPE tokenizer (%s); use one like GPT-2's or Qwen's, or train"
@@ -79,23 +98,30 @@ def parse_byte_bpe(spec: Any, where: str) -> tuple[str, list[list[str]], dict[st
         steps[-1].get("type") == "ByteLevel", wrong % "its pre_tokenizer does not end in ByteLevel"
     )
     check(not steps[-1].get("add_prefix_space"), wrong % "it adds a space in front of the text")
-    if len(steps) == 1 and steps[0].get("use_regex", True):
-        pattern = GPT2_PATTERN
-    else:
-        pattern = _isolating_pattern(steps)
-        check(pattern != "", wrong % "its pre_tokenizer is not one regex followed by ByteLevel")
     # Older files write a merge as "a b", newer ones as ["a", "b"].
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    return pattern, merges, model["vocab"]
+    vocabulary = model["vocab"]
+    pattern = _pattern(steps)
+    if model.get("ignore_merges"):
+        # Pieces that are tokens are taken as they are, also if no merges make them.
+        control = {token["content"] for token in spec.get("added_tokens", [])}
+        made = set(byte_alphabet().values()).union(left + right for left, right in merges)
+        if not vocabulary.keys() <= made | control:
+            pattern = ""
+    return BytePairs(pattern, merges, vocabulary)
 
 
-def _isolating_pattern(steps: list[dict[str, Any]]) -> str:
-    """Return the pattern of a Split step that a ByteLevel step without a regex follows, or ""."""
-    split = steps[0]
+def _pattern(steps: list[dict[str, Any]]) -> str:
+    """Return the pattern that splits text as these steps do, or "" if none is known."""
+    *before, last = steps
+    if last.get("use_regex", True):
+        if not before:
+            return GPT2_PATTERN
+        is_digits = [(step.get("type"), step.get("individual_digits")) for step in before]
+        return DIGITS_PATTERN if is_digits == [("Digits", True)] else ""
+    split = before[0] if len(before) == 1 else {}
     is_isolated = split.get("behavior") == "Isolated" and not split.get("invert")
-    if len(steps) != 2 or not is_isolated or steps[1].get("use_regex", True):
-        return ""
-    return str(split.get("pattern", {}).get("Regex") or "")
+    return str(split.get("pattern", {}).get("Regex") or "") if is_isolated else ""
 
 
 def merge_ranks(
@@ -104,20 +130,24 @@ def merge_ranks(
     """Return tiktoken's rank of each token, and the id of each rank.
 
     Ranks number the tokens in the order of learning: bytes first, then merges. Ids may have any
-    other order. Raises UserError if a byte or a merged token has no id.
+    other order. A byte without an id, which `tokenizers` skips in a text, has the id `NO_ID`.
+    Raises UserError if a byte of ASCII or a merged token has no id.
     """
     to_byte = {character: byte for byte, character in byte_alphabet().items()}
-    missing = [byte for character, byte in to_byte.items() if character not in vocabulary]
+    missing = [
+        byte for character, byte in to_byte.items() if character not in vocabulary and byte < 128
+    ]
     check(
         not missing,
         f"{where} is not a byte-level BPE tokenizer: it has no token for byte {missing[:1]}.",
     )
-    tokens = dict.fromkeys([*to_byte, *(left + right for left, right in merges)])
+    made = dict.fromkeys(left + right for left, right in merges)
     check(
-        all(token in vocabulary for token in tokens),
+        all(token in vocabulary for token in made),
         f"{where} is damaged: a merge makes a token that has no id.",
     )
+    tokens = dict.fromkeys([*to_byte, *made])
     ranks = {
         bytes(to_byte[character] for character in token): rank for rank, token in enumerate(tokens)
     }
-    return ranks, np.array([vocabulary[token] for token in tokens], dtype=np.uint32)
+    return ranks, np.array([vocabulary.get(token, NO_ID) for token in tokens], dtype=np.uint32)
