@@ -14,7 +14,7 @@ from seq2chat.config import GPTConfig, Recipe, UserError, check
 from seq2chat.inference.load import load_gpt
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.chat import CHAT_TEMPLATE, END, START
+from seq2chat.text.chat import with_chat
 from seq2chat.text.conversations import Prompt
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.types import SampleLoader, Task
@@ -71,11 +71,11 @@ def find_start(start: str) -> Path:
 def load_policy(start: str) -> tuple[GPT, ByteBPE]:
     """Return the language model in the run or model folder `start`, in float32, and its tokenizer.
 
-    The tokenizer gets the control tokens of ChatML, and the model gets embeddings for them if it
-    has none. Raises UserError if the folder holds no GPT.
+    A tokenizer without a chat template gets ChatML's and its control tokens, and the model gets
+    embeddings for them if it has none. Raises UserError if the folder holds no GPT.
     """
     model, tokenizer = load_gpt(find_start(start), device="cpu")
-    tokenizer = tokenizer.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
+    tokenizer = with_chat(tokenizer)
     return grow_vocabulary(model, tokenizer.vocab_size), tokenizer
 
 

@@ -14,7 +14,7 @@ from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import pad_rows
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.chat import END, control_id, end_tokens, prompt_ids
+from seq2chat.text.chat import end_tokens, prompt_ids
 from seq2chat.text.conversations import Columns, Prompt, Query
 
 
@@ -107,7 +107,7 @@ def is_finished(tokenizer: ByteBPE, answer: Sequence[int]) -> bool:
     one in training, so a policy would discover and exploit their arbitrary scores.
     """
     control = [token for token in answer if token in tokenizer.control.values()]
-    return control == [control_id(tokenizer, END)] == [answer[-1]]
+    return control == [end_tokens(tokenizer)[0]] == [answer[-1]]
 
 
 def ended_scores(

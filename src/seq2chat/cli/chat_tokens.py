@@ -48,9 +48,7 @@ def chat_tokens(
     from seq2chat.text.conversations import demonstration_tokens
     from seq2chat.training.checkpoint import find_checkpoint
 
-    tokenizer = ByteBPE.load(find_checkpoint(run)).with_chat(
-        (chat.START, chat.END), "<|pad|>", chat.CHAT_TEMPLATE
-    )
+    tokenizer = chat.with_chat(ByteBPE.load(find_checkpoint(run)))
     if message:
         check(data is None, "Give either messages or --data.")
         demonstration = _own_demonstration(message, system)

@@ -66,7 +66,7 @@ def after(prompt: str, model: GPT, tokenizer: ByteBPE) -> tuple[list[str], Float
 
     Raises UserError for an empty prompt if the tokenizer has no end token to begin with.
     """
-    ids = ([] if tokenizer.eos_id is None else [tokenizer.eos_id]) + tokenizer.encode(prompt)
+    ids = [*tokenizer.start_ids, *tokenizer.encode(prompt)]
     check(len(ids) > 0, "The prompt is empty; write at least one token.")
     with torch.inference_mode():
         logits = model(torch.tensor([ids], device=model.device))[0, -1].cpu().double()

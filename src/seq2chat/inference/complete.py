@@ -41,9 +41,8 @@ def complete(
     text that may turn out to be a stop string is held back. Raises UserError for a prompt that
     leaves no room in the model's context.
     """
-    # In the training text a document begins after the end token of the document before it.
     end_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    ids = end_ids + tokenizer.encode(prompt)
+    ids = [*tokenizer.start_ids, *tokenizer.encode(prompt)]
     check(
         len(ids) < model.context,
         f"The prompt has {len(ids):,} tokens and the model's context has room for "

@@ -250,7 +250,7 @@ class Block(nn.Module):
         self.mlp = (
             FeedForward(*shape, activation="gelu_tanh")
             if parts.feed_forward is FeedForward
-            else SwiGLU(*shape, bias=MLP <= parts.biases)
+            else SwiGLU(*shape, bias=parts.biases >= MLP)
         )
         self.dropout = nn.Dropout(config.dropout)
 

@@ -217,7 +217,7 @@ def _rope(f: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _gelu_and_tied(f: dict[str, Any]) -> dict[str, bool]:
+def _gelu_and_tied(f: dict[str, Any]) -> dict[str, Any]:
     activation = f.get("activation_function", "gelu_new")
     tanh = ("gelu_new", "gelu_pytorch_tanh")
     check(

@@ -71,7 +71,7 @@ def prompts(body: CompletionRequest, model: ServedModel) -> list[list[int]]:
     """
     tokenizer = model.tokenizer
     assert isinstance(tokenizer, ByteBPE)
-    start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    start = tokenizer.start_ids
     ids = []
     for prompt in as_list(body.prompt):
         if isinstance(prompt, str):

@@ -14,6 +14,7 @@ import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from seq2chat.text.bpe import byte_alphabet
 from seq2chat.text.cuts import last_line_start, last_single_break, last_word_start, short_pieces
 from seq2chat.text.files import whole_characters
 from seq2chat.text.parts import Part, encode_parts, join_documents
+from seq2chat.text.template import ChatTemplate
 from seq2chat.text.tokenizer_json import (
     NO_ID,
     merge_ranks,
@@ -63,8 +65,9 @@ class ByteBPE:
 
     `control` maps the text of each control token to its id. `eos_id` is the token that separates
     documents, and `pad_id` always differs from it. Either is None if a third-party tokenizer has no
-    such token. `end_ids` end a turn or a text. `chat_template` is the template for `transformers`,
-    and empty if the model has not learned to chat. `json` is the text of its `tokenizer.json`.
+    such token. `end_ids` end a turn or a text, and `start_ids` begin a text. `chat_template` is the
+    template for `transformers`, and empty if the model has not learned to chat. `json` is the text
+    of its `tokenizer.json`.
 
     >>> tokenizer = ByteBPE.train(["hello hello hello"], vocab_size=264)
     >>> ids = tokenizer.encode("hello")
@@ -81,12 +84,13 @@ class ByteBPE:
     ) -> None:
         self.json = tokenizer_json
         self._config = tokenizer_config
-        self.chat_template = chat_template
+        names = read_json(tokenizer_config, "tokenizer_config.json")
+        self.chat_template = chat_template or _template_in(names)
         spec = read_json(tokenizer_json, where)
         pattern, merges, vocabulary = parse_byte_bpe(spec, where)
         ranks, to_id = merge_ranks(merges, vocabulary, where)
         try:
-            tokenizers.Tokenizer.from_str(tokenizer_json)
+            whole = tokenizers.Tokenizer.from_str(tokenizer_json)
             # Without control tokens, text can't contain them.
             self._slow = tokenizers.Tokenizer.from_str(json.dumps(spec | {"added_tokens": []}))
         except Exception as error:  # the class that tokenizers raises
@@ -114,13 +118,16 @@ class ByteBPE:
         self._bytes |= {token_id: text.encode() for text, token_id in self.control.items()}
         self.vocab_size = max(max(self._bytes), max(vocabulary.values())) + 1
 
-        names = read_json(tokenizer_config, "tokenizer_config.json")
         self.eos_id = self._control_id("<|endoftext|>", names.get("eos_token"))
         pad_id = self._control_id("<|pad|>", names.get("pad_token"))
         self.pad_id = None if pad_id == self.eos_id else pad_id
         # A chat model ends a turn with a separate token, which `transformers` calls the end token.
         turn_end = self._control_id("", names.get("eos_token"))
         self.end_ids = [i for i in dict.fromkeys([turn_end, self.eos_id]) if i is not None]
+        # Tokenizers of others may have a token that starts every text.
+        begun = whole.encode("", add_special_tokens=True).ids
+        separator = self.control.get("<|endoftext|>")
+        self.start_ids: list[int] = begun or ([] if separator is None else [separator])
 
         canonical = json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
@@ -183,6 +190,17 @@ class ByteBPE:
             chat_template=read_utf8(template) if template.is_file() else "",
         )
 
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The compiled `chat_template`."""
+        config = read_json(self._config, "tokenizer_config.json")
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return ChatTemplate(
+            self.chat_template,
+            list(self.control),
+            {name: _name(config.get(name)) for name in names},
+        )
+
     def save(self, folder: str | Path, **options: Any) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` for `transformers.AutoTokenizer`.
 
@@ -201,19 +219,27 @@ class ByteBPE:
 
         The last control token ends a turn. Missing tokens get ids after all others.
         """
-        spec = tokenizers.Tokenizer.from_str(self.json)
-        config = read_json(self._config, "tokenizer_config.json")
-        names = list(control)
+        names = {"eos_token": control[-1]}
         if self.pad_id is None:
-            names.append(pad)
-            config["pad_token"] = pad
-        config["eos_token"] = control[-1]
+            names["pad_token"] = pad
+        return self._with_control([*control, *names.values()], names, template)
+
+    def with_pad(self, pad: str) -> ByteBPE:
+        """Return this tokenizer with `pad` as its token for padding, added if it is new."""
+        return self._with_control([pad], {"pad_token": pad}, self.chat_template)
+
+    def _with_control(
+        self, control: Sequence[str], names: dict[str, str], template: str
+    ) -> ByteBPE:
+        """Return this tokenizer with these control tokens, and `names` in its config."""
         missing = [
             AddedToken(name, special=True, normalized=False)
-            for name in names
+            for name in dict.fromkeys(control)
             if name not in self.control
         ]
+        spec = tokenizers.Tokenizer.from_str(self.json)
         spec.add_special_tokens(missing)
+        config = read_json(self._config, "tokenizer_config.json") | names
         return ByteBPE(
             spec.to_str(pretty=True) if missing else self.json,
             json.dumps(config, indent=2) + "\n",
@@ -274,8 +300,7 @@ class ByteBPE:
 
     def _control_id(self, ours: str, theirs: str | dict[str, Any] | None) -> int | None:
         """Return the id of our name for a control token, else of the name in the config."""
-        name = theirs["content"] if isinstance(theirs, dict) else theirs
-        return self.control.get(ours, self.control.get(name or ours))
+        return self.control.get(ours, self.control.get(_name(theirs) or ours))
 
     def _normalize(self, text: str) -> str:
         # A JSON file can spell half of a surrogate pair, which UTF-8 can't hold.
@@ -308,6 +333,20 @@ class StreamDecoder:
     def flush(self) -> str:
         """Return U+FFFD if the last character was never completed, else ""."""
         return self._decoder.decode(b"", final=True)
+
+
+def _name(token: str | dict[str, Any] | None) -> str:
+    """Return the text of a control token in a `tokenizer_config.json`, or ""."""
+    return token["content"] if isinstance(token, dict) else token or ""
+
+
+def _template_in(config: dict[str, Any]) -> str:
+    """Return the chat template in a `tokenizer_config.json`, or ""."""
+    template = config.get("chat_template") or ""
+    if isinstance(template, list):
+        named = {row["name"]: row["template"] for row in template}
+        return named.get("default", "")
+    return template
 
 
 def _may_have_long_blank(text: str) -> bool:

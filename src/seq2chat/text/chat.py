@@ -1,23 +1,26 @@
 """Conversations as token ids, with the role of each token and a mask of the tokens to train on.
 
-The format is ChatML as in Qwen: for each message `<|im_start|>role`, a line break, the content,
-`<|im_end|>` and a line break. Control tokens are inserted by their ids and contents are encoded as
-ordinary text, so that no message can forge a role. Training, rollouts and serving all build their
-prompts here.
+The format of models trained here is ChatML as in Qwen: for each message `<|im_start|>role`, a line
+break, the content, `<|im_end|>` and a line break. Other models have their own template, see
+`template.py`. Control tokens are inserted by their ids and contents are encoded as ordinary text,
+so that no message can forge a role. Training, rollouts and serving all build their prompts here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
-from seq2chat.config import UserError
+from seq2chat.config import UserError, check
 from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.template import MARKS, ChatTemplate
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 START = "<|im_start|>"
 END = "<|im_end|>"
+PAD = "<|pad|>"
 
 # Gives the same ids in `transformers`, except for contents with the text of a control token, which
 # become that token there.
@@ -71,7 +74,8 @@ def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = F
     """Return the tokens of `messages`, and with `reply` the start of the assistant's next turn.
 
     With `reply`, a last message of the assistant is the beginning of its answer, and its turn is
-    left open. Raises UserError for a tokenizer without ChatML's control tokens.
+    left open. Raises UserError for a tokenizer that has neither ChatML's control tokens nor a
+    template, and for messages that the template refuses.
 
     The text of a control token in a message stays text:
 
@@ -80,6 +84,9 @@ def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = F
     >>> forged.ids.count(tokenizer.control["<|im_end|>"])
     1
     """
+    template = own_template(tokenizer)
+    if template is not None:
+        return templated_tokens(tokenizer, template, messages, reply)
     start = control_id(tokenizer, START)
     end = control_id(tokenizer, END)
     newline = tokenizer.encode("\n")
@@ -103,6 +110,120 @@ def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = F
         add([start, *tokenizer.encode("assistant"), *newline], "assistant")
         add(tokenizer.encode(begun_answer(messages)), "assistant")
     return out
+
+
+def with_chat(tokenizer: ByteBPE) -> ByteBPE:
+    """Return the tokenizer with a token for padding, and with ChatML's template and control tokens
+    if it has no template."""
+    if own_template(tokenizer) is None:
+        return tokenizer.with_chat((START, END), PAD, CHAT_TEMPLATE)
+    if tokenizer.pad_id is not None:
+        return tokenizer
+    # Masks exclude padding everywhere, so that a token without another use will do.
+    used = {*tokenizer.end_ids, *tokenizer.start_ids}
+    spare = [
+        name
+        for name, token_id in tokenizer.control.items()
+        if token_id not in used and name not in tokenizer.chat_template
+    ]
+    return tokenizer.with_pad(spare[0] if spare else PAD)
+
+
+def own_template(tokenizer: ByteBPE) -> ChatTemplate | None:
+    """Return the tokenizer's chat template if it is not the ChatML of this package."""
+    return None if tokenizer.chat_template in ("", CHAT_TEMPLATE) else tokenizer.template
+
+
+def templated_tokens(
+    tokenizer: ByteBPE, template: ChatTemplate, messages: Sequence[Message], reply: bool
+) -> ChatTokens:
+    """Return `chat_tokens` in the format of a model's own template.
+
+    An answer is encoded apart from the text before it, as when it is generated.
+    """
+    begun = begun_answer(messages) if reply else ""
+    is_begun = reply and len(messages) > 0 and messages[-1].role == "assistant"
+    done = messages[:-1] if is_begun else messages
+    rows = [{"role": message.role, "content": message.content} for message in done]
+    text, generated = template.render(rows, reply)
+    answers = generated or _answers(template, rows, text)
+    roles = _roles(template, rows, text)
+    text += template.broken(begun)
+
+    out = ChatTokens([], [], [])
+    starts = {start for start, _ in answers}
+    start = 0
+    for part, is_control in template.parts(text):
+        end = start + len(part)
+        inside = sorted({start, *(at for at in starts if start < at < end), end})
+        for first, last in pairwise(inside):
+            content = part[first - start : last - start]
+            ids = (
+                [tokenizer.control[part]]
+                if is_control
+                else tokenizer.encode(MARKS.sub("", content))
+            )
+            role = next((role for at, role in reversed(roles) if at <= first), "system")
+            is_trained = any(a <= first < b for a, b in answers)
+            out.ids.extend(ids)
+            out.roles.extend([role] * len(ids))
+            out.trained.extend([is_trained] * len(ids))
+        start = end
+    return out
+
+
+def _answers(
+    template: ChatTemplate, rows: Sequence[dict[str, str]], text: str
+) -> list[tuple[int, int]]:
+    """Return the spans of the assistant's answers in a rendered text, each with its end token.
+
+    An answer begins after the text that asks for it. An answer that the template writes in another
+    way, for example because later turns follow, has no span.
+    """
+    spans = []
+    for index, row in enumerate(rows):
+        if row["role"] != "assistant":
+            continue
+        before = template.render(rows[:index], reply=True).text
+        if not text.startswith(before):
+            continue
+        content = template.broken(row["content"]).strip()
+        at = text.find(content, len(before))
+        if at < 0:
+            continue
+        end = at + len(content)
+        for part, is_control in template.parts(text[end:]):
+            end += len(part)
+            if is_control:
+                break
+        spans.append((len(before), end))
+    return spans
+
+
+def _roles(
+    template: ChatTemplate, rows: Sequence[dict[str, str]], text: str
+) -> list[tuple[int, str]]:
+    """Return where the turns begin in a rendered text, each with its role.
+
+    A turn begins after the first control token, and the white space, that follow the content of the
+    turn before.
+    """
+    roles: list[tuple[int, str]] = []
+    start = 0
+    for row in rows:
+        content = template.broken(row["content"]).strip()
+        at = text.find(content, start)
+        if at < 0:
+            continue
+        roles.append((start, row["role"]))
+        start = at + len(content)
+        for part, is_control in template.parts(text[start:]):
+            start += len(part)
+            if is_control:
+                break
+        start = len(text) - len(text[start:].lstrip())
+    roles.append((start, "assistant"))  # the beginning of an answer, if any
+    return roles
 
 
 def begun_answer(messages: Sequence[Message]) -> str:
@@ -132,20 +253,47 @@ def control_id(tokenizer: ByteBPE, name: str) -> int:
     return token_id
 
 
+def turn_end(tokenizer: ByteBPE) -> int:
+    """Return the id that ends the assistant's turn.
+
+    Raises UserError if the tokenizer has none, or if its template ends a turn with ordinary text.
+    """
+    if own_template(tokenizer) is None:
+        return control_id(tokenizer, END)
+    shown = chat_tokens(tokenizer, [Message("user", "?"), Message("assistant", "!")])
+    trained = [
+        token for token, is_trained in zip(shown.ids, shown.trained, strict=True) if is_trained
+    ]
+    check(
+        len(trained) > 0 and trained[-1] in tokenizer.control.values(),
+        "The model's chat template ends no answer with a control token, so answers would have no "
+        "end.",
+    )
+    return trained[-1]
+
+
 def end_tokens(tokenizer: ByteBPE) -> list[int]:
     """Return the ids that end an answer: the end of a turn and the end of a text."""
-    return list(dict.fromkeys([control_id(tokenizer, END), *tokenizer.end_ids]))
+    return list(dict.fromkeys([turn_end(tokenizer), *tokenizer.end_ids]))
 
 
 def answer_ids(
     tokenizer: ByteBPE, prompt: Sequence[Message], answer: str
 ) -> tuple[list[int], list[int]]:
-    """Return the ids of the prompt, and the ids of the answer with its end token."""
+    """Return the ids of the prompt, and the ids of the answer with its end token.
+
+    Raises UserError for a template that writes the prompt in another way if there is an answer.
+    """
     before = prompt_ids(tokenizer, prompt)
-    conversation = chat_tokens(tokenizer, [*prompt, Message("assistant", answer)]).ids
-    # A line break follows the end token, which is the last one of its kind.
-    end = len(conversation) - conversation[::-1].index(control_id(tokenizer, END))
-    return before, conversation[len(before) : end]
+    tokens = chat_tokens(tokenizer, [*prompt, Message("assistant", answer)])
+    check(
+        tokens.ids[: len(before)] == before,
+        "The model's chat template writes a prompt in another way when its answer follows, so "
+        "models can't be trained on it.",
+    )
+    # A line break may follow the end token.
+    end = len(tokens.trained) - tokens.trained[::-1].index(True)
+    return before, tokens.ids[len(before) : end]
 
 
 def conversation_ids(tokenizer: ByteBPE, prompt: Sequence[Message], answer: str) -> list[int]:

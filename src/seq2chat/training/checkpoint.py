@@ -123,7 +123,8 @@ def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> Non
     ends: int | list[int] | None = (
         tokenizer.end_ids if len(tokenizer.end_ids) > 1 else tokenizer.eos_id
     )
-    ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
+    start = tokenizer.start_ids[0] if tokenizer.start_ids else None
+    ids = {"bos_token_id": start, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
     save_model(model, folder, **ids)
     tokenizer.save(folder, model_max_length=model.config.context, padding_side="left")
     (folder / "generation_config.json").write_text(

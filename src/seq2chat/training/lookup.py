@@ -74,7 +74,7 @@ def _log_probabilities(model: CausalLM, rows: Sequence[tuple[list[int], int]]) -
 
 def as_text(tokenizer: ByteBPE) -> Encode:
     """Return the encoding of a base model's text: "Question: ... Answer: ..."."""
-    start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    start = tokenizer.start_ids
 
     def encode(question: Question, answer: str) -> tuple[list[int], int]:
         turns = " ".join(m.content for m in question.messages if m.role != "system")
