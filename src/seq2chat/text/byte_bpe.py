@@ -119,11 +119,11 @@ class ByteBPE:
         self.vocab_size = max(max(self._bytes), max(vocabulary.values())) + 1
 
         self.eos_id = self._control_id("<|endoftext|>", names.get("eos_token"))
-        pad_id = self._control_id("<|pad|>", names.get("pad_token"))
-        self.pad_id = None if pad_id == self.eos_id else pad_id
         # A chat model ends a turn with a separate token, which `transformers` calls the end token.
         turn_end = self._control_id("", names.get("eos_token"))
         self.end_ids = [i for i in dict.fromkeys([turn_end, self.eos_id]) if i is not None]
+        pad_id = self._control_id("<|pad|>", names.get("pad_token"))
+        self.pad_id = None if pad_id in self.end_ids else pad_id
         # Tokenizers of others may have a token that starts every text.
         begun = whole.encode("", add_special_tokens=True).ids
         separator = self.control.get("<|endoftext|>")

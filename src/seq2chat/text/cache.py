@@ -83,7 +83,10 @@ def remove(entry: Entry) -> None:
 def _entries() -> Iterator[Entry]:
     root = cache_folder()
     shards = root / "shards"
+    models = root / "models"
     data = root / "data"
+    if models.is_dir():
+        yield from map(_model_entry, models.iterdir())
     if shards.is_dir():
         yield from map(_shards_entry, shards.iterdir())
     if data.is_dir():
@@ -98,11 +101,19 @@ def _entries() -> Iterator[Entry]:
 
 
 def _shards_entry(folder: Path) -> Entry:
+    return Entry(f"shards/{folder.name}", folder, _text_of(folder), *_size_and_time(folder))
+
+
+def _model_entry(folder: Path) -> Entry:
+    text = UNFINISHED if folder.name.startswith(".") else "model of a GGUF file"
+    return Entry(f"models/{folder.name}", folder, text, *_size_and_time(folder))
+
+
+def _size_and_time(folder: Path) -> tuple[int, float]:
     stats = [file.stat() for file in folder.rglob("*") if file.is_file()]
-    size = sum(stat.st_size for stat in stats)
     # A run in progress writes the files, which leaves the folder's own time unchanged.
     made = max(stat.st_mtime for stat in (folder.stat(), *stats))
-    return Entry(f"shards/{folder.name}", folder, _text_of(folder), size, made)
+    return sum(stat.st_size for stat in stats), made
 
 
 def _text_of(folder: Path) -> str:

@@ -131,11 +131,13 @@ def merge_ranks(
 
     Ranks number the tokens in the order of learning: bytes first, then merges. Ids may have any
     other order. A byte without an id, which `tokenizers` skips in a text, has the id `NO_ID`.
-    Raises UserError if a byte of ASCII or a merged token has no id.
+    Raises UserError if a printable byte of ASCII or a merged token has no id.
     """
     to_byte = {character: byte for byte, character in byte_alphabet().items()}
     missing = [
-        byte for character, byte in to_byte.items() if character not in vocabulary and byte < 128
+        byte
+        for character, byte in to_byte.items()
+        if character not in vocabulary and chr(byte).isascii() and chr(byte).isprintable()
     ]
     check(
         not missing,

@@ -20,6 +20,8 @@ from torch import nn
 
 from seq2chat.config import UserError, check
 from seq2chat.models.folder import CausalLM, Model, load_model, save_model
+from seq2chat.models.gguf import gguf_folder
+from seq2chat.models.published import PUBLISHED, published_file
 from seq2chat.text.shard_writer import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -135,10 +137,18 @@ def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> Non
 def find_checkpoint(path: Path) -> Path:
     """Return `path` if it is a model folder, or else the newest checkpoint of the run at `path`.
 
-    Raises UserError if there is neither.
+    For a GGUF file, and for the name of a published model, it is a folder in the cache. Raises
+    UserError if there is neither.
     """
     if (path / "config.json").exists():
         return path
+    if not path.exists() and str(path) in PUBLISHED:
+        return gguf_folder(published_file(str(path)))
+    if path.is_file():
+        check(
+            path.suffix == ".gguf", f"{path} is a file; give a run, a model folder or a .gguf file."
+        )
+        return gguf_folder(path)
     check(
         path.exists(),
         f"There is no run or model folder {path}; "

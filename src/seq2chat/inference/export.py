@@ -1,0 +1,92 @@
+"""Models for other programs: one GGUF file, or a model folder with a card."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from seq2chat.config import check
+from seq2chat.inference.load import load, load_gpt
+from seq2chat.models.folder import Model, n_parameters
+from seq2chat.models.gguf import GGUFType, write_gguf
+from seq2chat.training.checkpoint import save_with_tokenizer
+from seq2chat.training.run_folder import RunFolder, open_run
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def export_gguf(run: Path, file: Path, kind: GGUFType) -> None:
+    """Write the GPT in a run or model folder as a GGUF file.
+
+    Raises UserError for a model that llama.cpp lacks, and for a file that exists.
+    """
+    check(not file.exists(), f"{file} exists; choose another name or remove it.")
+    model, tokenizer = load_gpt(run, device="cpu")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_gguf(model, tokenizer, file, kind, name=run.resolve().name)
+
+
+def export_folder(run: Path, folder: Path, kind: str) -> None:
+    """Write the model in a run or model folder as a folder without training state, with a model
+    card. Raises UserError for a folder that is not empty."""
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    check(is_free, f"{folder} exists; choose another name or remove it.")
+    model, tokenizer = load(run, device="cpu")
+    save_with_tokenizer(model.to(DTYPES[kind]), tokenizer, folder)
+    (folder / "README.md").write_text(model_card(run, folder.name, model), encoding="utf-8")
+
+
+def model_card(run: Path, name: str, model: Model) -> str:
+    """Return a model card in Markdown: shape, data, steps and scores of the run, and how to use
+    the model."""
+    family = model.config.family
+    lines = [
+        "---",
+        "library_name: transformers" if family in ("gpt", "bert") else "library_name: seq2chat",
+        "---",
+        f"# {name}",
+        "",
+        f"A {family} with {n_parameters(model.config):,} parameters and a context of "
+        f"{model.context} tokens, made with seq2chat.",
+        "",
+    ]
+    lines += _training(run)
+    lines += ["## Use", "", "```sh", f"seq2chat serve {name}", "```", ""]
+    if family == "gpt":
+        lines += [
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'model = AutoModelForCausalLM.from_pretrained("{name}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+            "```",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _training(run: Path) -> list[str]:
+    """Return the lines about how a run was trained, none for another folder."""
+    if not (run / "config.toml").is_file():
+        return []
+    recipe = open_run(run).recipe()
+    progress = RunFolder(run).list_checkpoints()[-1] / "trainer" / "progress.json"
+    done = json.loads(progress.read_text(encoding="utf-8"))
+    method = recipe.align.method if recipe.align else "pretraining"
+    start = recipe.align.start if recipe.align else recipe.train.start
+    rows = {
+        "method": method,
+        "data": recipe.data.corpus or f"{recipe.data.source}, {recipe.data.target}",
+        "started from": start or "random weights",
+        "steps": f"{done['step']:,}",
+        "tokens": f"{done['tokens']:,}",
+        "seed": str(recipe.train.seed),
+    }
+    scores = RunFolder(run).summary()
+    rows |= {
+        key: f"{value:.4g}"
+        for key, value in scores.items()
+        if key.startswith("val_") and isinstance(value, int | float)
+    }
+    table = [f"| {key} | {value} |" for key, value in rows.items()]
+    return ["## Training", "", "| | |", "|---|---|", *table, ""]

