@@ -200,6 +200,7 @@ OLD_ALIGN = {
     "missing_eos": 0.0,
     "ema": 0.0,
     "lora_rank": 0,
+    "lora_alpha": 0.0,
     "strict": False,
 }
 

@@ -11,7 +11,6 @@ import torch
 from seq2chat.alignment import reinforcement
 from seq2chat.alignment.examples import ExampleLoader, split_examples
 from seq2chat.alignment.judges import RewardScorer, load_scorer
-from seq2chat.alignment.lora import add_lora, merged
 from seq2chat.alignment.policy import grow_vocabulary, load_policy
 from seq2chat.alignment.reward import score_texts
 from seq2chat.alignment.reward_function import FunctionScorer
@@ -21,6 +20,7 @@ from seq2chat.alignment.sft import pack, sft_loss
 from seq2chat.config import GPTConfig, Recipe, UserError, recipe_tables
 from seq2chat.models.folder import load_model, make_model, save_model
 from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import add_lora, merged
 from seq2chat.models.reward import RewardModel
 from seq2chat.text.batch import IGNORED
 from seq2chat.text.byte_bpe import ByteBPE
@@ -250,18 +250,18 @@ def test_lora_starts_as_identity_and_merges(base):
     model, tokens = model.double(), torch.randint(700, (2, 20))
     before = model(tokens)
     weights = {name: p.clone() for name, p in model.named_parameters()}
-    add_lora(model, 4)
+    add_lora(model, 4, alpha=8.0)
     assert torch.equal(model(tokens), before)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained and all(name.endswith((".0.a", ".0.b")) for name in trained)
+    assert trained and all(name.endswith((".lora_a", ".lora_b")) for name in trained)
     for name, p in model.named_parameters():
-        if name.endswith(".b"):
+        if name.endswith(".lora_b"):
             torch.nn.init.normal_(p, std=0.1)
     plain = merged(model)
     assert {name for name, _ in plain.named_parameters()} == set(weights)
     torch.testing.assert_close(plain(tokens), model(tokens), rtol=0, atol=1e-10)
-    layer = model.layers[0].self_attn.q_proj.parametrizations.weight[0]
-    expected = weights["layers.0.self_attn.q_proj.weight"] + 2 * layer.b @ layer.a
+    layer = model.layers[0].self_attn.q_proj
+    expected = weights["layers.0.self_attn.q_proj.weight"] + 2 * layer.lora_b @ layer.lora_a
     torch.testing.assert_close(plain.layers[0].self_attn.q_proj.weight, expected)
 
 

@@ -1,6 +1,5 @@
 """Direct preference optimization: the policy itself is the reward model (Rafailov et al. 2023)."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from seq2chat.config import Recipe, check
 from seq2chat.generation.decode import evaluating
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import frozen_copy
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import answer_ids
@@ -47,7 +47,7 @@ class DPO(PolicyTask):
     def __init__(
         self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
     ) -> None:
-        self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.reference = frozen_copy(policy)
         comparisons, encoded = read_preferences(recipe, tokenizer, policy.context, log)
         # Held out by prompt: pairs of the same prompt are too similar.
         train, held_out = split_examples(comparisons, recipe)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from seq2chat.alignment.lora import merged
 from seq2chat.alignment.samples import SAMPLES, show_answers
 from seq2chat.config import GPTConfig, Recipe, UserError, check
 from seq2chat.inference.load import load_gpt
 from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import merged
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import with_chat
 from seq2chat.text.conversations import Prompt

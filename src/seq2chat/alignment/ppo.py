@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from seq2chat.alignment.advantage import gae, token_rewards, whiten
 from seq2chat.alignment.judges import RewardScorer
 from seq2chat.alignment.kl import AdaptiveKL, k1
-from seq2chat.alignment.lora import merged
 from seq2chat.alignment.objectives import policy_loss, value_loss
 from seq2chat.alignment.pretraining import make_mix
 from seq2chat.alignment.reinforcement import Experience, ReinforcementLearning
@@ -30,6 +29,7 @@ from seq2chat.alignment.rollout import Rollout, answer_logp, ended_scores
 from seq2chat.config import OptimConfig, PPOConfig, Recipe
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import frozen_copy, merged
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.optim import make_optimizers
@@ -82,7 +82,7 @@ class PPO(ReinforcementLearning):
             if isinstance(self.scorer, RewardScorer)
             else reward_model_from(merged(policy))
         )
-        self.average = copy.deepcopy(self.reference) if self.align.ema else None
+        self.average = frozen_copy(policy) if self.align.ema else None
         self.coefficient = Coefficient(self.align.beta)
         log(
             f"an answer without an end scores {-self.align.missing_eos:.2f} (align.missing_eos); "

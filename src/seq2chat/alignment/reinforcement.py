@@ -1,6 +1,5 @@
 """What PPO and GRPO share: rollouts on the prompts of a corpus, scores, and their evaluation."""
 
-import copy
 import json
 import time
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from seq2chat.config import Recipe
 from seq2chat.config.align import RolloutOptions
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import frozen_copy
 from seq2chat.text.batch import Batch
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import prompt_ids
@@ -64,7 +64,7 @@ class ReinforcementLearning(PolicyTask):
     ) -> None:
         scorer = scorer_of(recipe, tokenizer, policy.device)
         self.scorer = scorer
-        self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.reference = frozen_copy(policy)
         loader, held_out = load_prompts(recipe, tokenizer, policy.context, scorer, log)
         self.held_out = held_out[:SCORED]
         align = rollout_options(recipe)

@@ -8,7 +8,6 @@ import torch
 
 from seq2chat.alignment.dpo import DPO
 from seq2chat.alignment.grpo import GRPO
-from seq2chat.alignment.lora import add_lora
 from seq2chat.alignment.policy import load_policy, set_dropout, with_shape
 from seq2chat.alignment.ppo import PPO
 from seq2chat.alignment.reward import RewardModeling
@@ -23,7 +22,9 @@ from seq2chat.config.align import field_defaults
 from seq2chat.device import pick_precision, seed_everything
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import add_lora
 from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.chat import own_template
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.setup import prepare_training
@@ -67,7 +68,10 @@ def prepare_alignment(
     if recipe.method != "reward":  # which trains a model of its own shape
         recipe = with_shape(recipe, policy.config)
     if rank := getattr(align, "lora_rank", 0):
-        add_lora(policy, rank, sorted(chat_tokenizer.control.values()))
+        alpha = getattr(align, "lora_alpha", 0.0) or 2.0 * rank
+        # The control tokens of another model's template have been trained.
+        is_ours = own_template(chat_tokenizer) is None
+        add_lora(policy, rank, alpha, sorted(chat_tokenizer.control.values()) if is_ours else ())
     status("reading examples and reward")
     task = TASKS[align.method](recipe, policy, chat_tokenizer, log, status)
     task.origin = weights_fingerprint(align) + task.origin

@@ -5,7 +5,6 @@ Only the assistant's tokens have a loss. Conversations are packed into rows side
 stays inside each conversation and positions restart, so packing does not change the loss.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -26,6 +25,7 @@ from seq2chat.alignment.units import with_score_units
 from seq2chat.config import Recipe, SFTConfig, check
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import frozen_copy
 from seq2chat.text.batch import IGNORED, Batch, pad_rows, spread_batches
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import ChatTokens
@@ -33,6 +33,7 @@ from seq2chat.text.conversations import Demonstration, demonstration_tokens, rea
 from seq2chat.training.nll import Loss, chunked_nll_sum
 from seq2chat.training.types import Job, Update
 
+MIN_ROW = 512  # positions of a packed row, if the context allows
 SCORED = 64  # held-out prompts whose answers a scorer compares checkpoints by
 
 
@@ -46,10 +47,16 @@ def sft_loss(model: GPT, batch: Batch) -> Loss:
 def pack(conversations: Sequence[ChatTokens], context: int, pad_id: int) -> Batch:
     """Return the conversations packed into few rows of at most `context` positions: longest first,
     each in the first row with room. `segments` numbers the conversations, so that none attends to
-    another."""
+    another.
+
+    A row is not much longer than the longest conversation, as the time of attention grows with the
+    square of its length.
+    """
     rows: list[list[ChatTokens]] = []
     room: list[int] = []
-    for conversation in sorted(conversations, key=lambda c: -len(c.ids)):
+    longest_first = sorted(conversations, key=lambda c: -len(c.ids))
+    context = min(context, max(MIN_ROW, len(longest_first[0].ids)))
+    for conversation in longest_first:
         length = len(conversation.ids) - 1
         index = next((i for i, left in enumerate(room) if left >= length), len(rows))
         if index == len(rows):
@@ -232,7 +239,7 @@ class Best(nn.Module):
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.version = -1  # version of the weights that were scored last
-        self.model = copy.deepcopy(model)
+        self.model = frozen_copy(model)
         self.register_buffer("score", torch.tensor(float("-inf"), dtype=torch.float64))
 
     def is_outdated(self, model: GPT) -> bool:

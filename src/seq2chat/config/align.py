@@ -18,6 +18,9 @@ Strict = Annotated[
     bool, "refuse bad lines and examples longer than the context instead of leaving them out"
 ]
 LoraRank = Annotated[int, "train adapters of this rank instead of the matrices; 0 trains all"]
+LoraAlpha = Annotated[
+    float, "adapters are multiplied by this and divided by their rank; 0 is twice the rank"
+]
 Reward = Annotated[str, "run of a reward model, oracle, or FILE.py:FUNCTION"]
 MaxTokens = Annotated[int, "maximum number of tokens of a sampled answer"]
 MissingEos = Annotated[
@@ -52,11 +55,12 @@ class SFTConfig:
     ptx_batch: PtxBatch = 8
     ptx_corpus: PtxCorpus = ""
     lora_rank: LoraRank = 0
+    lora_alpha: LoraAlpha = 0.0
     strict: Strict = False
 
     def __post_init__(self) -> None:
         _check_positive(self, "max_tokens", "ptx_batch")
-        _check_not_negative(self, "examples", "ptx", "lora_rank")
+        _check_not_negative(self, "examples", "ptx", "lora_rank", "lora_alpha")
         _check_ptx(self.ptx, self.ptx_corpus)
 
 
@@ -85,11 +89,12 @@ class DPOConfig:
     beta: Beta = 0.1
     max_tokens: MaxTokens = 32
     lora_rank: LoraRank = 0
+    lora_alpha: LoraAlpha = 0.0
     strict: Strict = False
 
     def __post_init__(self) -> None:
         _check_positive(self, "max_tokens")
-        _check_not_negative(self, "examples", "beta", "lora_rank")
+        _check_not_negative(self, "examples", "beta", "lora_rank", "lora_alpha")
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class PPOConfig:
         float, "decay of the weight average that is kept as the result; 0 keeps the last weights"
     ] = 0.0
     lora_rank: LoraRank = 0
+    lora_alpha: LoraAlpha = 0.0
     strict: Strict = False
 
     @property
@@ -133,7 +139,15 @@ class PPOConfig:
     def __post_init__(self) -> None:
         _check_positive(self, "episodes", "inner_epochs", "max_tokens", "ptx_batch", "temperature")
         _check_not_negative(
-            self, "examples", "beta", "kl_target", "ptx", "clip", "value_clip", "lora_rank"
+            self,
+            "examples",
+            "beta",
+            "kl_target",
+            "ptx",
+            "clip",
+            "value_clip",
+            "lora_rank",
+            "lora_alpha",
         )
         for name in ("gae_lambda", "ema"):
             value = getattr(self, name)
@@ -159,6 +173,7 @@ class GRPOConfig:
     clip: Clip = 0.2
     missing_eos: MissingEos = 0.0
     lora_rank: LoraRank = 0
+    lora_alpha: LoraAlpha = 0.0
     strict: Strict = False
 
     @property
@@ -168,7 +183,7 @@ class GRPOConfig:
 
     def __post_init__(self) -> None:
         _check_positive(self, "episodes", "group", "inner_epochs", "max_tokens", "temperature")
-        _check_not_negative(self, "examples", "beta", "clip", "lora_rank")
+        _check_not_negative(self, "examples", "beta", "clip", "lora_rank", "lora_alpha")
         check(
             self.episodes % self.group == 0,
             f"align.episodes is {self.episodes} and align.group {self.group}; write a multiple of "

@@ -21,7 +21,10 @@ from torch import nn
 from seq2chat.config import UserError, check
 from seq2chat.models.folder import CausalLM, Model, load_model, save_model
 from seq2chat.models.gguf import gguf_folder
+from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import ADAPTER_CONFIG, adapter_base, merge_adapter
 from seq2chat.models.published import PUBLISHED, published_file
+from seq2chat.text.named import cache_folder
 from seq2chat.text.shard_writer import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -137,13 +140,15 @@ def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> Non
 def find_checkpoint(path: Path) -> Path:
     """Return `path` if it is a model folder, or else the newest checkpoint of the run at `path`.
 
-    For a GGUF file, and for the name of a published model, it is a folder in the cache. Raises
-    UserError if there is neither.
+    For a GGUF file, the name of a published model, and adapters of LoRA, it is a folder in the
+    cache. Raises UserError if there is neither.
     """
     if (path / "config.json").exists():
         return path
     if not path.exists() and str(path) in PUBLISHED:
         return gguf_folder(published_file(str(path)))
+    if (path / ADAPTER_CONFIG).is_file():
+        return _merged_folder(path)
     if path.is_file():
         check(
             path.suffix == ".gguf", f"{path} is a file; give a run, a model folder or a .gguf file."
@@ -164,6 +169,33 @@ def find_checkpoint(path: Path) -> Path:
         f"{path} contains neither a checkpoint nor a model (config.json); train it first.",
     )
     return checkpoints[-1]
+
+
+def _merged_folder(adapters: Path) -> Path:
+    """Return a model folder with adapters merged into their base, which is made once and kept in
+    the cache."""
+    name = adapter_base(adapters)
+    base = adapters / name if (adapters / name).exists() else Path(name)
+    check(
+        base.exists() or name in PUBLISHED,
+        f"The adapters in {adapters} belong to {name}, which is not here; write the path of that "
+        f"model folder as base_model_name_or_path in {adapters / ADAPTER_CONFIG}.",
+    )
+    base = find_checkpoint(base)
+    files = [*adapters.glob("adapter_*"), base / "config.json"]
+    identity = ":".join(f"{file.resolve()}:{file.stat().st_mtime_ns}" for file in sorted(files))
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    folder = cache_folder() / "models" / f"{adapters.name}-{key}"
+    if not folder.exists():
+        model, tokenizer = load_checkpoint(base)
+        check(isinstance(model, GPT), f"{base} is a {model.config.family}; adapters need a GPT.")
+        assert isinstance(model, GPT)
+        merge_adapter(model, adapters)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        save_with_tokenizer(model, tokenizer, temporary)
+        temporary.rename(folder)
+    return folder
 
 
 def verify_checkpoint(folder: Path, resumes: bool = True) -> None:

@@ -221,6 +221,7 @@ FIXED = (
     "align.episodes",
     "align.group",
     "align.lora_rank",
+    "align.lora_alpha",
     "align.strict",
     "align.ema",
     "align.ptx_batch",
