@@ -13,9 +13,14 @@ from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_table
 
 Source = Annotated[
     str,
-    Parameter(help="recipe or .toml [default: the method's recipe]", show_default=False),
+    Parameter(
+        help="recipe or .toml [default: the method's recipe, for large models with adapters]",
+        show_default=False,
+    ),
 ]
 ALL = Parameter(name="*")
+
+LORA_PARAMETERS = 30_000_000  # from this size on, adapters are trained by default
 
 SFTFlags = recipe_flags("sft")
 RewardFlags = recipe_flags("reward")
@@ -37,7 +42,11 @@ class Options:
         ),
     ] = None
     start: Annotated[
-        str | None, Parameter(help="run to start from, or the model folder of a GPT-2 or Qwen3")
+        str | None,
+        Parameter(
+            help="run to start from, model folder (GPT-2, Llama, Qwen, Mistral), .gguf file, or "
+            "published model such as smollm2"
+        ),
     ] = None
     budget: Annotated[
         str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')
@@ -116,6 +125,7 @@ def grpo(
 def _align(method: str, source: str, options: Options, flags: Any) -> None:
     """Start or resume a run of `method`. Short flags override the recipe like all others."""
     from seq2chat.alignment.policy import find_start
+    from seq2chat.models.folder import load_config, n_parameters
 
     began = time.monotonic()
     changes = given(flags)
@@ -136,6 +146,16 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
         requested == method,
         f"seq2chat {method} has the method {method}; --align.method {requested} contradicts it.",
     )
+    console = LoggedConsole()
+    start = changes["align"].get("start", "")
+    if not source and start and f"{method}-lora" in recipe_names():
+        n = n_parameters(load_config(find_start(start)))
+        if n >= LORA_PARAMETERS:
+            source = f"{method}-lora"
+            console.log(
+                f"recipe {source}, as {start} has {n / 1e6:,.0f}M parameters (to train all of them:"
+                f" seq2chat {method} {method} --start {start})"
+            )
     is_file = source.endswith(".toml")
     tables = read_toml(Path(source)) if is_file else _shipped(source or method)
     its_method = tables.get("align", {}).get("method", method)
@@ -148,7 +168,6 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
     recipe = Recipe.from_tables(tables, changes, source=source if is_file else "the flags")
     assert recipe.align is not None
     find_start(recipe.align.start)  # before anything is measured
-    console = LoggedConsole()
     folder = options.out or free_folder(Path(source or method).stem, console)
     train_recipe(recipe, folder, console, began)
 
