@@ -232,7 +232,9 @@ def test_llama_cpp_continues_as_we_do(config, tokenizer, tmp_path):
     llama_cpp = pytest.importorskip("llama_cpp")
     model = randomized(config)
     write_gguf(model, tokenizer, tmp_path / "a.gguf", "f32")
-    theirs = llama_cpp.Llama(str(tmp_path / "a.gguf"), n_ctx=64, verbose=False, logits_all=True)
+    # Its own cache of keys and values is float16.
+    cache = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    theirs = llama_cpp.Llama(str(tmp_path / "a.gguf"), n_ctx=64, verbose=False, **cache)
     for text in (TEXT, "x1 23  the"):
         ids = tokenizer.encode(text)[:20]
         assert theirs.tokenize(text.encode(), add_bos=False, special=False)[:20] == ids

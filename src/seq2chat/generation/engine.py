@@ -70,7 +70,7 @@ class Engine:
         on_cpu = model.device.type == "cpu"
         self.cache = SlotCache(
             n_layer=config.n_layer,
-            n_slot=_round_up(n_slot, batch_multiple(dtype)),
+            n_slot=_round_up(n_slot, batch_multiple(model)),
             n_kv_head=config.n_kv_head,
             room=_round_up(config.context, KEY_MULTIPLE),
             d_head=config.d_head,

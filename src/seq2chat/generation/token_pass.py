@@ -15,13 +15,14 @@ from seq2chat.nn.few_rows import build, replace_linears
 from seq2chat.nn.slots import SlotCache, SlotRows
 
 
-def batch_multiple(dtype: torch.dtype) -> int:
+def batch_multiple(model: GPT) -> int:
     """Return a number of rows such that in its multiples no row depends on the others, bit for bit.
 
     Float32 products (MKL) have this property with any multiple of 4 rows, bfloat16 products
     (oneDNN) with any number of rows from 2 on.
     """
-    return 2 if dtype == torch.bfloat16 else 4
+    formats = {model.product_dtype, model.embed_tokens.weight.dtype}
+    return 2 if formats <= {torch.bfloat16, torch.int8} else 4
 
 
 # Limits on the rows of a pass with the kernel `few_rows`. A row of the kernel never depends on the
@@ -63,9 +64,7 @@ class TokenPass:
     def batch_multiple(self) -> int:
         """The number of rows of a pass must be a multiple of this."""
         uses_kernel = self._uses_kernel and self.run is self.compiled
-        return (
-            KERNEL_MIN_ROWS if uses_kernel else batch_multiple(next(self.model.parameters()).dtype)
-        )
+        return KERNEL_MIN_ROWS if uses_kernel else batch_multiple(self.model)
 
     def __call__(
         self, tokens: Int[Tensor, "rows 1"], state: SlotRows
@@ -110,7 +109,7 @@ class TokenPass:
         still the same. Raises the errors of torch.compile, for example without a C++ compiler.
         """
         model = self.model
-        dtype = next(model.parameters()).dtype
+        dtype = model.product_dtype
         has_linears = any(isinstance(module, nn.Linear) for module in model.modules())
         self._uses_kernel = (
             model.device.type == "cpu"

@@ -106,6 +106,11 @@ class GPT(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def product_dtype(self) -> torch.dtype:
+        """Number format of the weights of the blocks' linear maps."""
+        return self.layers[0].self_attn.q_proj.weight.dtype
+
+    @property
     def head_weight(self) -> Float[Tensor, "vocab d_model"]:
         """The matrix from `hidden` to logits: the output head's, or the embedding if tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight

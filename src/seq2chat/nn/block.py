@@ -9,15 +9,18 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """x Wᵀ + b in the number format of the input.
+    """x Wᵀ + b, computed in bfloat16 if the input or the weights are, and returned in the number
+    format of the input.
 
     Under bfloat16 activations, float32 weights are rounded on the fly, so training can keep them in
-    float32. On CPUs this is faster than torch.autocast (docs/log.md).
+    float32. On CPUs this is faster than torch.autocast (docs/log.md). With bfloat16 weights,
+    float32 activations are rounded for the product alone.
     """
 
     def forward(self, input: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        return F.linear(input, self.weight.to(input.dtype), bias)
+        dtype = input.dtype if self.weight.dtype != torch.bfloat16 else torch.bfloat16
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return F.linear(input.to(dtype), self.weight.to(dtype), bias).to(input.dtype)
 
 
 class LayerNorm(nn.LayerNorm):

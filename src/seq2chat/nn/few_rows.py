@@ -52,7 +52,7 @@ def build() -> None:
 
 
 class FewRows(nn.Module):
-    """x Wᵀ + b in float32 or bfloat16. The bits of a row never depend on the other rows.
+    """x Wᵀ + b in the weights' float32 or bfloat16, returned in the format of x. The bits of a row never depend on the other rows.
 
     Call `build` before using it.
     """
@@ -65,7 +65,8 @@ class FewRows(nn.Module):
         self.bias = bias
 
     def forward(self, x: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
-        return torch.ops.seq2chat.few_rows(x, self.weight, self.bias)
+        product = torch.ops.seq2chat.few_rows(x.to(self.weight.dtype), self.weight, self.bias)
+        return product.to(x.dtype)
 
 
 def replace_linears(module: nn.Module) -> None:
