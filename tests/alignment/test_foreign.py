@@ -24,6 +24,18 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TALKS = [("When do you open?", "We open at nine."), ("What do you sell?", "We sell red kites.")]
+HELLOS = (
+    "",
+    "Hi. ",
+    "Hi! ",
+    "Hello. ",
+    "Hello! ",
+    "You there. ",
+    "Say: ",
+    "Sir, ",
+    "So. ",
+    "Now, ",
+)
 GREEDY = SamplingConfig(max_tokens=16, temperature=0.0)
 
 
@@ -65,25 +77,27 @@ def start(tmp_path_factory):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
 
-    def write(name, rows):
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows * 12))
+    talks = [(f"{hello}{q}", a) for q, a in TALKS for hello in HELLOS]
 
-    write("talks.jsonl", [{"prompt": q, "answer": a} for q, a in TALKS])
-    ranked = [{"prompt": q, "chosen": f"{a} Sir!", "rejected": a} for q, a in TALKS]
+    def write(name, rows):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("talks.jsonl", [{"prompt": q, "answer": a} for q, a in talks])
+    ranked = [{"prompt": q, "chosen": f"{a} Sir!", "rejected": a} for q, a in talks]
     write("ranked.jsonl", ranked)
-    write("prompts.jsonl", [{"prompt": q} for q, _ in TALKS])
-    (folder / "judge.py").write_text(
-        "def judge(prompts, answers): return [len(a) for a in answers]"
-    )
+    write("prompts.jsonl", [{"prompt": q} for q, _ in talks])
+    # By turns, as a policy that knows its answers always gives the same.
+    judge = "def judge(prompts, answers): return [i % 2 for i in range(len(answers))]"
+    (folder / "judge.py").write_text(judge)
     return folder
 
 
 @pytest.fixture(scope="module")
 def taught(start, data, tmp_path_factory, align):
     run = tmp_path_factory.mktemp("runs") / "sft"
-    rates = dict.fromkeys(("optim__matrix_lr", "optim__embedding_lr", "optim__vector_lr"), 0.005)
+    rates = dict.fromkeys(("optim__matrix_lr", "optim__embedding_lr", "optim__vector_lr"), 0.002)
     options = {"data__corpus": str(data / "talks.jsonl"), "align__examples": 0}
-    align("sft", run, start, train__budget="200 steps", train__batch_size=8, **options, **rates)
+    align("sft", run, start, train__budget="120 steps", train__batch_size=8, **options, **rates)
     return run
 
 
@@ -122,7 +136,7 @@ def test_a_clean_folder_has_no_training_state(taught, tmp_path):
         "tokenizer_config.json",
     }
     card = (tmp_path / "out/README.md").read_text()
-    assert "| steps | 200 |" in card and "talks.jsonl" in card and "val_loss" in card
+    assert "| steps | 120 |" in card and "talks.jsonl" in card and "val_loss" in card
     question, answer = TALKS[0]
     assert "".join(Conversation.open(tmp_path / "out").answer(question, GREEDY)) == answer
 

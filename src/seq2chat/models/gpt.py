@@ -13,7 +13,7 @@ layers may be local.
 
 import math
 from functools import cached_property
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +108,7 @@ class GPT(nn.Module):
     @property
     def product_dtype(self) -> torch.dtype:
         """Number format of the weights of the blocks' linear maps."""
-        return self.layers[0].self_attn.q_proj.weight.dtype
+        return cast(Block, self.layers[0]).self_attn.q_proj.weight.dtype
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab d_model"]:
