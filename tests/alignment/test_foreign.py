@@ -2,16 +2,18 @@
 
 import json
 
+import peft
 import pytest
 import tokenizers
 import torch
+import transformers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from seq2chat.alignment.policy import load_policy
-from seq2chat.config import GPTConfig
+from seq2chat.config import GPTConfig, UserError
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.inference.chat import Conversation
-from seq2chat.inference.export import export_folder, export_gguf
+from seq2chat.inference.export import export_adapter, export_folder, export_gguf
 from seq2chat.models.folder import save_model
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
@@ -139,6 +141,27 @@ def test_a_clean_folder_has_no_training_state(taught, tmp_path):
     assert "| steps | 120 |" in card and "talks.jsonl" in card and "val_loss" in card
     question, answer = TALKS[0]
     assert "".join(Conversation.open(tmp_path / "out").answer(question, GREEDY)) == answer
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_go_to_peft_and_come_back(taught, data, tmp_path, align, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = {"data__corpus": str(data / "ranked.jsonl"), "align__examples": 0}
+    align("dpo", tmp_path / "dpo", taught, align__lora_rank=3, train__budget="9 steps", **options)
+    base = export_adapter(tmp_path / "dpo", tmp_path / "adapter")
+    merged, _ = load_checkpoint(tmp_path / "dpo")
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter"
+    ).eval()
+    tokens = torch.randint(300, (2, 20))
+    with torch.no_grad():
+        before = load_checkpoint(taught)[0](tokens)
+        assert not torch.allclose(merged(tokens), before, atol=1e-3)
+        torch.testing.assert_close(theirs(tokens).logits, merged(tokens), rtol=0, atol=1e-4)
+        again, _ = load_checkpoint(tmp_path / "adapter")
+        torch.testing.assert_close(again(tokens), merged(tokens), rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="has no adapters"):
+        export_adapter(taught, tmp_path / "other")
 
 
 @pytest.mark.parametrize("rank", [0, 4])

@@ -18,7 +18,7 @@ from seq2chat.config import (
     Recipe,
     check,
 )
-from seq2chat.config.align import field_defaults
+from seq2chat.config.align import field_defaults, lora_alpha
 from seq2chat.device import pick_precision, seed_everything
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
@@ -68,10 +68,14 @@ def prepare_alignment(
     if recipe.method != "reward":  # which trains a model of its own shape
         recipe = with_shape(recipe, policy.config)
     if rank := getattr(align, "lora_rank", 0):
-        alpha = getattr(align, "lora_alpha", 0.0) or 2.0 * rank
         # The control tokens of another model's template have been trained.
         is_ours = own_template(chat_tokenizer) is None
-        add_lora(policy, rank, alpha, sorted(chat_tokenizer.control.values()) if is_ours else ())
+        add_lora(
+            policy,
+            rank,
+            lora_alpha(align),
+            sorted(chat_tokenizer.control.values()) if is_ours else (),
+        )
     status("reading examples and reward")
     task = TASKS[align.method](recipe, policy, chat_tokenizer, log, status)
     task.origin = weights_fingerprint(align) + task.origin

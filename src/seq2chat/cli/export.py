@@ -20,6 +20,10 @@ def export(
         Path | None,
         Parameter(help="model folder to write, for transformers and vLLM, with a model card"),
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        Parameter(help="folder to write, for peft, with the adapters of a run of LoRA alone"),
+    ] = None,
     type: Annotated[
         Type | None,
         Parameter(
@@ -29,15 +33,20 @@ def export(
 ) -> None:
     """Export a model to other programs.
 
-    The chat template and the token that ends an answer are part of both formats. Adapters of LoRA
-    are part of the weights.
+    The chat template and the token that ends an answer are part of a GGUF file and of a folder.
+    Adapters of LoRA are merged into their weights.
     """
     check(
-        (gguf is None) != (safetensors is None), "Write either --gguf FILE or --safetensors FOLDER."
+        sum(out is not None for out in (gguf, safetensors, adapter)) == 1,
+        "Write one of --gguf FILE, --safetensors FOLDER and --adapter FOLDER.",
     )
-    from seq2chat.inference.export import export_folder, export_gguf
+    check(adapter is None or type is None, "--type is for --gguf and --safetensors; leave it out.")
+    from seq2chat.inference.export import export_adapter, export_folder, export_gguf
 
-    if gguf is not None:
+    if adapter is not None:
+        base = export_adapter(run, adapter)
+        print(f"{adapter}: adapters of {base}, which peft opens together.")
+    elif gguf is not None:
         export_gguf(run, gguf, type or "f16")
         print(f"{gguf}: {gguf.stat().st_size / 1e6:,.1f} MB. Try: llama-cli -m {gguf}")
     elif safetensors is not None:

@@ -231,6 +231,11 @@ def _check_ptx(ptx: float, corpus: str) -> None:
     )
 
 
+def lora_alpha(align: Any) -> float:
+    """Return the number α by which adapters are multiplied, and divided by their rank."""
+    return align.lora_alpha or 2.0 * align.lora_rank
+
+
 def field_defaults(config: type) -> dict[str, Any]:
     """Return the default of each option of a config class."""
     return {f.name: f.default for f in dataclasses.fields(config)}

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from seq2chat.config import check
+from seq2chat.config.align import lora_alpha
 from seq2chat.inference.load import load, load_gpt
 from seq2chat.models.folder import Model, n_parameters
 from seq2chat.models.gguf import GGUFType, write_gguf
-from seq2chat.training.checkpoint import save_with_tokenizer
+from seq2chat.models.lora import write_adapter
+from seq2chat.training.checkpoint import find_checkpoint, save_with_tokenizer
 from seq2chat.training.run_folder import RunFolder, open_run
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -29,11 +32,35 @@ def export_gguf(run: Path, file: Path, kind: GGUFType) -> None:
 def export_folder(run: Path, folder: Path, kind: str) -> None:
     """Write the model in a run or model folder as a folder without training state, with a model
     card. Raises UserError for a folder that is not empty."""
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    check(is_free, f"{folder} exists; choose another name or remove it.")
+    _check_free(folder)
     model, tokenizer = load(run, device="cpu")
     save_with_tokenizer(model.to(DTYPES[kind]), tokenizer, folder)
     (folder / "README.md").write_text(model_card(run, folder.name, model), encoding="utf-8")
+
+
+def export_adapter(run: Path, folder: Path) -> Path:
+    """Write the adapters of a run of LoRA as a folder of `peft`, and return the folder of their
+    base. Raises UserError for another run, and for a folder that is not empty."""
+    _check_free(folder)
+    align = open_run(run).recipe().align
+    rank = getattr(align, "lora_rank", 0)
+    check(rank > 0, f"{run} has no adapters; export it with --safetensors or --gguf.")
+    assert align is not None
+    base = find_checkpoint(Path(align.start)).resolve()
+    weights = RunFolder(run).list_checkpoints()[-1] / "trainer" / "policy.safetensors"
+    with safe_open(weights, "pt") as file:
+        trained = {
+            name: file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118 (safe_open is not iterable)
+            if ".lora_" in name or ".shift" in name
+        }
+    write_adapter(trained, folder, str(base), rank, lora_alpha(align))
+    return base
+
+
+def _check_free(folder: Path) -> None:
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    check(is_free, f"{folder} exists; choose another name or remove it.")
 
 
 def model_card(run: Path, name: str, model: Model) -> str:
