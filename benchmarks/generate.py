@@ -2,11 +2,13 @@
 the same weights.
 
     python benchmarks/generate.py [1M 10M 124M]
+    python benchmarks/generate.py smollm2
 
-GPT-2 shapes with random weights, prompts of 128 tokens, 128 new ones, greedy, one request and 16 at
-once; medians of interleaved rounds, each side in the number format that is faster for it, and ours
-with weights of 8 bits besides. The first greedy tokens are compared first. llama.cpp is asked
-through `pip install llama-cpp-python gguf`, in float16, one request.
+GPT-2 shapes with random weights, or a published model; prompts of 128 tokens, 128 new ones, greedy,
+one request and 16 at once; medians of interleaved rounds, each side in the number format that is
+faster for it, and ours with weights of 8 bits besides. The first greedy tokens are compared first.
+llama.cpp is asked through `pip install llama-cpp-python gguf`, one request: in float16, and a
+published model also in q8_0 and as it is published.
 """
 
 import argparse
@@ -28,9 +30,13 @@ from seq2chat.generation.engine import Engine
 from seq2chat.generation.request import Request
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.tokens import Token
+from seq2chat.inference.load import load_gpt
 from seq2chat.models.folder import n_parameters, save_model
+from seq2chat.models.gguf import write_gguf
 from seq2chat.models.gpt import GPT
-from seq2chat.serving.served_model import quantize
+from seq2chat.models.published import PUBLISHED, published_file
+from seq2chat.serving.served_model import linear_maps, quantize
+from seq2chat.text.byte_bpe import ByteBPE
 
 SHAPES = {
     "1M": GPTConfig("gpt2", vocab_size=4096, context=256, n_layer=4, n_head=4, d_model=128),
@@ -75,8 +81,8 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config, chance = SHAPES[name], random.Random(0)
-    model = GPT(config).eval()
+    model, tokenizer = subject(name)
+    config, chance = model.config, random.Random(0)
     prompts = [[chance.randrange(config.vocab_size) for _ in range(PROMPT)] for _ in range(MANY)]
     with TemporaryDirectory() as folder:
         save_model(model, folder, pad_token_id=0)
@@ -93,14 +99,17 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
                 :, PROMPT:
             ]
         assert same.tolist() == run(Engine(model, MANY), prompts, 8)[0], "other tokens"
-        llama = _llama(Path(folder), config, model)
+        llama = llamas(Path(folder), name, model, tokenizer)
     engines = {}
     for kind in ("float32", "bfloat16", "int8"):
         own = GPT(config).eval()
         own.load_state_dict(model.state_dict())
-        own.to(torch.float32 if kind == "float32" else torch.bfloat16)
+        # As `seq2chat serve` stores them.
         if kind == "int8":
+            own.to(torch.bfloat16)
             quantize(own)
+        for part in linear_maps(own) if kind == "bfloat16" else []:
+            part.to(torch.bfloat16)
         engines[kind] = Engine(own, MANY)
         engines[kind].compile()
 
@@ -122,8 +131,8 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
             sides[f"ours {kind}"] = lambda kind=kind, n=n: run(engines[kind], prompts[:n], NEW)[1]
         for kind in theirs:
             sides[f"transformers {kind}"] = lambda kind=kind, n=n: peer(kind, n)
-        if llama is not None and n == 1:
-            sides["llama.cpp"] = lambda: llama(prompts[0])
+        for kind, measure in llama.items() if n == 1 else []:
+            sides[f"llama.cpp {kind}"] = lambda measure=measure: measure(prompts[0])
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(rounds):
             for side, measure in sides.items():
@@ -156,62 +165,42 @@ def bandwidth() -> float:
     return block.nbytes / best
 
 
-def _llama(folder: Path, config: GPTConfig, model: GPT) -> Callable[[list[int]], float] | None:
-    """Return what times llama.cpp on one prompt, or None where it is not installed."""
+def subject(name: str) -> tuple[GPT, ByteBPE]:
+    """Return a published model, or one of this shape with random weights."""
+    if name in PUBLISHED:
+        return load_gpt(Path(name), device="cpu")
+    return GPT(SHAPES[name]).eval(), ByteBPE.train(["any text"], 260)
+
+
+def llamas(
+    folder: Path, name: str, model: GPT, tokenizer: ByteBPE
+) -> dict[str, Callable[[list[int]], float]]:
+    """Return what times llama.cpp on one prompt, by type of file; {} if it is not installed."""
     try:
-        from gguf import GGUFWriter
         from llama_cpp import Llama
     except ImportError:
-        return None
-    file = folder / "model.gguf"
-    writer = GGUFWriter(file, "gpt2")
-    writer.add_context_length(config.context)
-    writer.add_embedding_length(config.d_model)
-    writer.add_feed_forward_length(config.d_ff)
-    writer.add_block_count(config.n_layer)
-    writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(config.norm_eps)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([f"t{i}" for i in range(config.vocab_size)])
-    writer.add_token_merges(["t 0"])
-    state = {key: value.detach() for key, value in model.state_dict().items()}
+        return {}
+    files = {}
+    for kind in ("f16", "q8_0") if name in PUBLISHED else ("f16",):
+        files[kind] = folder / f"{kind}.gguf"
+        write_gguf(model, tokenizer, files[kind], kind)
+    if name in PUBLISHED:
+        files["published"] = published_file(name)
 
-    def add(name: str, tensor: torch.Tensor) -> None:
-        writer.add_tensor(
-            name, tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32).numpy()
-        )
+    def timed(file: Path) -> Callable[[list[int]], float]:
+        peer = Llama(str(file), n_ctx=512, n_threads=torch.get_num_threads(), verbose=False)
 
-    add("token_embd.weight", state["embed_tokens.weight"])
-    add("position_embd.weight", state["embed_positions.weight"])
-    names = {
-        "input_layernorm": "attn_norm",
-        "self_attn.o_proj": "attn_output",
-        "post_attention_layernorm": "ffn_norm",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-    }
-    for kind in ("weight", "bias"):
-        add(f"output_norm.{kind}", state[f"norm.{kind}"])
-        for i in range(config.n_layer):
-            parts = [state[f"layers.{i}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            add(f"blk.{i}.attn_qkv.{kind}", torch.cat(parts))
-            for ours, theirs in names.items():
-                add(f"blk.{i}.{theirs}.{kind}", state[f"layers.{i}.{ours}.{kind}"])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    peer = Llama(str(file), n_ctx=config.context, n_threads=torch.get_num_threads(), verbose=False)
+        def measure(prompt: list[int]) -> float:
+            peer.reset()
+            began = time.perf_counter()
+            for count, _ in enumerate(peer.generate(prompt, temp=0.0), 1):
+                if count == NEW:
+                    break
+            return time.perf_counter() - began
 
-    def measure(prompt: list[int]) -> float:
-        peer.reset()
-        began = time.perf_counter()
-        for count, _ in enumerate(peer.generate(prompt, temp=0.0), 1):
-            if count == NEW:
-                break
-        return time.perf_counter() - began
+        return measure
 
-    return measure
+    return {kind: timed(file) for kind, file in files.items()}
 
 
 def main() -> None:

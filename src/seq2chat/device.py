@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -29,6 +30,16 @@ def synchronize(device: torch.device) -> None:
     """Wait until `device` has finished its queued work, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def free_memory() -> int | None:
+    """Return the bytes of main memory that a program can use now, or None if that is unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return None
+    sizes = dict(line.split(":") for line in lines)
+    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
 
 
 def seed_everything(seed: int) -> None:

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
 from seq2chat.config import GPTConfig, UserError
+from seq2chat.models import folder as folder_module
 from seq2chat.models.folder import load_config, load_model, save_model
 from seq2chat.models.gpt import GPT
 
@@ -387,6 +390,31 @@ def test_truncated_and_missing_files_are_named(saved, tmp_path):
     index.write_text("{}")
     with pytest.raises(UserError, match=r"index.json is damaged"):
         load_model(folder)
+
+
+def test_weights_that_do_not_fit_the_memory_are_refused_before_they_are_read(saved, monkeypatch):
+    monkeypatch.setattr(folder_module, "free_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"modern need 0.0 GB, and 0.0 GB of memory are free"):
+        load_model(saved / "modern")
+    monkeypatch.setattr(folder_module, "free_memory", lambda: None)
+    load_model(saved / "modern")
+
+
+def test_loading_holds_the_weights_once(tmp_path):
+    """Not the file and the model at the same time: the peak of a fresh process is measured."""
+    config = GPTConfig(
+        "llama", vocab_size=20_000, context=64, n_layer=12, n_head=8, d_model=768, d_ff=3072
+    )
+    save_model(GPT(config), tmp_path)
+    script = (
+        "import resource, sys; from seq2chat.models.folder import load_model, n_parameters; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024; "
+        "before = peak(); model = load_model(sys.argv[1]); "
+        "print((peak() - before) / (4 * n_parameters(model.config)))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.3, done.stdout
 
 
 def test_transposed_weights_are_refused(saved, tmp_path):

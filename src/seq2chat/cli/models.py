@@ -11,7 +11,10 @@ from rich.table import Table
 def models(
     *, as_json: Annotated[bool, Parameter(name="--json", negative="", help="print JSON")] = False
 ) -> None:
-    """List the published models, which `chat`, `serve`, `generate` and `--start` take by name."""
+    """List the published models that can be named.
+
+    `chat`, `serve`, `generate`, `attention`, `export` and `--start` take these names.
+    """
     from seq2chat.models.published import PUBLISHED
 
     rows = [

@@ -25,6 +25,7 @@ from seq2chat.config import (
     check,
 )
 from seq2chat.config.shapes import Objective
+from seq2chat.device import free_memory
 from seq2chat.models import huggingface, huggingface_bert, huggingface_reward
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
@@ -103,10 +104,21 @@ def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:
     missing, unknown or of the wrong shape.
     """
     config = load_config(folder)
+    check_memory(folder, n_parameters(config) * dtype.itemsize)
     with torch.device("meta"):
         model = make_model(config)
     read_weights(model, _layout(config), Path(folder), dtype)
     return model.eval()
+
+
+def check_memory(path: str | Path, need: int) -> None:
+    """Raise UserError if the weights of `path` don't fit the memory, before any is used."""
+    free = free_memory()
+    check(
+        free is None or need <= free,
+        f"The weights of {path} need {need / 1e9:.1f} GB, and {(free or 0) / 1e9:.1f} GB of memory "
+        "are free; close other programs, or choose a smaller model.",
+    )
 
 
 def load_config(folder: str | Path) -> ModelConfig:

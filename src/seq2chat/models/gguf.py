@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seq2chat.config import GPTConfig, UserError, check
 from seq2chat.config.shapes import LayoutName
-from seq2chat.models.folder import save_model
+from seq2chat.models.folder import check_memory, n_parameters, save_model
 from seq2chat.models.gguf_file import GGUFFile, import_gguf
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.position import Frequencies
@@ -100,6 +100,7 @@ def read_gguf(file: Path) -> tuple[GPT, ByteBPE]:
             f"The tokenizer in {file} has {tokenizer.vocab_size:,} tokens, and its model has "
             f"{config.vocab_size:,}: they don't belong together.",
         )
+        check_memory(file, 4 * n_parameters(config))
         with torch.device("meta"):
             model = GPT(config)
         model.load_state_dict(_weights(stored, model), assign=True)

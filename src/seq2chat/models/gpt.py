@@ -88,6 +88,13 @@ class GPT(nn.Module):
         self.embed_positions = None
         if not layout(config).rotary:
             self.embed_positions = nn.Embedding(config.context, config.d_model)
+        self.frequencies = Frequencies(
+            config.d_head,
+            config.rope_theta,
+            config.rope_scaling,
+            config.rope_factor,
+            config.rope_context,
+        )
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
         self.norm = norm(config, config.d_model)
@@ -179,11 +186,6 @@ class GPT(nn.Module):
     def _flops_per_token(self) -> int:
         return flops_per_token(self.config)
 
-    @cached_property
-    def _frequencies(self) -> Frequencies:
-        c = self.config
-        return Frequencies(c.d_head, c.rope_theta, c.rope_scaling, c.rope_factor, c.rope_context)
-
     def start(self, padding: Int[Tensor, " batch"] | None = None) -> KVCache:
         """Return an empty decoding state. `padding` counts the pad tokens before each prompt."""
         return KVCache(self.config.n_layer, padding)
@@ -228,7 +230,7 @@ class GPT(nn.Module):
             x = x + self.embed_positions(positions)
         x = self.dropout(x if self.compute_dtype is None else x.to(self.compute_dtype))
         if self.embed_positions is None:
-            rotation = rotary(positions, self._frequencies, x.dtype)
+            rotation = rotary(positions, self.frequencies, x.dtype)
         dense, local = masks
         for index, layer in enumerate(self.layers):
             mask = local if is_local(self.config, index) else dense

@@ -18,9 +18,10 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
-        dtype = input.dtype if self.weight.dtype != torch.bfloat16 else torch.bfloat16
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return F.linear(input.to(dtype), self.weight.to(dtype), bias).to(input.dtype)
+        if self.weight.dtype == torch.bfloat16:
+            return F.linear(input.to(torch.bfloat16), self.weight, self.bias).to(input.dtype)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
 
 
 class LayerNorm(nn.LayerNorm):
