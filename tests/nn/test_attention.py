@@ -35,12 +35,25 @@ def test_both_training_paths_have_equal_gradients(masked, n_kv_head, monkeypatch
     mask = (torch.rand(2, 1, 7, 7) < 0.5) | torch.eye(7, dtype=torch.bool) if masked else None
     results = []
     for short in (0, 7):
-        monkeypatch.setattr(attention, "MAX_PLAIN_KEYS", short)
+        monkeypatch.setattr(attention, "MAX_TRAINED_KEYS", short)
         q, k, v = (x.requires_grad_() for x in qkv(n_kv_head=n_kv_head))
         context = scaled_dot_product(q, k, v, mask, is_causal=not masked)
         context.square().sum().backward()
         results.append((context.detach(), q.grad, k.grad, v.grad))
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_paths_are_zero_where_nothing_may_be_attended(dtype):
+    q, k, v = (x.to(dtype).requires_grad_() for x in qkv())
+    mask = torch.rand(2, 1, 7, 7) < 0.5
+    mask[0, 0, 3] = False
+    context = scaled_dot_product(q, k, v, mask)
+    expected, _ = scaled_dot_product_plain(q, k, v, mask)
+    assert not context[0, :, 3].any()
+    torch.testing.assert_close(context, expected, rtol=0, atol=2e-2)
+    context.float().sum().backward()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
 
 
 @pytest.mark.parametrize("attend", [scaled_dot_product, scaled_dot_product_plain])

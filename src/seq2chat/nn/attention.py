@@ -20,9 +20,8 @@ KeysAndValues = tuple[
     Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, "batch n_head n_key d_head"]
 ]
 
-# Up to this many keys, torch's fused kernel takes twice the time of the plain products in training
-# on a CPU.
-MAX_PLAIN_KEYS = 512
+# Up to this many keys, torch's fused kernel takes twice the time of `attend_in_training` on a CPU.
+MAX_TRAINED_KEYS = 512
 
 MAX_PRODUCT_QUERIES = 32  # as many as the engine reads per chunk of a prompt
 
@@ -53,8 +52,8 @@ def scaled_dot_product(
     """
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")
-    if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= MAX_PLAIN_KEYS:
-        return scaled_dot_product_plain(q, k, v, mask, is_causal=is_causal, scale=scale)[0]
+    if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= MAX_TRAINED_KEYS:
+        return attend_in_training(q, k, v, mask, is_causal, scale)
     if q.device.type == "cpu" and q.shape[2] <= MAX_PRODUCT_QUERIES and mask is not None:
         return attend_by_products(q, k, v, mask, scale)
     grouped = k.shape[1] != q.shape[1]
@@ -87,6 +86,37 @@ def attend_by_products(
     weights = torch.softmax(scores, dim=-1).masked_fill(is_masked, 0.0)
     context = weights.view(batch, n_kv_head, n_shared * n_query, -1) @ v
     return context.view(batch, n_head, n_query, -1)
+
+
+def attend_in_training(
+    q: Float[Tensor, "batch n_head n_query d_head"],
+    k: Float[Tensor, "batch n_kv_head n_key d_head"],
+    v: Float[Tensor, "batch n_kv_head n_key d_value"],
+    mask: Bool[Tensor, "#batch #n_head n_query n_key"] | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, "batch n_head n_query d_value"]:
+    """Return `scaled_dot_product` by few operations on the scores, which are the largest tensors.
+
+    The queries are scaled instead, the mask is added, so that its gradient is the identity, and
+    query heads that share a key head are rows of one product, so that no key is repeated.
+    """
+    batch, n_head, n_query, d_head = q.shape
+    n_kv_head, n_key = k.shape[1:3]
+    groups = batch * n_kv_head, n_head // n_kv_head * n_query
+    queries = (q * (d_head**-0.5 if scale is None else scale)).reshape(*groups, d_head)
+    scores = torch.bmm(queries, k.reshape(-1, n_key, d_head).mT)
+    scores = scores.view(batch, n_head, n_query, n_key)
+    allowed = causal_mask(n_query, n_key, q.device) if is_causal else mask
+    if allowed is not None:
+        bias = torch.zeros_like(allowed, dtype=scores.dtype)
+        scores = scores + bias.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, dim=-1)
+    context = torch.bmm(weights.view(*groups, n_key), v.reshape(-1, n_key, v.shape[-1]))
+    context = context.view(batch, n_head, n_query, -1)
+    if mask is not None:
+        context = context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+    return context
 
 
 def scaled_dot_product_plain(

@@ -15,7 +15,7 @@ class LoRALinear(Linear):
     """x Wᵀ + b + α/r · x Aᵀ Bᵀ with frozen W and b.
 
     B starts at zero, so that nothing changes before training. The gradients of W, which cost as
-    much as those of x, are never computed.
+    much as those of x, are never computed. Under bfloat16 activations W is rounded once.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
@@ -26,14 +26,19 @@ class LoRALinear(Linear):
         self.weight = weight
         self.bias = linear.bias
         self.scale = alpha / rank
+        self._rounded: Tensor | None = None
         like = {"dtype": weight.dtype, "device": weight.device}
         self.lora_a = nn.Parameter(torch.empty(rank, linear.in_features, **like))
         self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, input: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
+        if self._rounded is None or self._rounded.dtype != input.dtype:
+            self._rounded = self.weight.detach().to(input.dtype)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
         low = F.linear(input, self.lora_a.to(input.dtype))
-        return super().forward(input) + F.linear(low, (self.scale * self.lora_b).to(input.dtype))
+        update = F.linear(low, (self.scale * self.lora_b).to(input.dtype))
+        return F.linear(input, self._rounded, bias) + update
 
     def merged_weight(self) -> Float[Tensor, "d_out d_in"]:
         """Return W + α/r · B A."""
