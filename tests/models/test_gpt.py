@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,6 +19,10 @@ CONFIGS = {
     "banded": GPTConfig("gpt2", window=5, **SHAPE),
     "modern": GPTConfig("modern", n_kv_head=2, d_head=6, **SHAPE),
     "tied": GPTConfig("modern", tie_embeddings=True, **SHAPE),
+    "llama": GPTConfig(
+        "llama", n_kv_head=2, rope_scaling="llama3", rope_factor=2.0, rope_context=8, **SHAPE
+    ),
+    "mistral": GPTConfig("mistral", window=5, **SHAPE),
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
@@ -266,6 +271,21 @@ for options in ({"layout": "gpt2", "window": 5, "dropout": 0.1}, {"n_kv_head": 2
     model.eval()
     torch.testing.assert_close(compiled(x), model(x))
 """
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    model = random_gpt(CONFIGS["modern"])
+    tokens = torch.randint(31, (2, 9), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for recomputes in (False, True):
+        model.gradient_checkpointing = recomputes
+        model.zero_grad(set_to_none=True)
+        mlp = model.layers[0].mlp
+        with patch.object(mlp, "forward", wraps=mlp.forward) as forward:
+            model(tokens).square().sum().backward()
+        assert forward.call_count == 1 + recomputes
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
 
 def test_training_compiles_to_one_graph_once():

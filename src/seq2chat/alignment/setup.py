@@ -64,6 +64,7 @@ def prepare_alignment(
     set_dropout(policy.to(device), recipe.model.dropout)
     # Before any copy is made: a reference that computes in another precision is another policy.
     policy.compute_dtype = pick_precision(recipe.train.precision, device).dtype
+    policy.gradient_checkpointing = recipe.train.gradient_checkpointing
     seed_everything(recipe.train.seed)
     if recipe.method != "reward":  # which trains a model of its own shape
         recipe = with_shape(recipe, policy.config)

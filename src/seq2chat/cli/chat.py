@@ -40,6 +40,7 @@ def chat(
     """
     from seq2chat.generation.sampling import SamplingConfig
     from seq2chat.inference.chat import Conversation
+    from seq2chat.text.chat import default_instructions
 
     sampling = SamplingConfig(
         max_tokens=max_tokens,
@@ -55,6 +56,8 @@ def chat(
     on_terminal = is_typed()
     if on_terminal:
         console.print(f"Write a message and press Enter. {HELP}", style="dim")
+        if not system and (default := default_instructions(conversation.tokenizer)):
+            console.print(f"The model's own instructions: {default}", style="dim")
     for line in typed_lines() if on_terminal else _message_lines():
         command, _, rest = line.strip().partition(" ")
         match command:

@@ -145,6 +145,9 @@ class TrainConfig:
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], "auto: bf16 if a short benchmark shows that it is faster"
     ] = "auto"
+    gradient_checkpointing: Annotated[
+        bool, "GPT: recompute blocks in the backward pass, for less memory and a third more time"
+    ] = False
     compile: Annotated[
         Literal["auto", "on", "off"], "auto: torch.compile if it pays within the budget"
     ] = "auto"

@@ -35,6 +35,7 @@ _OBJECTIVES: dict[tuple[str, str], tuple[Objective, ...]] = {
     ("train", "label_smoothing"): ("translation",),
     ("train", "prompt"): ("next token",),
     ("train", "init"): ("next token",),
+    ("train", "gradient_checkpointing"): ("next token", "score"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import safe_open
@@ -11,6 +12,7 @@ from seq2chat.config.align import lora_alpha
 from seq2chat.inference.load import load, load_gpt
 from seq2chat.models.folder import Model, n_parameters
 from seq2chat.models.gguf import GGUFType, write_gguf
+from seq2chat.models.hub import push_folder
 from seq2chat.models.lora import write_adapter
 from seq2chat.training.checkpoint import find_checkpoint, save_with_tokenizer
 from seq2chat.training.run_folder import RunFolder, open_run
@@ -56,6 +58,15 @@ def export_adapter(run: Path, folder: Path) -> Path:
         }
     write_adapter(trained, folder, str(base), rank, lora_alpha(align))
     return base
+
+
+def push(run: Path, name: str, private: bool = False) -> str:
+    """Upload the model in a run or model folder to the Hugging Face Hub as `owner/name`, and return
+    its address. Raises UserError if that is refused."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / name.rpartition("/")[2]
+        export_folder(run, folder, "f32")
+        return push_folder(folder, name, private)
 
 
 def _check_free(folder: Path) -> None:

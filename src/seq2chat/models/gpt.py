@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from seq2chat.config import GPTConfig, check
 from seq2chat.nn.attention import DotProductHeads
@@ -84,6 +85,9 @@ class GPT(nn.Module):
         # Number format of the activations. None means the format of the weights. Weights, the sums
         # in norms and the softmax keep their own format.
         self.compute_dtype: torch.dtype | None = None
+        # Recompute each block in the backward pass instead of keeping its activations (Chen et al.
+        # 2016).
+        self.gradient_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.embed_positions = None
         if not layout(config).rotary:
@@ -234,7 +238,9 @@ class GPT(nn.Module):
         dense, local = masks
         for index, layer in enumerate(self.layers):
             mask = local if is_local(self.config, index) else dense
-            x = layer(x, rotation, mask, caches[index])
+            inputs = x, rotation, mask, caches[index]
+            recomputes = self.gradient_checkpointing and state is None and torch.is_grad_enabled()
+            x = checkpoint(layer, *inputs, use_reentrant=False) if recomputes else layer(*inputs)
         return self.norm(x)
 
     def _check_context(self, seq: int) -> None:

@@ -92,4 +92,5 @@ def reward_model_from(gpt: GPT) -> RewardModel:
     }
     model.gpt.load_state_dict(weights)
     model.compute_dtype = gpt.compute_dtype
+    model.gpt.gradient_checkpointing = gpt.gradient_checkpointing
     return model

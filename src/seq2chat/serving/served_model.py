@@ -21,7 +21,7 @@ from seq2chat.models.transformer import Transformer
 from seq2chat.nn.int8 import Int8Linear, quantized
 from seq2chat.serving.logprobs import TokenNames
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.chat import end_tokens
+from seq2chat.text.chat import default_instructions, end_tokens
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.run_folder import finished_stages
@@ -109,6 +109,13 @@ class ServedModel:
             return end_tokens(self.tokenizer)
         return [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
 
+    @cached_property
+    def instructions(self) -> str:
+        """The instructions that the model's template writes on its own, or ""."""
+        if not self.can_chat or not isinstance(self.tokenizer, ByteBPE):
+            return ""
+        return default_instructions(self.tokenizer)
+
     def card(self) -> dict[str, object]:
         """Return the model's entry in `/v1/models`."""
         return {
@@ -120,6 +127,7 @@ class ServedModel:
             "parameters": self._n_parameters,
             "family": self.family,
             "chat": self.can_chat,
+            "instructions": self.instructions,
             "vocab_size": self.tokenizer.vocab_size,
         }
 

@@ -134,6 +134,13 @@ def own_template(tokenizer: ByteBPE) -> ChatTemplate | None:
     return None if tokenizer.chat_template in ("", CHAT_TEMPLATE) else tokenizer.template
 
 
+def default_instructions(tokenizer: ByteBPE) -> str:
+    """Return the instructions that the tokenizer's own template writes if a conversation has none,
+    or ""."""
+    template = own_template(tokenizer)
+    return "" if template is None else template.default_system
+
+
 def templated_tokens(
     tokenizer: ByteBPE, template: ChatTemplate, messages: Sequence[Message], reply: bool
 ) -> ChatTokens:

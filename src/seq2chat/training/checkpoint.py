@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from seq2chat.config import UserError, check
+from seq2chat.models import hub
 from seq2chat.models.folder import CausalLM, Model, load_model, save_model
 from seq2chat.models.gguf import gguf_folder
 from seq2chat.models.gpt import GPT
@@ -140,11 +141,13 @@ def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> Non
 def find_checkpoint(path: Path) -> Path:
     """Return `path` if it is a model folder, or else the newest checkpoint of the run at `path`.
 
-    For a GGUF file, the name of a published model, and adapters of LoRA, it is a folder in the
-    cache. Raises UserError if there is neither.
+    For a GGUF file, the name of a published model, `hf:owner/name`, and adapters of LoRA, it is a
+    folder in a cache. Raises UserError if there is neither.
     """
     if (path / "config.json").exists():
         return path
+    if str(path).startswith(hub.PREFIX):
+        return find_checkpoint(hub.hub_folder(str(path).removeprefix(hub.PREFIX)))
     if not path.exists() and str(path) in PUBLISHED:
         return gguf_folder(published_file(str(path)))
     if (path / ADAPTER_CONFIG).is_file():

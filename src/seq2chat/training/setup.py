@@ -310,6 +310,8 @@ def _make_job(task: Task, run: RunFolder, device: torch.device, log: Log, status
     recipe = task.recipe
     precision = pick_precision(recipe.train.precision, device)
     task.model.compute_dtype = precision.dtype
+    if isinstance(task.model, GPT):
+        task.model.gradient_checkpointing = recipe.train.gradient_checkpointing
     optimizers = task.optimizers(recipe.optim, precision.dtype)
     progress = Progress(data=task.loader.fingerprint + task.origin)
     job = Job(run, task, optimizers, precision, device, progress)

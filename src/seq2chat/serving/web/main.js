@@ -172,7 +172,9 @@ function openSearch() {
 }
 
 function changeSettings() {
-  openSettings(byId("settings"), settings, session.conversation.system, (text) =>
+  const [id] = session.conversation.models;
+  const own = session.model(id)?.instructions || "None";
+  openSettings(byId("settings"), settings, session.conversation.system, own, (text) =>
     session.instruct(text),
   );
 }

@@ -98,10 +98,10 @@ export class Settings {
 }
 
 /**
- * Open the drawer. `system` holds the instructions of the conversation, and `instruct(text)`
- * changes them.
+ * Open the drawer. `system` holds the instructions of the conversation, `instruct(text)` changes
+ * them, and `own` is shown while there are none.
  */
-export function openSettings(dialog, settings, system, instruct) {
+export function openSettings(dialog, settings, system, own, instruct) {
   const close = iconButton("close", "Close", () => dialog.close());
   const reset = el(
     "button",
@@ -110,7 +110,7 @@ export function openSettings(dialog, settings, system, instruct) {
       class: "button",
       onclick: () => (
         settings.reset(),
-        openSettings(dialog, settings, dialog.querySelector("#system").value, instruct)
+        openSettings(dialog, settings, dialog.querySelector("#system").value, own, instruct)
       ),
     },
     "Reset sampling",
@@ -126,7 +126,7 @@ export function openSettings(dialog, settings, system, instruct) {
         {
           id: "system",
           rows: 4,
-          placeholder: "None",
+          placeholder: own,
           oninput: ({ target }) => instruct(target.value),
         },
         system,
