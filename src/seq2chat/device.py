@@ -39,7 +39,17 @@ def free_memory() -> int | None:
     except OSError:  # not Linux
         return None
     sizes = dict(line.split(":") for line in lines)
-    return int(sizes["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in sizes else None
+    if "MemAvailable" not in sizes:
+        return None
+    free = int(sizes["MemAvailable"].split()[0]) * 1024
+    # A container may have less than its machine.
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no container, or no limit ("max")
+        return free
+    return min(free, max(0, limit - used))
 
 
 def seed_everything(seed: int) -> None:

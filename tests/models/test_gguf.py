@@ -199,7 +199,7 @@ def test_huge_arrays_strings_and_shapes_allocate_nothing(stored, tmp_path):
         ("llama.block_count", None, "lacks 'llama.block_count'"),
         ("llama.block_count", 3, "blk.2.attn_k.weight is missing"),
         ("llama.block_count", 1, "blk.1.attn_k.weight is unknown"),
-        ("llama.embedding_length", 128, "has the shape"),
+        ("llama.embedding_length", 128, "does not fit its tensors"),
         ("llama.rope.scaling.type", "yarn", "scales rotary positions by 'yarn'"),
         ("llama.expert_count", 8, "experts"),
         ("llama.attention.head_count", 3, "model.n_head 3 is not a multiple"),

@@ -185,7 +185,8 @@ def test_flops_are_those_a_counter_sees(config):
     model, x = GPT(config), tokens(batch=2, seq=24)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x).sum().backward()
-    n_key = (config.context * 2 + config.window * 2) if config.window else config.context * 4
+    local = sum(is_local(config, index) for index in range(4))
+    n_key = config.window * local + config.context * (4 - local)
     # The kernel does not skip the band.
     hidden = 12 * config.n_head * config.d_head * (4 * config.context - n_key)
     assert counter.get_total_flops() == 2 * 24 * (flops_per_token(config) + hidden)

@@ -66,7 +66,8 @@ class StandIn(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path == "/api/repos/create":
             request = json.loads(body)
-            self._json({"url": f"http://hub/{request.get('organization')}/{request['name']}"})
+            name = f"{request.get('organization')}/{request['name']}"
+            self._json({"url": f"https://huggingface.co/{name}"})
         elif self.path.endswith("/preupload/main"):
             files = json.loads(body)["files"]
             self._json({"files": [f | {"uploadMode": "regular"} for f in files]})
@@ -77,7 +78,9 @@ class StandIn(BaseHTTPRequestHandler):
                 if row["key"] == "file":
                     value = row["value"]
                     self.files[f"{repo}/{value['path']}"] = base64.b64decode(value["content"])
-            self._json({"commitUrl": f"http://hub/{repo}/commit/1", "commitOid": COMMIT})
+            self._json(
+                {"commitUrl": f"https://huggingface.co/{repo}/commit/{COMMIT}", "commitOid": COMMIT}
+            )
         else:
             self._json({})
 

@@ -85,7 +85,7 @@ def roll_out(
     tokens = [[*ids[i], *answer.tokens] for i, answer in rows]
     mask = [[0] * len(ids[i]) + [1] * len(answer.tokens) for i, answer in rows]
     logp = [[0.0] * len(ids[i]) + answer.drawn_logprobs for i, answer in rows]
-    finished = [is_finished(tokenizer, answer.tokens) for _, answer in rows]
+    finished = [is_finished(tokenizer, answer.tokens, ends[0]) for _, answer in rows]
     return Rollout(
         prompts=[queries[i].prompt for i, _ in rows],
         columns=[queries[i].columns for i, _ in rows],
@@ -100,14 +100,14 @@ def roll_out(
     )
 
 
-def is_finished(tokenizer: ByteBPE, answer: Sequence[int]) -> bool:
-    """Return whether an answer ends with the end of a turn and contains no other control token.
+def is_finished(tokenizer: ByteBPE, answer: Sequence[int], end: int) -> bool:
+    """Return whether an answer ends with `end`, which ends a turn, and has no other control token.
 
     An answer that ends with the end of a text instead reads the same. But reward models never saw
     one in training, so a policy would discover and exploit their arbitrary scores.
     """
     control = [token for token in answer if token in tokenizer.control.values()]
-    return control == [end_tokens(tokenizer)[0]] == [answer[-1]]
+    return control == [end] == [answer[-1]]
 
 
 def ended_scores(

@@ -24,7 +24,7 @@ from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import add_lora
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.chat import own_template
+from seq2chat.text.chat import end_tokens, own_template
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.setup import prepare_training
@@ -77,6 +77,7 @@ def prepare_alignment(
             lora_alpha(align),
             sorted(chat_tokenizer.control.values()) if is_ours else (),
         )
+    end_tokens(chat_tokenizer)  # a template without an end of answers is refused now
     status("reading examples and reward")
     task = TASKS[align.method](recipe, policy, chat_tokenizer, log, status)
     task.origin = weights_fingerprint(align) + task.origin
@@ -112,8 +113,9 @@ def _check_options(recipe: Recipe, align: AlignConfig) -> None:
 def weights_fingerprint(align: AlignConfig) -> str:
     """Return a hash of the weights of the starting model and of the reward model."""
     digest = hashlib.sha256()
-    for source in (align.start, getattr(align, "reward", "")):
-        if source and Path(source).is_dir():
+    reward = getattr(align, "reward", "")
+    for source in (align.start, reward if Path(reward).is_dir() else ""):
+        if source:
             for file in sorted(find_checkpoint(Path(source)).glob("*.safetensors")):
                 with file.open("rb") as weights:
                     digest.update(hashlib.file_digest(weights, "sha256").digest())

@@ -226,6 +226,10 @@ def split_fitting(
         "conversations",
         log,
     )
+    check(
+        any(any(encoded[d].trained) for d in fitting),
+        "The model's chat template leaves out all answers that are to be trained.",
+    )
     train, held_out = split_examples(fitting, recipe)
     log(f"{len(train):,} conversations to train on, {len(held_out):,} held out")
     return train, held_out

@@ -51,7 +51,7 @@ class Options:
     budget: Annotated[
         str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')
     ] = None
-    out: Annotated[Path | None, Parameter(help="run folder [default: runs/METHOD]")] = None
+    out: Annotated[Path | None, Parameter(help="run folder [default: runs/RECIPE]")] = None
     resume: Annotated[bool, Parameter(help="continue the run in --out", negative="")] = False
 
 
@@ -148,7 +148,8 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
     )
     console = LoggedConsole()
     start = changes["align"].get("start", "")
-    if not source and start and f"{method}-lora" in recipe_names():
+    wants_all = changes["align"].get("lora_rank") == 0
+    if not source and start and not wants_all and f"{method}-lora" in recipe_names():
         n = n_parameters(load_config(find_start(start)))
         if n >= LORA_PARAMETERS:
             source = f"{method}-lora"

@@ -59,6 +59,7 @@ class SFTConfig:
     strict: Strict = False
 
     def __post_init__(self) -> None:
+        _check_lora(self)
         _check_positive(self, "max_tokens", "ptx_batch")
         _check_not_negative(self, "examples", "ptx", "lora_rank", "lora_alpha")
         _check_ptx(self.ptx, self.ptx_corpus)
@@ -93,6 +94,7 @@ class DPOConfig:
     strict: Strict = False
 
     def __post_init__(self) -> None:
+        _check_lora(self)
         _check_positive(self, "max_tokens")
         _check_not_negative(self, "examples", "beta", "lora_rank", "lora_alpha")
 
@@ -137,6 +139,7 @@ class PPOConfig:
         return self.episodes
 
     def __post_init__(self) -> None:
+        _check_lora(self)
         _check_positive(self, "episodes", "inner_epochs", "max_tokens", "ptx_batch", "temperature")
         _check_not_negative(
             self,
@@ -182,6 +185,7 @@ class GRPOConfig:
         return self.episodes // self.group
 
     def __post_init__(self) -> None:
+        _check_lora(self)
         _check_positive(self, "episodes", "group", "inner_epochs", "max_tokens", "temperature")
         _check_not_negative(self, "examples", "beta", "clip", "lora_rank", "lora_alpha")
         check(
@@ -228,6 +232,13 @@ def _check_ptx(ptx: float, corpus: str) -> None:
         bool(ptx) == bool(corpus),
         "align.ptx and align.ptx_corpus belong together: a weight, and the text of the pretraining "
         "gradient.",
+    )
+
+
+def _check_lora(config: Any) -> None:
+    check(
+        config.lora_rank > 0 or config.lora_alpha == 0,
+        f"align.lora_alpha is {config.lora_alpha} without align.lora_rank; write a rank, too.",
     )
 
 

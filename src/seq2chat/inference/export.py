@@ -7,11 +7,12 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors import safe_open
 
-from seq2chat.config import check
+from seq2chat.config import GPTConfig, check
 from seq2chat.config.align import lora_alpha
 from seq2chat.inference.load import load, load_gpt
-from seq2chat.models.folder import Model, n_parameters
+from seq2chat.models.folder import COMMAND, Model, load_config, n_parameters
 from seq2chat.models.gguf import GGUFType, write_gguf
+from seq2chat.models.gpt import LAYOUTS
 from seq2chat.models.hub import push_folder
 from seq2chat.models.lora import write_adapter
 from seq2chat.training.checkpoint import find_checkpoint, save_with_tokenizer
@@ -48,11 +49,20 @@ def export_adapter(run: Path, folder: Path) -> Path:
     rank = getattr(align, "lora_rank", 0)
     check(rank > 0, f"{run} has no adapters; export it with --safetensors or --gguf.")
     assert align is not None
+    run_checkpoint = find_checkpoint(run)
     base = find_checkpoint(Path(align.start)).resolve()
-    weights = RunFolder(run).list_checkpoints()[-1] / "trainer" / "policy.safetensors"
+    config = load_config(run_checkpoint)
+    assert isinstance(config, GPTConfig)
+    check(
+        LAYOUTS[config.layout].rotary,
+        f"peft adapts the stacked maps of a {config.layout} together; write --safetensors instead.",
+    )
+    # The published model is the best or the average of the policy, if there is one.
+    files = [run_checkpoint / "trainer" / f"{n}.safetensors" for n in ("best", "average", "policy")]
+    weights = next(file for file in files if file.exists())
     with safe_open(weights, "pt") as file:
         trained = {
-            name: file.get_tensor(name)
+            name.removeprefix("model."): file.get_tensor(name)
             for name in file.keys()  # noqa: SIM118 (safe_open is not iterable)
             if ".lora_" in name or ".shift" in name
         }
@@ -89,7 +99,9 @@ def model_card(run: Path, name: str, model: Model) -> str:
         "",
     ]
     lines += _training(run)
-    lines += ["## Use", "", "```sh", f"seq2chat serve {name}", "```", ""]
+    is_served = model.config.objective != "score"
+    command = f"serve {name}" if is_served else f"{COMMAND[model.config.objective]} {name}"
+    lines += ["## Use", "", "```sh", f"seq2chat {command}", "```", ""]
     if family == "gpt":
         lines += [
             "```python",

@@ -4,9 +4,8 @@ layout gpt2 ⇄ gpt2 · modern ⇄ qwen3 · llama and mistral ⇄ llama · qwen2
 """
 
 import hashlib
-import shutil
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,10 +19,9 @@ from seq2chat.models.gpt import GPT
 from seq2chat.nn.position import Frequencies
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.gguf_tokens import metadata_of, tokenizer_from
-from seq2chat.text.named import cache_folder
+from seq2chat.text.named import cache_folder, cached_folder
 
 GGUFType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
-GGUF_TYPES: tuple[str, ...] = get_args(GGUFType)
 
 _ARCHITECTURES: dict[LayoutName, str] = {
     "gpt2": "gpt2",
@@ -72,14 +70,12 @@ def gguf_folder(file: Path) -> Path:
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder = cache_folder() / "models" / f"{file.stem}-{key}"
     if not folder.exists():
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
         model, tokenizer = read_gguf(file)
         start = tokenizer.start_ids[0] if tokenizer.start_ids else None
         end = tokenizer.end_ids[0] if tokenizer.end_ids else None
-        save_model(model, temporary, bos_token_id=start, eos_token_id=end)
-        tokenizer.save(temporary, model_max_length=model.context)
-        temporary.rename(folder)
+        with cached_folder(folder) as temporary:
+            save_model(model, temporary, bos_token_id=start, eos_token_id=end)
+            tokenizer.save(temporary, model_max_length=model.context)
     return folder
 
 
@@ -95,6 +91,10 @@ def read_gguf(file: Path) -> tuple[GPT, ByteBPE]:
             tokenizer = tokenizer_from(stored.metadata, str(file))
         except KeyError as error:
             raise UserError(f"{file} is damaged: it lacks {error}.") from None
+        except UserError:
+            raise
+        except Exception as error:  # of values of the wrong type, and of the tokenizers library
+            raise UserError(f"{file} is damaged: {error}.") from None
         check(
             tokenizer.vocab_size <= config.vocab_size,
             f"The tokenizer in {file} has {tokenizer.vocab_size:,} tokens, and its model has "
@@ -191,6 +191,15 @@ def _config(stored: GGUFFile) -> GPTConfig:
         # The file holds float32, and the epsilon of a config.json is a short decimal number.
         norm_eps=float(f"{number(f'attention.{epsilon}'):.6g}"),
         **options,
+    )
+    # Before a model of this size is built.
+    shape = stored.tensors[
+        "blk.0.attn_qkv.weight" if layout == "gpt2" else "blk.0.attn_q.weight"
+    ].shape
+    rows = config.n_head * config.d_head * (3 if layout == "gpt2" else 1)
+    check(
+        config.n_layer <= len(stored.tensors) and shape == (rows, config.d_model),
+        f"{stored.path} is damaged: its metadata does not fit its tensors.",
     )
     if config.rope_scaling == "llama3":
         factors = stored.tensor(ROPE_FREQS)

@@ -77,7 +77,7 @@ class GGUFFile:
         raw = np.frombuffer(self._data, np.uint8, stored.size, stored.start)
         if stored.type in ("F32", "F16"):
             number = np.float32 if stored.type == "F32" else np.float16
-            return raw.view(number).reshape(stored.shape)
+            return raw.view(number).reshape(stored.shape).copy()
         rows = raw.reshape(*stored.shape[:-1], -1)
         return self._gguf.quants.dequantize(rows, kind).reshape(stored.shape)
 
@@ -124,6 +124,8 @@ class GGUFFile:
             f"{self.path}: tensor {name} has the type {type_name}, which is not read; "
             f"{', '.join(TYPES)} are.",
         )
+        if name in self.tensors or not shape:
+            raise self._damaged(f"tensor {name} is there twice, or has no dimensions")
         n_per_block, n_bytes = self._gguf.GGML_QUANT_SIZES[kind]
         n = math.prod(shape)
         size = n // n_per_block * n_bytes

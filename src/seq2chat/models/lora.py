@@ -51,7 +51,9 @@ def frozen_copy(model: GPT) -> GPT:
 
     With adapters, a reference policy costs only a copy of these.
     """
-    shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+    shared: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
+    adapted = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    shared |= {id(module.rounded): module.rounded for module in adapted}
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
@@ -75,6 +77,7 @@ def merged(model: GPT) -> GPT:
         plain = GPT(model.config)
     plain.load_state_dict(state, assign=True)
     plain.compute_dtype = model.compute_dtype
+    plain.gradient_checkpointing = model.gradient_checkpointing
     return plain.eval()
 
 
@@ -122,11 +125,15 @@ def adapter_base(folder: Path) -> str:
         fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         base = fields["base_model_name_or_path"]
         kind = fields["peft_type"]
+        is_sized = fields["r"] > 0 and fields["lora_alpha"] > 0
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged: {error}.") from None
+    check(is_sized, f"{file} is damaged: r and lora_alpha must be positive.")
     check(kind == "LORA", f"{file} has adapters of the type {kind!r}; only 'LORA' is supported.")
     for name, supported in _SUPPORTED.items():
         value = fields.get(name) or supported
+        if name == "init_lora_weights" and value in (True, "gaussian", "default"):
+            continue
         check(
             value == supported,
             f"{file}: {name} {value!r} is not supported; only {supported!r} is.",
@@ -141,6 +148,9 @@ _SUPPORTED: dict[str, Any] = {
     "rank_pattern": {},
     "alpha_pattern": {},
     "fan_in_fan_out": False,
+    "lora_bias": False,
+    "alora_invocation_tokens": [],
+    "init_lora_weights": True,  # others change the base, too
 }
 
 
@@ -160,9 +170,13 @@ def merge_adapter(model: GPT, folder: Path) -> None:
         raise UserError(f"{file} is damaged: {error}.") from None
     other = f"{file} belongs to another model than {adapter_base(folder)}: %s."
     parameters = dict(model.named_parameters())
+    unknown = [n for n in tensors if not n.endswith((".lora_A.weight", ".lora_B.weight"))]
+    check(not unknown, f"{file}: tensor {unknown[:1]} is not part of an adapter of a linear map.")
     names = {name.split(".lora_")[0] for name in tensors}
     for name in sorted(names):
         weight = parameters.get(f"{name.removeprefix(_PREFIX)}.weight")
+        is_block = name.startswith(f"{_PREFIX}layers.")
+        check(is_block, f"{file}: only adapters of the blocks are supported, and {name} is not.")
         if weight is None or not LAYOUTS[model.config.layout].rotary:
             raise UserError(other % f"it has no {name.removeprefix(_PREFIX)}")
         try:

@@ -26,19 +26,22 @@ class LoRALinear(Linear):
         self.weight = weight
         self.bias = linear.bias
         self.scale = alpha / rank
-        self._rounded: Tensor | None = None
+        # By format. A reference policy shares it.
+        self.rounded: dict[torch.dtype, Tensor] = {}
         like = {"dtype": weight.dtype, "device": weight.device}
         self.lora_a = nn.Parameter(torch.empty(rank, linear.in_features, **like))
         self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     def forward(self, input: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape d_out"]:
-        if self._rounded is None or self._rounded.dtype != input.dtype:
-            self._rounded = self.weight.detach().to(input.dtype)
+        if input.dtype not in self.rounded:
+            # The first use may be a generation, whose tensors can't be part of a backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                self.rounded[input.dtype] = self.weight.detach().to(input.dtype)
         bias = None if self.bias is None else self.bias.to(input.dtype)
         low = F.linear(input, self.lora_a.to(input.dtype))
         update = F.linear(low, (self.scale * self.lora_b).to(input.dtype))
-        return F.linear(input, self._rounded, bias) + update
+        return F.linear(input, self.rounded[input.dtype], bias) + update
 
     def merged_weight(self) -> Float[Tensor, "d_out d_in"]:
         """Return W + α/r · B A."""

@@ -183,12 +183,17 @@ class ByteBPE:
         file = tokenizer_file(path)
         config = file.with_name("tokenizer_config.json")
         template = file.with_name("chat_template.jinja")
-        return cls(
+        tokenizer = cls(
             read_utf8(file),
             read_utf8(config) if config.is_file() else "{}\n",
             where=str(file),
             chat_template=read_utf8(template) if template.is_file() else "",
         )
+        generation = file.with_name("generation_config.json")
+        if generation.is_file():
+            ends = read_json(read_utf8(generation), str(generation)).get("eos_token_id")
+            tokenizer._add_ends(ends if isinstance(ends, list) else [ends])
+        return tokenizer
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -240,11 +245,20 @@ class ByteBPE:
         spec = tokenizers.Tokenizer.from_str(self.json)
         spec.add_special_tokens(missing)
         config = read_json(self._config, "tokenizer_config.json") | names
-        return ByteBPE(
+        extended = ByteBPE(
             spec.to_str(pretty=True) if missing else self.json,
             json.dumps(config, indent=2) + "\n",
             chat_template=template,
         )
+        extended._add_ends(self.end_ids)
+        return extended
+
+    def _add_ends(self, ids: Iterable[int | None]) -> None:
+        """Add to the tokens that end a turn or a text, which are never padding."""
+        known = self.control.values()
+        ends = [token_id for token_id in ids if token_id is not None and token_id in known]
+        self.end_ids = list(dict.fromkeys([*self.end_ids, *ends]))
+        self.pad_id = None if self.pad_id in self.end_ids else self.pad_id
 
     def split(self, text: str) -> list[str]:
         """Return the pieces of `text`. Merges never cross from one piece to the next."""

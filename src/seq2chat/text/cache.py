@@ -1,5 +1,5 @@
-"""The contents of the user's cache folder: tokenized texts, downloads, and files that killed runs
-left unfinished."""
+"""The contents of the user's cache folder: tokenized texts, converted models, downloads, and
+files that killed runs left unfinished."""
 
 import json
 import shutil
@@ -105,7 +105,7 @@ def _shards_entry(folder: Path) -> Entry:
 
 
 def _model_entry(folder: Path) -> Entry:
-    text = UNFINISHED if folder.name.startswith(".") else "model of a GGUF file"
+    text = UNFINISHED if folder.name.startswith(".") else "converted model"
     return Entry(f"models/{folder.name}", folder, text, *_size_and_time(folder))
 
 

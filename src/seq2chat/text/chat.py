@@ -6,14 +6,15 @@ break, the content, `<|im_end|>` and a line break. Other models have their own t
 so that no message can forge a role. Training, rollouts and serving all build their prompts here.
 """
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from seq2chat.config import UserError, check
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.template import MARKS, ChatTemplate
+from seq2chat.text.template import MARKS, ChatTemplate, Rendered, Span
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -56,13 +57,22 @@ class Message:
 class ChatTokens:
     """A conversation as ids.
 
-    `roles[t]` is the role of the turn of token t. `trained[t]` is True for the tokens to train on:
-    the contents of the assistant's turns and their end tokens.
+    `roles[t]` is the role of the turn of token t, and `messages[t]` the number of its message, or
+    -1. `trained[t]` is True for the tokens to train on: the contents of the assistant's turns and
+    their end tokens.
     """
 
     ids: list[int]
     roles: list[str]
     trained: list[bool]
+    messages: list[int]
+
+    def add(self, ids: Sequence[int], role: str, number: int, trained: bool = False) -> None:
+        """Append the tokens of a part of message `number`."""
+        self.ids.extend(ids)
+        self.roles.extend([role] * len(ids))
+        self.messages.extend([number] * len(ids))
+        self.trained.extend([trained] * len(ids))
 
     @property
     def predicted(self) -> list[tuple[int, bool]]:
@@ -90,25 +100,17 @@ def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = F
     start = control_id(tokenizer, START)
     end = control_id(tokenizer, END)
     newline = tokenizer.encode("\n")
-    out = ChatTokens([], [], [])
-
-    def add(ids: Sequence[int], role: str, trained: bool = False) -> None:
-        out.ids.extend(ids)
-        out.roles.extend([role] * len(ids))
-        out.trained.extend([trained] * len(ids))
-
+    out = ChatTokens([], [], [], [])
     is_begun = reply and len(messages) > 0 and messages[-1].role == "assistant"
-    for message in messages[:-1] if is_begun else messages:
-        add([start, *tokenizer.encode(message.role), *newline], message.role)
-        add(
-            [*tokenizer.encode(trimmed(message.content)), end],
-            message.role,
-            trained=message.role == "assistant",
-        )
-        add(newline, message.role)
+    for number, message in enumerate(messages[:-1] if is_begun else messages):
+        role = message.role
+        out.add([start, *tokenizer.encode(role), *newline], role, number)
+        content = [*tokenizer.encode(trimmed(message.content)), end]
+        out.add(content, role, number, trained=role == "assistant")
+        out.add(newline, role, number)
     if reply:
-        add([start, *tokenizer.encode("assistant"), *newline], "assistant")
-        add(tokenizer.encode(begun_answer(messages)), "assistant")
+        out.add([start, *tokenizer.encode("assistant"), *newline], "assistant", -1)
+        out.add(tokenizer.encode(begun_answer(messages)), "assistant", -1)
     return out
 
 
@@ -124,9 +126,10 @@ def with_chat(tokenizer: ByteBPE) -> ByteBPE:
     spare = [
         name
         for name, token_id in tokenizer.control.items()
-        if token_id not in used and name not in tokenizer.chat_template
+        if token_id not in used and name not in tokenizer.chat_template and "end" not in name
     ]
-    return tokenizer.with_pad(spare[0] if spare else PAD)
+    meant = [name for name in spare if "pad" in name or "reserved" in name or "unused" in name]
+    return tokenizer.with_pad([*meant, *spare, PAD][0])
 
 
 def own_template(tokenizer: ByteBPE) -> ChatTemplate | None:
@@ -148,89 +151,78 @@ def templated_tokens(
 
     An answer is encoded apart from the text before it, as when it is generated.
     """
-    begun = begun_answer(messages) if reply else ""
     is_begun = reply and len(messages) > 0 and messages[-1].role == "assistant"
     done = messages[:-1] if is_begun else messages
     rows = [{"role": message.role, "content": message.content} for message in done]
-    text, generated = template.render(rows, reply)
-    answers = generated or _answers(template, rows, text)
-    roles = _roles(template, rows, text)
-    text += template.broken(begun)
+    rendered = template.render(rows, reply)
+    turns, answers = _turns(template, rows, rendered)
+    answers = rendered.generated or answers
+    text = rendered.text
+    cuts = {start for start, _ in answers}
+    if is_begun:
+        cuts.add(len(text))
+        text += template.broken(begun_answer(messages))
 
-    out = ChatTokens([], [], [])
-    starts = {start for start, _ in answers}
+    out = ChatTokens([], [], [], [])
     start = 0
     for part, is_control in template.parts(text):
         end = start + len(part)
-        inside = sorted({start, *(at for at in starts if start < at < end), end})
+        inside = sorted({start, *(at for at in cuts if start < at < end), end})
         for first, last in pairwise(inside):
-            content = part[first - start : last - start]
-            ids = (
-                [tokenizer.control[part]]
-                if is_control
-                else tokenizer.encode(MARKS.sub("", content))
-            )
-            role = next((role for at, role in reversed(roles) if at <= first), "system")
-            is_trained = any(a <= first < b for a, b in answers)
-            out.ids.extend(ids)
-            out.roles.extend([role] * len(ids))
-            out.trained.extend([is_trained] * len(ids))
+            content = MARKS.sub("", part[first - start : last - start])
+            ids = [tokenizer.control[part]] if is_control else tokenizer.encode(content)
+            turn = turns[bisect(turns, first, key=lambda turn: turn.start) - 1]
+            span = bisect(answers, first, key=lambda span: span[0]) - 1
+            is_trained = span >= 0 and first < answers[span][1]
+            out.add(ids, turn.role, turn.number, is_trained)
         start = end
     return out
 
 
-def _answers(
-    template: ChatTemplate, rows: Sequence[dict[str, str]], text: str
-) -> list[tuple[int, int]]:
-    """Return the spans of the assistant's answers in a rendered text, each with its end token.
+class _Turn(NamedTuple):
+    """Where a turn begins in a rendered text, its role, and the number of its message, or -1."""
 
-    An answer begins after the text that asks for it. An answer that the template writes in another
-    way, for example because later turns follow, has no span.
+    start: int
+    role: str
+    number: int
+
+
+def _turns(
+    template: ChatTemplate, rows: Sequence[dict[str, str]], rendered: Rendered
+) -> tuple[list[_Turn], list[Span]]:
+    """Return the turns of a rendered text, and the spans of the assistant's answers with their end
+    tokens.
+
+    A turn ends with the first control token after its content and the white space after that. An
+    answer begins after the text that asks for one, or with its content where that text differs.
     """
-    spans = []
-    for index, row in enumerate(rows):
-        if row["role"] != "assistant":
-            continue
-        before = template.render(rows[:index], reply=True).text
-        if not text.startswith(before):
-            continue
-        content = template.broken(row["content"]).strip()
-        at = text.find(content, len(before))
-        if at < 0:
-            continue
-        end = at + len(content)
-        for part, is_control in template.parts(text[end:]):
-            end += len(part)
-            if is_control:
-                break
-        spans.append((len(before), end))
-    return spans
-
-
-def _roles(
-    template: ChatTemplate, rows: Sequence[dict[str, str]], text: str
-) -> list[tuple[int, str]]:
-    """Return where the turns begin in a rendered text, each with its role.
-
-    A turn begins after the first control token, and the white space, that follow the content of the
-    turn before.
-    """
-    roles: list[tuple[int, str]] = []
+    text = rendered.text
+    turns = [_Turn(0, "system", -1)]
+    answers: list[Span] = []
     start = 0
-    for row in rows:
-        content = template.broken(row["content"]).strip()
-        at = text.find(content, start)
-        if at < 0:
-            continue
-        roles.append((start, row["role"]))
-        start = at + len(content)
-        for part, is_control in template.parts(text[start:]):
-            start += len(part)
-            if is_control:
-                break
-        start = len(text) - len(text[start:].lstrip())
-    roles.append((start, "assistant"))  # the beginning of an answer, if any
-    return roles
+    system = template.default_system
+    if rows and rows[0]["role"] != "system" and system and system in text:
+        start = _after_turn(template, text, text.find(system) + len(system), len(text))[1]
+    shown = sorted(rendered.contents.items(), key=lambda item: item[1])
+    for index, (number, (first, last)) in enumerate(shown):
+        role = rows[number]["role"]
+        turns.append(_Turn(start, role, number))
+        following = shown[index + 1][1][0] if index + 1 < len(shown) else len(text)
+        end, following = _after_turn(template, text, last, following)
+        if role == "assistant":
+            asked = text.rfind(template.reply_start, start, first)
+            has_start = template.reply_start != "" and asked >= 0
+            answers.append((asked + len(template.reply_start) if has_start else first, end))
+        start = following
+    turns.append(_Turn(start, "assistant", -1))  # the beginning of an answer, if any
+    return turns, answers
+
+
+def _after_turn(template: ChatTemplate, text: str, at: int, limit: int) -> tuple[int, int]:
+    """Return the end of a turn whose content ends at `at`, and the beginning of the next one."""
+    end = template.end_of_turn(text, at, limit)
+    blank = len(text[end:limit]) - len(text[end:limit].lstrip())
+    return end, end + blank
 
 
 def begun_answer(messages: Sequence[Message]) -> str:
@@ -299,7 +291,9 @@ def answer_ids(
         "models can't be trained on it.",
     )
     # A line break may follow the end token.
-    end = len(tokens.trained) - tokens.trained[::-1].index(True)
+    trained = tokens.trained[len(before) :]
+    check(any(trained), "The model's chat template leaves out an answer that is to be trained.")
+    end = len(tokens.trained) - trained[::-1].index(True)
     return before, tokens.ids[len(before) : end]
 
 

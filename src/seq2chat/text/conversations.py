@@ -8,7 +8,7 @@ import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -178,19 +178,8 @@ def demonstration_tokens(
 ) -> ChatTokens:
     """Return the tokens as in `chat_tokens`, without training on the turns in `unlearned`."""
     tokens = chat_tokens(tokenizer, demonstration.messages, reply)
-    if not demonstration.unlearned:
-        return tokens
-    answers = [
-        number
-        for number, message in enumerate(demonstration.messages)
-        if message.role == "assistant"
-    ]
-    # Each run of trained tokens is one turn of the assistant.
-    trained: list[bool] = []
-    turn = -1
-    for is_answer, run in groupby(tokens.trained):
-        turn += is_answer
-        trained += [is_answer and answers[turn] not in demonstration.unlearned for _ in run]
+    learned = zip(tokens.trained, tokens.messages, strict=True)
+    trained = [is_answer and n not in demonstration.unlearned for is_answer, n in learned]
     return replace(tokens, trained=trained)
 
 

@@ -42,7 +42,9 @@ def tokenizer_from(metadata: dict[str, Any], where: str) -> ByteBPE:
         f"{where} has a tokenizer of the kind {kind!r}; only byte-level BPEs ('gpt2') are read.",
     )
     pre = metadata.get(f"{_PREFIX}pre", "default")
-    pre = _OTHER_NAMES.get(pre, pre)
+    # Older files lack the name, and only GPT-2's can be meant without one.
+    if pre != "default" or metadata.get("general.architecture") == "gpt2":
+        pre = _OTHER_NAMES.get(pre, pre)
     check(
         pre in PATTERNS,
         f"{where} splits text by the pattern {pre!r} (tokenizer.ggml.pre), which is unknown; "
@@ -69,7 +71,7 @@ def tokenizer_from(metadata: dict[str, Any], where: str) -> ByteBPE:
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
         if metadata.get(f"{_PREFIX}{key}_token_id", len(tokens)) < len(tokens)
     }
-    if metadata.get(f"{_PREFIX}add_bos_token") and "bos_token" in names:
+    if metadata.get(f"{_PREFIX}add_bos_token", pre == "llama-bpe") and "bos_token" in names:
         begun = names["bos_token"]
         spec.post_processor = processors.TemplateProcessing(
             single=f"{begun} $A", special_tokens=[(begun, spec.token_to_id(begun))]
@@ -122,8 +124,10 @@ def metadata_of(tokenizer: ByteBPE, vocab_size: int) -> dict[str, Any]:
         f"{_PREFIX}tokens": tokens,
         f"{_PREFIX}token_type": types,
         f"{_PREFIX}merges": [" ".join(merge) for merge in merges],
-        # A conversation begins with its first turn, and another text with the token before it.
-        f"{_PREFIX}add_bos_token": bool(tokenizer.start_ids) and not tokenizer.chat_template,
+        # A conversation begins with its first turn, and another text with the end of the text
+        # before it. Where every text begins with a token of its own, conversations do too.
+        f"{_PREFIX}add_bos_token": bool(tokenizer.start_ids)
+        and not (tokenizer.chat_template and tokenizer.start_ids == [tokenizer.eos_id]),
     }
     if tokenizer.start_ids:
         data[f"{_PREFIX}bos_token_id"] = tokenizer.start_ids[0]

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +107,23 @@ def cache_folder() -> Path:
     """Return the folder for downloads and tokenized text: `$XDG_CACHE_HOME/seq2chat`, else
     `~/.cache/seq2chat`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seq2chat"
+
+
+@contextmanager
+def cached_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write into, which then becomes `folder`, complete or not at all.
+
+    If another process makes `folder` in the meantime, that one is kept.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        with suppress(OSError):
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def find_corpus(name: str, progress: Progress | None = None) -> Path:

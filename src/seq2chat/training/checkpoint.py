@@ -25,7 +25,7 @@ from seq2chat.models.gguf import gguf_folder
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import ADAPTER_CONFIG, adapter_base, merge_adapter
 from seq2chat.models.published import PUBLISHED, published_file
-from seq2chat.text.named import cache_folder
+from seq2chat.text.named import cache_folder, cached_folder
 from seq2chat.text.shard_writer import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -184,20 +184,25 @@ def _merged_folder(adapters: Path) -> Path:
         f"The adapters in {adapters} belong to {name}, which is not here; write the path of that "
         f"model folder as base_model_name_or_path in {adapters / ADAPTER_CONFIG}.",
     )
+    check(
+        base.resolve() != adapters.resolve() and not (base / ADAPTER_CONFIG).exists(),
+        f"{adapters / ADAPTER_CONFIG} names {name!r} as the base, which is no whole model; write "
+        "the path of one.",
+    )
     base = find_checkpoint(base)
-    files = [*adapters.glob("adapter_*"), base / "config.json"]
+    files = [*adapters.glob("adapter_*"), *adapters.glob("tokenizer*"), base / "config.json"]
     identity = ":".join(f"{file.resolve()}:{file.stat().st_mtime_ns}" for file in sorted(files))
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder = cache_folder() / "models" / f"{adapters.name}-{key}"
     if not folder.exists():
         model, tokenizer = load_checkpoint(base)
+        if (adapters / "tokenizer.json").is_file():
+            tokenizer = load_tokenizer(adapters)  # with the template of the finetuning
         check(isinstance(model, GPT), f"{base} is a {model.config.family}; adapters need a GPT.")
         assert isinstance(model, GPT)
         merge_adapter(model, adapters)
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        save_with_tokenizer(model, tokenizer, temporary)
-        temporary.rename(folder)
+        with cached_folder(folder) as temporary:
+            save_with_tokenizer(model, tokenizer, temporary)
     return folder
 
 
