@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import peers
 import torch
 from peers import machine, peak_memory
 
@@ -176,9 +177,8 @@ def llamas(
     folder: Path, name: str, model: GPT, tokenizer: ByteBPE
 ) -> dict[str, Callable[[list[int]], float]]:
     """Return what times llama.cpp on one prompt, by type of file; {} if it is not installed."""
-    try:
-        from llama_cpp import Llama
-    except ImportError:
+    llama_cpp = peers.llama_cpp()
+    if llama_cpp is None:
         return {}
     files = {}
     for kind in ("f16", "q8_0") if name in PUBLISHED else ("f16",):
@@ -188,7 +188,9 @@ def llamas(
         files["published"] = published_file(name)
 
     def timed(file: Path) -> Callable[[list[int]], float]:
-        peer = Llama(str(file), n_ctx=512, n_threads=torch.get_num_threads(), verbose=False)
+        peer = llama_cpp.Llama(
+            str(file), n_ctx=512, n_threads=torch.get_num_threads(), verbose=False
+        )
 
         def measure(prompt: list[int]) -> float:
             peer.reset()

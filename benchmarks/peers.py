@@ -25,6 +25,28 @@ def child(
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def llama_cpp() -> Any:
+    """Return the module llama_cpp, or None if it is not installed.
+
+    Weights repacked for AMX are off: with them, llama-cpp-python 0.3.36 stops with an illegal
+    instruction on virtual machines that have not enabled AMX for it.
+    """
+    try:
+        import llama_cpp
+    except ImportError:
+        return None
+    original = llama_cpp.llama_model_default_params
+
+    def parameters() -> Any:
+        defaults = original()
+        defaults.use_extra_bufts = False
+        return defaults
+
+    llama_cpp.llama_cpp.llama_model_default_params = parameters
+    llama_cpp.llama_model_default_params = parameters
+    return llama_cpp
+
+
 def peak_memory() -> int:
     """Bytes of the most memory this process ever held."""
     import resource

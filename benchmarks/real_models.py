@@ -23,6 +23,7 @@ from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import peers
 import torch
 from peers import machine, peak_memory
 
@@ -210,9 +211,8 @@ def same(scratch: Path) -> dict[str, Any]:
         )
         n_same += list(ours.tokens) == out[0, len(ids) :].tolist()
     line: dict[str, Any] = {"part": "same", "prompts": 20, "same_as_transformers": n_same}
-    try:
-        import llama_cpp
-    except ImportError:
+    llama_cpp = peers.llama_cpp()
+    if llama_cpp is None:
         return line
     line["llama_cpp"] = llama_cpp.__version__
     cache = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}

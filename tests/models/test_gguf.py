@@ -202,6 +202,13 @@ def test_huge_arrays_strings_and_shapes_allocate_nothing(stored, tmp_path):
         ("llama.embedding_length", 128, "does not fit its tensors"),
         ("llama.rope.scaling.type", "yarn", "scales rotary positions by 'yarn'"),
         ("llama.expert_count", 8, "experts"),
+        ("llama.block_count", 2**32 - 1, "does not fit its tensors"),
+        ("llama.attention.head_count", [4, 4], "is damaged"),
+        ("llama.attention.head_count", 0, "is damaged|positive"),
+        ("tokenizer.ggml.token_type", [1, 2], "is damaged"),
+        ("tokenizer.ggml.merges", ["ab"], "is damaged"),
+        ("tokenizer.ggml.eos_token_id", "x", "is damaged"),
+        ("tokenizer.ggml.pre", None, "pattern 'default'"),
         ("llama.attention.head_count", 3, "model.n_head 3 is not a multiple"),
     ],
 )

@@ -49,6 +49,10 @@ class StandIn(BaseHTTPRequestHandler):
             if not names:
                 self._send(b'{"error": "Repository not found"}', 404, x_error_code="RepoNotFound")
                 return
+            if "/tree/" in path:
+                file = {"type": "file", "size": 1, "oid": COMMIT}
+                self._json([file | {"path": name} for name in names])
+                return
             siblings = [{"rfilename": name, "size": 1} for name in names]
             self._json({"id": repo, "sha": COMMIT, "siblings": siblings, "tags": []})
             return
@@ -70,7 +74,8 @@ class StandIn(BaseHTTPRequestHandler):
             self._json({"url": f"https://huggingface.co/{name}"})
         elif self.path.endswith("/preupload/main"):
             files = json.loads(body)["files"]
-            self._json({"files": [f | {"uploadMode": "regular"} for f in files]})
+            options = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            self._json({"files": [file | options for file in files]})
         elif "/commit/" in self.path:
             repo = "/".join(self.path.split("/")[3:5])
             for line in body.decode().splitlines():

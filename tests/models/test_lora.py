@@ -154,6 +154,29 @@ def change(folder, **fields):
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
+def test_adapters_after_a_generation_can_be_trained(model):
+    """Whose tensors are no part of any backward pass."""
+    add_lora(model, RANK, ALPHA)
+    model.float()
+    model.compute_dtype = torch.bfloat16
+    tokens = torch.randint(300, (2, 9))
+    with torch.inference_mode():
+        model(tokens)
+    reference = frozen_copy(model)
+    model(tokens).float().sum().backward()
+    for one, other in zip(adapters(model).values(), adapters(reference).values(), strict=True):
+        assert one.lora_b.grad is not None
+        assert one.rounded[torch.bfloat16] is other.rounded[torch.bfloat16]
+
+
+@pytest.mark.parametrize("base", ["", "."])
+def test_adapters_without_a_base_are_refused(base, folders):
+    _, adapter = folders
+    change(adapter, base_model_name_or_path=base)
+    with pytest.raises(UserError, match="which is no whole model"):
+        load_checkpoint(adapter)
+
+
 def test_adapters_of_another_base_are_refused(folders, tmp_path):
     _, adapter = folders
     other = GPT(GPTConfig("llama", vocab_size=300, context=16, n_layer=2, n_head=2, d_model=32))
@@ -179,6 +202,9 @@ def test_adapters_of_another_base_are_refused(folders, tmp_path):
         ({"use_dora": True}, "use_dora True is not supported"),
         ({"bias": "all"}, "bias 'all'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"lora_bias": True}, "lora_bias True"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
+        ({"r": 0}, "r and lora_alpha must be positive"),
     ],
 )
 def test_other_features_of_peft_are_refused_by_name(folders, fields, message):

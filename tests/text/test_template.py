@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from seq2chat.config import UserError
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, answer_ids, chat_tokens, end_tokens, prompt_ids, with_chat
+from seq2chat.text.conversations import Demonstration, demonstration_tokens
 from seq2chat.text.template import ChatTemplate
 
 SMOLLM2 = (
@@ -184,6 +185,75 @@ def test_a_begun_answer_is_continued(pair):
     assert ours.decode(ids).endswith("<|im_start|>assistant\nb")
 
 
+@pytest.mark.parametrize("begun", ["b", "  b", "    x = 1"])
+def test_a_begun_answer_has_the_ids_of_training(begun, pair):
+    _, ours = pair(SMOLLM2)
+    question = Message("user", "a")
+    prompt = prompt_ids(ours, [question, Message("assistant", begun)])
+    whole = chat_tokens(ours, [question, Message("assistant", begun)]).ids
+    assert whole[: len(prompt)] == prompt
+
+
+THINKING = SMOLLM2.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>assistant\n<think>\n' }}")
+
+
+def test_answers_without_the_text_that_asked_for_them(pair):
+    """DeepSeek's prompt ends in a mark of reasoning, which the written answer lacks."""
+    _, ours = pair(THINKING)
+    talk = [Message("user", "a"), Message("assistant", "b")]
+    assert trained_text(ours, talk) == ["b<|im_end|>"]
+    assert end_tokens(ours)[0] == ours.control["<|im_end|>"]
+    with pytest.raises(UserError, match="in another way when its answer follows"):
+        answer_ids(ours, talk[:1], "b")
+
+
+def test_a_rewritten_answer_is_refused(pair):
+    cut = SMOLLM2.replace("message['content']", "message['content'].split('//')[-1]")
+    _, ours = pair(cut)
+    talk = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+    with pytest.raises(UserError, match="leaves out an answer"):
+        answer_ids(ours, talk, "x//y")
+    assert chat_tokens(ours, [Message("user", "x//y")]).ids, "prompts are written as they are"
+
+
+def test_turns_that_are_not_learned_are_the_named_ones(pair):
+    messages = tuple(
+        Message(role, text)
+        for role, text in [("user", "a"), ("assistant", "Bee"), ("user", "c"), ("assistant", "Sea")]
+    )
+    for template in (SMOLLM2, LLAMA3, QWEN3):
+        _, ours = pair(template)
+        for unlearned, kept in ((1, "Sea"), (3, "Bee")):
+            tokens = demonstration_tokens(ours, Demonstration(messages, frozenset({unlearned})))
+            text = ours.decode(
+                i for i, is_trained in zip(tokens.ids, tokens.trained, strict=True) if is_trained
+            )
+            assert kept in text and ("Sea" if kept == "Bee" else "Bee") not in text
+
+
+def test_roles_do_not_depend_on_what_is_said(pair):
+    _, ours = pair(SMOLLM2)
+    for first in ("a", "user", "You are", ""):
+        talk = [Message("user", first), Message("assistant", "a"), Message("user", "assistant")]
+        tokens = chat_tokens(ours, talk)
+        by_role = {
+            role: ours.decode(i for i, r in zip(tokens.ids, tokens.roles, strict=True) if r == role)
+            for role in ("system", "user", "assistant")
+        }
+        assert by_role["system"].endswith("Hugging Face<|im_end|>\n")
+        assert by_role["user"].startswith(f"<|im_start|>user\n{first}<|im_end|>")
+        assert by_role["assistant"] == "<|im_start|>assistant\na<|im_end|>\n"
+
+
+def test_long_conversations_take_linear_time(pair):
+    _, ours = pair(SMOLLM2)
+    talk = [Message(("user", "assistant")[i % 2], f"message {i}") for i in range(999)]
+    began = time.monotonic()
+    tokens = chat_tokens(ours, talk)
+    assert time.monotonic() - began < 2
+    assert sum(tokens.trained) > 499
+
+
 def test_default_instructions_are_found(pair):
     template = pair(SMOLLM2)[1].template
     wanted = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -217,6 +287,13 @@ def test_padding_takes_a_token_without_use(pair):
         ("{{ 10 ** 10 ** 10 }}", "too large"),
         ("{{ '%999999999d' % 1 }}", "too large"),
         ("{{ 'x'.ljust(10 ** 8) }}", "too large"),
+        ("{{ 'x' | center(10 ** 8) }}", "too large"),
+        (
+            "{% set ns = namespace(x='x' * 99) %}{% for i in range(99) %}{% set y = ns.x ~ ns.x %}"
+            "{% set ns.x = y %}{% endfor %}",
+            "too long",
+        ),
+        ("{{ tools is none and documents is none and 1 // 0 }}", "refuses this: integer division"),
     ],
 )
 def test_hostile_templates_are_refused(source, message):
