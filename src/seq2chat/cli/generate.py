@@ -13,9 +13,7 @@ from seq2chat.config import check
 
 
 def generate(
-    run: Annotated[
-        Path, Parameter(help="run, checkpoint, or any GPT-2, GPT-Neo or Qwen3 model folder")
-    ],
+    run: Annotated[Path, Parameter(help="run, model folder, .gguf file or published model")],
     prompt: Annotated[
         str | None, Parameter(help="text to continue [default: standard input, if piped]")
     ] = None,

@@ -41,7 +41,7 @@ def complete(
     text that may turn out to be a stop string is held back. Raises UserError for a prompt that
     leaves no room in the model's context.
     """
-    end_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    end_ids = tokenizer.end_ids
     ids = [*tokenizer.start_ids, *tokenizer.encode(prompt)]
     check(
         len(ids) < model.context,

@@ -10,11 +10,13 @@ from safetensors import safe_open
 from seq2chat.config import GPTConfig, check
 from seq2chat.config.align import lora_alpha
 from seq2chat.inference.load import load, load_gpt
+from seq2chat.models import hub
 from seq2chat.models.folder import COMMAND, Model, load_config, n_parameters
 from seq2chat.models.gguf import GGUFType, write_gguf
 from seq2chat.models.gpt import LAYOUTS
 from seq2chat.models.hub import push_folder
 from seq2chat.models.lora import write_adapter
+from seq2chat.models.published import PUBLISHED
 from seq2chat.training.checkpoint import find_checkpoint, save_with_tokenizer
 from seq2chat.training.run_folder import RunFolder, open_run
 
@@ -26,6 +28,7 @@ def export_gguf(run: Path, file: Path, kind: GGUFType) -> None:
 
     Raises UserError for a model that llama.cpp lacks, and for a file that exists.
     """
+    check(file.suffix == ".gguf", f"{file} is not a name of a GGUF file; write {file}.gguf.")
     check(not file.exists(), f"{file} exists; choose another name or remove it.")
     model, tokenizer = load_gpt(run, device="cpu")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,7 @@ def export_adapter(run: Path, folder: Path) -> Path:
     """Write the adapters of a run of LoRA as a folder of `peft`, and return the folder of their
     base. Raises UserError for another run, and for a folder that is not empty."""
     _check_free(folder)
+    check((run / "config.toml").exists(), f"{run} is no run of LoRA, so it has no adapters.")
     align = open_run(run).recipe().align
     rank = getattr(align, "lora_rank", 0)
     check(rank > 0, f"{run} has no adapters; export it with --safetensors or --gguf.")
@@ -66,7 +70,11 @@ def export_adapter(run: Path, folder: Path) -> Path:
             for name in file.keys()  # noqa: SIM118 (safe_open is not iterable)
             if ".lora_" in name or ".shift" in name
         }
-    write_adapter(trained, folder, str(base), rank, lora_alpha(align))
+    # The name on the Hub, where other machines find the base.
+    known = PUBLISHED.get(align.start)
+    name = align.start.removeprefix(hub.PREFIX) if known is None else known.hub_name
+    is_public = known is not None or align.start.startswith(hub.PREFIX)
+    write_adapter(trained, folder, name if is_public else str(base), rank, lora_alpha(align))
     return base
 
 
@@ -91,6 +99,7 @@ def model_card(run: Path, name: str, model: Model) -> str:
     lines = [
         "---",
         "library_name: transformers" if family in ("gpt", "bert") else "library_name: seq2chat",
+        *_origin(run),
         "---",
         f"# {name}",
         "",
@@ -115,6 +124,16 @@ def model_card(run: Path, name: str, model: Model) -> str:
     return "\n".join(lines)
 
 
+def _origin(run: Path) -> list[str]:
+    """Return the lines of a card's header about a published model that the run started from."""
+    align = open_run(run).recipe().align if (run / "config.toml").is_file() else None
+    start = str(run) if align is None else align.start
+    if start not in PUBLISHED:
+        return []
+    model = PUBLISHED[start]
+    return [f"license: {model.licence.lower()}", f"base_model: {model.hub_name}"]
+
+
 def _training(run: Path) -> list[str]:
     """Return the lines about how a run was trained, none for another folder."""
     if not (run / "config.toml").is_file():
@@ -126,8 +145,10 @@ def _training(run: Path) -> list[str]:
     start = recipe.align.start if recipe.align else recipe.train.start
     rows = {
         "method": method,
-        "data": recipe.data.corpus or f"{recipe.data.source}, {recipe.data.target}",
-        "started from": start or "random weights",
+        # Names without folders, which are nobody else's business.
+        "data": Path(recipe.data.corpus).name
+        or f"{Path(recipe.data.source).name}, {Path(recipe.data.target).name}",
+        "started from": (start if start in PUBLISHED else Path(start).name) or "random weights",
         "steps": f"{done['step']:,}",
         "tokens": f"{done['tokens']:,}",
         "seed": str(recipe.train.seed),

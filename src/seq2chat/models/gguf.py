@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seq2chat.config import GPTConfig, UserError, check
 from seq2chat.config.shapes import LayoutName
+from seq2chat.log import print_once
 from seq2chat.models.folder import check_memory, n_parameters, save_model
 from seq2chat.models.gguf_file import GGUFFile, import_gguf
 from seq2chat.models.gpt import GPT
@@ -70,6 +71,7 @@ def gguf_folder(file: Path) -> Path:
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder = cache_folder() / "models" / f"{file.stem}-{key}"
     if not folder.exists():
+        print_once(f"converting {file.name}, once ...")
         model, tokenizer = read_gguf(file)
         start = tokenizer.start_ids[0] if tokenizer.start_ids else None
         end = tokenizer.end_ids[0] if tokenizer.end_ids else None

@@ -63,7 +63,7 @@ class GGUFFile:
             with path.open("rb") as file:
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} can't be read: {error}.") from None
+            raise UserError(f"{path} can't be read: {error}; get the file again.") from None
         self._at = 0
         try:
             self._read_header()

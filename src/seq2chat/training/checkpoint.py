@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from seq2chat.config import UserError, check
+from seq2chat.log import print_once
 from seq2chat.models import hub
 from seq2chat.models.folder import CausalLM, Model, load_model, save_model
 from seq2chat.models.gguf import gguf_folder
@@ -158,8 +159,13 @@ def find_checkpoint(path: Path) -> Path:
         )
         return gguf_folder(path)
     check(
+        path.suffix != ".gguf" or path.exists(),
+        f"There is no file {path}.",
+    )
+    check(
         path.exists(),
-        f"There is no run or model folder {path}; "
+        f"There is no run or model folder {path}, and no published model of this name (`seq2chat "
+        "models` lists them); "
         + (
             f"did you mean {Path('runs') / path}?"
             if RunFolder(Path("runs") / path).list_checkpoints()
@@ -178,6 +184,8 @@ def _merged_folder(adapters: Path) -> Path:
     """Return a model folder with adapters merged into their base, which is made once and kept in
     the cache."""
     name = adapter_base(adapters)
+    by_hub_name = {model.hub_name: model.name for model in PUBLISHED.values()}
+    name = by_hub_name.get(name, name)
     base = adapters / name if (adapters / name).exists() else Path(name)
     check(
         base.exists() or name in PUBLISHED,
@@ -195,6 +203,7 @@ def _merged_folder(adapters: Path) -> Path:
     key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     folder = cache_folder() / "models" / f"{adapters.name}-{key}"
     if not folder.exists():
+        print_once(f"merging {adapters} into its base, once ...")
         model, tokenizer = load_checkpoint(base)
         if (adapters / "tokenizer.json").is_file():
             tokenizer = load_tokenizer(adapters)  # with the template of the finetuning
