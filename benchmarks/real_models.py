@@ -31,7 +31,6 @@ from peers import machine, peak_memory
 
 from seq2chat import Recipe
 from seq2chat import train as train_model
-from seq2chat.alignment.doctor import diagnose, verdict
 from seq2chat.config import recipe_tables
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
@@ -193,7 +192,6 @@ def finetune(method: str, seed: int, scratch: Path) -> dict[str, Any]:
         "before": measured("smollm2"),
         "instructed": measured("smollm2", INSTRUCTIONS[method]),
         "after": measured(run),
-        "doctor": verdict(diagnose(run, practice=0)),
     }
 
 
@@ -323,8 +321,7 @@ def _learned_table(lines: list[dict[str, Any]], key: str, title: str) -> list[st
         first = lines[0]
         shares = f"{first['before'][name]:.0%} | {first['instructed'][name]:.0%} | {after}"
         out.append(f"| {names[name]} | {shares} |")
-    verdicts = "; ".join(dict.fromkeys(str(line["doctor"]) for line in lines))
-    return [*out, "", f"The doctor: {verdicts}", ""]
+    return [*out, ""]
 
 
 def main() -> None:
