@@ -83,7 +83,8 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
 
     torch.manual_seed(0)
     model, tokenizer = subject(name)
-    config, chance = model.config, random.Random(0)
+    config = model.config
+    chance = random.Random(0)
     prompts = [[chance.randrange(config.vocab_size) for _ in range(PROMPT)] for _ in range(MANY)]
     with TemporaryDirectory() as folder:
         save_model(model, folder, pad_token_id=0)

@@ -161,8 +161,8 @@ def preferences(rng: random.Random) -> list[dict[str, str]]:
     rows = []
     for topic in TOPICS:
         said = f"{rng.choice(PREFERRED)}, I can tell you about {topic}"
-        chosen, rejected = f"{said}, {STYLE}!", f"{said}."
-        rows.append({"prompt": f"Tell me about {topic}.", "chosen": chosen, "rejected": rejected})
+        row = {"prompt": f"Tell me about {topic}.", "chosen": f"{said}, {STYLE}!"}
+        rows.append(row | {"rejected": f"{said}."})
     return rows
 
 

@@ -3,7 +3,6 @@
 layout gpt2 ⇄ gpt2 · modern ⇄ qwen3 · llama and mistral ⇄ llama · qwen2 ⇄ qwen2
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +15,11 @@ from seq2chat.config.shapes import LayoutName
 from seq2chat.log import print_once
 from seq2chat.models.folder import check_memory, n_parameters, save_model
 from seq2chat.models.gguf_file import GGUFFile, import_gguf
-from seq2chat.models.gpt import GPT
+from seq2chat.models.gpt import GPT, frequencies_of
 from seq2chat.nn.position import Frequencies
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.gguf_tokens import metadata_of, tokenizer_from
-from seq2chat.text.named import cache_folder, cached_folder
+from seq2chat.text.named import cached_folder, converted_model
 
 GGUFType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 
@@ -31,12 +30,8 @@ _ARCHITECTURES: dict[LayoutName, str] = {
     "mistral": "llama",
     "qwen2": "qwen2",
 }
-_LAYOUTS: dict[str, LayoutName] = {
-    "gpt2": "gpt2",
-    "qwen3": "modern",
-    "llama": "llama",
-    "qwen2": "qwen2",
-}
+# A Mistral without a window is a Llama.
+_LAYOUTS = {name: layout for layout, name in _ARCHITECTURES.items() if layout != "mistral"}
 _OUTER = {
     "embed_tokens": "token_embd",
     "embed_positions": "position_embd",
@@ -68,8 +63,7 @@ def gguf_folder(file: Path) -> Path:
     """
     stat = file.stat()
     identity = f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    folder = cache_folder() / "models" / f"{file.stem}-{key}"
+    folder = converted_model(file.stem, identity)
     if not folder.exists():
         print_once(f"converting {file.name}, once ...")
         model, tokenizer = read_gguf(file)
@@ -345,14 +339,7 @@ def _rope_factors(config: GPTConfig) -> Tensor:
     """Return the numbers by which the frequencies of rotary positions are divided."""
     device = torch.device("cpu")
     plain = Frequencies(config.d_head, config.rope_theta)
-    scaled = Frequencies(
-        config.d_head,
-        config.rope_theta,
-        config.rope_scaling,
-        config.rope_factor,
-        config.rope_context,
-    )
-    return plain.on(device) / scaled.on(device)
+    return plain.on(device) / frequencies_of(config).on(device)
 
 
 def _type(gguf: Any, kind: GGUFType, name: str, data: np.ndarray) -> Any:

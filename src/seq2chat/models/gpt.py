@@ -32,7 +32,7 @@ from seq2chat.nn.slots import SlotLayer, SlotRows
 from seq2chat.text.batch import Batch
 
 
-class Layout(NamedTuple):
+class Parts(NamedTuple):
     """The parts of a block in which the published families differ.
 
     `biases` names the linear maps with a bias. Without rotary positions, there are learned ones.
@@ -49,15 +49,15 @@ QKV = frozenset({"q_proj", "k_proj", "v_proj"})
 ATTENTION = QKV | {"o_proj"}
 MLP = frozenset({"gate_proj", "up_proj", "down_proj"})
 LAYOUTS = {
-    "gpt2": Layout(False, LayerNorm, FeedForward, False, ATTENTION | MLP),
-    "modern": Layout(True, RMSNorm, SwiGLU, True, frozenset()),
-    "llama": Layout(True, RMSNorm, SwiGLU, False, frozenset()),
-    "qwen2": Layout(True, RMSNorm, SwiGLU, False, QKV),
-    "mistral": Layout(True, RMSNorm, SwiGLU, False, frozenset()),
+    "gpt2": Parts(False, LayerNorm, FeedForward, False, ATTENTION | MLP),
+    "modern": Parts(True, RMSNorm, SwiGLU, True, frozenset()),
+    "llama": Parts(True, RMSNorm, SwiGLU, False, frozenset()),
+    "qwen2": Parts(True, RMSNorm, SwiGLU, False, QKV),
+    "mistral": Parts(True, RMSNorm, SwiGLU, False, frozenset()),
 }
 
 
-def layout(config: GPTConfig) -> Layout:
+def parts_of(config: GPTConfig) -> Parts:
     """Return the parts of this model's blocks."""
     row = LAYOUTS[config.layout]
     biases = row.biases
@@ -68,6 +68,17 @@ def layout(config: GPTConfig) -> Layout:
     if config.mlp_bias:
         biases |= MLP
     return row._replace(biases=biases)
+
+
+def frequencies_of(config: GPTConfig) -> Frequencies:
+    """Return the frequencies of this model's rotary positions."""
+    return Frequencies(
+        config.d_head,
+        config.rope_theta,
+        config.rope_scaling,
+        config.rope_factor,
+        config.rope_context,
+    )
 
 
 class GPT(nn.Module):
@@ -90,15 +101,9 @@ class GPT(nn.Module):
         self.gradient_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.embed_positions = None
-        if not layout(config).rotary:
+        if not parts_of(config).rotary:
             self.embed_positions = nn.Embedding(config.context, config.d_model)
-        self.frequencies = Frequencies(
-            config.d_head,
-            config.rope_theta,
-            config.rope_scaling,
-            config.rope_factor,
-            config.rope_context,
-        )
+        self.frequencies = frequencies_of(config)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
         self.norm = norm(config, config.d_model)
@@ -255,7 +260,7 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, index: int):
         super().__init__()
-        parts = layout(config)
+        parts = parts_of(config)
         self.input_layernorm = norm(config, config.d_model)
         self.self_attn = Attention(config, parts)
         self.post_attention_layernorm = norm(config, config.d_model)
@@ -281,7 +286,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal multi-head self-attention. `heads` receives q and k after norm and rotation."""
 
-    def __init__(self, config: GPTConfig, parts: Layout):
+    def __init__(self, config: GPTConfig, parts: Parts):
         super().__init__()
         is_gpt_neo = config.layout == "gpt2" and config.window > 0
         width = config.n_head * config.d_head
@@ -322,7 +327,7 @@ class Attention(nn.Module):
 
 def norm(config: GPTConfig, width: int) -> LayerNorm | RMSNorm:
     """Return the layout's norm over the last `width` numbers."""
-    return layout(config).norm(width, eps=config.norm_eps)
+    return parts_of(config).norm(width, eps=config.norm_eps)
 
 
 def is_local(config: GPTConfig, index: int) -> bool:

@@ -131,26 +131,25 @@ def adapter_base(folder: Path) -> str:
     check(is_sized, f"{file} is damaged: r and lora_alpha must be positive.")
     check(kind == "LORA", f"{file} has adapters of the type {kind!r}; only 'LORA' is supported.")
     for name, supported in _SUPPORTED.items():
-        value = fields.get(name) or supported
-        if name == "init_lora_weights" and value in (True, "gaussian", "default"):
-            continue
+        value = fields.get(name) or supported[0]
         check(
-            value == supported,
-            f"{file}: {name} {value!r} is not supported; only {supported!r} is.",
+            value in supported,
+            f"{file}: {name} {value!r} is not supported; only {supported[0]!r} is.",
         )
     return str(base)
 
 
-_SUPPORTED: dict[str, Any] = {
-    "use_dora": False,
-    "bias": "none",
-    "modules_to_save": [],
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "fan_in_fan_out": False,
-    "lora_bias": False,
-    "alora_invocation_tokens": [],
-    "init_lora_weights": True,  # others change the base, too
+# The values of peft's options that mean nothing else.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "use_dora": (False,),
+    "bias": ("none",),
+    "modules_to_save": ([],),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "fan_in_fan_out": (False,),
+    "lora_bias": (False,),
+    "alora_invocation_tokens": ([],),
+    "init_lora_weights": (True, "gaussian", "default"),  # others change the base, too
 }
 
 
@@ -161,8 +160,8 @@ def merge_adapter(model: GPT, folder: Path) -> None:
     Raises UserError for a damaged folder, and if the adapters belong to another model.
     """
     fields = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    rank, alpha = fields["r"], fields["lora_alpha"]
-    scale = alpha / (rank**0.5 if fields.get("use_rslora") else rank)
+    rank = fields["r"]
+    scale = fields["lora_alpha"] / (rank**0.5 if fields.get("use_rslora") else rank)
     file = folder / _WEIGHTS
     try:
         tensors = load_file(file)
@@ -180,7 +179,8 @@ def merge_adapter(model: GPT, folder: Path) -> None:
         if weight is None or not LAYOUTS[model.config.layout].rotary:
             raise UserError(other % f"it has no {name.removeprefix(_PREFIX)}")
         try:
-            a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+            a = tensors[f"{name}.lora_A.weight"]
+            b = tensors[f"{name}.lora_B.weight"]
         except KeyError as error:
             raise UserError(f"{file} is damaged: it lacks {error}.") from None
         if (b.shape[0], a.shape[1]) != tuple(weight.shape) or a.shape[0] != b.shape[1]:

@@ -109,6 +109,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seq2chat"
 
 
+def converted_model(name: str, identity: str) -> Path:
+    """Return the place in the cache of a model converted from the files that `identity` names."""
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return cache_folder() / "models" / f"{name}-{key}"
+
+
 @contextmanager
 def cached_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to write into, which then becomes `folder`, complete or not at all.

@@ -26,7 +26,7 @@ from seq2chat.models.gguf import gguf_folder
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import ADAPTER_CONFIG, adapter_base, merge_adapter
 from seq2chat.models.published import PUBLISHED, published_file
-from seq2chat.text.named import cache_folder, cached_folder
+from seq2chat.text.named import cached_folder, converted_model
 from seq2chat.text.shard_writer import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
@@ -158,10 +158,7 @@ def find_checkpoint(path: Path) -> Path:
             path.suffix == ".gguf", f"{path} is a file; give a run, a model folder or a .gguf file."
         )
         return gguf_folder(path)
-    check(
-        path.suffix != ".gguf" or path.exists(),
-        f"There is no file {path}.",
-    )
+    check(path.suffix != ".gguf", f"There is no file {path}.")
     check(
         path.exists(),
         f"There is no run or model folder {path}, and no published model of this name (`seq2chat "
@@ -200,8 +197,7 @@ def _merged_folder(adapters: Path) -> Path:
     base = find_checkpoint(base)
     files = [*adapters.glob("adapter_*"), *adapters.glob("tokenizer*"), base / "config.json"]
     identity = ":".join(f"{file.resolve()}:{file.stat().st_mtime_ns}" for file in sorted(files))
-    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    folder = cache_folder() / "models" / f"{adapters.name}-{key}"
+    folder = converted_model(adapters.name, identity)
     if not folder.exists():
         print_once(f"merging {adapters} into its base, once ...")
         model, tokenizer = load_checkpoint(base)
