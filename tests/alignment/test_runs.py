@@ -50,11 +50,26 @@ def losses(run):
         ("sft", QUICK | {"align__reward": "oracle", "train__checkpoints": 4}),
         ("reward", QUICK),
         ("dpo", QUICK),
+        (
+            "sft",
+            QUICK | {"align__reward": "oracle", "train__checkpoints": 4, "align__lora_rank": 4},
+        ),
         ("ppo", RL | {"align__ema": 0.9, "align__kl_target": 2.0}),
         ("ppo", RL | {"align__ptx": 0.5, "align__ptx_corpus": "world:1MB", "align__ptx_batch": 2}),
         ("grpo", RL | {"align__group": 4, "align__inner_epochs": 2}),
     ],
-    ids=["sft", "lora", "sft-mix", "sft-best", "reward", "dpo", "ppo", "ppo-ptx", "grpo"],
+    ids=[
+        "sft",
+        "lora",
+        "sft-mix",
+        "sft-best",
+        "reward",
+        "dpo",
+        "lora-best",
+        "ppo",
+        "ppo-ptx",
+        "grpo",
+    ],
 )
 def test_a_resumed_run_has_the_losses_of_one_never_stopped(
     method, options, fine_tuned, tmp_path, align, resume
@@ -417,6 +432,13 @@ def test_lora_learns_what_new_control_tokens_are(tmp_path, align):
     old = [i for i in range(300) if i not in chat.control.values()]
     torch.testing.assert_close(policy.embed_tokens.weight[old], before.embed_tokens.weight[old])
     assert job.task.origin
+
+
+def test_lora_checkpoints_hold_the_frozen_weights_once(fine_tuned, tmp_path, align):
+    align("sft", tmp_path / "run", fine_tuned, align__lora_rank=4, **QUICK)
+    [checkpoint] = open_run(tmp_path / "run").list_checkpoints()
+    published = (checkpoint / "model.safetensors").stat().st_size
+    assert (checkpoint / "trainer" / "policy.safetensors").stat().st_size < published / 4
 
 
 def test_an_edited_text_of_pretraining_does_not_resume(tmp_path, base, corner, align, resume):

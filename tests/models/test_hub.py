@@ -16,6 +16,7 @@ import torch
 from seq2chat.config import GPTConfig, UserError
 from seq2chat.models.folder import load_model
 from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import add_lora, merged, write_adapter
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.checkpoint import find_checkpoint, save_with_tokenizer
 
@@ -128,6 +129,30 @@ def test_a_model_goes_up_and_comes_down(hub, tmp_path):
     assert done.returncode == 0, done.stderr
     for name, tensor in load_model(there).state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_adapters_find_their_base_on_the_hub(hub, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = ByteBPE.train(["a b c " * 9], 264)
+    shape = {"vocab_size": tokenizer.vocab_size, "context": 16, "n_layer": 1}
+    model = GPT(GPTConfig("llama", n_head=2, d_model=16, **shape))
+    save_with_tokenizer(model, tokenizer, tmp_path / "base")
+    for file in (tmp_path / "base").iterdir():
+        StandIn.files[f"me/base/{file.name}"] = file.read_bytes()
+    add_lora(model, 2, 4.0)
+    torch.nn.init.ones_(model.layers[0].mlp.up_proj.lora_b)
+    write_adapter(dict(model.named_parameters()), tmp_path / "adapter", "me/base", 2, 4.0)
+    there = tmp_path / "there"
+    done = hub("export", str(tmp_path / "adapter"), "--safetensors", str(there))
+    assert done.returncode == 0, done.stderr
+    expected = merged(model).state_dict()
+    for name, tensor in load_model(there).state_dict().items():
+        torch.testing.assert_close(tensor, expected[name])
+    StandIn.files.clear()
+    write_adapter(dict(model.named_parameters()), tmp_path / "lost", "me/lost", 2, 4.0)
+    done = hub("generate", str(tmp_path / "lost"), "a")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "base of the adapters in" in done.stderr
 
 
 def test_a_missing_model_is_named_in_one_sentence(hub):

@@ -189,8 +189,8 @@ def test_adapters_of_another_base_are_refused(folders, tmp_path):
     change(adapter, base_model_name_or_path=str(tmp_path / "gpt2"))
     with pytest.raises(UserError, match="belongs to another model"):
         load_checkpoint(adapter)
-    change(adapter, base_model_name_or_path="nowhere/at-all")
-    with pytest.raises(UserError, match="belong to nowhere/at-all, which is not here; write"):
+    change(adapter, base_model_name_or_path="nowhere/at/all")
+    with pytest.raises(UserError, match="belong to nowhere/at/all, which is not here; write"):
         load_checkpoint(adapter)
     assert not list((tmp_path / "cache/seq2chat/models").glob("theirs-*"))
 

@@ -1,5 +1,7 @@
 """Models as they are opened to be served."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -27,3 +29,10 @@ def test_integers_say_nearly_what_the_weights_say(folders):
 def test_integers_are_for_a_gpt(folders):
     with pytest.raises(UserError, match="is a bert; int8 is for a GPT"):
         open_model(folders["bert"], "bert", int8=True)
+
+
+def test_a_broken_template_is_named_when_its_model_is_opened(folders, tmp_path):
+    folder = shutil.copytree(folders["chats"], tmp_path / "broken")
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}")
+    with pytest.raises(UserError, match=r"broken can't be served: The chat template has an error"):
+        open_model(folder, "broken")

@@ -288,6 +288,13 @@ def test_padding_takes_a_token_without_use(pair):
         ("{{ '%999999999d' % 1 }}", "too large"),
         ("{{ 'x'.ljust(10 ** 8) }}", "too large"),
         ("{{ 'x' | center(10 ** 8) }}", "too large"),
+        ("{% set a = 'a' * 99999 %}{{ a.replace('a', a) }}", "too large"),
+        ("{% set a = 'a' * 99999 %}{{ a | replace('a', a) }}", "too large"),
+        ("{% set a = 'a' * 99999 %}{{ a.join(range(9999) | list) }}", "too large"),
+        ("{{ range(99999) | list | join('a' * 9999) }}", "too large"),
+        ("{{ '{:999999999}'.format(1) }}", "too large"),
+        ("{{ '%999999999d' | format(1) }}", "too large"),
+        ("{{ ('\\t' * 99999).expandtabs(99999) }}", "unsafe"),
         (
             "{% set ns = namespace(x='x' * 99) %}{% for i in range(99) %}{% set y = ns.x ~ ns.x %}"
             "{% set ns.x = y %}{% endfor %}",

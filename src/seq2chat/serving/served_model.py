@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from seq2chat.config import check
+from seq2chat.config import UserError, check
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.generation.engine import Engine
 from seq2chat.generation.request import ContextExceeded
@@ -162,7 +162,12 @@ def open_model(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Se
         assert isinstance(module, GPT)
         quantize(module)
     engine = Engine(module, n_slot) if isinstance(module, GPT) else None
-    return ServedModel(name, module, tokenizer, engine)
+    served = ServedModel(name, module, tokenizer, engine)
+    try:
+        served.card()
+    except UserError as error:  # of a broken chat template, before it fails every request
+        raise UserError(f"{run} can't be served: {error}") from None
+    return served
 
 
 def linear_maps(model: GPT) -> list[nn.Linear]:

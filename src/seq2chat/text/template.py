@@ -33,6 +33,8 @@ _DIGITS = "".join(map(chr, range(0xFDE0, 0xFDF0)))
 MARKS = re.compile("[\ufdd0-\ufdef]")
 _PLACES = re.compile(f"([{BEGIN}{END}]|[{OPEN}{CLOSE}][{_DIGITS}]{{4}})")
 
+_NUMBER = re.compile(r"[0-9]+")
+
 Span = tuple[int, int]
 """The first position in a text, and the position after the last one."""
 
@@ -70,8 +72,8 @@ class ChatTemplate:
             extensions=[_Generation, loopcontrols],
         )
         environment.filters["tojson"] = _to_json
-        for name in ("batch", "center", "format", "indent", "slice", "tojson"):
-            environment.filters[name] = _bounded(environment.filters[name])
+        for name in ("batch", "center", "format", "indent", "join", "replace", "slice", "tojson"):
+            environment.filters[name] = _bounded(name, environment.filters[name])
         try:
             functions = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
             self._template = environment.from_string(source, globals=functions)
@@ -186,10 +188,16 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise TemplateError(f"the result of {operator} is too large")
         return super().call_binop(context, operator, left, right)
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        # Nothing bounds the results of these two.
+        is_unbounded = isinstance(obj, str) and attr in ("expandtabs", "translate")
+        return not is_unbounded and super().is_safe_attribute(obj, attr, value)
+
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, int) and value > MAX_NUMBER:
-                raise TemplateError(f"{value} is too large")
+        method = getattr(function, "__wrapped__", function)  # jinja2 wraps `format`
+        text = getattr(method, "__self__", None)
+        own = (text,) if isinstance(text, str) else ()
+        _check_size(getattr(method, "__name__", ""), *own, *args, *kwargs.values())
         return super().call(context, function, *args, **kwargs)
 
 
@@ -269,17 +277,34 @@ def _parsed(text: str) -> Rendered:
     return Rendered("".join(pieces), generated, contents)
 
 
-def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that refuses large numbers, by which it would fill the memory."""
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that refuses arguments by which it would fill the memory."""
 
     @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, int) and value > MAX_NUMBER:
-                raise TemplateError(f"{value} is too large")
+        _check_size(name, *args, *kwargs.values())
         return function(*args, **kwargs)
 
     return bounded
+
+
+def _check_size(name: str, *arguments: Any) -> None:
+    """Raise TemplateError if a function or filter with these arguments could write a huge text."""
+    for value in arguments:
+        if isinstance(value, int) and value > MAX_NUMBER:
+            raise TemplateError(f"{value} is too large")
+    texts = [value for value in arguments if isinstance(value, str)]
+    size = 0
+    if name == "replace" and len(texts) > 2:
+        text, old, new = texts[:3]
+        size = text.count(old) * len(new)
+    elif name == "join" and texts:
+        counts = [len(value) for value in arguments if isinstance(value, list | tuple | dict)]
+        size = max(counts, default=0) * max(map(len, texts))
+    elif name == "format" and texts:
+        size = max(map(int, _NUMBER.findall(texts[0])), default=0)  # a width
+    if size > MAX_CHARACTERS:
+        raise TemplateError(f"the result of {name} is too large")
 
 
 def _to_json(

@@ -108,9 +108,11 @@ def _save_trainer(
     optimizers: list[torch.optim.Optimizer],
     modules: Mapping[str, nn.Module],
 ) -> None:
+    frozen = _frozen(modules)
     for name, module in modules.items():
-        state = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
-        save_file(state, folder / f"{name}.safetensors")
+        state = module.state_dict()
+        kept = {key: t.contiguous() for key, t in state.items() if key not in frozen[name]}
+        save_file(kept, folder / f"{name}.safetensors")
     tensors = _optimizer_tensors(_names(model, modules), optimizers)
     save_file(tensors, folder / "optimizer.safetensors")
     save_file(_rng_states(), folder / "rng.safetensors")
@@ -184,6 +186,11 @@ def _merged_folder(adapters: Path) -> Path:
     by_hub_name = {model.hub_name: model.name for model in PUBLISHED.values()}
     name = by_hub_name.get(name, name)
     base = adapters / name if (adapters / name).exists() else Path(name)
+    if not base.exists() and name.count("/") == 1:
+        try:
+            base = hub.hub_folder(name)
+        except UserError as error:
+            raise UserError(f"The base of the adapters in {adapters}: {error}") from None
     check(
         base.exists() or name in PUBLISHED,
         f"The adapters in {adapters} belong to {name}, which is not here; write the path of that "
@@ -267,8 +274,10 @@ def resume_checkpoint(
 ) -> Progress:
     """Load weights, optimizer state and random state of the checkpoint `folder`, and return its
     progress."""
+    frozen = _frozen(modules)
     for name, module in modules.items():
-        module.load_state_dict(load_file(folder / "trainer" / f"{name}.safetensors"))
+        stored = load_file(folder / "trainer" / f"{name}.safetensors")
+        module.load_state_dict(frozen[name] | stored)
     if not modules:
         model.load_state_dict(load_model(folder).state_dict())
     saved = load_file(folder / "trainer" / "optimizer.safetensors")
@@ -294,6 +303,20 @@ def _parameters(
     optimizers: list[torch.optim.Optimizer],
 ) -> Iterable[tuple[torch.optim.Optimizer, nn.Parameter]]:
     return ((o, p) for o in optimizers for group in o.param_groups for p in group["params"])
+
+
+def _frozen(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the frozen parameters of each module by name, as those below adapters, and where
+    another module shares them.
+
+    They are those of the starting model, whose fingerprint is checked when a run is resumed.
+    """
+    trained = [m for m in modules.values() if any(p.requires_grad for p in m.parameters())]
+    frozen = {id(p) for m in trained for p in m.parameters() if not p.requires_grad}
+    return {
+        name: {key: p for key, p in module.named_parameters() if id(p) in frozen}
+        for name, module in modules.items()
+    }
 
 
 def _names(model: Model, modules: Mapping[str, nn.Module]) -> dict[nn.Parameter, str]:
