@@ -94,7 +94,7 @@ def test_killed_and_resumed_twice_is_exact(recipe, uninterrupted, tmp_path):
 
 
 def test_compiled_training_with_dropout_resumes_exactly(recipe, tmp_path):
-    compiled = [recipe, "--train.compile", "on", "--budget", "12 steps"]
+    compiled = [recipe, "--train.compile", "on", "--budget", "12 steps", "--model.n-layer", "1"]
     finish(*compiled, "--out", str(tmp_path / "whole"))
     process = begin(*compiled, "--out", str(tmp_path / "parts"))
     wait_for(lambda: len(losses(tmp_path / "parts")) >= 5, process)

@@ -432,7 +432,10 @@ def test_a_compiler_that_fails_is_done_without(tiny_recipe, tmp_path, monkeypatc
 
 
 def test_compiled_training_has_the_losses_of_plain_training(tiny_tables, tmp_path):
-    changes = {"model": {"dropout": 0.0}, "train": {"budget": "6 steps", "samples": 0}}
+    changes = {
+        "model": {"dropout": 0.0, "n_layer": 1},
+        "train": {"budget": "6 steps", "samples": 0},
+    }
     file = tmp_path / "recipe.toml"
     Recipe.from_tables(tiny_tables, changes).save(file)
     for choice in ("off", "on"):
