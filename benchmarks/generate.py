@@ -38,6 +38,7 @@ from seq2chat.models.gpt import GPT
 from seq2chat.models.published import PUBLISHED, published_file
 from seq2chat.serving.served_model import linear_maps, quantize
 from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 SHAPES = {
     "1M": GPTConfig("gpt2", vocab_size=4096, context=256, n_layer=4, n_head=4, d_model=128),
@@ -167,7 +168,7 @@ def bandwidth() -> float:
     return block.nbytes / best
 
 
-def subject(name: str) -> tuple[GPT, ByteBPE]:
+def subject(name: str) -> tuple[GPT, TextTokenizer]:
     """Return a published model, or one of this shape with random weights."""
     if name in PUBLISHED:
         return load_gpt(Path(name), device="cpu")
@@ -175,7 +176,7 @@ def subject(name: str) -> tuple[GPT, ByteBPE]:
 
 
 def llamas(
-    folder: Path, name: str, model: GPT, tokenizer: ByteBPE
+    folder: Path, name: str, model: GPT, tokenizer: TextTokenizer
 ) -> dict[str, Callable[[list[int]], float]]:
     """Return what times llama.cpp on one prompt, by type of file; {} if it is not installed."""
     llama_cpp = peers.llama_cpp()

@@ -33,8 +33,8 @@ from seq2chat.alignment.setup import prepare_alignment
 from seq2chat.config import Recipe, recipe_tables
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Query
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.world import Question, gold
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.loop import train
@@ -74,7 +74,9 @@ def measure(demo: Path, n: int, steps: int, seed: int, scratch: Path) -> dict[st
     reward, tokenizer = load_checkpoint(judge)
     sft, _ = load_checkpoint(demo / "sft")
     assert (
-        isinstance(reward, RewardModel) and isinstance(tokenizer, ByteBPE) and isinstance(sft, GPT)
+        isinstance(reward, RewardModel)
+        and isinstance(tokenizer, TextTokenizer)
+        and isinstance(sft, GPT)
     )
     asked = exam(QUESTIONS, seed=seed)
     line = {
@@ -95,7 +97,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def checkpoint_at(
-    folder: Path, sft: GPT, tokenizer: ByteBPE, reward: RewardModel, asked: list[Question]
+    folder: Path, sft: GPT, tokenizer: TextTokenizer, reward: RewardModel, asked: list[Question]
 ) -> dict[str, float]:
     model, _ = load_checkpoint(folder)
     assert isinstance(model, GPT)
@@ -112,7 +114,7 @@ def checkpoint_at(
 
 
 def best_of_n(
-    sft: GPT, tokenizer: ByteBPE, reward: RewardModel, asked: list[Question]
+    sft: GPT, tokenizer: TextTokenizer, reward: RewardModel, asked: list[Question]
 ) -> list[dict[str, float]]:
     """The expected gold and reward of the answer with the highest reward among n, from one large
     sample of each."""

@@ -17,6 +17,7 @@ from seq2chat.inference.export import export_adapter, export_folder, export_gguf
 from seq2chat.models.folder import save_model
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 
 TEMPLATE = (
@@ -66,7 +67,7 @@ def start(tmp_path_factory):
     )
     spec.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in control])
     config = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "chat_template": TEMPLATE}
-    tokenizer = ByteBPE(spec.to_str(), json.dumps(config))
+    tokenizer = TextTokenizer(ByteBPE, spec.to_str(), json.dumps(config))
     torch.manual_seed(0)
     shape = {"context": 128, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 64}
     model = GPT(GPTConfig("llama", vocab_size=tokenizer.vocab_size, tie_embeddings=True, **shape))

@@ -7,6 +7,7 @@ from seq2chat.config import BERTConfig, GPTConfig, TransformerConfig, UserError
 from seq2chat.inference.load import load_bert, load_gpt, load_translator
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.wordpiece import WordPiece
 
 SHAPE = {"vocab_size": 280, "context": 16, "n_layer": 1, "n_head": 2, "d_model": 8}
@@ -36,7 +37,7 @@ def test_a_family_loads_with_its_tokenizer(folders, family):
     model, tokenizer = LOADERS[family](folders[family], device="cpu")
     assert model.config.family == family
     assert model.device == torch.device("cpu")
-    assert isinstance(tokenizer, WordPiece if family == "bert" else ByteBPE)
+    assert isinstance(tokenizer, WordPiece if family == "bert" else TextTokenizer)
 
 
 @pytest.mark.parametrize("found", LOADERS)

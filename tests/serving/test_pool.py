@@ -17,7 +17,7 @@ from seq2chat.serving.pool import Pool
 from seq2chat.serving.protocol import ChatRequest
 from seq2chat.serving.served_model import open_model
 from seq2chat.serving.sse import to_json, to_long_json
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 
 def test_pool_is_bounded_and_forgets_cancelled_work():
@@ -59,14 +59,14 @@ def test_writing_answers_is_never_refused(server):
 
 def test_counting_tokens_keeps_no_chat_waiting(start, monkeypatch):
     server, gate = start(names=("chats",)), threading.Event()
-    encode = ByteBPE.encode
+    encode = TextTokenizer.encode
 
     def slow(self, text):
         if "count me" in text:
             gate.wait(10)
         return encode(self, text)
 
-    monkeypatch.setattr(ByteBPE, "encode", slow)
+    monkeypatch.setattr(TextTokenizer, "encode", slow)
     body = {"model": "chats", "prompt": "count me"}
     threads = [
         threading.Thread(target=lambda: httpx.post(f"{server.url}/tokenize", json=body, timeout=30))
@@ -102,8 +102,10 @@ def test_a_long_answer_is_written_in_small_steps(folders, monkeypatch):
     body = ChatRequest(model="chats", messages=[{"role": "user", "content": "a"}], logprobs=True)
     answer = Answer(model=served, prompt=[1], sampling=SamplingConfig(1), n=4, logprobs=20)
     read = []
-    real = ByteBPE.token_bytes
-    monkeypatch.setattr(ByteBPE, "token_bytes", lambda self, i: read.append(i) or real(self, i))
+    real = TextTokenizer.token_bytes
+    monkeypatch.setattr(
+        TextTokenizer, "token_bytes", lambda self, i: read.append(i) or real(self, i)
+    )
     served.token_names  # noqa: B018
     n_names = len(read)
     result = chat.response(body, answer, samples)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from serving.api_client import GREEDY, chat, metric
 
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, chat_tokens
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
 
@@ -50,12 +50,12 @@ def requests_with(text):
 
 
 def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
-    for kind in (ByteBPE, WordPiece):
+    for kind in (TextTokenizer, WordPiece):
         encode = kind.encode
 
-        def noted(self, text, encode=encode):
+        def noted(self, *args, encode=encode):
             threads.add(threading.current_thread())
-            return encode(self, text)
+            return encode(self, *args)
 
         monkeypatch.setattr(kind, "encode", noted)
     for path, fields in requests_with("Hello"):
@@ -65,11 +65,11 @@ def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
 
 
 def test_oversized_text_is_refused_before_encoding(client, monkeypatch):
-    encode, fits = ByteBPE.encode, "q" * (3 * 96 * len("<|endoftext|>"))
+    encode, fits = TextTokenizer.encode, "q" * (3 * 96 * len("<|endoftext|>"))
     monkeypatch.setattr(
-        ByteBPE,
+        TextTokenizer,
         "encode",
-        lambda self, text: encode(self, text) if len(text) < 100 else [1] * 1000,
+        lambda self, text, *rest: encode(self, text, *rest) if len(text) < 100 else [1] * 1000,
     )
     for text, message in (
         (fits, "shorten it to at most 95"),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from seq2chat.config import UserError
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import CHAT_TEMPLATE, END, START, Message, chat_tokens, prompt_ids
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 TOKENIZER = ByteBPE.train(
     ["user assistant system Hello there. How are you?\nFine, and you?"] * 3, 300
@@ -73,7 +74,7 @@ def test_missing_chat_tokens_get_the_last_ids(tmp_path):
 
     spec = json.loads(TOKENIZER.json)
     spec["added_tokens"] = spec["added_tokens"][:1]  # only the end of text, as GPT-2 has it
-    theirs = ByteBPE(json.dumps(spec), "{}")
+    theirs = TextTokenizer(ByteBPE, json.dumps(spec), "{}")
     assert set(theirs.control) == {"<|endoftext|>"} and theirs.pad_id is None
     ours = theirs.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     assert ours.vocab_size == theirs.vocab_size + 3
@@ -106,6 +107,8 @@ def test_the_beginning_of_an_answer_is_continued():
 def test_chat_needs_control_tokens():
     import json
 
-    plain = ByteBPE(json.dumps(json.loads(TOKENIZER.json) | {"added_tokens": []}), "{}")
+    plain = TextTokenizer(
+        ByteBPE, json.dumps(json.loads(TOKENIZER.json) | {"added_tokens": []}), "{}"
+    )
     with pytest.raises(UserError, match="fine-tune it first"):
         chat_tokens(plain, TALK)

@@ -17,6 +17,7 @@ from seq2chat.text.parts import MAX_PART, Part
 from seq2chat.text.shard_writer import write_shards
 from seq2chat.text.shards import cached_shards, open_shards, shards_in_memory
 from seq2chat.text.split import split_parts, split_texts
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 
 def corpus_of(texts: list[str]) -> Corpus:
@@ -28,7 +29,7 @@ MANY = corpus_of([f"Document number {i}, {'é' * (i % 7)}." for i in range(150)]
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> ByteBPE:
+def tokenizer() -> TextTokenizer:
     return ByteBPE.train(MANY.documents(), 300)
 
 

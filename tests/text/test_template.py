@@ -15,6 +15,7 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, answer_ids, chat_tokens, end_tokens, prompt_ids, with_chat
 from seq2chat.text.conversations import Demonstration, demonstration_tokens
 from seq2chat.text.template import ChatTemplate
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -89,7 +90,9 @@ def pair(folder):
         theirs.chat_template = template
         config = json.loads((folder / "tokenizer_config.json").read_text())
         config["chat_template"] = template
-        return theirs, ByteBPE((folder / "tokenizer.json").read_text(), json.dumps(config))
+        return theirs, TextTokenizer(
+            ByteBPE, (folder / "tokenizer.json").read_text(), json.dumps(config)
+        )
 
     return both
 

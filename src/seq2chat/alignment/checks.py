@@ -14,8 +14,8 @@ from seq2chat.config import check
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
 from seq2chat.text import world
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Comparison
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.lookup import as_chat, pair_accuracy
 from seq2chat.training.run_folder import open_run
 
@@ -39,7 +39,7 @@ class Finding:
     advice: str = ""
 
 
-def check_reading(policy: GPT, tokenizer: ByteBPE) -> Finding:
+def check_reading(policy: GPT, tokenizer: TextTokenizer) -> Finding:
     """Check that the starting policy looks facts up in a passage. No reward can teach it later."""
     questions = world.questions("dev", PAIRS, families=world.READING)
     accuracy = pair_accuracy(policy, questions, as_chat(tokenizer))
@@ -137,7 +137,7 @@ def check_reward(
 
 
 def check_agreement(
-    model: RewardModel, tokenizer: ByteBPE, comparisons: Sequence[Comparison]
+    model: RewardModel, tokenizer: TextTokenizer, comparisons: Sequence[Comparison]
 ) -> Finding:
     """Check that the reward model orders held-out answers as the annotators did."""
     n_right = n_pairs = 0

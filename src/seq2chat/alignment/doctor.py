@@ -47,7 +47,6 @@ from seq2chat.inference.load import load_gpt
 from seq2chat.log import ignore
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import (
     TRAINING,
@@ -58,6 +57,7 @@ from seq2chat.text.conversations import (
     read_comparisons,
     read_queries,
 )
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.world import candidates, labelers, questions
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.loop import train
@@ -137,7 +137,7 @@ def _rl_options(recipe: Recipe) -> PPOConfig | GRPOConfig:
 
 
 def _sample_queries(
-    recipe: Recipe, tokenizer: ByteBPE, context: int, scorer: Scorer
+    recipe: Recipe, tokenizer: TextTokenizer, context: int, scorer: Scorer
 ) -> list[Query]:
     """Return some of the run's prompts that leave room for an answer."""
     align = _rl_options(recipe)
@@ -271,7 +271,7 @@ def gold_after(
 
 
 def held_out_comparisons(
-    data: str, recipe: Recipe, tokenizer: ByteBPE, context: int
+    data: str, recipe: Recipe, tokenizer: TextTokenizer, context: int
 ) -> list[Comparison]:
     """Return comparisons that the reward model was not trained on.
 

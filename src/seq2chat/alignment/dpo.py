@@ -22,9 +22,9 @@ from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import frozen_copy
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import answer_ids
 from seq2chat.text.conversations import Comparison, read_comparisons
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.nll import Loss
 
 Pair = tuple[list[int], list[int], list[int]]
@@ -45,7 +45,7 @@ class DPO(PolicyTask):
     unit = "pair"
 
     def __init__(
-        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
+        self, recipe: Recipe, policy: GPT, tokenizer: TextTokenizer, log: Log, status: Log
     ) -> None:
         self.reference = frozen_copy(policy)
         comparisons, encoded = read_preferences(recipe, tokenizer, policy.context, log)
@@ -107,7 +107,7 @@ class DPO(PolicyTask):
 
 
 def read_preferences(
-    recipe: Recipe, tokenizer: ByteBPE, context: int, log: Log
+    recipe: Recipe, tokenizer: TextTokenizer, context: int, log: Log
 ) -> tuple[list[Comparison], dict[Comparison, list[Pair]]]:
     """Return the comparisons of `data.corpus` that fit the context, and the pairs of each."""
     align = recipe.align
@@ -131,7 +131,7 @@ def read_preferences(
     return fitting, encoded
 
 
-def preference_pairs(tokenizer: ByteBPE, comparison: Comparison) -> list[Pair]:
+def preference_pairs(tokenizer: TextTokenizer, comparison: Comparison) -> list[Pair]:
     """Return a pair for every two answers that are not tied."""
     pairs = []
     for better, worse in comparison.pairs():

@@ -18,8 +18,8 @@ from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text import world
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import Query
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.world import READING, RISKS, Gold, Question, gold
 from seq2chat.text.world.oracle import admits, refuses
 
@@ -60,7 +60,7 @@ def exam(n: int, seed: int = 0, split: str = "test") -> list[Question]:
 def answer_sheet(
     name: str,
     model: GPT,
-    tokenizer: ByteBPE,
+    tokenizer: TextTokenizer,
     questions: Sequence[Question],
     reference: GPT | None = None,
     seed: int = 0,
@@ -90,7 +90,7 @@ def answer_sheet(
 def text_sheet(
     name: str,
     model: GPT,
-    tokenizer: ByteBPE,
+    tokenizer: TextTokenizer,
     questions: Sequence[Question],
     examples: Sequence[Question] = (),
     shots: int = 0,

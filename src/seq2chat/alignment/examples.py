@@ -9,9 +9,9 @@ import numpy as np
 
 from seq2chat.config import Recipe, check
 from seq2chat.log import Log
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import VALIDATION, Comparison, Demonstration, Query, split
 from seq2chat.text.order import epoch_key, shuffled
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 T = TypeVar("T")
 Example = TypeVar("Example", Demonstration, Comparison, Query)
@@ -57,7 +57,7 @@ class ExampleLoader:
         return shuffled(self.n, epoch_key(self.fingerprint, self.seed, epoch)[:8])
 
 
-def fingerprint(tokenizer: ByteBPE, *parts: Sequence[Sequence[int]]) -> str:
+def fingerprint(tokenizer: TextTokenizer, *parts: Sequence[Sequence[int]]) -> str:
     """Return a hash of lists of integers and their tokenizer."""
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     for rows in parts:

@@ -14,7 +14,7 @@ from seq2chat.alignment.rollout import Rollout, answer_logp, ended_scores
 from seq2chat.config import GRPOConfig, Recipe
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.types import Job
 
 
@@ -31,7 +31,7 @@ class GRPO(ReinforcementLearning):
     """Group relative policy optimization on the prompts of `data.corpus`."""
 
     def __init__(
-        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
+        self, recipe: Recipe, policy: GPT, tokenizer: TextTokenizer, log: Log, status: Log
     ) -> None:
         super().__init__(recipe, policy, tokenizer, log, status)
         log(f"an answer without an end scores {-self.align.missing_eos:.2f} (align.missing_eos)")

@@ -13,8 +13,8 @@ from seq2chat.alignment.reward_function import FunctionScorer, load_function
 from seq2chat.alignment.rollout import Rollout, Scorer, last_token
 from seq2chat.config import Recipe, UserError, check
 from seq2chat.models.reward import RewardModel
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.conversations import TRAINING, WORLD, Columns, Prompt, Query, world_questions
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.world import gold
 from seq2chat.training.checkpoint import load_checkpoint
 
@@ -42,14 +42,16 @@ class RewardScorer:
         return torch.cat([scores_at(self.model, tokens, last).float() for tokens, last in parts])
 
 
-def scorer_of(recipe: Recipe, tokenizer: ByteBPE, device: torch.device) -> Scorer:
+def scorer_of(recipe: Recipe, tokenizer: TextTokenizer, device: torch.device) -> Scorer:
     """Return the scorer that `align.reward` names. Errors are those of `load_scorer`."""
     align: Any = recipe.align
     n = align.examples or TRAINING
     return load_scorer(align.reward, tokenizer, device, n, recipe.train.seed)
 
 
-def load_scorer(source: str, tokenizer: ByteBPE, device: torch.device, n: int, seed: int) -> Scorer:
+def load_scorer(
+    source: str, tokenizer: TextTokenizer, device: torch.device, n: int, seed: int
+) -> Scorer:
     """Return the scorer named by `source`: the run or folder of a reward model, a function as
     `FILE.py:FUNCTION`, or `oracle`, the gold score of the world's first `n` questions.
 

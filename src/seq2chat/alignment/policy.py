@@ -13,14 +13,14 @@ from seq2chat.config import GPTConfig, Recipe, UserError, check
 from seq2chat.inference.load import load_gpt
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import merged
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import with_chat
 from seq2chat.text.conversations import Prompt
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.types import SampleLoader, Task
 
 
-class PolicyTask(Task[GPT, ByteBPE]):
+class PolicyTask(Task[GPT, TextTokenizer]):
     """A task that trains a policy.
 
     Its samples are answers to held-out prompts. Adapters are merged into the weights of its
@@ -31,7 +31,7 @@ class PolicyTask(Task[GPT, ByteBPE]):
         self,
         recipe: Recipe,
         policy: GPT,
-        tokenizer: ByteBPE,
+        tokenizer: TextTokenizer,
         loader: SampleLoader,
         prompts: Sequence[Prompt],
         validation_tokens: int = 0,
@@ -68,7 +68,7 @@ def find_start(start: str) -> Path:
     return find_checkpoint(Path(start))
 
 
-def load_policy(start: str) -> tuple[GPT, ByteBPE]:
+def load_policy(start: str) -> tuple[GPT, TextTokenizer]:
     """Return the language model in the run or model folder `start`, in float32, and its tokenizer.
 
     A tokenizer without a chat template gets ChatML's and its control tokens, and the model gets

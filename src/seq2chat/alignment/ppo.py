@@ -31,7 +31,7 @@ from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import frozen_copy, merged
 from seq2chat.models.reward import RewardModel, reward_model_from
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.types import Job, Update
 
@@ -71,7 +71,7 @@ class PPO(ReinforcementLearning):
         self,
         recipe: Recipe,
         policy: GPT,
-        tokenizer: ByteBPE,
+        tokenizer: TextTokenizer,
         log: Log,
         status: Log,
     ) -> None:

@@ -9,9 +9,9 @@ from seq2chat.config import PPOConfig, Recipe, SFTConfig
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Loader
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.shards import cached_shards, open_shards
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.types import Job
 
@@ -19,7 +19,7 @@ from seq2chat.training.types import Job
 class PretrainingMix:
     """Windows of pretraining text whose gradient is added to each update."""
 
-    def __init__(self, recipe: Recipe, tokenizer: ByteBPE, context: int, status: Log) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: TextTokenizer, context: int, status: Log) -> None:
         align = recipe.align
         assert isinstance(align, SFTConfig | PPOConfig)
         folder = cached_shards(
@@ -51,7 +51,7 @@ class PretrainingMix:
 
 
 def make_mix(
-    recipe: Recipe, tokenizer: ByteBPE, context: int, status: Log
+    recipe: Recipe, tokenizer: TextTokenizer, context: int, status: Log
 ) -> PretrainingMix | None:
     """Return the pretraining mix of the recipe, or None without one."""
     align = recipe.align

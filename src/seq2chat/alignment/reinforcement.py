@@ -27,9 +27,9 @@ from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import frozen_copy
 from seq2chat.text.batch import Batch
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import Query, read_queries
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.evaluation import Evaluation
 from seq2chat.training.stop import interruptible
 from seq2chat.training.types import Job, Update
@@ -60,7 +60,7 @@ class ReinforcementLearning(PolicyTask):
     displayed: ClassVar[tuple[str, ...]] = ("score", "kl")
 
     def __init__(
-        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
+        self, recipe: Recipe, policy: GPT, tokenizer: TextTokenizer, log: Log, status: Log
     ) -> None:
         scorer = scorer_of(recipe, tokenizer, policy.device)
         self.scorer = scorer
@@ -181,7 +181,7 @@ def rollout_options(recipe: Recipe) -> RolloutOptions:
 
 
 def load_prompts(
-    recipe: Recipe, tokenizer: ByteBPE, context: int, scorer: Scorer, log: Log
+    recipe: Recipe, tokenizer: TextTokenizer, context: int, scorer: Scorer, log: Log
 ) -> tuple[ExampleLoader, list[Query]]:
     """Return the loader of the training prompts, and the held-out prompts, of `data.corpus`."""
     align = rollout_options(recipe)

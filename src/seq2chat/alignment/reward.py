@@ -27,9 +27,9 @@ from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.batch import IGNORED, Batch, pad_rows
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import answer_ids, conversation_ids
 from seq2chat.text.conversations import Comparison, Prompt, read_comparisons
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.nll import Loss
 from seq2chat.training.types import Task
 
@@ -59,13 +59,13 @@ class ComparisonBatch(Batch):
         return model.branching(self.target, self.branches)[self.prompts, self.last]
 
 
-class RewardModeling(Task[RewardModel, ByteBPE]):
+class RewardModeling(Task[RewardModel, TextTokenizer]):
     """Training of a reward model on the ranked answers of `data.corpus`, from a policy."""
 
     unit = "prompt"
 
     def __init__(
-        self, recipe: Recipe, policy: GPT, tokenizer: ByteBPE, log: Log, status: Log
+        self, recipe: Recipe, policy: GPT, tokenizer: TextTokenizer, log: Log, status: Log
     ) -> None:
         model = reward_model_from(policy)
         recipe = with_shape(recipe, model.config)
@@ -124,7 +124,7 @@ class RewardModeling(Task[RewardModel, ByteBPE]):
 
 
 def split_comparisons(
-    recipe: Recipe, tokenizer: ByteBPE, context: int, log: Log
+    recipe: Recipe, tokenizer: TextTokenizer, context: int, log: Log
 ) -> tuple[list[Comparison], list[Comparison]]:
     """Return the comparisons of `data.corpus` to train a reward model on, and those held out."""
     align = recipe.align
@@ -148,7 +148,7 @@ def split_comparisons(
     return split_examples(fitting, recipe)
 
 
-def fork(tokenizer: ByteBPE, comparison: Comparison) -> Fork:
+def fork(tokenizer: TextTokenizer, comparison: Comparison) -> Fork:
     """Return the ids of the prompt, and those of each answer with its end token."""
     pairs = [answer_ids(tokenizer, comparison.prompt, answer) for answer in comparison.answers]
     prompt, _ = pairs[0]
@@ -196,7 +196,9 @@ def centered(
     return shifted
 
 
-def show_ranking(model: RewardModel, tokenizer: ByteBPE, comparisons: Sequence[Comparison]) -> str:
+def show_ranking(
+    model: RewardModel, tokenizer: TextTokenizer, comparisons: Sequence[Comparison]
+) -> str:
     """Return prompts with their answers as text, each with the model's score and the annotator's
     rank."""
     lines = []
@@ -209,7 +211,7 @@ def show_ranking(model: RewardModel, tokenizer: ByteBPE, comparisons: Sequence[C
 
 
 def score_texts(
-    model: RewardModel, tokenizer: ByteBPE, prompts: Sequence[Prompt], answers: Sequence[str]
+    model: RewardModel, tokenizer: TextTokenizer, prompts: Sequence[Prompt], answers: Sequence[str]
 ) -> Float[Tensor, " batch"]:
     """Return the score of each answer to its prompt, including the end token."""
     pairs = zip(prompts, answers, strict=True)

@@ -13,9 +13,9 @@ from seq2chat.generation.decode import generate, token_logprobs
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import pad_rows
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import end_tokens, prompt_ids
 from seq2chat.text.conversations import Columns, Prompt, Query
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Scorer(Protocol):
 
 def roll_out(
     policy: GPT,
-    tokenizer: ByteBPE,
+    tokenizer: TextTokenizer,
     queries: Sequence[Query],
     max_tokens: int,
     temperature: float = 1.0,
@@ -100,7 +100,7 @@ def roll_out(
     )
 
 
-def is_finished(tokenizer: ByteBPE, answer: Sequence[int], end: int) -> bool:
+def is_finished(tokenizer: TextTokenizer, answer: Sequence[int], end: int) -> bool:
     """Return whether an answer ends with `end`, which ends a turn, and has no other control token.
 
     An answer that ends with the end of a text instead reads the same. But reward models never saw

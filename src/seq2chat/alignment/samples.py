@@ -9,14 +9,16 @@ from seq2chat.alignment.rollout import Scorer, answer_logp, ended_scores, roll_o
 from seq2chat.generation.decode import generate
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.gpt import GPT
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import end_tokens, prompt_ids
 from seq2chat.text.conversations import Prompt, Query
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 SAMPLES = 4  # prompts per sample
 
 
-def show_answers(model: Any, tokenizer: ByteBPE, prompts: Sequence[Prompt], max_tokens: int) -> str:
+def show_answers(
+    model: Any, tokenizer: TextTokenizer, prompts: Sequence[Prompt], max_tokens: int
+) -> str:
     """Return the prompts with greedy answers of `model`, as text."""
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=0.0)
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
@@ -30,7 +32,7 @@ def show_answers(model: Any, tokenizer: ByteBPE, prompts: Sequence[Prompt], max_
 
 def mean_score(
     model: GPT,
-    tokenizer: ByteBPE,
+    tokenizer: TextTokenizer,
     queries: Sequence[Query],
     scorer: Scorer,
     max_tokens: int,
@@ -46,7 +48,7 @@ def mean_score(
 def answer_metrics(
     policy: GPT,
     reference: GPT,
-    tokenizer: ByteBPE,
+    tokenizer: TextTokenizer,
     queries: Sequence[Query],
     scorer: Scorer,
     align: Any,

@@ -23,14 +23,14 @@ from seq2chat.device import pick_precision, seed_everything
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import add_lora
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import end_tokens, own_template
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import find_checkpoint
 from seq2chat.training.setup import prepare_training
 from seq2chat.training.types import Task
 
-TASKS: dict[str, Callable[[Recipe, GPT, ByteBPE, Log, Log], Task]] = {
+TASKS: dict[str, Callable[[Recipe, GPT, TextTokenizer, Log, Log], Task]] = {
     "sft": SFT,
     "reward": RewardModeling,
     "dpo": DPO,

@@ -27,9 +27,9 @@ from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import frozen_copy
 from seq2chat.text.batch import IGNORED, Batch, pad_rows, spread_batches
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import ChatTokens
 from seq2chat.text.conversations import Demonstration, demonstration_tokens, read_demonstrations
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.nll import Loss, chunked_nll_sum
 from seq2chat.training.types import Job, Update
 
@@ -90,7 +90,7 @@ class SFT(PolicyTask):
         self,
         recipe: Recipe,
         policy: GPT,
-        tokenizer: ByteBPE,
+        tokenizer: TextTokenizer,
         log: Log,
         status: Log,
     ) -> None:
@@ -130,7 +130,7 @@ class SFT(PolicyTask):
     def _loader(
         self,
         recipe: Recipe,
-        tokenizer: ByteBPE,
+        tokenizer: TextTokenizer,
         train: Sequence[Demonstration],
         conversations: Sequence[ChatTokens],
     ) -> ExampleLoader:

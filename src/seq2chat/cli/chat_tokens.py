@@ -44,11 +44,15 @@ def chat_tokens(
     underlined.
     """
     from seq2chat.text import chat
-    from seq2chat.text.byte_bpe import ByteBPE
     from seq2chat.text.conversations import demonstration_tokens
+    from seq2chat.text.text_tokenizer import TextTokenizer
+    from seq2chat.text.tokenizers import load_tokenizer
     from seq2chat.training.checkpoint import find_checkpoint
 
-    tokenizer = chat.with_chat(ByteBPE.load(find_checkpoint(run)))
+    tokenizer = load_tokenizer(find_checkpoint(run))
+    check(isinstance(tokenizer, TextTokenizer), f"{run} has a BERT's tokenizer, which can't chat.")
+    assert isinstance(tokenizer, TextTokenizer)
+    tokenizer = chat.with_chat(tokenizer)
     if message:
         check(data is None, "Give either messages or --data.")
         demonstration = _own_demonstration(message, system)
@@ -56,7 +60,7 @@ def chat_tokens(
         check(not system, "--system belongs to messages of your own; give some, or leave it out.")
         demonstration = _read_demonstration(data, line)
     tokens = demonstration_tokens(tokenizer, demonstration, reply)
-    texts = [tokenizer.decode([token_id]) for token_id in tokens.ids]
+    texts = [tokenizer.token_bytes(i).decode(errors="replace") for i in tokens.ids]
     rows = zip(tokens.ids, texts, tokens.roles, tokens.trained, strict=True)
     if as_json:
         for token_id, text, role, is_trained in rows:

@@ -35,6 +35,7 @@ from seq2chat.models.folder import n_parameters
 from seq2chat.text.batch import Batch
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.parallel import load_parallel, pair_batch
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.translation import translation
 
 MOST = 4
@@ -47,7 +48,7 @@ Side = list[list[int]]
 
 
 @cache
-def text() -> tuple[ByteBPE, tuple[Side, Side], tuple[Side, Side]]:
+def text() -> tuple[TextTokenizer, tuple[Side, Side], tuple[Side, Side]]:
     """Return a joint tokenizer, and the tokens of each English and German caption for training and
     for validation.
 
@@ -66,7 +67,9 @@ def text() -> tuple[ByteBPE, tuple[Side, Side], tuple[Side, Side]]:
     return tokenizer, encode(corpus.train), encode(corpus.val)
 
 
-def joined(sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: ByteBPE) -> Batch:
+def joined(
+    sides: tuple[Side, Side], rows: Sequence[Sequence[int]], tokenizer: TextTokenizer
+) -> Batch:
     """Return a batch where each row joins the captions with the numbers in one row of `rows`."""
     sources, targets = (
         [[token for i in row for token in side[i]] for row in rows] for side in sides
@@ -117,7 +120,7 @@ def measure(case: Case, steps: int, progress: Progress | None = None) -> dict[st
 
 
 @torch.inference_mode()
-def score(model: EncoderDecoder, batch: Batch, tokenizer: ByteBPE) -> tuple[float, float]:
+def score(model: EncoderDecoder, batch: Batch, tokenizer: TextTokenizer) -> tuple[float, float]:
     """Return the mean loss of the true tokens in nats, and the BLEU of greedy translations."""
     assert batch.source is not None
     assert batch.source_mask is not None

@@ -12,7 +12,7 @@ from seq2chat.config import check
 from seq2chat.course.lesson import COLORS, Cell, Lesson, Table, canvas, plain
 from seq2chat.generation.sampling import SamplingConfig, draw, next_token_logits, row_generators
 from seq2chat.models.gpt import GPT
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 # "The robot must obey the …": eight candidates and their logits.
 WORDS = ("orders", "laws", "human", "rules", "robot", "sun", "banana", "of")
@@ -61,7 +61,9 @@ def decode(logits: Float[Tensor, " vocab"], temperature: float, top_k: int, seed
     return Steps(logits, tempered, kept, frequency.to(logits.dtype), int(drawn[0]))
 
 
-def after(prompt: str, model: GPT, tokenizer: ByteBPE) -> tuple[list[str], Float[Tensor, " vocab"]]:
+def after(
+    prompt: str, model: GPT, tokenizer: TextTokenizer
+) -> tuple[list[str], Float[Tensor, " vocab"]]:
     """Return the names of all tokens and their logits after `prompt`.
 
     Raises UserError for an empty prompt if the tokenizer has no end token to begin with.
@@ -70,7 +72,7 @@ def after(prompt: str, model: GPT, tokenizer: ByteBPE) -> tuple[list[str], Float
     check(len(ids) > 0, "The prompt is empty; write at least one token.")
     with torch.inference_mode():
         logits = model(torch.tensor([ids], device=model.device))[0, -1].cpu().double()
-    return [repr(tokenizer.decode([i]))[1:-1] for i in range(len(logits))], logits
+    return [repr(tokenizer.decode([i], after="text"))[1:-1] for i in range(len(logits))], logits
 
 
 def lesson(

@@ -22,6 +22,7 @@ from seq2chat.models.reward import RewardModel
 from seq2chat.models.transformer import Transformer
 from seq2chat.nn.position import sinusoids
 from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import Tokenizer
 
 MAX_NUMBERS = 6  # per row of the table
@@ -46,7 +47,7 @@ class Input:
         return self.embedding if self.positions is None else self.embedding + self.positions
 
 
-def untrained() -> tuple[GPT, ByteBPE]:
+def untrained() -> tuple[GPT, TextTokenizer]:
     """Return a tiny untrained GPT and a tokenizer of bytes, the default without a user's model."""
     with torch.random.fork_rng():
         torch.manual_seed(0)

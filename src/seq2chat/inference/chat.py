@@ -9,15 +9,15 @@ from seq2chat.generation.decode import stream
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.inference.load import load_gpt
 from seq2chat.models.gpt import GPT
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import Message, end_tokens, prompt_ids
 from seq2chat.text.stream import TextStream
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 
 class Conversation:
     """The messages so far, in `messages`, and the model that answers them."""
 
-    def __init__(self, model: GPT, tokenizer: ByteBPE, system: str = "") -> None:
+    def __init__(self, model: GPT, tokenizer: TextTokenizer, system: str = "") -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.messages: list[Message] = []

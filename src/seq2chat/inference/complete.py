@@ -8,8 +8,8 @@ from seq2chat.config import check
 from seq2chat.generation.decode import Token, stream
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import CausalLM
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.stream import TextStream
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Piece:
 
 def complete(
     model: CausalLM,
-    tokenizer: ByteBPE,
+    tokenizer: TextTokenizer,
     prompt: str,
     sampling: SamplingConfig = SamplingConfig(),
     stop: Sequence[str] = (),
@@ -50,7 +50,8 @@ def complete(
         "fewer.",
     )
     # A separate generator, so that a bad prompt raises here and not at the first piece.
-    return _pieces(model, ids, sampling, end_ids, [TextStream(tokenizer, stop) for _ in range(n)])
+    samples = [TextStream(tokenizer, stop, ids) for _ in range(n)]
+    return _pieces(model, ids, sampling, end_ids, samples)
 
 
 def _pieces(

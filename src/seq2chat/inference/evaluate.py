@@ -14,13 +14,13 @@ from seq2chat.models.folder import CausalLM, Model
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import Batch, evaluation_batches
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.masked import masked_evaluation_batches
 from seq2chat.text.parallel import Pairs, excerpt, pair_batches, read_pairs
 from seq2chat.text.plain import BLOCK
 from seq2chat.text.shards import shards_in_memory
 from seq2chat.text.split import split_parts
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint
@@ -166,7 +166,7 @@ def _other_text(
     """Return the whole of another text, or about `window.tokens` tokens spread over it."""
     tokens = window.tokens or 0
     if isinstance(model, Seq2Seq | Transformer):
-        assert isinstance(tokenizer, ByteBPE)
+        assert isinstance(tokenizer, TextTokenizer)
         return _sentence_pairs(data, tokenizer, window.batch_size, window.context, tokens)
     characters = max(CHARACTERS_PER_TOKEN * tokens, MIN_CHARACTERS) if tokens else 0
     corpus = load_corpus(data.corpus, data.field)
@@ -189,7 +189,7 @@ def _other_text(
 
 
 def _sentence_pairs(
-    data: DataConfig, tokenizer: ByteBPE, batch_size: int, context: int, tokens: int
+    data: DataConfig, tokenizer: TextTokenizer, batch_size: int, context: int, tokens: int
 ) -> Measurement:
     lines, _ = read_pairs(Path(data.source), Path(data.target))
     pairs, too_long = Pairs.encode(lines, tokenizer, context)

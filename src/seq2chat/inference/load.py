@@ -12,7 +12,7 @@ from seq2chat.models.folder import CausalLM, Model, require_family
 from seq2chat.models.gpt import GPT
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.checkpoint import load_checkpoint
@@ -32,7 +32,7 @@ def load(path: Path | str, device: torch.device | str | None = None) -> tuple[Mo
 
 def load_causal_lm(
     path: Path, device: torch.device | str | None = None
-) -> tuple[CausalLM, ByteBPE]:
+) -> tuple[CausalLM, TextTokenizer]:
     """Return the model that predicts the next token in a run, checkpoint or model folder, and its
     tokenizer.
 
@@ -41,10 +41,10 @@ def load_causal_lm(
     families = [c.family for c in get_args(ModelConfig) if c.objective == "next token"]
     model, tokenizer = _load(path, device, *families)
     assert isinstance(model, CausalLM)
-    return model, _require_byte_bpe(tokenizer, path)
+    return model, _require_text_tokenizer(tokenizer, path)
 
 
-def load_gpt(path: Path, device: torch.device | str | None = None) -> tuple[GPT, ByteBPE]:
+def load_gpt(path: Path, device: torch.device | str | None = None) -> tuple[GPT, TextTokenizer]:
     """Return the GPT in a run, checkpoint or model folder, and its tokenizer.
 
     The model is moved to `device`, by default the one `pick_device` returns. Raises UserError for a
@@ -52,7 +52,7 @@ def load_gpt(path: Path, device: torch.device | str | None = None) -> tuple[GPT,
     """
     model, tokenizer = _load(path, device, "gpt")
     assert isinstance(model, GPT)
-    return model, _require_byte_bpe(tokenizer, path)
+    return model, _require_text_tokenizer(tokenizer, path)
 
 
 def load_bert(path: Path, device: torch.device | str | None = None) -> tuple[BERT, WordPiece]:
@@ -72,14 +72,14 @@ def load_bert(path: Path, device: torch.device | str | None = None) -> tuple[BER
 
 def load_translator(
     path: Path, device: torch.device | str | None = None
-) -> tuple[Translator, ByteBPE]:
+) -> tuple[Translator, TextTokenizer]:
     """Return the encoder–decoder in a run, checkpoint or model folder, and its tokenizer.
 
     Device and errors as in `load_gpt`.
     """
     model, tokenizer = _load(path, device, "seq2seq", "transformer")
     assert isinstance(model, Translator)
-    return model, _require_byte_bpe(tokenizer, path)
+    return model, _require_text_tokenizer(tokenizer, path)
 
 
 def _load(path: Path, device: torch.device | str | None, *families: str) -> tuple[Model, Tokenizer]:
@@ -88,10 +88,10 @@ def _load(path: Path, device: torch.device | str | None, *families: str) -> tupl
     return model, tokenizer
 
 
-def _require_byte_bpe(tokenizer: Tokenizer, path: Path) -> ByteBPE:
-    if not isinstance(tokenizer, ByteBPE):
+def _require_text_tokenizer(tokenizer: Tokenizer, path: Path) -> TextTokenizer:
+    if not isinstance(tokenizer, TextTokenizer):
         raise UserError(
-            f"The tokenizer in {path} is not a byte-level BPE, which this model needs; it belongs "
+            f"The tokenizer in {path} is a WordPiece tokenizer, which this model can't use; it belongs "
             "to another model."
         )
     return tokenizer

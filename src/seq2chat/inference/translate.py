@@ -11,7 +11,7 @@ from seq2chat.config import UserError, check
 from seq2chat.generation.beam import Hypothesis, beam_search
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 POOL = 2000  # lines that are sorted by length together
 BLANK = Hypothesis([], [], 0.0, True)
@@ -40,7 +40,7 @@ class Translation:
 
 def translate(
     model: Seq2Seq | Transformer,
-    tokenizer: ByteBPE,
+    tokenizer: TextTokenizer,
     lines: Iterable[str],
     *,
     batch_tokens: int = 4096,
@@ -77,7 +77,7 @@ def translate(
             yield Translation(line, source, hypotheses, texts, n_cut)
 
 
-def _encode(line: str, tokenizer: ByteBPE, end: int, context: int) -> tuple[list[int], int]:
+def _encode(line: str, tokenizer: TextTokenizer, end: int, context: int) -> tuple[list[int], int]:
     """Return the tokens of `line` that fit the context, with the end token, and the number of those
     that don't fit."""
     ids = tokenizer.encode(line.strip())
@@ -86,7 +86,7 @@ def _encode(line: str, tokenizer: ByteBPE, end: int, context: int) -> tuple[list
     return source, len(ids) - len(kept)
 
 
-def _decode(ids: Sequence[int], tokenizer: ByteBPE) -> str:
+def _decode(ids: Sequence[int], tokenizer: TextTokenizer) -> str:
     """Return the text of `ids` without control tokens and without line breaks."""
     control = set(tokenizer.control.values())
     text = tokenizer.decode(i for i in ids if i not in control)

@@ -17,9 +17,9 @@ from seq2chat.models.folder import check_memory, n_parameters, save_model
 from seq2chat.models.gguf_file import GGUFFile, import_gguf
 from seq2chat.models.gpt import GPT, frequencies_of
 from seq2chat.nn.position import Frequencies
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.gguf_tokens import metadata_of, tokenizer_from
 from seq2chat.text.named import cached_folder, converted_model
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 GGUFType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 
@@ -75,7 +75,7 @@ def gguf_folder(file: Path) -> Path:
     return folder
 
 
-def read_gguf(file: Path) -> tuple[GPT, ByteBPE]:
+def read_gguf(file: Path) -> tuple[GPT, TextTokenizer]:
     """Return the model in a GGUF file, with dequantized weights in float32, and its tokenizer.
 
     Raises UserError as `gguf_folder` does.
@@ -106,7 +106,7 @@ def read_gguf(file: Path) -> tuple[GPT, ByteBPE]:
 
 
 def write_gguf(
-    model: GPT, tokenizer: ByteBPE, file: Path, kind: GGUFType = "f16", name: str = "model"
+    model: GPT, tokenizer: TextTokenizer, file: Path, kind: GGUFType = "f16", name: str = "model"
 ) -> None:
     """Write a model and its tokenizer as one GGUF file, with matrices of the type `kind`.
 

@@ -18,8 +18,8 @@ from seq2chat.serving import protocol
 from seq2chat.serving.engine_thread import EngineThread
 from seq2chat.serving.metrics import Metrics, RequestTimer
 from seq2chat.serving.served_model import ServedModel
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.stream import TextStream
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ class Answer:
         n_begun: int = 0,
     ) -> None:  # these are the fields of an engine's request
         tokenizer = model.tokenizer
-        assert isinstance(tokenizer, ByteBPE)
+        assert isinstance(tokenizer, TextTokenizer)
         self.model = model
         self.prompt = prompt
         self.sampling = sampling

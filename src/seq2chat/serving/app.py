@@ -22,8 +22,8 @@ from seq2chat.serving.responses_protocol import ResponsesRequest
 from seq2chat.serving.served_model import ServedModel
 from seq2chat.serving.sse import EventStream, to_long_json, unless_gone
 from seq2chat.serving.state import ServerState
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import chat_tokens
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import check_ids
 
 T = TypeVar("T")
@@ -243,8 +243,8 @@ def _tokenized(body: protocol.TokenizeRequest, model: ServedModel) -> dict[str, 
     roles: list[str] | None = None
     if body.messages is not None:
         tokenizer = model.tokenizer
-        check(isinstance(tokenizer, ByteBPE), f"{model.id} does not chat; send prompt.")
-        assert isinstance(tokenizer, ByteBPE)
+        check(isinstance(tokenizer, TextTokenizer), f"{model.id} does not chat; send prompt.")
+        assert isinstance(tokenizer, TextTokenizer)
         messages = chat.conversation(body.messages)
         model.check_size(*(message.content for message in messages))
         tokens = chat_tokens(tokenizer, messages, body.add_generation_prompt is not False)
@@ -257,7 +257,7 @@ def _tokenized(body: protocol.TokenizeRequest, model: ServedModel) -> dict[str, 
         "count": len(ids),
         "max_model_len": model.context,
         "tokens": ids,
-        "token_strs": [model.tokenizer.decode([i]) for i in ids],
+        "token_strs": [model.tokenizer.token_bytes(i).decode(errors="replace") for i in ids],
         "roles": roles,
     }
 

@@ -19,8 +19,8 @@ from seq2chat.serving.answer import (
 from seq2chat.serving.grammar import Schema, forced_function, format_schema, grammars
 from seq2chat.serving.protocol import ChatMessage, ChatRequest, Function
 from seq2chat.serving.served_model import ServedModel
-from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.chat import Message, begun_answer, prompt_ids
+from seq2chat.text.chat import Message, n_begun_tokens, prompt_ids
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 
 def chat_answer(body: ChatRequest, model: ServedModel, salt: str) -> Answer:
@@ -34,7 +34,7 @@ def chat_answer(body: ChatRequest, model: ServedModel, salt: str) -> Answer:
         f"{model.id} has not learned to chat; use /v1/completions with it, or fine-tune it: "
         "seq2chat sft.",
     )
-    assert isinstance(tokenizer, ByteBPE)
+    assert isinstance(tokenizer, TextTokenizer)
     for field in ("max_tokens", "max_completion_tokens"):
         if getattr(body, field) == 0:
             raise BadField(field, f"{field} is 0; write a positive number, or leave it out.")
@@ -47,7 +47,7 @@ def chat_answer(body: ChatRequest, model: ServedModel, salt: str) -> Answer:
     prefix = body.prefix_token_ids or []
     prompt = [*prompt_ids(tokenizer, messages), *prefix]
     # The answer may have begun already: with a last message of the assistant, the prefix, or both.
-    n_begun = len(tokenizer.encode(begun_answer(messages))) + len(prefix)
+    n_begun = n_begun_tokens(tokenizer, messages) + len(prefix)
     max_tokens = token_limit(body.max_tokens, body.max_completion_tokens, default=model.context)
     n = body.n or 1
     return Answer(

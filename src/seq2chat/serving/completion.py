@@ -21,7 +21,7 @@ from seq2chat.serving.chat import new_id, usage
 from seq2chat.serving.logprobs import ScoredToken, completion_logprobs
 from seq2chat.serving.protocol import CompletionRequest, as_list
 from seq2chat.serving.served_model import ServedModel
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 DEFAULT_TOKENS = 16  # OpenAI's
 
@@ -70,7 +70,7 @@ def prompts(body: CompletionRequest, model: ServedModel) -> list[list[int]]:
     A text begins as in training: after the end token of the previous text.
     """
     tokenizer = model.tokenizer
-    assert isinstance(tokenizer, ByteBPE)
+    assert isinstance(tokenizer, TextTokenizer)
     start = tokenizer.start_ids
     ids = []
     for prompt in as_list(body.prompt):
@@ -97,7 +97,7 @@ def _choice(
     chunk.
     """
     tokenizer = answer.model.tokenizer
-    assert isinstance(tokenizer, ByteBPE)
+    assert isinstance(tokenizer, TextTokenizer)
     prompt = prompt_text(tokenizer, answer.prompt) if echo else ""
     choice: dict[str, Any] = {
         "index": index,
@@ -119,7 +119,7 @@ def _choice(
 def _scored(answer: Answer, tokens: Sequence[Token], echo: bool) -> list[ScoredToken]:
     tokenizer = answer.model.tokenizer
     prompt_read = answer.prompt_read
-    assert isinstance(tokenizer, ByteBPE)
+    assert isinstance(tokenizer, TextTokenizer)
     scored: list[ScoredToken] = []
     if echo and prompt_read is not None:
         # The first bytes of a character add nothing to the text, its last byte adds all of it.
@@ -135,12 +135,12 @@ def _scored(answer: Answer, tokens: Sequence[Token], echo: bool) -> list[ScoredT
     return scored
 
 
-def prompt_text(tokenizer: ByteBPE, ids: Sequence[int]) -> str:
+def prompt_text(tokenizer: TextTokenizer, ids: Sequence[int]) -> str:
     """Return the text of `ids` without control tokens."""
     return tokenizer.decode(text_ids(tokenizer, ids))
 
 
-def text_ids(tokenizer: ByteBPE, ids: Sequence[int]) -> list[int]:
+def text_ids(tokenizer: TextTokenizer, ids: Sequence[int]) -> list[int]:
     """Return `ids` without control tokens."""
     control = set(tokenizer.control.values())
     return [i for i in ids if i not in control]

@@ -18,7 +18,7 @@ from seq2chat.serving.answer import BadField
 from seq2chat.serving.engine_thread import EngineThread
 from seq2chat.serving.protocol import EmbeddingRequest, as_list
 from seq2chat.serving.served_model import ServedModel
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 
 def inputs(body: EmbeddingRequest, model: ServedModel) -> list[list[int]]:
@@ -44,7 +44,7 @@ def inputs(body: EmbeddingRequest, model: ServedModel) -> list[list[int]]:
         if isinstance(text, str):
             model.check_size(text)
             ids = tokenizer.encode(text)
-            if not isinstance(tokenizer, ByteBPE):
+            if not isinstance(tokenizer, TextTokenizer):
                 ids = [tokenizer.cls_id, *ids, tokenizer.sep_id]
         else:
             ids = text

@@ -18,7 +18,7 @@ from torch import Tensor
 from seq2chat.serving.answer import BadField
 from seq2chat.serving.protocol import ChatRequest, Function, ResponseFormat, ToolChoice
 from seq2chat.serving.served_model import ServedModel
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -141,7 +141,7 @@ def grammars(
         raise BadField(
             schema.field, "JSON needs llguidance: pip install 'seq2chat[json]'."
         ) from None
-    assert isinstance(model.tokenizer, ByteBPE)
+    assert isinstance(model.tokenizer, TextTokenizer)
     vocab_size = model.module.config.vocab_size
     tokenizer = _tokenizer(model.tokenizer.json, vocab_size, model.end_tokens[0])
     try:

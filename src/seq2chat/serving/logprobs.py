@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 MIN_LOGPROB = -9999.0  # JSON has no number for the logarithm of 0
 
@@ -12,7 +12,7 @@ MIN_LOGPROB = -9999.0  # JSON has no number for the logarithm of 0
 class TokenNames:
     """The names of a tokenizer's tokens, each computed once."""
 
-    def __init__(self, tokenizer: ByteBPE) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
         self._control = set(tokenizer.control.values())
         self._entries: dict[int, dict[str, Any]] = {}

@@ -20,8 +20,8 @@ from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.nn.int8 import Int8Linear, quantized
 from seq2chat.serving.logprobs import TokenNames
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import default_instructions, end_tokens
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.run_folder import finished_stages
@@ -64,9 +64,9 @@ class ServedModel:
     def _max_bytes(self) -> int | None:
         """Upper bound in bytes on a text that fits the context.
 
-        None for WordPiece, where a word of any length may be the token [UNK].
+        None for tokenizers with a token for unknown words, or with steps that shorten a text.
         """
-        if not isinstance(self.tokenizer, ByteBPE):
+        if not isinstance(self.tokenizer, TextTokenizer) or self.tokenizer.codec.shrinks:
             return None
         lengths = [
             len(self.tokenizer.token_bytes(token_id))
@@ -77,7 +77,7 @@ class ServedModel:
     @cached_property
     def token_names(self) -> TokenNames:
         """The names of the tokens in log probabilities."""
-        assert isinstance(self.tokenizer, ByteBPE)
+        assert isinstance(self.tokenizer, TextTokenizer)
         return TokenNames(self.tokenizer)
 
     def check_size(self, *texts: str) -> None:
@@ -97,14 +97,14 @@ class ServedModel:
         """True if the model was trained to chat."""
         return (
             self.engine is not None
-            and isinstance(self.tokenizer, ByteBPE)
+            and isinstance(self.tokenizer, TextTokenizer)
             and bool(self.tokenizer.chat_template)
         )
 
     @property
     def end_tokens(self) -> list[int]:
         """The tokens that end a text, or an answer if the model can chat."""
-        assert isinstance(self.tokenizer, ByteBPE)
+        assert isinstance(self.tokenizer, TextTokenizer)
         if self.can_chat:
             return end_tokens(self.tokenizer)
         return [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
@@ -112,7 +112,7 @@ class ServedModel:
     @cached_property
     def instructions(self) -> str:
         """The instructions that the model's template writes on its own, or ""."""
-        if not self.can_chat or not isinstance(self.tokenizer, ByteBPE):
+        if not self.can_chat or not isinstance(self.tokenizer, TextTokenizer):
             return ""
         return default_instructions(self.tokenizer)
 

@@ -22,7 +22,7 @@ from seq2chat.serving.engine_thread import EngineThread
 from seq2chat.serving.pool import Pool
 from seq2chat.serving.protocol import CompletionRequest, as_list
 from seq2chat.serving.served_model import ServedModel
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 BEAM = 5
 BATCH_LINES = 8  # lines that are translated at once
@@ -43,7 +43,7 @@ async def response(
     check_translation(body, model)
     tokenizer = model.tokenizer
     assert isinstance(model.module, Seq2Seq | Transformer)
-    assert isinstance(tokenizer, ByteBPE)
+    assert isinstance(tokenizer, TextTokenizer)
     n = body.n or 1
     texts = [prompt for prompt in as_list(body.prompt) if isinstance(prompt, str)]
     lines = [line for text in texts for line in text.split("\n") if line.strip()]

@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 from seq2chat.config import UserError, check
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.template import MARKS, ChatTemplate, Rendered, Span
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -80,7 +80,9 @@ class ChatTokens:
         return list(zip(self.ids[1:], self.trained[1:], strict=True))
 
 
-def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = False) -> ChatTokens:
+def chat_tokens(
+    tokenizer: TextTokenizer, messages: Sequence[Message], reply: bool = False
+) -> ChatTokens:
     """Return the tokens of `messages`, and with `reply` the start of the assistant's next turn.
 
     With `reply`, a last message of the assistant is the beginning of its answer, and its turn is
@@ -99,22 +101,24 @@ def chat_tokens(tokenizer: ByteBPE, messages: Sequence[Message], reply: bool = F
         return templated_tokens(tokenizer, template, messages, reply)
     start = control_id(tokenizer, START)
     end = control_id(tokenizer, END)
-    newline = tokenizer.encode("\n")
+    newline = tokenizer.encode("\n", after="text")
+    after_end = tokenizer.encode("\n", after="control")
     out = ChatTokens([], [], [], [])
     is_begun = reply and len(messages) > 0 and messages[-1].role == "assistant"
     for number, message in enumerate(messages[:-1] if is_begun else messages):
         role = message.role
-        out.add([start, *tokenizer.encode(role), *newline], role, number)
-        content = [*tokenizer.encode(trimmed(message.content)), end]
+        out.add([start, *tokenizer.encode(role, after="control"), *newline], role, number)
+        content = [*tokenizer.encode(trimmed(message.content), after="text"), end]
         out.add(content, role, number, trained=role == "assistant")
-        out.add(newline, role, number)
+        out.add(after_end, role, number)
     if reply:
-        out.add([start, *tokenizer.encode("assistant"), *newline], "assistant", -1)
-        out.add(tokenizer.encode(begun_answer(messages)), "assistant", -1)
+        name = tokenizer.encode("assistant", after="control")
+        out.add([start, *name, *newline], "assistant", -1)
+        out.add(tokenizer.encode(begun_answer(messages), after="text"), "assistant", -1)
     return out
 
 
-def with_chat(tokenizer: ByteBPE) -> ByteBPE:
+def with_chat(tokenizer: TextTokenizer) -> TextTokenizer:
     """Return the tokenizer with a token for padding, and with ChatML's template and control tokens
     if it has no template."""
     if own_template(tokenizer) is None:
@@ -132,12 +136,12 @@ def with_chat(tokenizer: ByteBPE) -> ByteBPE:
     return tokenizer.with_pad([*meant, *spare, PAD][0])
 
 
-def own_template(tokenizer: ByteBPE) -> ChatTemplate | None:
+def own_template(tokenizer: TextTokenizer) -> ChatTemplate | None:
     """Return the tokenizer's chat template if it is not the ChatML of this package."""
     return None if tokenizer.chat_template in ("", CHAT_TEMPLATE) else tokenizer.template
 
 
-def default_instructions(tokenizer: ByteBPE) -> str:
+def default_instructions(tokenizer: TextTokenizer) -> str:
     """Return the instructions that the tokenizer's own template writes if a conversation has none,
     or ""."""
     template = own_template(tokenizer)
@@ -145,7 +149,7 @@ def default_instructions(tokenizer: ByteBPE) -> str:
 
 
 def templated_tokens(
-    tokenizer: ByteBPE, template: ChatTemplate, messages: Sequence[Message], reply: bool
+    tokenizer: TextTokenizer, template: ChatTemplate, messages: Sequence[Message], reply: bool
 ) -> ChatTokens:
     """Return `chat_tokens` in the format of a model's own template.
 
@@ -161,7 +165,7 @@ def templated_tokens(
     cuts = {start for start, _ in answers}
     if is_begun:
         cuts.add(len(text))
-        text += template.broken(begun_answer(messages))
+        text += template.answer_lead + template.broken(begun_answer(messages))
 
     out = ChatTokens([], [], [], [])
     start = 0
@@ -170,7 +174,8 @@ def templated_tokens(
         inside = sorted({start, *(at for at in cuts if start < at < end), end})
         for first, last in pairwise(inside):
             content = MARKS.sub("", part[first - start : last - start])
-            ids = [tokenizer.control[part]] if is_control else tokenizer.encode(content)
+            after = "nothing" if first == 0 else "control" if first == start else "text"
+            ids = [tokenizer.control[part]] if is_control else tokenizer.encode(content, after)
             turn = turns[bisect(turns, first, key=lambda turn: turn.start) - 1]
             span = bisect(answers, first, key=lambda span: span[0]) - 1
             is_trained = span >= 0 and first < answers[span][1]
@@ -212,7 +217,10 @@ def _turns(
         if role == "assistant":
             asked = text.rfind(template.reply_start, start, first)
             has_start = template.reply_start != "" and asked >= 0
-            answers.append((asked + len(template.reply_start) if has_start else first, end))
+            # A blank before the answer is a token together with its first word.
+            blank = text[first - 1 : first] == " "
+            begin = asked + len(template.reply_start) if has_start else first - blank
+            answers.append((begin, end))
         start = following
     turns.append(_Turn(start, "assistant", -1))  # the beginning of an answer, if any
     return turns, answers
@@ -231,17 +239,24 @@ def begun_answer(messages: Sequence[Message]) -> str:
     return messages[-1].content.lstrip("\r\n") if is_begun else ""
 
 
+def n_begun_tokens(tokenizer: TextTokenizer, messages: Sequence[Message]) -> int:
+    """Return the number of tokens of the beginning of an answer at the end of `prompt_ids`."""
+    if not begun_answer(messages):
+        return 0
+    return len(prompt_ids(tokenizer, messages)) - len(prompt_ids(tokenizer, messages[:-1]))
+
+
 def trimmed(content: str) -> str:
     """Return the part of `content` that belongs to its turn."""
     return content.lstrip("\r\n").rstrip()
 
 
-def prompt_ids(tokenizer: ByteBPE, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(tokenizer: TextTokenizer, messages: Sequence[Message]) -> list[int]:
     """Return the ids before the assistant's answer, or before its continuation."""
     return chat_tokens(tokenizer, messages, reply=True).ids
 
 
-def control_id(tokenizer: ByteBPE, name: str) -> int:
+def control_id(tokenizer: TextTokenizer, name: str) -> int:
     """Return the id of a control token of ChatML. Raises UserError if the tokenizer lacks it."""
     token_id = tokenizer.control.get(name)
     if token_id is None:
@@ -252,7 +267,7 @@ def control_id(tokenizer: ByteBPE, name: str) -> int:
     return token_id
 
 
-def turn_end(tokenizer: ByteBPE) -> int:
+def turn_end(tokenizer: TextTokenizer) -> int:
     """Return the id that ends the assistant's turn.
 
     Raises UserError if the tokenizer has none, or if its template ends a turn with ordinary text.
@@ -271,13 +286,13 @@ def turn_end(tokenizer: ByteBPE) -> int:
     return trained[-1]
 
 
-def end_tokens(tokenizer: ByteBPE) -> list[int]:
+def end_tokens(tokenizer: TextTokenizer) -> list[int]:
     """Return the ids that end an answer: the end of a turn and the end of a text."""
     return list(dict.fromkeys([turn_end(tokenizer), *tokenizer.end_ids]))
 
 
 def answer_ids(
-    tokenizer: ByteBPE, prompt: Sequence[Message], answer: str
+    tokenizer: TextTokenizer, prompt: Sequence[Message], answer: str
 ) -> tuple[list[int], list[int]]:
     """Return the ids of the prompt, and the ids of the answer with its end token.
 
@@ -297,7 +312,7 @@ def answer_ids(
     return before, tokens.ids[len(before) : end]
 
 
-def conversation_ids(tokenizer: ByteBPE, prompt: Sequence[Message], answer: str) -> list[int]:
+def conversation_ids(tokenizer: TextTokenizer, prompt: Sequence[Message], answer: str) -> list[int]:
     """Return the ids of prompt and answer together."""
     before, after = answer_ids(tokenizer, prompt, answer)
     return before + after

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from seq2chat.config import UserError, check
 from seq2chat.log import Log, ignore
 from seq2chat.text import formats
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import ChatTokens, Message, chat_tokens
 from seq2chat.text.fields import Fields
 from seq2chat.text.files import check_format
 from seq2chat.text.named import NAMED, find_corpus
 from seq2chat.text.rows import ROW_SUFFIXES, Row, is_rows, read_rows
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.world import (
     FAMILIES,
     READING,
@@ -174,7 +174,7 @@ def read_queries(
 
 
 def demonstration_tokens(
-    tokenizer: ByteBPE, demonstration: Demonstration, reply: bool = False
+    tokenizer: TextTokenizer, demonstration: Demonstration, reply: bool = False
 ) -> ChatTokens:
     """Return the tokens as in `chat_tokens`, without training on the turns in `unlearned`."""
     tokens = chat_tokens(tokenizer, demonstration.messages, reply)

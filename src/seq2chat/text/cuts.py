@@ -28,6 +28,15 @@ def last_single_break(text: str) -> int:
     return 0
 
 
+def last_blank(text: str) -> int:
+    """Return the last position of a single blank between letters or digits, or 0."""
+    at = len(text) - 1
+    while (at := text.rfind(" ", 0, at)) > 0:
+        if text[at - 1].isalnum() and text[at + 1].isalnum():
+            return at
+    return 0
+
+
 def last_word_start(text: str) -> int:
     """Return the last position of a blank or mark between two letters, where a piece begins, or
     0."""

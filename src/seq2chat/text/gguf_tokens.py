@@ -12,7 +12,8 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from seq2chat.config import check
-from seq2chat.text.byte_bpe import PATTERN, QWEN2_PATTERN, ByteBPE
+from seq2chat.text.byte_bpe import PATTERN, QWEN2_PATTERN
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizer_json import DIGITS_PATTERN, GPT2_PATTERN, parse_byte_bpe
 
 LLAMA3_PATTERN = QWEN2_PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
@@ -31,7 +32,7 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _PREFIX = "tokenizer.ggml."
 
 
-def tokenizer_from(metadata: dict[str, Any], where: str) -> ByteBPE:
+def tokenizer_from(metadata: dict[str, Any], where: str) -> TextTokenizer:
     """Return the tokenizer in the metadata of the file `where`.
 
     Raises UserError if it is not a byte-level BPE, or its pattern is unknown.
@@ -77,7 +78,7 @@ def tokenizer_from(metadata: dict[str, Any], where: str) -> ByteBPE:
             single=f"{begun} $A", special_tokens=[(begun, spec.token_to_id(begun))]
         )
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
-    return ByteBPE(
+    return TextTokenizer(
         spec.to_str(pretty=True),
         json.dumps(config, indent=2) + "\n",
         where=where,
@@ -97,7 +98,7 @@ def _splitter(pre: str) -> Any:
     return pre_tokenizers.Sequence([split, to_bytes])
 
 
-def metadata_of(tokenizer: ByteBPE, vocab_size: int) -> dict[str, Any]:
+def metadata_of(tokenizer: TextTokenizer, vocab_size: int) -> dict[str, Any]:
     """Return the metadata of a tokenizer, with `vocab_size` tokens.
 
     Raises UserError if llama.cpp has no name for its pattern.

@@ -12,13 +12,13 @@ import torch
 
 from seq2chat.config import DataConfig, UserError, check
 from seq2chat.text.batch import EVALUATION_ORDER, IGNORED, Batch, pad_rows, spread_batches
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.files import check_format, decode, numbered_lines, open_bytes, suffix
 from seq2chat.text.named import Progress, find_corpus
 from seq2chat.text.order import epoch_key, shuffled
 from seq2chat.text.plain import hash_share
 from seq2chat.text.rows import Row, field_names, is_rows, read_rows
 from seq2chat.text.split import FEW_DOCUMENTS
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.turns import tidy
 
 NAMED_PAIRS = {
@@ -221,7 +221,7 @@ class Pairs:
     fingerprint: str
 
     @classmethod
-    def encode(cls, lines: Lines, tokenizer: ByteBPE, context: int) -> tuple["Pairs", Lines]:
+    def encode(cls, lines: Lines, tokenizer: TextTokenizer, context: int) -> tuple["Pairs", Lines]:
         """Return the pairs with at most `context` tokens per side, including the end token, and the
         lines of longer pairs."""
         eos_id = tokenizer.eos_id

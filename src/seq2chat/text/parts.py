@@ -16,11 +16,12 @@ B = TypeVar("B")
 
 class Part(NamedTuple):
     """A part of a document of the split "train" or "val". `ends` marks the last part of the
-    document."""
+    document, and `begins` the first one, which `regroup` sets."""
 
     text: str
     ends: bool = True
     split: str = "train"
+    begins: bool = True
 
 
 def regroup(parts: Iterable[Part], last_cut: Callable[[str], int]) -> Iterator[Part]:
@@ -32,22 +33,25 @@ def regroup(parts: Iterable[Part], last_cut: Callable[[str], int]) -> Iterator[P
     end.
     """
     held = ""
+    begins = True
     for part in parts:
         for start in range(0, max(1, len(part.text)), MAX_PART):
             held += part.text[start : start + MAX_PART]
             while len(held) >= MAX_PART:
                 cut = last_cut(held[:MAX_PART]) or MAX_PART
-                yield Part(held[:cut], False, part.split)
+                yield Part(held[:cut], False, part.split, begins)
                 held = held[cut:]
+                begins = False
         if part.ends:
-            yield Part(held, True, part.split)
+            yield Part(held, True, part.split, begins)
             held = ""
+            begins = True
 
 
 def encode_parts(
     parts: Iterable[Part],
     last_cut: Callable[[str], int],
-    encode: Callable[[list[str]], list[np.ndarray]],
+    encode: Callable[[list[Part]], list[np.ndarray]],
 ) -> Iterator[tuple[Part, np.ndarray]]:
     """Yield regrouped parts with their ids, uint32 of shape `(n_tokens,)`, in order, encoding on
     all cores.
@@ -56,7 +60,7 @@ def encode_parts(
     """
 
     def encode_task(task: list[Part]) -> list[tuple[Part, np.ndarray]]:
-        return list(zip(task, encode([part.text for part in task]), strict=True))
+        return list(zip(task, encode(task), strict=True))
 
     for encoded in _map_in_order(encode_task, _tasks(regroup(parts, last_cut))):
         yield from encoded

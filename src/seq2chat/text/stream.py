@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from seq2chat.text.byte_bpe import ByteBPE
+from seq2chat.text.text_tokenizer import TextTokenizer
 
 MAX_CHARACTER = 4  # bytes in UTF-8, so at most as many tokens
 
@@ -17,9 +17,10 @@ class TextStream:
     """
 
     def __init__(
-        self, tokenizer: ByteBPE, stop: Sequence[str] = (), before: Sequence[int] = ()
+        self, tokenizer: TextTokenizer, stop: Sequence[str] = (), before: Sequence[int] = ()
     ) -> None:
-        self._decoder = tokenizer.stream_decoder()
+        is_within_text = bool(before) and before[-1] not in tokenizer.control.values()
+        self._decoder = tokenizer.stream_decoder("text" if is_within_text else "nothing")
         for token_id in before[-MAX_CHARACTER:]:
             self._decoder.feed(token_id)
         self._stop = [s for s in stop if s]

@@ -153,6 +153,20 @@ class ChatTemplate:
         return after.removeprefix(before) if after.startswith(before) else ""
 
     @cached_property
+    def answer_lead(self) -> str:
+        """The white space that the template writes between the text that asks for an answer and
+        the answer."""
+        question = {"role": "user", "content": "?"}
+        try:
+            before = self.render([question], reply=True).text
+            whole = self.render([question, {"role": "assistant", "content": "!"}])
+        except UserError:
+            return ""
+        first, _ = whole.contents.get(1, (0, 0))
+        lead = whole.text[len(before) : first]
+        return lead if whole.text.startswith(before) and lead.isspace() else ""
+
+    @cached_property
     def default_system(self) -> str:
         """The instructions that the template writes if a conversation has none, or ""."""
         question = {"role": "user", "content": "?"}

@@ -62,6 +62,76 @@ def model_type(spec: Any) -> str:
     return str(model.get("type")) if isinstance(model, dict) else "damaged"
 
 
+def token_name(token: str | dict[str, Any] | None) -> str:
+    """Return the text of a control token in a `tokenizer_config.json`, or ""."""
+    return token["content"] if isinstance(token, dict) else token or ""
+
+
+def control_tokens(spec: Any, names: dict[str, Any], template: str) -> dict[str, int]:
+    """Return the ids of the control tokens of a parsed `tokenizer.json`, by name.
+
+    These are the added tokens, and those that the `tokenizer_config.json` names. An added token
+    that is not special and has merges of its own, such as Gemma's line breaks, is ordinary text,
+    unless the chat template writes it.
+    """
+    model = spec.get("model") if isinstance(spec, dict) else None
+    vocabulary = vocabulary_of(model) if isinstance(model, dict) else {}
+    added = spec.get("added_tokens") or [] if isinstance(spec, dict) else []
+    control = {
+        token["content"]: token["id"]
+        for token in added
+        if token.get("special")
+        or token["content"] not in vocabulary
+        or token["content"] in template
+    }
+    named = [token_name(names.get(f"{name}_token")) for name in ("bos", "eos", "unk", "pad")]
+    return control | {name: vocabulary[name] for name in named if name in vocabulary}
+
+
+def vocabulary_of(model: dict[str, Any]) -> dict[str, int]:
+    """Return the ids of the tokens of a parsed model, which Unigram writes as a list of pairs."""
+    vocabulary = model.get("vocab") or {}
+    if isinstance(vocabulary, list):
+        return {token: token_id for token_id, (token, _) in enumerate(vocabulary)}
+    return vocabulary
+
+
+def as_transformers_reads(spec: Any, names: dict[str, Any]) -> Any:
+    """Return a parsed `tokenizer.json` as `transformers` 5 reads it.
+
+    Its class `LlamaTokenizer` takes only the vocabulary and the merges from the file. Options in
+    `tokenizer_config.json` decide where it adds a blank.
+    """
+    classes = ("LlamaTokenizer", "LlamaTokenizerFast")
+    if names.get("tokenizer_class") not in classes or model_type(spec) != "BPE":
+        return spec
+    if is_byte_level(spec):
+        return spec
+    prefix = names.get("add_prefix_space")
+    scheme = "always" if names.get("legacy") else "first"
+    if prefix is not None and not prefix:
+        scheme = "never"
+    model = {"unk_token": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False}
+    return spec | {
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Metaspace",
+            "replacement": "▁",
+            "prepend_scheme": scheme,
+            "split": False,
+        },
+        "model": spec["model"] | model,
+    }
+
+
+def is_byte_level(spec: dict[str, Any]) -> bool:
+    """Return True if the last step that splits text maps bytes to characters."""
+    steps = spec.get("pre_tokenizer") or {}
+    if steps.get("type") == "Sequence":
+        steps = steps["pretokenizers"][-1]
+    return steps.get("type") == "ByteLevel"
+
+
 class BytePairs(NamedTuple):
     """The parts of a byte-level BPE.
 

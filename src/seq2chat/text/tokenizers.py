@@ -1,24 +1,39 @@
-"""Either kind of tokenizer: byte-level BPE or WordPiece."""
+"""Any kind of tokenizer: byte-level BPE, SentencePiece or WordPiece."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from seq2chat.config import check
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.tokenizer_json import model_type, read_json, read_utf8, tokenizer_file
+from seq2chat.text.sentencepiece import SentencePiece
+from seq2chat.text.text_tokenizer import TextTokenizer
+from seq2chat.text.tokenizer_json import (
+    is_byte_level,
+    model_type,
+    read_json,
+    read_utf8,
+    tokenizer_file,
+)
 from seq2chat.text.wordpiece import WordPiece
 
-Tokenizer = ByteBPE | WordPiece
+Tokenizer = TextTokenizer | WordPiece
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Return the tokenizer in a `tokenizer.json` or in a folder with one.
 
-    Raises UserError if there is none, or if it is neither byte-level BPE nor WordPiece.
+    Raises UserError if there is none, or if it is of none of the three kinds.
     """
     file = tokenizer_file(path)
-    kind = model_type(read_json(read_utf8(file), str(file)))
-    return WordPiece.load(file) if kind == "WordPiece" else ByteBPE.load(file)
+    spec = read_json(read_utf8(file), str(file))
+    kind = model_type(spec)
+    if kind == "WordPiece":
+        return WordPiece.load(file)
+    check(
+        kind in ("BPE", "Unigram"),
+        f"{file} is a {kind} tokenizer; BPE, Unigram (SentencePiece) and WordPiece open.",
+    )
+    return TextTokenizer.load(file, ByteBPE if is_byte_level(spec) else SentencePiece)
 
 
 def check_ids(tokenizer: Tokenizer, ids: Iterable[int]) -> None:

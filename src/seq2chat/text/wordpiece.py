@@ -3,8 +3,8 @@
 Each word is cut into the longest pieces in the vocabulary, for example `un ##afford ##able`. As in
 BERT, text is lowercased and stripped of accents by default.
 
-`tokenizers` trains and encodes, and `transformers` can read the files. As in `ByteBPE`, text is
-always encoded as ordinary text: a `[MASK]` in it is a bracket, a word and a bracket. Code that
+`tokenizers` trains and encodes, and `transformers` can read the files. As in `TextTokenizer`, text
+is always encoded as ordinary text: a `[MASK]` in it is a bracket, a word and a bracket. Code that
 needs the control token takes its id from `WordPiece.mask_id`.
 """
 
@@ -192,10 +192,9 @@ class WordPiece:
         """Return the last position after white space, which no piece contains, or 0."""
         return max(text.rfind("\n"), text.rfind(" ")) + 1
 
-    def _encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        encodings = self._tokenizer.encode_batch_fast(
-            list(map(whole_characters, texts)), add_special_tokens=False
-        )
+    def _encode_batch(self, parts: list[Part]) -> list[np.ndarray]:
+        texts = [whole_characters(part.text) for part in parts]
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:

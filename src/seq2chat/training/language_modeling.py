@@ -11,8 +11,8 @@ from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import CausalLM
 from seq2chat.text import world
 from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.shards import Shards
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.lookup import as_text, induction_score, pair_accuracy
 from seq2chat.training.nll import Loss, chunked_nll_sum
 from seq2chat.training.types import Task
@@ -32,11 +32,11 @@ def causal_lm(model: CausalLM, batch: Batch, nll: Nll = chunked_nll_sum) -> Loss
     return nll(hidden, model.head_weight, batch.labels), (batch.labels != IGNORED).sum()
 
 
-class LanguageModeling(Task[CausalLM, ByteBPE]):
+class LanguageModeling(Task[CausalLM, TextTokenizer]):
     """Pretraining on windows of text."""
 
     def __init__(
-        self, recipe: Recipe, model: CausalLM, tokenizer: ByteBPE, train: Shards, val: Shards
+        self, recipe: Recipe, model: CausalLM, tokenizer: TextTokenizer, train: Shards, val: Shards
     ) -> None:
         self.context = recipe.model.context
         loader = Loader(train, self.context, recipe.train.seed, recipe.data.document_mask)
@@ -70,4 +70,5 @@ class LanguageModeling(Task[CausalLM, ByteBPE]):
         prompt = self.tokenizer.encode(train.prompt)
         sampling = SamplingConfig(max_tokens=200, temperature=0.8, seed=train.seed)
         [[completion]] = generate(model, [[end, *prompt]], sampling, [end])
-        return train.prompt + self.tokenizer.decode(t for t in completion.tokens if t != end)
+        ids = (token for token in completion.tokens if token != end)
+        return train.prompt + self.tokenizer.decode(ids, after="text" if prompt else "nothing")

@@ -7,8 +7,8 @@ import torch
 from seq2chat.generation.decode import evaluating
 from seq2chat.models.folder import CausalLM
 from seq2chat.text.batch import pad_rows
-from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.chat import prompt_ids
+from seq2chat.text.chat import answer_ids
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.world import Question
 
 REPEATED = (32, 24)  # strings, and tokens per string
@@ -72,23 +72,23 @@ def _log_probabilities(model: CausalLM, rows: Sequence[tuple[list[int], int]]) -
     return logp.where(is_answer, 0).sum(1)
 
 
-def as_text(tokenizer: ByteBPE) -> Encode:
+def as_text(tokenizer: TextTokenizer) -> Encode:
     """Return the encoding of a base model's text: "Question: ... Answer: ..."."""
     start = tokenizer.start_ids
 
     def encode(question: Question, answer: str) -> tuple[list[int], int]:
         turns = " ".join(m.content for m in question.messages if m.role != "system")
         prompt = [*start, *tokenizer.encode(f"Question: {turns}\nAnswer:")]
-        return [*prompt, *tokenizer.encode(f" {answer}")], len(prompt)
+        return [*prompt, *tokenizer.encode(f" {answer}", after="text")], len(prompt)
 
     return encode
 
 
-def as_chat(tokenizer: ByteBPE) -> Encode:
+def as_chat(tokenizer: TextTokenizer) -> Encode:
     """Return the encoding of a chat model's conversation."""
 
     def encode(question: Question, answer: str) -> tuple[list[int], int]:
-        prompt = prompt_ids(tokenizer, question.messages)
-        return [*prompt, *tokenizer.encode(answer)], len(prompt)
+        prompt, answer_with_end = answer_ids(tokenizer, question.messages, answer)
+        return [*prompt, *answer_with_end[:-1]], len(prompt)
 
     return encode

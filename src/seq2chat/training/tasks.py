@@ -13,6 +13,7 @@ from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.parallel import ParallelCorpus, load_parallel
 from seq2chat.text.shards import Shards, cached_shards, open_shards
 from seq2chat.text.split import TOKENIZER_CHARACTERS, tokenizer_texts
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.language_modeling import LanguageModeling
@@ -62,7 +63,7 @@ def check_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> None:
     kind, name = (
         (WordPiece, "WordPiece")
         if recipe.model.objective == "masked tokens"
-        else (ByteBPE, "byte-level BPE")
+        else (TextTokenizer, "byte-level BPE or SentencePiece")
     )
     if not isinstance(tokenizer, kind):
         raise UserError(
@@ -82,7 +83,7 @@ def make_task(
     """Return the task of training `model` on `text`, by its family."""
     if isinstance(text, ParallelCorpus):
         assert isinstance(model, Seq2Seq | Transformer)
-        assert isinstance(tokenizer, ByteBPE)
+        assert isinstance(tokenizer, TextTokenizer)
         return Translation(recipe, model, tokenizer, text, log)
     train, val = _shards(recipe, text, tokenizer, log, status)
     if isinstance(tokenizer, WordPiece):

@@ -10,8 +10,8 @@ from seq2chat.log import Log
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.batch import IGNORED, Batch
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.parallel import PairLoader, Pairs, ParallelCorpus, excerpt, pair_batches
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.nll import Loss, chunked_nll_sum
 from seq2chat.training.types import Task
 
@@ -29,14 +29,14 @@ def translation(model: Seq2Seq | Transformer, batch: Batch, label_smoothing: flo
     return loss, is_label.sum()
 
 
-class Translation(Task[Seq2Seq | Transformer, ByteBPE]):
+class Translation(Task[Seq2Seq | Transformer, TextTokenizer]):
     """Training of a translation model on sentence pairs."""
 
     def __init__(
         self,
         recipe: Recipe,
         model: Seq2Seq | Transformer,
-        tokenizer: ByteBPE,
+        tokenizer: TextTokenizer,
         corpus: ParallelCorpus,
         log: Log,
     ) -> None:
