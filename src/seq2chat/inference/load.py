@@ -91,7 +91,7 @@ def _load(path: Path, device: torch.device | str | None, *families: str) -> tupl
 def _require_text_tokenizer(tokenizer: Tokenizer, path: Path) -> TextTokenizer:
     if not isinstance(tokenizer, TextTokenizer):
         raise UserError(
-            f"The tokenizer in {path} is a WordPiece tokenizer, which this model can't use; it belongs "
-            "to another model."
+            f"The tokenizer in {path} is a WordPiece tokenizer, which this model can't use; it "
+            "belongs to another model."
         )
     return tokenizer

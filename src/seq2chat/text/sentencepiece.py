@@ -68,7 +68,9 @@ class SentencePiece:
         self._steps = parse_steps(spec, where)
         model = spec["model"]
         self._vocabulary = vocabulary_of(model)
-        self._has_bytes = bool(model.get("byte_fallback")) and BYTES.keys() <= self._vocabulary.keys()
+        self._has_bytes = (
+            bool(model.get("byte_fallback")) and BYTES.keys() <= self._vocabulary.keys()
+        )
         is_unigram = model.get("type") == "Unigram"
         unknown = model.get("unk_id" if is_unigram else "unk_token")
         check(

@@ -19,9 +19,10 @@ class TextStream:
     def __init__(
         self, tokenizer: TextTokenizer, stop: Sequence[str] = (), before: Sequence[int] = ()
     ) -> None:
-        is_within_text = bool(before) and before[-1] not in tokenizer.control.values()
+        # A control token begins a text anew.
+        is_within_text = len(before) > 0 and before[-1] not in tokenizer.control.values()
         self._decoder = tokenizer.stream_decoder("text" if is_within_text else "nothing")
-        for token_id in before[-MAX_CHARACTER:]:
+        for token_id in before[-MAX_CHARACTER:] if is_within_text else ():
             self._decoder.feed(token_id)
         self._stop = [s for s in stop if s]
         self._held = ""

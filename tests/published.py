@@ -15,14 +15,8 @@ TEXT = (
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NAMES = {"bos_token": BEGIN, "eos_token": END, "unk_token": UNKNOWN}
-STRIPPED = decoders.Sequence(
-    [
-        decoders.Replace("▁", " "),
-        decoders.ByteFallback(),
-        decoders.Fuse(),
-        decoders.Strip(content=" ", left=1, right=0),
-    ]
-)
+WHOLE = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+STRIPPED = [*WHOLE, decoders.Strip(content=" ", left=1, right=0)]
 
 
 def control(model: tokenizers.Tokenizer) -> None:
@@ -34,18 +28,13 @@ def control(model: tokenizers.Tokenizer) -> None:
 def all_merges(vocabulary: dict[str, int], first: int) -> list[tuple[str, str]]:
     """Every way to make a token of two, in the order of the ids, as files made from SentencePiece
     models have them."""
-    merges = []
-    for token, token_id in sorted(vocabulary.items(), key=lambda item: item[1]):
-        if token_id < first:
-            continue
-        for at in range(1, len(token)):
-            if token[:at] in vocabulary and token[at:] in vocabulary:
-                merges.append((token[:at], token[at:]))
-    return merges
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)[first:]
+    pairs = [(token[:at], token[at:]) for token in tokens for at in range(len(token) - 1, 0, -1)]
+    return [pair for pair in pairs if vocabulary.keys() >= set(pair)]
 
 
 def bpe(size: int = 700) -> tokenizers.Tokenizer:
-    """Llama's: control tokens, bytes, merges and at last characters."""
+    """Llama's: control tokens, bytes, merges and at last characters. No word has a blank inside."""
     learner = tokenizers.Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace(" ", "▁")
     learner.pre_tokenizer = pre_tokenizers.Split(Regex("▁+[^▁\n]*|[^▁\n]+"), "isolated")
@@ -57,11 +46,9 @@ def bpe(size: int = 700) -> tokenizers.Tokenizer:
     vocabulary = [UNKNOWN, BEGIN, END, *BYTES, *merged, *characters]
     ids = {token: token_id for token_id, token in enumerate(vocabulary)}
     model = tokenizers.Tokenizer(
-        models.BPE(
-            ids, all_merges(ids, 259), unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True
-        )
+        models.BPE(ids, all_merges(ids, 259), unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
     )
-    model.decoder = STRIPPED
+    model.decoder = decoders.Sequence(STRIPPED)
     model.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, 1)]
     )
@@ -82,6 +69,7 @@ def metaspace(scheme: str) -> tokenizers.Tokenizer:
     """Mistral's newer files."""
     model = bpe()
     model.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False)
+    model.decoder = decoders.Sequence(WHOLE if scheme == "never" else STRIPPED)
     return model
 
 
@@ -90,9 +78,7 @@ def gemma() -> tokenizers.Tokenizer:
     model = bpe()
     model.normalizer = normalizers.Replace(" ", "▁")
     model.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    model.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    model.decoder = decoders.Sequence(WHOLE)
     return model
 
 
@@ -100,14 +86,17 @@ def unigram(byte_fallback: bool = False, nfkc: bool = False, words: bool = False
     learner = tokenizers.Tokenizer(models.Unigram())
     learner.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=True)
     trainer = UnigramTrainer(
-        vocab_size=200, show_progress=False, special_tokens=[UNKNOWN, BEGIN, END], unk_token=UNKNOWN
+        vocab_size=200,
+        show_progress=False,
+        special_tokens=[BEGIN, END, UNKNOWN],  # in the order of T5
+        unk_token=UNKNOWN,
     )
     learner.train_from_iterator([TEXT] * 2, trainer)
     pieces = json.loads(learner.to_str())["model"]["vocab"]
     # Published files give the control tokens and the bytes the best score of all.
     bytes_ = [(token, 0.0) for token in BYTES] if byte_fallback else []
     vocabulary = [*map(tuple, pieces[:3]), *bytes_, *map(tuple, pieces[3:])]
-    model = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=byte_fallback))
+    model = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=byte_fallback))
     split = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=True)
     if nfkc:
         model.normalizer = normalizers.Sequence(
@@ -115,9 +104,10 @@ def unigram(byte_fallback: bool = False, nfkc: bool = False, words: bool = False
         )
     steps = [pre_tokenizers.WhitespaceSplit(), split]
     model.pre_tokenizer = pre_tokenizers.Sequence(steps) if words else split
-    model.decoder = decoders.Metaspace("▁", prepend_scheme="always", split=True)
+    metaspace = decoders.Metaspace("▁", prepend_scheme="always", split=True)
+    model.decoder = decoders.Sequence(STRIPPED) if byte_fallback else metaspace
     model.post_processor = processors.TemplateProcessing(
-        single=f"$A {END}", special_tokens=[(END, 2)]
+        single=f"$A {END}", special_tokens=[(END, 1)]
     )
     control(model)
     return model
