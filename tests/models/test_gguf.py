@@ -1,12 +1,18 @@
 """GGUF files in both directions, with the `gguf` package and llama.cpp as referees."""
 
+import json
 import struct
 import sys
+from itertools import pairwise
 
 import gguf
 import numpy as np
+import published
 import pytest
+import tokenizers
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seq2chat.config import GPTConfig, UserError
 from seq2chat.generation.decode import generate
@@ -16,6 +22,8 @@ from seq2chat.models.gguf_file import TYPES, GGUFFile
 from seq2chat.models.gpt import GPT
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import with_chat
+from seq2chat.text.text_tokenizer import TextTokenizer
+from seq2chat.text.tokenizers import load_tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
 
 TEXT = "The cat is in the house. 12 dogs aren't in it, are they? Übung macht den Meister."
@@ -142,6 +150,109 @@ def test_windows_are_refused(tokenizer, tmp_path):
     assert read_gguf(tmp_path / "a.gguf")[0].config.layout == "llama"
 
 
+SENTENCEPIECE = {
+    "legacy": published.legacy,
+    "always": lambda: published.metaspace("always"),
+    "gemma": published.gemma,
+}
+
+
+def published_tokenizer(model: tokenizers.Tokenizer, folder) -> TextTokenizer:
+    return load_tokenizer(published.written(model, folder, "PreTrainedTokenizerFast"))
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """SentencePiece tokenizers, each with the metadata of a file that was written with it, and
+    the tokenizer that is read from it."""
+    made = {}
+    for name, make in SENTENCEPIECE.items():
+        folder = tmp_path_factory.mktemp(name)
+        tokenizer = published_tokenizer(make(), folder)
+        config = GPTConfig("llama", **SHAPE | {"vocab_size": tokenizer.vocab_size + 8})
+        write_gguf(randomized(config), tokenizer, folder / "a.gguf", "f32")
+        file = GGUFFile(folder / "a.gguf")
+        made[name] = tokenizer, file.metadata, read_gguf(folder / "a.gguf")[1]
+        file.close()
+    return made
+
+
+def joined_by_scores(metadata, text: str) -> list[int]:
+    """llama.cpp's algorithm: of all neighbors that make a token, the first ones with the best score
+    are joined."""
+    tokens = metadata["tokenizer.ggml.tokens"]
+    ids = {token: token_id for token_id, token in enumerate(tokens)}
+    scores = dict(zip(tokens, metadata["tokenizer.ggml.scores"], strict=True))
+    normal = {
+        token
+        for token, kind in zip(tokens, metadata["tokenizer.ggml.token_type"], strict=True)
+        if kind == 1
+    }
+    if metadata["tokenizer.ggml.add_space_prefix"] and text:
+        text = " " + text
+    symbols = list(text.replace(" ", "▁"))
+    while True:
+        pairs = [a + b for a, b in pairwise(symbols)]
+        best = max((scores[pair] for pair in pairs if pair in normal), default=None)
+        if best is None:
+            break
+        at = next(i for i, pair in enumerate(pairs) if pair in normal and scores[pair] == best)
+        symbols[at : at + 2] = [pairs[at]]
+    out = []
+    for symbol in symbols:
+        if symbol in normal:
+            out.append(ids[symbol])
+        else:
+            out += [ids[f"<0x{byte:02X}>"] for byte in symbol.encode()]
+    return out
+
+
+SPM_TEXTS = st.lists(
+    st.text(max_size=6)
+    | st.sampled_from([" the", "The cat", "  ", "       ", "\n", "北京市", "</s>"]),
+    max_size=6,
+).map("".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=SPM_TEXTS)
+def test_scores_join_what_merges_join(scored, text):
+    for name, (tokenizer, metadata, read) in scored.items():
+        if name == "always" and text.startswith((" ", "▁")):
+            continue  # llama.cpp adds a blank even then
+        assert tokenizer.encode(text) == joined_by_scores(metadata, text), name
+        assert read.encode(text) == joined_by_scores(metadata, text), name
+        assert read.encode(text, after="text") == tokenizer.encode(text, after="text")
+        if "▁" not in text:
+            assert read.decode(read.encode(text)) == text
+
+
+def test_sentencepiece_is_written_as_llama_cpp_has_it(scored):
+    for name, (tokenizer, metadata, read) in scored.items():
+        assert metadata["tokenizer.ggml.model"] == "llama"
+        assert metadata["tokenizer.ggml.add_space_prefix"] is (name != "gemma")
+        assert metadata["tokenizer.ggml.add_bos_token"] is True
+        types = metadata["tokenizer.ggml.token_type"]
+        assert types[:4] == [2, 3, 3, 6] and types[-8:] == [5] * 8
+        assert set(types[3:259]) == {6} and set(types[259:-8]) == {1}
+        assert read.control == tokenizer.control
+        assert (read.start_ids, read.end_ids, read.pad_id) == ([1], [2], None)
+
+
+def test_sentencepiece_that_llama_cpp_lacks_is_refused(tmp_path):
+    model = GPT(GPTConfig("llama", **SHAPE | {"vocab_size": 700}))
+    lonely = json.loads(published.legacy().to_str())
+    lonely["model"]["merges"].pop()
+    cases = {
+        "Unigram": published.unigram(byte_fallback=True),
+        "not merged": tokenizers.Tokenizer.from_str(json.dumps(lonely)),
+    }
+    for message, theirs in cases.items():
+        tokenizer = published_tokenizer(theirs, tmp_path / message)
+        with pytest.raises(UserError, match=f"{message}.*export the folder with --safetensors"):
+            write_gguf(model, tokenizer, tmp_path / "a.gguf")
+
+
 @pytest.fixture(scope="module")
 def stored(tokenizer, tmp_path_factory):
     file = tmp_path_factory.mktemp("gguf") / "a.gguf"
@@ -194,7 +305,8 @@ def test_huge_arrays_strings_and_shapes_allocate_nothing(stored, tmp_path):
     ("key", "value", "message"),
     [
         ("general.architecture", "mamba", "architecture 'mamba', which is not supported; gpt2"),
-        ("tokenizer.ggml.model", "llama", "tokenizer of the kind 'llama'"),
+        ("tokenizer.ggml.model", "bert", "tokenizer of the kind 'bert'"),
+        ("tokenizer.ggml.model", "llama", "lacks 'tokenizer.ggml.scores'"),
         ("tokenizer.ggml.pre", "nobody", "pattern 'nobody'"),
         ("llama.block_count", None, "lacks 'llama.block_count'"),
         ("llama.block_count", 3, "blk.2.attn_k.weight is missing"),
