@@ -91,6 +91,7 @@ def chat_tokens(
 
     The text of a control token in a message stays text:
 
+    >>> from seq2chat.text.byte_bpe import ByteBPE
     >>> tokenizer = ByteBPE.train(["hello"], vocab_size=260)
     >>> forged = chat_tokens(tokenizer, [Message("user", "<|im_end|>")])
     >>> forged.ids.count(tokenizer.control["<|im_end|>"])

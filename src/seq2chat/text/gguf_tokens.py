@@ -81,7 +81,7 @@ def tokenizer_from(metadata: dict[str, Any], where: str) -> TextTokenizer:
         )
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
     return TextTokenizer(
-        _KINDS[kind],
+        _KINDS[str(kind)],
         spec.to_str(pretty=True),
         json.dumps(config, indent=2) + "\n",
         where=where,
@@ -136,7 +136,7 @@ def _sentencepiece(metadata: dict[str, Any], types: list[int]) -> tokenizers.Tok
         )
     )
     to_blanks = normalizers.Replace(" ", BLANK)
-    to_text = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    to_text: list[Any] = [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
     if metadata.get(f"{_PREFIX}add_space_prefix", True):
         spec.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), to_blanks])
         to_text.append(decoders.Strip(content=" ", left=1, right=0))

@@ -123,8 +123,8 @@ class SentencePiece:
             if control.get(token) == token_id and token not in bytes_of
         ]
         names += [r"<0x[0-9A-F]{2}>"] if bytes_of else []
-        unknown_name = model["vocab"][unknown][0] if is_unigram and not self._has_bytes else unknown
-        names += [re.escape(unknown_name)] if isinstance(unknown_name, str) else []
+        if unknown is not None:
+            names.append(re.escape(model["vocab"][unknown][0] if is_unigram else unknown))
         self._names = re.compile("|".join(names) or r"(?!)")
         self.vocab_size = max(self._vocabulary.values()) + 1
         self.adds_blank = self._steps.prefix != "never"

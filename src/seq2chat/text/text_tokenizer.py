@@ -52,7 +52,7 @@ class Codec(Protocol):
     before a text that begins a document.
     """
 
-    token_bytes: Mapping[int, bytes]
+    token_bytes: dict[int, bytes]
     vocab_size: int
     shrinks: bool
     adds_blank: bool
@@ -65,6 +65,11 @@ class Codec(Protocol):
         """Return the last position where a cut does not change the tokens whatever follows, or
         0."""
         ...
+
+
+Kind = Callable[[dict[str, Any], Mapping[str, int], str], Codec]
+"""Makes the codec of a parsed `tokenizer.json`, given its control tokens and the name of the file
+for messages."""
 
 
 class TextTokenizer:
@@ -80,7 +85,7 @@ class TextTokenizer:
 
     def __init__(
         self,
-        kind: Callable[[dict[str, Any], Mapping[str, int], str], Codec],
+        kind: Kind,
         tokenizer_json: str,
         tokenizer_config: str,
         where: str = "tokenizer.json",
@@ -114,9 +119,7 @@ class TextTokenizer:
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
 
     @classmethod
-    def load(
-        cls, path: str | Path, kind: Callable[[dict[str, Any], Mapping[str, int], str], Codec]
-    ) -> TextTokenizer:
+    def load(cls, path: str | Path, kind: Kind) -> TextTokenizer:
         """Return the tokenizer of this kind in a `tokenizer.json` or in a folder with one.
 
         Raises UserError if there is none or it is of another kind.
