@@ -77,20 +77,18 @@ class SentencePiece:
             self._has_bytes or unknown is not None,
             f"{where} has no token for unknown characters and not all bytes, so it loses text.",
         )
-        # A merge across the start of a word would make a token with a blank inside.
-        crosses = any(re.search(f"[^{BLANK}]{BLANK}", token) for token in self._vocabulary)
-        has_words = not (is_unigram or crosses or model.get("ignore_merges"))
-        # Words are encoded one by one, which is faster, where the ids are the same.
-        pattern = ""
-        if self._steps.is_split:
-            pattern = EACH_BLANK
-        elif has_words and BLANK in self._vocabulary:
+        self._is_bpe = not is_unigram
+        pattern = EACH_BLANK if self._steps.is_split else ""
+        if self._merges_within_words and not model.get("ignore_merges") and not pattern:
+            # Words are encoded one by one, which is faster. The ids are the same.
             pattern = EACH_RUN
-        self._is_in_words = pattern != ""
-        # A piece of Unigram may be as good as another one up to rounding errors, which depend on
-        # the text before it.
-        self._cuts_words = not is_unigram and not self._steps.normalizers
-        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+        self._has_pieces = pattern != ""
+        split = {
+            "type": "Split",
+            "pattern": {"Regex": pattern},
+            "behavior": "Isolated",
+            "invert": False,
+        }
         try:
             # Without added tokens, text can't contain them.
             self._model = tokenizers.Tokenizer.from_str(
@@ -99,7 +97,7 @@ class SentencePiece:
                         "version": spec.get("version"),
                         "added_tokens": [],
                         "normalizer": {"type": "Sequence", "normalizers": self._steps.normalizers},
-                        "pre_tokenizer": {**split, "invert": False} if pattern else None,
+                        "pre_tokenizer": split if pattern else None,
                         "model": model,
                     }
                 )
@@ -109,7 +107,7 @@ class SentencePiece:
         self._normalizer = self._model.normalizer if self._steps.normalizers else None
         self._model.normalizer = None
 
-        bytes_of = BYTES if self._has_bytes else {}
+        bytes_of = BYTES if model.get("byte_fallback") else {}
         self.token_bytes = {
             token_id: bytes([bytes_of[token]])
             if token in bytes_of
@@ -140,8 +138,10 @@ class SentencePiece:
     def last_cut(self, text: str) -> int:
         """Return the last position where a cut does not change the tokens whatever follows, or
         0."""
-        cut = last_blank(text) if self._is_in_words else 0
-        if cut or not self._cuts_words:
+        cut = last_blank(text) if self._has_pieces else 0
+        # A piece of Unigram may be as good as another one up to rounding errors, which depend on
+        # the text before it. Normalizers may join characters.
+        if cut or not self._is_bpe or self._steps.normalizers:
             return cut
         for at in range(len(text) - 1, 0, -1):
             left, right = text[at - 1 : at + 1].replace(" ", BLANK)
@@ -150,6 +150,14 @@ class SentencePiece:
             if is_known and left + right not in self._pairs:
                 return at
         return 0
+
+    @property
+    def _merges_within_words(self) -> bool:
+        """True for a BPE without a token with a blank after another character, which a merge across
+        the start of a word would make."""
+        inside = re.compile(f"[^{BLANK}]{BLANK}")
+        has_blank = BLANK in self._vocabulary
+        return self._is_bpe and has_blank and not any(map(inside.search, self._vocabulary))
 
     @cached_property
     def _pairs(self) -> set[str]:
