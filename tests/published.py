@@ -82,6 +82,25 @@ def gemma() -> tokenizers.Tokenizer:
     return model
 
 
+def crossing() -> tokenizers.Tokenizer:
+    """Merges across the starts of words, as nothing keeps them apart."""
+    learner = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
+    learner.normalizer = normalizers.Replace(" ", "▁")
+    trainer = BpeTrainer(vocab_size=300, show_progress=False, special_tokens=[UNKNOWN, BEGIN, END])
+    learner.train_from_iterator([TEXT] * 2, trainer)
+    learner.decoder = decoders.Sequence(WHOLE)
+    control(learner)
+    return learner
+
+
+def of_the_library() -> tokenizers.Tokenizer:
+    """The one that `tokenizers` trains under this name: without bytes, one piece per blank."""
+    model = tokenizers.SentencePieceBPETokenizer(unk_token=UNKNOWN)
+    special = [UNKNOWN, BEGIN, END]
+    model.train_from_iterator([TEXT] * 2, 300, show_progress=False, special_tokens=special)
+    return model._tokenizer
+
+
 def unigram(byte_fallback: bool = False, nfkc: bool = False, words: bool = False):
     learner = tokenizers.Tokenizer(models.Unigram())
     learner.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=True)

@@ -37,6 +37,8 @@ KINDS = {
     "always": (lambda: published.metaspace("always"), GENERIC, {}),
     "never": (lambda: published.metaspace("never"), GENERIC, {}),
     "gemma": (published.gemma, "GemmaTokenizerFast", {}),
+    "crossing": (published.crossing, GENERIC, {}),
+    "library": (published.of_the_library, GENERIC, {}),
     "unigram": (published.unigram, GENERIC, {}),
     "bytes": (lambda: published.unigram(byte_fallback=True), GENERIC, {}),
     "nfkc": (lambda: published.unigram(nfkc=True), GENERIC, {}),
@@ -45,7 +47,7 @@ KINDS = {
 LOSSLESS = ("legacy", "bare", "never", "gemma")
 METASPACE = ("llama2", "mistral", "first", "always")
 BPES = (*LOSSLESS, *METASPACE)
-LOSSY = ("unigram", "bytes", "nfkc", "t5")
+LOSSY = ("crossing", "library", "unigram", "bytes", "nfkc", "t5")
 NAMES = (BEGIN, END, UNKNOWN, "<0x0A>", "<0x41>")
 
 WORDS = st.sampled_from(
@@ -133,7 +135,7 @@ def test_user_text_never_yields_a_control_token(ours, text, other):
         for control in NAMES:
             ids = set(tokenizer.encode(text + control + other))
             assert not ids & {tokenizer.control[BEGIN], tokenizer.control[END]}, name
-            assert unknown not in ids or name in ("unigram", "nfkc", "t5"), name
+            assert unknown not in ids or (name in LOSSY and name != "bytes"), name
 
 
 def test_names_of_tokens_stay_text(ours):
@@ -153,7 +155,7 @@ CUT_TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=CUT_TEXTS, more=CUT_TEXTS)
 def test_cutting_a_long_text_changes_no_id(ours, text, more):
     for name, tokenizer in ours.items():
@@ -166,8 +168,9 @@ def test_cutting_a_long_text_changes_no_id(ours, text, more):
 
 def test_a_long_text_can_be_cut(ours):
     for tokenizer in ours.values():
-        assert tokenizer.codec.last_cut("one two.") == 3
+        assert tokenizer.codec.last_cut("one two.") > 0
     for name in BPES:
+        assert ours[name].codec.last_cut("one two.") == 3
         for text in ("他说，我们", "if x:\n    y", "a\nb", "é🙂é🙂"):
             assert 0 < ours[name].codec.last_cut(text) < len(text)
     assert ours["unigram"].codec.last_cut("他说，我们") == 0
@@ -178,6 +181,8 @@ def test_documents_are_encoded_in_order(ours, monkeypatch):
     monkeypatch.setattr(parts, "MAX_PART", 50)
     texts = [TEXT * 3, "", "x", " \n y\n", *["tiny"] * 40]
     for name, tokenizer in ours.items():
+        if name == "crossing":  # it learned this text by heart, and joins all of it
+            continue
         assert [ids.tolist() for ids in tokenizer.encode_documents(texts)] == [
             tokenizer.encode(text) for text in texts
         ], name
@@ -219,7 +224,7 @@ def test_control_tokens_and_begin(ours, theirs):
         assert (tokenizer.start_ids, tokenizer.eos_id, tokenizer.pad_id) == ([1], 2, None)
         assert tokenizer.end_ids == [2]
         assert theirs[name]("a").input_ids == tokenizer.start_ids + tokenizer.encode("a")
-    for name in LOSSY:  # whose files put a token after the text
+    for name in LOSSY:  # whose files put no token before the text
         assert ours[name].start_ids == []
 
 
@@ -330,6 +335,14 @@ def test_a_begun_answer_has_the_ids_of_training(talkers):
         assert whole[: len(prompt)] == prompt, (kind, name)
         begun = prompt[len(prompt) - n_begun_tokens(ours, talk) :]
         assert ours.decode(begun).strip() == "I am"
+
+
+def test_a_prompt_that_ends_with_a_blank_is_trained_after_it(folders):
+    tokenizer = load_tokenizer(folders["legacy"])
+    tokenizer.chat_template = MISTRAL.replace("[/INST]'", "[/INST] '")
+    before, after = answer_ids(tokenizer, [Message("user", "Hello")], "I am well.")
+    assert tokenizer.decode(before).endswith("[/INST] ")
+    assert tokenizer.decode(after, after="text") == f"I am well.{END}"
 
 
 def test_no_message_forges_a_turn(talkers):

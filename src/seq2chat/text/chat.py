@@ -212,16 +212,18 @@ def _turns(
     shown = sorted(rendered.contents.items(), key=lambda item: item[1])
     for index, (number, (first, last)) in enumerate(shown):
         role = rows[number]["role"]
-        turns.append(_Turn(start, role, number))
-        following = shown[index + 1][1][0] if index + 1 < len(shown) else len(text)
-        end, following = _after_turn(template, text, last, following)
+        limit = shown[index + 1][1][0] if index + 1 < len(shown) else len(text)
+        end, following = _after_turn(template, text, last, limit)
         if role == "assistant":
             asked = text.rfind(template.reply_start, start, first)
             has_start = template.reply_start != "" and asked >= 0
-            # A blank before the answer is a token together with its first word.
-            blank = text[first - 1 : first] == " "
-            begin = asked + len(template.reply_start) if has_start else first - blank
+            # White space that no prompt ends with is part of the answer. A blank may be one token
+            # with the first word.
+            lead = template.answer_lead if text.endswith(template.answer_lead, 0, first) else ""
+            begin = asked + len(template.reply_start) if has_start else first - len(lead)
             answers.append((begin, end))
+            start = min(start, begin)
+        turns.append(_Turn(start, role, number))
         start = following
     turns.append(_Turn(start, "assistant", -1))  # the beginning of an answer, if any
     return turns, answers
