@@ -51,5 +51,5 @@ def test_another_family_names_its_command(folders, wanted, found):
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
     save_model(make_model(CONFIGS["gpt"]), tmp_path)
     WordPiece.train(["the cat sat on the mat"] * 9, 280).save(tmp_path)
-    with pytest.raises(UserError, match="is not a byte-level BPE"):
+    with pytest.raises(UserError, match="is a WordPiece tokenizer"):
         load_gpt(tmp_path)

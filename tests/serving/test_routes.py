@@ -53,9 +53,9 @@ def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
     for kind in (TextTokenizer, WordPiece):
         encode = kind.encode
 
-        def noted(self, *args, encode=encode):
+        def noted(self, text, encode=encode, **options):
             threads.add(threading.current_thread())
-            return encode(self, *args)
+            return encode(self, text, **options)
 
         monkeypatch.setattr(kind, "encode", noted)
     for path, fields in requests_with("Hello"):
@@ -66,11 +66,11 @@ def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
 
 def test_oversized_text_is_refused_before_encoding(client, monkeypatch):
     encode, fits = TextTokenizer.encode, "q" * (3 * 96 * len("<|endoftext|>"))
-    monkeypatch.setattr(
-        TextTokenizer,
-        "encode",
-        lambda self, text, *rest: encode(self, text, *rest) if len(text) < 100 else [1] * 1000,
-    )
+
+    def counted(self, text, **options):
+        return encode(self, text, **options) if len(text) < 100 else [1] * 1000
+
+    monkeypatch.setattr(TextTokenizer, "encode", counted)
     for text, message in (
         (fits, "shorten it to at most 95"),
         (fits + "q", "more than a context of 96 tokens holds"),

@@ -176,7 +176,9 @@ def templated_tokens(
         for first, last in pairwise(inside):
             content = MARKS.sub("", part[first - start : last - start])
             after = "nothing" if first == 0 else "control" if first == start else "text"
-            ids = [tokenizer.control[part]] if is_control else tokenizer.encode(content, after)
+            ids = (
+                [tokenizer.control[part]] if is_control else tokenizer.encode(content, after=after)
+            )
             turn = turns[bisect(turns, first, key=lambda turn: turn.start) - 1]
             span = bisect(answers, first, key=lambda span: span[0]) - 1
             is_trained = span >= 0 and first < answers[span][1]
