@@ -12,6 +12,9 @@ from seq2chat.inference.load import load_gpt
 from seq2chat.models.folder import save_model
 from seq2chat.models.gguf import write_gguf
 from seq2chat.models.gpt import GPT
+from seq2chat.serving.chat import chat_answer
+from seq2chat.serving.protocol import ChatRequest
+from seq2chat.serving.served_model import open_model
 from seq2chat.training.checkpoint import save_with_tokenizer
 
 TEMPLATE = (
@@ -54,3 +57,15 @@ def test_a_conversation_keeps_its_turns(folder):
         answer = "".join(talk.answer(question, GREEDY))
         assert talk.messages[-1].content == answer
     assert [message.role for message in talk.messages] == ["user", "assistant"] * 2
+
+
+def test_a_served_answer_begins_without_the_blank_of_its_template(folder):
+    model = open_model(folder, "llama", n_slot=2)
+    ids = model.tokenizer.encode("Hello")
+    fresh = ChatRequest.model_validate(
+        {"model": "llama", "messages": [{"role": "user", "content": "Hello"}]}
+    )
+    begun = fresh.model_copy(update={"prefix_token_ids": ids})
+    for body, expected in ((fresh, "Hello"), (begun, " Hello")):
+        stream = chat_answer(body, model, "")._streams[0]
+        assert "".join(map(stream.feed, ids)) + stream.flush() == expected

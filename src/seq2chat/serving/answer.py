@@ -100,6 +100,9 @@ def check_stream_options(body: protocol.Sampling) -> None:
 class Answer:
     """One prompt in the engine: `n` samples as text, yielded by `tokens` as they come.
 
+    `n_begun` is the number of tokens at the end of the prompt with which an answer in a chat has
+    begun, and None for a text that continues its prompt.
+
     Text is decoded in the engine's thread, because stop strings decide if a sample continues. The
     queue holds at most as many tokens as fit the context, so a slow reader costs bounded memory and
     delays no one.
@@ -117,7 +120,7 @@ class Answer:
         prompt_logprobs: bool = False,
         constraints: Sequence[Constraint] = (),
         salt: str = "",
-        n_begun: int = 0,
+        n_begun: int | None = None,
     ) -> None:  # these are the fields of an engine's request
         tokenizer = model.tokenizer
         assert isinstance(tokenizer, TextTokenizer)
@@ -129,10 +132,12 @@ class Answer:
         self.prompt_logprobs = prompt_logprobs
         self.constraints = constraints
         self.salt = salt
-        self.n_begun = n_begun
+        self.n_begun = n_begun or 0
         self.prompt_read: PromptRead | None = None
         self.n_generated = 0
-        self._streams = [TextStream(tokenizer, stop, prompt) for _ in range(n)]
+        # The answer in a chat is a text of its own.
+        before = prompt if n_begun is None else prompt[len(prompt) - n_begun :]
+        self._streams = [TextStream(tokenizer, stop, before) for _ in range(n)]
         self._control = set(tokenizer.control.values())
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._request: Request | None = None
