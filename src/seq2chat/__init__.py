@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from seq2chat.inference.load import load
     from seq2chat.inference.translate import translate
     from seq2chat.interpret.tape import record
+    from seq2chat.interpret.trace import trace
 
 __version__ = "0.2.0"
 __all__ = [  # noqa: RUF022  in the order of use
@@ -43,6 +44,7 @@ __all__ = [  # noqa: RUF022  in the order of use
     "translate",
     "fill_mask",
     "record",
+    "trace",
     "UserError",
 ]
 
@@ -58,6 +60,7 @@ _MODULES = {
     "translate": "inference.translate",
     "fill_mask": "inference.fill_mask",
     "record": "interpret.tape",
+    "trace": "interpret.trace",
     "UserError": "config",
 }
 

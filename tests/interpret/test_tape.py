@@ -3,27 +3,24 @@ import random
 
 import pytest
 import torch
+from interpret.random_models import (
+    CONFIGS,
+    SOURCE,
+    SOURCE_MASK,
+    TARGET,
+    forward,
+    random_model,
+    reads_source,
+)
 from torch import nn
 from transformers import AutoModel
 
-from seq2chat.config import BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig, UserError
+from seq2chat.config import UserError
 from seq2chat.generation.beam import beam_search
-from seq2chat.interpret.tape import record, sites
-from seq2chat.models.folder import make_model, save_model
+from seq2chat.interpret.sites import sites
+from seq2chat.interpret.tape import record
+from seq2chat.models.folder import save_model
 
-SHAPE = {"vocab_size": 31, "context": 24, "n_layer": 3, "n_head": 4, "d_model": 16}
-RNN = {"vocab_size": 31, "d_embed": 12, "d_model": 8}
-CONFIGS = {
-    "gpt2": GPTConfig("gpt2", **SHAPE),
-    "banded": GPTConfig("gpt2", window=4, **SHAPE),
-    "grouped": GPTConfig("modern", n_kv_head=2, **SHAPE),
-    "bert": BERTConfig(**SHAPE),
-    "pre": TransformerConfig(norm="pre", **SHAPE),
-    "post": TransformerConfig(norm="post", positions="learned", **SHAPE),
-    "additive": Seq2SeqConfig(n_layer=2, reverse_source=True, **RNN),
-    "lstm": Seq2SeqConfig(cell="lstm", bidirectional=False, **RNN),
-    "fixed": Seq2SeqConfig(attention="fixed", **RNN),
-}
 each = pytest.mark.parametrize("name", CONFIGS)
 each_decoder = pytest.mark.parametrize("name", [name for name in CONFIGS if name != "bert"])
 INNER = {
@@ -31,26 +28,6 @@ INNER = {
     "transformer": ["decoder.*_attn", "decoder.*.mlp"],
     "seq2seq": ["decoder"],
 }
-SOURCE = torch.tensor([[3, 9, 4, 17, 8, 1, 2], [5, 22, 2, 0, 0, 0, 0], [6, 6, 30, 7, 2, 0, 0]])
-SOURCE_MASK = SOURCE != 0
-TARGET = torch.tensor([[2, 11, 5, 8, 19, 4], [2, 4, 4, 29, 3, 3], [2, 27, 1, 1, 14, 9]])
-
-
-def random_model(name):
-    """Every weight matters; a fresh model has branches of zero."""
-    torch.manual_seed(0)
-    model = make_model(CONFIGS[name])
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.double().eval()
-
-
-def reads_source(model):
-    return model.config.family in ("seq2seq", "transformer")
-
-
-def forward(model, target=TARGET, source=SOURCE, source_mask=SOURCE_MASK):
-    return model(source, target, source_mask) if reads_source(model) else model(target)
 
 
 def start(model, source=SOURCE, source_mask=SOURCE_MASK):
@@ -415,7 +392,7 @@ def test_only_what_is_asked_for_is_kept_and_where():
     assert [m.path for m in tape.attention] == [f"decoder.{i}.cross_attn.heads" for i in range(3)]
     assert all(tensor.is_meta for tensor in contents(tape).values())
     with (
-        pytest.raises(UserError, match=r"no site decoder\.7; its sites are: encoder\.input"),
+        pytest.raises(UserError, match=r"no site decoder\.7\. Did you mean decoder\.\d"),
         record(model, ["decoder.7"]),
     ):
         pass

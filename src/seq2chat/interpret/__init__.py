@@ -1,1 +1,1 @@
-"""Look inside models: recorded activations, attention maps and alignments, and pictures of them."""
+"""Look inside models: recorded tensors, attention, logit lens, attribution and interventions."""

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +15,9 @@ from seq2chat.config import UserError, check
 from seq2chat.generation.beam import beam_search
 from seq2chat.inference.translate import Translation
 from seq2chat.interpret.reading import input_ids
-from seq2chat.interpret.tape import AttentionMap, Kind, record, sites
+from seq2chat.interpret.sites import Kind, find_sites
+from seq2chat.interpret.tape import AttentionMap
+from seq2chat.interpret.trace import trace
 from seq2chat.models.folder import Model
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
@@ -62,7 +63,7 @@ def attention_maps(model: Model, *tokens: Sequence[int]) -> list[AttentionMap]:
     and target, as in training, for an encoder–decoder. Raises UserError for more tokens than the
     model's context, and for an RNN with a fixed context, which has no attention.
     """
-    names = [site for site in sites(model) if site.endswith((".heads", ".attention"))]
+    names = [name for name, site in find_sites(model).items() if site.kind is not None]
     check(
         bool(names),
         'The model was trained with model.attention = "fixed": its decoder reads one summary of the'
@@ -71,10 +72,7 @@ def attention_maps(model: Model, *tokens: Sequence[int]) -> list[AttentionMap]:
         if isinstance(model, Seq2Seq)
         else f"A {model.config.family} has no attention.",
     )
-    rows = [torch.tensor([ids], dtype=torch.int64, device=model.device) for ids in tokens]
-    with torch.inference_mode(), record(model, names, device="cpu") as tape:
-        model.hidden(*rows)
-    return tape.attention
+    return trace(model, *tokens, names=names).attention
 
 
 def alignment(maps: Sequence[AttentionMap]) -> Float[Tensor, "target_seq source_seq"]:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from types import MethodType
-from typing import Any, Literal
+from typing import Any
 from weakref import finalize, proxy
 
 import torch
@@ -20,18 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seq2chat.config import check
+from seq2chat.interpret.sites import Kind, Site, find_sites, no_site
 from seq2chat.models.folder import Model
-from seq2chat.nn.attention import (
-    AdditiveAttention,
-    DotProductHeads,
-    FixedContext,
-    scaled_dot_product_plain,
-)
-from seq2chat.nn.rnn import Decoder, Encoder
-
-Kind = Literal["self", "cross", "additive"]
-# Returns the recorded tensor from a module, its arguments and its output.
-Extract = Callable[[nn.Module, tuple[Any, ...], Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ class Tape:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors `(batch, seq, d)` of all sites except attention maps, by site."""
+        """The tensors `(batch, seq, ...)` of all sites except attention maps, by site."""
         return {
             s: torch.cat(parts, dim=1)
             for s, parts in self._newest.parts.items()
@@ -121,21 +112,21 @@ def record(
 ) -> Iterator[Tape]:
     """Record the activations of `model` inside the `with` block. The tape stays readable after it.
 
-    `names` are shell patterns of the sites to record, for example "layers.*" (see `sites`).
+    `names` are shell patterns of the sites to record, for example "layers.*" (see
+    `interpret/sites.py`).
     Recorded tensors are detached, and moved to `device` if one is given. Recordings may be nested.
     Raises UserError for a pattern that matches no site of the model.
     """
-    all_sites = _sites(model)
+    all_sites = find_sites(model)
     for pattern in names:
-        check(
-            any(fnmatchcase(site, pattern) for site in all_sites),
-            f"The model has no site {pattern}; its sites are: {', '.join(all_sites)}.",
-        )
-    tape = Tape({site: kind for site, (_, _, kind) in all_sites.items() if kind is not None})
+        is_known = any(fnmatchcase(name, pattern) for name in all_sites)
+        check(is_known, no_site(pattern, all_sites))
+    kinds = {name: site.kind for name, site in all_sites.items() if site.kind is not None}
+    tape = Tape(kinds)
     with ExitStack() as stack:
-        for site, (module, extract, _) in all_sites.items():
-            if any(fnmatchcase(site, pattern) for pattern in names):
-                handle = module.register_forward_hook(_hook(tape, site, extract, device))
+        for name, site in all_sites.items():
+            if any(fnmatchcase(name, pattern) for pattern in names):
+                handle = site.module.register_forward_hook(partial(_keep, tape, name, site, device))
                 stack.callback(handle.remove)
         for name, method in _methods(tape, model).items():
             stack.callback(_replace(model, name, method))
@@ -144,111 +135,19 @@ def record(
         yield tape
 
 
-def sites(model: Model) -> list[str]:
-    """Return the names of all sites, which are the keys of `Tape.tensors` and the paths in
-    `Tape.attention`.
-
-    | site | tensor |
-    |---|---|
-    | `layers.input`, `encoder.input`, `decoder.input` | the embeddings, before block 0 |
-    | `layers.N`, `encoder.N`, `decoder.N` | the residual stream after block N |
-    | `….self_attn`, `….cross_attn`, `….mlp` | the output of that branch of the block |
-    | `norm`, `encoder_norm`, `decoder_norm` | the stream after the last norm |
-    | `….self_attn.heads`, `….cross_attn.heads` | attention map: self or cross |
-    | `encoder` of an RNN | the annotations h_j, in reading order |
-    | `decoder.cells.N` | the state s_i of recurrent layer N |
-    | `decoder` of an RNN | the readout t_i |
-    | `decoder.attention.query`, `decoder.attention.context` | s_{i-1} of the top layer, and c_i |
-    | `decoder.attention` | attention map: additive |
-    """
-    return list(_sites(model))
-
-
-def _sites(model: Model) -> dict[str, tuple[nn.Module, Extract, Kind | None]]:
-    """Return the module of each site, the function that extracts its tensor, and its kind if it is
-    an attention map."""
-    all_sites: dict[str, tuple[nn.Module, Extract, Kind | None]] = {}
-    for path, module in model.named_modules():
-        parent, _, name = path.rpartition(".")
-        match module:
-            case DotProductHeads():
-                kind: Kind = "cross" if parent.endswith("cross_attn") else "self"
-                all_sites[path] = (module, _dot_product_weights, kind)
-            case AdditiveAttention():
-                all_sites[path] = module, _additive_weights, "additive"
-        if isinstance(module, AdditiveAttention | FixedContext):
-            all_sites[f"{path}.query"] = module, _query, None
-            all_sites[f"{path}.context"] = module, _of_one_step, None
-        elif isinstance(module, nn.ModuleList) and path in ("layers", "encoder", "decoder"):
-            all_sites[f"{path}.input"] = module[0], _first_argument, None
-            for i, block in enumerate(module):
-                all_sites[f"{path}.{i}"] = (block, _output, None)
-        elif isinstance(module, nn.ModuleList) and path == "decoder.cells":
-            all_sites |= {
-                f"{path}.{i}": (cell, _of_one_step, None) for i, cell in enumerate(module)
-            }
-        elif name in ("self_attn", "cross_attn", "mlp") or path in (
-            "norm",
-            "encoder_norm",
-            "decoder_norm",
-        ):
-            all_sites[path] = module, _output, None
-        elif isinstance(module, Encoder | Decoder):
-            all_sites[path] = module, _first_output, None
-    return all_sites
-
-
-def _dot_product_weights(
-    heads: nn.Module, arguments: tuple[Any, ...], _: Any
-) -> Float[Tensor, "batch head query key"]:
-    assert isinstance(heads, DotProductHeads)
-    q, k, v, mask = arguments
-    # The kernel computes its softmax in float32, too.
-    if q.dtype in (torch.bfloat16, torch.float16):
-        q = q.float()
-        k = k.float()
-        v = v.float()
-    is_causal = heads.causal and mask is None and q.shape[-2] > 1
-    return scaled_dot_product_plain(q, k, v, mask, is_causal, heads.scale)[1]
-
-
-def _additive_weights(
-    _: nn.Module, __: tuple[Any, ...], output: Any
-) -> Float[Tensor, "batch 1 1 source_seq"]:
-    return output[1][:, None, None]
-
-
-def _query(_: nn.Module, arguments: tuple[Any, ...], __: Any) -> Float[Tensor, "batch 1 d_model"]:
-    return arguments[0][:, None]
-
-
-def _of_one_step(_: nn.Module, __: tuple[Any, ...], output: Any) -> Float[Tensor, "batch 1 d"]:
-    return output[0][:, None]
-
-
-def _first_argument(
-    _: nn.Module, arguments: tuple[Any, ...], __: Any
-) -> Float[Tensor, "batch seq d"]:
-    return arguments[0]
-
-
-def _output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Float[Tensor, "batch seq d"]:
-    return output
-
-
-def _first_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> Float[Tensor, "batch seq d"]:
-    return output[0]
-
-
-def _hook(
-    tape: Tape, site: str, extract: Extract, device: torch.device | str | None
-) -> Callable[..., None]:
-    @torch.no_grad()
-    def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        part = extract(module, arguments, output).detach()
-        tape._newest.parts.setdefault(site, []).append(part if device is None else part.to(device))
-
-    return hook
+@torch.no_grad()
+def _keep(
+    tape: Tape,
+    name: str,
+    site: Site,
+    device: torch.device | str | None,
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    output: Any,
+) -> None:
+    """Put the tensor of a site on the tape: a forward hook, once the first four are bound."""
+    part = site.read(module, arguments, output).detach()
+    tape._newest.parts.setdefault(name, []).append(part if device is None else part.to(device))
 
 
 def _methods(tape: Tape, model: Model) -> dict[str, Callable[..., Any]]:
