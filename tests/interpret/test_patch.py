@@ -113,12 +113,13 @@ def test_steps_of_a_decoder_are_changed_one_by_one():
     model = random_model("additive")
     one = trace(model, *texts(model))
     change = ablate("decoder.attention.context", at=[3])
-    for _ in range(2):  # each pass counts from 0
-        changed = trace(model, *texts(model), interventions=[change])
-        torch.testing.assert_close(changed.logits[:3], one.logits[:3])
-        assert not torch.allclose(changed.logits[3:], one.logits[3:])
-        zero = (changed["decoder.attention.context"] == 0).all(-1)
-        assert zero.tolist() == [False] * 3 + [True] + [False] * 2
+    with intervene(model, change):
+        for _ in range(2):  # each pass counts from 0
+            changed = trace(model, *texts(model))
+            torch.testing.assert_close(changed.logits[:3], one.logits[:3])
+            assert not torch.allclose(changed.logits[3:], one.logits[3:])
+            zero = (changed["decoder.attention.context"] == 0).all(-1)
+            assert zero.tolist() == [False] * 3 + [True] + [False] * 2
 
 
 def test_the_mean_over_positions():

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from seq2chat.config import UserError, check
-from seq2chat.generation.beam import beam_search
+from seq2chat.config import check
 from seq2chat.inference.translate import Translation
-from seq2chat.interpret.reading import input_ids
+from seq2chat.interpret.reading import forced, input_texts
 from seq2chat.interpret.sites import Kind, find_sites
 from seq2chat.interpret.tape import AttentionMap
 from seq2chat.interpret.trace import trace
@@ -116,7 +115,7 @@ def word_alignment(
     `source` ends with the end token, and `target` is the output of the model with or without it.
     Errors as in `attention_maps`.
     """
-    read, written = _forced(tokenizer, target)
+    read, written = forced(tokenizer, target)
     weights = alignment(attention_maps(model, source, read))
     return hard_alignment(weights, words(tokenizer, source), words(tokenizer, written))
 
@@ -190,24 +189,15 @@ def attention_of_text(
     one that exceeds the model's context, for a target if the model does not translate, and as
     `attention_maps`.
     """
-    check(
-        target is None or target.strip() != "",
-        "The target is empty; give a translation, or leave it out.",
-    )
-    ids = input_ids(model, tokenizer, text)
-    end = tokenizer.eos_id
+    read_texts = input_texts(model, tokenizer, text, target, beam)
     if isinstance(model, Seq2Seq | Transformer):
-        assert end is not None
-        if target is None:
-            output = beam_search(model, [[end]], end, sources=[ids], beam=beam)[0][0].tokens
-        else:
-            output = tokenizer.encode(target)
-        read, written = _forced(tokenizer, output)
+        ids, read = read_texts
+        written = [*read[1:], read[0]]  # both end tokens are the same
         names = {"source": labels(tokenizer, ids), "read": labels(tokenizer, read)}
         names["written"] = labels(tokenizer, written)
         maps = [_label(m, names) for m in attention_maps(model, ids, read)]
         return TextAttention(text, target or tokenizer.decode(written[:-1]), maps)
-    check(target is None, f"A {model.config.family} does not translate; leave out the target.")
+    (ids,) = read_texts
     return TextAttention(
         text,
         None,
@@ -265,18 +255,6 @@ def select_maps(
 
 def _alignment_layer(n_layer: int) -> int:
     return max(n_layer - 2, 0)
-
-
-def _forced(tokenizer: Tokenizer, target: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the input and the labels of a decoder that is forced to write `target`.
-
-    The end token of `target` may be missing.
-    """
-    if tokenizer.eos_id is None:
-        raise UserError("The tokenizer has no end token, which a translation needs.")
-    end = tokenizer.eos_id
-    text = target[:-1] if target and target[-1] == end else target
-    return [end, *text], [*text, end]
 
 
 def _label(m: AttentionMap, names: dict[str, list[str]]) -> LabeledMap:
