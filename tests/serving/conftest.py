@@ -10,7 +10,7 @@ import pytest
 import torch
 import uvicorn
 
-from seq2chat.config import BERTConfig, GPTConfig, TransformerConfig
+from seq2chat.config import BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.serving.app import create_app
 from seq2chat.serving.engine_thread import EngineThread
@@ -27,7 +27,7 @@ PLAIN = ByteBPE.train(TEXT, 300)
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """A model of each kind: one that chats, one that does not, one that translates, and a BERT."""
+    """A model of each kind: one that chats, one that does not, two that translate, and a BERT."""
     torch.manual_seed(0)
     chats, words = (
         PLAIN.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE),
@@ -39,6 +39,7 @@ def folders(tmp_path_factory):
         # Room for tokens that have no text.
         "base": (GPTConfig(vocab_size=PLAIN.vocab_size + 20, **gpt), PLAIN),
         "translates": (TransformerConfig(PLAIN.vocab_size, 48, 1, 2, 32), PLAIN),
+        "rnn": (Seq2SeqConfig(PLAIN.vocab_size, d_embed=12, d_model=8), PLAIN),
         "bert": (BERTConfig(words.vocab_size, context=48, n_layer=1, n_head=2, d_model=32), words),
     }
     paths = {}

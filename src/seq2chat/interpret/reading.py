@@ -37,14 +37,23 @@ def input_texts(
 ) -> list[list[int]]:
     """Return the arguments of `trace` for a text: its ids, or those of source and target.
 
+    Raises UserError for a blank text, and as `with_target`.
+    """
+    return with_target(model, tokenizer, input_ids(model, tokenizer, text), target, beam)
+
+
+def with_target(
+    model: Model, tokenizer: Tokenizer, ids: list[int], target: str | None = None, beam: int = 5
+) -> list[list[int]]:
+    """Return the arguments of `trace` for the ids of a text.
+
     The target of an encoder–decoder is its translation by beam search, unless it is given. Raises
-    UserError for a blank text or target, and for a target if the model does not translate.
+    UserError for a blank target, and for a target if the model does not translate.
     """
     check(
         target is None or target.strip() != "",
         "The target is empty; give a translation, or leave it out.",
     )
-    ids = input_ids(model, tokenizer, text)
     if not isinstance(model, Seq2Seq | Transformer):
         check(target is None, f"A {model.config.family} does not translate; leave out the target.")
         return [ids]

@@ -8,7 +8,7 @@ from typing import Any
 from seq2chat.config import check
 from seq2chat.interpret.effects import effect_map, head_sites
 from seq2chat.interpret.patch import Intervention, ablate, patch
-from seq2chat.interpret.reading import input_texts, window, window_message
+from seq2chat.interpret.reading import input_ids, window, window_message, with_target
 from seq2chat.interpret.summary import effect_json, numbers, summary
 from seq2chat.interpret.trace import Trace, trace
 from seq2chat.models.folder import Model
@@ -46,21 +46,20 @@ def examine(
     `max_tokens` or the model's context is cut to its end, and `message` says so. Raises UserError
     for anything that does not exist.
     """
-    texts = input_texts(model, tokenizer, text, translation)
-    total = len(texts[-1])
-    texts[-1], start = window(texts[-1], min(max_tokens, model.context))
+    ids = input_ids(model, tokenizer, text)
+    read, start = window(ids, min(max_tokens, model.context))
+    texts = with_target(model, tokenizer, read, translation)
     interventions = [ablate(*place(model, one)) for one in ablated]
     source: Trace | None = None
     if patch_from is not None:
-        others = [input_texts(model, tokenizer, patch_from, translation)[0], *texts[1:]]
-        source = trace(model, *others)
+        source = trace(model, input_ids(model, tokenizer, patch_from), *texts[1:])
         interventions += patches(model, patched, source)
     plain = trace(model, *texts)
     one = trace(model, *texts, interventions=interventions) if interventions else plain
     token = None if target is None else token_id(tokenizer, target)
     result = summary(one, tokenizer, position, token)
-    result["window"] = {"start": start, "total": total}
-    result["message"] = window_message(len(one.tokens), start, total)
+    result["window"] = {"start": start, "total": len(ids)}
+    result["message"] = window_message(len(read), start, len(ids))
     token = result["target"]["id"]
     if interventions:
         result["effect"] = effect_json(plain, one, tokenizer, position, [token])

@@ -2,9 +2,9 @@
 
 from collections.abc import Awaitable, Sequence
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -16,12 +16,14 @@ from seq2chat.serving import chat, completion, embedding, protocol, responses, t
 from seq2chat.serving.answer import Answer, BadField, in_time
 from seq2chat.serving.body import JSONRoute
 from seq2chat.serving.engine_thread import EngineThread, Stopped
-from seq2chat.serving.errors import UnknownModel, describe, on_error, respond
+from seq2chat.serving.errors import UnknownModel, UnknownTrace, describe, on_error, respond
 from seq2chat.serving.middleware import AccessMiddleware
 from seq2chat.serving.responses_protocol import ResponsesRequest
 from seq2chat.serving.served_model import ServedModel
 from seq2chat.serving.sse import EventStream, to_long_json, unless_gone
 from seq2chat.serving.state import ServerState
+from seq2chat.serving.trace_protocol import TensorQuery, TraceRequest
+from seq2chat.serving.tracing import Tracer
 from seq2chat.text.chat import chat_tokens
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import check_ids
@@ -58,6 +60,7 @@ def create_app(
     for kind in (
         UserError,
         UnknownModel,
+        UnknownTrace,
         Stopped,
         HTTPException,
         RequestValidationError,
@@ -71,6 +74,7 @@ def create_app(
         ("/metrics", routes.metrics),
         ("/v1/models", routes.models),
         ("/v1/models/{name}", routes.model),
+        ("/api/traces/{trace_id}/tensor", routes.trace_tensor),
     ):
         app.add_api_route(path, get, methods=["GET"])
     for path, post in (
@@ -80,6 +84,7 @@ def create_app(
         ("/v1/embeddings", routes.embeddings),
         ("/tokenize", routes.tokenize),
         ("/detokenize", routes.detokenize),
+        ("/api/traces", routes.create_trace),
     ):
         app.add_api_route(path, post, methods=["POST"])
     return app
@@ -177,6 +182,22 @@ class Routes:
             request, self._state.counting.run(lambda: tokenizer.decode(body.tokens))
         )
         return respond({"prompt": text})
+
+    async def create_trace(self, body: TraceRequest, request: Request) -> Response:
+        """Record one forward pass: its tokens, prediction, logit lens, attribution and sites.
+
+        With interventions, also the change of log probabilities.
+        """
+        tracer = Tracer(self._state, cache_salt(request))
+        return respond(await while_wanted(request, tracer.create(body)))
+
+    async def trace_tensor(
+        self, trace_id: str, query: Annotated[TensorQuery, Query()], request: Request
+    ) -> Response:
+        """Return one tensor of a trace as bytes, see `interpret.encoding`."""
+        tracer = Tracer(self._state, cache_salt(request))
+        etag = request.headers.get("if-none-match", "")
+        return await while_wanted(request, tracer.tensor(trace_id, query, etag))
 
     async def _begin_chat(self, body: protocol.ChatRequest, request: Request) -> Answer:
         """Return the answer to a chat, after submitting it to the engine."""

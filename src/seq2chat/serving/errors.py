@@ -16,7 +16,7 @@ from seq2chat.serving.sse import to_json
 
 ROUTES = (
     "POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /tokenize, "
-    "/detokenize; GET /v1/models, /health, /metrics, /docs, /"
+    "/detokenize, /api/traces; GET /v1/models, /api/traces/{id}/tensor, /health, /metrics, /docs, /"
 )
 
 CODES = {
@@ -29,6 +29,10 @@ CODES = {
 
 class UnknownModel(Exception):
     """Raised when there is no model of that name."""
+
+
+class UnknownTrace(Exception):
+    """Raised when there is no trace of that id, or none of this API key."""
 
 
 def respond(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -52,6 +56,8 @@ def describe(error: Exception) -> dict[str, Any]:
         case UnknownModel():
             param = "model"
             code = "model_not_found"
+        case UnknownTrace():
+            code = "trace_not_found"
         case BadField():
             param = error.param or None
             code = error.code
@@ -78,7 +84,7 @@ async def on_error(request: Request, error: Exception) -> Response:
             return respond(describe(error), 503, {"retry-after": "5"})
         case DeadlinePassed():
             return respond(describe(error), 504)
-        case UnknownModel():
+        case UnknownModel() | UnknownTrace():
             return respond(describe(error), 404)
         case UserError():
             return respond(describe(error), 400)
@@ -98,6 +104,8 @@ def _http_message(request: Request, error: HTTPException) -> str:
 def _bad_field(request: Request, error: RequestValidationError) -> BadField:
     """Return the most useful one of the errors of a body."""
     errors = error.errors()
+    if errors[0]["loc"][0] == "query":
+        return _bad_parameter(errors[0])
     body = error.body
     if not isinstance(body, dict):
         if "json" not in request.headers.get("content-type", ""):
@@ -123,6 +131,16 @@ def _bad_field(request: Request, error: RequestValidationError) -> BadField:
         return BadField(place, f"{place[:200]} is not supported; leave it out.", code)
     message = errors[best]["msg"].removeprefix("Value error, ")
     return BadField(place, f"{place[:200]}: {message[:1].lower()}{message[1:]}.", code)
+
+
+def _bad_parameter(error: dict[str, Any]) -> BadField:
+    """Return the error of one parameter of a query."""
+    name = str(error["loc"][-1])[:200]
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return BadField(name, f"{name} is not supported; leave it out.", CODES[kind])
+    message = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+    return BadField(name, f"{name}: {message}.", CODES.get(kind, "invalid_value"))
 
 
 def _place(location: Sequence[str | int], body: Any, is_missing: bool) -> str:

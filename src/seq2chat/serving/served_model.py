@@ -1,5 +1,6 @@
 """A model that is served: its name, its weights in a fast number format, and its engine."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from seq2chat.training.run_folder import finished_stages
 MIN_BF16_PARAMETERS = 4_000_000
 
 MAX_CONTEXT = 32_768  # for an RNN, which has no limit of its own
+
+FINGERPRINT_NUMBERS = 1024  # about as many of each tensor are hashed
 
 # Number of bytes that Unicode's composition (NFC) can reduce to one, for example in the three
 # letters of a Korean syllable.
@@ -73,6 +76,16 @@ class ServedModel:
             for token_id in range(self.tokenizer.vocab_size)
         ]
         return NFC_BYTES * self.context * max(lengths)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the architecture and of numbers from every tensor, which training changes."""
+        digest = hashlib.blake2b(repr(self.module.config).encode(), digest_size=16)
+        for name, tensor in self.module.state_dict().items():
+            numbers = tensor.detach().flatten()
+            numbers = numbers[:: max(1, len(numbers) // FINGERPRINT_NUMBERS)].cpu().contiguous()
+            digest.update(name.encode() + numbers.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def token_names(self) -> TokenNames:

@@ -11,6 +11,7 @@ from seq2chat.serving.metrics import Metrics
 from seq2chat.serving.pool import Pool
 from seq2chat.serving.served_model import ServedModel
 from seq2chat.serving.sse import to_long_json
+from seq2chat.serving.trace_store import TraceStore
 
 
 class ServerState:
@@ -30,6 +31,9 @@ class ServerState:
         self.counting = Pool("counting", 1, max_waiting=64)
         # Writes answers as JSON. They have cost too much by then to be refused.
         self.writing = Pool("writing", 1, max_waiting=None)
+        # Writes tensors of traces as bytes.
+        self.tracing = Pool("tracing", 1)
+        self.traces = TraceStore()
 
     def find(self, name: str) -> ServedModel:
         """Return the model with this name. Raises UnknownModel."""

@@ -1,0 +1,127 @@
+"""The tensors of a trace by name: the recorded ones, and those that are computed from them.
+
+| name | tensor |
+|---|---|
+| `logits` | (token): the logits at one position |
+| `lens.tokens`, `lens.logprobs` | (position, rank): row `layer` of the logit lens |
+| `norms` | (row, position): the length of the residual stream after each part |
+| `….heads.output` | (position, head, dim): the part of an attention's output that each head wrote |
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seq2chat.config import UserError, check
+from seq2chat.interpret.attribution import head_outputs
+from seq2chat.interpret.lens import lens, stream_sites
+from seq2chat.interpret.sites import no_site
+from seq2chat.interpret.trace import Group, Trace, check_index, select
+from seq2chat.models.seq2seq import Seq2Seq
+
+LENS = ("lens.tokens", "lens.logprobs")
+OUTPUT = ".heads.output"
+
+
+class View(NamedTuple):
+    """A tensor with the names of its dimensions."""
+
+    tensor: Tensor
+    axes: tuple[str, ...]
+
+
+def computed(one: Trace, top: int) -> list[Group]:
+    """Return the names and shapes of the tensors that are computed from a trace."""
+    n_token = len(one.tokens)
+    vocab_size = one.model.config.vocab_size
+    groups = [Group("logits", (n_token, vocab_size), ("position", "token"))]
+    if isinstance(one.model, Seq2Seq):
+        return groups
+    n_row = len(stream_sites(one.model))
+    rows = ("row", "position")
+    groups += [Group(name, (n_row, n_token, top), (*rows, "rank")) for name in LENS]
+    groups.append(Group("norms", (n_row, n_token), rows))
+    for name, shape, axes in one.groups:
+        if name.endswith(".heads.context"):
+            site = name.removesuffix(".heads.context") + OUTPUT
+            groups.append(Group(site, (*shape[:-1], one.model.config.d_model), axes))
+    return groups
+
+
+def is_computed(site: str) -> bool:
+    """Return True if the tensor is computed with the model's weights."""
+    return site in ("logits", *LENS) or site.endswith(OUTPUT)
+
+
+def view(
+    one: Trace,
+    site: str,
+    layer: int | None = None,
+    head: int | None = None,
+    position: int | None = None,
+    top: int = 10,
+) -> View:
+    """Return a recorded or computed tensor of a trace.
+
+    `layer`, `head` and `position` are as in `Trace.stack`. For the lens, `layer` is the row. Raises
+    UserError for a name, an axis or an index that does not exist, and if `logits` lack a position
+    or another computed tensor its layer.
+    """
+    if site == "logits":
+        if position is None:
+            raise UserError("The logits are those of one position; give the position.")
+        check(layer is head is None, "The logits have no layer and no head; leave them out.")
+        return View(one.logits_at(position), ("token",))
+    if site in LENS:
+        row = _layer(site, layer)
+        rows = stream_sites(one.model)
+        check_index(site, "layer", row, len(rows))
+        check(head is None, f"{site} has no head; leave it out.")
+        positions = range(len(one.tokens)) if position is None else [position]
+        found = lens(one, positions, top, sites=[rows[row]])
+        tensor = (found.ids if site == "lens.tokens" else found.logprobs)[0]
+        if position is not None:
+            return View(tensor[0], ("rank",))
+        return View(tensor, ("position", "rank"))
+    if site == "norms":
+        streams = [one[row] for row in stream_sites(one.model)]
+        norms = torch.stack([torch.linalg.vector_norm(x.double(), dim=-1) for x in streams])
+        check(layer is None, "norms has all rows; leave out the layer.")
+        return View(*select(site, norms.float(), ("row", "position"), head, position))
+    if site.endswith(OUTPUT):
+        name = site.removesuffix(OUTPUT)
+        names = [group.name for group in one.groups] + list(one.tensors)
+        check(f"{name}.heads.context" in names, no_site(site, names))
+        if "*" in name:
+            n_layer = len(one.stack(f"{name}.heads.context")[0])
+            check_index(site, "layer", _layer(site, layer), n_layer)
+            name = name.replace("*", str(_layer(site, layer) % n_layer))
+        outputs = head_outputs(one, name)
+        return View(*select(site, outputs, ("position", "head", "dim"), head, position))
+    if site not in one.tensors and site not in {group.name for group in one.groups}:
+        names = [group.name for group in (*computed(one, top), *one.groups)]
+        raise UserError(no_site(site, [*names, *one.tensors]))
+    return View(*one.stack(site, layer, head, position))
+
+
+def pooled(site: str, found: View, size: int) -> View:
+    """Return an attention map of at most `size` queries and keys: the largest weight of each cell.
+
+    Raises UserError for a tensor that is not a map.
+    """
+    check(
+        found.axes[-2:] == ("query", "key"),
+        f"Only attention maps are pooled, and the axes of {site} are {', '.join(found.axes)}.",
+    )
+    shape = found.tensor.shape
+    side = min(size, shape[-2]), min(size, shape[-1])
+    flat = found.tensor.float().reshape(-1, *shape[-2:])
+    return View(F.adaptive_max_pool2d(flat, side).view(*shape[:-2], *side), found.axes)
+
+
+def _layer(site: str, layer: int | None) -> int:
+    if layer is None:
+        raise UserError(f"{site} is computed layer by layer; give the layer.")
+    return layer
