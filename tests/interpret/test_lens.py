@@ -9,7 +9,7 @@ from interpret.test_trace import IDS, texts
 
 from seq2chat.config import UserError
 from seq2chat.interpret.attribution import attribution, matrix
-from seq2chat.interpret.lens import lens, lens_logprobs, stream_sites
+from seq2chat.interpret.lens import lens, stream_sites
 from seq2chat.interpret.patch import ablate
 from seq2chat.interpret.trace import trace
 from seq2chat.models.lora import add_lora
@@ -20,7 +20,8 @@ each_stream = pytest.mark.parametrize("name", STREAMS)
 
 
 @each_stream
-def test_the_lens_is_the_head_on_the_normalized_stream(name):
+def test_the_lens_is_the_head_on_the_normalized_stream(name, monkeypatch):
+    monkeypatch.setattr("seq2chat.interpret.lens.MAX_ROWS", 5)
     model = random_model(name)
     one = trace(model, *texts(model))
     found = lens(one, positions=(0, -1), top=4, target=7)
@@ -111,6 +112,6 @@ def test_an_rnn_has_neither():
 def test_positions_and_tokens_that_do_not_exist():
     one = trace(random_model("gpt2"), IDS)
     with pytest.raises(UserError, match="has no position 6; they are 0 to 5"):
-        lens_logprobs(one, "norm", [6])
+        lens(one, [6])
     with pytest.raises(UserError, match="The vocabulary has no token 31; they are 0 to 30"):
         attribution(one, 31)

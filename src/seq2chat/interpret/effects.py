@@ -5,6 +5,7 @@ causal tracing; Wang et al. 2022, section 3).
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from seq2chat.config import check
 from seq2chat.interpret.patch import changed
-from seq2chat.interpret.sites import find_sites, no_site
+from seq2chat.interpret.sites import check_site, find_sites
 from seq2chat.interpret.trace import Trace, check_index, model_logits, wide_dtype
 from seq2chat.models.folder import Model
+from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 
 MAX_ROWS = 32  # passes that are computed as one batch
@@ -72,40 +74,38 @@ def site_effects(
     """Return one row of `effect_map`."""
     found = find_sites(model)
     names = [name for name, one in found.items() if one.is_editable and not one.is_step]
-    check(site in names, no_site(site, names))
+    check_site(site, names)
     has_heads = "head" in found[site].axes
     other = None if source is None else source[site]
-    texts = [torch.tensor([ids], dtype=torch.int64, device=model.device) for ids in tokens]
     check_index("The text", "position", position, len(tokens[-1]))
-    n_cell = 0
-    cells = range(0)
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal n_cell
-        n_cell = tensor.shape[2 if has_heads else 1]
-        check(
-            other is None or other.shape == tensor.shape[1:],
-            f"The texts differ in their number of tokens at {site}; write texts of equally many.",
-        )
-        return tensor
-
-    def change(tensor: Tensor) -> Tensor:
-        new = tensor.clone()
-        for row, cell in enumerate(cells):
-            at = (slice(None), cell) if has_heads else cell
-            new[row][at] = 0.0 if other is None else other[at].to(new)
-        return new
-
-    def logprobs() -> Float[Tensor, " rows"]:
-        hidden = model.hidden(*(text.expand(max(len(cells), 1), -1) for text in texts))
-        logits = model_logits(model, hidden[:, [position]])[:, 0]
-        return torch.log_softmax(logits.to(wide_dtype(logits)), dim=-1)[:, target].cpu()
-
-    with changed(model, found[site], count):
-        plain = logprobs()
+    n_cell = len(tokens[0] if site.startswith("encoder") else tokens[-1])
+    if has_heads and not isinstance(model, Seq2Seq):
+        n_cell = model.config.n_head
     effects = []
-    with changed(model, found[site], change):
-        for first in range(0, n_cell, MAX_ROWS):
-            cells = range(first, min(first + MAX_ROWS, n_cell))
-            effects.append(logprobs() - plain)
+    for cells in torch.arange(n_cell).split(MAX_ROWS):
+        # The first row stays as it is.
+        texts = [
+            torch.tensor([list(ids)] * (1 + len(cells)), device=model.device) for ids in tokens
+        ]
+        change = partial(_change_cells, site, cells.tolist(), has_heads, other)
+        with changed(model, found[site], change):
+            hidden = model.hidden(*texts)
+        logits = model_logits(model, hidden[:, [position]])[:, 0]
+        logprobs = torch.log_softmax(logits.to(wide_dtype(logits)), dim=-1)[:, target].cpu()
+        effects.append(logprobs[1:] - logprobs[0])
     return torch.cat(effects)
+
+
+def _change_cells(
+    site: str, cells: Sequence[int], has_heads: bool, other: Tensor | None, tensor: Tensor
+) -> Tensor:
+    """Return the tensor at a site with another cell changed in each row after the first."""
+    check(
+        other is None or other.shape == tensor.shape[1:],
+        f"The texts differ in their number of tokens at {site}; write texts of equally many.",
+    )
+    new = tensor.clone()
+    for row, cell in enumerate(cells, start=1):
+        at = (slice(None), cell) if has_heads else cell
+        new[row][at] = 0.0 if other is None else other[at].to(new)
+    return new

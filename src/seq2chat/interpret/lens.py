@@ -18,6 +18,8 @@ from seq2chat.models.folder import Model
 from seq2chat.models.gpt import GPT
 from seq2chat.models.transformer import Transformer
 
+MAX_ROWS = 128
+
 
 @dataclass(frozen=True)
 class Lens:
@@ -50,24 +52,6 @@ def stream_sites(model: Model) -> list[str]:
     return sites
 
 
-@torch.no_grad()
-def lens_logprobs(
-    one: Trace, site: str, positions: Sequence[int]
-) -> Float[Tensor, "position vocab"]:
-    """Return the log probabilities of all tokens that the stream at `site` contains."""
-    model = one.model
-    for position in positions:
-        check_index("The text", "position", position, len(one.tokens))
-    x = one[site][list(positions)][None].to(model.device)
-    match model:
-        case GPT():
-            x = model.norm(x)
-        case Transformer():
-            x = model.decoder_norm(x)
-    logits = model_logits(model, x)[0].cpu()
-    return torch.log_softmax(logits.to(wide_dtype(logits)), dim=-1)
-
-
 def lens(
     one: Trace,
     positions: Sequence[int] = (-1,),
@@ -81,11 +65,16 @@ def lens(
     default. Raises UserError for an RNN and for a position that does not exist.
     """
     sites = stream_sites(one.model) if sites is None else list(sites)
+    for position in positions:
+        check_index("The text", "position", position, len(one.tokens))
+    shape = len(sites), len(positions)
+    streams = torch.cat([one[site][list(positions)] for site in sites])
     ids = []
     logprobs = []
     targets = []
-    for site in sites:
-        row = lens_logprobs(one, site, positions)
+    # Few products with the large output matrix, but never all logits at once.
+    for rows in streams.split(MAX_ROWS):
+        row = lens_logprobs(one.model, rows)
         best = row.topk(min(top, row.shape[1]), dim=-1)
         ids.append(best.indices)
         logprobs.append(best.values)
@@ -94,7 +83,22 @@ def lens(
     return Lens(
         sites=sites,
         positions=[position % len(one.tokens) for position in positions],
-        ids=torch.stack(ids),
-        logprobs=torch.stack(logprobs),
-        target=torch.stack(targets) if targets else None,
+        ids=torch.cat(ids).unflatten(0, shape),
+        logprobs=torch.cat(logprobs).unflatten(0, shape),
+        target=torch.cat(targets).unflatten(0, shape) if targets else None,
     )
+
+
+@torch.no_grad()
+def lens_logprobs(
+    model: Model, streams: Float[Tensor, "rows d_model"]
+) -> Float[Tensor, "rows vocab"]:
+    """Return the log probabilities of all tokens that vectors of the residual stream contain."""
+    x = streams[None].to(model.device)
+    match model:
+        case GPT():
+            x = model.norm(x)
+        case Transformer():
+            x = model.decoder_norm(x)
+    logits = model_logits(model, x)[0].cpu()
+    return torch.log_softmax(logits.to(wide_dtype(logits)), dim=-1)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2chat.config import UserError, check
-from seq2chat.interpret.sites import Site, find_sites, no_site
+from seq2chat.interpret.sites import Site, check_site, find_sites
 from seq2chat.models.folder import Model
 from seq2chat.models.gpt import GPT
 from seq2chat.models.transformer import Transformer
@@ -77,7 +77,7 @@ def patch(
 ) -> Intervention:
     """Replace the tensor at `site` by that of another trace, which has equally many tokens unless
     the positions `at` are given. Raises UserError if the trace lacks the site."""
-    check(site in source.tensors, no_site(site, source.tensors))
+    check_site(site, source.tensors)
     positions = None if at is None else tuple(at)
     return Intervention(site, "patch", 0.0, source.tensors[site], head, positions)
 
@@ -96,7 +96,7 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
             if one.site == POSITIONS:
                 stack.enter_context(_scaled_positions(model, one))
                 continue
-            check(one.site in found, no_site(one.site, [*editable(found), POSITIONS]))
+            check_site(one.site, found, [POSITIONS])
             site = found[one.site]
             check(
                 site.is_editable,

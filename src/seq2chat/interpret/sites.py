@@ -27,7 +27,8 @@ arguments and its output.
 | `decoder.attention` | attention map: additive |
 """
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -36,6 +37,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seq2chat.config import UserError
 from seq2chat.config.toml import did_you_mean
 from seq2chat.interpret.recurrence import EncoderLayers, gates
 from seq2chat.models import gpt
@@ -57,6 +59,8 @@ Read = Callable[[nn.Module, Arguments, Any], Tensor]
 # Returns the module's output with another tensor at the site, from its arguments, its output and
 # that tensor.
 Replace = Callable[[Arguments, Any, Tensor], Any]
+
+NUMBER = re.compile(r"\d+")  # of the layer, in the name of a site
 
 STREAM = ("position", "dim")
 PER_HEAD = ("position", "head", "dim")
@@ -90,11 +94,15 @@ def sites(model: Model) -> list[str]:
     return list(find_sites(model))
 
 
-def no_site(name: str, known: Iterable[str]) -> str:
-    """Return the sentence for a site that does not exist."""
-    names = list(known)
-    hint = did_you_mean(name, names) or f" The sites are: {', '.join(names)}."
-    return f"There is no site {name}.{hint}"
+def check_site(name: str, known: Collection[str], others: Iterable[str] = ()) -> None:
+    """Raise UserError unless `name` is one of the `known` sites. The message names similar ones,
+    also of the `others`."""
+    if name in known:
+        return
+    names = list(dict.fromkeys([*known, *others]))
+    layers = dict.fromkeys(NUMBER.sub("N", one, count=1) for one in names)
+    hint = did_you_mean(name, names) or f" The sites are: {', '.join(layers)}."
+    raise UserError(f"There is no site {name}.{hint}")
 
 
 def find_sites(model: Model) -> dict[str, Site]:

@@ -20,8 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seq2chat.config import check
-from seq2chat.interpret.sites import Kind, Site, find_sites, no_site
+from seq2chat.interpret.sites import Kind, Site, check_site, find_sites
 from seq2chat.models.folder import Model
 
 
@@ -119,8 +118,8 @@ def record(
     """
     all_sites = find_sites(model)
     for pattern in names:
-        is_known = any(fnmatchcase(name, pattern) for name in all_sites)
-        check(is_known, no_site(pattern, all_sites))
+        if not any(fnmatchcase(name, pattern) for name in all_sites):
+            check_site(pattern, all_sites)
     kinds = {name: site.kind for name, site in all_sites.items() if site.kind is not None}
     tape = Tape(kinds)
     with ExitStack() as stack:

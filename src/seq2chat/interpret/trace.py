@@ -8,7 +8,6 @@ For example, of a GPT:
     one.logprobs(-1)  # the distribution of the token after the last one
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,14 +19,12 @@ from torch import Tensor
 
 from seq2chat.config import check
 from seq2chat.interpret.patch import Intervention, intervene
-from seq2chat.interpret.sites import find_sites, no_site
+from seq2chat.interpret.sites import NUMBER, check_site, find_sites
 from seq2chat.interpret.tape import AttentionMap, record
 from seq2chat.models.folder import Model
 from seq2chat.models.reward import RewardModel
 from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
-
-NUMBER = re.compile(r"\d+")
 
 
 class Group(NamedTuple):
@@ -58,7 +55,7 @@ class Trace:
 
     def __getitem__(self, site: str) -> Tensor:
         """Return the tensor at one site. Raises UserError if it does not exist."""
-        check(site in self.tensors, no_site(site, self.tensors))
+        check_site(site, self.tensors)
         return self.tensors[site]
 
     @property
@@ -119,8 +116,9 @@ class Trace:
         `layer`, `head` and `position` (also of a query) select one index of their axis, which is
         then gone. Raises UserError for a site, an axis or an index that does not exist.
         """
-        members = self._members.get(site, [site] if site in self.tensors else [])
-        check(bool(members), no_site(site, [*self._members, *self.tensors]))
+        members = self._members.get(site, [site])
+        if site not in self._members:
+            check_site(site, self.tensors, self._members)
         axes = self.axes[members[0]]
         if "*" in site:
             if layer is None:

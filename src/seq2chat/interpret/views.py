@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from seq2chat.config import UserError, check
 from seq2chat.interpret.attribution import head_outputs
 from seq2chat.interpret.lens import lens, stream_sites
-from seq2chat.interpret.sites import no_site
+from seq2chat.interpret.sites import check_site
 from seq2chat.interpret.trace import Group, Trace, check_index, select
 from seq2chat.models.seq2seq import Seq2Seq
 
@@ -86,23 +86,21 @@ def view(
             return View(tensor[0], ("rank",))
         return View(tensor, ("position", "rank"))
     if site == "norms":
-        streams = [one[row] for row in stream_sites(one.model)]
-        norms = torch.stack([torch.linalg.vector_norm(x.double(), dim=-1) for x in streams])
+        streams = [one[row].float() for row in stream_sites(one.model)]
+        norms = torch.stack([x.square().sum(-1).sqrt() for x in streams])
         check(layer is None, "norms has all rows; leave out the layer.")
-        return View(*select(site, norms.float(), ("row", "position"), head, position))
+        return View(*select(site, norms, ("row", "position"), head, position))
     if site.endswith(OUTPUT):
         name = site.removesuffix(OUTPUT)
-        names = [group.name for group in one.groups] + list(one.tensors)
-        check(f"{name}.heads.context" in names, no_site(site, names))
+        check_site(f"{name}.heads.context", {*one.tensors, *(g.name for g in one.groups)})
         if "*" in name:
             n_layer = len(one.stack(f"{name}.heads.context")[0])
             check_index(site, "layer", _layer(site, layer), n_layer)
             name = name.replace("*", str(_layer(site, layer) % n_layer))
         outputs = head_outputs(one, name)
         return View(*select(site, outputs, ("position", "head", "dim"), head, position))
-    if site not in one.tensors and site not in {group.name for group in one.groups}:
-        names = [group.name for group in (*computed(one, top), *one.groups)]
-        raise UserError(no_site(site, [*names, *one.tensors]))
+    known = [*(group.name for group in one.groups), *one.tensors]
+    check_site(site, known, (group.name for group in computed(one, top)))
     return View(*one.stack(site, layer, head, position))
 
 
