@@ -16,6 +16,7 @@ from seq2chat.config import UserError
 from seq2chat.interpret.page import trace_page
 from seq2chat.interpret.patch import ablate
 from seq2chat.interpret.reading import input_texts, window, window_message
+from seq2chat.interpret.summary import summary
 from seq2chat.interpret.surgery import examine, place, token_id
 from seq2chat.interpret.trace import trace
 from seq2chat.training.checkpoint import load_checkpoint
@@ -93,8 +94,8 @@ def test_interventions_are_those_of_python(folders, capsys):  # noqa: F811
 @pytest.mark.parametrize("name", ["gpt", "bert", "transformer", "additive", "fixed"])
 def test_the_page_has_every_number_and_no_address(name, folders, tmp_path):  # noqa: F811
     model, tokenizer = load_checkpoint(folders[name])
-    one = trace(model, *input_texts(model, tokenizer, "a </script> cat"))
-    page = trace_page(one, tokenizer)
+    one = trace(model, *input_texts(model, tokenizer, "a red cat"))
+    page = trace_page(one, tokenizer, summary(one, tokenizer) | {"model": "</script>"})
     assert not re.search(r"https?:|src=|href=|@import|url\(", page.html)
     assert page.html.count("</script>") == 2
     data = json.loads(re.search(r'id="data">(.*?)</script>', page.html, re.DOTALL)[1])

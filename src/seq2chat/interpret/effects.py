@@ -72,10 +72,10 @@ def site_effects(
     position: int = -1,
 ) -> Float[Tensor, " cell"]:
     """Return one row of `effect_map`."""
-    found = find_sites(model)
-    names = [name for name, one in found.items() if one.is_editable and not one.is_step]
+    by_name = find_sites(model)
+    names = [name for name, one in by_name.items() if one.is_editable and not one.is_step]
     check_site(site, names)
-    has_heads = "head" in found[site].axes
+    has_heads = "head" in by_name[site].axes
     other = None if source is None else source[site]
     check_index("The text", "position", position, len(tokens[-1]))
     n_cell = len(tokens[0] if site.startswith("encoder") else tokens[-1])
@@ -88,7 +88,7 @@ def site_effects(
             torch.tensor([list(ids)] * (1 + len(cells)), device=model.device) for ids in tokens
         ]
         change = partial(_change_cells, site, cells.tolist(), has_heads, other)
-        with changed(model, found[site], change):
+        with changed(model, by_name[site], change):
             hidden = model.hidden(*texts)
         logits = model_logits(model, hidden[:, [position]])[:, 0]
         logprobs = torch.log_softmax(logits.to(wide_dtype(logits)), dim=-1)[:, target].cpu()

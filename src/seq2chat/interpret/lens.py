@@ -61,8 +61,8 @@ def lens(
 ) -> Lens:
     """Return the `top` most likely tokens at `positions` after each part of the model.
 
-    The tokens follow the positions, or stand at them for a BERT. `sites` are those of the stream by
-    default. Raises UserError for an RNN and for a position that does not exist.
+    The tokens follow the positions, or are those at the positions of a BERT. `sites` are those of
+    the stream by default. Raises UserError for an RNN and for a position that does not exist.
     """
     sites = stream_sites(one.model) if sites is None else list(sites)
     for position in positions:

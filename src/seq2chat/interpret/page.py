@@ -94,13 +94,15 @@ def _grid(one: Trace, tokenizer: Tokenizer) -> dict[str, Any] | None:
     if isinstance(one.model, Seq2Seq):
         return None
     first = max(0, len(one.tokens) - MAX_LENS_POSITIONS)
-    found = lens(one, range(first, len(one.tokens)), top=1)
-    ids = found.ids[..., 0]
+    predictions = lens(one, range(first, len(one.tokens)), top=1)
+    ids = predictions.ids[..., 0]
     return {
         "sites": stream_sites(one.model),
-        "positions": found.positions,
+        "positions": predictions.positions,
         "ids": ids.tolist(),
-        "logprobs": [[number(value) for value in row] for row in found.logprobs[..., 0].tolist()],
+        "logprobs": [
+            [number(value) for value in row] for row in predictions.logprobs[..., 0].tolist()
+        ],
         "texts": {
             str(token): token_json(tokenizer, token)["text"] for token in torch.unique(ids).tolist()
         },

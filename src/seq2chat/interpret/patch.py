@@ -90,22 +90,22 @@ def intervene(model: Model, *interventions: Intervention) -> Iterator[None]:
     of a decoding. Raises UserError for a site that does not exist or can't be changed, here, and
     for a head or a position that does not exist, in the pass.
     """
-    found = find_sites(model) if interventions else {}
+    by_name = find_sites(model) if interventions else {}
     with ExitStack() as stack:
         for one in interventions:
             if one.site == POSITIONS:
                 stack.enter_context(_scaled_positions(model, one))
                 continue
-            check_site(one.site, found, [POSITIONS])
-            site = found[one.site]
+            check_site(one.site, by_name, [POSITIONS])
+            site = by_name[one.site]
             check(
                 site.is_editable,
-                f"{one.site} can only be read; change {_nearest(one.site, found)} instead.",
+                f"{one.site} can only be read; change {_nearest(one.site, by_name)} instead.",
             )
             check(
                 one.head is None or "head" in site.axes,
                 f"{one.site} has no heads; leave out the head, or write "
-                f"{_nearest(f'{one.site}.heads.context', found)}.",
+                f"{_nearest(f'{one.site}.heads.context', by_name)}.",
             )
             stack.enter_context(changed(model, site, _change(one, site)))
         yield
@@ -126,9 +126,9 @@ def changed(model: Model, site: Site, change: Change) -> Iterator[None]:
             handle.remove()
 
 
-def editable(found: Mapping[str, Site]) -> list[str]:
+def editable(by_name: Mapping[str, Site]) -> list[str]:
     """Return the names of the sites that can be changed."""
-    return [name for name, site in found.items() if site.is_editable]
+    return [name for name, site in by_name.items() if site.is_editable]
 
 
 def check_positions(site: str, at: Sequence[int] | None, size: int) -> None:
@@ -252,9 +252,9 @@ def _only(size: int, indices: Sequence[int], device: torch.device) -> Tensor:
     return mask
 
 
-def _nearest(name: str, found: Mapping[str, Site]) -> str:
+def _nearest(name: str, by_name: Mapping[str, Site]) -> str:
     """Return the first editable site of the same layer, preferably below the name."""
-    names = editable(found)
+    names = editable(by_name)
     below = [other for other in names if other.startswith(f"{name}.")]
     beside = [other for other in names if name.startswith(f"{other}.")]
     exact = [name] if name in names else []

@@ -107,43 +107,43 @@ def check_site(name: str, known: Collection[str], others: Iterable[str] = ()) ->
 
 def find_sites(model: Model) -> dict[str, Site]:
     """Return all sites of `model` by name."""
-    found: dict[str, Site] = {}
+    by_name: dict[str, Site] = {}
     for path, module in model.named_modules():
         match module:
             case DotProductHeads():
-                found |= _heads(path, module, model)
+                by_name |= _heads(path, module, model)
             case AdditiveAttention() | FixedContext():
-                found |= _recurrent_attention(path, module)
+                by_name |= _recurrent_attention(path, module)
             case Encoder():
-                found[path] = Site(module, _first_output, STREAM, _replace_first)
-                found |= _encoder_layers(path, module)
+                by_name[path] = Site(module, _first_output, STREAM, _replace_first)
+                by_name |= _encoder_layers(path, module)
             case Decoder():
-                found[path] = Site(module, _first_output, STREAM, _replace_first)
+                by_name[path] = Site(module, _first_output, STREAM, _replace_first)
             case GRUCell() | LSTMCell():
-                found |= _cell(path, module)
+                by_name |= _cell(path, module)
             case nn.ModuleList() if path in ("layers", "encoder", "decoder"):
-                found[f"{path}.input"] = Site(module[0], _first_argument, STREAM, is_input=True)
+                by_name[f"{path}.input"] = Site(module[0], _first_argument, STREAM, is_input=True)
                 for i, block in enumerate(module):
-                    found |= _block(f"{path}.{i}", block)
+                    by_name |= _block(f"{path}.{i}", block)
             case _:
-                found |= _part_of_block(path, module)
-    return found
+                by_name |= _part_of_block(path, module)
+    return by_name
 
 
 def _block(path: str, block: nn.Module) -> dict[str, Site]:
-    found = {
+    by_name = {
         path: Site(block, _output, STREAM, lambda _, __, new: new),
         f"{path}.write": Site(block, _write, STREAM, lambda inputs, _, new: inputs[0] + new),
     }
     residual = getattr(block, "mlp_residual", None)
     if isinstance(block, gpt.Block) or (isinstance(residual, Residual) and residual.pre):
-        found[f"{path}.skip"] = Site(
+        by_name[f"{path}.skip"] = Site(
             block,
             _first_argument,
             STREAM,
             lambda inputs, output, new: output - inputs[0] + new,
         )
-    return found
+    return by_name
 
 
 def _part_of_block(path: str, module: nn.Module) -> dict[str, Site]:
@@ -166,7 +166,7 @@ def _heads(path: str, module: DotProductHeads, model: Model) -> dict[str, Site]:
     parent = path.removesuffix(".heads")
     attention = model.get_submodule(parent)
     kind: Kind = "cross" if parent.endswith("cross_attn") else "self"
-    found = {
+    by_name = {
         path: Site(module, _dot_product_weights, ("head", "query", "key"), kind=kind),
         f"{path}.query": Site(module, _query_of_heads, PER_HEAD),
         f"{path}.context": Site(
@@ -178,41 +178,41 @@ def _heads(path: str, module: DotProductHeads, model: Model) -> dict[str, Site]:
     }
     for index, name in ((1, "key"), (2, "value")):
         if kind == "self":
-            found[f"{path}.{name}"] = Site(module, partial(_newest, index=index), PER_HEAD)
+            by_name[f"{path}.{name}"] = Site(module, partial(_newest, index=index), PER_HEAD)
         else:
             # Cross-attention reads the same memory at each step of a decoding. Its matrices run
             # once.
             assert isinstance(attention, MultiHeadAttention)
             n_head = attention.n_head
             project = attention.k_proj if name == "key" else attention.v_proj
-            found[f"{path}.{name}"] = Site(
+            by_name[f"{path}.{name}"] = Site(
                 project, lambda _, __, y, n=n_head: y.unflatten(-1, (n, -1)), PER_HEAD
             )
-    return found
+    return by_name
 
 
 def _recurrent_attention(path: str, module: nn.Module) -> dict[str, Site]:
-    found = {
+    by_name = {
         f"{path}.query": Site(module, _query, STREAM, is_step=True),
         f"{path}.context": Site(module, _of_one_step, STREAM, _replace_step, is_step=True),
     }
     if isinstance(module, AdditiveAttention):
-        found[path] = Site(
+        by_name[path] = Site(
             module, _additive_weights, ("head", "query", "key"), kind="additive", is_step=True
         )
-    return found
+    return by_name
 
 
 def _cell(path: str, cell: GRUCell | LSTMCell) -> dict[str, Site]:
-    found = {
+    by_name = {
         path: Site(cell, _of_one_step, STREAM, _replace_step, is_step=True),
         f"{path}.gates": Site(cell, _gates, ("position", "gate", "dim"), is_step=True),
     }
     if isinstance(cell, LSTMCell):
-        found[f"{path}.cell"] = Site(
+        by_name[f"{path}.cell"] = Site(
             cell, lambda _, __, output: output[1][:, None], STREAM, is_step=True
         )
-    return found
+    return by_name
 
 
 def _encoder_layers(path: str, encoder: Encoder) -> dict[str, Site]:

@@ -120,21 +120,23 @@ def numbers(tensor: Tensor) -> list[Any]:
 
 
 def _lens_rows(one: Trace, position: int, target: int, top: int) -> list[dict[str, Any]]:
-    found = lens(one, [position], top, target)
-    assert found.target is not None
+    predictions = lens(one, [position], top, target)
+    assert predictions.target is not None
     return [
         {
             "site": site,
             "top": [
                 [token, number(value)]
                 for token, value in zip(
-                    found.ids[row, 0].tolist(), found.logprobs[row, 0].tolist(), strict=True
+                    predictions.ids[row, 0].tolist(),
+                    predictions.logprobs[row, 0].tolist(),
+                    strict=True,
                 )
             ],
-            "target": number(found.target[row, 0]),
+            "target": number(predictions.target[row, 0]),
             "norm": number(torch.linalg.vector_norm(one[site][position].double())),
         }
-        for row, site in enumerate(found.sites)
+        for row, site in enumerate(predictions.sites)
     ]
 
 

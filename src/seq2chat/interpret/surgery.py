@@ -43,7 +43,7 @@ def examine(
 
     Places to switch off (`ablated`), or to take from the text `patch_from` (`patched`), are written
     as in `place`. Without `patched`, each head is taken from that text in turn. A longer text than
-    `max_tokens` or the model's context is cut to its end, and `message` says so. Raises UserError
+    `max_tokens` or the model's context is cut to its end, with a `message`. Raises UserError
     for anything that does not exist.
     """
     ids = input_ids(model, tokenizer, text)
@@ -94,11 +94,11 @@ def place(model: Model, text: str) -> tuple[str, int | None]:
 
 def patches(model: Model, places: Sequence[str], source: Trace) -> list[Intervention]:
     """Return the interventions that take `places` from another trace."""
-    found = []
+    interventions = []
     for text in places:
         site, head = place(model, text)
-        found.append(patch(site, source, head))
-    return found
+        interventions.append(patch(site, source, head))
+    return interventions
 
 
 def token_id(tokenizer: Tokenizer, text: str) -> int:

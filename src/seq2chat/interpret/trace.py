@@ -172,15 +172,15 @@ def trace(
     ):
         model.hidden(*rows)
     recorded = tape.tensors | {m.path: m.weights for m in tape.attention}
-    found = find_sites(model)
+    by_name = find_sites(model)
     # In the order of the model's parts, which is also that of the layers.
-    tensors = {site: recorded[site][0] for site in found if site in recorded}
+    tensors = {site: recorded[site][0] for site in by_name if site in recorded}
     return Trace(
         model=model,
         tokens=list(tokens[-1]),
         source=list(tokens[0]) if is_translator else None,
         tensors=tensors,
-        axes={site: found[site].axes for site in tensors},
+        axes={site: by_name[site].axes for site in tensors},
         attention=tape.attention,
     )
 

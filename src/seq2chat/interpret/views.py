@@ -80,8 +80,8 @@ def view(
         check_index(site, "layer", row, len(rows))
         check(head is None, f"{site} has no head; leave it out.")
         positions = range(len(one.tokens)) if position is None else [position]
-        found = lens(one, positions, top, sites=[rows[row]])
-        tensor = (found.ids if site == "lens.tokens" else found.logprobs)[0]
+        predictions = lens(one, positions, top, sites=[rows[row]])
+        tensor = (predictions.ids if site == "lens.tokens" else predictions.logprobs)[0]
         if position is not None:
             return View(tensor[0], ("rank",))
         return View(tensor, ("position", "rank"))
@@ -104,19 +104,19 @@ def view(
     return View(*one.stack(site, layer, head, position))
 
 
-def pooled(site: str, found: View, size: int) -> View:
+def pooled(site: str, whole: View, size: int) -> View:
     """Return an attention map of at most `size` queries and keys: the largest weight of each cell.
 
     Raises UserError for a tensor that is not a map.
     """
     check(
-        found.axes[-2:] == ("query", "key"),
-        f"Only attention maps are pooled, and the axes of {site} are {', '.join(found.axes)}.",
+        whole.axes[-2:] == ("query", "key"),
+        f"Only attention maps are pooled, and the axes of {site} are {', '.join(whole.axes)}.",
     )
-    shape = found.tensor.shape
+    shape = whole.tensor.shape
     side = min(size, shape[-2]), min(size, shape[-1])
-    flat = found.tensor.float().reshape(-1, *shape[-2:])
-    return View(F.adaptive_max_pool2d(flat, side).view(*shape[:-2], *side), found.axes)
+    flat = whole.tensor.float().reshape(-1, *shape[-2:])
+    return View(F.adaptive_max_pool2d(flat, side).view(*shape[:-2], *side), whole.axes)
 
 
 def _layer(site: str, layer: int | None) -> int:

@@ -101,9 +101,8 @@ class Tracer:
         if one is None:  # evicted
             model = self._state.find(spec.model)
             one = await self._call(lambda: self._state.traces.compute(spec, model))
-        found = one
         options = {"layer": query.layer, "head": query.head, "position": query.position}
-        make = partial(view, found, query.site, **options, top=query.top)
+        make = partial(view, one, query.site, **options, top=query.top)
         tensor = await (self._call(make) if is_computed(query.site) else self._encode(make))
         content = await self._encode(lambda: _content(query, tensor))
         return Response(content, media_type="application/octet-stream", headers=headers)
@@ -233,14 +232,14 @@ def _target(body: TraceRequest, model: ServedModel) -> int | None:
     return body.target
 
 
-def _content(query: TensorQuery, found: View) -> bytes:
+def _content(query: TensorQuery, tensor_view: View) -> bytes:
     if query.pool is not None:
-        found = pooled(query.site, found, query.pool)
+        tensor_view = pooled(query.site, tensor_view, query.pool)
     width = {"u8sqrt": 1, "f16": 2, "f32": 4, "i32": 4}[query.format]
-    n_bytes = found.tensor.numel() * width
+    n_bytes = tensor_view.tensor.numel() * width
     check(
         n_bytes <= MAX_TENSOR_BYTES,
         f"{query.site} has {n_bytes / 1e6:.0f} MB, and at most {MAX_TENSOR_BYTES / 1e6:.0f} MB are "
         "sent; give a layer, a head or a position.",
     )
-    return encoded(found.tensor, query.site, found.axes, query.format)
+    return encoded(tensor_view.tensor, query.site, tensor_view.axes, query.format)
