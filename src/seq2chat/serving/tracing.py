@@ -26,6 +26,7 @@ from seq2chat.serving.served_model import ServedModel
 from seq2chat.serving.sse import to_json
 from seq2chat.serving.state import ServerState
 from seq2chat.serving.trace_protocol import (
+    MAX_TOKENS,
     InterventionFields,
     TensorQuery,
     TextFields,
@@ -124,7 +125,13 @@ class Tracer:
 
     async def _source(self, fields: TextFields, model: ServedModel, read: Read) -> Texts:
         """Return the text that a patch is taken from. Its target is that of the traced text."""
-        other = await self._read(fields, model, len(read.texts[0]) + 1)
+        other = await self._read(fields, model, MAX_TOKENS)
+        n_read = len(other.texts[0])
+        check(
+            n_read == other.total,
+            f"The text to patch from has {other.total:,} tokens, and {n_read} are the most that "
+            "can be read; shorten it.",
+        )
         return [other.texts[0], *read.texts[1:]] if fields.translation is None else other.texts
 
     async def _change(
