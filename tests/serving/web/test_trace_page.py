@@ -41,7 +41,7 @@ def opened(browser, all_folders, tmp_path):  # noqa: F811
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: urls.append(request.url))
         page.goto(file.as_uri())
-        page.wait_for_function("!data.maps.length || $('#head-name').textContent")
+        page.locator("#head-name:not(:empty)").wait_for()
         return page, one, record
 
     yield begin
