@@ -1,8 +1,10 @@
 """Interventions, and their effect on the model's prediction."""
 
+import re
+
 import pytest
 import torch
-from interpret.random_models import CONFIGS, random_model, reads_source
+from interpret.random_models import random_model, reads_source
 from interpret.test_trace import IDS, rows, texts
 
 from seq2chat.config import UserError
@@ -22,16 +24,16 @@ def is_clean(model):
     return all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["gpt2", "bert", "pre", "additive", "lstm", "fixed"])
 def test_every_editable_site(name):
     """Patching from the same text changes nothing, and zeros are zeros where they are read."""
     model = random_model(name)
     one = trace(model, *texts(model))
     other = other_trace(model)
     names = editable(find_sites(model))
-    assert len(names) >= 4
+    assert len(names) >= 4, names
     # Blocks are alike.
-    names = [site for site in names if ".1" not in site]
+    names = [site for site in names if not re.search("[12]", site)]
     for site in names:
         same = trace(model, *texts(model), interventions=[patch(site, one)])
         torch.testing.assert_close(same.logits, one.logits, msg=site)

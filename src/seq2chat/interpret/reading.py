@@ -15,21 +15,21 @@ from seq2chat.text.wordpiece import WordPiece
 def input_ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the ids that `model` reads for `text`.
 
-    For a GPT or a reward model these are the end token and the text, as at the start of a document.
+    For a GPT or a reward model these are the start of a document, which is the end token of models
+    trained here, and the text.
     For a BERT they are [CLS] text [SEP], with the control token for [MASK] in the text. For an
     encoder–decoder they are the text and the end token. Raises UserError for a blank text.
     """
     check(text.strip() != "", "The text is empty; write at least one word.")
     ids = tokenizer.encode(text)
-    end = tokenizer.eos_id
     if isinstance(tokenizer, WordPiece):
         if MASK in text:
             return encode_masked(text, tokenizer)
         return [tokenizer.cls_id, *ids, tokenizer.sep_id]
     if model.config.objective == "translation":
-        assert end is not None
-        return [*ids, end]
-    return ids if end is None else [end, *ids]
+        assert tokenizer.eos_id is not None
+        return [*ids, tokenizer.eos_id]
+    return [*tokenizer.start_ids, *ids]
 
 
 def input_texts(

@@ -14,6 +14,7 @@ from seq2chat.interpret.trace import Trace, trace
 from seq2chat.models.folder import Model
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.tokenizers import Tokenizer, check_ids
+from seq2chat.text.wordpiece import WordPiece
 
 PATCHED = "Each head is taken from the other text, one at a time."
 ABLATED = "Each head is switched off, one at a time."
@@ -106,7 +107,8 @@ def token_id(tokenizer: Tokenizer, text: str) -> int:
 
     Raises UserError for a text of several tokens.
     """
-    ids = tokenizer.encode(text)
+    is_wordpiece = isinstance(tokenizer, WordPiece)
+    ids = tokenizer.encode(text) if is_wordpiece else tokenizer.encode(text, after="text")
     if len(ids) == 1:
         return ids[0]
     if text.isascii() and text.isdigit():

@@ -33,8 +33,8 @@ from seq2chat.serving.trace_protocol import (
     TraceRequest,
 )
 from seq2chat.serving.trace_store import Change, Spec, Texts
-from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.chat import prompt_ids
+from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import check_ids
 
 T = TypeVar("T")
@@ -219,10 +219,10 @@ def _ids(fields: TextFields, model: ServedModel) -> list[int]:
         return fields.tokens
     if fields.messages is not None:
         check(
-            model.can_chat and isinstance(tokenizer, ByteBPE),
+            model.can_chat and isinstance(tokenizer, TextTokenizer),
             f"{model.id} does not chat; send text.",
         )
-        assert isinstance(tokenizer, ByteBPE)
+        assert isinstance(tokenizer, TextTokenizer)
         return prompt_ids(tokenizer, conversation(fields.messages))
     return input_ids(model.module, tokenizer, fields.text or "")
 
