@@ -304,6 +304,10 @@ def _add_page(app: FastAPI) -> None:
     async def index() -> Response:
         return _page("index.html")
 
+    @app.api_route("/inside", methods=["GET", "HEAD"], include_in_schema=False)
+    async def inside() -> Response:
+        return _page("inside.html")
+
     @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs() -> Response:
         return _page("docs.html")

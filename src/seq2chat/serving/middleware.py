@@ -21,7 +21,7 @@ PAGE_POLICY = (
     b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src"
     b" 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-OPEN_PATHS = ("/", "/docs", "/health")
+OPEN_PATHS = ("/", "/docs", "/health", "/inside")
 """Routes that need no key. Neither do the files of the page, which must load to ask for the key."""
 
 HEADERS = [

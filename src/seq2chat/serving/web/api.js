@@ -61,6 +61,17 @@ export class Api {
     return (await (await this.#request("/detokenize", { model, tokens })).json()).prompt;
   }
 
+  /** Return the trace of one forward pass: the reply to `POST /api/traces`. */
+  async trace(spec) {
+    return (await this.#request("/api/traces", spec)).json();
+  }
+
+  /** Return a tensor of a trace: `{site, axes, shape, values}`, with `values` in row-major order. */
+  async tensor(id, site, options) {
+    const query = new URLSearchParams({ site, ...options });
+    return decoded(await (await this.#request(`/api/traces/${id}/tensor?${query}`)).arrayBuffer());
+  }
+
   /**
    * Yield `{prompt, tokens, finish}` as an answer is written. `input` has `messages`, or a `prompt`
    * for a base model.
@@ -126,6 +137,14 @@ async function failure(response) {
   const { error } = (await response.json().catch(() => null)) ?? {};
   const message = error?.message ?? `The server answered with error ${response.status}.`;
   return new ApiError(response.status, message, error?.code);
+}
+
+/** Return the tensor in the bytes of a reply: the length of a header, the header, the numbers. */
+function decoded(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const Numbers = { u8sqrt: Uint8ClampedArray, f32: Float32Array, i32: Int32Array }[header.format];
+  return { ...header, values: new Numbers(buffer, 4 + length) };
 }
 
 /** Yield the data of each server-sent event of a stream of bytes. */

@@ -6,9 +6,9 @@ import { entropy, percent, visible } from "./tokens.js";
 /**
  * Open the door of `tokens[index]` next to `anchor`. `choose(alternative)` is called with the token
  * to continue from. Without it the alternatives are only shown. `vocabulary` is the size of the
- * model's vocabulary.
+ * model's vocabulary. `inside` is the address of the pass that predicted the token, or null.
  */
-export function openDoor(anchor, tokens, index, vocabulary, choose) {
+export function openDoor(anchor, tokens, index, vocabulary, choose, inside) {
   const door = byId("door");
   const token = tokens[index];
   const rows = alternatives(token);
@@ -46,6 +46,7 @@ export function openDoor(anchor, tokens, index, vocabulary, choose) {
         "These are the model's own probabilities, at temperature 1.",
         choose && " Choose another token to continue the answer from it.",
       ),
+      inside && el("a", { href: inside, class: "inside" }, "Look inside the pass that wrote it"),
     ),
   );
   door.onkeydown = (event) =>

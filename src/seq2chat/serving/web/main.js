@@ -5,8 +5,9 @@ import { nameTheme, showModels, showTint, switchTheme } from "./bar.js";
 import { Composer } from "./composer.js";
 import { path } from "./conversation.js";
 import { openDoor } from "./door.js";
-import { announce, byId, el, icon, openDialog, toast } from "./dom.js";
+import { announce, byId, el, icon, toast } from "./dom.js";
 import { download, History } from "./history.js";
+import { askKey } from "./key.js";
 import { openPalette } from "./palette.js";
 import { toTokenize } from "./prompt.js";
 import { openRaw } from "./raw.js";
@@ -137,7 +138,22 @@ function openToken(turn, lane, answer, index, span) {
   const choose = session.isRunning(answer)
     ? null
     : (other) => (byId("raw").close(), session.branch(turn, lane, answer, index, other));
-  openDoor(span, answer.tokens, index, session.model(lane.model)?.vocab_size ?? 1, choose);
+  const model = session.model(lane.model);
+  openDoor(
+    span,
+    answer.tokens,
+    index,
+    model?.vocab_size ?? 1,
+    choose,
+    insideOf(lane.model, answer, index),
+  );
+}
+
+/** Return the address of the pass that predicted a token, or null if its prompt is unknown. */
+function insideOf(model, { promptIds, tokens }, index) {
+  if (!promptIds?.length) return null;
+  const ids = [...promptIds, ...tokens.slice(0, index).map(({ id }) => id)];
+  return `/inside#${new URLSearchParams({ model, ids: ids.join("."), target: tokens[index].id })}`;
 }
 
 async function openTokens(turn, lane, answer) {
@@ -183,48 +199,6 @@ function tint(name, focus = false) {
   settings.set("tint", name);
   showTint(name, tint);
   if (focus) byId("tint").querySelector("[aria-checked=true]").focus();
-}
-
-/** Prompt for the API key. Resolves to it, or to null if the user cancels. */
-function askKey(wasWrong) {
-  const { promise, resolve } = Promise.withResolvers();
-  const dialog = byId("key");
-  // An HTTP header can hold no other characters.
-  const limits = {
-    required: true,
-    pattern: "[ -~]+",
-    title: "A key has letters without accents, digits and signs.",
-  };
-  const field = el("input", { type: "password", id: "key-field", autocomplete: "off", ...limits });
-  const send = (event) => {
-    event.preventDefault();
-    resolve(field.value.trim());
-    dialog.close();
-  };
-  openDialog(
-    dialog,
-    el(
-      "form",
-      { onsubmit: send },
-      el("h2", { id: "key-title" }, "API key"),
-      el(
-        "label",
-        { for: "key-field" },
-        wasWrong
-          ? "The server refused this key. Enter the key that it was started with."
-          : "This server requires a key. It is stored until you close this tab.",
-      ),
-      field,
-      el(
-        "div",
-        { class: "row" },
-        el("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Cancel"),
-        el("button", { class: "button primary" }, "Use this key"),
-      ),
-    ),
-  );
-  dialog.addEventListener("close", () => resolve(null), { once: true });
-  return promise;
 }
 
 function onKey(event) {

@@ -38,6 +38,7 @@ export class Sidebar {
         iconButton("save", "Export all conversations", actions.exportAll),
         iconButton("open", "Import conversations", () => file.click()),
         file,
+        el("a", { href: "/inside" }, "Inside"),
         el("a", { href: "/docs", target: "_blank", rel: "noopener" }, "API"),
       ),
     );

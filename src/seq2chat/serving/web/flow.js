@@ -1,0 +1,162 @@
+/** Flow: one token through all stages, from its number to the next token, with its real vectors. */
+
+import { el } from "./dom.js";
+import { strip } from "./heat.js";
+import { partName } from "./lens.js";
+import { frame, short } from "./panel.js";
+import { percent, visible } from "./tokens.js";
+
+const EXPLAIN =
+  "The chosen token on its way through the model. Its number selects a row of the embedding. Each " +
+  "layer then adds what its attention and its MLP write. Every strip is the vector itself: one cell " +
+  "per number, green is positive and red is negative. The number beside it is its length (norm).";
+
+const GPT3 = {
+  n_layer: 96,
+  d_model: 12288,
+  n_head: 96,
+  context: 2048,
+  vocab_size: 50257,
+  parameters: 175e9,
+};
+const STRIP = 640; // pixels
+
+export async function flow({ trace, state, tensor, model, go }) {
+  const position = state.position ?? trace.tokens.length - 1;
+  if (!trace.lens)
+    return el(
+      "p",
+      { class: "help" },
+      `A ${trace.family} has states instead of a stream: see its panel.`,
+    );
+  const stack = trace.lens[0].site.replace(".input", "");
+  const [input, ...rest] = await Promise.all([
+    tensor(`${stack}.input`, { position, format: "f32" }),
+    ...["self_attn", "mlp", ""].map((part) =>
+      tensor(part ? `${stack}.*.${part}` : `${stack}.*`, { position, format: "f32" }).catch(
+        () => null,
+      ),
+    ),
+  ]);
+  const [attn, mlp, stream] = rest;
+  const d = input.values.length;
+  const nLayer = stream.values.length / d;
+  const slice = (tensorOf, layer) => tensorOf.values.subarray(layer * d, (layer + 1) * d);
+  const steps = [
+    step(
+      `embedding of “${visible(trace.tokens[position].text)}” (id ${trace.tokens[position].id})`,
+      `1 × ${d}`,
+      input.values,
+    ),
+  ];
+  for (let layer = 0; layer < nLayer; layer++) {
+    steps.push(
+      step(`layer ${layer}: attention adds`, `1 × ${d}`, slice(attn, layer), () =>
+        go({ panel: "attention", layer }),
+      ),
+      step(`layer ${layer}: MLP adds`, `1 × ${d}`, slice(mlp, layer), () =>
+        go({ panel: "neurons", layer }),
+      ),
+      step(`the stream after layer ${layer}`, `1 × ${d}`, slice(stream, layer), () =>
+        go({ panel: "lens" }),
+      ),
+    );
+  }
+  const shape = {
+    n_layer: nLayer,
+    d_model: d,
+    context: model.context,
+    vocab_size: model.vocab_size,
+    parameters: model.parameters,
+  };
+  return frame(
+    {
+      title: "Flow",
+      explain: EXPLAIN,
+      data: () => ({ position, input: [...input.values], stream: [...stream.values] }),
+      rows: () => [
+        ["Stage", "Norm"],
+        ...trace.lens.map(({ site, norm }) => [partName(site), short(norm)]),
+      ],
+    },
+    sizes(shape),
+    el("ol", { class: "flow" }, steps),
+    el(
+      "p",
+      { class: "told" },
+      "The last norm and the output matrix turn the stream into one logit per token, and the softmax into: ",
+      trace.top
+        .slice(0, 5)
+        .map((token) =>
+          el(
+            "button",
+            { type: "button", class: "outcome", onclick: () => go({ panel: "next" }) },
+            el("span", { class: "piece" }, visible(token.text)),
+            " ",
+            percent(token.logprob),
+          ),
+        ),
+    ),
+  );
+}
+
+function step(name, shape, values, open) {
+  const norm = Math.hypot(...values);
+  const canvas = strip(values, STRIP, 18, `${values.length} numbers with norm ${short(norm)}`);
+  return el(
+    "li",
+    {},
+    open
+      ? el("button", { type: "button", class: "link", onclick: open }, name)
+      : el("span", {}, name),
+    canvas,
+    el("span", { class: "help" }, `${shape}, norm ${short(norm)}`),
+  );
+}
+
+/** Return a table of the model's shape beside GPT-3's. */
+function sizes(shape) {
+  const rows = [
+    ["layers", "n_layer"],
+    ["width", "d_model"],
+    ["context", "context"],
+    ["vocabulary", "vocab_size"],
+    ["parameters", "parameters"],
+  ];
+  const count = (value) => (value === undefined ? "" : value.toLocaleString("en"));
+  return el(
+    "details",
+    {},
+    el(
+      "summary",
+      {},
+      `This model: ${count(shape.parameters)} parameters, ${shape.n_layer} layers of width ${shape.d_model}. Compare with GPT-3`,
+    ),
+    el(
+      "table",
+      { class: "sizes" },
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          ["", "this model", "GPT-3"].map((cell) => el("th", { scope: "col" }, cell)),
+        ),
+      ),
+      el(
+        "tbody",
+        {},
+        rows.map(([label, key]) =>
+          el(
+            "tr",
+            {},
+            el("th", { scope: "row" }, label),
+            el("td", {}, count(shape[key])),
+            el("td", {}, count(GPT3[key])),
+          ),
+        ),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,233 @@
+/** The page Inside: one trace of one text, and a panel for each question about it. */
+
+import { Api, sentence } from "./api.js";
+import { attention } from "./attention.js";
+import { nameTheme, switchTheme } from "./bar.js";
+import { hand } from "./byhand.js";
+import { byId, el, icon, moveFocus } from "./dom.js";
+import { flow } from "./flow.js";
+import { askKey } from "./key.js";
+import { lens } from "./lens.js";
+import { neurons } from "./neurons.js";
+import { next } from "./next.js";
+import { surgery } from "./surgery.js";
+import { visible } from "./tokens.js";
+import { writers } from "./writers.js";
+
+const PANELS = {
+  flow: ["Flow", flow],
+  attention: ["Attention", attention],
+  lens: ["Logit lens", lens],
+  next: ["Next token", next],
+  writers: ["Who wrote this", writers],
+  surgery: ["Surgery", surgery],
+  neurons: ["Neurons", neurons],
+  hand: ["By hand", hand],
+};
+const ALTERNATIVES = 24; // tokens of the distribution that are named
+const NUMBERS = ["layer", "head", "position", "target"];
+
+const api = new Api(askKey);
+let models = [];
+let trace = null;
+let traced = ""; // the part of the state that the trace depends on
+let drawn = 0; // numbers the drawings, so that a slow one never replaces a newer one
+const tensors = new Map();
+
+/** Return the state of the page, which is in its address: `model`, `text` or `ids`, `panel`, ... */
+export function read(hash) {
+  const state = Object.fromEntries(new URLSearchParams(hash.replace(/^#/, "")));
+  for (const name of NUMBERS) {
+    if (name in state) state[name] = Number(state[name]);
+    if (!Number.isInteger(state[name])) delete state[name];
+  }
+  if (!(state.panel in PANELS)) state.panel = "flow";
+  return state;
+}
+
+/** Change the state. Undefined values are removed. */
+function go(changes) {
+  const state = { ...read(location.hash), ...changes };
+  const entries = Object.entries(state).filter(([, value]) => value !== undefined);
+  location.hash = new URLSearchParams(entries).toString();
+}
+
+/** Return the request of the trace for a state. */
+function specOf(state) {
+  const source = state.ids
+    ? { tokens: state.ids.split(".").map(Number) }
+    : { text: state.text ?? "" };
+  return {
+    model: state.model,
+    ...source,
+    top: ALTERNATIVES,
+    ...(state.translation && { translation: state.translation }),
+    ...(state.position !== undefined && { position: state.position }),
+    ...(state.target !== undefined && { target: state.target }),
+  };
+}
+
+async function redraw() {
+  const mine = ++drawn;
+  const state = read(location.hash);
+  const model = state.model ? models.find(({ id }) => id === state.model) : models[0];
+  if (!model) {
+    const here = models.map(({ id }) => id).join(", ") || "none";
+    return show(
+      el(
+        "p",
+        { class: "error", role: "alert" },
+        `There is no model ${state.model ?? ""} here; there are: ${here}.`,
+      ),
+    );
+  }
+  byId("model").value = model.id;
+  if (state.text !== undefined) byId("text").value = state.text;
+  drawTabs(state.panel);
+  if (state.text === undefined && !state.ids) return show(welcome(model));
+  const spec = specOf({ ...state, model: model.id });
+  byId("panel").setAttribute("aria-busy", "true");
+  try {
+    if (traced !== JSON.stringify(spec)) {
+      const result = await api.trace(spec);
+      if (mine !== drawn) return;
+      trace = result;
+      traced = JSON.stringify(spec);
+      tensors.clear();
+    }
+    drawStrip(state);
+    const element = await PANELS[state.panel][1]({ trace, state, model, spec, api, tensor, go });
+    if (mine === drawn) show(element);
+  } catch (error) {
+    if (mine === drawn) show(el("div", { class: "error", role: "alert" }, sentence(error)));
+  } finally {
+    byId("panel").removeAttribute("aria-busy");
+  }
+}
+
+/** Return the tensor of a site, fetched once. */
+function tensor(site, options = {}) {
+  const key = JSON.stringify([site, options]);
+  if (!tensors.has(key)) tensors.set(key, api.tensor(trace.id, site, options));
+  return tensors.get(key);
+}
+
+function show(element) {
+  byId("panel").replaceChildren(element);
+}
+
+function drawTabs(current) {
+  const buttons = Object.entries(PANELS).map(([name, [label]]) =>
+    el(
+      "button",
+      {
+        type: "button",
+        role: "tab",
+        "aria-selected": String(name === current),
+        tabindex: name === current ? 0 : -1,
+        "data-panel": name,
+        onclick: () => go({ panel: name }),
+      },
+      label,
+    ),
+  );
+  byId("tabs").replaceChildren(...buttons);
+  byId("tabs").onkeydown = (event) => {
+    if (moveFocus(event, buttons, document.activeElement, "ArrowLeft", "ArrowRight"))
+      document.activeElement.click();
+  };
+}
+
+/** Draw the tokens of the text. A click selects the token whose prediction is followed. */
+function drawStrip(state) {
+  const position = state.position ?? trace.position;
+  const tokens = trace.tokens.map((token, index) =>
+    el(
+      "button",
+      {
+        type: "button",
+        class: "token piece",
+        "aria-pressed": String(index === position),
+        title: `id ${token.id}`,
+        onclick: () => go({ position: index, target: undefined }),
+      },
+      visible(token.text),
+    ),
+  );
+  const follows =
+    trace.predicts === "this token" ? "the model fills it with" : "the model continues with";
+  byId("strip").replaceChildren(
+    trace.source
+      ? el("p", { class: "help" }, `Source: ${trace.source.map(({ text }) => text).join("")}`)
+      : "",
+    el("div", { class: "pieces" }, tokens),
+    el(
+      "p",
+      { class: "help" },
+      `Of ${trace.tokens.length} tokens, the chosen one is number ${position + 1}: ${follows} “${visible(trace.target.text)}”.`,
+      trace.message && ` ${trace.message}`,
+    ),
+  );
+}
+
+function welcome(model) {
+  const examples = model.chat
+    ? ["The capital of France is", "When Mary and John went to the store, John gave a drink to"]
+    : ["Sam is in Rome. Lucy is in Paris. Lucy is in", "Once upon a time there was a"];
+  return el(
+    "div",
+    { class: "welcome" },
+    el("h1", {}, "See the pass that predicts a token"),
+    el(
+      "p",
+      {},
+      "Write a text above, or begin with one of these. Every number on this page is from your model.",
+    ),
+    examples.map((text) =>
+      el(
+        "button",
+        { type: "button", class: "button", onclick: () => go({ text, model: model.id }) },
+        text,
+      ),
+    ),
+  );
+}
+
+/** Load the list of models, then draw. */
+async function load() {
+  try {
+    models = (await api.models()).filter(({ family }) => family !== "reward");
+  } catch (error) {
+    const retry = el("button", { type: "button", class: "button", onclick: load }, "Try again");
+    return show(el("div", { class: "error", role: "alert" }, el("p", {}, sentence(error)), retry));
+  }
+  byId("model").replaceChildren(...models.map(({ id }) => el("option", { value: id }, id)));
+  redraw();
+}
+
+function submit(event) {
+  event.preventDefault();
+  const fresh = { ids: undefined, position: undefined, target: undefined, off: undefined };
+  go({
+    model: byId("model").value,
+    text: byId("text").value || undefined,
+    map_of: undefined,
+    ...fresh,
+  });
+}
+
+function recolor() {
+  switchTheme();
+  dispatchEvent(new Event("seq2chat.theme"));
+  redraw();
+}
+
+byId("theme").append(icon("theme"));
+byId("theme").addEventListener("click", recolor);
+byId("ask").addEventListener("submit", submit);
+byId("model").addEventListener("change", ({ target }) =>
+  go({ model: target.value, ids: undefined }),
+);
+addEventListener("hashchange", redraw);
+nameTheme();
+load();

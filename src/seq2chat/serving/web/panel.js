@@ -1,0 +1,111 @@
+/** The frame of a panel: its title, its explanation, and its buttons. */
+
+import { el, iconButton, toast } from "./dom.js";
+
+/** Return a number with at most four significant digits. */
+export const short = (value) =>
+  value === 0
+    ? "0"
+    : Math.abs(value) >= 1e4
+      ? value.toExponential(2)
+      : String(+value.toPrecision(4));
+
+/**
+ * Return the element of a panel. `data()` returns the numbers to copy as JSON, and `rows()` the
+ * same as a table for screen readers: a heading row, then rows of cells.
+ */
+export function frame({ title, explain, data, rows }, ...content) {
+  const table = el("div", { class: "as-table", hidden: true });
+  const box = el(
+    "article",
+    { class: "panel" },
+    el(
+      "header",
+      {},
+      el("h2", { id: "tab" }, title),
+      el(
+        "div",
+        { class: "panel-tools" },
+        iconButton("copy", "Copy the numbers", () => copy(data())),
+        iconButton("save", "Save the picture", () => save(box, title)),
+        iconButton("table", "Show as a table", () => {
+          table.hidden = !table.hidden;
+          if (!table.hidden) table.replaceChildren(toTable(rows()));
+        }),
+        iconButton("full", "Full screen", () =>
+          document.fullscreenElement ? document.exitFullscreen() : box.requestFullscreen(),
+        ),
+      ),
+    ),
+    el("details", { class: "explain" }, el("summary", {}, "What is this?"), el("p", {}, explain)),
+    ...content,
+    table,
+  );
+  return box;
+}
+
+/** Return a table of rows of texts and numbers. */
+export function toTable([head, ...rows]) {
+  return el(
+    "table",
+    {},
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        head.map((cell) => el("th", { scope: "col" }, String(cell))),
+      ),
+    ),
+    el(
+      "tbody",
+      {},
+      rows.map((row) =>
+        el(
+          "tr",
+          {},
+          row.map((cell) => el("td", {}, String(cell))),
+        ),
+      ),
+    ),
+  );
+}
+
+async function copy(data) {
+  try {
+    await navigator.clipboard.writeText(JSON.stringify(data));
+    toast("Copied.");
+  } catch {
+    toast("The browser does not allow this page to copy; use the table instead.");
+  }
+}
+
+/** Save the panel's canvases one below the other as PNG, or its drawing as SVG. */
+function save(box, title) {
+  const canvases = [...box.querySelectorAll("canvas")];
+  const svg = box.querySelector("svg.drawing");
+  const name = `${title.toLowerCase().replaceAll(" ", "-")}`;
+  if (!canvases.length && !svg) return toast("This panel is text; copy its numbers instead.");
+  if (!canvases.length) {
+    const text = new XMLSerializer().serializeToString(svg);
+    return download(
+      URL.createObjectURL(new Blob([text], { type: "image/svg+xml" })),
+      `${name}.svg`,
+    );
+  }
+  const sheet = el("canvas", {
+    width: Math.max(...canvases.map(({ width }) => width)),
+    height: canvases.reduce((sum, { height }) => sum + height + 8, -8),
+  });
+  let top = 0;
+  for (const canvas of canvases) {
+    sheet.getContext("2d").drawImage(canvas, 0, top);
+    top += canvas.height + 8;
+  }
+  download(sheet.toDataURL("image/png"), `${name}.png`);
+}
+
+function download(href, name) {
+  el("a", { href, download: name }).click();
+}
