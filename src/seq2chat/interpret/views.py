@@ -4,6 +4,7 @@
 |---|---|
 | `logits` | (token): the logits at one position |
 | `lens.tokens`, `lens.logprobs` | (position, rank): row `layer` of the logit lens |
+| `positions` | (position, dim): the vector that marks each position, see `position_vectors` |
 | `norms` | (row, position): the length of the residual stream after each part |
 | `….heads.output` | (position, head, dim): the part of an attention's output that each head wrote |
 """
@@ -11,15 +12,21 @@
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from seq2chat.config import UserError, check
 from seq2chat.interpret.attribution import head_outputs
 from seq2chat.interpret.lens import lens, stream_sites
-from seq2chat.interpret.sites import check_site
+from seq2chat.interpret.sites import STREAM, check_site
 from seq2chat.interpret.trace import Group, Trace, check_index, select
+from seq2chat.models.bert import BERT
+from seq2chat.models.folder import Model
+from seq2chat.models.gpt import GPT
 from seq2chat.models.seq2seq import Seq2Seq
+from seq2chat.models.transformer import Transformer
+from seq2chat.nn.position import rotary, sinusoids
 
 LENS = ("lens.tokens", "lens.logprobs")
 OUTPUT = ".heads.output"
@@ -39,6 +46,8 @@ def computed(one: Trace, top: int) -> list[Group]:
     groups = [Group("logits", (n_token, vocab_size), ("position", "token"))]
     if isinstance(one.model, Seq2Seq):
         return groups
+    n_dim = position_vectors(one.model, 1).shape[1]
+    groups.append(Group("positions", (n_token, n_dim), STREAM))
     n_row = len(stream_sites(one.model))
     rows = ("row", "position")
     groups += [Group(name, (n_row, n_token, top), (*rows, "rank")) for name in LENS]
@@ -74,6 +83,10 @@ def view(
             raise UserError("The logits are those of one position; give the position.")
         check(layer is head is None, "The logits have no layer and no head; leave them out.")
         return View(one.logits_at(position), ("token",))
+    if site == "positions":
+        check(layer is None, "positions are the same in all layers; leave out the layer.")
+        vectors = position_vectors(one.model, len(one.tokens))
+        return View(*select(site, vectors, STREAM, head, position))
     if site in LENS:
         row = _layer(site, layer)
         rows = stream_sites(one.model)
@@ -102,6 +115,24 @@ def view(
     known = [*(group.name for group in one.groups), *one.tensors]
     check_site(site, known, (group.name for group in computed(one, top)))
     return View(*one.stack(site, layer, head, position))
+
+
+def position_vectors(model: Model, length: int) -> Float[Tensor, "position dim"]:
+    """Return the vectors that mark the first positions: learned ones or sinusoids, which are added
+    to the embeddings, or the cosines and sines by which rotary positions turn queries and keys.
+
+    Raises UserError for an RNN, which has none.
+    """
+    index = torch.arange(length)
+    match model:
+        case GPT() if model.embed_positions is None:
+            cos, sin = rotary(index[None], model.frequencies, torch.float32)
+            return torch.cat([cos, sin], dim=-1)[0, 0]
+        case GPT() | BERT() | Transformer() if model.embed_positions is not None:
+            return model.embed_positions.weight[:length].detach().cpu()
+        case Transformer():
+            return sinusoids(index, model.config.d_model, torch.float32)
+    raise UserError(f"A {model.config.family} has no positions: it reads one token after another.")
 
 
 def pooled(site: str, whole: View, size: int) -> View:

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,19 +74,17 @@ def memorize(model, tokenizer):
 @pytest.fixture(scope="session")
 def server(folders, tmp_path_factory):
     """The address of `seq2chat serve` with the models in `folders`."""
+    with serving(folders.values(), tmp_path_factory.mktemp("server") / "log.txt") as address:
+        yield address
+
+
+@contextmanager
+def serving(runs, log):
+    """Yield the address of `seq2chat serve` with these models."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    command = [
-        sys.executable,
-        "-m",
-        "seq2chat",
-        "serve",
-        *map(str, folders.values()),
-        "--port",
-        str(port),
-    ]
+    command = [sys.executable, "-m", "seq2chat", "serve", *map(str, runs), "--port", str(port)]
     with (
         log.open("w") as output,
         subprocess.Popen(command, stdout=output, stderr=output, env=os.environ) as process,

@@ -7,14 +7,19 @@ from urllib.parse import urlencode
 import pytest
 import torch
 from serving.web.chat_page import HELLO, answers, ask, button, needs_browser, tokens
+from serving.web.conftest import serving
 
+from seq2chat.config import BERTConfig, GPTConfig, Seq2SeqConfig, TransformerConfig
 from seq2chat.interpret.attribution import attribution
 from seq2chat.interpret.effects import delta_logprobs, effect_map
 from seq2chat.interpret.lens import lens
 from seq2chat.interpret.patch import ablate
+from seq2chat.interpret.reading import input_ids, with_target
 from seq2chat.interpret.trace import trace
-from seq2chat.models.folder import load_model
+from seq2chat.models.folder import load_model, make_model, save_model
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.tokenizers import load_tokenizer
+from seq2chat.text.wordpiece import WordPiece
 
 pytestmark = needs_browser
 
@@ -37,6 +42,76 @@ def show(page, **state):
     page.goto(f"/inside#{urlencode(state)}")
     page.locator("#panel:not([aria-busy]) > *").first.wait_for()
     return page.locator("#panel")
+
+
+@pytest.fixture(scope="module")
+def others(browser, tmp_path_factory):
+    """A page of a server of an RNN, a Transformer, a BERT and a Llama, and its address."""
+    folder = tmp_path_factory.mktemp("others")
+    tokenizer = ByteBPE.train(["Hello there, how are you today?"] * 9, 300)
+    words = WordPiece.train(["hello there how are you today"] * 9, 60)
+    gpt = {"n_layer": 2, "n_head": 2, "d_model": 32, "context": 40}
+    size = tokenizer.vocab_size
+    kinds = {
+        "rnn": (Seq2SeqConfig(vocab_size=size, d_embed=16, d_model=24), tokenizer),
+        "transformer": (TransformerConfig(vocab_size=size, **gpt), tokenizer),
+        "bert": (BERTConfig(vocab_size=words.vocab_size, **gpt), words),
+        "llama": (GPTConfig("llama", vocab_size=size, n_kv_head=1, **gpt), tokenizer),
+    }
+    torch.manual_seed(0)
+    for name, (config, text) in kinds.items():
+        model = make_model(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        save_model(model, folder / name, eos_token_id=text.eos_id)
+        text.save(folder / name)
+    with serving([folder / name for name in kinds], folder / "log.txt") as address:
+        page = browser.new_page(base_url=address)
+        complaints = []
+        page.on("console", lambda one: complaints.append(one.text) if one.type == "error" else 0)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page, folder
+        assert complaints == [], (folder / "log.txt").read_text()
+        page.close()
+
+
+PANELS = ("flow", "attention", "lens", "next", "writers", "surgery", "neurons", "hand")
+
+
+@pytest.mark.parametrize("name", ["rnn", "transformer", "bert", "llama"])
+def test_every_family_opens_in_every_panel(others, name):
+    page, _ = others
+    for kind in (*PANELS, "positions", "states"):
+        panel = show(page, model=name, text="hello there", panel=kind)
+        panel.locator(".panel, .help").first.wait_for()
+        assert panel.get_by_role("alert").count() == 0, kind
+
+
+def test_states_and_alignment_of_an_rnn_are_recorded_ones(others):
+    page, folder = others
+    model = load_model(folder / "rnn")
+    tokenizer = load_tokenizer(folder / "rnn")
+    state = {"model": "rnn", "text": "hello there", "translation": "how are you"}
+    rows = table(show(page, panel="states", site="decoder.cells.*", **state))[1:]
+    ids = with_target(
+        model, tokenizer, input_ids(model, tokenizer, state["text"]), state["translation"]
+    )
+    one = trace(model, *ids)
+    norms = one["decoder.cells.0"].norm(dim=1).tolist()
+    assert [float(cells[1]) for cells in rows] == pytest.approx(norms, rel=1e-3)
+    rows = table(show(page, panel="attention", map="decoder.attention", **state))[1:]
+    found = torch.tensor([[float(cell) for cell in row[1:]] for row in rows])
+    torch.testing.assert_close(found, one["decoder.attention"][0], atol=1e-4, rtol=1e-3)
+
+
+def test_positions_are_the_models(others):
+    page, folder = others
+    model = load_model(folder / "bert")
+    rows = table(show(page, panel="positions", model="bert", text="hello there"))[1:]
+    vectors = model.embed_positions.weight[: len(rows)]
+    expected = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+    found = torch.tensor([[float(cell) for cell in row[1:]] for row in rows])
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
 def table(panel):

@@ -36,10 +36,7 @@ export async function attention({ trace, state, tensor, go }) {
     tensor(group.name, { ...one, format: "f32" }),
   ]);
   const asking = group.name.startsWith("encoder") ? trace.source : trace.tokens;
-  const read =
-    nKey === trace.tokens.length && !group.name.includes("cross")
-      ? asking
-      : (trace.source ?? trace.tokens);
+  const read = group.name.includes("self_attn") ? asking : trace.source;
   const kinds = el(
     "select",
     {

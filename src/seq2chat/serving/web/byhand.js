@@ -34,7 +34,7 @@ export function byHand(q, k, v, causal) {
 }
 
 export async function hand({ trace, state, tensor, go }) {
-  const group = maps(trace).find(({ axes }) => axes[0] === "layer");
+  const group = maps(trace).find(({ name }) => /^(layers|decoder).*self_attn/.test(name));
   if (!group) return el("p", { class: "help" }, "This panel needs dot-product attention.");
   const [nLayer, nHead] = group.shape;
   const layer = Math.min(state.layer ?? 0, nLayer - 1);
@@ -55,7 +55,7 @@ export async function hand({ trace, state, tensor, go }) {
       ...values.subarray((t * heads + one) * d, (t * heads + one + 1) * d),
     ]);
   };
-  const causal = trace.family === "gpt";
+  const causal = trace.family !== "bert";
   const vectors = { q: rowsOf(q), k: rowsOf(k), v: rowsOf(v) };
   const steps = byHand(vectors.q, vectors.k, vectors.v, causal);
   const names = trace.tokens.slice(0, n).map(({ text }) => visible(text));

@@ -10,6 +10,8 @@ import { askKey } from "./key.js";
 import { lens } from "./lens.js";
 import { neurons } from "./neurons.js";
 import { next } from "./next.js";
+import { positions } from "./positions.js";
+import { states } from "./states.js";
 import { surgery } from "./surgery.js";
 import { visible } from "./tokens.js";
 import { writers } from "./writers.js";
@@ -23,6 +25,8 @@ const PANELS = {
   surgery: ["Surgery", surgery],
   neurons: ["Neurons", neurons],
   hand: ["By hand", hand],
+  positions: ["Positions", positions],
+  states: ["States", states],
 };
 const ALTERNATIVES = 24; // tokens of the distribution that are named
 const NUMBERS = ["layer", "head", "position", "target"];

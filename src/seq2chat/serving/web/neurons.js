@@ -11,7 +11,7 @@ const EXPLAIN =
 const SHOWN = 16;
 
 export async function neurons({ trace, state, tensor, go }) {
-  const group = trace.sites.find(({ name }) => name.endsWith("mlp.activation"));
+  const group = trace.sites.find(({ name }) => /^(layers|decoder).*mlp\.activation$/.test(name));
   if (!group) return el("p", { class: "help" }, "This model has no MLP.");
   const [nLayer, nToken, nNeuron] = group.shape;
   const layer = Math.min(state.layer ?? 0, nLayer - 1);

@@ -11,15 +11,12 @@ const EXPLAIN =
   "another text of the same length (activation patching), and see which of them carry the difference.";
 
 export async function surgery({ trace, api, spec, state, go }) {
-  const group = maps(trace).find(
-    ({ axes, name }) =>
-      axes[0] === "layer" && !name.includes("cross") && !name.startsWith("encoder"),
-  );
-  if (!group || trace.family === "seq2seq")
+  const group = maps(trace).find(({ name }) => /^(layers|decoder).*self_attn/.test(name));
+  if (!group)
     return el(
       "p",
       { class: "help" },
-      "Surgery on the page is for Transformers; see docs/inside.md for RNNs.",
+      "Surgery on this page is for Transformers; see docs/inside.md for RNNs.",
     );
   const [nLayer, nHead] = group.shape;
   const off = new Set((state.off ?? "").split(",").filter(Boolean));
