@@ -5,6 +5,7 @@ import { attention } from "./attention.js";
 import { nameTheme, switchTheme } from "./bar.js";
 import { hand } from "./byhand.js";
 import { byId, el, icon, moveFocus } from "./dom.js";
+import { checkpoints, siblings } from "./checkpoints.js";
 import { flow } from "./flow.js";
 import { askKey } from "./key.js";
 import { lens } from "./lens.js";
@@ -27,6 +28,7 @@ const PANELS = {
   hand: ["By hand", hand],
   positions: ["Positions", positions],
   states: ["States", states],
+  training: ["Over training", checkpoints],
 };
 const ALTERNATIVES = 24; // tokens of the distribution that are named
 const NUMBERS = ["layer", "head", "position", "target"];
@@ -99,8 +101,17 @@ async function redraw() {
       traced = JSON.stringify(spec);
       tensors.clear();
     }
-    drawStrip(state);
-    const element = await PANELS[state.panel][1]({ trace, state, model, spec, api, tensor, go });
+    drawStrip(state, model);
+    const element = await PANELS[state.panel][1]({
+      trace,
+      state,
+      model,
+      models,
+      spec,
+      api,
+      tensor,
+      go,
+    });
     if (mine === drawn) show(element);
   } catch (error) {
     if (mine === drawn) show(el("div", { class: "error", role: "alert" }, sentence(error)));
@@ -143,7 +154,7 @@ function drawTabs(current) {
 }
 
 /** Draw the tokens of the text. A click selects the token whose prediction is followed. */
-function drawStrip(state) {
+function drawStrip(state, model) {
   const position = state.position ?? trace.position;
   const tokens = trace.tokens.map((token, index) =>
     el(
@@ -165,12 +176,34 @@ function drawStrip(state) {
       ? el("p", { class: "help" }, `Source: ${trace.source.map(({ text }) => text).join("")}`)
       : "",
     el("div", { class: "pieces" }, tokens),
+    slider(model),
     el(
       "p",
       { class: "help" },
       `Of ${trace.tokens.length} tokens, the chosen one is number ${position + 1}: ${follows} “${visible(trace.target.text)}”.`,
       trace.message && ` ${trace.message}`,
     ),
+  );
+}
+
+/** Return a slider over the checkpoints of the model's run, or "" if only one is served. */
+function slider(model) {
+  const steps = siblings(models, model.id);
+  if (steps.length < 2) return "";
+  const at = steps.findIndex(({ id }) => id === model.id);
+  return el(
+    "label",
+    { class: "steps-slider" },
+    `Step ${steps[at].step.toLocaleString("en")}`,
+    el("input", {
+      type: "range",
+      min: 0,
+      max: steps.length - 1,
+      value: at,
+      "aria-label": "Checkpoint",
+      "aria-valuetext": `step ${steps[at].step}`,
+      onchange: ({ target }) => go({ model: steps[target.value].id }),
+    }),
   );
 }
 
