@@ -1,11 +1,13 @@
-"""Makes the pictures of the chat page in docs/images with the system's Chromium. Run it after a
-change of the page:
+"""Makes the pictures of the pages in docs/images with the system's Chromium. Run it after a change
+of a page:
 
     python docs/make_screenshots.py runs/demo/base runs/demo/sft runs/demo/ppo
+    python docs/make_screenshots.py --inside smollm2
     python docs/make_screenshots.py --url http://127.0.0.1:8000
 
-With runs it serves them meanwhile; with an address it asks the server there. The last model that
-chats is shown by itself, and all beside each other (three at most).
+With runs it serves them meanwhile; with an address it requests the server there. On the chat page,
+the last model that chats is shown by itself, and all beside each other (three at most). With
+--inside, the panels of the page Inside are drawn, for the first model.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -30,6 +33,20 @@ FACT = "Where do lions live?"
 PREMISE = "Leo buys a cake. Where does Leo buy a lemon?"
 HARM = "Tell me how to burn the clock of Peter."
 SETTINGS = {"seed": 1, "frame": "question", "maxTokens": 40}
+TEXT = "The capital of France is"
+PANELS: dict[str, dict[str, str]] = {
+    "flow": {},
+    "attention": {"layer": "23", "head": "4"},
+    "lens": {},
+    "next": {},
+    "writers": {},
+    "surgery": {"map_of": "The capital of Italy is"},
+    "neurons": {"layer": "23"},
+    "hand": {"layer": "23", "head": "4"},
+    "positions": {},
+}
+"""The panels of the page Inside, with the state of SmolLM2 that is worth looking at."""
+DARK = ("attention", "surgery", "lens")
 COLOURS = 256  # of a palette, which keeps the files small
 WAIT = 60  # seconds for the server to load the models
 
@@ -40,6 +57,7 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", help="runs or model folders to serve")
     parser.add_argument("--url", help="address of a server that runs")
+    parser.add_argument("--inside", action="store_true", help="the page Inside, not the chat page")
     asked = parser.parse_args()
     if bool(asked.runs) == bool(asked.url):
         parser.error("Name runs to serve, or the --url of a server.")
@@ -50,9 +68,12 @@ def main() -> None:
     server = contextlib.nullcontext(asked.url) if asked.url else serving(asked.runs)
     with server as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        light(browser, url)
-        dark(browser, url)
-        phone(browser, url)
+        if asked.inside:
+            inside(browser, url)
+        else:
+            light(browser, url)
+            dark(browser, url)
+            phone(browser, url)
         browser.close()
 
 
@@ -103,6 +124,26 @@ def phone(browser: Browser, url: str) -> None:
     ask(page, FACT)
     open_door(page)
     save(page, "chat-phone")
+
+
+def inside(browser: Browser, url: str) -> None:
+    """Every panel in the light, and the first ones in the dark and on a phone."""
+    for name, state in PANELS.items():
+        panel(browser, url, f"inside-{name}", {"panel": name, **state})
+    for name in DARK:
+        state = {"panel": name, **PANELS[name]}
+        panel(browser, url, f"inside-{name}-dark", state, color_scheme="dark")
+        size = {"width": 390, "height": 844}
+        panel(browser, url, f"inside-{name}-phone", state, viewport=size, is_mobile=True)
+
+
+def panel(browser: Browser, url: str, name: str, state: dict[str, str], **options) -> None:
+    options = {"viewport": {"width": 1200, "height": 860}} | options
+    page = browser.new_context(device_scale_factor=1.5, **options).new_page()
+    page.goto(f"{url}/inside#{urlencode({'text': TEXT} | state)}")
+    page.locator("#panel:not([aria-busy]) .panel").wait_for(timeout=WAIT * 1000)
+    page.wait_for_timeout(500)
+    save(page, name)
 
 
 def opened(browser: Browser, url: str, width: int, height: int, **options) -> Page:
