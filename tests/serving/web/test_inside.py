@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from urllib.parse import urlencode
 
 import pytest
@@ -65,7 +66,12 @@ def others(browser, tmp_path_factory):
             torch.nn.init.normal_(parameter, std=0.2)
         save_model(model, folder / name, eos_token_id=text.eos_id)
         text.save(folder / name)
-    with serving([folder / name for name in kinds], folder / "log.txt") as address:
+    steps = [folder / "runs/a/checkpoints" / name for name in ("step-000010", "step-000030")]
+    for step in steps:
+        shutil.copytree(folder / "llama", step)
+    torch.nn.init.normal_(model.layers[0].self_attn.q_proj.weight)
+    save_model(model, steps[1])
+    with serving([*(folder / name for name in kinds), *steps], folder / "log.txt") as address:
         page = browser.new_page(base_url=address)
         complaints = []
         page.on("console", lambda one: complaints.append(one.text) if one.type == "error" else 0)
@@ -112,6 +118,45 @@ def test_positions_are_the_models(others):
     expected = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
     found = torch.tensor([[float(cell) for cell in row[1:]] for row in rows])
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_slider_moves_over_the_checkpoints_of_a_run(others):
+    page, folder = others
+    show(page, model="a-step-000010", text="hello there", panel="training")
+    page.get_by_role("slider", name="Checkpoint").fill("1")
+    page.get_by_text("Step 30", exact=True).wait_for()
+    assert "a-step-000030" in page.url
+    page.locator("#panel:not([aria-busy]) .panel").wait_for()
+    rows = table(page.locator("#panel"))
+    assert rows[0][1:] == [
+        f"{kind}, step {n}" for n in (10, 30) for kind in ("previous", "induction")
+    ]
+    for column, step in ((1, "step-000010"), (3, "step-000030")):
+        model = load_model(folder / "runs/a/checkpoints" / step)
+        tokens = repeated(load_tokenizer(folder / "llama").vocab_size, model.context // 2)
+        one = trace(model, tokens)
+        weights = torch.cat([one[f"layers.{i}.self_attn.heads"] for i in range(2)])
+        half = len(tokens) // 2
+        previous = weights.diagonal(-1, 1, 2).mean(-1)
+        induction = weights.diagonal(1 - half, 1, 2)[:, 1:].mean(-1)
+        found = torch.tensor(
+            [[float(cell) for cell in row[column : column + 2]] for row in rows[1:]]
+        )
+        torch.testing.assert_close(
+            found, torch.stack([previous, induction], 1), atol=1e-4, rtol=1e-3
+        )
+
+
+def repeated(vocab_size, length):
+    """The page's random tokens, twice (Marsaglia 2003, xorshift)."""
+    x = 2463534242
+    once = []
+    for _ in range(length):
+        x ^= x << 13 & 0xFFFFFFFF
+        x ^= x >> 17
+        x ^= x << 5 & 0xFFFFFFFF
+        once.append(x % vocab_size)
+    return once * 2
 
 
 def table(panel):

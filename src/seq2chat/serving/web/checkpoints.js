@@ -6,7 +6,7 @@ import { percent } from "./tokens.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, MARGIN] = [560, 220, 36];
-const LENGTH = 24; // tokens of the text that is repeated
+const LENGTH = 24; // tokens that are repeated, if they fit the context twice
 const SEED = 2463534242;
 
 const EXPLAIN =
@@ -17,7 +17,7 @@ const EXPLAIN =
 
 /** Return the checkpoints of the model's run among the served models, by step: `[{step, id}]`. */
 export function siblings(models, id) {
-  const parse = (name) => name.match(/^(.*)-step-(\d+)$/);
+  const parse = (name) => name.match(/^(.*?)-?step-(\d+)$/);
   const own = parse(id);
   if (!own) return [];
   return models
@@ -28,9 +28,9 @@ export function siblings(models, id) {
 }
 
 /** Return random tokens twice, the same ones for every checkpoint. */
-export function repeated(vocabulary) {
+export function repeated(vocabulary, length) {
   let x = SEED;
-  const once = Array.from({ length: LENGTH }, () => {
+  const once = Array.from({ length }, () => {
     x ^= x << 13;
     x ^= x >>> 17;
     x ^= x << 5;
@@ -54,7 +54,7 @@ export async function checkpoints({ trace, spec, model, models, api, state, go }
   const series = steps.length > 1 ? steps : [{ id: model.id, step: 0 }];
   if (!trace.sites.some(({ name }) => name === "layers.*.self_attn.heads"))
     return el("p", { class: "help" }, "This panel is for a GPT or a BERT.");
-  const tokens = repeated(model.vocab_size);
+  const tokens = repeated(model.vocab_size, Math.min(LENGTH, model.context >> 1));
   const points = [];
   for (const { id, step } of series) {
     const one = await api.trace({ model: id, tokens });
