@@ -25,10 +25,13 @@ from seq2chat.serving.state import ServerState
 from seq2chat.serving.trace_protocol import TensorQuery, TraceRequest
 from seq2chat.serving.tracing import Tracer
 from seq2chat.text.chat import chat_tokens
+from seq2chat.text.merges import merge_steps
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import check_ids
 
 T = TypeVar("T")
+
+MAX_MERGED = 1000  # characters of a text whose merges are shown
 
 MEDIA_TYPES = {
     ".html": "text/html",
@@ -274,13 +277,29 @@ def _tokenized(body: protocol.TokenizeRequest, model: ServedModel) -> dict[str, 
     else:
         model.check_size(body.prompt or "")
         ids = model.tokenizer.encode(body.prompt or "")
-    return {
+    reply: dict[str, Any] = {
         "count": len(ids),
         "max_model_len": model.context,
         "tokens": ids,
         "token_strs": [model.tokenizer.token_bytes(i).decode(errors="replace") for i in ids],
         "roles": roles,
     }
+    if body.merges:
+        reply["merges"] = _merges(body, model)
+    return reply
+
+
+def _merges(body: protocol.TokenizeRequest, model: ServedModel) -> list[list[list[list[int]]]]:
+    """Return the steps of each piece of the prompt, each token as its bytes."""
+    text = body.prompt
+    if text is None or len(text) > MAX_MERGED:
+        raise BadField("merges", f"merges are for a prompt of at most {MAX_MERGED} characters.")
+    check(isinstance(model.tokenizer, TextTokenizer), f"{model.id} has no byte-level BPE.")
+    assert isinstance(model.tokenizer, TextTokenizer)
+    return [
+        [[list(token) for token in step] for step in steps]
+        for steps in merge_steps(model.tokenizer, text)
+    ]
 
 
 def _page(name: str) -> Response:

@@ -305,12 +305,14 @@ class EmbeddingRequest(Strict):
 
 
 class TokenizeRequest(Strict):
-    """`POST /tokenize`: a text, or a conversation."""
+    """`POST /tokenize`: a text, or a conversation. With `merges`, also how the text's bytes are
+    merged into tokens."""
 
     model: Name
     prompt: Text | None = None
     messages: Messages | None = None
     add_generation_prompt: bool | None = None
+    merges: bool | None = None
 
 
 class DetokenizeRequest(Strict):

@@ -81,7 +81,7 @@ def others(browser, tmp_path_factory):
         page.close()
 
 
-PANELS = ("flow", "attention", "lens", "next", "writers", "surgery", "neurons", "hand")
+PANELS = ("flow", "tokens", "attention", "lens", "next", "writers", "surgery", "neurons", "hand")
 
 
 @pytest.mark.parametrize("name", ["rnn", "transformer", "bert", "llama"])
@@ -258,6 +258,18 @@ def test_surgery_changes_the_prediction_as_in_python(page, base):
     assert found == pytest.approx(effects[0].tolist(), rel=1e-2, abs=1e-4)
 
 
+def test_tokens_are_merged_from_bytes(page, base):
+    _, tokenizer, _ = base
+    rows = table(show(page, panel="tokens"))[1:]
+    assert sum(int(row[1]) for row in rows) == len(TEXT.encode())
+    tokens = " ".join(row[3] for row in rows).split(" ")
+    names = [tokenizer.decode([i]).replace(" ", "·") for i in tokenizer.encode(TEXT)]
+    assert tokens == names
+    steps = page.locator(".merges details").first.locator("li")
+    assert steps.count() == int(rows[0][2]) + 1
+    assert steps.first.locator(".piece").count() == int(rows[0][1])
+
+
 def test_by_hand_arrives_at_the_models_weights(page, base):
     _, _, one = base
     panel = show(page, panel="hand", layer=0, head=1)
@@ -300,7 +312,7 @@ def test_panels_are_walked_by_keyboard_and_addressed(page):
     show(page)
     page.get_by_role("tab", name="Flow").focus()
     page.keyboard.press("ArrowRight")
-    page.get_by_role("heading", name="Attention").wait_for()
-    assert "panel=attention" in page.url
+    page.get_by_role("heading", name="Tokenization").wait_for()
+    assert "panel=tokens" in page.url
     page.go_back()
     page.get_by_role("heading", name="Flow").wait_for()

@@ -14,11 +14,13 @@ import { next } from "./next.js";
 import { positions } from "./positions.js";
 import { states } from "./states.js";
 import { surgery } from "./surgery.js";
+import { tokenization } from "./tokenization.js";
 import { visible } from "./tokens.js";
 import { writers } from "./writers.js";
 
 const PANELS = {
   flow: ["Flow", flow],
+  tokens: ["Tokenization", tokenization],
   attention: ["Attention", attention],
   lens: ["Logit lens", lens],
   next: ["Next token", next],
