@@ -316,3 +316,15 @@ def test_panels_are_walked_by_keyboard_and_addressed(page):
     assert "panel=tokens" in page.url
     page.go_back()
     page.get_by_role("heading", name="Flow").wait_for()
+
+
+def test_the_tour_leads_through_the_panels(page):
+    page.goto("/inside")
+    button(page, "Take the tour").click()
+    card = page.get_by_role("complementary", name="Tour")
+    for number in range(1, 13):
+        card.get_by_role("heading", name=f"{number}. ").wait_for()
+        page.locator("#panel:not([aria-busy]) .panel").wait_for()
+        assert page.locator("#panel").get_by_role("alert").count() == 0
+        card.get_by_role("button", name="Next" if number < 12 else "Done").click()
+    card.wait_for(state="detached")

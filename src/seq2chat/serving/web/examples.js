@@ -50,6 +50,12 @@ export function emptyState(conversation, models, send) {
     ),
     el(
       "p",
+      { class: "lead" },
+      el("a", { href: "/inside" }, "Look inside"),
+      ": the tour shows how a text becomes the next token, in this model.",
+    ),
+    el(
+      "p",
       { class: "help" },
       chats
         ? "Click any word of an answer to see the alternatives that the model considered."

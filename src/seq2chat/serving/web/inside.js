@@ -16,6 +16,7 @@ import { states } from "./states.js";
 import { surgery } from "./surgery.js";
 import { tokenization } from "./tokenization.js";
 import { visible } from "./tokens.js";
+import { START, tourCard } from "./tour.js";
 import { writers } from "./writers.js";
 
 const PANELS = {
@@ -33,7 +34,7 @@ const PANELS = {
   training: ["Over training", checkpoints],
 };
 const ALTERNATIVES = 24; // tokens of the distribution that are named
-const NUMBERS = ["layer", "head", "position", "target"];
+const NUMBERS = ["layer", "head", "position", "target", "tour"];
 
 const api = new Api(askKey);
 let models = [];
@@ -92,6 +93,7 @@ async function redraw() {
   byId("model").value = model.id;
   if (state.text !== undefined) byId("text").value = state.text;
   drawTabs(state.panel);
+  byId("tour").replaceChildren(tourCard(state.tour, go));
   if (state.text === undefined && !state.ids) return show(welcome(model));
   const spec = specOf({ ...state, model: model.id });
   byId("panel").setAttribute("aria-busy", "true");
@@ -221,6 +223,15 @@ function welcome(model) {
       "p",
       {},
       "Write a text above, or begin with one of these. Every number on this page is from your model.",
+    ),
+    el(
+      "button",
+      {
+        type: "button",
+        class: "button primary",
+        onclick: () => go({ text: examples[0], model: model.id, ...START }),
+      },
+      "Take the tour: twelve steps from text to token",
     ),
     examples.map((text) =>
       el(
