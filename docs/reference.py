@@ -17,6 +17,7 @@ PACKAGES = (
     "inference",
     "alignment",
     "interpret",
+    "scale",
     "course",
     "serving",
 )

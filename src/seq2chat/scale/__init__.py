@@ -1,0 +1,1 @@
+"""Training on many GPUs: `plan` predicts a run by closed forms, `simulate` executes one rank."""

@@ -1,0 +1,129 @@
+"""A GPT divided among ranks by PyTorch: DTensor tensor parallelism, then FSDP2."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from seq2chat.models.gpt import GPT, Block
+from seq2chat.nn.block import SwiGLU
+from seq2chat.scale.layout import Layout
+from seq2chat.training.nll import chunked_nll_sum, nll_sum
+
+POSITIONS = 1  # the dimension of (batch, seq, d_model) that tensor ranks divide between blocks
+NORM_AXIS = "shard × tensor"
+HEADS = 2  # the dimension of (batch, seq, n_head, d_head) that they divide inside of attention
+
+
+def make_mesh(layout: Layout, device: str) -> DeviceMesh:
+    """Return the mesh of one pipeline stage, with the dimensions data, shard and tensor.
+
+    The ranks of a tensor group are next to each other, so that they share a server.
+    """
+    sizes = (layout.data, layout.shard, layout.tensor)
+    mesh = init_device_mesh(device, sizes, mesh_dim_names=("data", "shard", "tensor"))
+    if layout.shard > 1 and layout.tensor > 1:
+        # The gradient norm is summed over both at once.
+        mesh["shard", "tensor"]._flatten(NORM_AXIS)
+    return mesh
+
+
+def parallelize(model: GPT, mesh: DeviceMesh, layout: Layout) -> None:
+    """Divide the parameters of `model` among the ranks of `mesh`, in place.
+
+    Parameters stay float32. They are gathered, and matrix products computed, in bfloat16, and
+    gradients are reduced in float32.
+    """
+    if layout.tensor > 1:
+        _divide_matrices(model, mesh["tensor"])
+    replicas = mesh["data", "shard"] if layout.data > 1 else mesh["shard"]
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    reshards = not layout.keeps_gathered
+    for layer in model.layers:
+        fully_shard(layer, mesh=replicas, mp_policy=policy, reshard_after_forward=reshards)
+    # The embeddings, the last norm and the head. They are used first and last, so they are never
+    # gathered twice.
+    fully_shard(model, mesh=replicas, mp_policy=policy, reshard_after_forward=False)
+    register_fsdp_forward_method(model, "hidden")
+
+
+def parallel_nll_sum(hidden: Tensor, head_weight: Tensor, labels: Tensor) -> Tensor:
+    """Return `nll_sum` for a head whose rows may be divided among tensor ranks.
+
+    Call it, and the backward pass, inside of `torch.distributed.tensor.parallel.loss_parallel()`:
+    each rank then has the logits of its part of the vocabulary only.
+    """
+    if not isinstance(head_weight, DTensor):
+        return chunked_nll_sum(hidden, head_weight, labels)
+    assert isinstance(hidden, DTensor)
+    return nll_sum(hidden.redistribute(placements=[Replicate()]), head_weight, labels)
+
+
+def _divide_matrices(model: GPT, tensor: DeviceMesh) -> None:
+    """Divide each matrix by rows or columns, and the positions between the matrices.
+
+    Megatron-LM's scheme (Shoeybi et al. 2019, section 3) with sequence parallelism (Korthikanti et
+    al. 2022, section 4.2.2). The input of attention is gathered once for q, k and v. Every
+    parameter becomes a DTensor, as the gradient norm can't mix them with plain tensors.
+    """
+    plan: dict[str, ParallelStyle] = {"embed_tokens": summed(input_layouts=Replicate())}
+    if model.embed_positions is not None:
+        plan["embed_positions"] = summed(input_layouts=Replicate())
+    if model.lm_head is not None:
+        plan["lm_head"] = ColwiseParallel()
+    if not isinstance(model.norm, nn.Identity):
+        plan["norm"] = SequenceParallel()
+    parallelize_module(model, tensor, plan)
+    for layer in model.layers:
+        parallelize_module(layer, tensor, _block_plan(cast(Block, layer)))
+
+
+def summed(input_layouts: Placement | None = None) -> RowwiseParallel:
+    """Return the division of a matrix by rows. The sum over ranks is left divided by positions, as
+    a DTensor, so the residual stream has its whole shape everywhere."""
+    return RowwiseParallel(
+        input_layouts=input_layouts, output_layouts=Shard(POSITIONS), use_local_output=False
+    )
+
+
+def _block_plan(layer: Block) -> dict[str, ParallelStyle]:
+    def gathered(n_inputs: int) -> PrepareModuleInput:
+        rest = (None,) * (n_inputs - 1)
+        return PrepareModuleInput(
+            input_layouts=(Shard(POSITIONS), *rest),
+            desired_input_layouts=(Replicate(), *rest),
+        )
+
+    plan: dict[str, ParallelStyle] = {
+        "input_layernorm": SequenceParallel(),
+        "self_attn": gathered(4),
+        "self_attn.q_proj": ColwiseParallel(),
+        "self_attn.k_proj": ColwiseParallel(),
+        "self_attn.v_proj": ColwiseParallel(),
+        "self_attn.o_proj": summed(),
+        "post_attention_layernorm": SequenceParallel(),
+        "mlp": gathered(1),
+        "mlp.up_proj": ColwiseParallel(),
+        "mlp.down_proj": summed(),
+    }
+    if isinstance(layer.mlp, SwiGLU):
+        plan["mlp.gate_proj"] = ColwiseParallel()
+    if list(layer.self_attn.q_norm.parameters()):
+        norm = SequenceParallel(sequence_dim=HEADS, use_local_output=True)
+        plan |= {"self_attn.q_norm": norm, "self_attn.k_norm": norm}
+    return plan
