@@ -37,6 +37,8 @@ def test_help_loads_no_torch():
         "average",
         "eval",
         "explain",
+        "plan",
+        "simulate",
     ]
     for arguments in (
         [],

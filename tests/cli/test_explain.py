@@ -16,6 +16,7 @@ EXACT = (
     "masks",
     "decoding",
     "gpt3",
+    "scale",
     "residual --depths 2 3",
 )
 MEASURED = ("fixed-vector", "rnn-vs-transformer", "bidirectional")
@@ -90,6 +91,7 @@ def test_all_topics_are_listed_in_the_order_of_history(say):
         "bidirectional",
         "decoding",
         "gpt3",
+        "scale",
     ]
 
 

@@ -180,7 +180,7 @@ def test_a_network_is_per_server():
     [
         ({"tensor": 7}, "96 heads cannot be divided"),
         ({"pipeline": 7}, "96 layers cannot be divided"),
-        ({"shard": 3, "tensor": 8, "pipeline": 8}, "192 ranks, but there are 1,024"),
+        ({"shard": 3, "tensor": 8, "pipeline": 8}, "192 ranks, and the number of GPUs is 1,024"),
         ({"shard": 1024}, "batch of 1,536 sequences is not a multiple of 1,024"),
         (
             {"tensor": 8, "pipeline": 1, "shard": 1, "data": 128},

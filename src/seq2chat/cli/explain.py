@@ -163,6 +163,14 @@ def gpt3(*, output: Output = HERE) -> None:
     _show(lesson(), output)
 
 
+@explain.command(sort_key=14)
+def scale(*, output: Output = HERE) -> None:
+    """GPT-3 on ten thousand GPUs, and why sharding alone cannot use them."""
+    from seq2chat.course.scale import lesson
+
+    _show(lesson(), output)
+
+
 @explain.command(sort_key=8)
 def residual(
     *,

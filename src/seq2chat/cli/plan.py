@@ -21,6 +21,7 @@ CAUSES = {
     "update": "optimizer",
 }
 SHOWN = 5  # layouts
+LATENCY_SECONDS = 0.05  # a step of fewer is mostly the start of kernels and collectives
 WIDTH = 110  # columns of output that goes to no terminal
 
 Source = Annotated[str, Parameter(help="preset such as gpt3-175b, recipe, .toml file or run")]
@@ -132,8 +133,6 @@ def _cost(best: "Plan", prices: dict[str, float | None]) -> float | None:
 
 
 def _show(plans: "list[Plan]", prices: dict[str, float | None], checkpoint_seconds: float) -> None:
-    from seq2chat.scale.plan import gigabytes
-
     best = plans[0]
     workload = best.workload
     layout = best.layout
@@ -157,21 +156,22 @@ def _show(plans: "list[Plan]", prices: dict[str, float | None], checkpoint_secon
     console.print(grid)
     grid = _grid("memory per GPU, modelled", "GB")
     for kind, size in best.memory.items():
-        grid.add_row(kind, f"{size / 1e9:,.2f}")
-    grid.add_row("all", f"{best.memory_needed / 1e9:,.2f}")
-    grid.add_row("can be used", f"{best.memory_usable / 1e9:,.2f}")
+        grid.add_row(kind, _amount(size / 1e9))
+    grid.add_row("all", _amount(best.memory_needed / 1e9))
+    grid.add_row("can be used", _amount(best.memory_usable / 1e9))
     console.print(grid)
     if best.traffic:
         grid = _grid("communication per step and GPU, modelled", "times", "GB", "seconds")
         for t in best.traffic:
-            seconds = f"{best.seconds_of(t):,.2f}"
-            grid.add_row(f"{t.kind}, {t.axis}", f"{t.count:,}", f"{t.size / 1e9:,.2f}", seconds)
+            seconds = _amount(best.seconds_of(t))
+            grid.add_row(f"{t.kind}, {t.axis}", f"{t.count:,}", _amount(t.size / 1e9), seconds)
         console.print(grid)
     grid = _grid("step, modelled", "seconds", "%")
     for cause, seconds in best.step.items():
         share = 100 * seconds / best.step_seconds
-        grid.add_row(CAUSES[cause], f"{seconds:,.3f}", f"{share:.1f}")
-    grid.add_row("all", f"{best.step_seconds:,.3f}", "100.0")
+        if seconds:
+            grid.add_row(CAUSES[cause], _amount(seconds), f"{share:.1f}")
+    grid.add_row("all", _amount(best.step_seconds), "100.0")
     console.print(grid)
     console.print(_result(best, prices, checkpoint_seconds))
     if len(plans) > 1:
@@ -180,15 +180,17 @@ def _show(plans: "list[Plan]", prices: dict[str, float | None], checkpoint_secon
             saves = ", checkpointing" if p.layout.checkpointing else ""
             grid.add_row(
                 f"{p.layout}, micro-batch {p.layout.micro_batch}{saves}",
-                f"{p.step_seconds:,.2f}",
+                _amount(p.step_seconds),
                 f"{100 * p.mfu:.1f}",
-                f"{p.memory_needed / 1e9:,.1f}",
+                _amount(p.memory_needed / 1e9),
             )
         console.print(grid)
     console.print(
         f"A step is limited by {CAUSES[best.limit]}. A checkpoint has "
-        f"{gigabytes(best.checkpoint_bytes)}.",
+        f"{_amount(best.checkpoint_bytes / 1e9)} GB."
     )
+    if best.step_seconds < LATENCY_SECONDS:
+        console.print("Latency is not modelled, and it dominates steps as short as this one.")
     if workload.matrices == "muon" and best.cluster.n_gpus > 1:
         console.print("Muon's exchange of whole matrices among ranks is not modelled.")
 
@@ -206,16 +208,19 @@ def _result(best: "Plan", prices: dict[str, float | None], checkpoint_seconds: f
     cost = _cost(best, prices)
     if cost is not None:
         grid.add_row("cost at your prices", f"{cost:,.0f}")
-    grid.add_row(
-        "checkpoint every",
-        f"{best.checkpoint_interval(checkpoint_seconds) / 60:,.0f} minutes (Young), for a pause of "
-        f"{checkpoint_seconds:g} s and a failure per {best.failure_hours:,.0f} hours",
-    )
+    if best.cluster.hardware.watts:
+        interval = best.checkpoint_interval(checkpoint_seconds) / 60
+        grid.add_row(
+            "checkpoint every",
+            f"{interval:,.0f} minutes (Young), for a pause of {checkpoint_seconds:g} s "
+            f"and a failure per {best.failure_hours:,.0f} hours",
+        )
     return grid
 
 
 def _amount(number: float) -> str:
-    return f"{number:,.1f}" if number >= 0.1 else f"{number:.2g}"
+    """Return a number with two decimal places, or with two digits if it is small."""
+    return f"{number:,.2f}" if number >= 0.1 else f"{number:.2g}"
 
 
 def _grid(title: str, *columns: str) -> Table:

@@ -64,8 +64,8 @@ class Layout:
         self.check_model(model)
         check(
             self.world == n_gpus,
-            f"{self} is {self.world:,} ranks, but there are {n_gpus:,} GPUs; change a size or "
-            "leave one out.",
+            f"{self} is {self.world:,} ranks, and the number of GPUs is {n_gpus:,}; change a size "
+            "or leave one out.",
         )
         replicas = self.data * self.shard
         check(

@@ -21,21 +21,9 @@ EFFICIENCY = 0.56
 USABLE = 0.9
 # Bytes per parameter that AdamW reads and writes: weights, moments (both ways) and gradients.
 UPDATE_BYTES = 28
-# Float32 weights and both moments of AdamW.
-CHECKPOINT_BYTES = 12
 # One interruption per 50,600 GPU hours: 419 unexpected ones in 54 days on 16,384 GPUs (Grattafiori
 # et al. 2024, "The Llama 3 Herd of Models", section 3.3.4).
 GPU_HOURS_PER_FAILURE = 54 * 24 * 16_384 / 419
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Prices of the user, in any currency: per GPU hour and per kWh. `checkpoint_seconds` is the
-    time that training pauses for a checkpoint."""
-
-    gpu_hour: float | None = None
-    kilowatt_hour: float | None = None
-    checkpoint_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,10 @@ class Plan:
 
     @property
     def checkpoint_bytes(self) -> float:
-        return float(CHECKPOINT_BYTES * self.n_parameters)
+        """Float32 weights and optimizer state of all ranks."""
+        whole = Stage(self.workload.model, Layout(), 0)
+        kinds = memory(whole, self.workload.batch, self.workload.matrices)
+        return kinds["parameters"] + kinds["optimizer"]
 
     @property
     def failure_hours(self) -> float:
@@ -278,7 +269,7 @@ def _nearest_fit(workload: Workload, cluster: Cluster, fixed: dict[str, int | bo
 
 
 def gigabytes(size: float) -> str:
-    """Return a size in bytes as text.
+    """Return a size in bytes as text, in units of 10⁹.
 
     >>> gigabytes(2.5e9)
     '2.5 GB'
