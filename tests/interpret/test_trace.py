@@ -213,3 +213,9 @@ def test_the_page_on_looking_inside_runs_as_written(monkeypatch):
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         exec(block, names)
     assert sum(part.logit for part in names["parts"]) == pytest.approx(names["one"].logits[-1, 7])
+
+
+def test_attention_maps_are_held_once():
+    one = trace(random_model("gpt2"), IDS)
+    for attention in one.attention:
+        assert attention.weights.data_ptr() == one[attention.path].data_ptr()

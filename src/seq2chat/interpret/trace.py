@@ -171,7 +171,8 @@ def trace(
         record(model, names, device="cpu") as tape,
     ):
         model.hidden(*rows)
-    recorded = tape.tensors | {m.path: m.weights for m in tape.attention}
+    attention = tape.attention
+    recorded = tape.tensors | {m.path: m.weights for m in attention}
     by_name = find_sites(model)
     # In the order of the model's parts, which is also that of the layers.
     tensors = {site: recorded[site][0] for site in by_name if site in recorded}
@@ -181,7 +182,7 @@ def trace(
         source=list(tokens[0]) if is_translator else None,
         tensors=tensors,
         axes={site: by_name[site].axes for site in tensors},
-        attention=tape.attention,
+        attention=attention,
     )
 
 
