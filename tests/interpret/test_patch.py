@@ -209,3 +209,16 @@ def test_texts_of_other_lengths():
         trace(rnn, *texts(rnn), interventions=[ablate("positions")])
     with pytest.raises(UserError, match="A seq2seq has no heads"):
         effect_map(rnn, *texts(rnn), target=9)
+
+
+def test_positions_beyond_the_steps_of_an_rnn_are_refused():
+    model = random_model("additive")
+    source, target = texts(model)
+    site = "decoder.attention.context"
+    with pytest.raises(UserError, match=f"no position {len(target)} at {site}"):
+        trace(model, source, target, interventions=[ablate(site, at=[len(target)])])
+    longer = trace(model, source, [*target, target[-1]])
+    with pytest.raises(UserError, match="The texts differ in their number of tokens"):
+        trace(model, source, target, interventions=[patch(site, longer)])
+    trace(model, source, target, interventions=[patch(site, longer, at=[0])])
+    assert is_clean(model)

@@ -119,6 +119,7 @@ def changed(model: Model, site: Site, change: Change) -> Iterator[None]:
         # The decoder calls the site's module once per position.
         decoder = model.get_submodule("decoder")
         handles.append(decoder.register_forward_pre_hook(lambda *_: change.begin()))
+        handles.append(decoder.register_forward_hook(lambda *_: change.end()))
     try:
         yield
     finally:
@@ -168,6 +169,16 @@ class _StepChange:
 
     def begin(self) -> None:
         self._position = 0
+
+    def end(self) -> None:
+        """Raise UserError if the pass was too short for the change."""
+        one = self._one
+        check_positions(one.site, one.at, self._position)
+        check(
+            one.source is None or one.at is not None or len(one.source) == self._position,
+            f"The texts differ in their number of tokens at {one.site}; write texts of equally many"
+            " tokens, or patch single positions.",
+        )
 
     def __call__(self, tensor: Tensor) -> Tensor:
         position = self._position
