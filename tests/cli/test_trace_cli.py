@@ -171,3 +171,6 @@ def test_a_distribution_without_finite_numbers_is_json():
     from seq2chat.interpret.summary import number
 
     assert number(float("-inf")) == -9999.0 and number(torch.tensor(1 / 3)) == 0.333333
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(UserError, match="not finite"):
+            number(value)

@@ -4,12 +4,14 @@ The command line, the page and the server show the same object. Log probabilitie
 numbers have six significant digits.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seq2chat.config import check
 from seq2chat.interpret.attribution import Part, attribution
 from seq2chat.interpret.effects import delta_logprobs
 from seq2chat.interpret.lens import lens
@@ -105,8 +107,15 @@ def effect_json(
 
 
 def number(value: float | Tensor) -> float:
-    """Return a number with six significant digits. JSON has no infinity, so -9999 stands for it."""
+    """Return a number with six significant digits. JSON has no infinity, so -9999 stands for -inf.
+
+    Raises UserError for +inf and NaN.
+    """
     value = float(value)
+    check(
+        value < math.inf,
+        "The pass has numbers that are not finite; scale its tensors by smaller factors.",
+    )
     return float(f"{max(value, -9999.0):.6g}")
 
 
