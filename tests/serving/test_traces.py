@@ -9,6 +9,7 @@ import pytest
 import torch
 from serving.api_client import chat
 
+from seq2chat.interpret import reading
 from seq2chat.interpret.attribution import attribution, head_outputs
 from seq2chat.interpret.effects import effect_map
 from seq2chat.interpret.encoding import encoded
@@ -229,6 +230,44 @@ def test_evicted_traces_are_computed_again(client, server, monkeypatch):
     assert error["code"] == "trace_not_found" and "POST /api/traces" in error["message"]
 
 
+def test_a_trace_that_outlives_its_spec_can_be_read_again(client, server, monkeypatch):
+    store = server.state.traces
+    first = create(client, text="seven eight")
+    monkeypatch.setattr(store.specs, "_limit", 1)
+    create(client, text="nine ten")
+    assert store.traces.get(first["id"]) is not None and store.specs.get(first["id"]) is None
+    assert create(client, text="seven eight")["id"] == first["id"]
+    tensor(client, first["id"], site="norms")
+
+
+def test_the_text_of_a_patch_is_not_translated(client, monkeypatch):
+    searches = []
+    search = reading.beam_search
+    monkeypatch.setattr(
+        reading, "beam_search", lambda *args, **kw: searches.append(1) or search(*args, **kw)
+    )
+    change = {"site": "0.cross_attn", "op": "patch", "from": {"text": TEXT}}
+    reply = create(client, model="translates", translation="Fine", interventions=[change])
+    assert max(abs(token["delta"]) for token in reply["effect"]["tokens"]) < 1e-5
+    assert searches == []
+
+
+def test_tokens_without_text_are_followed(client, folders):
+    model, tokenizer, one = python_trace(folders, "base")
+    last = model.config.vocab_size - 1
+    assert last >= tokenizer.vocab_size
+    reply = create(client, target=last)
+    assert reply["target"]["logprob"] == pytest.approx(float(one.logprobs(-1)[last]), abs=1e-4)
+    error = create(client, status=400, target=last + 1)["error"]
+    assert error["message"] == f"There is no token {last + 1}; base has ids from 0 to {last}."
+
+
+def test_numbers_that_overflow_are_the_clients_mistake(client):
+    change = {"site": "layers.input", "op": "scale", "factor": 100}
+    error = create(client, status=400, interventions=[change] * 32)["error"]
+    assert "not finite; scale its tensors by smaller factors" in error["message"]
+
+
 def test_memory_is_bounded_by_the_least_recently_used():
     lru = ByteLRU(100, len)
     for number in range(1000):
@@ -289,6 +328,11 @@ def test_a_chat_goes_on_beside_traces(client, server, slow):
         ({"site": "norm"}, "site", "site is not supported"),
         ({"interventions": [{"site": "layers.0.mpl"}]}, None, "Did you mean layers.0.mlp?"),
         ({"interventions": [{"site": "0.9"}]}, None, "has no head 9"),
+        (
+            {"interventions": [{"site": "0.1", "head": 0}]},
+            "interventions[0].head",
+            "0.1 names a head already",
+        ),
         (
             {"interventions": [{"site": "0.mlp", "op": "patch"}]},
             "interventions[0].from",

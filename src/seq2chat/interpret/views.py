@@ -61,7 +61,7 @@ def computed(one: Trace, top: int) -> list[Group]:
 
 def is_computed(site: str) -> bool:
     """Return True if the tensor is computed with the model's weights."""
-    return site in ("logits", *LENS) or site.endswith(OUTPUT)
+    return site in ("logits", "positions", *LENS) or site.endswith(OUTPUT)
 
 
 def view(

@@ -102,7 +102,8 @@ class TraceStore:
             changes = [_intervention(change, model) for change in spec.changes]
             one = trace(module, *spec.texts, interventions=changes)
             self.traces.put(spec.id, one)
-            self.specs.put(spec.id, spec)
+        # Also if the trace was kept longer than its spec, which clients need for its tensors.
+        self.specs.put(spec.id, spec)
         return one
 
 

@@ -35,7 +35,6 @@ from seq2chat.serving.trace_protocol import (
 from seq2chat.serving.trace_store import Change, Spec, Texts
 from seq2chat.text.chat import prompt_ids
 from seq2chat.text.text_tokenizer import TextTokenizer
-from seq2chat.text.tokenizers import check_ids
 
 T = TypeVar("T")
 
@@ -112,8 +111,7 @@ class Tracer:
         self, fields: TextFields, model: ServedModel, max_tokens: int, start: int | None = None
     ) -> Read:
         """Return the ids of a text. Raises BadField unless it has exactly one form."""
-        ids = await self._state.encoding.run(lambda: _ids(fields, model))
-        read, first = window(ids, min(max_tokens, model.context), start)
+        read, first, total = await self._window(fields, model, max_tokens, start)
         work = partial(with_target, model.module, model.tokenizer, read, fields.translation)
         searches = model.family in ("seq2seq", "transformer") and fields.translation is None
         texts = await (self._call(work) if searches else self._state.encoding.run(work))
@@ -121,18 +119,27 @@ class Tracer:
             len(texts[-1]) <= model.context,
             f"The translation has more tokens than the context of {model.id}; write a shorter one.",
         )
-        return Read(texts, first, len(ids))
+        return Read(texts, first, total)
+
+    async def _window(
+        self, fields: TextFields, model: ServedModel, max_tokens: int, start: int | None
+    ) -> tuple[list[int], int, int]:
+        """Return the tokens that are read of a text, the index of the first, and the number of
+        all."""
+        ids = await self._state.encoding.run(lambda: _ids(fields, model))
+        return *window(ids, min(max_tokens, model.context), start), len(ids)
 
     async def _source(self, fields: TextFields, model: ServedModel, read: Read) -> Texts:
         """Return the text that a patch is taken from. Its target is that of the traced text."""
-        other = await self._read(fields, model, MAX_TOKENS)
-        n_read = len(other.texts[0])
+        ids, _, total = await self._window(fields, model, MAX_TOKENS, None)
         check(
-            n_read == other.total,
-            f"The text to patch from has {other.total:,} tokens, and {n_read} are the most that "
+            len(ids) == total,
+            f"The text to patch from has {total:,} tokens, and {len(ids)} are the most that "
             "can be read; shorten it.",
         )
-        return [other.texts[0], *read.texts[1:]] if fields.translation is None else other.texts
+        if fields.translation is None:
+            return [ids, *read.texts[1:]]
+        return (await self._read(fields, model, MAX_TOKENS)).texts
 
     async def _change(
         self, fields: InterventionFields, number: int, model: ServedModel, read: Read
@@ -143,6 +150,8 @@ class Tracer:
         if (fields.op == "scale") != (fields.factor is not None):
             raise BadField(f"{where}.factor", "A scale, and only a scale, needs a factor.")
         site, head = place(model.module, fields.site)
+        if head is not None and fields.head is not None:
+            raise BadField(f"{where}.head", f"{fields.site} names a head already; leave out head.")
         source = None if fields.from_ is None else await self._source(fields.from_, model, read)
         return Change(
             site=site,
@@ -228,15 +237,19 @@ def _ids(fields: TextFields, model: ServedModel) -> list[int]:
 
 
 def _target(body: TraceRequest, model: ServedModel) -> int | None:
-    if body.target is None:
-        return None
-    if isinstance(body.target, str):
+    """Return the token to follow, which may be one without text in a padded vocabulary."""
+    target = body.target
+    if isinstance(target, str):
         try:
-            return token_id(model.tokenizer, body.target)
+            target = token_id(model.tokenizer, target)
         except UserError as error:
             raise BadField("target", str(error)) from None
-    check_ids(model.tokenizer, [body.target])
-    return body.target
+    last = model.module.config.vocab_size - 1
+    check(
+        target is None or target <= last,
+        f"There is no token {target}; {model.id} has ids from 0 to {last}.",
+    )
+    return target
 
 
 def _content(query: TensorQuery, tensor_view: View) -> bytes:
