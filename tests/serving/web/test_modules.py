@@ -6,6 +6,9 @@ import subprocess
 from importlib.resources import as_file, files
 
 import pytest
+import torch
+
+from seq2chat.generation.sampling import SamplingConfig, next_token_logits
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 
@@ -120,3 +123,33 @@ def test_oldest_turns_are_forgotten_in_few_tries(run, pairs, most):
         and result["forgotten"] == pairs - kept
         and result["asked"] <= most
     )
+
+
+DISTRIBUTION = """
+import { distribution } from "./next.js";
+const logits = Float32Array.from(LOGITS);
+console.log(JSON.stringify(OPTIONS.map((one) => [...distribution(logits, one)])));
+"""
+
+
+def test_the_sliders_cut_what_the_sampler_cuts(run):
+    logits = torch.randn(40, generator=torch.Generator().manual_seed(0)) * 2
+    logits[7] = logits.topk(5).values[-1]  # tokens that are equally likely
+    options = [
+        {"temperature": temperature, "topK": top_k, "topP": top_p, "minP": min_p}
+        for temperature in (0.5, 1.0, 2.0)
+        for top_k in (0, 5, 100)
+        for top_p in (0.3, 0.8, 1.0)
+        for min_p in (0.0, 0.05, 0.4)
+    ]
+    script = DISTRIBUTION.replace("OPTIONS", json.dumps(options))
+    found = run(script.replace("LOGITS", json.dumps(logits.tolist())))
+    for one, row in zip(options, found, strict=True):
+        config = SamplingConfig(
+            temperature=one["temperature"],
+            top_k=one["topK"],
+            top_p=one["topP"],
+            min_p=one["minP"],
+        )
+        expected = next_token_logits(logits[None], config)[0].double().softmax(-1)
+        torch.testing.assert_close(torch.tensor(row, dtype=torch.float64), expected)

@@ -6,18 +6,21 @@ import { percent, visible } from "./tokens.js";
 
 const EXPLAIN =
   "The softmax of the logits over the whole vocabulary. Temperature divides the logits. Then top-k, " +
-  "min-p and top-p cut tokens, in this order, and the rest is scaled to 1. Nothing is computed " +
+  "top-p and min-p cut tokens, in this order, and the rest is scaled to 1. Nothing is computed " +
   "again by the model: move the sliders and see which tokens remain.";
 
 const OPTIONS = [
   { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, off: 1 },
   { name: "topK", label: "Top-k (0 keeps all)", min: 0, max: 100, step: 1, off: 0 },
-  { name: "minP", label: "Min-p", min: 0, max: 0.5, step: 0.01, off: 0 },
   { name: "topP", label: "Top-p", min: 0.05, max: 1, step: 0.01, off: 1 },
+  { name: "minP", label: "Min-p", min: 0, max: 0.5, step: 0.01, off: 0 },
 ];
 
-/** Return the probability of each token after the options, 0 for tokens that are cut. */
-export function distribution(logits, { temperature, topK, minP, topP }) {
+/**
+ * Return the probability of each token after the options, 0 for tokens that are cut, as the server
+ * computes it (`generation/sampling.py`).
+ */
+export function distribution(logits, { temperature, topK, topP, minP }) {
   const order = Uint32Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
   const result = new Float64Array(logits.length);
   if (temperature === 0) {
@@ -26,18 +29,21 @@ export function distribution(logits, { temperature, topK, minP, topP }) {
   }
   const highest = logits[order[0]];
   const weights = Float64Array.from(logits, (logit) => Math.exp((logit - highest) / temperature));
-  let kept = topK > 0 ? order.slice(0, topK) : order;
-  kept = kept.filter((token) => weights[token] >= minP * weights[order[0]]);
-  let total = kept.reduce((sum, token) => sum + weights[token], 0);
+  const sum = (tokens) => tokens.reduce((total, token) => total + weights[token], 0);
+  // Tokens that are as likely as the last one stay, too.
+  const least = topK > 0 ? logits[order[Math.min(topK, order.length) - 1]] : -Infinity;
+  let kept = order.filter((token) => logits[token] >= least);
   if (topP < 1) {
+    const mass = topP * sum(kept);
     let before = 0;
     kept = kept.filter((token) => {
-      const stays = before < topP * total;
+      const stays = before < mass;
       before += weights[token];
       return stays;
     });
-    total = kept.reduce((sum, token) => sum + weights[token], 0);
   }
+  kept = kept.filter((token) => weights[token] >= minP);
+  const total = sum(kept);
   for (const token of kept) result[token] = weights[token] / total;
   return result;
 }
