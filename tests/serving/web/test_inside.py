@@ -58,6 +58,10 @@ def others(browser, tmp_path_factory):
         "transformer": (TransformerConfig(vocab_size=size, **gpt), tokenizer),
         "bert": (BERTConfig(vocab_size=words.vocab_size, **gpt), words),
         "llama": (GPTConfig("llama", vocab_size=size, n_kv_head=1, **gpt), tokenizer),
+        "wide": (
+            GPTConfig(vocab_size=size, n_layer=1, n_head=2, d_model=256, context=256),
+            tokenizer,
+        ),
     }
     torch.manual_seed(0)
     for name, (config, text) in kinds.items():
@@ -69,6 +73,7 @@ def others(browser, tmp_path_factory):
     steps = [folder / "runs/a/checkpoints" / name for name in ("step-000010", "step-000030")]
     for step in steps:
         shutil.copytree(folder / "llama", step)
+    model = load_model(folder / "llama")
     torch.nn.init.normal_(model.layers[0].self_attn.q_proj.weight)
     save_model(model, steps[1])
     with serving([*(folder / name for name in kinds), *steps], folder / "log.txt") as address:

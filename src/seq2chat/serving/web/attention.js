@@ -14,7 +14,7 @@ const LABELED = 40; // tokens that can be labeled
 const EXPLAIN =
   "Each row is a token that asks, each column a token that is read, and the color is the weight " +
   "softmax(q·k/√d) with which its value is mixed in. Every row adds up to 1. A GPT never reads " +
-  "tokens to its right. The wall shows all heads at once: choose one.";
+  "tokens to its right. In attention to a source, a row is the token that is predicted with its help. The wall shows all heads at once: choose one.";
 
 /** Return the sites of attention maps: groups of `layer`, `head`, `query` and `key`. */
 export const maps = (trace) => trace.sites.filter(({ axes }) => axes.includes("key"));
@@ -35,8 +35,12 @@ export async function attention({ trace, state, tensor, go }) {
     }),
     tensor(group.name, { ...one, format: "f32" }),
   ]);
-  const asking = group.name.startsWith("encoder") ? trace.source : trace.tokens;
-  const read = group.name.includes("self_attn") ? asking : trace.source;
+  const isSelf = group.name.includes("self_attn");
+  const inEncoder = group.name.startsWith("encoder");
+  const own = inEncoder ? trace.source : trace.tokens;
+  // Attention to the source is named after the token that is predicted with its help.
+  const asking = isSelf ? own : [...own.slice(1), { text: "…" }];
+  const read = isSelf ? own : trace.source;
   const kinds = el(
     "select",
     {
@@ -65,8 +69,8 @@ export async function attention({ trace, state, tensor, go }) {
       if (query !== null) arcs.focus(query);
     },
   );
-  const arcs = arcsOf(asking, read, weight, state.position ?? nQuery - 1, (query) =>
-    go({ position: query }),
+  const arcs = arcsOf(asking, read, weight, inEncoder ? nQuery - 1 : trace.position, (query) =>
+    inEncoder ? arcs.focus(query) : go({ position: query, target: undefined }),
   );
   return frame(
     {
@@ -224,6 +228,6 @@ function arcsOf(asking, read, weight, position, choose) {
       drawing.append(path);
     });
   };
-  requestAnimationFrame(() => focus(Math.min(Math.max(0, position), asking.length - 1)));
+  requestAnimationFrame(() => focus(position));
   return { element, focus };
 }

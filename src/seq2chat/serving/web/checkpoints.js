@@ -51,7 +51,7 @@ export function scores(weight, n) {
 
 export async function checkpoints({ trace, spec, model, models, api, state, go }) {
   const steps = siblings(models, model.id);
-  const series = steps.length > 1 ? steps : [{ id: model.id, step: 0 }];
+  const series = steps.length ? steps : [{ id: model.id, step: 0 }];
   if (!trace.sites.some(({ name }) => name === "layers.*.self_attn.heads"))
     return el("p", { class: "help" }, "This panel is for a GPT or a BERT.");
   const tokens = repeated(model.vocab_size, Math.min(LENGTH, model.context >> 1));
@@ -101,6 +101,7 @@ export async function checkpoints({ trace, spec, model, models, api, state, go }
           points.map(({ step }) => step),
           rows(kind),
           name,
+          `The ${kind === "previous" ? "previous-token" : "induction"} scores of all heads by step`,
           (at) =>
             go({
               panel: "attention",
@@ -159,7 +160,7 @@ export async function checkpoints({ trace, spec, model, models, api, state, go }
 }
 
 /** Return a chart of one line per head, from 0 to 1. */
-function chart(steps, lines, name, open) {
+function chart(steps, lines, name, label, open) {
   const make = (tag, attributes, ...children) => {
     const node = document.createElementNS(SVG, tag);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -188,7 +189,13 @@ function chart(steps, lines, name, open) {
   });
   return make(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, class: "drawing chart", role: "img" },
+    {
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      width: WIDTH,
+      class: "drawing chart",
+      role: "img",
+      "aria-label": label,
+    },
     ...axes,
     ...ticks,
     ...drawn,

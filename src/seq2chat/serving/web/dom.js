@@ -80,6 +80,23 @@ export function openDialog(dialog, ...content) {
   if (!dialog.open) dialog.showModal();
 }
 
+const FOCUSABLE = "a, button, input, select, summary, [tabindex]";
+
+/**
+ * Replace the children of an element. If one of them had the focus, the new element with the same
+ * name gets it, or else `box` itself.
+ */
+export function replaceChildren(box, ...children) {
+  const name = (node) => `${node.tagName} ${node.getAttribute("aria-label") ?? node.textContent}`;
+  const named = (wanted) =>
+    [...box.querySelectorAll(FOCUSABLE)].filter((node) => name(node) === wanted);
+  const current = box.contains(document.activeElement) && document.activeElement;
+  const wanted = current && name(current);
+  const rank = current && named(wanted).indexOf(current);
+  box.replaceChildren(...children);
+  if (current) (named(wanted)[rank] ?? box).focus({ preventScroll: true });
+}
+
 /**
  * Move the focus from `current` to a neighbor in `items` if the key is an arrow. Return true if it
  * is.

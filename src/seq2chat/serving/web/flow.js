@@ -8,7 +8,8 @@ import { percent, visible } from "./tokens.js";
 
 const EXPLAIN =
   "The chosen token on its way through the model. Its number selects a row of the embedding. Each " +
-  "layer then adds what its attention and its MLP write. Every strip is the vector itself: one cell " +
+  "layer then adds what its attention and its MLP write (and normalizes the sum, if its norms come " +
+  "after them). Every strip is the vector itself: one cell " +
   "per number, green is positive and red is negative. The number beside it is its length (norm).";
 
 const GPT3 = {
@@ -21,8 +22,8 @@ const GPT3 = {
 };
 const STRIP = 640; // pixels
 
-export async function flow({ trace, state, tensor, model, go }) {
-  const position = state.position ?? trace.tokens.length - 1;
+export async function flow({ trace, tensor, model, go }) {
+  const { position } = trace;
   if (!trace.lens)
     return el(
       "p",
@@ -30,15 +31,14 @@ export async function flow({ trace, state, tensor, model, go }) {
       `A ${trace.family} has states instead of a stream: see its panel.`,
     );
   const stack = trace.lens[0].site.replace(".input", "");
-  const [input, ...rest] = await Promise.all([
-    tensor(`${stack}.input`, { position, format: "f32" }),
-    ...["self_attn", "mlp", ""].map((part) =>
-      tensor(part ? `${stack}.*.${part}` : `${stack}.*`, { position, format: "f32" }).catch(
-        () => null,
-      ),
+  const hasSource = trace.source !== null;
+  const [input, attn, cross, mlp, stream] = await Promise.all(
+    [".input", ".*.self_attn", hasSource && ".*.cross_attn", ".*.mlp", ".*"].map(
+      (part) => part && tensor(`${stack}${part}`, { position, format: "f32" }),
     ),
-  ]);
-  const [attn, mlp, stream] = rest;
+  );
+  const open = (layer, branch) => () =>
+    go({ panel: "attention", map: `${stack}.*.${branch}.heads`, layer });
   const d = input.values.length;
   const nLayer = stream.values.length / d;
   const slice = (tensorOf, layer) => tensorOf.values.subarray(layer * d, (layer + 1) * d);
@@ -51,9 +51,22 @@ export async function flow({ trace, state, tensor, model, go }) {
   ];
   for (let layer = 0; layer < nLayer; layer++) {
     steps.push(
-      step(`layer ${layer}: attention adds`, `1 × ${d}`, slice(attn, layer), () =>
-        go({ panel: "attention", layer }),
+      step(
+        `layer ${layer}: attention adds`,
+        `1 × ${d}`,
+        slice(attn, layer),
+        open(layer, "self_attn"),
       ),
+      ...(cross
+        ? [
+            step(
+              `layer ${layer}: cross-attention adds`,
+              `1 × ${d}`,
+              slice(cross, layer),
+              open(layer, "cross_attn"),
+            ),
+          ]
+        : []),
       step(`layer ${layer}: MLP adds`, `1 × ${d}`, slice(mlp, layer), () =>
         go({ panel: "neurons", layer }),
       ),

@@ -4,7 +4,7 @@ import { Api, sentence } from "./api.js";
 import { attention } from "./attention.js";
 import { nameTheme, switchTheme } from "./bar.js";
 import { hand } from "./byhand.js";
-import { byId, el, icon, moveFocus } from "./dom.js";
+import { byId, el, icon, moveFocus, replaceChildren } from "./dom.js";
 import { checkpoints, siblings } from "./checkpoints.js";
 import { flow } from "./flow.js";
 import { askKey } from "./key.js";
@@ -35,6 +35,10 @@ const PANELS = {
 };
 const ALTERNATIVES = 24; // tokens of the distribution that are named
 const NUMBERS = ["layer", "head", "position", "target", "tour"];
+// The parts of the state that belong to one text and one vocabulary.
+const FRESH = Object.fromEntries(
+  ["ids", "translation", "position", "target", "off", "map_of"].map((name) => [name, undefined]),
+);
 
 const api = new Api(askKey);
 let models = [];
@@ -76,11 +80,13 @@ function specOf(state) {
   };
 }
 
-async function redraw() {
+/** Draw the state in the address. The trace is requested again once if the server has dropped it. */
+async function redraw(isRetry = false) {
   const mine = ++drawn;
   const state = read(location.hash);
   const model = state.model ? models.find(({ id }) => id === state.model) : models[0];
   if (!model) {
+    byId("strip").replaceChildren();
     const here = models.map(({ id }) => id).join(", ") || "none";
     return show(
       el(
@@ -93,19 +99,23 @@ async function redraw() {
   byId("model").value = model.id;
   if (state.text !== undefined) byId("text").value = state.text;
   drawTabs(state.panel);
-  byId("tour").replaceChildren(tourCard(state.tour, go));
-  if (state.text === undefined && !state.ids) return show(welcome(model));
+  replaceChildren(byId("tour"), tourCard(state.tour, go));
+  if (state.text === undefined && !state.ids) {
+    byId("strip").replaceChildren();
+    return show(welcome(model));
+  }
   const spec = specOf({ ...state, model: model.id });
+  const key = JSON.stringify(spec);
   byId("panel").setAttribute("aria-busy", "true");
   try {
-    if (traced !== JSON.stringify(spec)) {
+    if (traced !== key) {
       const result = await api.trace(spec);
       if (mine !== drawn) return;
       trace = result;
-      traced = JSON.stringify(spec);
+      traced = key;
       tensors.clear();
     }
-    drawStrip(state, model);
+    drawStrip(model);
     const element = await PANELS[state.panel][1]({
       trace,
       state,
@@ -118,21 +128,30 @@ async function redraw() {
     });
     if (mine === drawn) show(element);
   } catch (error) {
-    if (mine === drawn) show(el("div", { class: "error", role: "alert" }, sentence(error)));
-  } finally {
-    byId("panel").removeAttribute("aria-busy");
+    if (mine !== drawn) return;
+    if (error.code === "trace_not_found" && !isRetry) {
+      traced = "";
+      return redraw(true);
+    }
+    if (traced !== key) byId("strip").replaceChildren();
+    show(el("div", { class: "error", role: "alert" }, sentence(error)));
   }
 }
 
 /** Return the tensor of a site, fetched once. */
 function tensor(site, options = {}) {
   const key = JSON.stringify([site, options]);
-  if (!tensors.has(key)) tensors.set(key, api.tensor(trace.id, site, options));
+  if (!tensors.has(key)) {
+    const fetched = api.tensor(trace.id, site, options);
+    tensors.set(key, fetched);
+    fetched.catch(() => tensors.get(key) === fetched && tensors.delete(key));
+  }
   return tensors.get(key);
 }
 
 function show(element) {
-  byId("panel").replaceChildren(element);
+  byId("panel").removeAttribute("aria-busy");
+  replaceChildren(byId("panel"), element);
 }
 
 function drawTabs(current) {
@@ -150,7 +169,7 @@ function drawTabs(current) {
       label,
     ),
   );
-  byId("tabs").replaceChildren(...buttons);
+  replaceChildren(byId("tabs"), ...buttons);
   byId("tabs").onkeydown = (event) => {
     if (moveFocus(event, buttons, document.activeElement, "ArrowLeft", "ArrowRight"))
       document.activeElement.click();
@@ -158,8 +177,8 @@ function drawTabs(current) {
 }
 
 /** Draw the tokens of the text. A click selects the token whose prediction is followed. */
-function drawStrip(state, model) {
-  const position = state.position ?? trace.position;
+function drawStrip(model) {
+  const { position } = trace;
   const tokens = trace.tokens.map((token, index) =>
     el(
       "button",
@@ -175,7 +194,8 @@ function drawStrip(state, model) {
   );
   const follows =
     trace.predicts === "this token" ? "the model fills it with" : "the model continues with";
-  byId("strip").replaceChildren(
+  replaceChildren(
+    byId("strip"),
     trace.source
       ? el("p", { class: "help" }, `Source: ${trace.source.map(({ text }) => text).join("")}`)
       : "",
@@ -257,13 +277,7 @@ async function load() {
 
 function submit(event) {
   event.preventDefault();
-  const fresh = { ids: undefined, position: undefined, target: undefined, off: undefined };
-  go({
-    model: byId("model").value,
-    text: byId("text").value || undefined,
-    map_of: undefined,
-    ...fresh,
-  });
+  go({ ...FRESH, model: byId("model").value, text: byId("text").value || undefined });
 }
 
 function recolor() {
@@ -275,9 +289,7 @@ function recolor() {
 byId("theme").append(icon("theme"));
 byId("theme").addEventListener("click", recolor);
 byId("ask").addEventListener("submit", submit);
-byId("model").addEventListener("change", ({ target }) =>
-  go({ model: target.value, ids: undefined }),
-);
-addEventListener("hashchange", redraw);
+byId("model").addEventListener("change", ({ target }) => go({ ...FRESH, model: target.value }));
+addEventListener("hashchange", () => redraw());
 nameTheme();
 load();

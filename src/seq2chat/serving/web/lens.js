@@ -97,5 +97,5 @@ export function partName(site) {
   if (layer === undefined) return site;
   if (site.includes("cross_attn")) return `layer ${layer}, cross-attention`;
   if (site.includes("self_attn")) return `layer ${layer}, attention`;
-  return site.includes("mlp") ? `layer ${layer}, MLP` : `layer ${layer}, MLP`;
+  return `layer ${layer}, MLP`;
 }

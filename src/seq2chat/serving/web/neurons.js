@@ -13,15 +13,15 @@ const SHOWN = 16;
 export async function neurons({ trace, state, tensor, go }) {
   const group = trace.sites.find(({ name }) => /^(layers|decoder).*mlp\.activation$/.test(name));
   if (!group) return el("p", { class: "help" }, "This model has no MLP.");
-  const [nLayer, nToken, nNeuron] = group.shape;
+  const [nLayer, , nNeuron] = group.shape;
   const layer = Math.min(state.layer ?? 0, nLayer - 1);
-  const position = Math.min(state.position ?? nToken - 1, nToken - 1);
+  const { position } = trace;
   const { values } = await tensor(group.name, { layer, format: "f32" });
   const at = (neuron, token) => values[token * nNeuron + neuron];
   const order = Array.from({ length: nNeuron }, (_, i) => i)
     .sort((a, b) => Math.abs(at(b, position)) - Math.abs(at(a, position)))
     .slice(0, SHOWN);
-  const reach = Math.max(...values.map(Math.abs)) || 1;
+  const reach = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
   return frame(
     {
       title: "Neurons",

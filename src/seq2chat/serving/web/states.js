@@ -1,5 +1,6 @@
 /** States: the hidden vectors and gates of an RNN, one step after another. */
 
+import { chooser } from "./attention.js";
 import { el } from "./dom.js";
 import { strip } from "./heat.js";
 import { frame, short } from "./panel.js";
@@ -35,7 +36,7 @@ export async function states({ trace, state, tensor, go }) {
   const steps = tokens.map(({ text }, step) =>
     el(
       "li",
-      { "aria-current": step === state.position && tokens === trace.tokens && "step" },
+      { "aria-current": step === trace.position && tokens === trace.tokens && "step" },
       el("span", { class: "piece" }, visible(text)),
       el(
         "div",
@@ -82,18 +83,7 @@ export async function states({ trace, state, tensor, go }) {
       ),
       hasLayers &&
         group.shape[0] > 1 &&
-        el(
-          "label",
-          { class: "chooser" },
-          "Layer",
-          el("input", {
-            type: "number",
-            min: 0,
-            max: group.shape[0] - 1,
-            value: layer,
-            onchange: ({ target }) => go({ layer: Number(target.value) }),
-          }),
-        ),
+        chooser("Layer", layer, group.shape[0], (i) => go({ layer: i })),
     ),
     el("ol", { class: "steps" }, steps),
   );

@@ -11,7 +11,9 @@ const EXPLAIN =
   "another text of the same length (activation patching), and see which of them carry the difference.";
 
 export async function surgery({ trace, api, spec, state, go }) {
-  const group = maps(trace).find(({ name }) => /^(layers|decoder).*self_attn/.test(name));
+  // Places such as "0.1" are heads of cross-attention in an encoder–decoder.
+  const branch = trace.family === "transformer" ? "cross_attn" : "self_attn";
+  const group = maps(trace).find(({ name }) => name.endsWith(`*.${branch}.heads`));
   if (!group)
     return el(
       "p",
@@ -19,6 +21,7 @@ export async function surgery({ trace, api, spec, state, go }) {
       "Surgery on this page is for Transformers; see docs/inside.md for RNNs.",
     );
   const [nLayer, nHead] = group.shape;
+  const kind = branch === "cross_attn" ? "cross-attention " : "";
   const off = new Set((state.off ?? "").split(",").filter(Boolean));
   const toggle = (name) => () => {
     if (!off.delete(name)) off.add(name);
@@ -43,7 +46,7 @@ export async function surgery({ trace, api, spec, state, go }) {
       {},
       el("th", { scope: "row" }, `layer ${layer}`),
       Array.from({ length: nHead }, (_, head) =>
-        el("td", {}, cell(`${layer}.${head}`, `layer ${layer}, head ${head}`)),
+        el("td", {}, cell(`${layer}.${head}`, `layer ${layer}, ${kind}head ${head}`)),
       ),
       el("td", {}, cell(`${layer}.mlp`, `layer ${layer}, MLP`)),
     ),
@@ -55,6 +58,7 @@ export async function surgery({ trace, api, spec, state, go }) {
     interventions.length || asked
       ? await api.trace({
           ...spec,
+          target: trace.target.id,
           ...(interventions.length && { interventions }),
           ...(asked && { effects: asked }),
         })
@@ -96,7 +100,10 @@ export async function surgery({ trace, api, spec, state, go }) {
           ? `${off.size} part${off.size === 1 ? " is" : "s are"} switched off:`
           : "Nothing is switched off. Choose a head or an MLP.",
     ),
-    reply.effects && largest(reply.effects.values, go),
+    reply.effects &&
+      largest(reply.effects.values, (layer, head) =>
+        go({ panel: "attention", map: group.name, layer, head }),
+      ),
     reply.effect && changes(reply.effect),
     el(
       "form",
@@ -162,13 +169,13 @@ function changes({ tokens }) {
 }
 
 /** Return a sentence about the heads with the largest effects, which open their attention. */
-function largest(values, go) {
+function largest(values, open) {
   const all = values.flatMap((row, layer) => row.map((delta, head) => ({ layer, head, delta })));
   const first = all.sort((a, b) => Math.abs(b.delta) - Math.abs(a.delta)).slice(0, 3);
   const links = first.map(({ layer, head, delta }) =>
     el(
       "button",
-      { type: "button", class: "link", onclick: () => go({ panel: "attention", layer, head }) },
+      { type: "button", class: "link", onclick: () => open(layer, head) },
       `layer ${layer}, head ${head} (${short(delta)})`,
     ),
   );

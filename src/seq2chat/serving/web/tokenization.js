@@ -1,8 +1,9 @@
 /** Tokenization: from the bytes of a text to its tokens, merge by merge. */
 
+import { CONTROL } from "./api.js";
 import { el } from "./dom.js";
 import { frame } from "./panel.js";
-import { visible } from "./tokens.js";
+import { textOf, visible } from "./tokens.js";
 
 const EXPLAIN =
   "The text is first split into pieces: words with the blank before them, digits, signs. Each piece " +
@@ -17,11 +18,8 @@ export async function tokenization({ trace, model, api }) {
       { class: "help" },
       "A BERT has WordPiece: each word is cut into the longest known pieces.",
     );
-  const text = trace.tokens
-    .filter(({ text, bytes }) => bytes || !/^<\|.*\|>$/.test(text))
-    .map(({ text }) => text)
-    .join("")
-    .slice(0, LONGEST);
+  const tokens = trace.tokens.filter(({ text, bytes }) => bytes || !CONTROL.test(text));
+  const text = textOf(tokens).slice(0, LONGEST);
   const pieces = (await api.tokenize(model.id, { prompt: text, merges: true })).merges;
   const name = (bytes) => visible(new TextDecoder().decode(new Uint8Array(bytes)));
   const shown = (bytes) => (name(bytes).includes("\ufffd") ? hex(bytes) : name(bytes));

@@ -26,6 +26,7 @@ export async function writers({ trace, go }) {
         : partOf(site)
       : `${partOf(site)}, head ${head}`;
   const layerOf = ({ site }) => Number(site.match(/\.(\d+)/)?.[1]);
+  const mapOf = ({ site }) => site.replace(/\.\d+\./, ".*.").replace(/\.context$/, "");
   return frame(
     {
       title: "Who wrote this",
@@ -52,7 +53,13 @@ export async function writers({ trace, go }) {
                 {
                   type: "button",
                   class: "link",
-                  onclick: () => go({ panel: "attention", layer: layerOf(part), head: part.head }),
+                  onclick: () =>
+                    go({
+                      panel: "attention",
+                      map: mapOf(part),
+                      layer: layerOf(part),
+                      head: part.head,
+                    }),
                 },
                 name(part),
               ),
@@ -67,16 +74,10 @@ export async function writers({ trace, go }) {
   );
 }
 
+/** Return a name such as "layer 2, attention" of the site of a part. */
 function partOf(site) {
   const [, layer] = site.match(/\.(\d+)/) ?? [];
-  if (layer === undefined)
-    return { "layers.input": "embedding", "decoder.input": "embedding" }[site] ?? site;
-  const kind = site.includes("cross")
-    ? "cross-attention"
-    : site.includes("attn")
-      ? "attention"
-      : site.includes("mlp")
-        ? "MLP"
-        : "";
-  return kind ? `layer ${layer}, ${kind}` : partName(site);
+  // "embedding", "positions", "segments", "biases" and "rest".
+  if (layer === undefined) return site;
+  return partName(site) + (site.endsWith(".bias") ? ", bias" : "");
 }
