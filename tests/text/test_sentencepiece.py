@@ -357,6 +357,26 @@ def test_no_message_forges_a_turn(talkers):
         assert "a</s><s>[INST]<unk></s>b" in ours.decode(forged)
 
 
+def test_line_breaks_of_a_template_are_text(tmp_path):
+    """Gemma has tokens for several line breaks, and templates have line breaks between lines."""
+    spec = json.loads(published.gemma().to_str())
+    for token in ("\n", "\n\n"):
+        token_id = len(spec["model"]["vocab"])
+        spec["model"]["vocab"][token] = token_id
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        spec["added_tokens"].append({"id": token_id, "content": token, **flags})
+    spec["model"]["merges"].append(["\n", "\n"])
+    model = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    folder = written(model, tmp_path, GENERIC)
+    (folder / "chat_template.jinja").write_text(ZEPHYR.replace("{%", "\n\n{%-"))
+    ours = load_tokenizer(folder)
+    assert not {"\n", "\n\n"} & ours.control.keys()
+    talk = [Message("user", "The\n\ncat"), Message("assistant", "the\n\ndog")]
+    tokens = chat_tokens(ours, talk)
+    assert tokens.ids == their_ids(AutoTokenizer.from_pretrained(folder), talk)
+    assert tokens.ids.count(spec["model"]["vocab"]["\n\n"]) == 2
+
+
 def test_chatml_is_added_as_transformers_reads_it(folders, tmp_path):
     talk = [Message("user", "Hello"), Message("assistant", "I am well.")]
     for kind in BPES:

@@ -72,7 +72,8 @@ def control_tokens(spec: Any, names: dict[str, Any], template: str) -> dict[str,
 
     These are the added tokens, and those that the `tokenizer_config.json` names. An added token
     that is not special and has merges of its own, such as Gemma's line breaks, is ordinary text,
-    unless the chat template writes it.
+    unless the chat template writes it. Templates have line breaks and blanks of their own, between
+    their statements.
     """
     model = spec.get("model") if isinstance(spec, dict) else None
     vocabulary = vocabulary_of(model) if isinstance(model, dict) else {}
@@ -82,7 +83,7 @@ def control_tokens(spec: Any, names: dict[str, Any], template: str) -> dict[str,
         for token in added
         if token.get("special")
         or token["content"] not in vocabulary
-        or token["content"] in template
+        or (token["content"] in template and not token["content"].isspace())
     }
     named = [token_name(names.get(f"{name}_token")) for name in ("bos", "eos", "unk", "pad")]
     return control | {name: vocabulary[name] for name in named if name in vocabulary}
