@@ -438,6 +438,9 @@ NOT_ALL_BYTES = {token: i for i, token in enumerate([UNKNOWN, *BYTES[1:], "▁"]
         ),
         (changed(model__type="WordLevel"), "is a WordLevel tokenizer"),
         (changed(version="9"), "is damaged"),
+        (changed(pre_tokenizer="x"), "is damaged"),
+        (changed(normalizer={}), "is damaged"),
+        (changed(added_tokens=[{"content": "new"}]), "is damaged"),
     ],
 )
 def test_other_kinds_are_refused_by_name(tmp_path, text, message):

@@ -127,13 +127,17 @@ class TextTokenizer:
         file = tokenizer_file(path)
         config = file.with_name("tokenizer_config.json")
         template = file.with_name("chat_template.jinja")
-        tokenizer = cls(
-            kind,
-            read_utf8(file),
-            read_utf8(config) if config.is_file() else "{}\n",
-            where=str(file),
-            chat_template=read_utf8(template) if template.is_file() else "",
-        )
+        try:
+            tokenizer = cls(
+                kind,
+                read_utf8(file),
+                read_utf8(config) if config.is_file() else "{}\n",
+                where=str(file),
+                chat_template=read_utf8(template) if template.is_file() else "",
+            )
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            # Values of the wrong type, or missing ones.
+            raise UserError(f"{file} or a file beside it is damaged: {error!r}.") from error
         generation = file.with_name("generation_config.json")
         if generation.is_file():
             ends = read_json(read_utf8(generation), str(generation)).get("eos_token_id")

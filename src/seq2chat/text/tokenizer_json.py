@@ -127,10 +127,10 @@ def as_transformers_reads(spec: Any, names: dict[str, Any]) -> Any:
 
 def is_byte_level(spec: dict[str, Any]) -> bool:
     """Return True if the last step that splits text maps bytes to characters."""
-    steps = spec.get("pre_tokenizer") or {}
-    if steps.get("type") == "Sequence":
-        steps = steps["pretokenizers"][-1]
-    return steps.get("type") == "ByteLevel"
+    step = spec.get("pre_tokenizer")
+    if isinstance(step, dict) and step.get("pretokenizers"):
+        step = step["pretokenizers"][-1]
+    return isinstance(step, dict) and step.get("type") == "ByteLevel"
 
 
 class BytePairs(NamedTuple):
