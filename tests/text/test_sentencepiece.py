@@ -149,6 +149,26 @@ def test_names_of_tokens_stay_text(ours):
         assert ours[name].control[UNKNOWN] not in ours[name].encode("<un")
 
 
+@pytest.mark.parametrize("kind", ["gemma", "legacy", "unigram", "bytes"])
+def test_a_control_token_of_one_character_stays_text(tmp_path, kind):
+    spec = json.loads(KINDS[kind][0]().to_str())
+    vocabulary = spec["model"]["vocab"]
+    token_id = len(vocabulary)
+    if isinstance(vocabulary, list):
+        vocabulary.append(["¤", -1.0])
+    else:
+        vocabulary["¤"] = token_id
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    spec["added_tokens"].append({"id": token_id, "content": "¤", "special": True, **flags})
+    model = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    tokenizer = load_tokenizer(written(model, tmp_path, GENERIC))
+    assert tokenizer.control["¤"] == token_id
+    for text in ("a ¤ b", "¤", "\ufdd0¤"):
+        ids = tokenizer.encode(text)
+        assert token_id not in ids
+        assert kind == "unigram" or tokenizer.decode(ids).lstrip(" ") == text
+
+
 CUT_TEXTS = st.lists(
     st.text("ab1'.- \n\t\u0301。北①", max_size=12) | st.sampled_from([" the", "▁", "</s>", "🙂🙂"]),
     max_size=6,

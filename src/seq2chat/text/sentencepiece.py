@@ -43,6 +43,10 @@ EACH_BLANK = f"{BLANK}[^{BLANK}]*|[^{BLANK}]+"
 EACH_RUN = f"{BLANK}+[^{BLANK}]*|[^{BLANK}]+"
 
 
+# Before the name of a control token of one character, which can't be cut.
+HIDDEN = "\ufdd0"
+
+
 class Steps(NamedTuple):
     """The steps before the model.
 
@@ -83,6 +87,12 @@ class SentencePiece:
             # Words are encoded one by one, which is faster. The ids are the same.
             pattern = EACH_RUN
         self._has_pieces = pattern != ""
+        unknown_name = model["vocab"][unknown][0] if is_unigram and unknown is not None else unknown
+        letters = [
+            token
+            for token, token_id in self._vocabulary.items()
+            if len(token) == 1 and control.get(token) == token_id and token != unknown_name
+        ]
         split = {
             "type": "Split",
             "pattern": {"Regex": pattern},
@@ -98,7 +108,7 @@ class SentencePiece:
                         "added_tokens": [],
                         "normalizer": {"type": "Sequence", "normalizers": self._steps.normalizers},
                         "pre_tokenizer": split if pattern else None,
-                        "model": model,
+                        "model": _without(model, letters),
                     }
                 )
             )
@@ -120,9 +130,10 @@ class SentencePiece:
             for token, token_id in self._vocabulary.items()
             if control.get(token) == token_id and token not in bytes_of
         ]
+        names += [re.escape(HIDDEN + letter) for letter in letters]
         names += [r"<0x[0-9A-F]{2}>"] if bytes_of else []
-        if unknown is not None:
-            names.append(re.escape(model["vocab"][unknown][0] if is_unigram else unknown))
+        if unknown_name is not None:
+            names.append(re.escape(unknown_name))
         self._names = re.compile("|".join(names) or r"(?!)")
         self.vocab_size = max(self._vocabulary.values()) + 1
         self.adds_blank = self._steps.prefix != "never"
@@ -229,6 +240,22 @@ def parse_steps(spec: dict[str, Any], where: str) -> Steps:
         has_words=len(kinds) > 1,
         is_split=is_metaspace and steps[-1].get("split", True),
     )
+
+
+def _without(model: dict[str, Any], letters: list[str]) -> dict[str, Any]:
+    """Return the model with other names for these tokens of one character, so that text can't be
+    them."""
+    if not letters:
+        return model
+    names = {letter: HIDDEN + letter for letter in letters}
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):
+        return model | {"vocab": [[names.get(token, token), score] for token, score in vocabulary]}
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return model | {
+        "vocab": {names.get(token, token): token_id for token, token_id in vocabulary.items()},
+        "merges": [merge for merge in merges if not names.keys() & set(merge)],
+    }
 
 
 def _flat(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
