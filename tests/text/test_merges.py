@@ -34,6 +34,11 @@ def test_whole_pieces_are_taken_where_the_tokenizer_takes_them():
     assert tokenizer.encode("xyz") == [777]
 
 
+def test_endless_pieces_are_refused():
+    with pytest.raises(UserError, match="a piece of 1000 bytes"):
+        merge_steps(TOKENIZER, "a" * 1000)
+
+
 def test_other_tokenizers_are_refused(monkeypatch):
     monkeypatch.setattr(TOKENIZER, "codec", None)
     with pytest.raises(UserError, match="Only byte-level BPEs"):

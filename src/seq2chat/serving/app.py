@@ -32,6 +32,7 @@ from seq2chat.text.tokenizers import check_ids
 T = TypeVar("T")
 
 MAX_MERGED = 1000  # characters of a text whose merges are shown
+MAX_PIECE = 200  # bytes of a piece, whose steps take space with the square of its length
 
 MEDIA_TYPES = {
     ".html": "text/html",
@@ -298,7 +299,7 @@ def _merges(body: protocol.TokenizeRequest, model: ServedModel) -> list[list[lis
     assert isinstance(model.tokenizer, TextTokenizer)
     return [
         [[list(token) for token in step] for step in steps]
-        for steps in merge_steps(model.tokenizer, text)
+        for steps in merge_steps(model.tokenizer, text, MAX_PIECE)
     ]
 
 

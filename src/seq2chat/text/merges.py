@@ -6,7 +6,7 @@ The readable algorithm is in `bpe.py`. This one follows the merges of a trained 
 import json
 from itertools import pairwise
 
-from seq2chat.config import UserError
+from seq2chat.config import UserError, check
 from seq2chat.text.bpe import byte_alphabet
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.text_tokenizer import TextTokenizer
@@ -16,11 +16,12 @@ Steps = list[list[bytes]]
 """A piece of text as bytes, and after each merge. Each step is a list of tokens."""
 
 
-def merge_steps(tokenizer: TextTokenizer, text: str) -> list[Steps]:
+def merge_steps(tokenizer: TextTokenizer, text: str, longest: int = 200) -> list[Steps]:
     """Return the steps of each piece of `text`, from its bytes to its tokens.
 
     In each step the pair that was learned first is merged, everywhere in the piece. Raises
-    UserError for a tokenizer that is not a byte-level BPE.
+    UserError for a tokenizer that is not a byte-level BPE, and for a piece of more than `longest`
+    bytes, as the steps take space with the square of its length.
     """
     codec = tokenizer.codec
     if not isinstance(codec, ByteBPE):
@@ -38,6 +39,11 @@ def merge_steps(tokenizer: TextTokenizer, text: str) -> list[Steps]:
     pieces = []
     for piece in codec.split(text):
         word = [to_character[byte] for byte in piece.encode()]
+        check(
+            len(word) <= longest,
+            f"The text has a piece of {len(word)} bytes, {piece[:20]!r}; merges are shown for at "
+            f"most {longest}.",
+        )
         steps = [as_bytes(word)]
         if takes_whole and "".join(word) in vocabulary:
             word = ["".join(word)]
