@@ -7,6 +7,7 @@ import { visible } from "./tokens.js";
 
 const MOST = 8; // tokens
 const SHOWN = 6; // numbers of a vector
+const FAR = 1e-3; // a difference that rounding does not explain, as in GPT-Neo without √d
 const EXPLAIN =
   "Attention of one head, computed here from the model's own q, k and v: scores q·k, divided by √d, " +
   "masked, and turned into weights by a softmax. z is the weighted sum of the values. The last line " +
@@ -116,7 +117,8 @@ export async function hand({ trace, state, tensor, go }) {
       "p",
       { class: "told" },
       whole
-        ? `The largest difference from the model's own weights is ${gap.toExponential(1)}.`
+        ? `The largest difference from the model's own weights is ${gap.toExponential(1)}.` +
+            (gap > FAR ? " This model scales or masks its scores in another way." : "")
         : `The text has more than ${MOST} tokens, and all of them are read here, so the weights among the first ${MOST} differ from the model's. Trace a shorter text.`,
     ),
   );
