@@ -102,7 +102,8 @@ def _change_cells(
     """Return the tensor at a site with another cell changed in each row after the first."""
     check(
         other is None or other.shape == tensor.shape[1:],
-        f"The texts differ in their number of tokens at {site}; write texts of equally many.",
+        f"The texts differ in their number of tokens: {tensor.shape[1]} and "
+        f"{0 if other is None else len(other)}; write texts of equally many.",
     )
     new = tensor.clone()
     for row, cell in enumerate(cells, start=1):

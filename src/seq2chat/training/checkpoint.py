@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from seq2chat.config import UserError, check
+from seq2chat.config.toml import did_you_mean
 from seq2chat.log import print_once
 from seq2chat.models import hub
 from seq2chat.models.folder import CausalLM, Model, load_model, save_model
@@ -168,7 +169,8 @@ def find_checkpoint(path: Path) -> Path:
         + (
             f"did you mean {Path('runs') / path}?"
             if RunFolder(Path("runs") / path).list_checkpoints()
-            else "`seq2chat runs list` lists the runs in runs/."
+            else did_you_mean(str(path), list(PUBLISHED)).strip().lower()
+            or "`seq2chat runs list` lists the runs in runs/."
         ),
     )
     checkpoints = RunFolder(path).list_checkpoints()

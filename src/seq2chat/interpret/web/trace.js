@@ -7,7 +7,7 @@ const percent = (logprob) => {
   const p = 100 * Math.exp(logprob);
   return p >= 99.95 ? "100%" : p >= 0.1 ? `${p.toFixed(1)}%` : `${p.toPrecision(1)}%`;
 };
-const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
+const signed = (x, digits = 3) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
 const probe = document.body.appendChild(document.createElement("i"));
 // A canvas needs the color itself: light-dark() has no meaning there.
 const color = (name) => {
@@ -74,7 +74,7 @@ function showEffects() {
   const most = Math.max(1e-9, ...effects.values.flat().map(Math.abs));
   effects.values.forEach((row, layer) => {
     const cells = row.map((value, head) => {
-      const cell = element("td", { className: "number", textContent: Math.abs(value) < 0.005 ? "·" : signed(value).slice(0, 5), title: `layer ${layer}, head ${head}: ${value}` });
+      const cell = element("td", { className: "number", textContent: Math.abs(value) < 0.005 ? "·" : signed(value, 2), title: `layer ${layer}, head ${head}: ${value}` });
       const tint = value < 0 ? "--minus" : "--accent";
       cell.style.background = `color-mix(in oklab, var(${tint}) ${(75 * Math.abs(value)) / most}%, transparent)`;
       return cell;

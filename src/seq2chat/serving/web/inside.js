@@ -170,6 +170,7 @@ function drawTabs(current) {
     ),
   );
   replaceChildren(byId("tabs"), ...buttons);
+  byId("tabs").querySelector("[aria-selected=true]").scrollIntoView({ block: "nearest" });
   byId("tabs").onkeydown = (event) => {
     if (moveFocus(event, buttons, document.activeElement, "ArrowLeft", "ArrowRight"))
       document.activeElement.click();
