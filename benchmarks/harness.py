@@ -2,7 +2,7 @@
 
     python benchmarks/harness.py smollm2
 
-Run it in the repository's root, in an environment that also has `pip install lm-eval[api]`. The
+Run it in the repository's root, in an environment with `pip install "lm-eval[api,hf]"`. The
 tasks are the YAML files of `benchmarks/tasks`, which read local files only. The numbers of the
 three ways are printed side by side, and are equal if they agree on every token.
 """
@@ -137,10 +137,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run, model folder or published model")
     options = parser.parse_args()
     folder = find_checkpoint(options.run)
+    theirs = {"pretrained": str(folder), "dtype": "float32", "device": "cpu"}
     ways = {
         "class": results_of(Seq2ChatLM(folder)),
         "server": served(options.run, folder),
-        "transformers": results_of("hf", {"pretrained": str(folder), "dtype": "float32"}),
+        "transformers": results_of("hf", theirs),
     }
     print(json.dumps({"benchmark": "harness", "machine": machine()} | ways))
 
