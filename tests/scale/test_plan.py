@@ -39,7 +39,10 @@ def test_gpt3_has_the_parameters_and_flops_of_the_paper():
 @pytest.mark.parametrize(("checkpointing", "factor"), [(False, 72), (True, 96)])
 def test_flops_are_those_of_narayanan(checkpointing, factor):
     """Narayanan et al. 2021, equation 3: 96 B s L h² (1 + s/6h + V/16Lh) with recomputation."""
-    s, n, h, v = SMALL.context, SMALL.n_layer, SMALL.d_model, SMALL.vocab_size
+    s = SMALL.context
+    n = SMALL.n_layer
+    h = SMALL.d_model
+    v = SMALL.vocab_size
     expected = factor * s * n * h**2 * (1 + s / (6 * h) + v / (factor / 6 * n * h))
     stage = Stage(SMALL, Layout(checkpointing=checkpointing), 0)
     assert stage.flops() == pytest.approx(expected)

@@ -65,7 +65,8 @@ def test_texts_are_encoded_beside_the_event_loop(client, server, monkeypatch):
 
 
 def test_oversized_text_is_refused_before_encoding(client, monkeypatch):
-    encode, fits = TextTokenizer.encode, "q" * (3 * 96 * len("<|endoftext|>"))
+    encode = TextTokenizer.encode
+    fits = "q" * (3 * 96 * len("<|endoftext|>"))
 
     def counted(self, text, **options):
         return encode(self, text, **options) if len(text) < 100 else [1] * 1000

@@ -124,18 +124,19 @@ class _Walk:
         """Yield the parts from the last to the first."""
         model = self.one.model
         assert isinstance(model, GPT | BERT | Transformer)
+        stack = "layers"
+        branches = ("self_attn", "mlp")
         if isinstance(model, BERT):
             direction = self._below_bert_head(model, direction, token, versus)
-            stack, branches = "layers", ("self_attn", "mlp")
         elif isinstance(model, GPT):
             direction = self._below(
                 model.norm, self.at(f"layers.{len(model.layers) - 1}"), direction
             )
-            stack, branches = "layers", ("self_attn", "mlp")
         else:
             top = f"decoder.{len(model.decoder) - 1}"
             direction = self._below(model.decoder_norm, self.at(top), direction)
-            stack, branches = "decoder", ("self_attn", "cross_attn", "mlp")
+            stack = "decoder"
+            branches = ("self_attn", "cross_attn", "mlp")
         for layer in reversed(range(model.config.n_layer)):
             block = f"{stack}.{layer}"
             for branch in reversed(branches):

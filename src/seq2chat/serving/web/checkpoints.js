@@ -1,7 +1,7 @@
 /** Over training: the checkpoints of one run, and when its heads begin to look back. */
 
 import { el } from "./dom.js";
-import { frame, short } from "./panel.js";
+import { frame, short, toTable } from "./panel.js";
 import { percent } from "./tokens.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -111,50 +111,29 @@ export async function checkpoints({ trace, spec, model, models, api, state, go }
         ),
       ),
     ),
-    el(
-      "table",
-      { class: "effects" },
-      el(
-        "thead",
-        {},
-        el(
-          "tr",
-          {},
-          ["step", "best induction head", "score", `probability of “${trace.target.text}”`].map(
-            (cell) => el("th", { scope: "col" }, cell),
-          ),
-        ),
-      ),
-      el(
-        "tbody",
-        {},
-        points.map(({ id, step, heads, logprob }) => {
+    toTable(
+      [
+        ["step", "best induction head", "score", `probability of “${trace.target.text}”`],
+        ...points.map(({ id, step, heads, logprob }) => {
           const best = heads.reduce(
             (most, { induction }, at) => (induction > heads[most].induction ? at : most),
             0,
           );
-          return el(
-            "tr",
-            { "aria-current": id === model.id && "true" },
+          const isOwn = id === model.id && "true";
+          const open = () => go({ model: id, panel: state.panel });
+          return [
             el(
-              "th",
-              { scope: "row" },
-              el(
-                "button",
-                {
-                  type: "button",
-                  class: "link",
-                  onclick: () => go({ model: id, panel: state.panel }),
-                },
-                String(step),
-              ),
+              "button",
+              { type: "button", class: "link", "aria-current": isOwn, onclick: open },
+              step,
             ),
-            el("td", {}, name(best)),
-            el("td", {}, short(heads[best].induction)),
-            el("td", {}, percent(logprob)),
-          );
+            name(best),
+            short(heads[best].induction),
+            percent(logprob),
+          ];
         }),
-      ),
+      ],
+      "effects",
     ),
   );
 }

@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 import { strip } from "./heat.js";
 import { partName } from "./lens.js";
-import { frame, short } from "./panel.js";
+import { frame, short, toTable } from "./panel.js";
 import { percent, visible } from "./tokens.js";
 
 const EXPLAIN =
@@ -145,31 +145,9 @@ function sizes(shape) {
       {},
       `This model: ${count(shape.parameters)} parameters, ${shape.n_layer} layers of width ${shape.d_model}. Compare with GPT-3`,
     ),
-    el(
-      "table",
-      { class: "sizes" },
-      el(
-        "thead",
-        {},
-        el(
-          "tr",
-          {},
-          ["", "this model", "GPT-3"].map((cell) => el("th", { scope: "col" }, cell)),
-        ),
-      ),
-      el(
-        "tbody",
-        {},
-        rows.map(([label, key]) =>
-          el(
-            "tr",
-            {},
-            el("th", { scope: "row" }, label),
-            el("td", {}, count(shape[key])),
-            el("td", {}, count(GPT3[key])),
-          ),
-        ),
-      ),
-    ),
+    toTable([
+      ["", "this model", "GPT-3"],
+      ...rows.map(([label, key]) => [label, count(shape[key]), count(GPT3[key])]),
+    ]),
   );
 }

@@ -44,28 +44,29 @@ export function frame({ title, explain, data, rows }, ...content) {
   return box;
 }
 
-/** Return a table of rows of texts and numbers. */
-export function toTable([head, ...rows]) {
+/** Return a table of a heading row and rows of cells: texts, numbers or elements. */
+export function toTable([head, ...rows], name) {
   return el(
     "table",
-    {},
+    { class: name },
     el(
       "thead",
       {},
       el(
         "tr",
         {},
-        head.map((cell) => el("th", { scope: "col" }, String(cell))),
+        head.map((cell) => el("th", { scope: "col" }, cell)),
       ),
     ),
     el(
       "tbody",
       {},
-      rows.map((row) =>
+      rows.map(([first, ...rest]) =>
         el(
           "tr",
           {},
-          row.map((cell) => el("td", {}, String(cell))),
+          el("th", { scope: "row" }, first),
+          rest.map((cell) => el("td", {}, cell)),
         ),
       ),
     ),

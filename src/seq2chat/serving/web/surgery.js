@@ -2,7 +2,7 @@
 
 import { maps } from "./attention.js";
 import { el } from "./dom.js";
-import { frame, short } from "./panel.js";
+import { frame, short, toTable } from "./panel.js";
 import { percent, visible } from "./tokens.js";
 
 const EXPLAIN =
@@ -137,35 +137,13 @@ export async function surgery({ trace, api, spec, state, go }) {
 }
 
 function changes({ tokens }) {
-  return el(
-    "table",
-    { class: "effects" },
-    el(
-      "thead",
-      {},
-      el(
-        "tr",
-        {},
-        ["token", "before", "after", "Δ log-probability"].map((cell) =>
-          el("th", { scope: "col" }, cell),
-        ),
-      ),
-    ),
-    el(
-      "tbody",
-      {},
-      tokens.map(({ text, before, after, delta }) =>
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row", class: "piece" }, visible(text)),
-          el("td", {}, percent(before)),
-          el("td", {}, percent(after)),
-          el("td", { class: delta < 0 ? "minus" : "" }, `${short(delta)} nats`),
-        ),
-      ),
-    ),
-  );
+  const rows = tokens.map(({ text, before, after, delta }) => [
+    el("span", { class: "piece" }, visible(text)),
+    percent(before),
+    percent(after),
+    el("span", { class: delta < 0 && "minus" }, `${short(delta)} nats`),
+  ]);
+  return toTable([["token", "before", "after", "Δ log-probability"], ...rows], "effects");
 }
 
 /** Return a sentence about the heads with the largest effects, which open their attention. */
