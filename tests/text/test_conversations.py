@@ -166,9 +166,13 @@ def test_missing_and_empty_files_are_reported(tmp_path):
         read_queries(write(tmp_path), 0, 0)
 
 
-def test_the_end_is_held_out():
-    assert split(list(range(10)), 0.2) == (list(range(8)), [8, 9])
+def test_held_out_examples_are_spread_evenly():
+    assert split(list(range(10)), 0.2) == ([0, 1, 3, 4, 5, 6, 8, 9], [2, 7])
     assert split([1, 2], 0.001) == ([1], [2])
+    for n in range(2, 40):
+        for n_held_out in range(1, n):
+            train, held_out = split(list(range(n)), n_held_out / n)
+            assert len(held_out) == n_held_out and sorted(train + held_out) == list(range(n))
     with pytest.raises(UserError, match="give at least two"):
         split([1], 0.5)
 

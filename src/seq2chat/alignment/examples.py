@@ -102,13 +102,12 @@ def split_examples(
 ) -> tuple[list[Example], list[Example]]:
     """Return the examples to train on, and those held out.
 
-    Held out are the last `data.val_fraction` of the prompts, but at most `most`. No prompt is on
-    both sides.
+    Held out are `data.val_fraction` of the prompts, but at most `most`, spread evenly over them. No
+    prompt is on both sides.
     """
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     check(len(prompts) > 1, "All examples have one prompt; give at least two, one to hold out.")
-    _, last = split(prompts, min(recipe.data.val_fraction, most / len(prompts)))
-    held_out = set(last)
+    held_out = set(split(prompts, min(recipe.data.val_fraction, most / len(prompts)))[1])
     sides: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
         sides[example.prompt in held_out].append(example)

@@ -245,16 +245,19 @@ def write_comparisons(file: Path, comparisons: Sequence[Comparison]) -> None:
 
 
 def split(examples: Sequence[T], fraction: float) -> tuple[list[T], list[T]]:
-    """Return training examples and held-out examples, the last `fraction` of them and at least one.
+    """Return training examples, and a `fraction` of held-out examples and at least one, spread
+    evenly so that each topic of a sorted file is on both sides.
 
     Raises UserError for fewer than two.
     """
-    check(
-        len(examples) > 1,
-        f"There are {len(examples)} examples; give at least two, to train on and to hold out.",
-    )
-    n_held_out = min(len(examples) - 1, max(1, round(len(examples) * fraction)))
-    return list(examples[:-n_held_out]), list(examples[-n_held_out:])
+    n = len(examples)
+    check(n > 1, f"There are {n} examples; give at least two, to train on and to hold out.")
+    n_held_out = min(n - 1, max(1, round(n * fraction)))
+    places = {(2 * i + 1) * n // (2 * n_held_out) for i in range(n_held_out)}
+    sides: tuple[list[T], list[T]] = ([], [])
+    for place, example in enumerate(examples):
+        sides[place in places].append(example)
+    return sides
 
 
 # Reading files
