@@ -1,8 +1,5 @@
 """The engine gives each request the tokens it would get alone."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from generation.engine_requests import (
@@ -25,6 +22,7 @@ from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.score import score
 from seq2chat.generation.tokens import Token
 from seq2chat.models.folder import save_model
+from seq2chat.serving.served_model import quantize
 
 
 @each_config
@@ -102,66 +100,23 @@ def test_prompts_side_by_side_are_read_in_one_pass(monkeypatch):
         assert events[1:] == alone
 
 
-COMPILED = """
-import random, torch
-from seq2chat.config import GPTConfig
-from seq2chat.generation.engine import Engine, Request, Token
-from seq2chat.generation.sampling import SamplingConfig
-from seq2chat.models.gpt import GPT
-from seq2chat.serving.served_model import quantize
-
-def make(seed, dtype, quantized=False):
-    torch.manual_seed(seed)
-    shape = GPTConfig(
-        "modern", vocab_size=101, context=160, n_layer=1, n_head=4, n_kv_head=2, d_model=64
-    )
-    model = GPT(shape)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    model.eval().to(dtype)
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("dtype", FORMATS.values(), ids=FORMATS)
+def test_compiled_together_is_alone_to_the_last_bit(dtype, quantized):
+    model, prompts = random_gpt(CONFIGS["modern"], dtype), texts(6)
     if quantized:
         quantize(model)
-    return model
-
-def compiled(model):
-    engine = Engine(model, 8)
+    engine = Engine(model, n_slot=8)
     engine.compile()
-    engine._token_pass.run = engine._token_pass.compiled  # also where it happens to be slower
-    return engine
-
-chance = random.Random(1)
-prompts = [[chance.randrange(101) for _ in range(chance.randint(1, 120))] for _ in range(6)]
-
-def run(engine, prompts):
-    told = [[] for _ in prompts]
-    for prompt, events in zip(prompts, told):
-        engine.submit(Request(prompt, SamplingConfig(20, 0.0), events.append, logprobs=2))
-    engine.run()
-    return [[event for event in events if isinstance(event, Token)] for events in told]
-
-# Models beside each other, as a server has them: two of one shape, and others in other formats.
-models = [make(0, torch.float32), make(1, torch.float32)]
-if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-    models += [make(2, torch.bfloat16), make(3, torch.bfloat16, quantized=True)]
-engines = [compiled(model) for model in models]
-for model, engine in zip(models, engines):
-    together, plain = run(engine, prompts), run(Engine(model, 8), prompts)
-    assert together == [run(engine, [prompt])[0] for prompt in prompts], "not what each gets alone"
-    for row, twin in zip(together, plain):
-        if next(model.parameters()).dtype == torch.float32:
-            assert [t.id for t in row] == [t.id for t in twin], "not the plain tokens"
-            assert max(abs(t.logprob - u.logprob) for t, u in zip(row, twin)) < 1e-4
+    together = run(engine, prompts, options=GREEDY)
+    assert together == [run(engine, [prompt], options=GREEDY)[0] for prompt in prompts]
+    plain = run(Engine(model, n_slot=8), prompts, options=GREEDY)
+    for row, twin in zip(together, plain, strict=True):
+        if dtype == torch.float32:
+            assert [t.id for t in row] == [t.id for t in twin]
+            assert [t.logprob for t in row] == pytest.approx([t.logprob for t in twin], abs=1e-4)
         else:
-            assert abs(row[0].logprob - twin[0].logprob) < 0.2, "not the plain model"
-"""
-
-
-def test_compiled_together_is_alone_to_the_last_bit():
-    """In a process without the type checks, which torch.compile cannot read."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+            assert row[1].logprob == pytest.approx(twin[1].logprob, abs=0.2)
 
 
 @pytest.mark.parametrize("dtype", FORMATS.values(), ids=FORMATS)

@@ -29,17 +29,14 @@ def serve(
     compile: Annotated[
         bool,
         Parameter(
-            help="compile each model, which takes up to a minute and makes answers faster",
+            help="on a GPU: compile each model, which takes up to a minute and speeds up answers",
             negative="",
         ),
     ] = False,
     quantize: Annotated[
         Literal["int8"] | None,
         Parameter(
-            help=(
-                "store weights as 8-bit integers and compile: less memory, faster for few answers "
-                "at once"
-            )
+            help="store weights as 8-bit integers: less memory, faster for few answers at once"
         ),
     ] = None,
 ) -> None:
@@ -73,10 +70,11 @@ def serve(
             for path, name in zip(paths, model_names, strict=True)
         ]
         for model in models:
-            if (compile or quantize) and model.engine is not None:
+            if model.engine is not None and (compile or model.module.device.type == "cpu"):
                 with console.status(f"compiling {model.id}"):
-                    result = compile_engine(model.engine)
-                console.print(f"{model.id}: {result}", style="dim")
+                    obstacle = compile_engine(model.engine)
+                if obstacle:
+                    console.print(f"{model.id} answers more slowly: {obstacle}", style="dim")
         return models
 
     def announce(address: str) -> None:

@@ -26,14 +26,13 @@ from seq2chat.generation.request import DeadlinePassed, Event, PromptRead, Reque
 from seq2chat.generation.request_queue import RequestQueue
 from seq2chat.generation.sampling import row_generators
 from seq2chat.generation.sequence import Phase, Sequence, draw_tokens, scored_tokens
-from seq2chat.generation.token_pass import TokenPass, batch_multiple
+from seq2chat.generation.token_pass import KEY_MULTIPLE, TokenPass, batch_multiple
 from seq2chat.generation.tokens import Token, finish_reason, room_left
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.slots import SlotCache
 
 DIVERGED = "The model's output is not finite: its weights have diverged; serve another checkpoint."
 CHUNK = 32  # tokens of a prompt that one pass reads
-KEY_MULTIPLE = 64  # the number of keys in a decoding pass is a multiple of this
 
 
 @dataclass
@@ -165,9 +164,9 @@ class Engine:
             n_chunks -= len(unread)
             self._read_chunks(unread)
 
-    def compile(self) -> float:
-        """Compile the decoding pass, and use it if it is faster; see `TokenPass.compile`."""
-        return self._token_pass.compile(min(2 * KEY_MULTIPLE, self.cache.room - 1))
+    def compile(self) -> None:
+        """Use a faster decoding pass if there is one; see `TokenPass.compile`."""
+        self._token_pass.compile()
 
     # Admission.
 
@@ -273,33 +272,19 @@ class Engine:
             return
         # The head reads as many rows as in a decoding pass. A single row could be computed by
         # another kernel, with other bits.
-        logits = self.model.logits(hidden.expand(self._n_rows(1), 1, -1))[:1, 0]
+        logits = self.model.logits(hidden.expand(self._token_pass.n_rows(1), 1, -1))[:1, 0]
         self._advance(samples, logits.expand(len(samples), -1))
 
     def _decode(self, sequences: list[Sequence]) -> Float[Tensor, "sequences vocab"]:
         """Read the last token of each sequence in one pass, and return the logits after it."""
-        by_slot = {sequence.slot: sequence for sequence in sequences}
-        slots = range(self._n_rows(max(by_slot) + 1))
-        # Slots in between that do not decode take part in the pass, but change nothing.
-        starts = [by_slot[slot].n_computed if slot in by_slot else 0 for slot in slots]
-        tokens = [[by_slot[slot].tokens[-1] if slot in by_slot else 0] for slot in slots]
-        is_active = [slot in by_slot for slot in slots]
-        n_key = _round_up(max(starts) + 1, KEY_MULTIPLE)
-        state = self.cache.rows(0, starts, is_active, 1, n_key)
-        logits = self._token_pass(torch.tensor(tokens, device=self.model.device), state)
+        logits = self._token_pass(
+            tokens=[sequence.tokens[-1] for sequence in sequences],
+            slots=[sequence.slot for sequence in sequences],
+            places=[sequence.n_computed for sequence in sequences],
+        )
         for sequence in sequences:
             sequence.n_computed += 1
-        if len(sequences) == len(slots):
-            return logits
-        return logits[[sequence.slot for sequence in sequences]]
-
-    def _n_rows(self, n_sequences: int) -> int:
-        """Return the number of rows of a pass: the next power of two, or all slots.
-
-        Few different sizes mean few compiled shapes, and all are multiples of `batch_multiple`.
-        """
-        power = 1 << (n_sequences - 1).bit_length()
-        return max(self._token_pass.batch_multiple, min(power, self.cache.n_slot))
+        return logits
 
     # Tokens and events.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from seq2chat.config import UserError, check
 from seq2chat.generation.decode import stream
+from seq2chat.generation.fast_gpt import with_fast_steps
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.inference.load import load_gpt
 from seq2chat.models.gpt import GPT
@@ -18,7 +19,7 @@ class Conversation:
     """The messages so far, in `messages`, and the model that answers them."""
 
     def __init__(self, model: GPT, tokenizer: TextTokenizer, system: str = "") -> None:
-        self.model = model
+        self.model = with_fast_steps(model)
         self.tokenizer = tokenizer
         self.messages: list[Message] = []
         self.instruct(system)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from seq2chat.config import check
 from seq2chat.generation.decode import Token, stream
+from seq2chat.generation.fast_gpt import with_fast_steps
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import CausalLM
 from seq2chat.text.stream import TextStream
@@ -69,7 +70,8 @@ def _pieces(
         samples[token.sample].feed(token.id)
         return samples[token.sample].stopped
 
-    for tokens in stream(model, [ids], sampling, end_tokens=end_ids, n=n, stop=meets_stop_string):
+    fast = with_fast_steps(model)
+    for tokens in stream(fast, [ids], sampling, end_tokens=end_ids, n=n, stop=meets_stop_string):
         for token in tokens:
             sample = samples[token.sample]
             n_tokens[token.sample] += 1

@@ -158,7 +158,7 @@ class GPT(nn.Module):
         Arguments as in `forward`.
         """
         seq = tokens.shape[1]
-        self._check_context(seq)
+        self.check_context(seq)
         positions = torch.arange(seq, device=tokens.device)[None]
         allowed = None
         if segments is not None:
@@ -181,7 +181,7 @@ class GPT(nn.Module):
         trunk = (branches == 0).sum(1, keepdim=True)
         index = torch.arange(tokens.shape[1], device=tokens.device)
         positions = index - document_starts(branches) + trunk * (branches > 0)
-        self._check_context(int(positions.max()) + 1)
+        self.check_context(int(positions.max()) + 1)
         distance = positions[:, None, :, None] - positions[:, None, None, :]
         dense = causal_mask(len(index), len(index), tokens.device) & branch_mask(branches)
         local = dense & (distance < self.config.window) if self.config.window else None
@@ -208,7 +208,7 @@ class GPT(nn.Module):
         logits as in one call of `forward`. The state is updated in place. Raises UserError when a
         row would exceed `config.context`.
         """
-        self._check_context(state.longest + tokens.shape[1])
+        self.check_context(state.longest + tokens.shape[1])
         return self.logits(self.hidden_step(tokens, state)), state
 
     def hidden_step(
@@ -248,7 +248,8 @@ class GPT(nn.Module):
             x = checkpoint(layer, *inputs, use_reentrant=False) if recomputes else layer(*inputs)
         return self.norm(x)
 
-    def _check_context(self, seq: int) -> None:
+    def check_context(self, seq: int) -> None:
+        """Raise UserError for more than `context` positions."""
         check(
             seq <= self.config.context,
             f"{seq} tokens do not fit the model's context of {self.config.context}.",

@@ -34,6 +34,18 @@ class LayerCache:
         self.length = end
         return self._keys[:, :, :end], self._values[:, :, :end]
 
+    def reserve(self) -> tuple[Tensor, Tensor]:
+        """Return the storage of the keys and of the values, each (batch, n_kv_head, room, d_head),
+        after adding a place that the caller writes.
+
+        The cache must not be empty.
+        """
+        assert self._keys is not None and self._values is not None
+        self.length += 1
+        self._keys = _with_room(self._keys, self._keys, self.length)
+        self._values = _with_room(self._values, self._values, self.length)
+        return self._keys, self._values
+
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         if self._keys is not None and self._values is not None:
             self._keys = self._keys[rows]
@@ -78,6 +90,12 @@ class KVCache:
         n_key = self.length + n_new
         allowed = None if self.padding is None else padding_mask(self.padding, n_new, n_key)
         return causal_masks(n_new, n_key, window, allowed, device)
+
+    def reserve(self) -> tuple[list[Tensor], list[Tensor], int]:
+        """Return the storage of the keys and of the values per layer, and its room, after adding a
+        place; see `LayerCache.reserve`."""
+        keys, values = zip(*(layer.reserve() for layer in self.layers), strict=True)
+        return list(keys), list(values), keys[0].shape[2]
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Replace row i by the previous row `rows[i]`. Rows may be dropped or repeated."""

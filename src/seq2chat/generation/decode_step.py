@@ -1,0 +1,284 @@
+"""One decoding step of a GPT on a CPU, in C++: one more token per row in one pass over the weights.
+
+`decode_step.cpp` contains the computation, and `library` compiles it once per machine. `GPT.step`
+is its plain twin.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p, pointer
+from functools import cache
+from pathlib import Path
+from typing import TypeGuard, TypeVar, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seq2chat.models.gpt import GPT, Block, is_local
+from seq2chat.nn.block import Linear, SwiGLU
+from seq2chat.nn.int8 import Int8Linear
+from seq2chat.nn.position import rotary
+from seq2chat.text.named import cache_folder
+
+T = TypeVar("T")
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+HEADER = SOURCE.with_name("few_rows.h")
+COMPILERS = "c++", "g++", "clang++"
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+MAX_ROWS = 16  # up to which it is faster than the libraries' products
+
+
+class NoCompiler(RuntimeError):
+    """Raised if the C++ code can't be compiled on this machine."""
+
+
+class _Matrix(Structure):
+    _fields_ = (
+        ("data", c_void_p),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        ("n_out", c_int64),
+        ("n_in", c_int64),
+        ("format", c_int32),
+    )
+
+
+class _Norm(Structure):
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
+
+
+class _Layer(Structure):
+    _fields_ = (
+        *((name, _Norm) for name in ("input_norm", "mlp_norm", "q_norm", "k_norm")),
+        *((name, _Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+        ("window", c_int64),
+    )
+
+
+class _Model(Structure):
+    _fields_ = (
+        *((name, _Matrix) for name in ("embedding", "positions", "head")),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+        ("norm", _Norm),
+        ("layers", POINTER(_Layer)),
+        *(
+            (name, c_int64)
+            for name in ("n_layer", "d_model", "d_ff", "n_head", "n_kv_head", "d_head")
+        ),
+        ("norm_eps", c_float),
+        ("scale", c_float),
+    )
+
+
+class _Rows(Structure):
+    _fields_ = (
+        ("n", c_int64),
+        *((name, POINTER(c_int64)) for name in ("tokens", "slots", "places", "firsts")),
+        *((name, POINTER(c_void_p)) for name in ("keys", "values")),
+        ("room", c_int64),
+        ("logits", c_void_p),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the compiled code, from the cache after the first time, which takes a few seconds.
+
+    Raises NoCompiler without a C++ compiler that can compile it.
+    """
+    named = os.environ.get("CXX", "")
+    compiler = shlex.split(named) or [c for c in COMPILERS if shutil.which(c)][:1]
+    if not compiler:
+        raise NoCompiler("there is no C++ compiler; install g++ or clang++")
+    native = "-mcpu=native" if platform.machine() == "arm64" else "-march=native"
+    flags = ["-O3", native, "-std=c++20", "-shared", "-fPIC", "-pthread", "-w"]
+    sources = (file.read_text(encoding="utf-8") for file in (SOURCE, HEADER))
+    parts = (*sources, *compiler, *flags, _processor())
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    folder = cache_folder() / "code"
+    file = folder / f"decode-step-{key}.so"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+            made = Path(temporary) / file.name
+            command = [*compiler, *flags, str(SOURCE), "-o", str(made)]
+            try:
+                subprocess.run(command, capture_output=True, text=True, check=True)
+            except OSError as error:
+                raise NoCompiler(f"{command[0]} can't be run: {error}") from error
+            except subprocess.CalledProcessError as error:
+                reason = error.stderr.strip()[:500]
+                raise NoCompiler(f"{command[0]} failed: {reason or 'no message'}") from error
+            made.replace(file)
+    code = ctypes.CDLL(str(file))
+    code.step_new.argtypes = [POINTER(_Model), c_int32, c_int64]
+    code.step_new.restype = c_void_p
+    code.step_run.argtypes = [c_void_p, POINTER(_Rows)]
+    code.step_run.restype = None
+    code.step_delete.argtypes = [c_void_p]
+    code.step_delete.restype = None
+    return code
+
+
+def _processor() -> str:
+    """Return the name and the instructions of this processor: code for another one may not run."""
+    if sys.platform != "linux":
+        return platform.processor()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return "\n".join(
+        sorted({n for n in lines if n.startswith(("model name", "flags", "Features"))})
+    )
+
+
+def can_step(model: object) -> TypeGuard[GPT]:
+    """Return True for a GPT on a CPU with weights in float32, bfloat16 or 8-bit integers."""
+    if not isinstance(model, GPT) or model.device.type != "cpu":
+        return False
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear | Int8Linear)]
+    return (
+        all(type(linear) in (Linear, Int8Linear) for linear in linears)
+        and all(linear.weight.dtype in FORMATS for linear in linears)
+        and model.embed_tokens.weight.dtype in (torch.float32, torch.bfloat16)
+        and model.compute_dtype is None
+    )
+
+
+class DecodeStep:
+    """The decoding step of `model`, for up to `MAX_ROWS` rows.
+
+    The matrices are used where they are, and must stay there. Vectors are copied. A row's logits
+    have the same bits whatever the other rows and the number of threads are. Calls must not
+    overlap. Raises NoCompiler as `library` does.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        self._library = library()
+        self._kept: list[object] = []  # everything that the C++ code points to
+        self._vocab_size = model.config.vocab_size
+        description = self._describe(model)
+        n_thread = torch.get_num_threads()
+        self._step = self._library.step_new(pointer(description), n_thread, MAX_ROWS)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_step"):
+            self._library.step_delete(self._step)
+
+    def __call__(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        places: Sequence[int],
+        firsts: Sequence[int],
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        room: int,
+    ) -> Float[Tensor, "rows vocab"]:
+        """Return the logits in float32 after the token of each row, and append it to the cache.
+
+        `keys` and `values` hold one float32 tensor (n_slot, n_kv_head, room, d_head) per layer, of
+        any shape with these numbers in this order. The token of row i is written at `places[i]` of
+        slot `slots[i]`, and sees the places from `firsts[i]` on, which is position 0.
+        """
+        n = len(tokens)
+        logits = torch.empty(n, self._vocab_size)
+        rows = _Rows(
+            n,
+            *((c_int64 * n)(*numbers) for numbers in (tokens, slots, places, firsts)),
+            *(
+                (c_void_p * len(layers))(*(layer.data_ptr() for layer in layers))
+                for layers in (keys, values)
+            ),
+            room,
+            logits.data_ptr(),
+        )
+        self._library.step_run(self._step, pointer(rows))
+        return logits
+
+    def _describe(self, model: GPT) -> _Model:
+        config = model.config
+        layers = (_Layer * config.n_layer)(
+            *(
+                self._layer(cast(Block, layer), index, model)
+                for index, layer in enumerate(model.layers)
+            )
+        )
+        cosines = sines = 0
+        positions = _Matrix()
+        if model.embed_positions is None:
+            index = torch.arange(config.context)[None]
+            cosines, sines = map(self._vector, rotary(index, model.frequencies, torch.float32))
+        else:
+            positions = self._matrix(model.embed_positions.weight)
+        head = model.lm_head or model.embed_tokens
+        block = cast(Block, model.layers[0])
+        return _Model(
+            self._matrix(model.embed_tokens.weight),
+            positions,
+            self._linear(head)
+            if isinstance(head, Linear | Int8Linear)
+            else self._matrix(head.weight),
+            cosines,
+            sines,
+            self._norm(model.norm),
+            self._keep(layers),
+            config.n_layer,
+            config.d_model,
+            config.d_ff,
+            config.n_head,
+            config.n_kv_head,
+            config.d_head,
+            config.norm_eps,
+            block.self_attn.heads.scale,
+        )
+
+    def _layer(self, block: Block, index: int, model: GPT) -> _Layer:
+        attention = block.self_attn
+        mlp = block.mlp
+        return _Layer(
+            self._norm(block.input_layernorm),
+            self._norm(block.post_attention_layernorm),
+            self._norm(attention.q_norm),
+            self._norm(attention.k_norm),
+            *map(
+                self._linear,
+                (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
+            ),
+            self._linear(mlp.gate_proj) if isinstance(mlp, SwiGLU) else _Matrix(),
+            self._linear(mlp.up_proj),
+            self._linear(mlp.down_proj),
+            model.config.window if is_local(model.config, index) else 0,
+        )
+
+    def _linear(self, linear: nn.Module) -> _Matrix:
+        assert isinstance(linear, Linear | Int8Linear)
+        scale = linear.scale if isinstance(linear, Int8Linear) else None
+        return self._matrix(linear.weight, self._vector(scale), self._vector(linear.bias))
+
+    def _matrix(self, weight: Tensor, scale: int = 0, bias: int = 0) -> _Matrix:
+        weight = self._keep(weight.detach().contiguous())
+        return _Matrix(weight.data_ptr(), scale, bias, *weight.shape, FORMATS[weight.dtype])
+
+    def _norm(self, norm: nn.Module) -> _Norm:
+        vectors = dict(norm.named_parameters())
+        return _Norm(self._vector(vectors.get("weight")), self._vector(vectors.get("bias")))
+
+    def _vector(self, numbers: Tensor | None) -> int:
+        """Return the address of the numbers in float32, 0 without numbers."""
+        if numbers is None:
+            return 0
+        return self._keep(numbers.detach().float().contiguous().clone()).data_ptr()
+
+    def _keep(self, kept: T) -> T:
+        self._kept.append(kept)
+        return kept

@@ -1,0 +1,139 @@
+"""The step in C++ against `GPT.step`, and a row against itself among others."""
+
+import dataclasses
+from itertools import chain
+
+import pytest
+import torch
+
+from seq2chat.config import GPTConfig
+from seq2chat.generation import decode_step
+from seq2chat.generation.decode import generate
+from seq2chat.generation.decode_step import DecodeStep, NoCompiler, can_step
+from seq2chat.generation.fast_gpt import FastGPT, with_fast_steps
+from seq2chat.generation.sampling import SamplingConfig
+from seq2chat.models.gpt import GPT
+from seq2chat.models.lora import add_lora
+from seq2chat.serving.served_model import linear_maps, quantize
+
+SMALL = GPTConfig("modern", vocab_size=101, context=80, n_layer=2, n_head=4, d_model=64)
+SHAPES = {
+    "gpt2": dataclasses.replace(SMALL, layout="gpt2"),
+    "gpt-neo": dataclasses.replace(SMALL, layout="gpt2", window=8),
+    "modern": SMALL,
+    "grouped": dataclasses.replace(SMALL, n_kv_head=2),
+    # Heads of 10 and a width of 60 are no whole vectors.
+    "llama": dataclasses.replace(SMALL, layout="llama", n_head=6, n_kv_head=2, d_model=60),
+    "qwen2": dataclasses.replace(SMALL, layout="qwen2", tie_embeddings=True),
+    "mistral": dataclasses.replace(SMALL, layout="mistral", window=8),
+}
+FORMATS = ["float32", "bfloat16", "int8"]
+N, SEQ = 3, 40
+
+
+def random_gpt(config: GPTConfig, number_format: str = "float32") -> GPT:
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.1, std=0.3)
+    if number_format == "bfloat16":
+        for linear in linear_maps(model):
+            linear.to(torch.bfloat16)
+    if number_format == "int8":
+        quantize(model)
+    return model
+
+
+class Slots:
+    """A cache of five slots with room for 64 tokens, and the steps on it."""
+
+    def __init__(self, model: GPT) -> None:
+        config = model.config
+        shape = 5, config.n_kv_head, 64, config.d_head
+        self.keys = [torch.zeros(shape) for _ in range(config.n_layer)]
+        self.values = [torch.zeros(shape) for _ in range(config.n_layer)]
+        self.step = DecodeStep(model)
+
+    def read(self, tokens, slots, place, first=0):
+        n = len(slots)
+        return self.step(
+            tokens.tolist(), slots, [place] * n, [first] * n, self.keys, self.values, room=64
+        )
+
+
+@pytest.mark.parametrize("number_format", FORMATS)
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+@torch.no_grad()
+def test_steps_equal_the_plain_model(config, number_format):
+    model = random_gpt(config, number_format)
+    tokens = torch.randint(0, 101, (N, SEQ))
+    cache, state = Slots(model), model.start()
+    # In bfloat16, both round the inputs of products, and the plain model their outputs, too.
+    tolerance = 0.05 if number_format == "bfloat16" else 2e-5
+    for i in range(SEQ):
+        expected, state = model.step(tokens[:, i : i + 1], state)
+        expected = expected[:, 0].float()
+        logits = cache.read(tokens[:, i], [4, 0, 2], i)
+        scale = expected.abs().max()
+        torch.testing.assert_close(logits, expected, rtol=0, atol=(tolerance * scale).item())
+
+
+@pytest.mark.parametrize("number_format", FORMATS)
+def test_a_row_has_the_same_bits_alone_and_with_any_number_of_threads(number_format):
+    model = random_gpt(SHAPES["llama"], number_format)
+    tokens = torch.randint(0, 101, (5, 20))
+    together, alone = Slots(model), Slots(model)
+    n_thread = torch.get_num_threads()
+    torch.set_num_threads(3)
+    other_threads = Slots(model)
+    torch.set_num_threads(n_thread)
+    for i in range(20):
+        logits = together.read(tokens[:, i], [0, 1, 2, 3, 4], i)
+        assert torch.equal(other_threads.read(tokens[:, i], [0, 1, 2, 3, 4], i), logits)
+        for row in range(5):
+            single = alone.read(tokens[row : row + 1, i], [row], i)
+            assert torch.equal(single[0], logits[row])
+
+
+def test_diverged_weights_give_nan():
+    model = random_gpt(SMALL)
+    with torch.no_grad():
+        model.layers[0].mlp.up_proj.weight[3] = torch.nan
+    assert Slots(model).read(torch.tensor([1]), [0], 0).isnan().all()
+
+
+@pytest.mark.parametrize("config", [SHAPES["gpt-neo"], SHAPES["grouped"]], ids=["neo", "grouped"])
+def test_generation_with_fast_steps_equals_the_plain_one(config):
+    model = random_gpt(config)
+    fast = with_fast_steps(model)
+    assert isinstance(fast, FastGPT)
+    prompts = [[1, 2, 3], [4], [5] * 30]  # padded to one length
+    for n in (1, 2):
+        plain, quick = (
+            generate(m, prompts, SamplingConfig(49, seed=3), [7], n=n) for m in (model, fast)
+        )
+        for one, other in zip(chain(*plain), chain(*quick), strict=True):
+            assert one.tokens == other.tokens
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_models_that_it_cannot_compute_stay_as_they_are():
+    model = random_gpt(SMALL)
+    assert can_step(model)
+    assert with_fast_steps(model.double()) is model
+    adapted = random_gpt(SMALL)
+    add_lora(adapted, rank=2, alpha=4.0)
+    assert not can_step(adapted)
+
+
+def test_without_a_compiler_decoding_stays_plain(monkeypatch):
+    decode_step.library.cache_clear()
+    monkeypatch.setenv("CXX", "false")
+    model = random_gpt(SMALL)
+    with pytest.raises(NoCompiler, match="false failed"):
+        DecodeStep(model)
+    assert with_fast_steps(model) is model
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NoCompiler, match="no-such-compiler"):
+        DecodeStep(model)
+    decode_step.library.cache_clear()
