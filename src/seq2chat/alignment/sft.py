@@ -231,7 +231,7 @@ def split_fitting(
         "The model's chat template leaves out all answers that are to be trained.",
     )
     train, held_out = split_examples(fitting, recipe)
-    log(f"{len(train):,} conversations to train on, the last {len(held_out):,} held out")
+    log(f"{len(train):,} conversations to train on, {len(held_out):,} held out")
     return train, held_out
 
 

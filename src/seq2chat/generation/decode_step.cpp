@@ -175,6 +175,15 @@ inline void gated(float* x, int64_t n, float factor, float cubic) {
 
 constexpr float GELU_FACTOR = 1.5957691216f, GELU_CUBIC = 0.044715f;  // 2 √(2/π)
 
+// A moment of waiting that leaves the core to its other hardware thread.
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
 // Waits of a few microseconds between the parts of a step: spinning, and after a while giving the
 // core to others.
 class Barrier {
@@ -188,11 +197,11 @@ class Barrier {
       return;
     }
     for (int spins = 0; round.load(std::memory_order_acquire) == now; spins++)
-      if (spins > SPINS) std::this_thread::yield();
+      spins < SPINS ? pause() : std::this_thread::yield();
   }
 
  private:
-  static constexpr int SPINS = 2000;
+  static constexpr int SPINS = 1000;
   const int n;
   std::atomic<int> arrived{0}, round{0};
 };
@@ -234,7 +243,7 @@ class Step {
     for (int64_t seen = 0;; seen++) {
       // Steps follow each other quickly while a text is written.
       for (int spins = 0; begun.load(std::memory_order_acquire) == seen; spins++)
-        if (spins > IDLE_SPINS) begun.wait(seen, std::memory_order_acquire);
+        spins < IDLE_SPINS ? pause() : begun.wait(seen, std::memory_order_acquire);
       if (ends) return;
       compute(thread);
     }
@@ -420,7 +429,7 @@ class Step {
     }
   }
 
-  static constexpr int IDLE_SPINS = 20000;
+  static constexpr int IDLE_SPINS = 2000;
   const Model m;
   const std::vector<Layer> layers;
   const int n_thread;

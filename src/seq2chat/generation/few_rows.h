@@ -21,8 +21,8 @@ constexpr int LANES = 8, ROWS = 2;
 // A block has OUTS outputs and ROWS rows, or twice the outputs and half the rows: its sums stay in
 // registers.
 constexpr int OUTS = 4;
-// Outputs whose weights stay in the L1 cache while all rows use them.
-constexpr int64_t TILE = 32;
+// Bytes of weights that stay in the L1 cache while all rows use them.
+constexpr int64_t TILE = 16384;
 // Buffers are padded to a multiple of this, so that whole vectors can be read and written.
 constexpr int64_t PADDING = 32;
 
@@ -197,8 +197,10 @@ struct Product {
   }
 
   void run(int64_t n_row, int64_t begin, int64_t end) const {
-    for (int64_t out = begin; out < end; out += TILE) {
-      const int64_t last = std::min(end, out + TILE);
+    constexpr int64_t unit = 2 * OUTS;
+    const int64_t tile = std::max(unit, TILE / int64_t(n_in * sizeof(T)) / unit * unit);
+    for (int64_t out = begin; out < end; out += tile) {
+      const int64_t last = std::min(end, out + tile);
       int64_t row = 0;
       for (; row + ROWS <= n_row; row += ROWS) rows<ROWS>(row, out, last);
       for (; row + 2 <= n_row; row += 2) rows<2>(row, out, last);

@@ -84,9 +84,12 @@ def _entries() -> Iterator[Entry]:
     root = cache_folder()
     shards = root / "shards"
     models = root / "models"
+    code = root / "code"
     data = root / "data"
     if models.is_dir():
         yield from map(_model_entry, models.iterdir())
+    if code.is_dir():
+        yield from map(_code_entry, code.iterdir())
     if shards.is_dir():
         yield from map(_shards_entry, shards.iterdir())
     if data.is_dir():
@@ -107,6 +110,14 @@ def _shards_entry(folder: Path) -> Entry:
 def _model_entry(folder: Path) -> Entry:
     text = UNFINISHED if folder.name.startswith(".") else "converted model"
     return Entry(f"models/{folder.name}", folder, text, *_size_and_time(folder))
+
+
+def _code_entry(path: Path) -> Entry:
+    name = f"code/{path.name}"
+    if path.is_dir():
+        return Entry(name, path, UNFINISHED, *_size_and_time(path))
+    stat = path.stat()
+    return Entry(name, path, "compiled code", stat.st_size, stat.st_mtime)
 
 
 def _size_and_time(folder: Path) -> tuple[int, float]:
