@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check format reference clean
+.PHONY: install demo test bench check format reference clean
 
 install: $(VENV)/.installed ## create .venv and install the package
 
@@ -12,6 +12,9 @@ demo: $(VENV)/.installed ## train a chat model from nothing
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+
+bench: $(VENV)/.installed-dev ## measure the speed of this machine, beside peers named in BENCH (up to 30 minutes)
+	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 check: $(VENV)/.installed-dev ## check lint, formatting, types and import layers
 	$(BIN)/ruff check .

@@ -143,6 +143,10 @@ def compare(name: str, rounds: int, llama_folder: Path | None) -> dict[str, Any]
             side: round(n * NEW / statistics.median(values)) for side, values in seconds.items()
         }
         best = max(theirs, key=lambda kind: rates[f"ours {kind}"])
+        spread = {
+            side: [round(n * NEW / max(values)), round(n * NEW / min(values))]
+            for side, values in seconds.items()
+        }
         _, _, first, between = run(engines[best], prompts[:n], NEW)
         result[f"{n} at once"] = rates | {
             "ratio": round(
@@ -150,6 +154,7 @@ def compare(name: str, rounds: int, llama_folder: Path | None) -> dict[str, Any]
             ),
             "ms_to_first_token": round(1e3 * first, 1),
             "ms_between_tokens": round(1e3 * between, 2),
+            "spread": spread,
         }
         if n == 1:
             weights = result["parameters"] * (4 if best == "float32" else 2)
