@@ -25,7 +25,7 @@ def chat(
         str, Parameter(help="instructions for the assistant", show_default=False)
     ] = "",
     max_tokens: Annotated[int, Parameter(help="maximum number of tokens per answer")] = 128,
-    temperature: Temperature = 0.2,  # small models ramble at more
+    temperature: Temperature = 0.0,  # small models are often wrong at more
     top_k: TopK = 0,
     top_p: TopP = 0.95,
     min_p: MinP = 0.0,

@@ -12,7 +12,7 @@ const NUMBERS = [
     min: 0,
     max: 2,
     step: 0.05,
-    value: 0.2, // small models ramble at more
+    value: 0, // small models are often wrong at more
     off: 1,
     help: "Lower values make answers more predictable. 0 always takes the most likely token.",
   },
