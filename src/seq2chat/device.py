@@ -75,6 +75,19 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / best
 
 
+def copy_bandwidth(device: torch.device) -> float:
+    """Return the measured bytes/s that a copy of a large tensor reads and writes."""
+    source = torch.zeros(2**26, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * source.nbytes / best
+
+
 @dataclass(frozen=True)
 class Precision:
     """Number format of the matrix products, its measured FLOP/s, and the reason for the choice."""

@@ -457,3 +457,11 @@ def test_each_command_names_the_one_that_was_meant(translator, bert, parallel_fi
     assert "data.source and data.target" in fail("train", "--data.source", parallel_files["source"])
     message = fail("train", parallel_files["source"], "--model.family", "transformer")
     assert "is not parallel text" in message
+
+
+def test_info_prints_measurements_and_choices():
+    facts = json.loads(succeed("info", "--json"))
+    assert facts["fp32_flops"] > 1e8 and facts["bandwidth"] > 1e7
+    assert facts["precision"] in ("float32", "bfloat16")
+    assert facts["decoding"] == "one call of C++ per token" or "torch" in facts["decoding"]
+    assert set(facts["extras"]) == {"gguf", "hub", "json", "parquet", "smollm2"}

@@ -1,7 +1,6 @@
 """The accelerators that a plan knows, with the numbers of their datasheets."""
 
 import re
-import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,12 +9,12 @@ import torch
 from seq2chat.config import UserError, check
 from seq2chat.config.toml import did_you_mean
 from seq2chat.device import (
+    copy_bandwidth,
     describe_machine,
     free_memory,
     matmul_flops,
     pick_device,
     pick_precision,
-    synchronize,
 )
 
 GB = 1e9
@@ -154,7 +153,7 @@ def this_machine() -> Cluster:
             f"{THIS_MACHINE} ({describe_machine(device)})",
             peak_flops=matmul_flops(device, precision.dtype),
             memory=memory,
-            bandwidth=_copy_bandwidth(device),
+            bandwidth=copy_bandwidth(device),
             link=0.0,
             network=0.0,
             watts=0.0,
@@ -163,16 +162,3 @@ def this_machine() -> Cluster:
         ),
         n_gpus=1,
     )
-
-
-def _copy_bandwidth(device: torch.device) -> float:
-    """Return the measured bytes/s that a copy of a large tensor reads and writes."""
-    source = torch.zeros(2**26, device=device)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        target.copy_(source)
-        synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * source.nbytes / best
