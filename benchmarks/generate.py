@@ -111,7 +111,7 @@ def compare(name: str, rounds: int, llama_folder: Path | None) -> dict[str, Any]
         for part in linear_maps(own) if kind == "bfloat16" else []:
             part.to(torch.bfloat16)
         engines[kind] = Engine(own, MANY)
-        engines[kind].compile()
+        engines[kind].compile(torch.bfloat16 if kind == "bfloat16" else None)
 
     @torch.inference_mode()
     def peer(kind: str, n: int) -> float:

@@ -95,6 +95,21 @@ def test_a_row_has_the_same_bits_alone_and_with_any_number_of_threads(number_for
             assert torch.equal(single[0], logits[row])
 
 
+def test_rounded_matrices_are_those_of_a_rounded_model():
+    model, rounded = random_gpt(SMALL), random_gpt(SMALL)
+    with torch.no_grad():
+        for parameter in rounded.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(parameter.bfloat16())
+    step = DecodeStep(model, torch.bfloat16)
+    keys, values = ([torch.zeros(1, 4, 64, 16) for _ in range(2)] for _ in range(2))
+    logits = step([5], [0], [0], [0], keys, values, room=64)
+    with torch.no_grad():
+        expected, _ = rounded.step(torch.tensor([[5]]), rounded.start())
+    torch.testing.assert_close(logits, expected[:, 0], rtol=0, atol=0.02)
+    assert not torch.equal(logits, Slots(model).read(torch.tensor([5]), [0], 0))
+
+
 def test_diverged_weights_give_nan():
     model = random_gpt(SMALL)
     with torch.no_grad():

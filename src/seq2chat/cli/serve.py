@@ -56,7 +56,7 @@ def serve(
         f"--host {host} lets other machines in; set a key for them with --api-key, or leave --host "
         "out.",
     )
-    from seq2chat.serving.compilation import compile_engine
+    from seq2chat.serving.compilation import compile_model
     from seq2chat.serving.served_model import names, open_model, stages
     from seq2chat.serving.server import run_server
 
@@ -70,9 +70,9 @@ def serve(
             for path, name in zip(paths, model_names, strict=True)
         ]
         for model in models:
-            if model.engine is not None and (compile or model.module.device.type == "cpu"):
+            if compile or model.module.device.type == "cpu":
                 with console.status(f"compiling {model.id}"):
-                    obstacle = compile_engine(model.engine)
+                    obstacle = compile_model(model)
                 if obstacle:
                     console.print(f"{model.id} answers more slowly: {obstacle}", style="dim")
         return models

@@ -164,9 +164,9 @@ class Engine:
             n_chunks -= len(unread)
             self._read_chunks(unread)
 
-    def compile(self) -> None:
+    def compile(self, dtype: torch.dtype | None = None) -> None:
         """Use a faster decoding pass if there is one; see `TokenPass.compile`."""
-        self._token_pass.compile()
+        self._token_pass.compile(dtype)
 
     # Admission.
 

@@ -96,13 +96,14 @@ class TokenPass:
         state = SlotRows(keys, values, shape, first=0, start=start, index=index, n_key=n_key)
         return self.model.logits(self.model.hidden_step(tokens, state))[:, 0]
 
-    def compile(self) -> None:
+    def compile(self, dtype: torch.dtype | None = None) -> None:
         """Use a faster pass if there is one: on a CPU in seconds, else in up to a minute at the
         first pass.
 
-        The weights of the model must not change afterwards. Raises NoCompiler.
+        On a CPU, a `dtype` rounds the matrices. The weights of the model must not change
+        afterwards. Raises NoCompiler.
         """
         if can_step(self.model) and self.cache.n_slot <= MAX_ROWS:
-            self.step = DecodeStep(self.model)
+            self.step = DecodeStep(self.model, dtype)
         elif self.model.device.type != "cpu":
             self._forward = torch.compile(self.forward, dynamic=True)
