@@ -19,6 +19,7 @@ from seq2chat.alignment.examples import (
 from seq2chat.alignment.judges import scorer_of
 from seq2chat.alignment.policy import PolicyTask
 from seq2chat.alignment.pretraining import PretrainingMix, make_mix
+from seq2chat.alignment.rehearsal import can_rehearse, rehearsal
 from seq2chat.alignment.rollout import Scorer, roll_out
 from seq2chat.alignment.samples import mean_score
 from seq2chat.alignment.units import with_score_units
@@ -99,6 +100,7 @@ class SFT(PolicyTask):
         examples = read_examples(recipe, scorer, log)
         encoded = {d: demonstration_tokens(tokenizer, d) for d in examples}
         train, held_out = split_fitting(examples, encoded, recipe, policy.context, log)
+        rehearsed = rehearse(recipe.align, policy, tokenizer, log, status)
         assert tokenizer.pad_id is not None
         self.context = policy.context
         self.pad_id: int = tokenizer.pad_id
@@ -109,7 +111,7 @@ class SFT(PolicyTask):
             recipe,
             policy,
             tokenizer,
-            self._loader(recipe, tokenizer, train, [encoded[d] for d in train]),
+            self._loader(recipe, tokenizer, train, [encoded[d] for d in train], rehearsed),
             [query.prompt for query in queries],
             validation_tokens=sum(sum(c.trained) for c in self.held_out),
         )
@@ -133,9 +135,12 @@ class SFT(PolicyTask):
         tokenizer: TextTokenizer,
         train: Sequence[Demonstration],
         conversations: Sequence[ChatTokens],
+        rehearsed: Sequence[ChatTokens],
     ) -> ExampleLoader:
         unlearned = [sorted(d.unlearned) for d in train]
         ids = [c.ids for c in conversations]
+        # The rehearsed answers are not hashed: on another machine, some may differ.
+        conversations = [*conversations, *rehearsed]
         return ExampleLoader(
             len(conversations),
             fingerprint(tokenizer, ids, unlearned if any(unlearned) else []),
@@ -194,6 +199,25 @@ class SFT(PolicyTask):
         if self.best is None:
             return super().modules()
         return {"policy": self.policy, "best": self.best}
+
+
+def rehearse(
+    align: SFTConfig, policy: GPT, tokenizer: TextTokenizer, log: Log, status: Log
+) -> list[ChatTokens]:
+    """Return the conversations of `rehearsal`, none if the starting model has not learned to
+    chat."""
+    if not align.rehearse:
+        return []
+    if not can_rehearse(align.start):
+        log("nothing is rehearsed, because the starting model has not learned to chat.")
+        return []
+    status("answering general requests, to be rehearsed")
+    examples = rehearsal(policy, tokenizer, align.rehearse)
+    log(
+        f"{len(examples)} of the model's own answers are rehearsed, so that it forgets less "
+        "(align.rehearse)"
+    )
+    return [demonstration_tokens(tokenizer, d) for d in examples]
 
 
 def read_examples(recipe: Recipe, scorer: Scorer | None, log: Log) -> list[Demonstration]:

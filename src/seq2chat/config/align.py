@@ -54,6 +54,11 @@ class SFTConfig:
     ptx: Ptx = 0.0
     ptx_batch: PtxBatch = 8
     ptx_corpus: PtxCorpus = ""
+    rehearse: Annotated[
+        int,
+        "general requests whose answers by the starting model are learned as well, so that it "
+        "forgets less",
+    ] = 0
     lora_rank: LoraRank = 0
     lora_alpha: LoraAlpha = 0.0
     strict: Strict = False
@@ -61,7 +66,7 @@ class SFTConfig:
     def __post_init__(self) -> None:
         _check_lora(self)
         _check_positive(self, "max_tokens", "ptx_batch")
-        _check_not_negative(self, "examples", "ptx", "lora_rank", "lora_alpha")
+        _check_not_negative(self, "examples", "ptx", "rehearse", "lora_rank", "lora_alpha")
         _check_ptx(self.ptx, self.ptx_corpus)
 
 

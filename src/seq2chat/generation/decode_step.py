@@ -158,8 +158,8 @@ def can_step(model: object) -> TypeGuard[GPT]:
 class DecodeStep:
     """The decoding step of `model`, for up to `MAX_ROWS` rows.
 
-    With a `dtype`, it multiplies by rounded copies of the matrices that are not integers, which take
-    less time to read. Otherwise they are used where they are, and must stay there. A row's logits
+    With a `dtype`, it multiplies by rounded copies of the matrices that are not integers, which are
+    read in less time. Otherwise they are used where they are, and must stay there. A row's logits
     have the same bits whatever the other rows and the number of threads are. Calls must not
     overlap. Raises NoCompiler as `library` does.
     """
