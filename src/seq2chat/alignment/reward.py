@@ -104,7 +104,7 @@ class RewardModeling(Task[RewardModel, TextTokenizer]):
 
     def validation_batches(self, limit: int) -> Iterator[ComparisonBatch]:
         # At most 500 prompts are held out, so all are used.
-        size = self.recipe.train.batch_size
+        size = self.rows_per_pass
         for first in range(0, len(self.held_out), size):
             yield self._collate(self.held_out[first : first + size])
 

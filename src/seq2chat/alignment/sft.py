@@ -169,7 +169,7 @@ class SFT(PolicyTask):
         n_held_out = len(self.held_out)
         # The limit in tokens as a number of conversations, rounded up.
         n_wanted = -(-limit * n_held_out // max(1, self.validation_tokens))
-        for rows in spread_batches(n_held_out, self.recipe.train.batch_size, n_wanted):
+        for rows in spread_batches(n_held_out, self.rows_per_pass, n_wanted):
             yield pack([self.held_out[i] for i in rows], self.context, self.pad_id)
 
     def validation_metrics(self, model: GPT) -> dict[str, float]:

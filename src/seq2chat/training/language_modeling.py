@@ -53,7 +53,7 @@ class LanguageModeling(Task[CausalLM, TextTokenizer]):
     def validation_batches(self, limit: int) -> Iterator[Batch]:
         recipe = self.recipe
         return evaluation_batches(
-            self.val, self.context, recipe.train.batch_size, recipe.data.document_mask, limit
+            self.val, self.context, self.rows_per_pass, recipe.data.document_mask, limit
         )
 
     def validation_metrics(self, model: Any) -> dict[str, float]:

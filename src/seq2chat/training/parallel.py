@@ -1,0 +1,242 @@
+"""The division of a run among its processes: of the batch, the model and the gradients.
+
+The sizes of the four dimensions come from `[parallel]` of the recipe. A global batch depends on
+data, seed and step alone, and each process takes its rows of it. Losses, numbers of labels and
+gradients are summed over the processes, so the number of processes never changes a loss.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from seq2chat.config import ParallelConfig, Recipe, check
+from seq2chat.models.bert import BERT
+from seq2chat.models.folder import make_model
+from seq2chat.models.gpt import GPT
+from seq2chat.models.reward import RewardModel
+from seq2chat.models.transformer import Transformer
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+BUCKET = 2**24  # numbers per reduction of gradients: few calls, and little memory for the copy
+# A model is used through these methods. FSDP gathers its parameters before each.
+METHODS = ("hidden", "branching")
+
+
+class Parallel:
+    """The place of this process in the mesh of all processes.
+
+    `rank` numbers the parts of the batch, of which there are `size`. Processes that divide matrices
+    or layers work on the same part.
+    """
+
+    def __init__(self, config: ParallelConfig, device: torch.device, n_processes: int) -> None:
+        sizes = config.sizes(n_processes)
+        self.sizes = sizes
+        self.size = sizes["data"] * sizes["shard"]
+        self.rank = 0
+        self.mesh: DeviceMesh | None = None
+        self.batch_group: dist.ProcessGroup | None = None
+        if n_processes > 1:
+            names = ("pipeline", "data", "shard", "tensor")
+            shape = tuple(sizes[name] for name in names)
+            self.mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+            batch = self.mesh["data", "shard"]._flatten("batch")
+            self.batch_group = batch.get_group()
+            self.rank = batch.get_local_rank()
+
+    @property
+    def is_divided(self) -> bool:
+        """True if a process stores only a part of each model."""
+        return any(self.sizes[name] > 1 for name in ("shard", "tensor", "pipeline"))
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise UserError unless the sizes divide the batch and the model of the recipe."""
+        train = recipe.train
+        for name, value in (("train.batch_size", train.batch_size), *_rollout_sizes(recipe)):
+            check(
+                value % self.size == 0,
+                f"{name} is {value}, which {self.size} processes (data × shard) can't divide; "
+                f"write a multiple of {self.size}.",
+            )
+        for name in ("tensor", "pipeline"):
+            check(
+                self.sizes[name] == 1,
+                f"parallel.{name} is {self.sizes[name]}, which training doesn't support yet; "
+                "write 1, and divide among data or shard.",
+            )
+        check(
+            self.size == 1 or train.compile != "on",
+            'train.compile is "on", but several processes train without compiling; write "auto".',
+        )
+
+    def divide(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Divide the parameters of `model` among the processes, in place (FSDP2).
+
+        Blocks are gathered one by one, in `dtype`, and everything else once per pass. Gradients are
+        summed in float32. Call it before an optimizer is made.
+        """
+        if self.sizes["shard"] == 1:
+            return
+        assert self.mesh is not None
+        mesh = self.mesh["data", "shard"] if self.sizes["data"] > 1 else self.mesh["shard"]
+        policy = MixedPrecisionPolicy()
+        if dtype != torch.float32:
+            policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        for block in _blocks(model):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        # The rest is used first and last, so it stays gathered in between.
+        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        for method in METHODS:
+            if hasattr(model, method):
+                register_fsdp_forward_method(model, method)
+        for module in _fsdp_modules(model):
+            # Sums, which are divided by the number of labels later. NCCL's division isn't in gloo.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+    def seed(self, *numbers: int) -> None:
+        """Seed torch for dropout by these numbers, differently for each part of the batch.
+
+        One process keeps its generator.
+        """
+        if self.size > 1:
+            seed = 0
+            for number in (*numbers, self.rank):
+                seed = (seed * 1_000_003 + number) % 2**63
+            torch.manual_seed(seed)
+
+    def total(self, *values: Tensor) -> list[Tensor]:
+        """Return the sums of the values over all parts of the batch."""
+        if self.size == 1:
+            return list(values)
+        # Numbers of labels are exact in float64, up to 2⁵³.
+        wide = torch.float32 if values[0].device.type == "mps" else torch.float64
+        sums = torch.stack([value.detach().to(wide) for value in values])
+        dist.all_reduce(sums, group=self.batch_group)
+        return [part.to(value.dtype) for part, value in zip(sums, values, strict=True)]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients over all parts of the batch, except where FSDP has done it."""
+        if self.size == 1:
+            return
+        grads = [p.grad for p in parameters if p.grad is not None]
+        for bucket in _buckets([grad for grad in grads if not isinstance(grad, DTensor)]):
+            flat = torch.cat([grad.flatten() for grad in bucket])
+            dist.all_reduce(flat, group=self.batch_group)
+            for grad, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def deal(self, batches: Iterable[T]) -> Iterator[tuple[T, bool]]:
+        """Yield every `size`-th batch, and whether it counts.
+
+        All processes get equally many, as they compute in step. Where the batches don't suffice,
+        the last one is repeated and doesn't count.
+        """
+        group: list[T] = []
+        for batch in batches:
+            group.append(batch)
+            if len(group) == self.size:
+                yield group[self.rank], True
+                group = []
+        if group:
+            yield group[min(self.rank, len(group) - 1)], self.rank < len(group)
+
+
+SINGLE = Parallel(ParallelConfig(), torch.device("cpu"), 1)
+"""One process, which computes everything."""
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process stores."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return the whole tensor. All processes have to call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, values: Tensor) -> None:
+    """Copy this process's part of `values` into `tensor`."""
+    values = values.to(tensor.device)
+    if isinstance(tensor, DTensor):
+        values = distribute_tensor(
+            values, tensor.device_mesh, tensor.placements, src_data_rank=None
+        )
+    tensor.copy_(values)
+
+
+def reshard(model: nn.Module) -> None:
+    """Free the gathered parameters, which FSDP keeps after a pass without a backward pass."""
+    for module in _fsdp_modules(model):
+        module.reshard()
+
+
+@torch.no_grad()
+def whole(model: M) -> M:
+    """Return an undivided copy of `model` with gathered weights, in evaluation mode.
+
+    That is `model` itself if it is not divided. All processes have to call it.
+    """
+    if not _fsdp_modules(model):
+        return model
+    reshard(model)
+    state = {name: full(tensor) for name, tensor in model.state_dict().items()}
+    with torch.device("meta"):
+        copy: Any = make_model(model.config)  # pyrefly: ignore[bad-argument-type]
+    copy.load_state_dict(state, assign=True)
+    copy.compute_dtype = model.compute_dtype
+    return copy.eval().requires_grad_(False)
+
+
+def _fsdp_modules(model: nn.Module) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the modules whose parameters are gathered one after the other.
+
+    They are used through `forward` alone. The decoder of a Transformer isn't: the encoder's output
+    passes its cross-attention beforehand. An RNN has no blocks.
+    """
+    if isinstance(model, RewardModel):
+        model = model.gpt
+    if isinstance(model, GPT | BERT):
+        return list(model.layers)
+    return list(model.encoder) if isinstance(model, Transformer) else []
+
+
+def _rollout_sizes(recipe: Recipe) -> list[tuple[str, int]]:
+    """Return the sizes of an alignment method that are divided like the batch."""
+    align: Any = recipe.align
+    sizes = [(f"align.{name}", getattr(align, name, 0)) for name in ("episodes", "ptx_batch")]
+    if hasattr(align, "n_prompts"):
+        sizes.append(("the number of prompts per iteration", align.n_prompts))
+    return sizes
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield consecutive tensors of one number format, of about `BUCKET` numbers together."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        size = sum(other.numel() for other in bucket)
+        if bucket and (size + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

@@ -1,0 +1,99 @@
+"""Real processes that train together: several runs, one after the other, in one group of processes.
+
+Starting processes takes seconds, so a group trains all runs that need its size.
+"""
+
+import json
+import os
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from command import forked
+
+from seq2chat.config import Recipe, UserError
+
+
+@dataclass
+class Run:
+    """A run to train by all processes, in the new folder, or to resume there."""
+
+    folder: Path
+    recipe: Recipe | None = None  # None resumes
+    stop_after: int = 0  # 0 trains to the end
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def train_together(n: int, runs: list[Run], timeout: float = 150) -> list[str]:
+    """Train the runs with `n` processes, and return the error of each run or an empty string."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "errors.json"
+        processes = [
+            forked.Process(target=_rank, args=(rank, n, port, runs, results)) for rank in range(n)
+        ]
+        for process in processes:
+            process.start()
+        end = time.monotonic() + timeout
+        for process in processes:
+            process.join(max(0, end - time.monotonic()))
+        codes = [process.exitcode for process in processes]
+        for process in processes:
+            process.kill()
+        assert codes == [0] * n, codes
+        return json.loads(results.read_text())
+
+
+def _rank(rank: int, n: int, port: int, runs: list[Run], results: Path) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(n),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    import torch.distributed as dist
+
+    errors = [_train(run) for run in runs]
+    if rank == 0:
+        results.write_text(json.dumps(errors))
+    dist.destroy_process_group()
+
+
+def _train(run: Run) -> str:
+    import threading
+
+    from seq2chat.alignment.setup import prepare
+    from seq2chat.training.loop import train
+    from seq2chat.training.setup import resume_job, start_job
+    from seq2chat.training.types import Step
+
+    stop = threading.Event()
+    try:
+        if run.recipe is None:
+            job = resume_job(run.folder, {}, prepare=prepare)
+        else:
+            job = start_job(run.recipe, run.folder, prepare=prepare)
+        for event in train(job, stop):
+            # One process alone gets the signal.
+            if isinstance(event, Step) and event.step == run.stop_after and job.parallel.rank == 1:
+                stop.set()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [m["loss"] for m in metrics(folder) if "loss" in m]

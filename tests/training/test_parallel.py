@@ -1,0 +1,154 @@
+"""Several processes have the losses of one, for all families and divisions, also after a stop."""
+
+import dataclasses
+import shutil
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training.ranks import Run, losses, metrics, train_together
+
+from seq2chat.config import ParallelConfig, Recipe
+from seq2chat.training.loop import train
+from seq2chat.training.setup import resume_job, start_job
+
+EQUAL = 2e-6
+TRAIN = {
+    "budget": "8 steps",
+    "batch_size": 8,
+    "seed": 1,
+    "precision": "fp32",
+    "compile": "off",
+    "evals": 2,
+    "checkpoints": 2,
+    "samples": 1,
+}
+SHAPES = {
+    "gpt": {"context": 32, "n_layer": 2, "n_head": 2, "d_model": 32},
+    "bert": {"family": "bert", "context": 32, "n_layer": 2, "n_head": 2, "d_model": 32},
+    "transformer": {"family": "transformer", "n_layer": 2, "n_head": 2, "d_model": 32},
+    "seq2seq": {"family": "seq2seq", "n_layer": 2, "d_model": 32, "d_embed": 24},
+}
+
+
+def recipe_of(name, text_file, parallel_files, **changes):
+    data = {"corpus": str(text_file)}
+    if name in ("transformer", "seq2seq"):
+        data = parallel_files
+    vocabulary = 120 if name == "bert" else 260
+    tables = {
+        "data": data,
+        "tokenizer": {"vocab_size": vocabulary},
+        "model": SHAPES[name] | {"dropout": 0.0},
+        "train": TRAIN,
+    }
+    return Recipe.from_tables(tables, {"train": changes})
+
+
+def divided(recipe, **sizes):
+    return dataclasses.replace(recipe, parallel=ParallelConfig(**sizes))
+
+
+def run_alone(job):
+    for _ in train(job, threading.Event()):
+        pass
+
+
+@pytest.fixture(scope="module")
+def recipes(text_file, parallel_files):
+    every = {name: recipe_of(name, text_file, parallel_files) for name in SHAPES}
+    every["accumulated"] = recipe_of("gpt", text_file, parallel_files, batch_size=4, accumulation=3)
+    return every
+
+
+@pytest.fixture(scope="module")
+def folders(recipes, tmp_path_factory):
+    """Runs by one process, four and two."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, recipe in recipes.items():
+        run_alone(start_job(recipe, root / f"{name}-1"))
+    four = [Run(root / f"{name}-4", recipe) for name, recipe in recipes.items()]
+    four.append(Run(root / "gpt-data", divided(recipes["gpt"], data=4)))
+    four.append(Run(root / "gpt-both", divided(recipes["gpt"], data=2, shard=2)))
+    four.append(Run(root / "gpt-stopped", recipes["gpt"], stop_after=5))
+    four.append(Run(root / "gpt-3", divided(recipes["gpt"], data=3)))
+    four.append(
+        Run(
+            root / "gpt-odd",
+            recipe_odd := dataclasses.replace(
+                recipes["gpt"], train=dataclasses.replace(recipes["gpt"].train, batch_size=6)
+            ),
+        )
+    )
+    assert recipe_odd.train.batch_size == 6
+    errors = train_together(4, four)
+    assert errors[:-2] == [""] * (len(four) - 2)
+    (root / "errors").write_text("\n".join(errors[-2:]))
+    shutil.copytree(root / "gpt-stopped", root / "gpt-stopped-1")
+    assert train_together(2, [Run(root / "gpt-2", recipes["gpt"]), Run(root / "gpt-stopped")]) == [
+        "",
+        "",
+    ]
+    return root
+
+
+def equal(folder, expected):
+    actual = metrics(folder)
+    wanted = metrics(expected)
+    assert [m["step"] for m in actual] == [m["step"] for m in wanted]
+    for a, b in zip(actual, wanted, strict=True):
+        for name in ("loss", "val_loss", "grad_norm"):
+            assert a.get(name, 0) == pytest.approx(b.get(name, 0), abs=EQUAL, rel=EQUAL), a["step"]
+        for name in ("tokens", "val_tokens"):
+            assert a.get(name) == b.get(name)
+    assert losses(expected)[-1] < losses(expected)[0] - 0.1  # it learns, so equality says something
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "accumulated"])
+def test_four_sharding_processes_have_the_losses_of_one(folders, name):
+    equal(folders / f"{name}-4", folders / f"{name}-1")
+
+
+@pytest.mark.parametrize("name", ["data", "both", "2"])
+def test_any_division_has_the_losses_of_one(folders, name):
+    equal(folders / f"gpt-{name}", folders / "gpt-1")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_weights_and_optimizer_state_are_those_of_one(folders, name):
+    for file in ("model.safetensors", "trainer/optimizer.safetensors"):
+        one = load_file(folders / f"{name}-1" / "checkpoints" / "step-000008" / file)
+        four = load_file(folders / f"{name}-4" / "checkpoints" / "step-000008" / file)
+        assert one.keys() == four.keys()
+        for key, tensor in one.items():
+            # Softmax ignores it, so its gradient is what rounding leaves, which Adam amplifies.
+            if "k_proj.bias" in key:
+                continue
+            torch.testing.assert_close(four[key], tensor, atol=2e-5, rtol=1e-4, msg=key)
+
+
+def test_a_run_of_four_goes_on_with_two_or_one(folders):
+    equal(folders / "gpt-stopped", folders / "gpt-1")
+    job = resume_job(folders / "gpt-stopped-1", {})
+    assert job.progress.step == 5
+    run_alone(job)
+    equal(folders / "gpt-stopped-1", folders / "gpt-1")
+
+
+def test_a_checkpoint_of_four_opens_in_transformers(folders):
+    from transformers import AutoModelForCausalLM
+
+    from seq2chat.training.checkpoint import load_checkpoint
+
+    model, _ = load_checkpoint(folders / "gpt-4")
+    theirs = AutoModelForCausalLM.from_pretrained(folders / "gpt-4/checkpoints/step-000008").eval()
+    tokens = torch.arange(20)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=2e-5, rtol=0)
+
+
+def test_sizes_that_do_not_fit_are_refused_with_what_to_change(folders):
+    sizes, batch = (folders / "errors").read_text().splitlines()
+    assert "data 3 × shard 1" in sizes and "needs 3 processes" in sizes and "has 4" in sizes
+    assert "train.batch_size is 6" in batch and "multiple of 4" in batch
