@@ -8,6 +8,7 @@ import os
 import socket
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def train_together(n: int, runs: list[Run], timeout: float = 150) -> list[str]:
         codes = [process.exitcode for process in processes]
         for process in processes:
             process.kill()
-        assert codes == [0] * n, codes
+        tracebacks = [file.read_text() for file in Path(folder).glob("rank-*")]
+        assert codes == [0] * n, "\n".join([str(codes), *tracebacks])
         return json.loads(results.read_text())
 
 
@@ -62,7 +64,11 @@ def _rank(rank: int, n: int, port: int, runs: list[Run], results: Path) -> None:
     }
     import torch.distributed as dist
 
-    errors = [_train(run) for run in runs]
+    try:
+        errors = [_train(run) for run in runs]
+    except BaseException:
+        results.with_name(f"rank-{rank}").write_text(traceback.format_exc())
+        os._exit(1)
     if rank == 0:
         results.write_text(json.dumps(errors))
     dist.destroy_process_group()

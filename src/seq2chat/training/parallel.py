@@ -139,6 +139,39 @@ class Parallel:
             for grad, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                 grad.copy_(part.view_as(grad))
 
+    @property
+    def rows(self) -> slice:
+        """The rows of a whole batch that belong to this part of it."""
+        return slice(self.rank, None, self.size)
+
+    def join(self, rows: Tensor) -> Tensor:
+        """Return the rows of all parts of the batch, in the order of the whole. Each part has as
+        many."""
+        if self.size == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        dist.all_gather(parts, rows.contiguous(), group=self.batch_group)
+        return torch.stack(parts, dim=1).flatten(0, 1)
+
+    def mean(self, metrics: dict[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+        """Return the means of metrics over the parts of the batch, with their weights, and the
+        extremes of those whose names end with `_min` or `_max`."""
+        if self.size == 1:
+            return metrics
+        values = torch.stack([value.double() for value in metrics.values()])
+        every = self.join(torch.cat([weight.double()[None], values])[None])
+        weights = every[:, 0] / every[:, 0].sum()
+        result = {}
+        for index, name in enumerate(metrics, start=1):
+            column = every[:, index]
+            if name.endswith("_min"):
+                result[name] = column.min()
+            elif name.endswith("_max"):
+                result[name] = column.max()
+            else:
+                result[name] = (column * weights).sum()
+        return result
+
     def deal(self, batches: Iterable[T]) -> Iterator[tuple[T, bool]]:
         """Yield every `size`-th batch, and whether it counts.
 

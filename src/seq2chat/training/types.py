@@ -124,7 +124,8 @@ class Task(Generic[M, T]):
             seconds,
             self.parallel,
         )
-        reshard(model)
+        for module in (model, self.model):
+            reshard(module)
         return evaluation, self.validation_metrics(whole(model))
 
     def sample(self, model: Any) -> str:
