@@ -9,7 +9,7 @@ import socket
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Run:
     folder: Path
     recipe: Recipe | None = None  # None resumes
     stop_after: int = 0  # 0 trains to the end
+    changes: dict[str, Any] = field(default_factory=dict)  # when it is resumed
 
 
 def free_port() -> int:
@@ -85,7 +86,7 @@ def _train(run: Run) -> str:
     stop = threading.Event()
     try:
         if run.recipe is None:
-            job = resume_job(run.folder, {}, prepare=prepare)
+            job = resume_job(run.folder, run.changes, prepare=prepare)
         else:
             job = start_job(run.recipe, run.folder, prepare=prepare)
         for event in train(job, stop):

@@ -71,6 +71,7 @@ def folders(recipes, tmp_path_factory):
     four = [Run(root / f"{name}-4", recipe) for name, recipe in recipes.items()]
     four.append(Run(root / "gpt-data", divided(recipes["gpt"], data=4)))
     four.append(Run(root / "gpt-both", divided(recipes["gpt"], data=2, shard=2)))
+    four.append(Run(root / "gpt-tensor", divided(recipes["gpt"], shard=2, tensor=2)))
     four.append(Run(root / "gpt-stopped", recipes["gpt"], stop_after=5))
     four.append(Run(root / "gpt-3", divided(recipes["gpt"], data=3)))
     four.append(
@@ -86,10 +87,14 @@ def folders(recipes, tmp_path_factory):
     assert errors[:-2] == [""] * (len(four) - 2)
     (root / "errors").write_text("\n".join(errors[-2:]))
     shutil.copytree(root / "gpt-stopped", root / "gpt-stopped-1")
-    assert train_together(2, [Run(root / "gpt-2", recipes["gpt"]), Run(root / "gpt-stopped")]) == [
-        "",
-        "",
+    shutil.copytree(root / "gpt-stopped", root / "gpt-stopped-tensor")
+    two = [
+        Run(root / "gpt-2", recipes["gpt"]),
+        Run(root / "gpt-tensor-2", divided(recipes["gpt"], tensor=2)),
+        Run(root / "gpt-stopped"),
+        Run(root / "gpt-stopped-tensor", changes={"parallel": {"tensor": 2}}),
     ]
+    assert train_together(2, two) == [""] * len(two)
     return root
 
 
@@ -110,16 +115,17 @@ def test_four_sharding_processes_have_the_losses_of_one(folders, name):
     equal(folders / f"{name}-4", folders / f"{name}-1")
 
 
-@pytest.mark.parametrize("name", ["data", "both", "2"])
+@pytest.mark.parametrize("name", ["data", "both", "tensor", "tensor-2", "2"])
 def test_any_division_has_the_losses_of_one(folders, name):
     equal(folders / f"gpt-{name}", folders / "gpt-1")
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", [*(f"{shape}-4" for shape in SHAPES), "gpt-both", "gpt-tensor"])
 def test_weights_and_optimizer_state_are_those_of_one(folders, name):
+    alone = f"{name.partition('-')[0]}-1"
     for file in ("model.safetensors", "trainer/optimizer.safetensors"):
-        one = load_file(folders / f"{name}-1" / "checkpoints" / "step-000008" / file)
-        four = load_file(folders / f"{name}-4" / "checkpoints" / "step-000008" / file)
+        one = load_file(folders / alone / "checkpoints" / "step-000008" / file)
+        four = load_file(folders / name / "checkpoints" / "step-000008" / file)
         assert one.keys() == four.keys()
         for key, tensor in one.items():
             # Softmax ignores it, so its gradient is what rounding leaves, which Adam amplifies.
@@ -128,8 +134,9 @@ def test_weights_and_optimizer_state_are_those_of_one(folders, name):
             torch.testing.assert_close(four[key], tensor, atol=2e-5, rtol=1e-4, msg=key)
 
 
-def test_a_run_of_four_goes_on_with_two_or_one(folders):
+def test_a_run_of_four_goes_on_with_two_or_one_or_in_another_division(folders):
     equal(folders / "gpt-stopped", folders / "gpt-1")
+    equal(folders / "gpt-stopped-tensor", folders / "gpt-1")
     job = resume_job(folders / "gpt-stopped-1", {})
     assert job.progress.step == 5
     run_alone(job)

@@ -16,7 +16,7 @@ from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.nll import Loss
-from seq2chat.training.parallel import SINGLE, Parallel
+from seq2chat.training.parallel import SINGLE, Parallel, full
 from seq2chat.training.processes import agree
 
 
@@ -95,9 +95,10 @@ def evaluate(
     size = torch.zeros(2, dtype=torch.int64)
     with evaluating(model):
         for batch, counts in within(seconds, parallel.deal(batches)):
-            loss, n = objective(model, batch.to(device))
+            with parallel.computing():
+                loss, n = objective(model, batch.to(device))
             if counts:
-                loss_sum += loss.item()
+                loss_sum += full(loss).item()
                 n_tokens += int(n)
                 size += lengths[batch.labels[batch.labels != IGNORED]].sum(0)
     sums = parallel.total(*torch.tensor([loss_sum, n_tokens, *size.tolist()], dtype=torch.float64))

@@ -15,6 +15,7 @@ from seq2chat.text.shards import Shards
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.lookup import as_text, induction_score, pair_accuracy
 from seq2chat.training.nll import Loss, chunked_nll_sum
+from seq2chat.training.tensor_parallel import parallel_nll_sum
 from seq2chat.training.types import Task
 
 PAIRS = 200  # questions of each measurement of reading
@@ -42,13 +43,13 @@ class LanguageModeling(Task[CausalLM, TextTokenizer]):
         loader = Loader(train, self.context, recipe.train.seed, recipe.data.document_mask)
         super().__init__(recipe, model, tokenizer, loader, val.n_tokens)
         self.val = val
-        self.nll: Nll = chunked_nll_sum  # replaced where training is compiled
+        self.nll: Nll = parallel_nll_sum  # replaced where training is compiled
 
     def loss(self, model: CausalLM, batch: Batch) -> Loss:
         return causal_lm(model, batch, self.nll)
 
     def validation_loss(self, model: CausalLM, batch: Batch) -> Loss:
-        return causal_lm(model, batch)
+        return causal_lm(model, batch, parallel_nll_sum)
 
     def validation_batches(self, limit: int) -> Iterator[Batch]:
         recipe = self.recipe

@@ -6,6 +6,7 @@ gradients are summed over the processes, so the number of processes never change
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -18,14 +19,17 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
 
-from seq2chat.config import ParallelConfig, Recipe, check
+from seq2chat.config import GPTConfig, ParallelConfig, Recipe, UserError, check
 from seq2chat.models.bert import BERT
 from seq2chat.models.folder import make_model
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
 from seq2chat.models.transformer import Transformer
+from seq2chat.training.sharded_matrices import part_like
+from seq2chat.training.tensor_parallel import divide_matrices
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -54,6 +58,9 @@ class Parallel:
             shape = tuple(sizes[name] for name in names)
             self.mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
             batch = self.mesh["data", "shard"]._flatten("batch")
+            if sizes["shard"] > 1 and sizes["tensor"] > 1:
+                # The gradient norm is summed over both at once.
+                self.mesh["shard", "tensor"]._flatten("norm")
             self.batch_group = batch.get_group()
             self.rank = batch.get_local_rank()
 
@@ -71,41 +78,41 @@ class Parallel:
                 f"{name} is {value}, which {self.size} processes (data × shard) can't divide; "
                 f"write a multiple of {self.size}.",
             )
-        for name in ("tensor", "pipeline"):
-            check(
-                self.sizes[name] == 1,
-                f"parallel.{name} is {self.sizes[name]}, which training doesn't support yet; "
-                "write 1, and divide among data or shard.",
-            )
+        pipeline = self.sizes["pipeline"]
+        check(
+            pipeline == 1,
+            f"parallel.pipeline is {pipeline}, which training doesn't support yet; write 1, and "
+            "divide among data, shard or tensor.",
+        )
+        if self.sizes["tensor"] > 1:
+            _check_tensor(recipe, self.sizes["tensor"])
         check(
             self.size == 1 or train.compile != "on",
             'train.compile is "on", but several processes train without compiling; write "auto".',
         )
 
     def divide(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """Divide the parameters of `model` among the processes, in place (FSDP2).
-
-        Blocks are gathered one by one, in `dtype`, and everything else once per pass. Gradients are
-        summed in float32. Call it before an optimizer is made.
-        """
-        if self.sizes["shard"] == 1:
+        """Divide the parameters of `model` among the processes, see `divide_model`. Call it before
+        an optimizer is made."""
+        if self.sizes["shard"] == self.sizes["tensor"] == 1:
             return
         assert self.mesh is not None
-        mesh = self.mesh["data", "shard"] if self.sizes["data"] > 1 else self.mesh["shard"]
-        policy = MixedPrecisionPolicy()
-        if dtype != torch.float32:
-            policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        for block in _blocks(model):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        # The rest is used first and last, so it stays gathered in between.
-        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-        for method in METHODS:
-            if hasattr(model, method):
-                register_fsdp_forward_method(model, method)
-        for module in _fsdp_modules(model):
-            # Sums, which are divided by the number of labels later. NCCL's division isn't in gloo.
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
+        divide_model(model, self.mesh, dtype)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute losses and gradients, also where processes divide the logits."""
+        if self.sizes["tensor"] == 1:
+            yield
+            return
+        needs_gradients = torch.is_grad_enabled()
+        # Under inference mode, the loss isn't taken apart into operators that DTensor knows.
+        with (
+            loss_parallel(),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(needs_gradients),
+        ):
+            yield
 
     def seed(self, *numbers: int) -> None:
         """Seed torch for dropout by these numbers, differently for each part of the batch.
@@ -192,6 +199,38 @@ SINGLE = Parallel(ParallelConfig(), torch.device("cpu"), 1)
 """One process, which computes everything."""
 
 
+def divide_model(
+    model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, keeps_gathered: bool = False
+) -> None:
+    """Divide the parameters of `model`, in place: matrices among the ranks of `mesh["tensor"]`, and
+    everything among those of `mesh["shard"]` (FSDP2), with copies for those of `mesh["data"]`.
+
+    Parameters stay float32. Blocks are gathered one by one, in `dtype`, and freed after each pass
+    unless `keeps_gathered` is set. Gradients are summed in float32.
+    """
+    if mesh["tensor"].size() > 1:
+        assert isinstance(model, GPT)
+        divide_matrices(model, mesh["tensor"])
+    replicas = mesh["data", "shard"] if mesh["data"].size() > 1 else mesh["shard"]
+    policy = MixedPrecisionPolicy()
+    if dtype != torch.float32:
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for block in _blocks(model):
+        fully_shard(
+            block, mesh=replicas, mp_policy=policy, reshard_after_forward=not keeps_gathered
+        )
+    # The embeddings, the last norm and the head. They are used first and last, so they are never
+    # gathered twice.
+    fully_shard(model, mesh=replicas, mp_policy=policy, reshard_after_forward=False)
+    for method in METHODS:
+        if hasattr(model, method):
+            register_fsdp_forward_method(model, method)
+    for module in _fsdp_modules(model):
+        # Sums, which are divided by the number of labels later. NCCL's division isn't in gloo.
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+
+
 def local(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process stores."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -205,12 +244,7 @@ def full(tensor: Tensor) -> Tensor:
 @torch.no_grad()
 def fill(tensor: Tensor, values: Tensor) -> None:
     """Copy this process's part of `values` into `tensor`."""
-    values = values.to(tensor.device)
-    if isinstance(tensor, DTensor):
-        values = distribute_tensor(
-            values, tensor.device_mesh, tensor.placements, src_data_rank=None
-        )
-    tensor.copy_(values)
+    local(tensor).copy_(part_like(values.to(tensor.device), tensor))
 
 
 def reshard(model: nn.Module) -> None:
@@ -251,6 +285,26 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     if isinstance(model, GPT | BERT):
         return list(model.layers)
     return list(model.encoder) if isinstance(model, Transformer) else []
+
+
+def _check_tensor(recipe: Recipe, size: int) -> None:
+    """Raise UserError unless the model's matrices can be divided among `size` processes."""
+    model = recipe.model
+    name = f"parallel.tensor is {size}"
+    if not isinstance(model, GPTConfig) or recipe.align is not None:
+        what = recipe.method or model.family
+        raise UserError(f"{name}, which is for pretraining a GPT; write 1 for {what}.")
+    for option in ("n_head", "n_kv_head", "context"):
+        value = getattr(model, option)
+        check(
+            value % size == 0,
+            f"{name}, which doesn't divide model.{option} {value}; write a divisor.",
+        )
+    check(
+        model.dropout == 0,
+        f"{name} and model.dropout {model.dropout}: processes that divide a matrix would drop other"
+        " numbers; write dropout 0.",
+    )
 
 
 def _rollout_sizes(recipe: Recipe) -> list[tuple[str, int]]:

@@ -28,17 +28,7 @@ def map_matrices(function: Function, matrices: Sequence[Tensor]) -> list[Tensor]
         results = _exchange(function, parts, first.shape[0], first.device_mesh.get_group(axes[0]))
     else:  # columns are divided too
         return _gather(function, [m for m in matrices if isinstance(m, DTensor)])
-    return [
-        DTensor.from_local(
-            result,
-            first.device_mesh,
-            first.placements,
-            run_check=False,
-            shape=first.shape,
-            stride=first.stride(),
-        )
-        for result in results
-    ]
+    return [_like(result, first) for result in results]
 
 
 def _exchange(
@@ -92,11 +82,38 @@ def _all_to_all(received: list[Tensor], sent: list[Tensor], group: dist.ProcessG
 
 def _gather(function: Function, matrices: Sequence[DTensor]) -> list[Tensor]:
     """Return the results, computed by all processes on gathered matrices."""
-    mesh, placements = matrices[0].device_mesh, matrices[0].placements
-    whole = [DTensor.from_local(m.full_tensor(), mesh, [Replicate()] * mesh.ndim) for m in matrices]
-    results = function(torch.stack([m.to_local() for m in whole]))
-    replicated = [
-        DTensor.from_local(result, mesh, [Replicate()] * mesh.ndim, run_check=False)
-        for result in results
+    results = function(torch.stack([matrix.full_tensor() for matrix in matrices]))
+    return [
+        _like(part_like(result, matrix).contiguous(), matrix)
+        for result, matrix in zip(results, matrices, strict=True)
     ]
-    return [result.redistribute(placements=placements) for result in replicated]
+
+
+def part_like(values: Tensor, tensor: Tensor) -> Tensor:
+    """Return the part of whole `values` that this process has of `tensor`."""
+    if not isinstance(tensor, DTensor):
+        return values
+    mesh = tensor.device_mesh
+    coordinate = mesh.get_coordinate()
+    assert coordinate is not None
+    # FSDP divides the parts of tensor parallelism further, so the last axis comes first.
+    for axis in reversed(range(mesh.ndim)):
+        placement = tensor.placements[axis]
+        if not placement.is_replicate():
+            # Also of a strided shard, which is FSDP's mark on a part that is divided twice.
+            parts = values.chunk(mesh.size(axis), dim=placement.dim)  # pyrefly: ignore
+            index = coordinate[axis]
+            values = parts[index] if index < len(parts) else values.narrow(placement.dim, 0, 0)
+    return values
+
+
+def _like(part: Tensor, matrix: DTensor) -> DTensor:
+    """Return a tensor divided like `matrix`, with this process's part."""
+    return DTensor.from_local(
+        part,
+        matrix.device_mesh,
+        matrix.placements,
+        run_check=False,
+        shape=matrix.shape,
+        stride=matrix.stride(),
+    )

@@ -171,9 +171,10 @@ class Task(Generic[M, T]):
         flops = 0
         for _ in range(config.accumulation):
             batch = job.next_batch()
-            loss, n = self.loss(self.model, batch)
-            loss.backward()
-            loss_sum = loss_sum + loss.detach()
+            with self.parallel.computing():
+                loss, n = self.loss(self.model, batch)
+                loss.backward()
+            loss_sum = loss_sum + full(loss.detach())
             n_tokens = n_tokens + n
             flops += self.model.flops(batch)
         loss_sum, n_tokens = self.parallel.total(loss_sum, n_tokens)
