@@ -39,8 +39,6 @@ def _mistake(error: CycloptsError) -> str:
     command = error.command_chain[0] if error.command_chain else ""
     if isinstance(error, UnknownOptionError) and command in TRAINING:
         option = (error.token.keyword or error.token.value).split("=")[0].replace("_", "-")
-        if option == "--device":
-            return "There is no option --device: the fastest device is chosen."
         if option in SYNONYMS:
             return f"Unknown option {option}. Here it is {SYNONYMS[option]}."
     return str(error)

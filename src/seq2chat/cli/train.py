@@ -40,6 +40,9 @@ def train(
         str | None,
         Parameter(help="run or model folder to continue from: its weights and tokenizer"),
     ] = None,
+    device: Annotated[
+        str | None, Parameter(help="auto, cpu, cuda, cuda:1 or mps [default: auto]")
+    ] = None,
     resume: Annotated[
         bool, Parameter(help="resume the run in --out, or the given run folder", negative="")
     ] = False,
@@ -58,6 +61,8 @@ def train(
         changes.setdefault("train", {})["budget"] = budget
     if start is not None:
         changes.setdefault("train", {})["start"] = start
+    if device is not None:
+        changes.setdefault("train", {})["device"] = device
     if resume:
         check(
             not (source and out), f"Name the run to continue once: either {source} or --out {out}."

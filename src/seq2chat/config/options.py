@@ -142,6 +142,9 @@ class TrainConfig:
         "initial weights: random, or with heads that look up earlier tokens (tied modern GPT)",
     ] = "random"
     seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
+    device: Annotated[
+        str, "cpu, cuda, cuda:1 or mps; auto: a CUDA GPU if there is one, else the CPU"
+    ] = "auto"
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], "auto: bf16 if a short benchmark shows that it is faster"
     ] = "auto"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seq2chat.config import Budget, GPTConfig, ModelConfig, Recipe, check, recipe_tables
-from seq2chat.device import Precision, describe_machine, pick_device, pick_precision, synchronize
+from seq2chat.device import Precision, describe_machine, pick_precision, synchronize
 from seq2chat.log import Log
 from seq2chat.models.folder import load_config
 from seq2chat.models.gpt import GPT
@@ -17,6 +17,7 @@ from seq2chat.text.batch import Batch
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.parallel import NAMED_PAIRS
 from seq2chat.training.checkpoint import find_checkpoint
+from seq2chat.training.devices import find_device
 from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.optim import make_optimizers
 
@@ -68,7 +69,7 @@ def choose_tables(
         f"{source} has {characters} characters to train on; give a text of at least "
         f"{MIN_CHARACTERS:,}.",
     )
-    device = pick_device()
+    device = find_device(train.device)
     precision = pick_precision(train.precision, device)
     tables = fit_run(characters, Budget.parse(train.budget), changes, device, precision)
     epochs = tables.pop("epochs")

@@ -101,7 +101,8 @@ def evaluate(
                 loss_sum += full(loss).item()
                 n_tokens += int(n)
                 size += lengths[batch.labels[batch.labels != IGNORED]].sum(0)
-    sums = parallel.total(*torch.tensor([loss_sum, n_tokens, *size.tolist()], dtype=torch.float64))
+    counts = torch.tensor([loss_sum, n_tokens, *size.tolist()], dtype=torch.float64)
+    sums = parallel.total(*(counts.to(device) if parallel.size > 1 else counts))
     return Evaluation(sums[0].item(), *(int(value) for value in sums[1:]))
 
 

@@ -130,8 +130,7 @@ class Parallel:
         if self.size == 1:
             return list(values)
         # Numbers of labels are exact in float64, up to 2⁵³.
-        wide = torch.float32 if values[0].device.type == "mps" else torch.float64
-        sums = torch.stack([value.detach().to(wide) for value in values])
+        sums = torch.stack([value.detach().double() for value in values])
         dist.all_reduce(sums, group=self.batch_group)
         return [part.to(value.dtype) for part, value in zip(sums, values, strict=True)]
 

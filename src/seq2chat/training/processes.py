@@ -8,7 +8,6 @@ import datetime
 import hashlib
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -44,14 +43,8 @@ def join_processes() -> None:
     )
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        local_rank = int(os.environ["LOCAL_RANK"])
-        n_gpus = torch.cuda.device_count()
-        check(
-            local_rank < n_gpus,
-            f"Process {local_rank} of {socket.gethostname()} has no GPU, as there are {n_gpus}; "
-            f"start {n_gpus} processes per node.",
-        )
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=TIMEOUT)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from seq2chat.config import Budget, Recipe, TokenizerConfig, UserError, check
-from seq2chat.device import pick_device, pick_precision, seed_everything, unused_accelerators
+from seq2chat.device import pick_precision, seed_everything, unused_accelerators
 from seq2chat.log import Log, ignore
 from seq2chat.models.folder import Model, make_model, n_parameters
 from seq2chat.models.gpt import GPT
@@ -19,6 +19,7 @@ from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.training.checkpoint import load_checkpoint, verify_checkpoint
 from seq2chat.training.clock import Clock
 from seq2chat.training.compiled import compile_steps
+from seq2chat.training.devices import device_of
 from seq2chat.training.parallel import Parallel
 from seq2chat.training.processes import (
     agree,
@@ -125,11 +126,12 @@ def start_job(
     began = time.monotonic() if began is None else began
     join_processes()
     together(lambda: check_free(folder))
-    device = pick_device()
+    device = together(lambda: device_of(recipe))
     precision = agree(pick_precision(recipe.train.precision, device))
     name: Literal["bf16", "fp32"] = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
     log(f"precision {name}: {precision.reason}")
-    if unused := unused_accelerators():
+    command = f"{recipe.method or 'train'} ... --out {folder}"
+    if unused := unused_accelerators(device, world_size(), command):
         log(unused)
     recipe = with_absolute_paths(recipe.with_options("train", precision=name))
     _check_alike(recipe)
@@ -173,7 +175,7 @@ def resume_job(
     _check_changes(folder, changed)
     _check_alike(recipe)
     checkpoint = from_main(lambda: _newest_checkpoint(run))
-    device = pick_device()
+    device = together(lambda: device_of(recipe))
     # A run with a checkpoint no longer needs its starting model, which may have been deleted.
     start = recipe.train.start
     if checkpoint is not None:

@@ -6,6 +6,7 @@ and receives about as many numbers as it stores.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -98,10 +99,9 @@ def part_like(values: Tensor, tensor: Tensor) -> Tensor:
     assert coordinate is not None
     # FSDP divides the parts of tensor parallelism further, so the last axis comes first.
     for axis in reversed(range(mesh.ndim)):
-        placement = tensor.placements[axis]
+        placement: Any = tensor.placements[axis]
         if not placement.is_replicate():
-            # Also of a strided shard, which is FSDP's mark on a part that is divided twice.
-            parts = values.chunk(mesh.size(axis), dim=placement.dim)  # pyrefly: ignore
+            parts = values.chunk(mesh.size(axis), dim=placement.dim)
             index = coordinate[axis]
             values = parts[index] if index < len(parts) else values.narrow(placement.dim, 0, 0)
     return values

@@ -87,6 +87,8 @@ def resume_checkpoint(
         torch.set_rng_state(file.get_tensor("cpu"))
         if "cuda" in list(file.keys()) and torch.cuda.is_available():
             torch.cuda.set_rng_state(file.get_tensor("cuda"))
+        if "mps" in list(file.keys()) and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(file.get_tensor("mps"))
     return Progress(**json.loads((folder / "trainer" / "progress.json").read_text()))
 
 
@@ -155,4 +157,6 @@ def _rng_states() -> dict[str, Any]:
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
     return states
