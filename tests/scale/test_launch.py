@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from training.ranks import losses
+from training.ranks import free_port, losses
 
 from seq2chat.config import Recipe, UserError, to_toml
 from seq2chat.scale.launch import Launch, run_folder_of, slurm_script
@@ -113,6 +114,51 @@ def test_mistakes_are_refused_once(tmp_path):
     assert process.returncode == 2, output
     assert output.count("error:") == 1
     assert [event["event"] for event in events(tmp_path / "run")] == ["start", "refused"]
+
+
+def test_two_servers_restart_together(recipe, tmp_path):
+    port = free_port()
+    folder = tmp_path / "run"
+
+    def server(node):
+        options = ["--nproc", 1, "--nodes", 2, "--node", node, "--rendezvous", f"127.0.0.1:{port}"]
+        return launch(*options, "--pause", 0, "train", recipe, "--out", folder)
+
+    servers = [server(0), server(1)]
+    wait_for(lambda: n_losses(folder) >= 12, servers[0])
+    [start] = [e for e in events(folder, "start") if e["node"] == 1]
+    os.kill(start["pids"][0], signal.SIGKILL)
+    outputs = [process.communicate(timeout=90)[1] for process in servers]
+    assert [process.returncode for process in servers] == [0, 0], outputs
+    for node in (0, 1):
+        kinds = [event["event"] for event in events(folder) if event["node"] == node]
+        assert kinds == ["start", "died", "restart", "start", "done"]
+    assert len(losses(folder)) == STEPS
+    assert "Process 1 was ended by SIGKILL" in outputs[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--nodes", 2, "--rendezvous", "here"], "HOST:PORT"),
+        (["--nodes", 2, "--node", 2, "--rendezvous", "127.0.0.1:1234"], "--node is 2"),
+    ],
+)
+def test_servers_that_cannot_meet_are_refused(options, words, tmp_path):
+    process = launch("--nproc", 1, *options, "train", "a.txt", "--out", tmp_path / "run")
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 2 and words in output
+
+
+def test_a_taken_port_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        options = ["--nproc", 1, "--nodes", 2, "--rendezvous", f"127.0.0.1:{port}"]
+        process = launch(*options, "train", "a.txt", "--out", tmp_path / "run")
+        _, output = process.communicate(timeout=60)
+    assert process.returncode == 2 and f"The port {port} of 127.0.0.1 is taken" in output
 
 
 def test_the_run_folder_of_a_command():

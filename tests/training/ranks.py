@@ -26,6 +26,7 @@ class Run:
     recipe: Recipe | None = None  # None resumes
     stop_after: int = 0  # 0 trains to the end
     changes: dict[str, Any] = field(default_factory=dict)  # when it is resumed
+    second: Recipe | None = None  # of process 1, if it has another one
 
 
 def free_port() -> int:
@@ -84,11 +85,12 @@ def _train(run: Run) -> str:
     from seq2chat.training.types import Step
 
     stop = threading.Event()
+    recipe = (run.second or run.recipe) if os.environ["RANK"] == "1" else run.recipe
     try:
-        if run.recipe is None:
+        if recipe is None:
             job = resume_job(run.folder, run.changes, prepare=prepare)
         else:
-            job = start_job(run.recipe, run.folder, prepare=prepare)
+            job = start_job(recipe, run.folder, prepare=prepare)
         for event in train(job, stop):
             # One process alone gets the signal.
             if isinstance(event, Step) and event.step == run.stop_after and job.parallel.rank == 1:

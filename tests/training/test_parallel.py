@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from training.ranks import Run, losses, metrics, train_together
 
-from seq2chat.config import ParallelConfig, Recipe
+from seq2chat.config import ParallelConfig, Recipe, UserError
 from seq2chat.training.loop import train
+from seq2chat.training.parallel import Parallel
 from seq2chat.training.setup import resume_job, start_job
 
 EQUAL = 2e-6
@@ -30,6 +31,10 @@ SHAPES = {
     "transformer": {"family": "transformer", "n_layer": 2, "n_head": 2, "d_model": 32},
     "seq2seq": {"family": "seq2seq", "n_layer": 2, "d_model": 32, "d_embed": 24},
 }
+
+
+DIVISIONS = ["data", "both", "tensor", "pipeline", "2", "tensor-2", "pipeline-2"]
+WHOLE = [*(f"{shape}-4" for shape in SHAPES), "gpt-both", "gpt-tensor", "gpt-pipeline"]
 
 
 def recipe_of(name, text_file, parallel_files, **changes):
@@ -72,6 +77,7 @@ def folders(recipes, tmp_path_factory):
     four.append(Run(root / "gpt-data", divided(recipes["gpt"], data=4)))
     four.append(Run(root / "gpt-both", divided(recipes["gpt"], data=2, shard=2)))
     four.append(Run(root / "gpt-tensor", divided(recipes["gpt"], shard=2, tensor=2)))
+    four.append(Run(root / "gpt-pipeline", divided(recipes["gpt"], shard=2, pipeline=2)))
     four.append(Run(root / "gpt-stopped", recipes["gpt"], stop_after=5))
     four.append(Run(root / "gpt-3", divided(recipes["gpt"], data=3)))
     four.append(
@@ -88,14 +94,32 @@ def folders(recipes, tmp_path_factory):
     (root / "errors").write_text("\n".join(errors[-2:]))
     shutil.copytree(root / "gpt-stopped", root / "gpt-stopped-1")
     shutil.copytree(root / "gpt-stopped", root / "gpt-stopped-tensor")
+    shutil.copytree(root / "gpt-stopped", root / "gpt-stopped-pipeline")
     two = [
         Run(root / "gpt-2", recipes["gpt"]),
         Run(root / "gpt-tensor-2", divided(recipes["gpt"], tensor=2)),
+        Run(root / "gpt-pipeline-2", divided(recipes["gpt"], pipeline=2)),
         Run(root / "gpt-stopped"),
         Run(root / "gpt-stopped-tensor", changes={"parallel": {"tensor": 2}}),
+        Run(root / "gpt-stopped-pipeline", changes={"parallel": {"pipeline": 2}}),
     ]
-    assert train_together(2, two) == [""] * len(two)
+    errors = train_together(2, [*two, *disagreeing(recipes["gpt"], root)])
+    assert errors[: len(two)] == [""] * len(two)
+    (root / "disagreements").write_text("\n".join(errors[len(two) :]))
     return root
+
+
+def disagreeing(recipe, root):
+    """Runs that are refused: other options, no data, and other data."""
+
+    def reading(file):
+        return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, corpus=str(file)))
+
+    other = root / "other.txt"
+    other.write_text("Another text. " * 200)
+    clipped = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, clip=0.5))
+    seconds = (clipped, reading(root / "none.txt"), reading(other))
+    return [Run(root / f"no-{i}", recipe, second=second) for i, second in enumerate(seconds)]
 
 
 def equal(folder, expected):
@@ -115,12 +139,12 @@ def test_four_sharding_processes_have_the_losses_of_one(folders, name):
     equal(folders / f"{name}-4", folders / f"{name}-1")
 
 
-@pytest.mark.parametrize("name", ["data", "both", "tensor", "tensor-2", "2"])
+@pytest.mark.parametrize("name", DIVISIONS)
 def test_any_division_has_the_losses_of_one(folders, name):
     equal(folders / f"gpt-{name}", folders / "gpt-1")
 
 
-@pytest.mark.parametrize("name", [*(f"{shape}-4" for shape in SHAPES), "gpt-both", "gpt-tensor"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_weights_and_optimizer_state_are_those_of_one(folders, name):
     alone = f"{name.partition('-')[0]}-1"
     for file in ("model.safetensors", "trainer/optimizer.safetensors"):
@@ -137,6 +161,7 @@ def test_weights_and_optimizer_state_are_those_of_one(folders, name):
 def test_a_run_of_four_goes_on_with_two_or_one_or_in_another_division(folders):
     equal(folders / "gpt-stopped", folders / "gpt-1")
     equal(folders / "gpt-stopped-tensor", folders / "gpt-1")
+    equal(folders / "gpt-stopped-pipeline", folders / "gpt-1")
     job = resume_job(folders / "gpt-stopped-1", {})
     assert job.progress.step == 5
     run_alone(job)
@@ -159,3 +184,32 @@ def test_sizes_that_do_not_fit_are_refused_with_what_to_change(folders):
     sizes, batch = (folders / "errors").read_text().splitlines()
     assert "data 3 × shard 1" in sizes and "needs 3 processes" in sizes and "has 4" in sizes
     assert "train.batch_size is 6" in batch and "multiple of 4" in batch
+
+
+def test_processes_that_disagree_are_refused_with_both_values(folders):
+    recipe, missing, other = (folders / "disagreements").read_text().splitlines()
+    assert "recipe: optim.clip is 1.0 for process 0 and 0.5 for process 1" in recipe
+    assert "Process 1 of 2: There is no corpus or file" in missing and "none.txt" in missing
+    assert "disagree about the data: fingerprint is" in other
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "train", "words"),
+    [
+        ("gpt", {"tensor": 4}, {}, "parallel.tensor is 4, which doesn't divide model.n_head 2"),
+        ("gpt", {"pipeline": 4}, {}, "parallel.pipeline is 4, which doesn't divide model.n_layer"),
+        ("gpt", {"tensor": 2, "pipeline": 2}, {}, "doesn't combine them yet"),
+        ("gpt", {"pipeline": 2, "data": 2, "micro_batches": 3}, {}, "3 micro-batches"),
+        ("bert", {"tensor": 2}, {}, "for pretraining a GPT; write 1 for bert"),
+        ("seq2seq", {"pipeline": 2}, {}, "for pretraining a GPT; write 1 for seq2seq"),
+        ("gpt", {}, {"compile": "on"}, "without compiling"),
+    ],
+)
+def test_divisions_that_are_not_possible_are_refused(name, sizes, train, words, recipes):
+    recipe = divided(recipes[name], **sizes)
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **train))
+    parallel = object.__new__(Parallel)  # without processes
+    parallel.sizes = recipe.parallel.sizes(4)
+    parallel.size = parallel.sizes["data"] * parallel.sizes["shard"]
+    with pytest.raises(UserError, match=words):
+        parallel.check(recipe)

@@ -96,7 +96,7 @@ def save_model(
 
 def model_tensors(model: Model, dtype: torch.dtype | None = None) -> list[StoredTensor]:
     """Return the content of `model.safetensors`, optionally converted to `dtype`."""
-    dtype = dtype or model.embed_tokens.weight.dtype
+    dtype = dtype or _dtype(model)
     return stored_tensors(model, _layout(model.config), dtype)
 
 
@@ -105,9 +105,15 @@ def save_config(
 ) -> None:
     """Write `config.json` into `folder`; arguments as in `save_model`."""
     layout = _layout(model.config)
-    dtype = dtype or model.embed_tokens.weight.dtype
+    dtype = dtype or _dtype(model)
     fields = layout.fields(model.config) | {"dtype": str(dtype).removeprefix("torch.")} | token_ids
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _dtype(model: Model) -> torch.dtype:
+    """Return the number format of the embedding, or of what a stage of a pipeline has instead."""
+    weight = getattr(model.embed_tokens, "weight", None)
+    return (next(model.parameters()) if weight is None else weight).dtype
 
 
 def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:

@@ -20,8 +20,7 @@ from pathlib import Path
 
 from seq2chat.config import UserError, check
 from seq2chat.log import Log
-from seq2chat.scale.rendezvous import Rendezvous, free_port
-from seq2chat.training.run_folder import RunFolder
+from seq2chat.scale.rendezvous import Rendezvous
 
 POLL = 0.1  # seconds between two looks at the processes
 SETTLE = 3.0  # seconds in which the others of a failed process may end with their own reason
@@ -218,8 +217,10 @@ class Supervisor:
         return Outcome("hung", f"{who} {verb} step for {limit:g} s after step {newest}.", newest)
 
     def _newest_checkpoint(self) -> str:
-        checkpoints = RunFolder(self.launch.folder).list_checkpoints()
-        return checkpoints[-1].name if checkpoints else ""
+        # As `RunFolder.list_checkpoints`, without loading torch.
+        complete = self.launch.folder.glob("checkpoints/step-*/manifest.json")
+        names = sorted((file.parent.name for file in complete), key=lambda name: (len(name), name))
+        return names[-1] if names else ""
 
     def _event(self, kind: str, sentence: str, **values: object) -> None:
         """Print the sentence, and append the event to `events.jsonl`."""
@@ -312,6 +313,3 @@ def slurm_script(launch: Launch) -> str:
         options=options,
         command=shlex.join(launch.command).replace("'", "'\\''"),
     )
-
-
-__all__ = ["Launch", "Supervisor", "free_port", "run_folder_of", "slurm_script"]

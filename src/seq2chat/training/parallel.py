@@ -5,6 +5,7 @@ data, seed and step alone, and each process takes its rows of it. Losses, number
 gradients are summed over the processes, so the number of processes never changes a loss.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -27,7 +28,9 @@ from seq2chat.models.bert import BERT
 from seq2chat.models.folder import make_model
 from seq2chat.models.gpt import GPT
 from seq2chat.models.reward import RewardModel
+from seq2chat.models.tensor_file import stored
 from seq2chat.models.transformer import Transformer
+from seq2chat.training.pipeline import GPTStage, copies, cut, sum_tied_gradients
 from seq2chat.training.sharded_matrices import part_like
 from seq2chat.training.tensor_parallel import divide_matrices
 
@@ -58,9 +61,11 @@ class Parallel:
             shape = tuple(sizes[name] for name in names)
             self.mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
             batch = self.mesh["data", "shard"]._flatten("batch")
-            if sizes["shard"] > 1 and sizes["tensor"] > 1:
-                # The gradient norm is summed over both at once.
+            if sizes["tensor"] > 1:
+                # The gradient norm is summed over both at once. A gathered matrix isn't, of which
+                # PyTorch warns.
                 self.mesh["shard", "tensor"]._flatten("norm")
+                logging.getLogger(f"{DTensor.__module__}._redistribute").setLevel(logging.ERROR)
             self.batch_group = batch.get_group()
             self.rank = batch.get_local_rank()
 
@@ -68,6 +73,11 @@ class Parallel:
     def is_divided(self) -> bool:
         """True if a process stores only a part of each model."""
         return any(self.sizes[name] > 1 for name in ("shard", "tensor", "pipeline"))
+
+    @property
+    def n_sharing(self) -> int:
+        """Number of processes that share the computation for one part of the batch."""
+        return self.sizes["tensor"] * self.sizes["pipeline"]
 
     def check(self, recipe: Recipe) -> None:
         """Raise UserError unless the sizes divide the batch and the model of the recipe."""
@@ -78,14 +88,10 @@ class Parallel:
                 f"{name} is {value}, which {self.size} processes (data × shard) can't divide; "
                 f"write a multiple of {self.size}.",
             )
-        pipeline = self.sizes["pipeline"]
-        check(
-            pipeline == 1,
-            f"parallel.pipeline is {pipeline}, which training doesn't support yet; write 1, and "
-            "divide among data, shard or tensor.",
-        )
         if self.sizes["tensor"] > 1:
             _check_tensor(recipe, self.sizes["tensor"])
+        if self.sizes["pipeline"] > 1:
+            _check_pipeline(recipe, self)
         check(
             self.size == 1 or train.compile != "on",
             'train.compile is "on", but several processes train without compiling; write "auto".',
@@ -94,10 +100,15 @@ class Parallel:
     def divide(self, model: nn.Module, dtype: torch.dtype) -> None:
         """Divide the parameters of `model` among the processes, see `divide_model`. Call it before
         an optimizer is made."""
-        if self.sizes["shard"] == self.sizes["tensor"] == 1:
+        if not self.is_divided:
             return
         assert self.mesh is not None
-        divide_model(model, self.mesh, dtype)
+        is_pipeline = self.sizes["pipeline"] > 1
+        if is_pipeline:
+            assert isinstance(model, GPT)
+            cut(model, self.mesh)
+        if self.sizes["shard"] > 1 or self.sizes["tensor"] > 1:
+            divide_model(model, self.mesh, dtype, keeps_gathered=is_pipeline)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -119,9 +130,10 @@ class Parallel:
 
         One process keeps its generator.
         """
-        if self.size > 1:
+        if self.size > 1 or self.sizes["pipeline"] > 1:
             seed = 0
-            for number in (*numbers, self.rank):
+            stage = 0 if self.mesh is None else self.mesh["pipeline"].get_local_rank()
+            for number in (*numbers, self.rank, stage):
                 seed = (seed * 1_000_003 + number) % 2**63
             torch.manual_seed(seed)
 
@@ -134,8 +146,20 @@ class Parallel:
         dist.all_reduce(sums, group=self.batch_group)
         return [part.to(value.dtype) for part, value in zip(sums, values, strict=True)]
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def norm(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Return the norm of the gradients of the whole model."""
+        copied = {id(parameter) for parameter in copies(model)}
+        grads = [p.grad for p in parameters if p.grad is not None and id(p) not in copied]
+        norm = full(nn.utils.get_total_norm(grads))
+        if isinstance(model, GPTStage):
+            square = norm.square()
+            dist.all_reduce(square, group=model.place.group)
+            return square.sqrt()
+        return norm
+
+    def sum_gradients(self, model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
         """Sum the gradients over all parts of the batch, except where FSDP has done it."""
+        sum_tied_gradients(model)
         if self.size == 1:
             return
         grads = [p.grad for p in parameters if p.grad is not None]
@@ -258,10 +282,13 @@ def whole(model: M) -> M:
 
     That is `model` itself if it is not divided. All processes have to call it.
     """
-    if not _fsdp_modules(model):
+    if not _fsdp_modules(model) and not isinstance(model, GPTStage):
         return model
     reshard(model)
-    state = {name: full(tensor) for name, tensor in model.state_dict().items()}
+    tensors = [stored(name, tensor) for name, tensor in model.state_dict().items()]
+    if isinstance(model, GPTStage):
+        tensors = model.union(tensors)
+    state = {tensor.name: tensor.read() for tensor in tensors}
     with torch.device("meta"):
         copy: Any = make_model(model.config)  # pyrefly: ignore[bad-argument-type]
     copy.load_state_dict(state, assign=True)
@@ -304,6 +331,38 @@ def _check_tensor(recipe: Recipe, size: int) -> None:
         f"{name} and model.dropout {model.dropout}: processes that divide a matrix would drop other"
         " numbers; write dropout 0.",
     )
+
+
+def _check_pipeline(recipe: Recipe, parallel: Parallel) -> None:
+    """Raise UserError unless the layers, and the rows of a part of the batch, can be divided."""
+    model = recipe.model
+    size = parallel.sizes["pipeline"]
+    name = f"parallel.pipeline is {size}"
+    if not isinstance(model, GPTConfig) or recipe.align is not None:
+        what = recipe.method or model.family
+        raise UserError(f"{name}, which is for pretraining a GPT; write 1 for {what}.")
+    check(
+        parallel.sizes["tensor"] == 1,
+        f"{name} and parallel.tensor {parallel.sizes['tensor']}: training doesn't combine them yet;"
+        " write 1 for one of them.",
+    )
+    check(
+        model.n_layer % size == 0,
+        f"{name}, which doesn't divide model.n_layer {model.n_layer}; write a divisor.",
+    )
+    rows = recipe.train.batch_size // parallel.size
+    n = micro_batches(recipe, parallel)
+    check(
+        rows % n == 0,
+        f"{name} with {n} micro-batches, which don't divide the {rows} sequences of a process; "
+        "write parallel.micro_batches.",
+    )
+
+
+def micro_batches(recipe: Recipe, parallel: Parallel) -> int:
+    """Return the number of micro-batches per forward pass in a pipeline."""
+    rows = recipe.train.batch_size // parallel.size
+    return recipe.parallel.micro_batches or min(rows, 2 * parallel.sizes["pipeline"])
 
 
 def _rollout_sizes(recipe: Recipe) -> list[tuple[str, int]]:

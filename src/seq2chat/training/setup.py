@@ -243,9 +243,14 @@ def _check_alike(recipe: Recipe) -> None:
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:
-    """Return all options by `table.name`."""
-    tables = recipe.tables()
-    return {f"{table}.{name}": v for table, keys in tables.items() for name, v in keys.items()}
+    """Return the options by `table.name`, without paths: each server may have its own copy of the
+    data, whose fingerprint is compared."""
+    return {
+        f"{table}.{name}": value
+        for table, keys in recipe.tables().items()
+        for name, value in keys.items()
+        if name not in PATHS.get(table, ())
+    }
 
 
 def _newest_checkpoint(run: RunFolder) -> Path | None:

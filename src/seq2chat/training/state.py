@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from seq2chat.models.folder import Model, load_model, model_tensors
 from seq2chat.models.tensor_file import StoredTensor, stored
 from seq2chat.training.parallel import fill
+from seq2chat.training.pipeline import GPTStage
 
 
 @dataclass
@@ -52,6 +53,8 @@ def tensor_files(
     tensors = _optimizer_tensors(_names(model, modules), optimizers)
     files["trainer/optimizer.safetensors"] = [stored(name, t) for name, t in tensors.items()]
     files["trainer/rng.safetensors"] = [stored(name, t) for name, t in _rng_states().items()]
+    if isinstance(model, GPTStage):
+        files = {name: model.union(tensors) for name, tensors in files.items()}
     return files
 
 
@@ -98,9 +101,10 @@ def _load_weights(
 ) -> None:
     """Copy the weights into `module`. Only frozen ones may be missing."""
     state = module.state_dict()
-    assert state.keys() == weights.keys() | frozen.keys()
-    for name, values in weights.items():
-        fill(state[name], values)
+    assert state.keys() <= weights.keys() | frozen.keys()
+    for name, tensor in state.items():
+        if name in weights:
+            fill(tensor, weights[name])
 
 
 def _own_part(values: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -114,6 +114,8 @@ class Task(Generic[M, T]):
         a sample of the split. It is None for objectives without a loss on held-out data.
         """
         model = self.published()
+        if self.parallel.sizes["pipeline"] > 1:
+            model = whole(model)
         if not limit and seconds < math.inf:
             limit = self.validation_tokens
         evaluation = evaluate(
@@ -159,6 +161,14 @@ class Task(Generic[M, T]):
         """Return the optimizers of all trained parameters; Muon computes in `dtype`."""
         return make_optimizers(self.model, config, dtype)
 
+    def add_gradient(self, batch: Any) -> Loss:
+        """Add the gradient of the batch's summed loss, and return that loss and its number of
+        labels."""
+        with self.parallel.computing():
+            loss, n = self.loss(self.model, batch)
+            loss.backward()
+        return full(loss.detach()), n
+
     def step(self, job: "Job") -> Update:
         """Take one optimizer step over `accumulation` forward passes.
 
@@ -171,12 +181,10 @@ class Task(Generic[M, T]):
         flops = 0
         for _ in range(config.accumulation):
             batch = job.next_batch()
-            with self.parallel.computing():
-                loss, n = self.loss(self.model, batch)
-                loss.backward()
-            loss_sum = loss_sum + full(loss.detach())
+            loss, n = self.add_gradient(batch)
+            loss_sum = loss_sum + loss
             n_tokens = n_tokens + n
-            flops += self.model.flops(batch)
+            flops += self.model.flops(batch) // self.parallel.n_sharing
         loss_sum, n_tokens = self.parallel.total(loss_sum, n_tokens)
         mean, norm = job.apply_gradients(job.optimizers, loss_sum, n_tokens)
         return Update(mean, norm, int(n_tokens), flops)
@@ -253,10 +261,10 @@ class Job:
         """
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"] if p.grad is not None]
-        self.parallel.sum_gradients(parameters)
+        self.parallel.sum_gradients(self.model, parameters)
         grads = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_div_(grads, n_tokens)
-        norm = full(nn.utils.get_total_norm(grads))
+        norm = self.parallel.norm(self.model, parameters)
         mean = (loss_sum / n_tokens).item()
         if not (math.isfinite(mean) and math.isfinite(norm.item())):
             step = self.progress.step + 1
