@@ -5,6 +5,8 @@ Starting processes takes seconds, so a group trains all runs that need its size.
 
 import json
 import os
+import resource
+import signal
 import socket
 import tempfile
 import time
@@ -27,6 +29,7 @@ class Run:
     stop_after: int = 0  # 0 trains to the end
     changes: dict[str, Any] = field(default_factory=dict)  # when it is resumed
     second: Recipe | None = None  # of process 1, if it has another one
+    disk: int = 0  # bytes that a file of process 0 may have; 0 is no limit
 
 
 def free_port() -> int:
@@ -86,6 +89,9 @@ def _train(run: Run) -> str:
 
     stop = threading.Event()
     recipe = (run.second or run.recipe) if os.environ["RANK"] == "1" else run.recipe
+    if run.disk and os.environ["RANK"] == "0":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (run.disk, resource.RLIM_INFINITY))
     try:
         if recipe is None:
             job = resume_job(run.folder, run.changes, prepare=prepare)
@@ -97,6 +103,8 @@ def _train(run: Run) -> str:
                 stop.set()
     except UserError as error:
         return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     return ""
 
 

@@ -103,9 +103,11 @@ def folders(recipes, tmp_path_factory):
         Run(root / "gpt-stopped-tensor", changes={"parallel": {"tensor": 2}}),
         Run(root / "gpt-stopped-pipeline", changes={"parallel": {"pipeline": 2}}),
     ]
-    errors = train_together(2, [*two, *disagreeing(recipes["gpt"], root)])
+    full = Run(root / "gpt-full", recipes["gpt"], disk=50_000)
+    refused = [*disagreeing(recipes["gpt"], root), full]
+    errors = train_together(2, [*two, *refused])
     assert errors[: len(two)] == [""] * len(two)
-    (root / "disagreements").write_text("\n".join(errors[len(two) :]))
+    (root / "refusals").write_text("\n".join(errors[len(two) :]))
     return root
 
 
@@ -187,10 +189,16 @@ def test_sizes_that_do_not_fit_are_refused_with_what_to_change(folders):
 
 
 def test_processes_that_disagree_are_refused_with_both_values(folders):
-    recipe, missing, other = (folders / "disagreements").read_text().splitlines()
+    recipe, missing, other, _ = (folders / "refusals").read_text().splitlines()
     assert "recipe: optim.clip is 1.0 for process 0 and 0.5 for process 1" in recipe
     assert "Process 1 of 2: There is no corpus or file" in missing and "none.txt" in missing
     assert "disagree about the data: fingerprint is" in other
+
+
+def test_a_full_disk_ends_all_processes_with_one_sentence(folders):
+    error = (folders / "refusals").read_text().splitlines()[-1]
+    assert "is full, so step 4 was not saved" in error
+    assert not list((folders / "gpt-full").glob("checkpoints/*"))
 
 
 @pytest.mark.parametrize(

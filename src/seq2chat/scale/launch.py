@@ -29,6 +29,7 @@ LONGEST_PAUSE = 300.0
 REFUSED = 2
 DIVERGED = 3
 LOST_PEER = 4
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ class Supervisor:
                     process.send_signal(signal.SIGTERM)
             if deadline and time.monotonic() > deadline:
                 return Outcome("died", f"It was not saved within {self.launch.grace:g} s.", newest)
+            if self.signals and set(codes) <= {0, INTERRUPTED}:
+                return Outcome("stopped", "Stopped before the first step.", newest)
             if any(codes):
                 time.sleep(0 if REFUSED in codes else SETTLE)
                 outcome = self._failure([process.poll() for process in processes], newest)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from seq2chat.config import UserError, check
+from seq2chat.config import SharedError, UserError, check
 from seq2chat.config.toml import did_you_mean
 from seq2chat.log import print_once
 from seq2chat.models import hub
@@ -81,7 +81,7 @@ def save_checkpoint(
     writer.do(finish)
     if writer.failed():
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
+        raise SharedError(
             f"The disk of {run.checkpoints} is full, so step {progress.step} was not saved; the "
             "earlier checkpoints are complete. Free some space and continue with --resume."
         ) from writer.error

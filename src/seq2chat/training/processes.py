@@ -4,6 +4,7 @@
 With one process, every function here returns what it gets and communicates nothing.
 """
 
+import atexit
 import datetime
 import hashlib
 import os
@@ -56,6 +57,12 @@ def join_processes() -> None:
                 "torchrun --master-port)."
             ) from error
         raise UserError(f"The processes of the run can't meet at {address}: {reason}.") from error
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def world_size() -> int:
