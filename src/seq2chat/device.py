@@ -16,13 +16,14 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def unused_accelerators() -> str:
-    """Return a sentence about the accelerators that a run leaves idle, "" if there are none."""
+def unused_accelerators(device: torch.device, n_processes: int, command: str) -> str:
+    """Return a sentence about the accelerators that a run on `device` leaves idle, and how
+    `command` uses them. It is empty if there are none."""
     n_gpus = torch.cuda.device_count()
-    if n_gpus > 1:
-        return f"1 of {n_gpus} GPUs is used: training is one process on one device so far"
-    if n_gpus == 0 and torch.backends.mps.is_available():
-        return "the Mac's GPU is not used: training runs on its CPU so far"
+    if n_gpus > 1 and n_processes == 1:
+        return f"1 of {n_gpus} GPUs is used; for all: seq2chat launch --nproc {n_gpus} {command}"
+    if device.type == "cpu" and n_gpus == 0 and torch.backends.mps.is_available():
+        return "the Mac's GPU is not used; try it with --device mps"
     return ""
 
 
@@ -30,6 +31,13 @@ def synchronize(device: torch.device) -> None:
     """Wait until `device` has finished its queued work, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on a Mac's GPU, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def free_memory() -> int | None:
@@ -119,4 +127,6 @@ def describe_machine(device: torch.device) -> str:
     """Return one line that names the machine of a measurement."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "a Mac's GPU"
     return f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"

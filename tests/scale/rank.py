@@ -15,10 +15,12 @@ from torch.distributed.tensor.parallel import loss_parallel
 from seq2chat.config import GPTConfig, OptimConfig
 from seq2chat.models.gpt import GPT
 from seq2chat.scale.layout import Layout
-from seq2chat.scale.parallelize import make_mesh, parallel_nll_sum, parallelize
+from seq2chat.scale.simulate import make_mesh
 from seq2chat.text.batch import Batch
 from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.optim import make_optimizers
+from seq2chat.training.parallel import divide_model
+from seq2chat.training.tensor_parallel import parallel_nll_sum
 
 CONFIG = GPTConfig(vocab_size=101, context=64, n_layer=2, n_head=4, d_model=32)
 
@@ -58,8 +60,9 @@ def main(rank: int, tensor: int, file: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{file}", rank=rank, world_size=tensor)
     model = small_model()
-    layout = Layout(tensor=tensor, checkpointing=True)
-    parallelize(model, make_mesh(layout, "cpu"), layout)
+    layout = Layout(tensor=tensor)
+    model.gradient_checkpointing = True
+    divide_model(model, make_mesh(layout), torch.bfloat16)
     print(json.dumps(train(model)))
     dist.destroy_process_group()
 

@@ -91,7 +91,7 @@ class DPO(PolicyTask):
 
     def validation_batches(self, limit: int) -> Iterator[PairBatch]:
         # At most 500 prompts are held out, so all are used.
-        size = self.recipe.train.batch_size
+        size = self.rows_per_pass
         for first in range(0, len(self.held_out), size):
             yield pair_batch(self.held_out[first : first + size], self.pad_id)
 

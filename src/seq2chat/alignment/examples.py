@@ -48,9 +48,10 @@ class ExampleLoader:
     def n_samples(self, first_sample: int, batch_size: int) -> int:
         return batch_size
 
-    def batch(self, first_sample: int, batch_size: int) -> Any:
-        """Return the batch of the samples from `first_sample` on."""
-        places = (divmod(k, self.n) for k in range(first_sample, first_sample + batch_size))
+    def batch(self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1) -> Any:
+        """Return this rank's part of the batch of the samples from `first_sample` on."""
+        numbers = range(first_sample + rank, first_sample + batch_size, world_size)
+        places = (divmod(k, self.n) for k in numbers)
         return self.collate([int(self._order(epoch)[place]) for epoch, place in places])
 
     def _make_order(self, epoch: int) -> np.ndarray:

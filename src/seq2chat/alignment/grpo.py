@@ -44,7 +44,7 @@ class GRPO(ReinforcementLearning):
     @torch.no_grad()
     def experience(self, rollout: Rollout) -> GroupExperience:
         """Return scores and advantages of the rollout: scores relative to the group's mean."""
-        score = ended_scores(rollout, self.scorer(rollout), self.align.missing_eos)
+        score = ended_scores(rollout, self.scores(rollout), self.align.missing_eos)
         groups = score.unflatten(0, (self.n_prompts, self.align.group))
         ref_logp = self._logp(self.reference, rollout)
         with torch.enable_grad():  # so that the kernels are the ones of the update
@@ -61,11 +61,14 @@ class GRPO(ReinforcementLearning):
     def _logp(self, model: GPT, rollout: Rollout) -> Float[Tensor, "batch seq"]:
         """Return the log probabilities of the answers, computed in the minibatches of the
         updates."""
-        parts = [
-            answer_logp(model, rollout.tokens[rows], rollout.mask[rows], self.align.temperature)
-            for rows in torch.arange(len(rollout)).split(self.recipe.train.batch_size)
-        ]
-        return torch.cat([part.detach() for part in parts])
+        parts = []
+        for rows in torch.arange(len(rollout)).split(self.recipe.train.batch_size):
+            own = rows[self.parallel.rows]
+            logp = answer_logp(
+                model, rollout.tokens[own], rollout.mask[own], self.align.temperature
+            )
+            parts.append(self.parallel.join(logp.detach()))
+        return torch.cat(parts)
 
     def update(self, job: Job, experience: GroupExperience) -> list[dict[str, float]]:
         """Update the policy on each minibatch, `inner_epochs` times."""
@@ -73,7 +76,8 @@ class GRPO(ReinforcementLearning):
         rollout = experience.rollout
         minibatches = torch.arange(len(rollout)).split(self.recipe.train.batch_size)
         updates: list[dict[str, float]] = []
-        for rows in minibatches * align.inner_epochs:
+        for minibatch in minibatches * align.inner_epochs:
+            rows = minibatch[self.parallel.rows]
             mask = rollout.mask[rows]
             loss, n, measured = grpo_loss(
                 answer_logp(self.policy, rollout.tokens[rows], mask, align.temperature),
@@ -85,7 +89,9 @@ class GRPO(ReinforcementLearning):
                 beta=align.beta,
             )
             loss.backward()
-            mean, norm = job.apply_gradients(job.optimizers, loss.detach(), n)
+            measured = self.parallel.mean(measured, n)
+            loss_sum, n = self.parallel.total(loss, n)
+            mean, norm = job.apply_gradients(job.optimizers, loss_sum, n)
             measured.pop("kl")  # reported per answer instead
             metrics = {name: value.item() for name, value in measured.items()}
             updates.append(metrics | {"policy_loss": mean, "grad_norm": norm})

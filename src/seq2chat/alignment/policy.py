@@ -17,6 +17,7 @@ from seq2chat.text.chat import with_chat
 from seq2chat.text.conversations import Prompt
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.checkpoint import find_checkpoint
+from seq2chat.training.parallel import Parallel
 from seq2chat.training.types import SampleLoader, Task
 
 
@@ -54,6 +55,12 @@ class PolicyTask(Task[GPT, TextTokenizer]):
 
     def published(self) -> GPT:
         return merged(self.result()) if self.align.lora_rank else self.result()
+
+    def divide(self, parallel: Parallel, dtype: torch.dtype) -> None:
+        """Divide the policy, unless it has adapters, whose frozen weights are whole everywhere."""
+        self.parallel = parallel
+        if not self.align.lora_rank:
+            parallel.divide(self.policy, dtype)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"policy": self.policy} if self.align.lora_rank else {}

@@ -33,6 +33,7 @@ from seq2chat.models.lora import frozen_copy, merged
 from seq2chat.models.reward import RewardModel, reward_model_from
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.optim import make_optimizers
+from seq2chat.training.parallel import Parallel
 from seq2chat.training.types import Job, Update
 
 HORIZONS = 20  # per run: β can change by a factor of e^4 (the error is clipped to 0.2)
@@ -91,9 +92,6 @@ class PPO(ReinforcementLearning):
         self.mix = make_mix(recipe, tokenizer, policy.context, status)
         if self.mix is not None:
             self.origin = self.mix.fingerprint
-        # Adam's second moments of such small updates need float32.
-        self.policy_optimizers = make_optimizers(policy, recipe.optim, torch.float32)
-        self.value_optimizers = make_optimizers(self.value, recipe.optim, torch.float32)
 
     @property
     def align(self) -> PPOConfig:
@@ -115,7 +113,16 @@ class PPO(ReinforcementLearning):
         return modules
 
     def optimizers(self, config: OptimConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+        # Adam's second moments of such small updates need float32.
+        self.policy_optimizers = make_optimizers(self.policy, config, torch.float32)
+        self.value_optimizers = make_optimizers(self.value, config, torch.float32)
         return [*self.policy_optimizers, *self.value_optimizers]
+
+    def divide(self, parallel: Parallel, dtype: torch.dtype) -> None:
+        super().divide(parallel, dtype)
+        parallel.divide(self.value, dtype)
+        if self.average is not None and not self.align.lora_rank:
+            parallel.divide(self.average, dtype)
 
     def step(self, job: Job) -> Update:
         self.value.eval()
@@ -136,7 +143,7 @@ class PPO(ReinforcementLearning):
         its ratio is exactly 1.
         """
         align = self.align
-        score = ended_scores(rollout, self.scorer(rollout), align.missing_eos)
+        score = ended_scores(rollout, self.scores(rollout), align.missing_eos)
 
         def logp_of(model: GPT) -> Callable[[Tensor, Tensor], Tensor]:
             return lambda tokens, mask: answer_logp(model, tokens, mask, align.temperature).detach()
@@ -168,8 +175,11 @@ class PPO(ReinforcementLearning):
         width = rollout.tokens.shape[1]
         parts = []
         for first in range(0, len(rollout), size):
-            rows = slice(first, first + size)
-            part = function(*trim(rollout.tokens[rows], rollout.mask[rows]))
+            tokens, mask = trim(
+                rollout.tokens[first : first + size], rollout.mask[first : first + size]
+            )
+            own = self.parallel.rows
+            part = self.parallel.join(function(tokens[own], mask[own]))
             parts.append(nn.functional.pad(part, (0, width - part.shape[1])))
         return torch.cat(parts)
 
@@ -195,15 +205,21 @@ class PPO(ReinforcementLearning):
         rollout = experience.rollout
         tokens, mask = trim(rollout.tokens[rows], rollout.mask[rows])
         width = tokens.shape[1]
+        own = self.parallel.rows
+        rows = rows[own]
+        tokens = tokens[own]
+        mask = mask[own]
         logp = answer_logp(self.policy, tokens, mask, align.temperature)
         old_logp = experience.logp[rows, :width]
         advantages = experience.advantages[rows, :width]
         loss, n, measured = policy_loss(logp, old_logp, advantages, mask, align.clip)
         loss.backward()
+        measured = self.parallel.mean(measured, n)
         metrics = {name: value.item() for name, value in measured.items()}
+        loss_sum, n = self.parallel.total(loss, n)
         if self.mix is not None:
             metrics["ptx_loss"], _ = self.mix.add_gradient(job, self.policy, number, n)
-        mean, norm = job.apply_gradients(self.policy_optimizers, loss.detach(), n)
+        mean, norm = job.apply_gradients(self.policy_optimizers, loss_sum, n)
         metrics |= {"policy_loss": mean, "grad_norm": norm}
 
         values = expected_return(self.value, tokens, mask)
@@ -211,9 +227,12 @@ class PPO(ReinforcementLearning):
         returns = experience.returns[rows, :width]
         loss, n, measured = value_loss(values, old_values, returns, mask, align.value_clip)
         loss.backward()
-        mean, norm = job.apply_gradients(self.value_optimizers, loss.detach(), n)
+        measured["explained_variance"] = measured["explained_variance"].nan_to_num(0.0)
+        measured = self.parallel.mean(measured, n)
+        loss_sum, n = self.parallel.total(loss, n)
+        mean, norm = job.apply_gradients(self.value_optimizers, loss_sum, n)
         metrics |= {"value_loss": mean, "value_grad_norm": norm}
-        metrics["explained_variance"] = measured["explained_variance"].nan_to_num(0.0).item()
+        metrics["explained_variance"] = measured["explained_variance"].item()
         metrics["value_clip_fraction"] = measured["clip_fraction"].item()
         if self.average is not None:
             update_average(self.average, self.policy, align.ema)

@@ -38,16 +38,20 @@ class PretrainingMix:
 
     def add_gradient(self, job: Job, policy: GPT, update: int, n: Tensor) -> tuple[float, int]:
         """Add the gradient of `weight` times the mean pretraining loss to the gradients of
-        `policy`, which will be divided by `n`. Return that loss in nats, and the number of floating
-        point operations.
+        `policy`, which will be divided by `n`, the number of labels of all processes. Return that
+        loss in nats, and the number of floating point operations.
 
         `update` numbers the updates of the run and selects the windows. Both gradients go into one
         optimizer step: in separate steps Adam would cancel most of the weight.
         """
-        batch = self.loader.batch(update * self.batch_size, self.batch_size).to(job.device)
+        parallel = job.parallel
+        batch = self.loader.batch(
+            update * self.batch_size, self.batch_size, parallel.rank, parallel.size
+        ).to(job.device)
         loss, n_tokens = causal_lm(policy, batch)
+        loss_sum, n_tokens = parallel.total(loss, n_tokens)
         (loss * (self.weight * n / n_tokens)).backward()
-        return (loss.detach() / n_tokens).item(), policy.flops(batch)
+        return (loss_sum / n_tokens).item(), policy.flops(batch)
 
 
 def make_mix(

@@ -18,7 +18,7 @@ from seq2chat.alignment.examples import (
 )
 from seq2chat.alignment.judges import scorer_of
 from seq2chat.alignment.policy import PolicyTask
-from seq2chat.alignment.rollout import Rollout, Scorer, roll_out
+from seq2chat.alignment.rollout import Rollout, Scorer, join_rollouts, padding_of, roll_out
 from seq2chat.alignment.samples import answer_metrics
 from seq2chat.alignment.units import with_score_units
 from seq2chat.config import Recipe
@@ -31,6 +31,8 @@ from seq2chat.text.chat import prompt_ids
 from seq2chat.text.conversations import Query, read_queries
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.evaluation import Evaluation
+from seq2chat.training.parallel import Parallel, whole
+from seq2chat.training.processes import gather, world_size
 from seq2chat.training.stop import interruptible
 from seq2chat.training.types import Job, Update
 
@@ -137,21 +139,46 @@ class ReinforcementLearning(PolicyTask):
         )
 
     def rollout(self, job: Job) -> Rollout:
-        """Return sampled answers to the next prompts."""
+        """Return sampled answers to the next prompts. Each process samples for its own prompts, and
+        gets the answers of all."""
         first = job.progress.samples
-        return roll_out(
-            self.policy,
+        parallel = self.parallel
+        n = self.align.episodes // self.n_prompts
+        part = roll_out(
+            whole(self.policy),
             self.tokenizer,
-            self.loader.batch(first, self.n_prompts),
+            self.loader.batch(first, self.n_prompts, parallel.rank, parallel.size),
             self.align.max_tokens,
             self.align.temperature,
-            n=self.align.episodes // self.n_prompts,
+            n=n,
             seed=self.recipe.train.seed * 1_000_003 + first + self.n_prompts,
+            numbers=[p * n + i for p in range(self.n_prompts)[parallel.rows] for i in range(n)],
         )
+        if parallel.size == 1:
+            return part
+        parts = gather(part.to("cpu"))[:: world_size() // parallel.size]
+        return join_rollouts(parts, n, padding_of(self.tokenizer)).to(job.device)
+
+    def scores(self, rollout: Rollout) -> Float[Tensor, " batch"]:
+        """Return the score of each answer. Each process scores its own part."""
+        if self.parallel.size == 1:
+            return self.scorer(rollout)
+        part = rollout.take(range(len(rollout))[self.parallel.rows])
+        return self.parallel.join(self.scorer(part))
+
+    def divide(self, parallel: Parallel, dtype: torch.dtype) -> None:
+        super().divide(parallel, dtype)
+        if not self.align.lora_rank:
+            parallel.divide(self.reference, dtype)
 
     def validate(self, limit: int, seconds: float) -> tuple[Evaluation | None, dict[str, float]]:
         metrics = answer_metrics(
-            self.published(), self.reference, self.tokenizer, self.held_out, self.scorer, self.align
+            whole(self.published()),
+            self.reference,
+            self.tokenizer,
+            self.held_out,
+            self.scorer,
+            self.align,
         )
         return None, metrics
 

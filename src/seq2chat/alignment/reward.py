@@ -3,7 +3,6 @@
 Ouyang et al. 2022, section 3.5.
 """
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from seq2chat.text.chat import answer_ids, conversation_ids
 from seq2chat.text.conversations import Comparison, Prompt, read_comparisons
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.nll import Loss
+from seq2chat.training.parallel import reshard
 from seq2chat.training.types import Task
 
 SAMPLES = 3  # held-out prompts whose ranked answers are shown per sample
@@ -104,7 +104,7 @@ class RewardModeling(Task[RewardModel, TextTokenizer]):
 
     def validation_batches(self, limit: int) -> Iterator[ComparisonBatch]:
         # At most 500 prompts are held out, so all are used.
-        size = self.recipe.train.batch_size
+        size = self.rows_per_pass
         for first in range(0, len(self.held_out), size):
             yield self._collate(self.held_out[first : first + size])
 
@@ -114,7 +114,9 @@ class RewardModeling(Task[RewardModel, TextTokenizer]):
     def published(self) -> RewardModel:
         """Return the model with the bias that gives the best held-out answers the mean score 0
         (Ouyang et al. 2022, section 3.5)."""
-        return centered(self.model, self.demonstrations, self.pad_id)
+        shifted = centered(self.model, self.demonstrations, self.pad_id)
+        reshard(self.model)  # its modules are those of the shifted one
+        return shifted
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"reward": self.model}
@@ -190,7 +192,9 @@ def centered(
     model: RewardModel, demonstrations: Sequence[Sequence[int]], pad_id: int
 ) -> RewardModel:
     """Return the model with the bias that gives these conversations the mean score 0."""
-    shifted = copy.copy(model)
+    # FSDP has changed the class of a divided model, so that copy.copy fails.
+    shifted = RewardModel.__new__(RewardModel)
+    shifted.__dict__ |= model.__dict__
     bias = model.config.score_bias - score_rows(model, demonstrations, pad_id).mean().item()
     shifted.config = dataclasses.replace(model.config, score_bias=bias)
     return shifted

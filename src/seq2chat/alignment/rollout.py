@@ -1,7 +1,7 @@
 """Rollouts: sampled answers with the log probabilities of their tokens."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -44,6 +44,29 @@ class Rollout:
     def __len__(self) -> int:
         return len(self.answers)
 
+    def take(self, rows: Sequence[int]) -> "Rollout":
+        """Return these rows."""
+        index = torch.tensor(rows, device=self.tokens.device)
+        return Rollout(
+            prompts=[self.prompts[row] for row in rows],
+            columns=[self.columns[row] for row in rows],
+            answers=[self.answers[row] for row in rows],
+            tokens=self.tokens[index],
+            mask=self.mask[index],
+            finished=self.finished[index],
+            sampled_logp=self.sampled_logp[index],
+        )
+
+    def to(self, device: torch.device | str) -> "Rollout":
+        """Return the same rollout on `device`."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            mask=self.mask.to(device),
+            finished=self.finished.to(device),
+            sampled_logp=self.sampled_logp.to(device),
+        )
+
 
 @runtime_checkable
 class Scorer(Protocol):
@@ -70,8 +93,11 @@ def roll_out(
     # Options with defaults, passed by name.
     n: int = 1,
     seed: int | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Rollout:
     """Return `n` sampled answers per query, in the order of the queries.
+
+    If this is a part of a larger rollout, `numbers` are the places of its answers there.
 
     No token is excluded from the distribution, so the sampled distribution is the trained one.
     Raises UserError for a prompt that leaves no room in the context.
@@ -79,9 +105,9 @@ def roll_out(
     sampling = SamplingConfig(max_tokens=max_tokens, temperature=temperature, seed=seed)
     ends = end_tokens(tokenizer)
     ids = [prompt_ids(tokenizer, query.prompt) for query in queries]
-    completions = generate(policy, ids, sampling, ends, n)
+    completions = generate(policy, ids, sampling, ends, n, numbers=numbers)
     rows = [(i, answer) for i, answers in enumerate(completions) for answer in answers]
-    pad_id = ends[0] if tokenizer.pad_id is None else tokenizer.pad_id
+    pad_id = padding_of(tokenizer)
     tokens = [[*ids[i], *answer.tokens] for i, answer in rows]
     mask = [[0] * len(ids[i]) + [1] * len(answer.tokens) for i, answer in rows]
     logp = [[0.0] * len(ids[i]) + answer.drawn_logprobs for i, answer in rows]
@@ -98,6 +124,33 @@ def roll_out(
         finished=torch.tensor(finished, device=policy.device),
         sampled_logp=pad_rows(logp, 0.0).to(policy.device),
     )
+
+
+def padding_of(tokenizer: TextTokenizer) -> int:
+    """Return the token after the end of an answer, which no mask includes."""
+    return end_tokens(tokenizer)[0] if tokenizer.pad_id is None else tokenizer.pad_id
+
+
+def join_rollouts(parts: Sequence[Rollout], n: int, pad_id: int) -> Rollout:
+    """Return one rollout of parts that have every `len(parts)`-th prompt, with `n` answers each."""
+    width = max(part.tokens.shape[1] for part in parts)
+
+    def joined(tensors: Sequence[Tensor], value: float) -> Tensor:
+        wide = [F.pad(tensor, (0, width - tensor.shape[1]), value=value) for tensor in tensors]
+        return torch.cat(wide)
+
+    rollout = Rollout(
+        prompts=[prompt for part in parts for prompt in part.prompts],
+        columns=[columns for part in parts for columns in part.columns],
+        answers=[answer for part in parts for answer in part.answers],
+        tokens=joined([part.tokens for part in parts], pad_id),
+        mask=joined([part.mask for part in parts], 0),
+        finished=torch.cat([part.finished for part in parts]),
+        sampled_logp=joined([part.sampled_logp for part in parts], 0.0),
+    )
+    # From (part, prompt, answer) to (prompt, part, answer).
+    places = torch.arange(len(rollout)).view(len(parts), -1, n).transpose(0, 1)
+    return rollout.take(places.flatten().tolist())
 
 
 def is_finished(tokenizer: TextTokenizer, answer: Sequence[int], end: int) -> bool:

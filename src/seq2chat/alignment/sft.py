@@ -32,6 +32,7 @@ from seq2chat.text.chat import ChatTokens
 from seq2chat.text.conversations import Demonstration, demonstration_tokens, read_demonstrations
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.nll import Loss, chunked_nll_sum
+from seq2chat.training.parallel import whole
 from seq2chat.training.types import Job, Update
 
 MIN_ROW = 512  # positions of a packed row, if the context allows
@@ -165,8 +166,9 @@ class SFT(PolicyTask):
         batch = job.next_batch()
         loss, n = self.loss(self.policy, batch)
         loss.backward()
+        loss_sum, n = self.parallel.total(loss, n)
         ptx_loss, ptx_flops = mix.add_gradient(job, self.policy, job.progress.step, n)
-        mean, norm = job.apply_gradients(job.optimizers, loss.detach(), torch.as_tensor(n))
+        mean, norm = job.apply_gradients(job.optimizers, loss_sum, n)
         flops = ptx_flops + self.policy.flops(batch)
         return Update(mean, norm, int(n), flops, {"ptx_loss": ptx_loss})
 
@@ -174,7 +176,7 @@ class SFT(PolicyTask):
         n_held_out = len(self.held_out)
         # The limit in tokens as a number of conversations, rounded up.
         n_wanted = -(-limit * n_held_out // max(1, self.validation_tokens))
-        for rows in spread_batches(n_held_out, self.recipe.train.batch_size, n_wanted):
+        for rows in spread_batches(n_held_out, self.rows_per_pass, n_wanted):
             yield pack([self.held_out[i] for i in rows], self.context, self.pad_id)
 
     def validation_metrics(self, model: GPT) -> dict[str, float]:
@@ -184,15 +186,16 @@ class SFT(PolicyTask):
         if self.best is None or self.scorer is None:
             return self.policy
         if self.best.is_outdated(self.policy):
+            policy = whole(self.policy)
             score = mean_score(
-                self.policy,
+                policy,
                 self.tokenizer,
                 self.queries,
                 self.scorer,
                 self.align.max_tokens,
                 self.align.missing_eos,
             )
-            self.best.update(self.policy, score)
+            self.best.update(policy, score, self.policy)
         return self.best.model
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -275,13 +278,13 @@ class Best(nn.Module):
         return _version(model) != self.version
 
     @torch.no_grad()
-    def update(self, model: GPT, score: float) -> None:
-        """Keep the weights of `model` if `score` is the best so far."""
+    def update(self, model: GPT, score: float, trained: GPT) -> None:
+        """Keep the weights of `model`, the whole of `trained`, if `score` is the best so far."""
         if score > self.score.item():
             # In this order an interrupted copy is repeated.
             self.model.load_state_dict(model.state_dict())
             self.score.fill_(score)
-        self.version = _version(model)
+        self.version = _version(trained)
 
 
 def _version(model: GPT) -> int:

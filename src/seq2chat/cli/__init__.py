@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from seq2chat import __version__
-from seq2chat.config import UserError
+from seq2chat.config import Diverged, SharedError, UserError
 
 # Options of other training programs, and ours.
 SYNONYMS = {
@@ -29,6 +29,8 @@ SYNONYMS = {
     "--seed": "--train.seed",
     "--output-dir": "--out",
 }
+DIVERGED = 3  # exit codes that `seq2chat launch` reads
+LOST_PEER = 4
 TRAINING = ("train", "sft", "reward", "dpo", "ppo", "grpo")
 
 
@@ -37,8 +39,6 @@ def _mistake(error: CycloptsError) -> str:
     command = error.command_chain[0] if error.command_chain else ""
     if isinstance(error, UnknownOptionError) and command in TRAINING:
         option = (error.token.keyword or error.token.value).split("=")[0].replace("_", "-")
-        if option == "--device":
-            return "There is no option --device: the fastest device is chosen."
         if option in SYNONYMS:
             return f"Unknown option {option}. Here it is {SYNONYMS[option]}."
     return str(error)
@@ -59,6 +59,7 @@ app.command("seq2chat.cli.align:reward")
 app.command("seq2chat.cli.align:ppo")
 app.command("seq2chat.cli.align:dpo")
 app.command("seq2chat.cli.align:grpo")
+app.command("seq2chat.cli.launch:launch")
 app.command("seq2chat.cli.plan:plan")
 app.command("seq2chat.cli.simulate:simulate")
 app.command("seq2chat.cli.chat:chat")
@@ -96,18 +97,25 @@ def main() -> None:
         app(print_error=False, exit_on_error=False)
     except CycloptsError as error:
         _fail(_mistake(error))
-    except UserError as error:
+    except Diverged as error:
+        _fail(str(error), DIVERGED)
+    except SharedError as error:
         _fail(str(error))
+    except UserError as error:
+        _fail(str(error), is_shared=False)
     except BrokenPipeError:
         # The reader of our output has exited (`| head`). Exit without an error message, and don't
         # let Python flush to the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}.", is_shared=False)
     except KeyboardInterrupt:
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
+        if _is_lost_peer(error):
+            _fail(f"Another process of this run has ended, so process {_rank()} ends.", LOST_PEER)
         if not _is_out_of_memory(error):
             raise
         _fail(
@@ -129,6 +137,17 @@ def _is_out_of_memory(error: Exception) -> bool:
     return kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error)
 
 
+def _is_lost_peer(error: Exception) -> bool:
+    """Return whether a collective of several processes failed because another process ended."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error")
+    return _rank() is not None and any(sign in str(error) for sign in signs)
+
+
+def _rank() -> int | None:
+    """Return the number of this process in a run of several, or None."""
+    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+
+
 def _allow_any_character() -> None:
     """Make standard output accept every character: as UTF-8 in pipes and files, like all input,
     and as an escape sequence on a terminal that lacks the character."""
@@ -137,7 +156,13 @@ def _allow_any_character() -> None:
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
-def _fail(message: str) -> NoReturn:
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
-    sys.exit(2)
+def _fail(message: str, code: int = 2, is_shared: bool = True) -> NoReturn:
+    """Print the message and exit. Of several processes with a shared error, the first prints."""
+    if not (is_shared and _rank()):
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    if _rank() is not None:
+        # The handlers at exit of torch.distributed would wait for the others.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -51,6 +51,9 @@ class Options:
     budget: Annotated[
         str | None, Parameter(help='length: "10m", "2h", "500 steps", "3 epochs"')
     ] = None
+    device: Annotated[
+        str | None, Parameter(help="auto, cpu, cuda, cuda:1 or mps [default: auto]")
+    ] = None
     out: Annotated[Path | None, Parameter(help="run folder [default: runs/RECIPE]")] = None
     resume: Annotated[bool, Parameter(help="continue the run in --out", negative="")] = False
 
@@ -131,6 +134,7 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
     changes = given(flags)
     short = {
         ("train", "budget"): options.budget,
+        ("train", "device"): options.device,
         ("data", "corpus"): options.data,
         ("align", "start"): options.start,
         ("align", "reward"): getattr(options, "reward", None),

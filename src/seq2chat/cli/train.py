@@ -40,6 +40,9 @@ def train(
         str | None,
         Parameter(help="run or model folder to continue from: its weights and tokenizer"),
     ] = None,
+    device: Annotated[
+        str | None, Parameter(help="auto, cpu, cuda, cuda:1 or mps [default: auto]")
+    ] = None,
     resume: Annotated[
         bool, Parameter(help="resume the run in --out, or the given run folder", negative="")
     ] = False,
@@ -58,6 +61,8 @@ def train(
         changes.setdefault("train", {})["budget"] = budget
     if start is not None:
         changes.setdefault("train", {})["start"] = start
+    if device is not None:
+        changes.setdefault("train", {})["device"] = device
     if resume:
         check(
             not (source and out), f"Name the run to continue once: either {source} or --out {out}."
@@ -70,11 +75,12 @@ def train(
 
 def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
     """Train a model from `source` in `out`, or in the first free `runs/NAME`."""
+    from seq2chat.training.processes import together
     from seq2chat.training.setup import check_free
 
     console = LoggedConsole()
     if out:
-        check_free(out)
+        together(lambda: check_free(out))
     is_run = source and (Path(source) / "config.toml").exists()
     check(
         not is_run,
@@ -94,6 +100,7 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
 def _sized_recipe(source: str, changes: dict, console: "LoggedConsole") -> tuple[str, Recipe]:
     """Return the name of the text, and a recipe sized for it and for this machine."""
     from seq2chat.training.autosize import choose_tables
+    from seq2chat.training.processes import from_main
 
     data = changes.get("data", {})
     corpus = data.get("corpus", "")
@@ -107,8 +114,17 @@ def _sized_recipe(source: str, changes: dict, console: "LoggedConsole") -> tuple
         f"Name the text once: either {source} or --data.source and --data.target.",
     )
     source = source or corpus or ("" if parallel else "pydocs")
-    tables = choose_tables(source, changes, console.log)
+    # Measured once, so that all processes train the same model.
+    tables = from_main(lambda: choose_tables(source, changes, console.log))
     return source, Recipe.from_tables(tables, changes, source="the flags")
+
+
+def main_console() -> Console:
+    """Return a console on standard error, on which process 0 of a run prints."""
+    from seq2chat.training.processes import is_main, join_processes
+
+    join_processes()
+    return Console(stderr=True, highlight=False, markup=False, quiet=not is_main())
 
 
 class LoggedConsole:
@@ -116,7 +132,7 @@ class LoggedConsole:
     yet."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.console = main_console()
         self.lines: list[str] = []
 
     def log(self, line: str) -> None:
@@ -128,9 +144,10 @@ def train_recipe(recipe: Recipe, folder: Path, console: LoggedConsole, began: fl
     """Train by `recipe` into `folder`. The clock of a timed run started at `began`."""
     from seq2chat.alignment.setup import prepare
     from seq2chat.text.corpus import left_out
+    from seq2chat.training.processes import together
     from seq2chat.training.setup import start_job
 
-    if others := left_out(recipe.data.corpus, recipe.data.field):
+    if others := together(lambda: left_out(recipe.data.corpus, recipe.data.field)):
         console.log(others)
     comfort = "Nothing was trained yet, so nothing is lost."
     with preparing(console.console, "preparing", comfort) as status:
@@ -172,7 +189,7 @@ def continue_run(folder: Path, changes: dict) -> None:
     from seq2chat.alignment.setup import prepare
     from seq2chat.training.setup import resume_job
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = main_console()
     with preparing(console, "reading the run", f"{folder} is unchanged.") as status:
         job = resume_job(folder, changes, console.print, status, prepare)
     watch(job, console)
@@ -180,8 +197,10 @@ def continue_run(folder: Path, changes: dict) -> None:
 
 def free_folder(name: str, console: LoggedConsole) -> Path:
     """Return the first of runs/NAME, runs/NAME-2, ... that does not exist."""
+    from seq2chat.training.processes import agree
+
     names = [name, *(f"{name}-{i}" for i in range(2, 10_000))]
-    folder = next(Path("runs") / n for n in names if not (Path("runs") / n).exists())
+    folder = agree(next(Path("runs") / n for n in names if not (Path("runs") / n).exists()))
     if folder.name != name:
         console.log(f"runs/{name} exists, so this run is {folder}")
     return folder
@@ -206,7 +225,7 @@ def watch(job: "Job", console: Console) -> None:
     """Train `job` and display it: a bar with loss, speed and remaining time, and a line per
     milestone."""
     from seq2chat.training.loop import train as train_loop
-    from seq2chat.training.run_folder import plot_runs
+    from seq2chat.training.processes import beat
     from seq2chat.training.stop import stop_on_signals
     from seq2chat.training.types import Sampled, Saved, Step, Validated
 
@@ -221,6 +240,7 @@ def watch(job: "Job", console: Console) -> None:
     with Progress(*columns, console=console, transient=True) as bar, stop_on_signals() as stop:
         task = bar.add_task("starting", total=1.0)
         for event in train_loop(job, stop):
+            beat(job.progress.step)
             match event:
                 case Step():
                     losses.append(event.loss)
@@ -247,7 +267,7 @@ def watch(job: "Job", console: Console) -> None:
         )
         return
     if job.progress.step:
-        plot_runs([job.run], job.run.folder / "loss.png")
+        job.run.plot()
     if stop.is_set():
         _print_stopped(job, saved, console)
     else:

@@ -15,11 +15,12 @@ from seq2chat.config.align import (
     SFTConfig,
 )
 from seq2chat.config.budget import Budget
-from seq2chat.config.errors import UserError, check
+from seq2chat.config.errors import Diverged, SharedError, UserError, check
 from seq2chat.config.options import (
     DataConfig,
     ExpectConfig,
     OptimConfig,
+    ParallelConfig,
     ScheduleConfig,
     TokenizerConfig,
     TrainConfig,
@@ -43,18 +44,21 @@ __all__ = [
     "Budget",
     "DPOConfig",
     "DataConfig",
+    "Diverged",
     "ExpectConfig",
     "GPTConfig",
     "GRPOConfig",
     "ModelConfig",
     "OptimConfig",
     "PPOConfig",
+    "ParallelConfig",
     "Recipe",
     "RewardConfig",
     "RewardModelingConfig",
     "SFTConfig",
     "ScheduleConfig",
     "Seq2SeqConfig",
+    "SharedError",
     "TokenizerConfig",
     "TrainConfig",
     "TransformerConfig",

@@ -6,6 +6,14 @@ class UserError(ValueError):
     and exits with 2."""
 
 
+class SharedError(UserError):
+    """An error that all processes of a run raise together, so that one of them prints it."""
+
+
+class Diverged(SharedError):
+    """The loss or the weights are no longer finite."""
+
+
 def check(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:

@@ -142,6 +142,9 @@ class TrainConfig:
         "initial weights: random, or with heads that look up earlier tokens (tied modern GPT)",
     ] = "random"
     seed: Annotated[int, "seed of weights, data order and dropout"] = 1337
+    device: Annotated[
+        str, "cpu, cuda, cuda:1 or mps; auto: a CUDA GPU if there is one, else the CPU"
+    ] = "auto"
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], "auto: bf16 if a short benchmark shows that it is faster"
     ] = "auto"
@@ -178,6 +181,54 @@ class TrainConfig:
             0 <= self.label_smoothing < 1,
             f"train.label_smoothing is {self.label_smoothing}; write a share below 1.",
         )
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """Sizes of the four dimensions of parallel training. Their product is the number of processes.
+
+    One process has size 1 in all of them.
+    """
+
+    data: Annotated[int, "copies of the model, each for its part of the batch"] = 1
+    shard: Annotated[
+        int, "processes that divide parameters and optimizer state; 0 is all that are left"
+    ] = 0
+    tensor: Annotated[int, "GPT: processes that divide each matrix"] = 1
+    pipeline: Annotated[int, "GPT: processes that divide the layers"] = 1
+    micro_batches: Annotated[
+        int, "parts of a forward pass in a pipeline; 0 is twice the pipeline's size"
+    ] = 0
+
+    def __post_init__(self) -> None:
+        for name in ("data", "tensor", "pipeline"):
+            check(
+                getattr(self, name) > 0,
+                f"parallel.{name} is {getattr(self, name)}; write a positive number.",
+            )
+        for name in ("shard", "micro_batches"):
+            check(
+                getattr(self, name) >= 0,
+                f"parallel.{name} is {getattr(self, name)}; write 0 or more.",
+            )
+
+    def sizes(self, world: int) -> dict[str, int]:
+        """Return the size of each dimension for `world` processes.
+
+        Raises UserError if their product is another number.
+        """
+        others = self.data * self.tensor * self.pipeline
+        shard = self.shard or max(1, world // others)
+        sizes = {"data": self.data, "shard": shard, "tensor": self.tensor}
+        sizes["pipeline"] = self.pipeline
+        product = others * shard
+        text = " × ".join(f"{name} {size}" for name, size in sizes.items())
+        check(
+            product == world,
+            f"[parallel] {text} needs {product} processes, and this run has {world}; change a size,"
+            f" or start {product} processes.",
+        )
+        return sizes
 
 
 @dataclass(frozen=True)

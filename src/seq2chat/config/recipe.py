@@ -16,6 +16,7 @@ from seq2chat.config.options import (
     DataConfig,
     ExpectConfig,
     OptimConfig,
+    ParallelConfig,
     ScheduleConfig,
     TokenizerConfig,
     TrainConfig,
@@ -52,6 +53,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     align: AlignConfig | None = None
     expect: ExpectConfig = field(default_factory=ExpectConfig)
 

@@ -64,10 +64,12 @@ def generate(
     n: int = 1,
     stop: Callable[[Token], bool] | None = None,
     sources: Sequence[Sequence[int]] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[Completion]]:  # the options are keywords of the public API
     """Return `n` completions per prompt. Arguments and errors are as in `stream`."""
     completions = [[Completion() for _ in range(n)] for _ in prompts]
-    for tokens in stream(model, prompts, sampling, end_tokens, n=n, stop=stop, sources=sources):
+    options = {"n": n, "stop": stop, "sources": sources, "numbers": numbers}
+    for tokens in stream(model, prompts, sampling, end_tokens, **options):
         for token in tokens:
             assert token.logprob is not None
             assert token.drawn_logprob is not None
@@ -87,6 +89,7 @@ def stream(
     n: int = 1,
     stop: Callable[[Token], bool] | None = None,
     sources: Sequence[Sequence[int]] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[list[Token]]:  # the options are keywords of the public API
     """Yield per step one Token for each running sample. There are `n` samples per prompt.
 
@@ -96,9 +99,10 @@ def stream(
 
     A sample ends with a token of `end_tokens`, when `stop(token)` returns True, after
     `sampling.max_tokens`, or when prompt and completion fill the model's context. Sample r of the
-    batch draws from its own generator, a function of (`sampling.seed`, r). The model is in
-    evaluation mode until the iterator ends. Raises UserError for a prompt that is empty or leaves
-    no room in the context, and as `start` does.
+    batch draws from its own generator, a function of (`sampling.seed`, r). If this is a part of a
+    larger batch, `numbers` are the places of its samples there. The model is in evaluation mode
+    until the iterator ends. Raises UserError for a prompt that is empty or leaves no room in the
+    context, and as `start` does.
     """
     check(n > 0, f"n is {n}; write a positive number of samples.")
     check_prompts(prompts, model.context)
@@ -107,7 +111,7 @@ def stream(
         for p, prompt in enumerate(prompts)
         for sample in range(n)
     ]
-    generators = row_generators(sampling.seed, len(rows))
+    generators = row_generators(sampling.seed, len(rows), numbers)
     # Without options that change the distribution, both log probabilities are the same.
     is_plain = sampling == SamplingConfig(sampling.max_tokens, seed=sampling.seed)
     with evaluating(model):

@@ -251,10 +251,14 @@ def draw(
     return torch.searchsorted(cumulative, point, right=True)[:, 0]
 
 
-def row_generators(seed: int | None, n_rows: int) -> list[random.Random]:
+def row_generators(
+    seed: int | None, n_rows: int, numbers: Sequence[int] | None = None
+) -> list[random.Random]:
     """Return one independent generator per row, each a function of (seed, row) alone.
+
+    Of a part of a larger batch, `numbers` are the places of its rows there.
 
     With seed None, a random seed is used.
     """
     seed = secrets.randbits(64) if seed is None else seed
-    return [random.Random(f"{seed}/{row}") for row in range(n_rows)]
+    return [random.Random(f"{seed}/{row}") for row in numbers or range(n_rows)]

@@ -29,9 +29,10 @@ from seq2chat.device import free_memory
 from seq2chat.models import huggingface, huggingface_bert, huggingface_reward
 from seq2chat.models.bert import BERT
 from seq2chat.models.gpt import GPT
-from seq2chat.models.layout import Layout, read_weights, write_weights
+from seq2chat.models.layout import Layout, read_weights, stored_tensors
 from seq2chat.models.reward import RewardModel
 from seq2chat.models.seq2seq import Seq2Seq
+from seq2chat.models.tensor_file import StoredTensor, write_tensors
 from seq2chat.models.transformer import Transformer
 
 CausalLM = GPT
@@ -88,12 +89,31 @@ def save_model(
     `eos_token_id` and `pad_token_id`, which other programs read from `config.json`.
     """
     folder = Path(folder)
-    layout = _layout(model.config)
-    dtype = dtype or model.embed_tokens.weight.dtype
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(model, layout, folder / "model.safetensors", dtype)
+    write_tensors(model_tensors(model, dtype), folder / "model.safetensors")
+    save_config(model, folder, dtype, **token_ids)
+
+
+def model_tensors(model: Model, dtype: torch.dtype | None = None) -> list[StoredTensor]:
+    """Return the content of `model.safetensors`, optionally converted to `dtype`."""
+    dtype = dtype or _dtype(model)
+    return stored_tensors(model, _layout(model.config), dtype)
+
+
+def save_config(
+    model: Model, folder: Path, dtype: torch.dtype | None = None, **token_ids: Any
+) -> None:
+    """Write `config.json` into `folder`; arguments as in `save_model`."""
+    layout = _layout(model.config)
+    dtype = dtype or _dtype(model)
     fields = layout.fields(model.config) | {"dtype": str(dtype).removeprefix("torch.")} | token_ids
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _dtype(model: Model) -> torch.dtype:
+    """Return the number format of the embedding, or of what a stage of a pipeline has instead."""
+    weight = getattr(model.embed_tokens, "weight", None)
+    return (next(model.parameters()) if weight is None else weight).dtype
 
 
 def load_model(folder: str | Path, dtype: torch.dtype = torch.float32) -> Model:

@@ -3,15 +3,16 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seq2chat.config import UserError, check
+from seq2chat.models.tensor_file import StoredTensor, whole_tensor, write_tensors
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,25 @@ class Layout:
 
 def write_weights(model: nn.Module, layout: Layout, file: Path, dtype: torch.dtype) -> None:
     """Write the parameters of `model` to `file` as `dtype`. Tied parameters are written once."""
+    write_tensors(stored_tensors(model, layout, dtype), file)
+
+
+def stored_tensors(model: nn.Module, layout: Layout, dtype: torch.dtype) -> list[StoredTensor]:
+    """Return the parameters of `model` as they are stored, by the names of its layout."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    tensors: dict[str, Tensor] = {}
+    tensors: list[StoredTensor] = []
     for name, parts in layout.names(model).items():
-        tensor = torch.cat([parameters[part] for part in parts])
-        if layout.is_transposed(model.config, name):
-            tensor = tensor.T
-        tensors[name] = tensor.to("cpu", dtype).contiguous()
-    save_file(tensors, file, metadata={"format": "pt"})
+        rows = [parameters[part] for part in parts]
+        is_transposed = layout.is_transposed(model.config, name)
+        shape = [sum(part.shape[0] for part in rows), *rows[0].shape[1:]]
+        shape = shape[::-1] if is_transposed else shape
+        tensors.append(StoredTensor(name, shape, dtype, partial(_stack, rows, is_transposed)))
+    return tensors
+
+
+def _stack(parts: list[Tensor], is_transposed: bool) -> Tensor:
+    stacked = torch.cat([whole_tensor(part) for part in parts])
+    return stacked.T if is_transposed else stacked
 
 
 def read_weights(model: nn.Module, layout: Layout, folder: Path, dtype: torch.dtype) -> None:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.distributed.tensor.parallel import loss_parallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -26,12 +26,14 @@ from seq2chat.config import GPTConfig, OptimConfig, check
 from seq2chat.models.gpt import GPT
 from seq2chat.scale.collectives import CollectiveCounter, Traffic
 from seq2chat.scale.layout import Layout
-from seq2chat.scale.parallelize import make_mesh, parallel_nll_sum, parallelize
 from seq2chat.text.batch import Batch
 from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.optim import make_optimizers
+from seq2chat.training.parallel import divide_model, local
+from seq2chat.training.tensor_parallel import parallel_nll_sum
 
 DEVICE = "cpu"
+NORM_AXIS = "shard × tensor"
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ def simulate(model: GPTConfig, layout: Layout, optim: OptimConfig) -> Simulation
     began = time.perf_counter()
     stage_layout = dataclasses.replace(layout, pipeline=1, interleave=1)
     with _fake_process_group(stage_layout.world):
-        mesh = make_mesh(layout, DEVICE)
+        mesh = make_mesh(layout)
         stage = first_stage(model, layout)
         n_parameters = sum(p.numel() for p in stage.parameters())
-        parallelize(stage, mesh, layout)
+        # Matrix products in bfloat16, as on GPUs.
+        divide_model(stage, mesh, torch.bfloat16, layout.keeps_gathered)
         with FakeTensorMode(allow_non_fake_inputs=True):
             stage.to_empty(device=DEVICE)
             memory, traffic = _step(stage, mesh, layout, optim)
@@ -98,9 +101,17 @@ def first_stage(model: GPTConfig, layout: Layout) -> GPT:
     return stage
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that this rank stores."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def make_mesh(layout: Layout) -> DeviceMesh:
+    """Return the mesh of one pipeline stage, with the dimensions data, shard and tensor.
+
+    The ranks of a tensor group are next to each other, so that they share a server.
+    """
+    sizes = (layout.data, layout.shard, layout.tensor)
+    mesh = init_device_mesh(DEVICE, sizes, mesh_dim_names=("data", "shard", "tensor"))
+    if layout.shard > 1 and layout.tensor > 1:
+        # The gradient norm is summed over both at once.
+        mesh["shard", "tensor"]._flatten(NORM_AXIS)
+    return mesh
 
 
 @contextmanager

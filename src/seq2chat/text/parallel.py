@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import compress
 from pathlib import Path
@@ -299,8 +299,15 @@ class PairLoader:
     def batch(
         self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> Batch:
-        """Return this rank's pairs of the batch that starts with pair `first_sample` of the run."""
-        return self.pairs.batch(self._rows(first_sample, batch_size)[rank::world_size])
+        """Return this rank's pairs of the batch that starts with pair `first_sample` of the run.
+
+        A rank without a pair, as long ones come in small batches, gets one without labels.
+        """
+        rows = self._rows(first_sample, batch_size)
+        if rank < len(rows):
+            return self.pairs.batch(rows[rank::world_size])
+        batch = self.pairs.batch(rows[:1])
+        return replace(batch, labels=torch.full_like(batch.labels, IGNORED))
 
     def _rows(self, first_sample: int, batch_size: int) -> list[int]:
         epoch, offset = divmod(first_sample, len(self.pairs))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seq2chat.config import Budget, GPTConfig, ModelConfig, Recipe, check, recipe_tables
-from seq2chat.device import Precision, describe_machine, pick_device, pick_precision, synchronize
+from seq2chat.device import Precision, describe_machine, pick_precision, synchronize
 from seq2chat.log import Log
 from seq2chat.models.folder import load_config
 from seq2chat.models.gpt import GPT
@@ -17,8 +17,10 @@ from seq2chat.text.batch import Batch
 from seq2chat.text.corpus import load_corpus
 from seq2chat.text.parallel import NAMED_PAIRS
 from seq2chat.training.checkpoint import find_checkpoint
+from seq2chat.training.devices import find_device
 from seq2chat.training.language_modeling import causal_lm
 from seq2chat.training.optim import make_optimizers
+from seq2chat.training.processes import world_size
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022 (Chinchilla), table 3
 # A text that is repeated more often is better used for a larger model; docs/log.md.
@@ -68,10 +70,13 @@ def choose_tables(
         f"{source} has {characters} characters to train on; give a text of at least "
         f"{MIN_CHARACTERS:,}.",
     )
-    device = pick_device()
+    device = find_device(train.device)
     precision = pick_precision(train.precision, device)
+    n_processes = _parts_of_a_batch(changes)
     tables = fit_run(characters, Budget.parse(train.budget), changes, device, precision)
     epochs = tables.pop("epochs")
+    batch_size = tables["train"]["batch_size"]
+    tables["train"]["batch_size"] = -(-batch_size // n_processes) * n_processes
     if shape is not None:
         tables = _start_from(start, shape, tables, log)
     recipe = Recipe.from_tables(tables, changes)
@@ -90,6 +95,13 @@ def choose_tables(
             " over all of it"
         )
     return tables
+
+
+def _parts_of_a_batch(changes: dict[str, dict[str, Any]]) -> int:
+    """Return the number of processes that each take a part of a batch."""
+    parallel = Recipe.from_tables({"parallel": changes.get("parallel", {})}).parallel
+    sizes = parallel.sizes(world_size())
+    return sizes["data"] * sizes["shard"]
 
 
 def _log_choices(recipe: Recipe, preset: str | None, epochs: float, log: Log) -> None:
@@ -160,13 +172,13 @@ def fit_run(
     tables = _follow(size_run(characters, budget, GUESSED_SHARE * precision.peak_flops), changes)
     for _ in range(2 if budget.unit == "seconds" and budget.amount > 120 else 1):
         recipe = _recipe(tables, changes)
-        flops = step_flops(recipe) / step_seconds(recipe, device, precision)
+        flops = world_size() * step_flops(recipe) / step_seconds(recipe, device, precision)
         tables = _follow(size_run(characters, budget, flops), changes)
     if budget.unit == "seconds":
         # The smallest models are slower than their FLOPs suggest, so the amount of text is measured
         # too.
         recipe = _recipe(tables, changes)
-        steps_per_second = 1 / step_seconds(recipe, device, precision)
+        steps_per_second = world_size() / step_seconds(recipe, device, precision)
         sequences = recipe.train.batch_size * steps_per_second * _training_seconds(budget)
         tables["train"]["batch_size"] = _batch_size(sequences)
         tables["optim"] = learning_rates(tables["train"]["batch_size"])

@@ -8,46 +8,31 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from seq2chat.config import UserError, check
+from seq2chat.config import SharedError, UserError, check
 from seq2chat.config.toml import did_you_mean
 from seq2chat.log import print_once
 from seq2chat.models import hub
-from seq2chat.models.folder import CausalLM, Model, load_model, save_model
+from seq2chat.models.folder import CausalLM, Model, load_model, model_tensors, save_config
 from seq2chat.models.gguf import gguf_folder
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import ADAPTER_CONFIG, adapter_base, merge_adapter
 from seq2chat.models.published import PUBLISHED, published_file
+from seq2chat.models.tensor_file import StoredTensor, write_tensors
 from seq2chat.text.named import cached_folder, converted_model
 from seq2chat.text.shard_writer import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
+from seq2chat.training.parallel import reshard
+from seq2chat.training.processes import agree, is_main
 from seq2chat.training.run_folder import RunFolder
-
-
-@dataclass
-class Progress:
-    """The complete state of data loader, schedule and clock.
-
-    `start` is the share of a timed budget that was used before the first step. `data` is the
-    fingerprint of the text.
-    """
-
-    step: int = 0
-    samples: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    start: float = 0.0
-    data: str = ""
+from seq2chat.training.state import Progress, tensor_files
 
 
 def save_checkpoint(
@@ -63,71 +48,114 @@ def save_checkpoint(
     """Write a checkpoint of `run` such as `checkpoints/step-000500`, delete all but the `keep`
     newest, and return its path.
 
-    `modules` are all trained or remembered modules by name, if these are not just `model`. Raises
-    UserError if the disk is full. Older checkpoints are untouched then.
+    `modules` are all trained or remembered modules by name, if these are not just `model`. All
+    processes call it, and process 0 writes. Raises UserError if the disk is full. Older checkpoints
+    are untouched then.
     """
-    folder = run.checkpoints
-    final = folder / f"step-{progress.step:06d}"
+    final = run.checkpoints / f"step-{progress.step:06d}"
     progress_json = json.dumps(asdict(progress), indent=1) + "\n"
-    is_written = (final / "manifest.json").exists()
     # The weights of a step are written once, unless the budget has been used up since.
-    if is_written and (final / "trainer" / "progress.json").read_text() == progress_json:
+    if agree(_is_saved(final, progress_json)):
         return final
-    temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        (temporary / "trainer").mkdir(parents=True)
-        save_with_tokenizer(model, tokenizer, temporary)
-        _save_trainer(temporary / "trainer", model, optimizers, modules)
-        (temporary / "trainer" / "progress.json").write_text(progress_json)
-        files = sorted(file for file in temporary.rglob("*") if file.is_file())
-        hashes = {str(file.relative_to(temporary)): _sha256(file) for file in files}
-        (temporary / "manifest.json").write_text(json.dumps({"sha256": hashes}, indent=1) + "\n")
-        # A rename is atomic, but it must not reach the disk before the contents.
-        for file in [*temporary.rglob("*"), temporary]:
-            _sync(file)
-    except (OSError, SafetensorError) as error:
+    for module in (model, *modules.values()):
+        reshard(module)
+    temporary = final.with_name(f".{final.name}.tmp")
+
+    def begin() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
-        if _is_disk_full(error):
-            raise UserError(
-                f"The disk of {folder} is full, so step {progress.step} was not saved; the earlier "
-                "checkpoints are complete. Free some space and continue with --resume."
-            ) from error
-        raise
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    _sync(folder)
-    for old in run.list_checkpoints()[:-keep]:
-        # Renamed first to a name that is never read, so that a kill leaves no partial checkpoint.
-        shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))
+        (temporary / "trainer").mkdir(parents=True)
+        _save_beside_weights(model, tokenizer, temporary)
+        (temporary / "trainer" / "progress.json").write_text(progress_json)
+
+    def finish() -> None:
+        _seal(temporary, final)
+        for old in run.list_checkpoints()[:-keep]:
+            # Renamed first to a name that is never read, so that a kill leaves no partial
+            # checkpoint.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))
+
+    writer = _Writer()
+    writer.do(begin)
+    for name, tensors in tensor_files(model, optimizers, modules).items():
+        writer.write(tensors, temporary / name)
+    writer.do(finish)
+    if writer.failed():
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise SharedError(
+            f"The disk of {run.checkpoints} is full, so step {progress.step} was not saved; the "
+            "earlier checkpoints are complete. Free some space and continue with --resume."
+        ) from writer.error
     return final
 
 
-def _save_trainer(
-    folder: Path,
-    model: Model,
-    optimizers: list[torch.optim.Optimizer],
-    modules: Mapping[str, nn.Module],
-) -> None:
-    frozen = _frozen(modules)
-    for name, module in modules.items():
-        state = module.state_dict()
-        kept = {key: t.contiguous() for key, t in state.items() if key not in frozen[name]}
-        save_file(kept, folder / f"{name}.safetensors")
-    tensors = _optimizer_tensors(_names(model, modules), optimizers)
-    save_file(tensors, folder / "optimizer.safetensors")
-    save_file(_rng_states(), folder / "rng.safetensors")
+class _Writer:
+    """Writes files on process 0, and remembers that the disk is full.
+
+    The other processes gather tensors with it, so it takes part in that until the end.
+    """
+
+    def __init__(self) -> None:
+        self.writes = is_main()
+        self.error: OSError | None = None
+
+    def do(self, write: Callable[[], None]) -> None:
+        """Call `write` on process 0, unless the disk is full."""
+        if not self.writes:
+            return
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.writes = False
+            self.error = error
+
+    def write(self, tensors: list[StoredTensor], file: Path) -> None:
+        """Gather the tensors, and write them on process 0."""
+        if self.writes:
+            self.do(lambda: write_tensors(tensors, file))
+        else:
+            write_tensors(tensors, None)
+
+    def failed(self) -> bool:
+        """Return whether the disk of process 0 is full."""
+        return agree(self.error is not None)
+
+
+def _is_saved(folder: Path, progress_json: str) -> bool:
+    file = folder / "trainer" / "progress.json"
+    return (folder / "manifest.json").exists() and file.read_text() == progress_json
+
+
+def _seal(temporary: Path, final: Path) -> None:
+    """Write the manifest, and rename the complete folder."""
+    files = sorted(file for file in temporary.rglob("*") if file.is_file())
+    hashes = {str(file.relative_to(temporary)): _sha256(file) for file in files}
+    (temporary / "manifest.json").write_text(json.dumps({"sha256": hashes}, indent=1) + "\n")
+    # A rename is atomic, but it must not reach the disk before the contents.
+    for file in [*temporary.rglob("*"), temporary]:
+        _sync(file)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    _sync(final.parent)
 
 
 def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     """Write model and tokenizer into `folder`, with the settings that other programs need for
-    generation.
+    generation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(model_tensors(model), folder / "model.safetensors")
+    _save_beside_weights(model, tokenizer, folder)
+
+
+def _save_beside_weights(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the files of `save_with_tokenizer` except the weights.
 
     A chat model ends its answers at the end of a turn. Every text starts with the token that ends a
     text. Prompts of different lengths are padded on the left.
     """
     if isinstance(tokenizer, WordPiece) or not isinstance(model, CausalLM):
-        save_model(model, folder, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+        save_config(model, folder, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
         tokenizer.save(folder, model_max_length=model.config.context)
         return
     ends: int | list[int] | None = (
@@ -135,7 +163,7 @@ def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> Non
     )
     start = tokenizer.start_ids[0] if tokenizer.start_ids else None
     ids = {"bos_token_id": start, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
-    save_model(model, folder, **ids)
+    save_config(model, folder, **ids)
     tokenizer.save(folder, model_max_length=model.config.context, padding_side="left")
     (folder / "generation_config.json").write_text(
         json.dumps(ids, indent=2) + "\n", encoding="utf-8"
@@ -266,93 +294,6 @@ def load_checkpoint(path: Path) -> tuple[Model, Tokenizer]:
         "that the model was trained with.",
     )
     return model, tokenizer
-
-
-def resume_checkpoint(
-    folder: Path,
-    model: Model,
-    optimizers: list[torch.optim.Optimizer],
-    modules: Mapping[str, nn.Module] = {},
-) -> Progress:
-    """Load weights, optimizer state and random state of the checkpoint `folder`, and return its
-    progress."""
-    frozen = _frozen(modules)
-    for name, module in modules.items():
-        stored = load_file(folder / "trainer" / f"{name}.safetensors")
-        module.load_state_dict(frozen[name] | stored)
-    if not modules:
-        model.load_state_dict(load_model(folder).state_dict())
-    saved = load_file(folder / "trainer" / "optimizer.safetensors")
-    names = _names(model, modules)
-    for optimizer, parameter in _parameters(optimizers):
-        prefix = f"{names[parameter]}:"
-        state = {
-            key.removeprefix(prefix): value
-            for key, value in saved.items()
-            if key.startswith(prefix)
-        }
-        optimizer.state[parameter] = {
-            key: value.to(parameter.device) for key, value in state.items()
-        }
-    with safe_open(folder / "trainer" / "rng.safetensors", "pt") as file:
-        torch.set_rng_state(file.get_tensor("cpu"))
-        if "cuda" in list(file.keys()) and torch.cuda.is_available():
-            torch.cuda.set_rng_state(file.get_tensor("cuda"))
-    return Progress(**json.loads((folder / "trainer" / "progress.json").read_text()))
-
-
-def _parameters(
-    optimizers: list[torch.optim.Optimizer],
-) -> Iterable[tuple[torch.optim.Optimizer, nn.Parameter]]:
-    return ((o, p) for o in optimizers for group in o.param_groups for p in group["params"])
-
-
-def _frozen(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the frozen parameters of each module by name, as those below adapters, and where
-    another module shares them.
-
-    They are those of the starting model, whose fingerprint is checked when a run is resumed.
-    """
-    trained = [m for m in modules.values() if any(p.requires_grad for p in m.parameters())]
-    frozen = {id(p) for m in trained for p in m.parameters() if not p.requires_grad}
-    return {
-        name: {key: p for key, p in module.named_parameters() if id(p) in frozen}
-        for name, module in modules.items()
-    }
-
-
-def _names(model: Model, modules: Mapping[str, nn.Module]) -> dict[nn.Parameter, str]:
-    """Return the name of each parameter, prefixed by its module if there are several."""
-    named = [(f"{module}.", m) for module, m in modules.items()] or [("", model)]
-    return {
-        parameter: f"{prefix}{name}"
-        for prefix, m in named
-        for name, parameter in m.named_parameters()
-    }
-
-
-def _optimizer_tensors(
-    names: dict[nn.Parameter, str], optimizers: list[torch.optim.Optimizer]
-) -> dict[str, torch.Tensor]:
-    return {
-        f"{names[p]}:{key}": value.contiguous()
-        for o, p in _parameters(optimizers)
-        for key, value in o.state[p].items()
-    }
-
-
-def _rng_states() -> dict[str, Any]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _is_disk_full(error: Exception) -> bool:
-    # safetensors is written in Rust, and its errors contain the number only as text.
-    return getattr(error, "errno", None) in NO_ROOM or any(
-        f"os error {number})" in str(error) for number in NO_ROOM
-    )
 
 
 def _sha256(file: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from seq2chat.config import Budget, check
+from seq2chat.training.processes import agree
 from seq2chat.training.types import Job
 
 # The share of a timed budget that the last validation may take, and all others together.
@@ -17,6 +18,7 @@ class Clock:
 
     A timed run has to end on time and still validate, sample and save its last weights. The clock
     therefore measures these milestones during the run and reserves that much time at the end.
+    Several processes go by the time of process 0, so that they take the same decisions.
     """
 
     def __init__(self, job: Job) -> None:
@@ -39,13 +41,14 @@ class Clock:
 
     def tick(self, step_seconds: float) -> float:
         """Count a step of this duration, and return the used share after it."""
+        step_seconds = self._agreed(step_seconds)
         # One slow step, such as the first, must not end the run early.
         self.step_seconds = min(step_seconds, 2 * self.step_seconds or step_seconds)
         return self.share()
 
     def share(self, steps: float = 0.0) -> float:
         """Return the used share, `steps` steps from now."""
-        self.progress.seconds = time.monotonic() - self.began
+        self.progress.seconds = self._agreed(time.monotonic() - self.began)
         if self.steps:
             return (self.progress.step + steps) / self.steps
         reserve = {"validation": self.validation_steps * self.step_seconds} | self.reserve
@@ -87,19 +90,24 @@ class Clock:
         # The last validation of a run whose training ended in an earlier session.
         if self.progress.seconds >= self.seconds:
             return VALIDATION_SHARE * self.seconds
-        return self.seconds - (time.monotonic() - self.began) - self.reserve.get("sample", 0.0)
+        elapsed = self._agreed(time.monotonic() - self.began)
+        return self.seconds - elapsed - self.reserve.get("sample", 0.0)
 
     @contextmanager
     def timed(self, kind: str, times: float = 1.0) -> Iterator[None]:
         """Measure a milestone; the last one of its kind is expected to take `times` as long."""
         began = time.perf_counter()
         yield
-        self.reserve[kind] = (time.perf_counter() - began) * times
+        self.reserve[kind] = self._agreed(time.perf_counter() - began) * times
 
     def is_over(self) -> bool:
         """Return whether the run has ended. A timed run ends before the step that would exceed its
         budget."""
         return self.share() >= 1 if self.steps else self.share(1.0) >= 1
+
+    def _agreed(self, seconds: float) -> float:
+        """Return the seconds of process 0. Without a timed budget they decide nothing."""
+        return seconds if self.steps else agree(seconds)
 
     def use_up(self) -> None:
         """Mark the budget of a timed run as used, so that resuming it trains no further."""

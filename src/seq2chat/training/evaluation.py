@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -16,6 +16,8 @@ from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.nll import Loss
+from seq2chat.training.parallel import SINGLE, Parallel, full
+from seq2chat.training.processes import agree
 
 
 @dataclass(frozen=True)
@@ -82,25 +84,35 @@ def evaluate(
     objective: Callable[[Any, Batch], Loss],
     batches: Iterable[Batch],
     lengths: Int[Tensor, "vocab 2"],
+    seconds: float = math.inf,
+    parallel: Parallel = SINGLE,
 ) -> Evaluation:
-    """Return the loss of `model` over `batches`, with dropout off."""
+    """Return the loss of `model` over `batches`, or over those that take `seconds`, with dropout
+    off. Several processes share the batches."""
     device = next(model.parameters()).device
     loss_sum = 0.0
     n_tokens = 0
     size = torch.zeros(2, dtype=torch.int64)
     with evaluating(model):
-        for batch in batches:
-            loss, n = objective(model, batch.to(device))
-            loss_sum += loss.item()
-            n_tokens += int(n)
-            size += lengths[batch.labels[batch.labels != IGNORED]].sum(0)
-    return Evaluation(loss_sum, n_tokens, *size.tolist())
+        for batch, counts in within(seconds, parallel.deal(batches)):
+            with parallel.computing():
+                loss, n = objective(model, batch.to(device))
+            if counts:
+                loss_sum += full(loss).item()
+                n_tokens += int(n)
+                size += lengths[batch.labels[batch.labels != IGNORED]].sum(0)
+    counts = torch.tensor([loss_sum, n_tokens, *size.tolist()], dtype=torch.float64)
+    sums = parallel.total(*(counts.to(device) if parallel.size > 1 else counts))
+    return Evaluation(sums[0].item(), *(int(value) for value in sums[1:]))
 
 
-def within(seconds: float, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches until `seconds` have passed, and at least one."""
+Item = TypeVar("Item")
+
+
+def within(seconds: float, items: Iterable[Item]) -> Iterator[Item]:
+    """Yield items until `seconds` have passed on process 0, and at least one."""
     end = time.perf_counter() + seconds
-    for batch in batches:
-        yield batch
-        if time.perf_counter() >= end:
+    for item in items:
+        yield item
+        if seconds < math.inf and agree(time.perf_counter() >= end):
             return

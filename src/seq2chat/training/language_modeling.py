@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seq2chat.config import Recipe
@@ -15,6 +16,9 @@ from seq2chat.text.shards import Shards
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.lookup import as_text, induction_score, pair_accuracy
 from seq2chat.training.nll import Loss, chunked_nll_sum
+from seq2chat.training.parallel import Parallel, micro_batches
+from seq2chat.training.pipeline import GPTStage, Pipeline
+from seq2chat.training.tensor_parallel import parallel_nll_sum
 from seq2chat.training.types import Task
 
 PAIRS = 200  # questions of each measurement of reading
@@ -42,18 +46,29 @@ class LanguageModeling(Task[CausalLM, TextTokenizer]):
         loader = Loader(train, self.context, recipe.train.seed, recipe.data.document_mask)
         super().__init__(recipe, model, tokenizer, loader, val.n_tokens)
         self.val = val
-        self.nll: Nll = chunked_nll_sum  # replaced where training is compiled
+        self.nll: Nll = parallel_nll_sum  # replaced where training is compiled
+        self.pipeline: Pipeline | None = None
 
     def loss(self, model: CausalLM, batch: Batch) -> Loss:
         return causal_lm(model, batch, self.nll)
 
+    def divide(self, parallel: Parallel, dtype: torch.dtype) -> None:
+        super().divide(parallel, dtype)
+        if isinstance(self.model, GPTStage):
+            self.pipeline = Pipeline(self.model, micro_batches(self.recipe, parallel))
+
+    def add_gradient(self, batch: Batch) -> Loss:
+        if self.pipeline is None:
+            return super().add_gradient(batch)
+        return self.pipeline.gradient(batch), (batch.labels != IGNORED).sum()
+
     def validation_loss(self, model: CausalLM, batch: Batch) -> Loss:
-        return causal_lm(model, batch)
+        return causal_lm(model, batch, parallel_nll_sum)
 
     def validation_batches(self, limit: int) -> Iterator[Batch]:
         recipe = self.recipe
         return evaluation_batches(
-            self.val, self.context, recipe.train.batch_size, recipe.data.document_mask, limit
+            self.val, self.context, self.rows_per_pass, recipe.data.document_mask, limit
         )
 
     def validation_metrics(self, model: Any) -> dict[str, float]:

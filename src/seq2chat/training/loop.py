@@ -10,6 +10,8 @@ import torch
 from seq2chat.config import UserError
 from seq2chat.training.checkpoint import save_checkpoint
 from seq2chat.training.clock import Clock
+from seq2chat.training.parallel import whole
+from seq2chat.training.processes import AgreedEvent
 from seq2chat.training.schedule import rate
 from seq2chat.training.stop import Stopped, interruptible
 from seq2chat.training.types import Event, Job, Sampled, Saved, Step, Update, Validated
@@ -22,19 +24,22 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
     Every milestone saves before it evaluates. Raises UserError if the loss diverges, or if a timed
     budget holds too few steps to learn from. The weights on disk are those of the last checkpoint
     then, and the files of a new run are deleted. A finished run yields nothing.
+
+    Several processes of a run each call it, and take the same way through it.
     """
+    stopped = AgreedEvent(stop)
     clock = Clock(job)
     if clock.is_over() and job.run.is_validated(job.progress.step):
         return
     # A signal interrupts a step only where nothing has changed yet, and a milestone only after the
     # weights are saved.
     with suppress(Stopped):
-        yield from _steps(job, clock, stop)
+        yield from _steps(job, clock, stopped)
     is_over = clock.is_over()
     if is_over:
         clock.use_up()
     yield _save(job, clock)
-    if is_over and not stop.is_set():
+    if is_over and not stopped.is_set():
         with suppress(Stopped):
             yield _validate(job, clock, final=True)
             if job.recipe.train.samples:
@@ -46,7 +51,7 @@ def is_over(job: Job) -> bool:
     return Clock(job).is_over()
 
 
-def _steps(job: Job, clock: Clock, stop: threading.Event) -> Iterator[Event]:
+def _steps(job: Job, clock: Clock, stop: AgreedEvent) -> Iterator[Event]:
     progress = job.progress
     first = progress.step
     share_before = clock.share()
@@ -74,7 +79,7 @@ def _steps(job: Job, clock: Clock, stop: threading.Event) -> Iterator[Event]:
         _check_usable(job, clock, stop)
 
 
-def _check_usable(job: Job, clock: Clock, stop: threading.Event) -> None:
+def _check_usable(job: Job, clock: Clock, stop: AgreedEvent) -> None:
     """Raise UserError for a budget of too few steps. A new run leaves nothing behind then, so that
     the corrected command can use its folder."""
     if stop.is_set():
@@ -121,7 +126,7 @@ def _milestones(job: Job, clock: Clock, before: float, after: float) -> Iterator
 
 def _save(job: Job, clock: Clock) -> Saved:
     step = job.progress.step
-    if not all(parameter.isfinite().all() for parameter in job.model.parameters()):
+    if not job.is_finite():
         raise job.diverged(f"Weights are NaN or infinite after step {step}")
     with clock.timed("checkpoint"):
         folder = save_checkpoint(
@@ -159,6 +164,6 @@ def _validate(job: Job, clock: Clock, final: bool) -> Validated:
 @torch.compiler.set_stance("force_eager")
 def _sample(job: Job, clock: Clock) -> Sampled:
     with clock.timed("sample"), interruptible():
-        text = job.task.sample(job.task.published())
+        text = job.task.sample(whole(job.task.published()))
     job.run.sample(job.progress.step, text)
     return Sampled(job.progress.step, text)

@@ -67,7 +67,7 @@ class MaskedLM(Task[BERT, WordPiece]):
         return masked_lm(model, batch)
 
     def validation_batches(self, limit: int) -> Iterator[Batch]:
-        return self._batches(self.recipe.train.batch_size, limit)
+        return self._batches(self.rows_per_pass, limit)
 
     def _batches(self, batch_size: int, limit: int = 0) -> Iterator[Batch]:
         return masked_evaluation_batches(self.val, self.context, batch_size, self.tokenizer, limit)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seq2chat.config import OptimConfig
+from seq2chat.training.sharded_matrices import map_matrices
 
 # Odd quintics a·x + b·x³ + c·x⁵, applied one after the other. Each is the best approximation of 1
 # on the singular values that the ones before leave, from 0.003 on (Amsel et al. 2025, "The Polar
@@ -44,7 +45,7 @@ class Muon(torch.optim.Optimizer):
 
     Matrices of equal shape are orthogonalized in one batched product, in `dtype`. Where bfloat16 is
     native, that takes half the time of single products in float32. Torch's own Muon always uses
-    bfloat16, which is slow elsewhere.
+    bfloat16, which is slow elsewhere. Processes that divide the matrices orthogonalize each once.
     """
 
     def __init__(
@@ -70,12 +71,11 @@ class Muon(torch.optim.Optimizer):
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
             self.state[p]["momentum"].lerp_(grad, 1 - group["momentum"])
-        nesterov = torch.stack(
-            [grad.lerp(self.state[p]["momentum"], group["momentum"]) for p, grad in pairs]
-        )
-        rows, columns = nesterov.shape[1:]
+        nesterov = [grad.lerp(self.state[p]["momentum"], group["momentum"]) for p, grad in pairs]
+        rows, columns = nesterov[0].shape
         lr = group["lr"] * max(1, rows / columns) ** 0.5
-        for (p, _), update in zip(pairs, orthogonalize(nesterov, self.dtype), strict=True):
+        updates = map_matrices(lambda whole: orthogonalize(whole, self.dtype), nesterov)
+        for (p, _), update in zip(pairs, updates, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=lr)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from seq2chat.config import Recipe, check
+from seq2chat.text.tokenizers import Tokenizer
+from seq2chat.training.processes import is_main
 
 
 class RunFolder:
@@ -25,6 +27,22 @@ class RunFolder:
         """Create the folders."""
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
+
+    def begin(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
+        """Create the folders, and write the tokenizer and the recipe of a new run."""
+        self.create()
+        tokenizer.save(self.folder / "tokenizer")
+        self.save_recipe(recipe)  # last: it makes the folder a run
+
+    def save_recipe(self, recipe: Recipe) -> None:
+        """Write `config.toml` atomically."""
+        recipe.save(self.folder / "config.toml")
+
+    def clean(self, step: int) -> None:
+        """Delete what a killed run left after `step`: metrics and an unfinished checkpoint."""
+        self.drop_after(step)
+        for unfinished in self.checkpoints.glob(".step-*.tmp"):
+            shutil.rmtree(unfinished)
 
     def discard(self) -> None:
         """Delete the files of the run, and its folder if nothing else is in it."""
@@ -44,6 +62,10 @@ class RunFolder:
         """Append one object to `metrics.jsonl`."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+    def plot(self) -> None:
+        """Draw the losses into `loss.png`."""
+        plot_runs([self], self.folder / "loss.png")
 
     def sample(self, step: int, text: str) -> None:
         (self.folder / "samples" / f"step-{step:06d}.txt").write_text(text, encoding="utf-8")
@@ -106,13 +128,31 @@ class RunFolder:
         return {"run": str(self.folder), **{key: last.get(key) for key in keys}}
 
 
+class ReadOnlyRun(RunFolder):
+    """The same files for the processes of a run that don't write them."""
+
+    def begin(self, recipe: Recipe, tokenizer: Tokenizer) -> None: ...
+    def save_recipe(self, recipe: Recipe) -> None: ...
+    def clean(self, step: int) -> None: ...
+    def discard(self) -> None: ...
+    def note(self, text: str) -> None: ...
+    def record(self, values: dict[str, Any]) -> None: ...
+    def sample(self, step: int, text: str) -> None: ...
+    def plot(self) -> None: ...
+
+
+def run_folder(folder: Path) -> RunFolder:
+    """Return the run in `folder`, which process 0 writes and the others read."""
+    return RunFolder(folder) if is_main() else ReadOnlyRun(folder)
+
+
 def open_run(folder: Path) -> RunFolder:
     """Return the run in `folder`. Raises UserError if there is none."""
     check(
         (folder / "config.toml").exists(),
         f"{folder} is not a run folder; `seq2chat runs list` lists those in runs/.",
     )
-    return RunFolder(folder)
+    return run_folder(folder)
 
 
 def finished_stages(folder: Path) -> dict[str, float]:

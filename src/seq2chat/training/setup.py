@@ -1,7 +1,6 @@
 """From a recipe or a run folder to a job that the loop can train."""
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,22 +9,30 @@ from typing import Any, Literal
 import torch
 
 from seq2chat.config import Budget, Recipe, TokenizerConfig, UserError, check
-from seq2chat.device import pick_device, pick_precision, seed_everything, unused_accelerators
+from seq2chat.device import pick_precision, seed_everything, unused_accelerators
 from seq2chat.log import Log, ignore
 from seq2chat.models.folder import Model, make_model, n_parameters
 from seq2chat.models.gpt import GPT
 from seq2chat.models.induction import build_induction_heads
 from seq2chat.text.named import NAMED
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
-from seq2chat.training.checkpoint import (
-    Progress,
-    load_checkpoint,
-    resume_checkpoint,
-    verify_checkpoint,
-)
+from seq2chat.training.checkpoint import load_checkpoint, verify_checkpoint
 from seq2chat.training.clock import Clock
 from seq2chat.training.compiled import compile_steps
-from seq2chat.training.run_folder import RunFolder, open_run
+from seq2chat.training.devices import device_of
+from seq2chat.training.parallel import Parallel
+from seq2chat.training.processes import (
+    agree,
+    check_same,
+    code_version,
+    from_main,
+    join_processes,
+    main_first,
+    together,
+    world_size,
+)
+from seq2chat.training.run_folder import RunFolder, open_run, run_folder
+from seq2chat.training.state import Progress, resume_checkpoint
 from seq2chat.training.tasks import check_tokenizer, load_text, make_task, make_tokenizer
 from seq2chat.training.types import Job, Task
 
@@ -117,31 +124,31 @@ def start_job(
     can't be used, or preparation took the whole budget.
     """
     began = time.monotonic() if began is None else began
-    run = RunFolder(folder)
-    check_free(folder)
-    device = pick_device()
-    precision = pick_precision(recipe.train.precision, device)
+    join_processes()
+    together(lambda: check_free(folder))
+    device = together(lambda: device_of(recipe))
+    precision = agree(pick_precision(recipe.train.precision, device))
     name: Literal["bf16", "fp32"] = "bf16" if precision.dtype == torch.bfloat16 else "fp32"
     log(f"precision {name}: {precision.reason}")
-    if unused := unused_accelerators():
+    command = f"{recipe.method or 'train'} ... --out {folder}"
+    if unused := unused_accelerators(device, world_size(), command):
         log(unused)
-    recipe = recipe.with_options("train", precision=name)
-    task = prepare(with_absolute_paths(recipe), None, device, log, status)
+    recipe = with_absolute_paths(recipe.with_options("train", precision=name))
+    _check_alike(recipe)
+    task = _prepare_together(prepare, recipe, None, device, log, status)
     model = task.recipe.model
     size = n_parameters(model) / 1e6
     log(f"model {model.family}: {size:.1f}M parameters, {model.n_layer} layers of {model.d_model}")
-    job = _make_job(task, run, device, log, status)
+    job = _make_job(task, run_folder(folder), device, log, status)
     budget = Budget.parse(recipe.train.budget)
-    used = time.monotonic() - began
+    used = agree(time.monotonic() - began)
     check(
         budget.unit != "seconds" or used < budget.amount,
         f"Preparation took {used:.0f} s, the whole budget of {recipe.train.budget}; write at least "
         f"{4 * used:.0f}s.",
     )
-    check_free(folder)  # two commands may have chosen it at the same moment
-    run.create()
-    job.tokenizer.save(folder / "tokenizer")
-    job.recipe.save(folder / "config.toml")  # last: it makes the folder a run
+    together(lambda: check_free(folder))  # two commands may have chosen it at the same moment
+    job.run.begin(job.recipe, job.tokenizer)
     job.progress.seconds = time.monotonic() - began
     job.is_new = True
     return job
@@ -161,24 +168,25 @@ def resume_job(
     on. Raises UserError for changes to the order of the data or the shape of the model, for a
     damaged checkpoint, and for data that has changed.
     """
-    run = open_run(folder)
+    join_processes()
+    run = together(lambda: open_run(folder))
     recipe = with_absolute_paths(Recipe.load(folder / "config.toml", changes))
     changed = changed_options(with_absolute_paths(run.recipe()), recipe)
     _check_changes(folder, changed)
-    checkpoints = run.list_checkpoints()
-    if checkpoints:
-        verify_checkpoint(checkpoints[-1])
-    device = pick_device()
+    _check_alike(recipe)
+    checkpoint = from_main(lambda: _newest_checkpoint(run))
+    device = together(lambda: device_of(recipe))
     # A run with a checkpoint no longer needs its starting model, which may have been deleted.
     start = recipe.train.start
-    if checkpoints:
+    if checkpoint is not None:
         recipe = recipe.with_options("train", start="")
-    task = prepare(recipe, load_tokenizer(folder / "tokenizer"), device, log, status)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    task = _prepare_together(prepare, recipe, tokenizer, device, log, status)
     job = _make_job(task, run, device, log, status)
     task.recipe = task.recipe.with_options("train", start=start)
-    if checkpoints:
+    if checkpoint is not None:
         data = job.progress.data
-        job.progress = resume_checkpoint(checkpoints[-1], job.model, job.optimizers, task.modules())
+        job.progress = resume_checkpoint(checkpoint, job.model, job.optimizers, task.modules())
         text = recipe.data.source or recipe.data.corpus
         check(
             job.progress.data == data,
@@ -192,16 +200,65 @@ def resume_job(
         f"{folder} is finished at step {job.progress.step}, and the budget of {new} is already "
         "used; write a longer one.",
     )
-    job.recipe.save(folder / "config.toml")
-    run.drop_after(job.progress.step)
-    for unfinished in run.checkpoints.glob(".step-*.tmp"):
-        shutil.rmtree(unfinished)
+    agree(None)  # until all have read the metrics, none may drop any
+    run.save_recipe(job.recipe)
+    run.clean(job.progress.step)
     lines = [f"resumed {folder} at step {job.progress.step}"]
     lines += [f"from now on {name} is {new}, not {old}" for name, (old, new) in changed.items()]
     for line in lines:
         run.note(line)
         log(line)
     return job
+
+
+def _prepare_together(
+    prepare: Prepare,
+    recipe: Recipe,
+    tokenizer: Tokenizer | None,
+    device: torch.device,
+    log: Log,
+    status: Log,
+) -> Task:
+    """Return the task of `prepare`, with equal data and tokenizer on all processes.
+
+    Process 0 prepares first. The others get its tokenizer, and read the tokens that it cached.
+    Raises UserError if any of them lacks the data, or has other data.
+    """
+
+    def make(shared: Tokenizer | None) -> Task:
+        return prepare(recipe, shared or tokenizer, device, log, status)
+
+    task = main_first(make, lambda task: task.tokenizer if recipe.align is None else None)
+    data = {"fingerprint": task.loader.fingerprint + task.origin}
+    check_same("data", data)
+    check_same("recipe", _options(task.recipe))
+    return task
+
+
+def _check_alike(recipe: Recipe) -> None:
+    """Raise UserError unless all processes have the same code and the same recipe."""
+    if world_size() > 1:
+        check_same("code", {"version": code_version()})
+        check_same("recipe", _options(recipe))
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """Return the options by `table.name`, without paths: each server may have its own copy of the
+    data, whose fingerprint is compared."""
+    return {
+        f"{table}.{name}": value
+        for table, keys in recipe.tables().items()
+        for name, value in keys.items()
+        if name not in PATHS.get(table, ())
+    }
+
+
+def _newest_checkpoint(run: RunFolder) -> Path | None:
+    """Return the newest checkpoint, or None. Raises UserError if it is damaged."""
+    checkpoints = run.list_checkpoints()
+    if checkpoints:
+        verify_checkpoint(checkpoints[-1])
+    return checkpoints[-1] if checkpoints else None
 
 
 FIXED = (
@@ -308,10 +365,13 @@ def _check_prompt(recipe: Recipe, tokenizer: Tokenizer) -> None:
 
 def _make_job(task: Task, run: RunFolder, device: torch.device, log: Log, status: Log) -> Job:
     recipe = task.recipe
-    precision = pick_precision(recipe.train.precision, device)
+    precision = agree(pick_precision(recipe.train.precision, device))
     task.model.compute_dtype = precision.dtype
     if isinstance(task.model, GPT):
         task.model.gradient_checkpointing = recipe.train.gradient_checkpointing
+    parallel = together(lambda: Parallel(recipe.parallel, device, world_size()))
+    together(lambda: parallel.check(recipe))
+    task.divide(parallel, precision.dtype)
     optimizers = task.optimizers(recipe.optim, precision.dtype)
     progress = Progress(data=task.loader.fingerprint + task.origin)
     job = Job(run, task, optimizers, precision, device, progress)

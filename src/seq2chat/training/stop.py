@@ -15,6 +15,8 @@ from contextlib import contextmanager
 
 import torch
 
+from seq2chat.training.processes import world_size
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 1.5  # seconds until a process inside a long call into C is ended
 
@@ -58,8 +60,14 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a signal interrupt the body with `Stopped`, and restore torch's random state then."""
+    """Let a signal interrupt the body with `Stopped`, and restore torch's random state then.
+
+    One of several processes finishes the body. The loop stops them together after it.
+    """
     global _interruptible
+    if world_size() > 1:  # the others would wait for one that leaves the body
+        yield
+        return
     if _stop is not None and _stop.is_set():
         raise Stopped  # the signal arrived earlier
     state = torch.get_rng_state()

@@ -64,7 +64,7 @@ class Translation(Task[Seq2Seq | Transformer, TextTokenizer]):
         return translation(model, batch)
 
     def validation_batches(self, limit: int) -> Iterator[Batch]:
-        return pair_batches(self.val, self.recipe.train.batch_size, limit)
+        return pair_batches(self.val, self.rows_per_pass, limit)
 
     def sample(self, model: Any) -> str:
         val, end = self.val, self.val.eos_id

@@ -9,16 +9,18 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from seq2chat.config import Budget, OptimConfig, Recipe, UserError
+from seq2chat.config import Budget, Diverged, OptimConfig, Recipe
 from seq2chat.device import Precision
 from seq2chat.models.folder import Model
 from seq2chat.text.batch import Batch
 from seq2chat.text.tokenizers import Tokenizer
-from seq2chat.training.checkpoint import Progress
-from seq2chat.training.evaluation import Evaluation, evaluate, token_lengths, within
+from seq2chat.training.evaluation import Evaluation, evaluate, token_lengths
 from seq2chat.training.nll import Loss
 from seq2chat.training.optim import make_optimizers
+from seq2chat.training.parallel import SINGLE, Parallel, full, local, reshard, whole
+from seq2chat.training.processes import any_process
 from seq2chat.training.run_folder import RunFolder
+from seq2chat.training.state import Progress
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T", bound=Tokenizer)
@@ -38,7 +40,9 @@ class SampleLoader(Protocol):
     def epoch_tokens(self) -> int: ...
     def epoch_batches(self, batch_size: int) -> float: ...
     def n_samples(self, first_sample: int, batch_size: int) -> int: ...
-    def batch(self, first_sample: int, batch_size: int) -> Any: ...
+    def batch(
+        self, first_sample: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ class Task(Generic[M, T]):
     """The unit that a loss is averaged over, for display."""
     displayed: ClassVar[tuple[str, ...]] = ()
     """Metrics of an update that a progress display shows instead of the loss."""
+
+    parallel: Parallel = SINGLE
+    """The place of this process among those of the run."""
 
     origin: str = ""
     """Fingerprint of everything besides the training data that a resumed run must find unchanged:
@@ -107,11 +114,21 @@ class Task(Generic[M, T]):
         a sample of the split. It is None for objectives without a loss on held-out data.
         """
         model = self.published()
+        if self.parallel.sizes["pipeline"] > 1:
+            model = whole(model)
         if not limit and seconds < math.inf:
             limit = self.validation_tokens
-        batches = within(seconds, self.validation_batches(limit))
-        evaluation = evaluate(model, self.validation_loss, batches, token_lengths(self.tokenizer))
-        return evaluation, self.validation_metrics(model)
+        evaluation = evaluate(
+            model,
+            self.validation_loss,
+            self.validation_batches(limit),
+            token_lengths(self.tokenizer),
+            seconds,
+            self.parallel,
+        )
+        for module in (model, self.model):
+            reshard(module)
+        return evaluation, self.validation_metrics(whole(model))
 
     def sample(self, model: Any) -> str:
         """Return text that shows the current behavior of `model`."""
@@ -125,6 +142,17 @@ class Task(Generic[M, T]):
         """Return the model of a checkpoint. Validation and samples use the same weights."""
         return self.model
 
+    @property
+    def rows_per_pass(self) -> int:
+        """Number of sequences that one process takes into a forward pass."""
+        return max(1, self.recipe.train.batch_size // self.parallel.size)
+
+    def divide(self, parallel: Parallel, dtype: torch.dtype) -> None:
+        """Divide the trained models among the processes, before an optimizer is made. Products are
+        computed in `dtype`."""
+        self.parallel = parallel
+        parallel.divide(self.model, dtype)
+
     def modules(self) -> Mapping[str, nn.Module]:
         """Return all trained or remembered modules by name; empty if that is the model alone."""
         return {}
@@ -133,11 +161,19 @@ class Task(Generic[M, T]):
         """Return the optimizers of all trained parameters; Muon computes in `dtype`."""
         return make_optimizers(self.model, config, dtype)
 
+    def add_gradient(self, batch: Any) -> Loss:
+        """Add the gradient of the batch's summed loss, and return that loss and its number of
+        labels."""
+        with self.parallel.computing():
+            loss, n = self.loss(self.model, batch)
+            loss.backward()
+        return full(loss.detach()), n
+
     def step(self, job: "Job") -> Update:
         """Take one optimizer step over `accumulation` forward passes.
 
-        The summed gradients are divided by the number of labels of the whole step, so accumulation
-        never changes the loss.
+        The summed gradients are divided by the number of labels of the whole step, over all passes
+        and processes, so neither changes the loss.
         """
         config = job.recipe.train
         loss_sum = torch.zeros((), device=job.device)
@@ -145,11 +181,11 @@ class Task(Generic[M, T]):
         flops = 0
         for _ in range(config.accumulation):
             batch = job.next_batch()
-            loss, n = self.loss(self.model, batch)
-            loss.backward()
-            loss_sum = loss_sum + loss.detach()
+            loss, n = self.add_gradient(batch)
+            loss_sum = loss_sum + loss
             n_tokens = n_tokens + n
-            flops += self.model.flops(batch)
+            flops += self.model.flops(batch) // self.parallel.n_sharing
+        loss_sum, n_tokens = self.parallel.total(loss_sum, n_tokens)
         mean, norm = job.apply_gradients(job.optimizers, loss_sum, n_tokens)
         return Update(mean, norm, int(n_tokens), flops)
 
@@ -179,12 +215,25 @@ class Job:
     def tokenizer(self) -> Tokenizer:
         return self.task.tokenizer
 
+    @property
+    def parallel(self) -> Parallel:
+        return self.task.parallel
+
     def next_batch(self) -> Any:
-        """Return the next batch on the device of the run, and count its samples."""
+        """Return this process's rows of the next batch on the device of the run, and count the
+        samples of the whole batch."""
         size = self.recipe.train.batch_size
-        batch = self.task.loader.batch(self.progress.samples, size)
-        self.progress.samples += self.task.loader.n_samples(self.progress.samples, size)
+        first = self.progress.samples
+        parallel = self.parallel
+        batch = self.task.loader.batch(first, size, parallel.rank, parallel.size)
+        parallel.seed(self.recipe.train.seed, first)
+        self.progress.samples += self.task.loader.n_samples(first, size)
         return batch.to(self.device)
+
+    def is_finite(self) -> bool:
+        """Return True if no weight is NaN or infinite."""
+        parts = [local(parameter) for parameter in self.model.parameters()]
+        return not any_process(not all(part.isfinite().all() for part in parts))
 
     def total_steps(self) -> int:
         """Return the number of steps that the budget allows; 0 if the budget is a time."""
@@ -205,14 +254,17 @@ class Job:
     ) -> tuple[float, float]:
         """Step the optimizers with their summed gradients divided by `n_tokens`, clipped together.
 
+        `loss_sum` and `n_tokens` are those of all processes, see `Parallel.total`.
+
         Returns the mean loss and the gradient norm before clipping. Raises UserError if either is
         not finite; the weights are unchanged then.
         """
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"] if p.grad is not None]
+        self.parallel.sum_gradients(self.model, parameters)
         grads = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_div_(grads, n_tokens)
-        norm = nn.utils.get_total_norm(grads)
+        norm = self.parallel.norm(self.model, parameters)
         mean = (loss_sum / n_tokens).item()
         if not (math.isfinite(mean) and math.isfinite(norm.item())):
             step = self.progress.step + 1
@@ -226,7 +278,7 @@ class Job:
             optimizer.zero_grad(set_to_none=True)
         return mean, norm.item()
 
-    def diverged(self, symptom: str) -> UserError:
+    def diverged(self, symptom: str) -> Diverged:
         """Return an error with the command that resumes the run at lower learning rates."""
         checkpoints = self.run.list_checkpoints()
         optim = self.recipe.optim
@@ -239,7 +291,7 @@ class Job:
             if checkpoints
             else "from the start, as there is no checkpoint yet"
         )
-        return UserError(
+        return Diverged(
             f"{symptom}, so training stopped. Resume {start} with lower rates: "
             f"{self.resume_command()} {lower}"
         )

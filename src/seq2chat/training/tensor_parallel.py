@@ -1,15 +1,9 @@
-"""A GPT divided among ranks by PyTorch: DTensor tensor parallelism, then FSDP2."""
+"""Tensor parallelism of a GPT by PyTorch's DTensor: each process has a part of each matrix."""
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import (
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -22,44 +16,10 @@ from torch.distributed.tensor.parallel import (
 
 from seq2chat.models.gpt import GPT, Block
 from seq2chat.nn.block import SwiGLU
-from seq2chat.scale.layout import Layout
 from seq2chat.training.nll import chunked_nll_sum, nll_sum
 
 POSITIONS = 1  # the dimension of (batch, seq, d_model) that tensor ranks divide between blocks
-NORM_AXIS = "shard × tensor"
 HEADS = 2  # the dimension of (batch, seq, n_head, d_head) that they divide inside of attention
-
-
-def make_mesh(layout: Layout, device: str) -> DeviceMesh:
-    """Return the mesh of one pipeline stage, with the dimensions data, shard and tensor.
-
-    The ranks of a tensor group are next to each other, so that they share a server.
-    """
-    sizes = (layout.data, layout.shard, layout.tensor)
-    mesh = init_device_mesh(device, sizes, mesh_dim_names=("data", "shard", "tensor"))
-    if layout.shard > 1 and layout.tensor > 1:
-        # The gradient norm is summed over both at once.
-        mesh["shard", "tensor"]._flatten(NORM_AXIS)
-    return mesh
-
-
-def parallelize(model: GPT, mesh: DeviceMesh, layout: Layout) -> None:
-    """Divide the parameters of `model` among the ranks of `mesh`, in place.
-
-    Parameters stay float32. They are gathered, and matrix products computed, in bfloat16, and
-    gradients are reduced in float32.
-    """
-    if layout.tensor > 1:
-        _divide_matrices(model, mesh["tensor"])
-    replicas = mesh["data", "shard"] if layout.data > 1 else mesh["shard"]
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    reshards = not layout.keeps_gathered
-    for layer in model.layers:
-        fully_shard(layer, mesh=replicas, mp_policy=policy, reshard_after_forward=reshards)
-    # The embeddings, the last norm and the head. They are used first and last, so they are never
-    # gathered twice.
-    fully_shard(model, mesh=replicas, mp_policy=policy, reshard_after_forward=False)
-    register_fsdp_forward_method(model, "hidden")
 
 
 def parallel_nll_sum(hidden: Tensor, head_weight: Tensor, labels: Tensor) -> Tensor:
@@ -74,7 +34,7 @@ def parallel_nll_sum(hidden: Tensor, head_weight: Tensor, labels: Tensor) -> Ten
     return nll_sum(hidden.redistribute(placements=[Replicate()]), head_weight, labels)
 
 
-def _divide_matrices(model: GPT, tensor: DeviceMesh) -> None:
+def divide_matrices(model: GPT, tensor: DeviceMesh) -> None:
     """Divide each matrix by rows or columns, and the positions between the matrices.
 
     Megatron-LM's scheme (Shoeybi et al. 2019, section 3) with sequence parallelism (Korthikanti et

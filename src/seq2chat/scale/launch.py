@@ -1,0 +1,318 @@
+"""The launcher: starts the processes of a run, watches them, and starts them again if one fails.
+
+An attempt ends as soon as one process dies, hangs, or gets a loss that is not finite. The others
+are ended, because a group of processes that lost one can't go on. The next attempt begins with new
+processes that meet at a new port, and resumes from the last checkpoint. Restarting single processes
+in place works rarely with gloo.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seq2chat.config import UserError, check
+from seq2chat.log import Log
+from seq2chat.scale.rendezvous import Rendezvous
+
+POLL = 0.1  # seconds between two looks at the processes
+SETTLE = 3.0  # seconds in which the others of a failed process may end with their own reason
+LONGEST_PAUSE = 300.0
+# Exit codes of a process of a run, see `cli.main`.
+REFUSED = 2
+DIVERGED = 3
+LOST_PEER = 4
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command of this package, for example ("train", "my.txt", "--out", "runs/my"), and how it is
+    run by many processes. Times are in seconds."""
+
+    command: tuple[str, ...]
+    folder: Path
+    n_processes: int
+    nodes: int = 1
+    node: int = 0
+    rendezvous: str = ""
+    retries: int = 3
+    pause: float = 1.0
+    hang_timeout: float = 600.0
+    grace: float = 100.0
+
+    def words(self) -> list[str]:
+        """Return the command, or the one that resumes its run if that has begun."""
+        if not (self.folder / "config.toml").exists():
+            return list(self.command)
+        if self.command[0] == "train":
+            return ["train", str(self.folder), "--resume"]
+        return [self.command[0], "--out", str(self.folder), "--resume"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of an attempt: "done", "stopped", "refused", "nan", "died" or "hung", in a sentence,
+    and the last step of any process."""
+
+    kind: str
+    reason: str = ""
+    step: int = 0
+
+
+@dataclass
+class Supervisor:
+    """Runs a command by many processes until it is done, or has failed too often."""
+
+    launch: Launch
+    log: Log
+    signals: list[int] = field(default_factory=list)
+
+    def run(self) -> int:
+        """Return the exit code: 0 if the run is done, or stopped by a signal and saved."""
+        launch = self.launch
+        launch.folder.mkdir(parents=True, exist_ok=True)
+        failures = 0
+        last = Outcome("")
+        checkpoint = ""
+        with _forwarded(self.signals), Rendezvous(launch) as rendezvous:
+            attempt = 0
+            while True:
+                outcome = self._attempt(attempt, rendezvous)
+                if outcome.kind in ("done", "stopped", "refused"):
+                    self._event(outcome.kind, outcome.reason, attempt=attempt, step=outcome.step)
+                    return REFUSED if outcome.kind == "refused" else 0
+                newest = self._newest_checkpoint()
+                failures = 1 if newest != checkpoint else failures + 1
+                checkpoint = newest
+                again = outcome.kind == "nan" and (last.kind, last.step) == ("nan", outcome.step)
+                last = outcome
+                self._event(outcome.kind, outcome.reason, attempt=attempt, step=outcome.step)
+                if again or failures > launch.retries or self.signals:
+                    cause = "it is not finite again" if again else f"attempt {attempt + 1} failed"
+                    self._event("given up", f"The run ends, as {cause}.", attempt=attempt)
+                    return 1
+                self._pause(failures, newest)
+                attempt += 1
+
+    def _pause(self, failures: int, checkpoint: str) -> None:
+        seconds = min(LONGEST_PAUSE, self.launch.pause * 2 ** (failures - 1))
+        where = f"from {checkpoint}" if checkpoint else "from the start"
+        self._event("restart", f"Starting again {where} in {seconds:g} s.", pause=seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.signals:
+            time.sleep(POLL)
+
+    def _attempt(self, attempt: int, rendezvous: Rendezvous) -> Outcome:
+        """Start the processes, and return how they ended."""
+        port = rendezvous.port(attempt)
+        with tempfile.TemporaryDirectory(prefix="seq2chat-") as folder:
+            beats = Path(folder)
+            processes = self._start(port, rendezvous.host, beats)
+            pids = [process.pid for process in processes]
+            words = " ".join(self.launch.words())
+            n = self.launch.n_processes * self.launch.nodes
+            self._event("start", f"{n} processes run: {words}", attempt=attempt, pids=pids)
+            try:
+                return self._watch(attempt, processes, beats, rendezvous)
+            finally:
+                for process in processes:
+                    process.kill()
+                    process.wait()
+
+    def _start(self, port: int, host: str, beats: Path) -> list[subprocess.Popen]:
+        launch = self.launch
+        threads = max(1, (os.cpu_count() or 1) // launch.n_processes)
+        processes = []
+        for local_rank in range(launch.n_processes):
+            variables = {
+                "RANK": str(launch.node * launch.n_processes + local_rank),
+                "LOCAL_RANK": str(local_rank),
+                "WORLD_SIZE": str(launch.n_processes * launch.nodes),
+                "MASTER_ADDR": host,
+                "MASTER_PORT": str(port),
+                "SEQ2CHAT_HEARTBEAT": str(beats / str(local_rank)),
+                "SEQ2CHAT_LAUNCHER": str(os.getpid()),
+            }
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "seq2chat", *launch.words()],
+                    env={"OMP_NUM_THREADS": str(threads)} | os.environ | variables,
+                    # So that Ctrl-C reaches the launcher alone, which forwards it once.
+                    start_new_session=True,
+                )
+            )
+        return processes
+
+    def _watch(
+        self,
+        attempt: int,
+        processes: list[subprocess.Popen],
+        beats: Path,
+        rendezvous: Rendezvous,
+    ) -> Outcome:
+        """Return the outcome as soon as it is known. The processes may still run then."""
+        deadline = 0.0
+        while True:
+            time.sleep(POLL)
+            steps = _steps(beats)
+            newest = max((step for step, _ in steps.values()), default=0)
+            codes = [process.poll() for process in processes]
+            if all(code == 0 for code in codes) and rendezvous.all_done(attempt):
+                return self._ended(newest)
+            if self.signals and not deadline:
+                deadline = time.monotonic() + self.launch.grace
+                self._event("signal", "Saving, because a signal asks the run to stop.")
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+            if deadline and time.monotonic() > deadline:
+                return Outcome("died", f"It was not saved within {self.launch.grace:g} s.", newest)
+            if self.signals and set(codes) <= {0, INTERRUPTED}:
+                return Outcome("stopped", "Stopped before the first step.", newest)
+            if any(codes):
+                time.sleep(0 if REFUSED in codes else SETTLE)
+                outcome = self._failure([process.poll() for process in processes], newest)
+                rendezvous.fail(attempt, outcome.kind, outcome.reason)
+                return outcome
+            if elsewhere := rendezvous.failure(attempt):
+                return Outcome(*elsewhere, step=newest)
+            if late := self._hung(steps, newest):
+                rendezvous.fail(attempt, late.kind, late.reason)
+                return late
+
+    def _ended(self, step: int) -> Outcome:
+        if self.signals:
+            return Outcome("stopped", f"Stopped and saved at step {step}.", step)
+        return Outcome("done", f"Done: {self.launch.folder}", step)
+
+    def _failure(self, codes: list[int | None], step: int) -> Outcome:
+        """Return the outcome of an attempt of which one process has failed."""
+        first = self.launch.node * self.launch.n_processes
+        by_rank = {first + index: code for index, code in enumerate(codes) if code}
+        for rank, code in by_rank.items():
+            if code == REFUSED:
+                return Outcome("refused", f"Process {rank} refused the command.", step)
+            if code == DIVERGED:
+                return Outcome("nan", f"The loss is not finite after step {step}.", step)
+        causes = {rank: code for rank, code in by_rank.items() if code != LOST_PEER} or by_rank
+        rank, code = next(iter(causes.items()))
+        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
+        return Outcome("died", f"Process {rank} {how} after step {step}.", step)
+
+    def _hung(self, steps: dict[int, tuple[int, float]], newest: int) -> Outcome | None:
+        """Return an outcome if a process has made no step for too long. Preparation, before the
+        first step, has no limit."""
+        limit = self.launch.hang_timeout
+        late = {rank: step for rank, (step, age) in steps.items() if age > limit}
+        if not late:
+            return None
+        local_rank = min(late, key=late.__getitem__)
+        rank = self.launch.node * self.launch.n_processes + local_rank
+        who = f"Process {rank}" if len(late) < len(steps) else "No process"
+        verb = "made no" if len(late) < len(steps) else "made a"
+        return Outcome("hung", f"{who} {verb} step for {limit:g} s after step {newest}.", newest)
+
+    def _newest_checkpoint(self) -> str:
+        # As `RunFolder.list_checkpoints`, without loading torch.
+        complete = self.launch.folder.glob("checkpoints/step-*/manifest.json")
+        names = sorted((file.parent.name for file in complete), key=lambda name: (len(name), name))
+        return names[-1] if names else ""
+
+    def _event(self, kind: str, sentence: str, **values: object) -> None:
+        """Print the sentence, and append the event to `events.jsonl`."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        event = {"time": stamp, "event": kind, "sentence": sentence, "node": self.launch.node}
+        with (self.launch.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event | values) + "\n")
+        self.log(sentence)
+
+
+def _steps(beats: Path) -> dict[int, tuple[int, float]]:
+    """Return the step of each process, and the seconds since it made it."""
+    steps = {}
+    for file in beats.iterdir():
+        text = file.read_text(encoding="ascii")
+        if text:  # a process may be writing it
+            steps[int(file.name)] = (int(text), time.time() - file.stat().st_mtime)
+    return steps
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@contextmanager
+def _forwarded(signals: list[int]) -> Iterator[None]:
+    """Append SIGTERM and SIGINT to `signals` instead of ending this process."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda number, frame: signals.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_folder_of(command: tuple[str, ...]) -> Path:
+    """Return the run folder that a command names. Raises UserError if it names none."""
+    methods = ("train", "sft", "reward", "dpo", "ppo", "grpo")
+    check(
+        bool(command) and command[0] in methods,
+        f"Write the command to run after the options of launch; it can be {', '.join(methods)}.",
+    )
+    words = list(command)
+    for index, word in enumerate(words):
+        if word == "--out" and index + 1 < len(words):
+            return Path(words[index + 1])
+        if word.startswith("--out="):
+            return Path(word.removeprefix("--out="))
+    if "--resume" in words and len(words) > 1 and not words[1].startswith("-"):
+        return Path(words[1])
+    raise UserError("Name the run folder with --out, so that a failed run can be resumed.")
+
+
+SLURM = """#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={n}
+#SBATCH --exclusive
+#SBATCH --requeue
+#SBATCH --open-mode=append
+# SIGTERM comes before the time limit, early enough to save.
+#SBATCH --signal=TERM@{grace}
+# Fill in what your cluster wants: --partition, --account, --time.
+
+HOST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export HOST PORT=$((20000 + SLURM_JOB_ID % 10000))
+srun --kill-on-bad-exit=1 bash -c 'seq2chat launch --nproc {n} --nodes $SLURM_NNODES \\
+    --node $SLURM_NODEID --rendezvous $HOST:$PORT {options}\\
+    {command}'
+"""
+
+
+def slurm_script(launch: Launch) -> str:
+    """Return a batch script for Slurm that runs the command on `launch.nodes` servers."""
+    import shlex
+
+    options = f"--retries {launch.retries} --hang-timeout {launch.hang_timeout:g} "
+    options += f"--grace {launch.grace:g} "
+    return SLURM.format(
+        name=launch.folder.name,
+        nodes=launch.nodes,
+        n=launch.n_processes,
+        grace=int(launch.grace) + 20,
+        options=options,
+        command=shlex.join(launch.command).replace("'", "'\\''"),
+    )
