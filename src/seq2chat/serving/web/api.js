@@ -72,6 +72,28 @@ export class Api {
     return decoded(await (await this.#request(`/api/traces/${id}/tensor?${query}`)).arrayBuffer());
   }
 
+  /** Return the runs whose training is shown. */
+  async runs() {
+    return (await (await this.#request("/api/runs")).json()).data;
+  }
+
+  /** Return the curves of a run. Without news the browser takes them from its cache. */
+  async run(name, signal) {
+    return (await this.#request(runPath(name), undefined, signal)).json();
+  }
+
+  /** Return the text that a run generated at a step. */
+  async sample(name, step, signal) {
+    const path = `${runPath(name)}/samples/${step}`;
+    return (await (await this.#request(path, undefined, signal)).json()).text;
+  }
+
+  /** Return a measurement of a checkpoint: `tokens` of a text, `heads`, `gradients` or `bleu`. */
+  async probe(name, step, kind, query, signal) {
+    const path = `${runPath(name)}/checkpoints/${step}/${kind}?${new URLSearchParams(query)}`;
+    return (await this.#request(path, undefined, signal)).json();
+  }
+
   /**
    * Yield `{prompt, tokens, finish}` as an answer is written. `input` has `messages`, or a `prompt`
    * for a base model.
@@ -131,6 +153,8 @@ export class Api {
     }
   }
 }
+
+const runPath = (name) => `/api/runs/${encodeURIComponent(name)}`;
 
 /** Return the error of a failed response. */
 async function failure(response) {

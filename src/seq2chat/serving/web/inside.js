@@ -4,7 +4,7 @@ import { Api, sentence } from "./api.js";
 import { attention } from "./attention.js";
 import { nameTheme, switchTheme } from "./bar.js";
 import { hand } from "./byhand.js";
-import { byId, el, icon, moveFocus, replaceChildren } from "./dom.js";
+import { byId, el, icon, replaceChildren } from "./dom.js";
 import { checkpoints, siblings } from "./checkpoints.js";
 import { flow } from "./flow.js";
 import { askKey } from "./key.js";
@@ -14,6 +14,7 @@ import { next } from "./next.js";
 import { positions } from "./positions.js";
 import { states } from "./states.js";
 import { surgery } from "./surgery.js";
+import { showTabs } from "./tabs.js";
 import { tokenization } from "./tokenization.js";
 import { visible } from "./tokens.js";
 import { START, tourCard } from "./tour.js";
@@ -33,6 +34,7 @@ const PANELS = {
   states: ["States", states],
   training: ["Over training", checkpoints],
 };
+const TABS = Object.fromEntries(Object.entries(PANELS).map(([name, [label]]) => [name, label]));
 const ALTERNATIVES = 24; // tokens of the distribution that are named
 const NUMBERS = ["layer", "head", "position", "target", "tour"];
 // The parts of the state that belong to one text and one vocabulary.
@@ -98,7 +100,7 @@ async function redraw(isRetry = false) {
   }
   byId("model").value = model.id;
   if (state.text !== undefined) byId("text").value = state.text;
-  drawTabs(state.panel);
+  showTabs(TABS, state.panel, (panel) => go({ panel }));
   replaceChildren(byId("tour"), tourCard(state.tour, go));
   if (state.text === undefined && !state.ids) {
     byId("strip").replaceChildren();
@@ -152,29 +154,6 @@ function tensor(site, options = {}) {
 function show(element) {
   byId("panel").removeAttribute("aria-busy");
   replaceChildren(byId("panel"), element);
-}
-
-function drawTabs(current) {
-  const buttons = Object.entries(PANELS).map(([name, [label]]) =>
-    el(
-      "button",
-      {
-        type: "button",
-        role: "tab",
-        "aria-selected": String(name === current),
-        tabindex: name === current ? 0 : -1,
-        "data-panel": name,
-        onclick: () => go({ panel: name }),
-      },
-      label,
-    ),
-  );
-  replaceChildren(byId("tabs"), ...buttons);
-  byId("tabs").querySelector("[aria-selected=true]").scrollIntoView({ block: "nearest" });
-  byId("tabs").onkeydown = (event) => {
-    if (moveFocus(event, buttons, document.activeElement, "ArrowLeft", "ArrowRight"))
-      document.activeElement.click();
-  };
 }
 
 /** Draw the tokens of the text. A click selects the token whose prediction is followed. */
