@@ -9,6 +9,7 @@ import { checkpoints, siblings } from "./checkpoints.js";
 import { flow } from "./flow.js";
 import { askKey } from "./key.js";
 import { lens } from "./lens.js";
+import { lsi } from "./lsi.js";
 import { neurons } from "./neurons.js";
 import { next } from "./next.js";
 import { positions } from "./positions.js";
@@ -33,10 +34,12 @@ const PANELS = {
   positions: ["Positions", positions],
   states: ["States", states],
   training: ["Over training", checkpoints],
+  lsi: ["LSI", lsi],
 };
+const FREE = ["lsi"]; // panels that need no trace
 const TABS = Object.fromEntries(Object.entries(PANELS).map(([name, [label]]) => [name, label]));
 const ALTERNATIVES = 24; // tokens of the distribution that are named
-const NUMBERS = ["layer", "head", "position", "target", "tour"];
+const NUMBERS = ["layer", "head", "position", "target", "tour", "k", "first", "second"];
 // The parts of the state that belong to one text and one vocabulary.
 const FRESH = Object.fromEntries(
   ["ids", "translation", "position", "target", "off", "map_of"].map((name) => [name, undefined]),
@@ -102,6 +105,10 @@ async function redraw(isRetry = false) {
   if (state.text !== undefined) byId("text").value = state.text;
   showTabs(TABS, state.panel, (panel) => go({ panel }));
   replaceChildren(byId("tour"), tourCard(state.tour, go));
+  if (FREE.includes(state.panel)) {
+    byId("strip").replaceChildren();
+    return show(await PANELS[state.panel][1]({ state, go }));
+  }
   if (state.text === undefined && !state.ids) {
     byId("strip").replaceChildren();
     return show(welcome(model));
