@@ -62,14 +62,15 @@ export class Api {
   }
 
   /** Return the trace of one forward pass: the reply to `POST /api/traces`. */
-  async trace(spec) {
-    return (await this.#request("/api/traces", spec)).json();
+  async trace(spec, signal) {
+    return (await this.#request("/api/traces", spec, signal)).json();
   }
 
   /** Return a tensor of a trace: `{site, axes, shape, values}`, with `values` in row-major order. */
-  async tensor(id, site, options) {
+  async tensor(id, site, options, signal) {
     const query = new URLSearchParams({ site, ...options });
-    return decoded(await (await this.#request(`/api/traces/${id}/tensor?${query}`)).arrayBuffer());
+    const path = `/api/traces/${id}/tensor?${query}`;
+    return decoded(await (await this.#request(path, undefined, signal)).arrayBuffer());
   }
 
   /** Return the runs whose training is shown. */

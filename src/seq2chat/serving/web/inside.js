@@ -6,6 +6,7 @@ import { nameTheme, switchTheme } from "./bar.js";
 import { hand } from "./byhand.js";
 import { byId, el, icon, replaceChildren } from "./dom.js";
 import { checkpoints, siblings } from "./checkpoints.js";
+import { insideExamples } from "./examples.js";
 import { flow } from "./flow.js";
 import { askKey } from "./key.js";
 import { lens } from "./lens.js";
@@ -39,10 +40,24 @@ const PANELS = {
 const FREE = ["lsi"]; // panels that need no trace
 const TABS = Object.fromEntries(Object.entries(PANELS).map(([name, [label]]) => [name, label]));
 const ALTERNATIVES = 24; // tokens of the distribution that are named
-const NUMBERS = ["layer", "head", "position", "target", "tour", "k", "first", "second"];
+const NUMBERS = [
+  "layer",
+  "head",
+  "position",
+  "target",
+  "tour",
+  "k",
+  "first",
+  "second",
+  "query",
+  "key",
+];
 // The parts of the state that belong to one text and one vocabulary.
 const FRESH = Object.fromEntries(
-  ["ids", "translation", "position", "target", "off", "map_of"].map((name) => [name, undefined]),
+  ["ids", "translation", "position", "target", "off", "map_of", "query", "key"].map((name) => [
+    name,
+    undefined,
+  ]),
 );
 
 const api = new Api(askKey);
@@ -50,6 +65,7 @@ let models = [];
 let trace = null;
 let traced = ""; // the part of the state that the trace depends on
 let drawn = 0; // numbers the drawings, so that a slow one never replaces a newer one
+let leaving = new AbortController(); // ends the requests of the drawing before
 const tensors = new Map();
 
 /** Return the state of the page, which is in its address: `model`, `text` or `ids`, `panel`, ... */
@@ -70,6 +86,12 @@ function go(changes) {
   location.hash = new URLSearchParams(entries).toString();
 }
 
+/** Return the labels of the panels that fit the model: only an RNN has states. */
+function tabsFor({ family }) {
+  const fits = ([name]) => name !== "states" || family === "seq2seq";
+  return Object.fromEntries(Object.entries(TABS).filter(fits));
+}
+
 /** Return the request of the trace for a state. */
 function specOf(state) {
   const source = state.ids
@@ -88,6 +110,9 @@ function specOf(state) {
 /** Draw the state in the address. The trace is requested again once if the server has dropped it. */
 async function redraw(isRetry = false) {
   const mine = ++drawn;
+  leaving.abort();
+  leaving = new AbortController();
+  const { signal } = leaving;
   const state = read(location.hash);
   const model = state.model ? models.find(({ id }) => id === state.model) : models[0];
   if (!model) {
@@ -103,7 +128,7 @@ async function redraw(isRetry = false) {
   }
   byId("model").value = model.id;
   if (state.text !== undefined) byId("text").value = state.text;
-  showTabs(TABS, state.panel, (panel) => go({ panel }));
+  showTabs(tabsFor(model), state.panel, (panel) => go({ panel }));
   replaceChildren(byId("tour"), tourCard(state.tour, go));
   if (FREE.includes(state.panel)) {
     byId("strip").replaceChildren();
@@ -118,7 +143,7 @@ async function redraw(isRetry = false) {
   byId("panel").setAttribute("aria-busy", "true");
   try {
     if (traced !== key) {
-      const result = await api.trace(spec);
+      const result = await api.trace(spec, signal);
       if (mine !== drawn) return;
       trace = result;
       traced = key;
@@ -134,6 +159,7 @@ async function redraw(isRetry = false) {
       api,
       tensor,
       go,
+      signal,
     });
     if (mine === drawn) show(element);
   } catch (error) {
@@ -219,9 +245,7 @@ function slider(model) {
 }
 
 function welcome(model) {
-  const examples = model.chat
-    ? ["The capital of France is", "When Mary and John went to the store, John gave a drink to"]
-    : ["Sam is in Rome. Lucy is in Paris. Lucy is in", "Once upon a time there was a"];
+  const examples = insideExamples(model);
   return el(
     "div",
     { class: "welcome" },
