@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from seq2chat.interpret.beams import MAX_BEAM
 from seq2chat.serving.protocol import Messages, Name, Strict, Text, TokenId, Whole
 
 MAX_TOKENS = 256  # that a trace reads of a text
@@ -43,7 +44,8 @@ class TraceRequest(TextFields):
     """`POST /api/traces`.
 
     The trace reads `max_tokens` of the text from the token `start` on, by default the last ones.
-    `target` is the token to follow, as its id or its text.
+    `target` is the token to follow, as its id or its text. `beams` is the size of a beam search
+    whose steps are returned, too.
     """
 
     model: Name
@@ -57,6 +59,7 @@ class TraceRequest(TextFields):
         | None
     ) = None
     effects: EffectsFields | None = None
+    beams: Annotated[int, Whole, Field(ge=1, le=MAX_BEAM)] | None = None
 
 
 class TensorQuery(BaseModel):

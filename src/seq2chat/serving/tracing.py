@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from starlette.responses import Response
 
 from seq2chat.config import UserError, check
+from seq2chat.interpret.beams import beams, beams_json
 from seq2chat.interpret.effects import head_sites, site_effects
 from seq2chat.interpret.encoding import encoded
 from seq2chat.interpret.reading import input_ids, window, window_message, with_target
@@ -82,6 +83,10 @@ class Tracer:
             )
         if body.effects is not None:
             reply["effects"] = await self._effects(body, model, read, reply["target"]["id"])
+        if body.beams is not None:
+            end = model.tokenizer.eos_id or 0  # every translation model has one
+            work = partial(beams, model.module, read.texts[0], end, body.beams)
+            reply["beams"] = beams_json(await self._call(work), model.tokenizer, body.beams)
         return fitted(reply)
 
     async def tensor(self, trace_id: str, query: TensorQuery, known_etag: str) -> Response:

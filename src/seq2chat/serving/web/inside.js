@@ -4,6 +4,7 @@ import { Api, sentence } from "./api.js";
 import { attention } from "./attention.js";
 import { nameTheme, switchTheme } from "./bar.js";
 import { hand } from "./byhand.js";
+import { beams } from "./beams.js";
 import { byId, el, icon, replaceChildren } from "./dom.js";
 import { checkpoints, siblings } from "./checkpoints.js";
 import { insideExamples } from "./examples.js";
@@ -34,10 +35,12 @@ const PANELS = {
   hand: ["By hand", hand],
   positions: ["Positions", positions],
   states: ["States", states],
+  beams: ["Beams", beams],
   training: ["Over training", checkpoints],
   lsi: ["LSI", lsi],
 };
 const FREE = ["lsi"]; // panels that need no trace
+const FAMILIES = { states: ["seq2seq"], beams: ["seq2seq", "transformer"] };
 const TABS = Object.fromEntries(Object.entries(PANELS).map(([name, [label]]) => [name, label]));
 const ALTERNATIVES = 24; // tokens of the distribution that are named
 const NUMBERS = [
@@ -86,9 +89,9 @@ function go(changes) {
   location.hash = new URLSearchParams(entries).toString();
 }
 
-/** Return the labels of the panels that fit the model: only an RNN has states. */
+/** Return the labels of the panels that fit the model: only an RNN has states, for example. */
 function tabsFor({ family }) {
-  const fits = ([name]) => name !== "states" || family === "seq2seq";
+  const fits = ([name]) => !(name in FAMILIES) || FAMILIES[name].includes(family);
   return Object.fromEntries(Object.entries(TABS).filter(fits));
 }
 

@@ -94,7 +94,7 @@ function save(box, title) {
   const name = `${title.toLowerCase().replaceAll(" ", "-")}`;
   if (!canvases.length && !svg) return toast("This panel is text; copy its numbers instead.");
   if (!canvases.length) {
-    const text = new XMLSerializer().serializeToString(svg);
+    const text = new XMLSerializer().serializeToString(styled(svg));
     return download(
       URL.createObjectURL(new Blob([text], { type: "image/svg+xml" })),
       `${name}.svg`,
@@ -110,6 +110,21 @@ function save(box, title) {
     top += canvas.height + 8;
   }
   download(sheet.toDataURL("image/png"), `${name}.png`);
+}
+
+const STYLES = ["fill", "stroke", "stroke-width", "opacity", "font", "text-anchor"];
+
+/** Return a copy of a drawing with the styles of the page, and with its background. */
+function styled(svg) {
+  const copy = svg.cloneNode(true);
+  const copies = [...copy.querySelectorAll("*")];
+  [...svg.querySelectorAll("*")].forEach((node, i) => {
+    const style = getComputedStyle(node);
+    for (const name of STYLES) copies[i].style.setProperty(name, style.getPropertyValue(name));
+  });
+  copy.setAttribute("xmlns", svg.namespaceURI);
+  copy.style.background = getComputedStyle(document.body).backgroundColor;
+  return copy;
 }
 
 function download(href, name) {
