@@ -63,7 +63,10 @@ class TraceRequest(TextFields):
 
 
 class TensorQuery(BaseModel):
-    """The query of `GET /api/traces/{id}/tensor`, see `interpret.views`."""
+    """The query of `GET /api/traces/{id}/tensor`, see `interpret.views`.
+
+    `until` limits the positions to the first ones, and `dims` selects numbers of each vector.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,6 +74,8 @@ class TensorQuery(BaseModel):
     layer: Index | None = None
     head: Index | None = None
     position: Index | None = None
+    until: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    dims: Annotated[str, Field(max_length=400, pattern=r"^\d+(,\d+)*$")] | None = None
     top: Annotated[int, Field(ge=1, le=50)] = 10
     pool: Annotated[int, Field(ge=1, le=256)] | None = None
     format: Literal["u8sqrt", "f16", "f32", "i32"] = "f32"

@@ -19,7 +19,7 @@ from seq2chat.interpret.reading import input_ids, window, window_message, with_t
 from seq2chat.interpret.summary import effect_json, numbers, summary
 from seq2chat.interpret.surgery import ABLATED, PATCHED, place, token_id
 from seq2chat.interpret.trace import Trace, trace
-from seq2chat.interpret.views import View, computed, is_computed, pooled, view
+from seq2chat.interpret.views import View, computed, is_computed, part, pooled, view
 from seq2chat.serving.answer import BadField
 from seq2chat.serving.chat import conversation
 from seq2chat.serving.errors import UnknownTrace
@@ -260,6 +260,8 @@ def _target(body: TraceRequest, model: ServedModel) -> int | None:
 def _content(query: TensorQuery, tensor_view: View) -> bytes:
     if query.pool is not None:
         tensor_view = pooled(query.site, tensor_view, query.pool)
+    dims = None if query.dims is None else [int(index) for index in query.dims.split(",")]
+    tensor_view = part(query.site, tensor_view, query.until, dims)
     width = {"u8sqrt": 1, "f16": 2, "f32": 4, "i32": 4}[query.format]
     n_bytes = tensor_view.tensor.numel() * width
     check(

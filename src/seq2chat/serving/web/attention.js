@@ -7,6 +7,7 @@ import { visible } from "./tokens.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const THUMB = 44; // pixels of a head on the wall
+const WALL_BYTES = 120_000; // of all heads together, so that many heads are sent in fewer cells
 const MAX_SIDE = 560; // pixels of the matrix
 const MAX_CELL = 44; // pixels
 const LABELED = 40; // tokens that can be labeled; of more, a window is drawn
@@ -29,10 +30,11 @@ export async function attention({ trace, state, tensor, go }) {
   const layer = Math.min(state.layer ?? 0, nLayer - 1);
   const head = Math.min(state.head ?? 0, nHead - 1);
   const one = { head, ...(hasLayers && { layer }) };
+  const side = Math.max(12, Math.min(THUMB, Math.floor(Math.sqrt(WALL_BYTES / nLayer / nHead))));
   const [all, exact] = await Promise.all([
     tensor(group.name, {
       format: "u8sqrt",
-      ...(Math.max(nQuery, nKey) > THUMB && { pool: THUMB }),
+      ...(Math.max(nQuery, nKey) > side && { pool: side }),
     }),
     tensor(group.name, { ...one, format: "f32" }),
   ]);
@@ -302,10 +304,13 @@ function arcsOf(asking, read, weight, position, choose) {
     drawing,
     el("div", { class: "pieces" }, below),
   );
-  const middle = (span) => span.offsetLeft + span.offsetWidth / 2;
+  const middles = (spans) => spans.map((span) => span.offsetLeft + span.offsetWidth / 2);
+  let places = null;
   const focus = (query) => {
+    // Reading them while styles are written would lay the page out again for each token.
+    places ??= { above: middles(above), below: middles(below), width: element.scrollWidth };
     drawing.replaceChildren();
-    drawing.setAttribute("width", element.scrollWidth);
+    drawing.setAttribute("width", places.width);
     drawing.setAttribute("height", 90);
     below.forEach((span, q) => span.classList.toggle("chosen", q === query));
     above.forEach((span, key) => {
@@ -313,7 +318,7 @@ function arcsOf(asking, read, weight, position, choose) {
       span.style.setProperty("--share", share.toFixed(3));
       if (share < 0.01) return;
       const path = document.createElementNS(SVG, "path");
-      const [from, to] = [middle(below[query]), middle(span)];
+      const [from, to] = [places.below[query], places.above[key]];
       path.setAttribute("d", `M${from},90 C${from},45 ${to},45 ${to},0`);
       path.setAttribute("stroke-width", 1 + 5 * share);
       path.setAttribute("opacity", 0.25 + 0.75 * share);
@@ -322,7 +327,7 @@ function arcsOf(asking, read, weight, position, choose) {
   };
   requestAnimationFrame(() => {
     focus(position);
-    element.scrollLeft = middle(below[position]) - element.clientWidth / 2;
+    element.scrollLeft = places.below[position] - element.clientWidth / 2;
   });
   return { element, focus };
 }

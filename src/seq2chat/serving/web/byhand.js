@@ -43,7 +43,7 @@ export async function hand({ trace, state, tensor, go }) {
   const n = Math.min(MOST, trace.tokens.length);
   const [q, k, v, own] = await Promise.all([
     ...["query", "key", "value"].map((name) =>
-      tensor(`${group.name}.${name}`, { layer, format: "f32" }),
+      tensor(`${group.name}.${name}`, { layer, until: n, format: "f32" }),
     ),
     tensor(group.name, { layer, head, format: "f32" }),
   ]);

@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { frame, short, toTable } from "./panel.js";
+import { siblings } from "./steps.js";
 import { percent } from "./tokens.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -14,18 +15,6 @@ const EXPLAIN =
   "the token before. An induction head attends to the token that followed the same token earlier " +
   "(Olsson et al. 2022), which is how a model continues what it has seen. Serve the checkpoints of " +
   "one run to see when such heads form: seq2chat serve runs/mine/checkpoints/*";
-
-/** Return the checkpoints of the model's run among the served models, by step: `[{step, id}]`. */
-export function siblings(models, id) {
-  const parse = (name) => name.match(/^(.*?)-?step-(\d+)$/);
-  const own = parse(id);
-  if (!own) return [];
-  return models
-    .map((model) => ({ id: model.id, match: parse(model.id) }))
-    .filter(({ match }) => match?.[1] === own[1])
-    .map(({ id, match }) => ({ id, step: Number(match[2]) }))
-    .sort((a, b) => a.step - b.step);
-}
 
 /** Return random tokens twice, the same ones for every checkpoint. */
 export function repeated(vocabulary, length) {

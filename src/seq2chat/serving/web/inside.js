@@ -1,43 +1,31 @@
 /** The page Inside: one trace of one text, and a panel for each question about it. */
 
 import { Api, sentence } from "./api.js";
-import { attention } from "./attention.js";
 import { nameTheme, switchTheme } from "./bar.js";
-import { hand } from "./byhand.js";
-import { beams } from "./beams.js";
 import { byId, el, icon, replaceChildren } from "./dom.js";
-import { checkpoints, siblings } from "./checkpoints.js";
 import { insideExamples } from "./examples.js";
-import { flow } from "./flow.js";
 import { askKey } from "./key.js";
-import { lens } from "./lens.js";
-import { lsi } from "./lsi.js";
-import { neurons } from "./neurons.js";
-import { next } from "./next.js";
-import { positions } from "./positions.js";
-import { states } from "./states.js";
-import { surgery } from "./surgery.js";
+import { slider } from "./steps.js";
 import { showTabs } from "./tabs.js";
-import { tokenization } from "./tokenization.js";
 import { visible } from "./tokens.js";
 import { START, tourCard } from "./tour.js";
-import { writers } from "./writers.js";
 
+/** The panels: their label, and their module, which is loaded when it is opened. */
 const PANELS = {
-  flow: ["Flow", flow],
-  tokens: ["Tokenization", tokenization],
-  attention: ["Attention", attention],
-  lens: ["Logit lens", lens],
-  next: ["Next token", next],
-  writers: ["Who wrote this", writers],
-  surgery: ["Surgery", surgery],
-  neurons: ["Neurons", neurons],
-  hand: ["By hand", hand],
-  positions: ["Positions", positions],
-  states: ["States", states],
-  beams: ["Beams", beams],
-  training: ["Over training", checkpoints],
-  lsi: ["LSI", lsi],
+  flow: ["Flow", async () => (await import("./flow.js")).flow],
+  tokens: ["Tokenization", async () => (await import("./tokenization.js")).tokenization],
+  attention: ["Attention", async () => (await import("./attention.js")).attention],
+  lens: ["Logit lens", async () => (await import("./lens.js")).lens],
+  next: ["Next token", async () => (await import("./next.js")).next],
+  writers: ["Who wrote this", async () => (await import("./writers.js")).writers],
+  surgery: ["Surgery", async () => (await import("./surgery.js")).surgery],
+  neurons: ["Neurons", async () => (await import("./neurons.js")).neurons],
+  hand: ["By hand", async () => (await import("./byhand.js")).hand],
+  positions: ["Positions", async () => (await import("./positions.js")).positions],
+  states: ["States", async () => (await import("./states.js")).states],
+  beams: ["Beams", async () => (await import("./beams.js")).beams],
+  training: ["Over training", async () => (await import("./checkpoints.js")).checkpoints],
+  lsi: ["LSI", async () => (await import("./lsi.js")).lsi],
 };
 const FREE = ["lsi"]; // panels that need no trace
 const FAMILIES = { states: ["seq2seq"], beams: ["seq2seq", "transformer"] };
@@ -135,7 +123,8 @@ async function redraw(isRetry = false) {
   replaceChildren(byId("tour"), tourCard(state.tour, go));
   if (FREE.includes(state.panel)) {
     byId("strip").replaceChildren();
-    return show(await PANELS[state.panel][1]({ state, go }));
+    const panel = PANELS[state.panel][1]().then((draw) => draw({ state, go }));
+    return panel.then(show, (error) => show(alert(sentence(error))));
   }
   if (state.text === undefined && !state.ids) {
     byId("strip").replaceChildren();
@@ -153,7 +142,8 @@ async function redraw(isRetry = false) {
       tensors.clear();
     }
     drawStrip(model);
-    const element = await PANELS[state.panel][1]({
+    const panel = await PANELS[state.panel][1]();
+    const element = await panel({
       trace,
       state,
       model,
@@ -172,9 +162,11 @@ async function redraw(isRetry = false) {
       return redraw(true);
     }
     if (traced !== key) byId("strip").replaceChildren();
-    show(el("div", { class: "error", role: "alert" }, sentence(error)));
+    show(alert(sentence(error)));
   }
 }
+
+const alert = (...content) => el("div", { class: "error", role: "alert" }, content);
 
 /** Return the tensor of a site, fetched once. */
 function tensor(site, options = {}) {
@@ -216,34 +208,13 @@ function drawStrip(model) {
       ? el("p", { class: "help" }, `Source: ${trace.source.map(({ text }) => text).join("")}`)
       : "",
     el("div", { class: "pieces" }, tokens),
-    slider(model),
+    slider(models, model, go),
     el(
       "p",
       { class: "help" },
       `Of ${trace.tokens.length} tokens, the chosen one is number ${position + 1}: ${follows} “${visible(trace.target.text)}”.`,
       trace.message && ` ${trace.message}`,
     ),
-  );
-}
-
-/** Return a slider over the checkpoints of the model's run, or "" if only one is served. */
-function slider(model) {
-  const steps = siblings(models, model.id);
-  if (steps.length < 2) return "";
-  const at = steps.findIndex(({ id }) => id === model.id);
-  return el(
-    "label",
-    { class: "steps-slider" },
-    `Step ${steps[at].step.toLocaleString("en")}`,
-    el("input", {
-      type: "range",
-      min: 0,
-      max: steps.length - 1,
-      value: at,
-      "aria-label": "Checkpoint",
-      "aria-valuetext": `step ${steps[at].step}`,
-      onchange: ({ target }) => go({ model: steps[target.value].id }),
-    }),
   );
 }
 
@@ -277,13 +248,14 @@ function welcome(model) {
   );
 }
 
-/** Load the list of models, then draw. */
+/** Load the list of models, and the panel meanwhile, then draw. */
 async function load() {
+  PANELS[read(location.hash).panel][1]().catch(() => {}); // a failure is reported when it is drawn
   try {
     models = (await api.models()).filter(({ family }) => family !== "reward");
   } catch (error) {
     const retry = el("button", { type: "button", class: "button", onclick: load }, "Try again");
-    return show(el("div", { class: "error", role: "alert" }, el("p", {}, sentence(error)), retry));
+    return show(alert(el("p", {}, sentence(error)), retry));
   }
   byId("model").replaceChildren(...models.map(({ id }) => el("option", { value: id }, id)));
   redraw();
