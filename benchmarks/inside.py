@@ -15,6 +15,7 @@ part of it.
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import socket
 import statistics
@@ -231,6 +232,7 @@ def main() -> None:
         line = {
             "benchmark": "inside",
             "machine": machine(),
+            "load": round(os.getloadavg()[0], 1),  # before; other programs make it slower
             "model": options.model or "4 layers × 4 heads",
             "tokens": n_tokens,
             "pass_ms": round(1000 * traced),

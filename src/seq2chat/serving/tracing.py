@@ -16,7 +16,7 @@ from seq2chat.interpret.beams import beams, beams_json
 from seq2chat.interpret.effects import head_sites, site_effects
 from seq2chat.interpret.encoding import encoded
 from seq2chat.interpret.reading import input_ids, window, window_message, with_target
-from seq2chat.interpret.summary import effect_json, numbers, summary
+from seq2chat.interpret.summary import effect_json, numbers
 from seq2chat.interpret.surgery import ABLATED, PATCHED, place, token_id
 from seq2chat.interpret.trace import Trace, trace
 from seq2chat.interpret.views import View, computed, is_computed, part, pooled, view
@@ -72,7 +72,7 @@ class Tracer:
         one = await self._call(lambda: self._state.traces.compute(spec, model))
         reply: dict[str, Any] = {"id": spec.id, "model": model.id}
         reply |= await self._call(
-            lambda: summary(one, model.tokenizer, body.position, target, body.top)
+            lambda: self._state.traces.summary(spec, model, body.position, target, body.top)
         )
         reply["computed"] = [group._asdict() for group in computed(one, body.top)]
         reply["window"] = {"start": read.start, "total": read.total}
