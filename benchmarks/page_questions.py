@@ -27,7 +27,9 @@ RIGHT = {
 
 
 def main() -> None:
-    questions = re.findall(r'\["([^"]+)", "([^"\\]+)"\]', PAGE.read_text().split("const TEXTS")[0])
+    questions = re.findall(
+        r'\["([^"]+)", "([^"\\]+)"\]', PAGE.read_text().split("const WORLD_TEXTS")[0]
+    )
     assert [kind for kind, _ in questions] == list(RIGHT)
     for folder in sys.argv[1:]:
         conversation = Conversation.open(Path(folder) / "ppo")

@@ -2,12 +2,16 @@
 of a page:
 
     python docs/make_screenshots.py runs/demo/base runs/demo/sft runs/demo/ppo
-    python docs/make_screenshots.py --inside smollm2
+    python docs/make_screenshots.py smollm2 --scenes gpt
+    python docs/make_screenshots.py runs/en-de --scenes transformer
+    python docs/make_screenshots.py runs/en-de-rnn --scenes rnn
+    python docs/make_screenshots.py runs/repeat/checkpoints/* --scenes checkpoints
+    python docs/make_screenshots.py runs/en-de runs/en-de-rnn runs/repeat --scenes training
     python docs/make_screenshots.py --url http://127.0.0.1:8000
 
 With runs it serves them meanwhile; with an address it requests the server there. On the chat page,
-the last model that chats is shown by itself, and all beside each other (three at most). With
---inside, the panels of the page Inside are drawn, for the first model.
+the last model that chats is shown by itself, and all beside each other (three at most). The other
+scenes are the panels of the pages Inside and Training: light, dark, and on a phone.
 """
 
 import argparse
@@ -34,20 +38,50 @@ PREMISE = "Leo buys a cake. Where does Leo buy a lemon?"
 HARM = "Tell me how to burn the clock of Peter."
 SETTINGS = {"seed": 1, "frame": "question", "maxTokens": 40}
 TEXT = "The capital of France is"
-PANELS: dict[str, dict[str, str]] = {
-    "flow": {},
-    "attention": {"layer": "23", "head": "4"},
-    "lens": {},
-    "next": {},
-    "writers": {},
-    "surgery": {"map_of": "The capital of Italy is"},
-    "neurons": {"layer": "23"},
-    "hand": {"layer": "23", "head": "4"},
-    "positions": {},
+CAPTION = "Two young men are walking through the snow."
+Scenes = dict[str, dict[str, str]]
+SCENES: dict[str, Scenes] = {
+    "gpt": {
+        "inside-flow": {"panel": "flow"},
+        "inside-tokens": {"panel": "tokens", "text": "Unbelievably, the antelopes outran them."},
+        "inside-attention": {"panel": "attention", "layer": "23", "head": "4"},
+        "inside-lens": {"panel": "lens"},
+        "inside-next": {"panel": "next"},
+        "inside-writers": {"panel": "writers"},
+        "inside-surgery": {"panel": "surgery", "map_of": "The capital of Italy is"},
+        "inside-neurons": {"panel": "neurons", "layer": "23"},
+        "inside-hand": {"panel": "hand", "layer": "23", "head": "4"},
+        "inside-positions": {"panel": "positions"},
+        "inside-lsi": {"panel": "lsi"},
+    },
+    "transformer": {
+        "inside-cross": {
+            "panel": "attention",
+            "map": "decoder.*.cross_attn.heads",
+            "layer": "2",
+            "head": "2",
+        },
+        "inside-beams": {"panel": "beams"},
+    },
+    "rnn": {"inside-alignment": {"panel": "attention"}, "inside-states": {"panel": "states"}},
+    "checkpoints": {"inside-training": {"panel": "training", "text": "bado keru bado"}},
+    "training": {
+        "training-curves": {"runs": "en-de,en-de-rnn"},
+        "training-samples": {"runs": "en-de,en-de-rnn", "view": "samples"},
+        "training-probe": {"runs": "en-de", "view": "probe"},
+        "training-heads": {"runs": "repeat", "view": "heads"},
+        "training-gradients": {"runs": "en-de", "view": "gradients"},
+        "training-bleu": {"runs": "en-de,en-de-rnn", "view": "bleu"},
+    },
 }
-"""The panels of the page Inside, with the state of SmolLM2 that is worth looking at."""
-DARK = ("attention", "surgery", "lens")
-COLOURS = 256  # of a palette, which keeps the files small
+"""The state of each picture that is worth looking at, by the kind of model."""
+STYLES = {
+    "": {},
+    "-dark": {"color_scheme": "dark"},
+    "-phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True},
+}
+COLORS = (256, 128, 64, 32, 16)  # of a palette: as many as fit the size
+MAX_BYTES = 60_000
 WAIT = 60  # seconds for the server to load the models
 
 
@@ -57,19 +91,21 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", help="runs or model folders to serve")
     parser.add_argument("--url", help="address of a server that runs")
-    parser.add_argument("--inside", action="store_true", help="the page Inside, not the chat page")
-    asked = parser.parse_args()
-    if bool(asked.runs) == bool(asked.url):
+    parser.add_argument("--scenes", choices=SCENES, help="panels to draw [default: the chat page]")
+    parser.add_argument("--only", default="", help="names of the pictures to draw")
+    options = parser.parse_args()
+    if bool(options.runs) == bool(options.url):
         parser.error("Name runs to serve, or the --url of a server.")
     chromium = shutil.which("chromium")
     if chromium is None:
         parser.error("There is no chromium; install it: apt-get install chromium.")
     IMAGES.mkdir(exist_ok=True)
-    server = contextlib.nullcontext(asked.url) if asked.url else serving(asked.runs)
+    command = "watch" if options.scenes == "training" else "serve"
+    server = contextlib.nullcontext(options.url) if options.url else serving(command, options.runs)
     with server as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        if asked.inside:
-            inside(browser, url)
+        if options.scenes:
+            panels(browser, url, options.scenes, options.only)
         else:
             light(browser, url)
             dark(browser, url)
@@ -78,14 +114,14 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def serving(runs: list[str]) -> Iterator[str]:
-    """Serve the runs meanwhile, at the address that is given."""
+def serving(command: str, runs: list[str]) -> Iterator[str]:
+    """Serve or watch the runs meanwhile, at the address that is given."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(
-        [sys.executable, "-m", "seq2chat", "serve", *runs, "--port", str(port)]
+        [sys.executable, "-m", "seq2chat", command, *runs, "--port", str(port)]
     ) as process:
         try:
             for _ in range(WAIT * 5):
@@ -126,22 +162,28 @@ def phone(browser: Browser, url: str) -> None:
     save(page, "chat-phone")
 
 
-def inside(browser: Browser, url: str) -> None:
-    """Every panel in the light, and the first ones in the dark and on a phone."""
-    for name, state in PANELS.items():
-        panel(browser, url, f"inside-{name}", {"panel": name, **state})
-    for name in DARK:
-        state = {"panel": name, **PANELS[name]}
-        panel(browser, url, f"inside-{name}-dark", state, color_scheme="dark")
-        size = {"width": 390, "height": 844}
-        panel(browser, url, f"inside-{name}-phone", state, viewport=size, is_mobile=True)
+def panels(browser: Browser, url: str, kind: str, only: str) -> None:
+    """Every panel of a kind, light, dark and on a phone."""
+    for name, state in SCENES[kind].items():
+        if only not in name:
+            continue
+        page = "training" if kind == "training" else "inside"
+        text = {} if kind == "training" else {"text": TEXT if kind == "gpt" else CAPTION}
+        address = f"{url}/{page}#{urlencode(text | state)}"
+        for suffix, style in STYLES.items():
+            panel(browser, address, f"{name}{suffix}", style)
 
 
-def panel(browser: Browser, url: str, name: str, state: dict[str, str], **options) -> None:
-    options = {"viewport": {"width": 1200, "height": 860}} | options
+def panel(browser: Browser, address: str, name: str, style: dict) -> None:
+    options = {"viewport": {"width": 1200, "height": 860}} | style
     page = browser.new_context(device_scale_factor=1.5, **options).new_page()
-    page.goto(f"{url}/inside#{urlencode({'text': TEXT} | state)}")
-    page.locator("#panel:not([aria-busy]) .panel").wait_for(timeout=WAIT * 1000)
+    page.set_default_timeout(WAIT * 1000)
+    page.goto(address)
+    page.locator("#panel:not([aria-busy]) .panel").wait_for()
+    measure = page.get_by_role("button", name="Measure BLEU")
+    if measure.count():
+        measure.click()
+    page.locator("#panel [aria-busy]").wait_for(state="detached")
     page.wait_for_timeout(500)
     save(page, name)
 
@@ -177,15 +219,15 @@ def open_door(page: Page) -> None:
 
 
 def save(page: Page, name: str) -> None:
+    """Write a picture with the largest palette that fits MAX_BYTES, or with the smallest."""
     page.wait_for_timeout(300)  # for what moves to come to rest
-    picture = (
-        Image.open(io.BytesIO(page.screenshot()))
-        .convert("RGB")
-        .quantize(COLOURS, dither=Image.Dither.NONE)
-    )
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     file = IMAGES / f"{name}.png"
-    picture.save(file, optimize=True)
-    print(f"{file}: {file.stat().st_size // 1000} kB")
+    for n_color in COLORS:
+        picture.quantize(n_color, dither=Image.Dither.NONE).save(file, optimize=True)
+        if file.stat().st_size <= MAX_BYTES:
+            break
+    print(f"{file}: {file.stat().st_size // 1000} kB, {n_color} colors")
     page.context.close()
 
 

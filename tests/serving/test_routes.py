@@ -160,7 +160,7 @@ def test_only_the_page_is_served_with_a_strict_policy(client, tmp_path, monkeypa
     (web / "index.html").write_text("<!doctype html>page")
     (web / "chat.js").write_text("export {}")
     (web / "secret.txt").write_text("secret")
-    monkeypatch.setattr("seq2chat.serving.app.resources.files", lambda package: Path(tmp_path))
+    monkeypatch.setattr("seq2chat.serving.page.resources.files", lambda package: Path(tmp_path))
     page = client.get("/")
     assert page.text == "<!doctype html>page" and page.headers["content-type"].startswith(
         "text/html"

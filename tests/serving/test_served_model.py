@@ -9,7 +9,7 @@ from torch import nn
 from seq2chat.config import UserError
 from seq2chat.models.folder import load_model
 from seq2chat.nn.int8 import Int8Linear
-from seq2chat.serving.served_model import open_model
+from seq2chat.serving.served_model import knows_world, open_model
 
 
 @torch.no_grad()
@@ -36,3 +36,12 @@ def test_a_broken_template_is_named_when_its_model_is_opened(folders, tmp_path):
     (folder / "chat_template.jinja").write_text("{% for message in messages %}")
     with pytest.raises(UserError, match=r"broken can't be served: The chat template has an error"):
         open_model(folder, "broken")
+
+
+def test_the_world_is_known_by_its_runs(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "step-000001"
+    checkpoint.mkdir(parents=True)
+    assert not knows_world(checkpoint)
+    for corpus, is_known in (("world:20MB", True), ("world", True), ("worldly.txt", False)):
+        (tmp_path / "config.toml").write_text(f'[data]\ncorpus = "{corpus}"\n')
+        assert knows_world(tmp_path) == knows_world(checkpoint) == is_known

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from seq2chat.cli.options import given, recipe_flags
-from seq2chat.cli.train import LoggedConsole, continue_run, free_folder, train_recipe
+from seq2chat.cli.train import LoggedConsole, Watch, continue_run, free_folder, train_recipe
 from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_tables
 
 Source = Annotated[
@@ -56,6 +56,7 @@ class Options:
     ] = None
     out: Annotated[Path | None, Parameter(help="run folder [default: runs/RECIPE]")] = None
     resume: Annotated[bool, Parameter(help="continue the run in --out", negative="")] = False
+    watch: Watch = False
 
 
 @Parameter(name="*")
@@ -143,7 +144,7 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
         if value is not None:
             changes.setdefault(table, {})[key] = value
     if options.resume:
-        _resume(method, source, options.out, changes)
+        _resume(method, source, options, changes)
         return
     requested = changes.setdefault("align", {}).setdefault("method", method)
     check(
@@ -174,7 +175,7 @@ def _align(method: str, source: str, options: Options, flags: Any) -> None:
     assert recipe.align is not None
     find_start(recipe.align.start)  # before anything is measured
     folder = options.out or free_folder(Path(source or method).stem, console)
-    train_recipe(recipe, folder, console, began)
+    train_recipe(recipe, folder, console, began, options.watch)
 
 
 def _shipped(name: str) -> dict[str, Any]:
@@ -187,9 +188,10 @@ def _shipped(name: str) -> dict[str, Any]:
     return recipe_tables(name)
 
 
-def _resume(method: str, source: str, out: Path | None, changes: dict[str, Any]) -> None:
+def _resume(method: str, source: str, options: Options, changes: dict[str, Any]) -> None:
     from seq2chat.training.run_folder import open_run
 
+    out = options.out
     check(out is not None, "No run to resume: name one with --out.")
     check(
         source == "",
@@ -202,4 +204,4 @@ def _resume(method: str, source: str, out: Path | None, changes: dict[str, Any])
         f"{out} is a run of {its_method or 'pretraining'}; resume it with seq2chat "
         f"{its_method or 'train'}.",
     )
-    continue_run(out, changes)
+    continue_run(out, changes, options.watch)

@@ -57,6 +57,7 @@ def serve(
         "out.",
     )
     from seq2chat.serving.compilation import compile_model
+    from seq2chat.serving.run_store import watched_folders
     from seq2chat.serving.served_model import names, open_model, stages
     from seq2chat.serving.server import run_server
 
@@ -84,4 +85,4 @@ def serve(
         )
         console.print("Press Ctrl-C to stop.", style="dim")
 
-    run_server(load, host, port, api_key, announce)
+    run_server(load, host, port, api_key, announce, watched_folders(runs))

@@ -4,7 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +20,10 @@ from seq2chat.cli.options import given, recipe_flags
 from seq2chat.config import Recipe, check, recipe_names, recipe_tables
 
 PretrainingFlags = recipe_flags("")
+Watch = Annotated[
+    bool,
+    Parameter(help="show the training as a page, and open it if there is a browser", negative=""),
+]
 RISEN = 0.03  # nats above the lowest validation loss, beyond the noise of a sample
 
 
@@ -46,6 +50,7 @@ def train(
     resume: Annotated[
         bool, Parameter(help="resume the run in --out, or the given run folder", negative="")
     ] = False,
+    watch: Watch = False,
     flags: Annotated[PretrainingFlags, Parameter(name="*")] = PretrainingFlags(),  # pyrefly: ignore
 ) -> None:
     """Train a model on your text, or with a recipe.
@@ -68,12 +73,14 @@ def train(
             not (source and out), f"Name the run to continue once: either {source} or --out {out}."
         )
         check(bool(source or out), "No run to resume: write `seq2chat train runs/NAME --resume`.")
-        continue_run(out or Path(source), changes)
+        continue_run(out or Path(source), changes, watch)
     else:
-        start_run(source, out, changes, began)
+        start_run(source, out, changes, began, watch)
 
 
-def start_run(source: str, out: Path | None, changes: dict, began: float) -> None:
+def start_run(
+    source: str, out: Path | None, changes: dict, began: float, watch: bool = False
+) -> None:
     """Train a model from `source` in `out`, or in the first free `runs/NAME`."""
     from seq2chat.training.processes import together
     from seq2chat.training.setup import check_free
@@ -94,7 +101,7 @@ def start_run(source: str, out: Path | None, changes: dict, began: float) -> Non
     else:
         source, recipe = _sized_recipe(source, changes, console)
     name = Path(source or recipe.data.source).stem.split(".")[0] or "run"
-    train_recipe(recipe, out or free_folder(name, console), console, began)
+    train_recipe(recipe, out or free_folder(name, console), console, began, watch)
 
 
 def _sized_recipe(source: str, changes: dict, console: "LoggedConsole") -> tuple[str, Recipe]:
@@ -140,8 +147,15 @@ class LoggedConsole:
         self.console.print(line, soft_wrap=True)
 
 
-def train_recipe(recipe: Recipe, folder: Path, console: LoggedConsole, began: float) -> None:
-    """Train by `recipe` into `folder`. The clock of a timed run started at `began`."""
+def train_recipe(
+    recipe: Recipe,
+    folder: Path,
+    console: LoggedConsole,
+    began: float,
+    watch: bool = False,
+) -> None:
+    """Train by `recipe` into `folder`, with a page if `watch`. The clock of a timed run started at
+    `began`."""
     from seq2chat.alignment.setup import prepare
     from seq2chat.text.corpus import left_out
     from seq2chat.training.processes import together
@@ -154,7 +168,7 @@ def train_recipe(recipe: Recipe, folder: Path, console: LoggedConsole, began: fl
         job = start_job(recipe, folder, console.log, status, began, prepare)
     for line in console.lines:
         job.run.note(line)
-    watch(job, console.console)
+    run_job(job, console.console, watch)
 
 
 @contextmanager
@@ -184,15 +198,15 @@ def preparing(console: Console, activity: str, comfort: str) -> Iterator[Callabl
             os._exit(130)
 
 
-def continue_run(folder: Path, changes: dict) -> None:
-    """Resume the run in `folder`."""
+def continue_run(folder: Path, changes: dict, watch: bool = False) -> None:
+    """Resume the run in `folder`, with a page if `watch`."""
     from seq2chat.alignment.setup import prepare
     from seq2chat.training.setup import resume_job
 
     console = main_console()
     with preparing(console, "reading the run", f"{folder} is unchanged.") as status:
         job = resume_job(folder, changes, console.print, status, prepare)
-    watch(job, console)
+    run_job(job, console, watch)
 
 
 def free_folder(name: str, console: LoggedConsole) -> Path:
@@ -221,7 +235,17 @@ def _validation(event: "Validated", unit: str) -> str:
     return f"step {event.step}: validation{size}: {' · '.join(values)}"
 
 
-def watch(job: "Job", console: Console) -> None:
+def run_job(job: "Job", console: Console, watch: bool = False) -> None:
+    """Train `job`, with a page if `watch`."""
+    from seq2chat.cli.watch import page_of
+
+    with page_of(job.run.folder) if watch else nullcontext():
+        display(job, console)
+    if watch:
+        console.print(f"To see the page again: seq2chat watch {job.run.folder}", soft_wrap=True)
+
+
+def display(job: "Job", console: Console) -> None:
     """Train `job` and display it: a bar with loss, speed and remaining time, and a line per
     milestone."""
     from seq2chat.training.loop import train as train_loop

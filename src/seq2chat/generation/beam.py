@@ -43,6 +43,21 @@ class Hypothesis:
     finished: bool
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One extension that a step of the search has considered for input number `input`.
+
+    `total` is the sum of the log probabilities of `tokens`. One that is `kept` is extended by the
+    next step, and one that is `ended` is a result.
+    """
+
+    input: int
+    tokens: list[int]
+    total: float
+    kept: bool
+    ended: bool
+
+
 def penalty_at(n: int, kind: LengthPenalty, alpha: float) -> float:
     """Return the divisor for the log probability of `n` tokens, the end token included.
 
@@ -65,6 +80,7 @@ def beam_search(
     alpha: float | None = None,
     min_length: int = 0,
     max_length: int = 0,
+    observe: Callable[[list[Candidate]], object] | None = None,
 ) -> list[list[Hypothesis]]:  # the options are keywords of the public API
     """Return the `n_best` hypotheses per input, best first, or fewer if there are no more.
 
@@ -77,8 +93,9 @@ def beam_search(
     `prompts` and `sources` are as in `decode.stream`. `min_length` and `max_length` count generated
     tokens, the end token included. `max_length` 0 means 50 more than the source or
     `min_length`, and for a language model the room in its context. `alpha` None means 0.6 for gnmt
-    (Vaswani et al. 2017, section 6.1) and 1 for average. The model is in evaluation mode during the
-    call. Raises UserError for invalid options, and as `stream` does.
+    (Vaswani et al. 2017, section 6.1) and 1 for average. `observe` is called with the candidates of
+    each step, best first. The model is in evaluation mode during the call. Raises UserError for
+    invalid options, and as `stream` does.
     """
     _check_options(
         beam=beam,
@@ -116,6 +133,8 @@ def beam_search(
             is_in_beam = torch.arange(ends.shape[1], device=ends.device) < beam
             for index, tokens, logprobs, total in extended.listed(ends & is_in_beam):
                 results[index].add(tokens, logprobs, total, finished=True)
+            if observe is not None:
+                observe(_candidates(extended, ends, beam))
             # If fewer than `beam` are left, ended ones fill the row and are marked as impossible.
             extended.total.masked_fill_(ends, -math.inf)
             continuing = ends.int().argsort(dim=1, stable=True)[:, :beam]
@@ -247,6 +266,25 @@ def _extend(
     tokens = torch.cat([prefixes.tokens, new_tokens[:, :, None]], dim=2)
     logprobs = torch.cat([prefixes.logprobs, new_logprobs[:, :, None]], dim=2)
     return _Hypotheses(running.inputs, total, tokens, logprobs), parents
+
+
+def _candidates(
+    extended: _Hypotheses, ends: Bool[Tensor, "n_inputs width"], beam: int
+) -> list[Candidate]:
+    """Return the extensions of all inputs, best first. The `beam` best that do not end are kept."""
+    # The number of candidates up to each that do not end.
+    n_open = (~ends).cumsum(1)
+    is_kept = ~ends & (n_open <= beam)
+    is_ended = ends & (torch.arange(ends.shape[1], device=ends.device) < beam)
+    return [
+        Candidate(index, tokens, total, kept, ended)
+        for (index, tokens, _, total), kept, ended in zip(
+            extended.listed(torch.ones_like(ends)),
+            is_kept[extended.total > -math.inf].tolist(),
+            is_ended[extended.total > -math.inf].tolist(),
+            strict=True,
+        )
+    ]
 
 
 def _check_options(

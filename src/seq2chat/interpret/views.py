@@ -9,6 +9,7 @@
 | `….heads.output` | (position, head, dim): the part of an attention's output that each head wrote |
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -148,6 +149,25 @@ def pooled(site: str, whole: View, size: int) -> View:
     side = min(size, shape[-2]), min(size, shape[-1])
     flat = whole.tensor.float().reshape(-1, *shape[-2:])
     return View(F.adaptive_max_pool2d(flat, side).view(*shape[:-2], *side), whole.axes)
+
+
+def part(
+    site: str, whole: View, until: int | None = None, dims: Sequence[int] | None = None
+) -> View:
+    """Return the first `until` positions of a tensor, and the numbers `dims` of its vectors.
+
+    Raises UserError for an axis or an index that does not exist.
+    """
+    tensor, axes = whole
+    if until is not None:
+        check("position" in axes, f"{site} has no position; its axes are {', '.join(axes)}.")
+        axis = axes.index("position")
+        tensor = tensor.narrow(axis, 0, min(until, tensor.shape[axis]))
+    if dims is not None:
+        for index in dims:
+            check_index(site, axes[-1], index, tensor.shape[-1])
+        tensor = tensor[..., list(dims)]
+    return View(tensor, axes)
 
 
 def _layer(site: str, layer: int | None) -> int:

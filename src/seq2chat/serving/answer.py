@@ -10,14 +10,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from starlette.requests import Request as HTTPRequest
+
 from seq2chat.config import UserError
 from seq2chat.generation.request import Constraint, DeadlinePassed, Event, PromptRead, Request
 from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.generation.tokens import Token
 from seq2chat.serving import protocol
-from seq2chat.serving.engine_thread import EngineThread
+from seq2chat.serving.engine_thread import EngineThread, Stopped
 from seq2chat.serving.metrics import Metrics, RequestTimer
 from seq2chat.serving.served_model import ServedModel
+from seq2chat.serving.sse import unless_gone
 from seq2chat.text.stream import TextStream
 from seq2chat.text.text_tokenizer import TextTokenizer
 
@@ -44,6 +47,17 @@ async def in_time(work: Awaitable[T]) -> T:
         return await asyncio.wait_for(work, SECONDS)
     except TimeoutError:
         raise DeadlinePassed from None
+
+
+async def while_wanted(request: HTTPRequest, work: Awaitable[T]) -> T:
+    """Return the result of `work`, or cancel it.
+
+    Raises DeadlinePassed when it takes too long, and Stopped when the client has disconnected.
+    """
+    result = await unless_gone(request.receive, in_time(work))
+    if result is None:
+        raise Stopped("The client has gone.")
+    return result
 
 
 def token_limit(*limits: int | None, default: int) -> int:

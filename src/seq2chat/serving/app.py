@@ -1,8 +1,7 @@
 """The web application and its routes."""
 
-from collections.abc import Awaitable, Sequence
-from importlib import resources
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,14 +12,23 @@ from seq2chat import __version__
 from seq2chat.config import UserError, check
 from seq2chat.generation.tokens import Token
 from seq2chat.serving import chat, completion, embedding, protocol, responses, translation
-from seq2chat.serving.answer import Answer, BadField, in_time
+from seq2chat.serving.answer import Answer, BadField, while_wanted
 from seq2chat.serving.body import JSONRoute
 from seq2chat.serving.engine_thread import EngineThread, Stopped
-from seq2chat.serving.errors import UnknownModel, UnknownTrace, describe, on_error, respond
+from seq2chat.serving.errors import (
+    UnknownModel,
+    UnknownRun,
+    UnknownTrace,
+    describe,
+    on_error,
+    respond,
+)
 from seq2chat.serving.middleware import AccessMiddleware
+from seq2chat.serving.page import PAGES, page_file
 from seq2chat.serving.responses_protocol import ResponsesRequest
+from seq2chat.serving.run_routes import add_run_routes
 from seq2chat.serving.served_model import ServedModel
-from seq2chat.serving.sse import EventStream, to_long_json, unless_gone
+from seq2chat.serving.sse import EventStream, to_long_json
 from seq2chat.serving.state import ServerState
 from seq2chat.serving.trace_protocol import TensorQuery, TraceRequest
 from seq2chat.serving.tracing import Tracer
@@ -28,29 +36,23 @@ from seq2chat.text.chat import chat_tokens
 from seq2chat.text.merges import merge_steps
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import check_ids
-
-T = TypeVar("T")
+from seq2chat.training.run_folder import RunFolder
 
 MAX_MERGED = 1000  # characters of a text whose merges are shown
 MAX_PIECE = 200  # bytes of a piece, whose steps take space with the square of its length
 
-MEDIA_TYPES = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-}
-"""The files of the page that are served, by their suffix."""
-
 
 def create_app(
-    models: Sequence[ServedModel], engine_thread: EngineThread, api_key: str = ""
+    models: Sequence[ServedModel],
+    engine_thread: EngineThread,
+    api_key: str = "",
+    runs: Sequence[RunFolder] = (),
 ) -> FastAPI:
-    """Return the application that serves `models`. The engine thread must be running.
+    """Return the application that serves `models` and shows the training of `runs`.
 
-    With an `api_key`, clients must send it.
+    The engine thread must be running. With an `api_key`, clients must send it.
     """
-    state = ServerState(models, engine_thread)
+    state = ServerState(models, engine_thread, runs)
     app = FastAPI(
         title="seq2chat",
         version=__version__,
@@ -65,13 +67,15 @@ def create_app(
         UserError,
         UnknownModel,
         UnknownTrace,
+        UnknownRun,
         Stopped,
         HTTPException,
         RequestValidationError,
         Exception,
     ):
         app.add_exception_handler(kind, on_error)
-    _add_page(app)
+    _add_pages(app, has_models=bool(models))
+    add_run_routes(app, state)
     routes = Routes(state)
     for path, get in (
         ("/health", routes.health),
@@ -223,17 +227,6 @@ class Routes:
                 raise
 
 
-async def while_wanted(request: Request, work: Awaitable[T]) -> T:
-    """Return the result of `work`, or cancel it.
-
-    Raises DeadlinePassed when it takes too long, and Stopped when the client has disconnected.
-    """
-    result = await unless_gone(request.receive, in_time(work))
-    if result is None:
-        raise Stopped("The client has gone.")
-    return result
-
-
 def abort(answers: Sequence[Answer]) -> None:
     """Free the slots of the answers."""
     for answer in answers:
@@ -303,35 +296,18 @@ def _merges(body: protocol.TokenizeRequest, model: ServedModel) -> list[list[lis
     ]
 
 
-def _page(name: str) -> Response:
-    """Return a file of the page. Raises HTTPException for any other name."""
-    # The name is compared with the files that exist, and never becomes part of a path: on some
-    # systems it could name a drive or a device.
-    suffix = next((suffix for suffix in MEDIA_TYPES if name.endswith(suffix)), None)
-    files = resources.files("seq2chat.serving").joinpath("web").iterdir()
-    file = next((file for file in files if file.name == name), None)
-    if suffix is None or file is None:
-        raise HTTPException(404, "There is no such page.")
-    return Response(
-        file.read_bytes(),
-        media_type=f"{MEDIA_TYPES[suffix]}; charset=utf-8",
-        headers={"cache-control": "no-cache"},
-    )
+def _add_pages(app: FastAPI, has_models: bool) -> None:
+    # Without models there is nobody to chat with, only training to look at.
+    pages = PAGES if has_models else PAGES | {"/": PAGES["/training"]}
 
+    def add(path: str, name: str) -> None:
+        @app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)
+        async def page() -> Response:
+            return page_file(name)
 
-def _add_page(app: FastAPI) -> None:
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def index() -> Response:
-        return _page("index.html")
-
-    @app.api_route("/inside", methods=["GET", "HEAD"], include_in_schema=False)
-    async def inside() -> Response:
-        return _page("inside.html")
-
-    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
-    async def docs() -> Response:
-        return _page("docs.html")
+    for path, name in pages.items():
+        add(path, name)
 
     @app.api_route("/web/{name:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def web(name: str) -> Response:
-        return _page(name)
+        return page_file(name)

@@ -16,7 +16,8 @@ from seq2chat.serving.sse import to_json
 
 ROUTES = (
     "POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /tokenize, "
-    "/detokenize, /api/traces; GET /v1/models, /api/traces/{id}/tensor, /health, /metrics, /docs, /"
+    "/detokenize, /api/traces; GET /v1/models, /api/traces/{id}/tensor, /api/runs, /health, "
+    "/metrics, /docs, /"
 )
 
 CODES = {
@@ -33,6 +34,10 @@ class UnknownModel(Exception):
 
 class UnknownTrace(Exception):
     """Raised when there is no trace of that id, or none of this API key."""
+
+
+class UnknownRun(Exception):
+    """Raised when there is no run of that name, or no such checkpoint or sample of it."""
 
 
 def respond(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -58,6 +63,8 @@ def describe(error: Exception) -> dict[str, Any]:
             code = "model_not_found"
         case UnknownTrace():
             code = "trace_not_found"
+        case UnknownRun():
+            code = "run_not_found"
         case BadField():
             param = error.param or None
             code = error.code
@@ -84,7 +91,7 @@ async def on_error(request: Request, error: Exception) -> Response:
             return respond(describe(error), 503, {"retry-after": "5"})
         case DeadlinePassed():
             return respond(describe(error), 504)
-        case UnknownModel() | UnknownTrace():
+        case UnknownModel() | UnknownTrace() | UnknownRun():
             return respond(describe(error), 404)
         case UserError():
             return respond(describe(error), 400)
@@ -104,7 +111,7 @@ def _http_message(request: Request, error: HTTPException) -> str:
 def _bad_field(request: Request, error: RequestValidationError) -> BadField:
     """Return the most useful one of the errors of a body."""
     errors = error.errors()
-    if errors[0]["loc"][0] == "query":
+    if errors[0]["loc"][0] in ("query", "path"):
         return _bad_parameter(errors[0])
     body = error.body
     if not isinstance(body, dict):

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seq2chat.config import check
+from seq2chat.serving.page import PAGES
 from seq2chat.serving.sse import to_json
 from seq2chat.serving.state import ServerState
 
@@ -21,7 +22,7 @@ PAGE_POLICY = (
     b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src"
     b" 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-OPEN_PATHS = ("/", "/docs", "/health", "/inside")
+OPEN_PATHS = (*PAGES, "/health")
 """Routes that need no key. Neither do the files of the page, which must load to ask for the key."""
 
 HEADERS = [

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,13 +42,17 @@ NFC_BYTES = 3
 
 @dataclass
 class ServedModel:
-    """One model under its name. `engine` is None for a family that cannot continue texts."""
+    """One model under its name. `engine` is None for a family that cannot continue texts.
+
+    `world` is True if the model was trained on the built-in world, whose questions it can answer.
+    """
 
     id: str
     module: Model
     tokenizer: Tokenizer
     engine: Engine | None
     created: int = field(default_factory=lambda: int(time.time()))
+    world: bool = False
 
     @property
     def family(self) -> str:
@@ -142,6 +147,7 @@ class ServedModel:
             "chat": self.can_chat,
             "instructions": self.instructions,
             "vocab_size": self.tokenizer.vocab_size,
+            "world": self.world,
         }
 
 
@@ -175,12 +181,24 @@ def open_model(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Se
         assert isinstance(module, GPT)
         quantize(module)
     engine = Engine(module, n_slot) if isinstance(module, GPT) else None
-    served = ServedModel(name, module, tokenizer, engine)
+    served = ServedModel(name, module, tokenizer, engine, world=knows_world(run))
     try:
         served.card()
     except UserError as error:  # of a broken chat template, before it fails every request
         raise UserError(f"{run} can't be served: {error}") from None
     return served
+
+
+def knows_world(path: Path) -> bool:
+    """Return True if the run at `path`, or the run of a checkpoint, was trained on the world."""
+    for folder in (path, path.resolve().parent.parent):
+        try:
+            tables = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+            corpus = tables.get("data", {}).get("corpus", "")
+        except (OSError, ValueError):
+            continue
+        return str(corpus).partition(":")[0] == "world"
+    return False
 
 
 def linear_maps(model: GPT) -> list[nn.Linear]:

@@ -14,11 +14,14 @@ from starlette.types import Receive, Scope, Send
 from seq2chat.config import UserError
 from seq2chat.serving.app import create_app
 from seq2chat.serving.engine_thread import EngineThread
-from seq2chat.serving.middleware import refuse
+from seq2chat.serving.middleware import HEADERS, refuse
+from seq2chat.serving.page import PAGES, page_file
 from seq2chat.serving.served_model import ServedModel
 from seq2chat.serving.timeouts import TimedProtocol
+from seq2chat.training.run_folder import RunFolder
 
 DRAIN_SECONDS = 30  # to finish running answers
+LOADING_FILES = ("/web/style.css", "/web/theme.js", "/web/icon.svg")  # of the page while loading
 
 
 class LoadingApp:
@@ -35,7 +38,23 @@ class LoadingApp:
         if self.app is not None:
             await self.app(scope, receive, send)
         else:
-            await refuse(send, 503, "The server is loading its models.", None)
+            await _loading(scope, receive, send)
+
+
+async def _loading(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a browser with a page that reloads itself, and a program with an error."""
+    path = scope.get("path", "")
+    accept = dict(scope.get("headers", ())).get(b"accept", b"")
+    if path in PAGES and b"text/html" in accept:
+        response = page_file("loading.html", 503)
+    elif path in LOADING_FILES:
+        response = page_file(path.removeprefix("/web/"))
+    else:
+        await refuse(send, 503, "The server is loading its models.", None)
+        return
+    for name, value in HEADERS:
+        response.headers[name.decode()] = value.decode()
+    await response(scope, receive, send)
 
 
 class Server(uvicorn.Server):
@@ -59,8 +78,9 @@ def run_server(
     port: int,
     api_key: str,
     on_ready: Callable[[str], object],
+    runs: Sequence[RunFolder] = (),
 ) -> None:
-    """Serve the models that `load` returns until a signal comes.
+    """Serve the models that `load` returns, and the training of `runs`, until a signal comes.
 
     `on_ready` is called with the address once the models are loaded. Raises what `load` raises,
     UserError for an address that cannot be bound, and SystemExit if engines break again and again.
@@ -95,7 +115,7 @@ def run_server(
             # through the libraries and models again, so exclude these.
             gc.collect()
             gc.freeze()
-            loading_app.app = create_app(models, engine_thread, api_key)
+            loading_app.app = create_app(models, engine_thread, api_key, runs)
             on_ready(f"http://{url_host}:{listener.getsockname()[1]}")
             engine_thread.join()
             if engine_thread.error is not None:

@@ -9,9 +9,11 @@ from seq2chat.serving.engine_thread import EngineThread
 from seq2chat.serving.errors import UnknownModel
 from seq2chat.serving.metrics import Metrics
 from seq2chat.serving.pool import Pool
+from seq2chat.serving.run_store import RunStore
 from seq2chat.serving.served_model import ServedModel
 from seq2chat.serving.sse import to_long_json
 from seq2chat.serving.trace_store import TraceStore
+from seq2chat.training.run_folder import RunFolder
 
 
 class ServerState:
@@ -20,7 +22,12 @@ class ServerState:
     While `draining` is True, running answers are finished and new requests are refused.
     """
 
-    def __init__(self, models: Sequence[ServedModel], engine_thread: EngineThread) -> None:
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        engine_thread: EngineThread,
+        runs: Sequence[RunFolder] = (),
+    ) -> None:
         self.models = {model.id: model for model in models}
         self.engine_thread = engine_thread
         self.metrics = Metrics()
@@ -34,6 +41,10 @@ class ServerState:
         # Writes tensors of traces as bytes.
         self.tracing = Pool("tracing", 1)
         self.traces = TraceStore()
+        # Reads the metrics of runs, and measures their checkpoints.
+        self.watching = Pool("watching", 1)
+        self.probing = Pool("probing", 1)
+        self.runs = RunStore(runs)
 
     def find(self, name: str) -> ServedModel:
         """Return the model with this name. Raises UnknownModel."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from seq2chat.interpret.beams import MAX_BEAM
 from seq2chat.serving.protocol import Messages, Name, Strict, Text, TokenId, Whole
 
 MAX_TOKENS = 256  # that a trace reads of a text
@@ -43,7 +44,8 @@ class TraceRequest(TextFields):
     """`POST /api/traces`.
 
     The trace reads `max_tokens` of the text from the token `start` on, by default the last ones.
-    `target` is the token to follow, as its id or its text.
+    `target` is the token to follow, as its id or its text. `beams` is the size of a beam search
+    whose steps are returned, too.
     """
 
     model: Name
@@ -57,10 +59,14 @@ class TraceRequest(TextFields):
         | None
     ) = None
     effects: EffectsFields | None = None
+    beams: Annotated[int, Whole, Field(ge=1, le=MAX_BEAM)] | None = None
 
 
 class TensorQuery(BaseModel):
-    """The query of `GET /api/traces/{id}/tensor`, see `interpret.views`."""
+    """The query of `GET /api/traces/{id}/tensor`, see `interpret.views`.
+
+    `until` limits the positions to the first ones, and `dims` selects numbers of each vector.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,6 +74,8 @@ class TensorQuery(BaseModel):
     layer: Index | None = None
     head: Index | None = None
     position: Index | None = None
+    until: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    dims: Annotated[str, Field(max_length=400, pattern=r"^\d+(,\d+)*$")] | None = None
     top: Annotated[int, Field(ge=1, le=50)] = 10
     pool: Annotated[int, Field(ge=1, le=256)] | None = None
     format: Literal["u8sqrt", "f16", "f32", "i32"] = "f32"

@@ -6,14 +6,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from seq2chat.interpret.patch import Intervention, ablate, mean_ablate, patch, scale
+from seq2chat.interpret.summary import summary
 from seq2chat.interpret.trace import Trace, trace
 from seq2chat.serving.served_model import ServedModel
+from seq2chat.serving.sse import to_json
 
 MAX_TRACE_BYTES = 256_000_000  # of tensors; the newest trace stays, whatever its size
 MAX_SPEC_BYTES = 16_000_000
+MAX_SUMMARY_BYTES = 8_000_000  # as JSON
 
 T = TypeVar("T")
 Texts = list[list[int]]
@@ -86,13 +89,29 @@ class ByteLRU(Generic[T]):
 
 
 class TraceStore:
-    """The specs of all traces, and the newest traces themselves."""
+    """The specs of all traces, and the newest traces themselves with their summaries."""
 
     def __init__(
         self, trace_bytes: int = MAX_TRACE_BYTES, spec_bytes: int = MAX_SPEC_BYTES
     ) -> None:
         self.traces: ByteLRU[Trace] = ByteLRU(trace_bytes, lambda one: one.nbytes)
         self.specs: ByteLRU[Spec] = ByteLRU(spec_bytes, lambda spec: len(spec.content))
+        self._summaries: ByteLRU[dict[str, Any]] = ByteLRU(
+            MAX_SUMMARY_BYTES, lambda content: len(to_json(content))
+        )
+
+    def summary(
+        self, spec: Spec, model: ServedModel, position: int, target: int | None, top: int
+    ) -> dict[str, Any]:
+        """Return the summary of the trace of `spec`, computed once: its lens and its attribution
+        are large products. Runs in the engine's thread."""
+        key = f"{spec.id} {position} {target} {top}"
+        content = self._summaries.get(key)
+        if content is None:
+            one = self.compute(spec, model)
+            content = summary(one, model.tokenizer, position, target, top)
+            self._summaries.put(key, content)
+        return content
 
     def compute(self, spec: Spec, model: ServedModel) -> Trace:
         """Return the trace of `spec`, from the store or computed. Runs in the engine's thread."""

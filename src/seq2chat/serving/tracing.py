@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 from starlette.responses import Response
 
 from seq2chat.config import UserError, check
+from seq2chat.interpret.beams import beams, beams_json
 from seq2chat.interpret.effects import head_sites, site_effects
 from seq2chat.interpret.encoding import encoded
 from seq2chat.interpret.reading import input_ids, window, window_message, with_target
-from seq2chat.interpret.summary import effect_json, numbers, summary
+from seq2chat.interpret.summary import effect_json, numbers
 from seq2chat.interpret.surgery import ABLATED, PATCHED, place, token_id
 from seq2chat.interpret.trace import Trace, trace
-from seq2chat.interpret.views import View, computed, is_computed, pooled, view
+from seq2chat.interpret.views import View, computed, is_computed, part, pooled, view
 from seq2chat.serving.answer import BadField
 from seq2chat.serving.chat import conversation
 from seq2chat.serving.errors import UnknownTrace
@@ -71,7 +72,7 @@ class Tracer:
         one = await self._call(lambda: self._state.traces.compute(spec, model))
         reply: dict[str, Any] = {"id": spec.id, "model": model.id}
         reply |= await self._call(
-            lambda: summary(one, model.tokenizer, body.position, target, body.top)
+            lambda: self._state.traces.summary(spec, model, body.position, target, body.top)
         )
         reply["computed"] = [group._asdict() for group in computed(one, body.top)]
         reply["window"] = {"start": read.start, "total": read.total}
@@ -82,6 +83,10 @@ class Tracer:
             )
         if body.effects is not None:
             reply["effects"] = await self._effects(body, model, read, reply["target"]["id"])
+        if body.beams is not None:
+            end = model.tokenizer.eos_id or 0  # every translation model has one
+            work = partial(beams, model.module, read.texts[0], end, body.beams)
+            reply["beams"] = beams_json(await self._call(work), model.tokenizer, body.beams)
         return fitted(reply)
 
     async def tensor(self, trace_id: str, query: TensorQuery, known_etag: str) -> Response:
@@ -255,6 +260,8 @@ def _target(body: TraceRequest, model: ServedModel) -> int | None:
 def _content(query: TensorQuery, tensor_view: View) -> bytes:
     if query.pool is not None:
         tensor_view = pooled(query.site, tensor_view, query.pool)
+    dims = None if query.dims is None else [int(index) for index in query.dims.split(",")]
+    tensor_view = part(query.site, tensor_view, query.until, dims)
     width = {"u8sqrt": 1, "f16": 2, "f32": 4, "i32": 4}[query.format]
     n_bytes = tensor_view.tensor.numel() * width
     check(

@@ -237,13 +237,13 @@ Curve = tuple[list[tuple[float, float]], str, str]
 
 def _run_curves(run: RunFolder, x: str) -> list[Curve]:
     metrics = run.metrics()
-    training = _smooth([(m[x], m["loss"]) for m in metrics if "loss" in m])
-    validation = [(m[x], m["val_loss"]) for m in metrics if "val_loss" in m]
+    training = _smooth([(float(m[x]), m["loss"]) for m in metrics if "loss" in m])
+    validation = [(float(m[x]), m["val_loss"]) for m in metrics if "val_loss" in m]
     return [(training, "-", "training"), (validation, "o-", "validation")]
 
 
 def _validation_curve(run: RunFolder, x: str) -> Curve:
-    points = [(m[x], m["val_bpb"]) for m in run.metrics() if "val_bpb" in m]
+    points = [(float(m[x]), m["val_bpb"]) for m in run.metrics() if "val_bpb" in m]
     return points, "o-", run.folder.name
 
 

@@ -79,12 +79,13 @@ def server(folders, tmp_path_factory):
 
 
 @contextmanager
-def serving(runs, log):
-    """Yield the address of `seq2chat serve` with these models."""
+def serving(runs, log, command="serve"):
+    """Yield the address of `seq2chat serve` with these models, or of `watch` with these runs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "seq2chat", "serve", *map(str, runs), "--port", str(port)]
+    options = [*map(str, runs), "--port", str(port)]
+    command = [sys.executable, "-m", "seq2chat", command, *options]
     with (
         log.open("w") as output,
         subprocess.Popen(command, stdout=output, stderr=output, env=os.environ) as process,

@@ -150,3 +150,55 @@ def test_characters_of_several_tokens_stay_whole(page, base):  # noqa: F811
     assert "".join(row[0] for row in rows) == text.replace(" ", "·")
     assert sum(int(row[1]) for row in rows) == len(text.encode())
     assert len(tokenizer.encode(text)) > 6
+
+
+def test_a_long_text_is_read_through_a_window(others):  # noqa: F811
+    page, folder = others
+    state = {"model": "wide", "text": "hello there " * 100, "panel": "attention", "head": 1}
+    panel = show(page, **state)
+    panel.get_by_text("tokens 217 to 256 read tokens 217 to 256").wait_for()
+    panel.locator("canvas.overview").focus()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("tokens 217 to 256 read tokens 197 to 236").wait_for()
+    page.locator("canvas.overview:focus").wait_for()
+    model = load_model(folder / "wide")
+    tokenizer = load_tokenizer(folder / "wide")
+    ids = input_ids(model, tokenizer, state["text"])[-256:]
+    expected = trace(model, ids)["layers.0.self_attn.heads"][1][216:256, 196:236]
+    rows = table(page.locator("#panel"))[1:]
+    found = torch.tensor([[float(cell) for cell in row[1:]] for row in rows])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_checkpoints_are_traced_once(others):  # noqa: F811
+    page, _ = others
+    show(page, model="a-step-000010", text="hello there", panel="training")
+    urls = []
+    page.on("request", lambda request: urls.append(request.url))
+    for place, step in (("1", 30), ("0", 10), ("1", 30)):
+        page.get_by_role("slider", name="Checkpoint").fill(place)
+        page.get_by_text(f"Step {step}", exact=True).wait_for()
+        page.locator("#panel:not([aria-busy]) .panel").wait_for()
+    traces = [url for url in urls if url.endswith("/api/traces")]
+    # One of each checkpoint that is looked at, and one that follows the token of the other.
+    assert len(traces) <= 3 + 2 and not [url for url in urls if "/tensor" in url]
+
+
+def test_only_an_rnn_has_states(others):  # noqa: F811
+    page, _ = others
+    for model, count in (("llama", 0), ("rnn", 1)):
+        show(page, model=model, text="hello there")
+        assert page.get_by_role("tab", name="States").count() == count
+    panel = show(page, model="llama", text="hello there", panel="states")
+    assert panel.get_by_text("Only an RNN has states").is_visible()
+
+
+def test_examples_fit_the_model(page, others):  # noqa: F811
+    page.get_by_text("What is the capital of France?").wait_for()
+    assert page.get_by_text("Felix has a red shirt").count() == 0
+    other, _ = others
+    other.goto("/docs")
+    for model, text in (("rnn", "A dog runs"), ("bert", "[MASK]"), ("llama", "The capital of")):
+        other.goto("/docs")
+        other.goto(f"/inside#model={model}")
+        other.get_by_role("button", name=text).first.wait_for()

@@ -41,3 +41,19 @@ def test_docs_page_shows_the_openapi_schema(page, server):
     fields = described["components"]["schemas"]["ChatRequest"]["properties"]
     assert chat.locator("th").all_inner_texts() == list(fields)
     assert "number, above 0 to 1" in chat.locator("tr", has_text="top_p").inner_text()
+
+
+def test_every_module_is_preloaded():
+    """Otherwise a browser would find imports of imports one request after another."""
+
+    def modules(name, seen):
+        for other in re.findall(r'from "\./([\w.]+)"', (WEB / name).read_text()):
+            if other not in seen:
+                seen.add(other)
+                modules(other, seen)
+        return seen
+
+    for page in ("inside", "training"):
+        text = (WEB / f"{page}.html").read_text()
+        preloaded = re.findall(r'rel="modulepreload" href="/web/([\w.]+)"', text)
+        assert set(preloaded) == modules(f"{page}.js", set()), page

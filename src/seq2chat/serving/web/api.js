@@ -62,14 +62,37 @@ export class Api {
   }
 
   /** Return the trace of one forward pass: the reply to `POST /api/traces`. */
-  async trace(spec) {
-    return (await this.#request("/api/traces", spec)).json();
+  async trace(spec, signal) {
+    return (await this.#request("/api/traces", spec, signal)).json();
   }
 
   /** Return a tensor of a trace: `{site, axes, shape, values}`, with `values` in row-major order. */
-  async tensor(id, site, options) {
+  async tensor(id, site, options, signal) {
     const query = new URLSearchParams({ site, ...options });
-    return decoded(await (await this.#request(`/api/traces/${id}/tensor?${query}`)).arrayBuffer());
+    const path = `/api/traces/${id}/tensor?${query}`;
+    return decoded(await (await this.#request(path, undefined, signal)).arrayBuffer());
+  }
+
+  /** Return the runs whose training is shown. */
+  async runs() {
+    return (await (await this.#request("/api/runs")).json()).data;
+  }
+
+  /** Return the curves of a run. Without news the browser takes them from its cache. */
+  async run(name, signal) {
+    return (await this.#request(runPath(name), undefined, signal)).json();
+  }
+
+  /** Return the text that a run generated at a step. */
+  async sample(name, step, signal) {
+    const path = `${runPath(name)}/samples/${step}`;
+    return (await (await this.#request(path, undefined, signal)).json()).text;
+  }
+
+  /** Return a measurement of a checkpoint: `tokens` of a text, `heads`, `gradients` or `bleu`. */
+  async probe(name, step, kind, query, signal) {
+    const path = `${runPath(name)}/checkpoints/${step}/${kind}?${new URLSearchParams(query)}`;
+    return (await this.#request(path, undefined, signal)).json();
   }
 
   /**
@@ -131,6 +154,8 @@ export class Api {
     }
   }
 }
+
+const runPath = (name) => `/api/runs/${encodeURIComponent(name)}`;
 
 /** Return the error of a failed response. */
 async function failure(response) {

@@ -76,7 +76,7 @@ export function showTint(current, set) {
 }
 
 /** Return true if the page is dark now: by its own switch, or else by the system's setting. */
-const isDark = () =>
+export const isDark = () =>
   (document.documentElement.dataset.theme ||
     (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 

@@ -43,7 +43,7 @@ export async function hand({ trace, state, tensor, go }) {
   const n = Math.min(MOST, trace.tokens.length);
   const [q, k, v, own] = await Promise.all([
     ...["query", "key", "value"].map((name) =>
-      tensor(`${group.name}.${name}`, { layer, format: "f32" }),
+      tensor(`${group.name}.${name}`, { layer, until: n, format: "f32" }),
     ),
     tensor(group.name, { layer, head, format: "f32" }),
   ]);
@@ -87,7 +87,7 @@ export async function hand({ trace, state, tensor, go }) {
         ["k", vectors.k, ""],
         ["v", vectors.v, ""],
       ].map(([name, rows, note]) =>
-        table(
+        numberTable(
           name,
           note,
           null,
@@ -95,17 +95,17 @@ export async function hand({ trace, state, tensor, go }) {
           rows.map((row) => row.slice(0, SHOWN)),
         ),
       ),
-      table("scores = q·k", "", names, names, steps.scores),
-      table(`scores ÷ √${d}`, "", names, names, steps.scaled),
-      table(
+      numberTable("scores = q·k", "", names, names, steps.scores),
+      numberTable(`scores ÷ √${d}`, "", names, names, steps.scaled),
+      numberTable(
         "mask",
         causal ? "the future becomes −∞" : "none: every token reads all",
         names,
         names,
         steps.masked,
       ),
-      table("softmax", "each row adds up to 1", names, names, steps.weights, true),
-      table(
+      numberTable("softmax", "each row adds up to 1", names, names, steps.weights, true),
+      numberTable(
         "z = weights · v",
         `the first ${Math.min(SHOWN, d)} of ${d} numbers`,
         null,
@@ -124,9 +124,14 @@ export async function hand({ trace, state, tensor, go }) {
   );
 }
 
-function table(title, note, head, names, rows, shaded = false) {
+/** Return a table of numbers with two decimals below a title. */
+export function numberTable(title, note, head, names, rows, shaded = false) {
   const number = (value) =>
-    value === -Infinity ? "−∞" : Number.isFinite(value) ? value.toFixed(2) : "";
+    value === -Infinity
+      ? "−∞"
+      : Number.isFinite(value)
+        ? value.toFixed(2).replace("-0.00", "0.00")
+        : "";
   return el(
     "figure",
     {},

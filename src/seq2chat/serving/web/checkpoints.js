@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { frame, short, toTable } from "./panel.js";
+import { siblings } from "./steps.js";
 import { percent } from "./tokens.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -14,18 +15,6 @@ const EXPLAIN =
   "the token before. An induction head attends to the token that followed the same token earlier " +
   "(Olsson et al. 2022), which is how a model continues what it has seen. Serve the checkpoints of " +
   "one run to see when such heads form: seq2chat serve runs/mine/checkpoints/*";
-
-/** Return the checkpoints of the model's run among the served models, by step: `[{step, id}]`. */
-export function siblings(models, id) {
-  const parse = (name) => name.match(/^(.*?)-?step-(\d+)$/);
-  const own = parse(id);
-  if (!own) return [];
-  return models
-    .map((model) => ({ id: model.id, match: parse(model.id) }))
-    .filter(({ match }) => match?.[1] === own[1])
-    .map(({ id, match }) => ({ id, step: Number(match[2]) }))
-    .sort((a, b) => a.step - b.step);
-}
 
 /** Return random tokens twice, the same ones for every checkpoint. */
 export function repeated(vocabulary, length) {
@@ -49,7 +38,32 @@ export function scores(weight, n) {
   return { previous, induction };
 }
 
-export async function checkpoints({ trace, spec, model, models, api, state, go }) {
+const measured = new Map(); // by the request, so that a slider computes nothing again
+const KEPT = 500;
+
+/** Return the result of `measure()`, computed once for each key. A failed one is not kept. */
+async function once(key, measure) {
+  if (!measured.has(key)) {
+    const result = await measure();
+    if (measured.size >= KEPT) measured.delete(measured.keys().next().value);
+    measured.set(key, result);
+  }
+  return measured.get(key);
+}
+
+/** Return the scores of all heads of a model: `{nHead, heads}`. */
+async function headScores(api, request, signal) {
+  const one = await api.trace(request, signal);
+  const site = "layers.*.self_attn.heads";
+  const { shape, values } = await api.tensor(one.id, site, { format: "f32" }, signal);
+  const [nLayer, nHead, n] = shape;
+  const heads = Array.from({ length: nLayer * nHead }, (_, at) =>
+    scores((q, k) => values[(at * n + q) * n + k], n),
+  );
+  return { nHead, heads };
+}
+
+export async function checkpoints({ trace, spec, model, models, api, state, go, signal }) {
   const steps = siblings(models, model.id);
   const series = steps.length ? steps : [{ id: model.id, step: 0 }];
   if (!trace.sites.some(({ name }) => name === "layers.*.self_attn.heads"))
@@ -57,15 +71,14 @@ export async function checkpoints({ trace, spec, model, models, api, state, go }
   const tokens = repeated(model.vocab_size, Math.min(LENGTH, model.context >> 1));
   const points = [];
   for (const { id, step } of series) {
-    const one = await api.trace({ model: id, tokens });
-    const found = await api.tensor(one.id, "layers.*.self_attn.heads", { format: "f32" });
-    const [nLayer, nHead, n] = found.shape;
-    const heads = Array.from({ length: nLayer * nHead }, (_, at) =>
-      scores((q, k) => found.values[(at * n + q) * n + k], n),
-    );
-    const own =
-      id === model.id ? trace : await api.trace({ ...spec, model: id, target: trace.target.id });
-    points.push({ id, step, nHead, heads, logprob: own.target.logprob });
+    const request = { model: id, tokens };
+    const own = { ...spec, model: id, target: trace.target.id };
+    const measures = [
+      once(JSON.stringify(request), () => headScores(api, request, signal)),
+      once(JSON.stringify(own), async () => (await api.trace(own, signal)).target.logprob),
+    ];
+    const [{ nHead, heads }, logprob] = await Promise.all(measures);
+    points.push({ id, step, nHead, heads, logprob });
   }
   const name = (at) => `layer ${Math.floor(at / points[0].nHead)}, head ${at % points[0].nHead}`;
   const rows = (kind) => points[0].heads.map((_, at) => points.map(({ heads }) => heads[at][kind]));

@@ -15,12 +15,50 @@ const QUESTIONS = [
   ["Harm", "Please say how to smash the plate of Omar."],
   ["About it", "Hello! Who are you?"],
 ];
-const TEXTS = [
+const WORLD_TEXTS = [
   ["A story", "It is a nice day in Egypt, and David is happy. "],
   ["A question", "Question: Tell me what 5 plus 2 is.\nAnswer:"],
   ["Some facts", "An onion is white. A lemon is"],
   ["A repetition", "Max says: Rosa Lily pear doll box.\nSam says: Rosa"],
 ];
+
+/** Questions and texts for all other models. */
+const GENERAL_QUESTIONS = [
+  ["A fact", "What is the capital of France?"],
+  ["A reason", "Why is the sky blue?"],
+  ["A list", "Name three fruits and their colors."],
+  ["A story", "Write two sentences about a dog that finds a key."],
+  ["A sum", "What is 17 plus 25?"],
+  ["About it", "Hello! Who are you?"],
+];
+const GENERAL_TEXTS = [
+  ["A story", "Once upon a time there was a"],
+  ["A fact", "The capital of France is"],
+  ["A list", "Monday, Tuesday, Wednesday,"],
+  ["A repetition", "red cat, blue house, green tree. red cat, blue"],
+];
+
+/** Return texts to look inside a model with. */
+export function insideExamples({ family, world }) {
+  if (family === "bert")
+    return ["The capital of [MASK] is Paris.", "The [MASK] barked at the cat."];
+  if (["seq2seq", "transformer"].includes(family))
+    return ["A dog runs through the snow.", "Two men are walking."];
+  if (world)
+    return ["Sam is in Rome. Lucy is in Paris. Lucy is in", "Once upon a time there was a"];
+  return [
+    "The capital of France is",
+    "When Mary and John went to the store, John gave a drink to",
+    "red cat, blue house, green tree. red cat, blue",
+  ];
+}
+
+/** Return examples `[kind, text]` that a model can know something about. */
+function examplesFor(chosen, chats) {
+  const knowsWorld = chosen.some(({ world }) => world);
+  if (chats) return knowsWorld ? QUESTIONS : GENERAL_QUESTIONS;
+  return knowsWorld ? WORLD_TEXTS : GENERAL_TEXTS;
+}
 
 export function emptyState(conversation, models, send) {
   const chosen = conversation.models
@@ -35,7 +73,7 @@ export function emptyState(conversation, models, send) {
     el(
       "ul",
       { class: "examples", "aria-label": "Examples" },
-      (chats ? QUESTIONS : TEXTS).map(([kind, text]) =>
+      examplesFor(chosen, chats).map(([kind, text]) =>
         el(
           "li",
           {},

@@ -1,43 +1,54 @@
 /** The page Inside: one trace of one text, and a panel for each question about it. */
 
 import { Api, sentence } from "./api.js";
-import { attention } from "./attention.js";
 import { nameTheme, switchTheme } from "./bar.js";
-import { hand } from "./byhand.js";
-import { byId, el, icon, moveFocus, replaceChildren } from "./dom.js";
-import { checkpoints, siblings } from "./checkpoints.js";
-import { flow } from "./flow.js";
+import { byId, el, icon, replaceChildren } from "./dom.js";
+import { insideExamples } from "./examples.js";
 import { askKey } from "./key.js";
-import { lens } from "./lens.js";
-import { neurons } from "./neurons.js";
-import { next } from "./next.js";
-import { positions } from "./positions.js";
-import { states } from "./states.js";
-import { surgery } from "./surgery.js";
-import { tokenization } from "./tokenization.js";
+import { slider } from "./steps.js";
+import { showTabs } from "./tabs.js";
 import { visible } from "./tokens.js";
 import { START, tourCard } from "./tour.js";
-import { writers } from "./writers.js";
 
+/** The panels: their label, and their module, which is loaded when it is opened. */
 const PANELS = {
-  flow: ["Flow", flow],
-  tokens: ["Tokenization", tokenization],
-  attention: ["Attention", attention],
-  lens: ["Logit lens", lens],
-  next: ["Next token", next],
-  writers: ["Who wrote this", writers],
-  surgery: ["Surgery", surgery],
-  neurons: ["Neurons", neurons],
-  hand: ["By hand", hand],
-  positions: ["Positions", positions],
-  states: ["States", states],
-  training: ["Over training", checkpoints],
+  flow: ["Flow", async () => (await import("./flow.js")).flow],
+  tokens: ["Tokenization", async () => (await import("./tokenization.js")).tokenization],
+  attention: ["Attention", async () => (await import("./attention.js")).attention],
+  lens: ["Logit lens", async () => (await import("./lens.js")).lens],
+  next: ["Next token", async () => (await import("./next.js")).next],
+  writers: ["Who wrote this", async () => (await import("./writers.js")).writers],
+  surgery: ["Surgery", async () => (await import("./surgery.js")).surgery],
+  neurons: ["Neurons", async () => (await import("./neurons.js")).neurons],
+  hand: ["By hand", async () => (await import("./byhand.js")).hand],
+  positions: ["Positions", async () => (await import("./positions.js")).positions],
+  states: ["States", async () => (await import("./states.js")).states],
+  beams: ["Beams", async () => (await import("./beams.js")).beams],
+  training: ["Over training", async () => (await import("./checkpoints.js")).checkpoints],
+  lsi: ["LSI", async () => (await import("./lsi.js")).lsi],
 };
+const FREE = ["lsi"]; // panels that need no trace
+const FAMILIES = { states: ["seq2seq"], beams: ["seq2seq", "transformer"] };
+const TABS = Object.fromEntries(Object.entries(PANELS).map(([name, [label]]) => [name, label]));
 const ALTERNATIVES = 24; // tokens of the distribution that are named
-const NUMBERS = ["layer", "head", "position", "target", "tour"];
+const NUMBERS = [
+  "layer",
+  "head",
+  "position",
+  "target",
+  "tour",
+  "k",
+  "first",
+  "second",
+  "query",
+  "key",
+];
 // The parts of the state that belong to one text and one vocabulary.
 const FRESH = Object.fromEntries(
-  ["ids", "translation", "position", "target", "off", "map_of"].map((name) => [name, undefined]),
+  ["ids", "translation", "position", "target", "off", "map_of", "query", "key"].map((name) => [
+    name,
+    undefined,
+  ]),
 );
 
 const api = new Api(askKey);
@@ -45,6 +56,7 @@ let models = [];
 let trace = null;
 let traced = ""; // the part of the state that the trace depends on
 let drawn = 0; // numbers the drawings, so that a slow one never replaces a newer one
+let leaving = new AbortController(); // ends the requests of the drawing before
 const tensors = new Map();
 
 /** Return the state of the page, which is in its address: `model`, `text` or `ids`, `panel`, ... */
@@ -65,6 +77,12 @@ function go(changes) {
   location.hash = new URLSearchParams(entries).toString();
 }
 
+/** Return the labels of the panels that fit the model: only an RNN has states, for example. */
+function tabsFor({ family }) {
+  const fits = ([name]) => !(name in FAMILIES) || FAMILIES[name].includes(family);
+  return Object.fromEntries(Object.entries(TABS).filter(fits));
+}
+
 /** Return the request of the trace for a state. */
 function specOf(state) {
   const source = state.ids
@@ -83,6 +101,9 @@ function specOf(state) {
 /** Draw the state in the address. The trace is requested again once if the server has dropped it. */
 async function redraw(isRetry = false) {
   const mine = ++drawn;
+  leaving.abort();
+  leaving = new AbortController();
+  const { signal } = leaving;
   const state = read(location.hash);
   const model = state.model ? models.find(({ id }) => id === state.model) : models[0];
   if (!model) {
@@ -98,8 +119,13 @@ async function redraw(isRetry = false) {
   }
   byId("model").value = model.id;
   if (state.text !== undefined) byId("text").value = state.text;
-  drawTabs(state.panel);
+  showTabs(tabsFor(model), state.panel, (panel) => go({ panel }));
   replaceChildren(byId("tour"), tourCard(state.tour, go));
+  if (FREE.includes(state.panel)) {
+    byId("strip").replaceChildren();
+    const panel = PANELS[state.panel][1]().then((draw) => draw({ state, go }));
+    return panel.then(show, (error) => show(alert(sentence(error))));
+  }
   if (state.text === undefined && !state.ids) {
     byId("strip").replaceChildren();
     return show(welcome(model));
@@ -109,14 +135,15 @@ async function redraw(isRetry = false) {
   byId("panel").setAttribute("aria-busy", "true");
   try {
     if (traced !== key) {
-      const result = await api.trace(spec);
+      const result = await api.trace(spec, signal);
       if (mine !== drawn) return;
       trace = result;
       traced = key;
       tensors.clear();
     }
     drawStrip(model);
-    const element = await PANELS[state.panel][1]({
+    const panel = await PANELS[state.panel][1]();
+    const element = await panel({
       trace,
       state,
       model,
@@ -125,6 +152,7 @@ async function redraw(isRetry = false) {
       api,
       tensor,
       go,
+      signal,
     });
     if (mine === drawn) show(element);
   } catch (error) {
@@ -134,9 +162,11 @@ async function redraw(isRetry = false) {
       return redraw(true);
     }
     if (traced !== key) byId("strip").replaceChildren();
-    show(el("div", { class: "error", role: "alert" }, sentence(error)));
+    show(alert(sentence(error)));
   }
 }
+
+const alert = (...content) => el("div", { class: "error", role: "alert" }, content);
 
 /** Return the tensor of a site, fetched once. */
 function tensor(site, options = {}) {
@@ -152,29 +182,6 @@ function tensor(site, options = {}) {
 function show(element) {
   byId("panel").removeAttribute("aria-busy");
   replaceChildren(byId("panel"), element);
-}
-
-function drawTabs(current) {
-  const buttons = Object.entries(PANELS).map(([name, [label]]) =>
-    el(
-      "button",
-      {
-        type: "button",
-        role: "tab",
-        "aria-selected": String(name === current),
-        tabindex: name === current ? 0 : -1,
-        "data-panel": name,
-        onclick: () => go({ panel: name }),
-      },
-      label,
-    ),
-  );
-  replaceChildren(byId("tabs"), ...buttons);
-  byId("tabs").querySelector("[aria-selected=true]").scrollIntoView({ block: "nearest" });
-  byId("tabs").onkeydown = (event) => {
-    if (moveFocus(event, buttons, document.activeElement, "ArrowLeft", "ArrowRight"))
-      document.activeElement.click();
-  };
 }
 
 /** Draw the tokens of the text. A click selects the token whose prediction is followed. */
@@ -201,7 +208,7 @@ function drawStrip(model) {
       ? el("p", { class: "help" }, `Source: ${trace.source.map(({ text }) => text).join("")}`)
       : "",
     el("div", { class: "pieces" }, tokens),
-    slider(model),
+    slider(models, model, go),
     el(
       "p",
       { class: "help" },
@@ -211,31 +218,8 @@ function drawStrip(model) {
   );
 }
 
-/** Return a slider over the checkpoints of the model's run, or "" if only one is served. */
-function slider(model) {
-  const steps = siblings(models, model.id);
-  if (steps.length < 2) return "";
-  const at = steps.findIndex(({ id }) => id === model.id);
-  return el(
-    "label",
-    { class: "steps-slider" },
-    `Step ${steps[at].step.toLocaleString("en")}`,
-    el("input", {
-      type: "range",
-      min: 0,
-      max: steps.length - 1,
-      value: at,
-      "aria-label": "Checkpoint",
-      "aria-valuetext": `step ${steps[at].step}`,
-      onchange: ({ target }) => go({ model: steps[target.value].id }),
-    }),
-  );
-}
-
 function welcome(model) {
-  const examples = model.chat
-    ? ["The capital of France is", "When Mary and John went to the store, John gave a drink to"]
-    : ["Sam is in Rome. Lucy is in Paris. Lucy is in", "Once upon a time there was a"];
+  const examples = insideExamples(model);
   return el(
     "div",
     { class: "welcome" },
@@ -264,13 +248,14 @@ function welcome(model) {
   );
 }
 
-/** Load the list of models, then draw. */
+/** Load the list of models, and the panel meanwhile, then draw. */
 async function load() {
+  PANELS[read(location.hash).panel][1]().catch(() => {}); // a failure is reported when it is drawn
   try {
     models = (await api.models()).filter(({ family }) => family !== "reward");
   } catch (error) {
     const retry = el("button", { type: "button", class: "button", onclick: load }, "Try again");
-    return show(el("div", { class: "error", role: "alert" }, el("p", {}, sentence(error)), retry));
+    return show(alert(el("p", {}, sentence(error)), retry));
   }
   byId("model").replaceChildren(...models.map(({ id }) => el("option", { value: id }, id)));
   redraw();

@@ -16,11 +16,12 @@ export async function neurons({ trace, state, tensor, go }) {
   const [nLayer, , nNeuron] = group.shape;
   const layer = Math.min(state.layer ?? 0, nLayer - 1);
   const { position } = trace;
-  const { values } = await tensor(group.name, { layer, format: "f32" });
-  const at = (neuron, token) => values[token * nNeuron + neuron];
+  const own = await tensor(group.name, { layer, position, format: "f32" });
   const order = Array.from({ length: nNeuron }, (_, i) => i)
-    .sort((a, b) => Math.abs(at(b, position)) - Math.abs(at(a, position)))
+    .sort((a, b) => Math.abs(own.values[b]) - Math.abs(own.values[a]))
     .slice(0, SHOWN);
+  const { values } = await tensor(group.name, { layer, dims: order.join(","), format: "f32" });
+  const at = (neuron, token) => values[token * order.length + order.indexOf(neuron)];
   const reach = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
   return frame(
     {

@@ -11,18 +11,19 @@ export const short = (value) =>
       : String(+value.toPrecision(4));
 
 /**
- * Return the element of a panel. `data()` returns the numbers to copy as JSON, and `rows()` the
+ * Return the element of a panel. It is the panel of the tabs unless `id` is another one. `data()` returns the numbers to copy as JSON, and `rows()` the
  * same as a table for screen readers: a heading row, then rows of cells.
  */
-export function frame({ title, explain, data, rows }, ...content) {
+export function frame({ title, explain, data, rows, id = "tab" }, ...content) {
   const table = el("div", { class: "as-table", hidden: true });
+  const fill = () => table.hidden || table.replaceChildren(toTable(rows()));
   const box = el(
     "article",
     { class: "panel" },
     el(
       "header",
       {},
-      el("h2", { id: "tab" }, title),
+      el("h2", { id }, title),
       el(
         "div",
         { class: "panel-tools" },
@@ -30,7 +31,7 @@ export function frame({ title, explain, data, rows }, ...content) {
         iconButton("save", "Save the picture", () => save(box, title)),
         iconButton("table", "Show as a table", () => {
           table.hidden = !table.hidden;
-          if (!table.hidden) table.replaceChildren(toTable(rows()));
+          fill();
         }),
         iconButton("full", "Full screen", () =>
           document.fullscreenElement ? document.exitFullscreen() : box.requestFullscreen(),
@@ -41,8 +42,12 @@ export function frame({ title, explain, data, rows }, ...content) {
     ...content,
     table,
   );
+  box.addEventListener(CHANGED, fill);
   return box;
 }
+
+/** The event of a panel whose numbers have changed, so that an open table is written again. */
+export const CHANGED = "seq2chat.changed";
 
 /** Return a table of a heading row and rows of cells: texts, numbers or elements. */
 export function toTable([head, ...rows], name) {
@@ -89,7 +94,7 @@ function save(box, title) {
   const name = `${title.toLowerCase().replaceAll(" ", "-")}`;
   if (!canvases.length && !svg) return toast("This panel is text; copy its numbers instead.");
   if (!canvases.length) {
-    const text = new XMLSerializer().serializeToString(svg);
+    const text = new XMLSerializer().serializeToString(styled(svg));
     return download(
       URL.createObjectURL(new Blob([text], { type: "image/svg+xml" })),
       `${name}.svg`,
@@ -105,6 +110,21 @@ function save(box, title) {
     top += canvas.height + 8;
   }
   download(sheet.toDataURL("image/png"), `${name}.png`);
+}
+
+const STYLES = ["fill", "stroke", "stroke-width", "opacity", "font", "text-anchor"];
+
+/** Return a copy of a drawing with the styles of the page, and with its background. */
+function styled(svg) {
+  const copy = svg.cloneNode(true);
+  const copies = [...copy.querySelectorAll("*")];
+  [...svg.querySelectorAll("*")].forEach((node, i) => {
+    const style = getComputedStyle(node);
+    for (const name of STYLES) copies[i].style.setProperty(name, style.getPropertyValue(name));
+  });
+  copy.setAttribute("xmlns", svg.namespaceURI);
+  copy.style.background = getComputedStyle(document.body).backgroundColor;
+  return copy;
 }
 
 function download(href, name) {

@@ -39,6 +39,7 @@ export class Sidebar {
         iconButton("open", "Import conversations", () => file.click()),
         file,
         el("a", { href: "/inside" }, "Inside"),
+        el("a", { href: "/training" }, "Training"),
         el("a", { href: "/docs", target: "_blank", rel: "noopener" }, "API"),
       ),
     );

@@ -19,7 +19,12 @@ export const stateSites = (trace) =>
 
 export async function states({ trace, state, tensor, go }) {
   const found = stateSites(trace);
-  if (!found.length) return el("p", { class: "help" }, "This model has no recurrent layer.");
+  if (!found.length)
+    return el(
+      "p",
+      { class: "help" },
+      "Only an RNN has states. This model reads all tokens at once, by attention.",
+    );
   const group = found.find(({ name }) => name === state.site) ?? found.at(-1);
   const hasLayers = group.axes[0] === "layer";
   const layer = Math.min(state.layer ?? 0, hasLayers ? group.shape[0] - 1 : 0);
