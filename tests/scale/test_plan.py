@@ -135,7 +135,9 @@ def test_the_chosen_layout_fits_and_none_is_faster():
     cluster = Cluster(A100, 128)
     plans = require(workload, cluster, {})
     assert all(p.memory_needed <= 0.9 * 80e9 for p in plans)
-    assert [p.step_seconds for p in plans] == sorted(p.step_seconds for p in plans)
+    # Equal to three digits, the simpler one comes first.
+    order = [(float(f"{p.step_seconds:.3g}"), p.layout.pipeline, p.layout.tensor) for p in plans]
+    assert order == sorted(order)
     every = list(layouts(workload.model, 256, 128, 8, {}))
     assert len(every) == len(set(every)) > len(plans)
     assert all(layout.world == 128 for layout in every)

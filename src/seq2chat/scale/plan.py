@@ -206,10 +206,17 @@ def choose(workload: Workload, cluster: Cluster, fixed: dict[str, int | bool]) -
             f"{workload.model.n_head} heads and a batch of {workload.batch:,} sequences evenly; "
             "change --gpus or --batch."
         )
-    fitting = sorted((p for p in plans if p.fits), key=lambda p: p.step_seconds)
+    fitting = sorted((p for p in plans if p.fits), key=_rank)
     if fitting:
         return Choice(fitting)
     return Choice([], min(plans, key=lambda p: p.memory_needed))
+
+
+def _rank(plan: Plan) -> tuple[float, int, int, float]:
+    """Return the order of plans: by time, and among equally fast ones the simplest first."""
+    layout = plan.layout
+    seconds = float(f"{plan.step_seconds:.3g}")
+    return seconds, layout.pipeline, layout.tensor, plan.step_seconds
 
 
 def _check_sizes(workload: Workload, cluster: Cluster, fixed: dict[str, int | bool]) -> None:

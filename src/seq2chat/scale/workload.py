@@ -87,8 +87,7 @@ def _recipe(source: str) -> Workload:
         if not path.exists():
             hint = did_you_mean(source, [*GPT3, *recipe_names()])
             raise UserError(
-                f"There is no preset, recipe or file {source}."
-                + (hint or f" Presets are {', '.join(GPT3)}.")
+                f"There is no preset, recipe or file {source}.{hint} Presets are {', '.join(GPT3)}."
             )
         recipe = Recipe.load(path)
     model = recipe.model
