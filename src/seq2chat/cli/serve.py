@@ -56,7 +56,6 @@ def serve(
         f"--host {host} lets other machines in; set a key for them with --api-key, or leave --host "
         "out.",
     )
-    from seq2chat.serving.compilation import compile_model
     from seq2chat.serving.run_store import watched_folders
     from seq2chat.serving.served_model import names, open_model, stages
     from seq2chat.serving.server import run_server
@@ -67,15 +66,12 @@ def serve(
 
     def load() -> "list[ServedModel]":
         models = [
-            open_model(path, name, slots, quantize == "int8")
+            open_model(path, name, slots, quantize == "int8", compile)
             for path, name in zip(paths, model_names, strict=True)
         ]
         for model in models:
-            if compile or model.module.device.type == "cpu":
-                with console.status(f"compiling {model.id}"):
-                    obstacle = compile_model(model)
-                if obstacle:
-                    console.print(f"{model.id} answers more slowly: {obstacle}", style="dim")
+            if model.obstacle:
+                console.print(f"{model.id} answers more slowly: {model.obstacle}", style="dim")
         return models
 
     def announce(address: str) -> None:

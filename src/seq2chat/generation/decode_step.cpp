@@ -18,12 +18,13 @@
 
 extern "C" {
 
-enum Format : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
+enum Format : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, BLOCKS8 = 3, BLOCKS4 = 4 };
 
-// (n_out, n_in), row-major. `scale` holds one factor per output of an INT8 matrix.
+// (n_out, n_in), row-major. `scale` holds one factor per output of an INT8 matrix, or per block of
+// a matrix in blocks, and `lowest` the lowest number of each block of 4 bits.
 struct Matrix {
   const void* data;
-  const float *scale, *bias;
+  const float *scale, *lowest, *bias;
   int64_t n_out, n_in;
   int32_t format;
 };
@@ -105,20 +106,28 @@ class Inputs {
 // Outputs from `begin` to `end` of a linear map for all rows.
 void multiply(const Matrix& m, const Inputs& x, int64_t n_row, float* y, int64_t y_stride,
               bool adds, int64_t begin, int64_t end) {
-  const auto run = [&]<typename T, typename Dot>(const T* w, const typename Dot::X* xs, Dot) {
-    Product<T, Dot>{w, m.scale, m.bias, m.n_in, xs, x.stride, y, y_stride, adds}.run(n_row, begin,
-                                                                                    end);
+  const auto run = [&](auto weights, const auto* xs, const float* scale = nullptr) {
+    Product<decltype(weights)>{weights, scale,    m.bias, m.n_in, xs,
+                               x.stride, y, y_stride, adds}
+        .run(n_row, begin, end);
   };
-  if (m.format == FLOAT32)
-    run(static_cast<const float*>(m.data), x.floats.at(), Wide{});
-  else if (m.format == INT8)
-    run(static_cast<const int8_t*>(m.data), x.floats.at(), Wide{});
-  else
+  const float* xs = x.floats.at();
+  switch (m.format) {
+    case FLOAT32:
+      return run(Dense<float, Wide>{static_cast<const float*>(m.data), m.n_in}, xs);
+    case INT8:
+      return run(Dense<int8_t, Wide>{static_cast<const int8_t*>(m.data), m.n_in}, xs, m.scale);
+    case BLOCKS8:
+      return run(Blocks8{static_cast<const int8_t*>(m.data), m.scale, m.n_in}, xs);
+    case BLOCKS4:
+      return run(Blocks4{static_cast<const uint8_t*>(m.data), m.scale, m.lowest, m.n_in}, xs);
+    default:
 #ifdef __AVX512BF16__
-    run(static_cast<const Half*>(m.data), x.halves.at(), Pairs{});
+      return run(Dense<Half, Pairs>{static_cast<const Half*>(m.data), m.n_in}, x.halves.at());
 #else
-    run(static_cast<const Half*>(m.data), x.floats.at(), Wide{});
+      return run(Dense<Half, Wide>{static_cast<const Half*>(m.data), m.n_in}, xs);
 #endif
+  }
 }
 
 void copy_row(const Matrix& m, int64_t i, float* to, bool adds) {
@@ -356,8 +365,8 @@ class Step {
       const float* keys = stored(rows.keys[index], row, kv_head) + begin * m.d_head;
       const float* values = stored(rows.values[index], row, kv_head) + begin * m.d_head;
       const int64_t head = kv_head * group * m.d_head;
-      Product<float, Wide>{keys,   nullptr, nullptr,       m.d_head, queries.row(row) + head,
-                                  m.d_head, scores.data(), stride, false}
+      Product<Dense<float, Wide>>{{keys, m.d_head}, nullptr,  nullptr,       m.d_head,
+                                  queries.row(row) + head, m.d_head, scores.data(), stride, false}
           .run(group, 0, n_key);
       for (int64_t g = 0; g < group; g++) {
         float* weights = scores.data() + g * stride;

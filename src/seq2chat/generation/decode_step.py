@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seq2chat.generation.blocks import find_blocks
 from seq2chat.models.gpt import GPT, Block, is_local
 from seq2chat.nn.block import Linear, SwiGLU
 from seq2chat.nn.int8 import Int8Linear
@@ -35,6 +36,7 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 HEADER = SOURCE.with_name("few_rows.h")
 COMPILERS = "c++", "g++", "clang++"
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+BLOCKS8, BLOCKS4 = 3, 4
 MAX_ROWS = 16  # up to which it is faster than the libraries' products
 
 
@@ -46,6 +48,7 @@ class _Matrix(Structure):
     _fields_ = (
         ("data", c_void_p),
         ("scale", c_void_p),
+        ("lowest", c_void_p),
         ("bias", c_void_p),
         ("n_out", c_int64),
         ("n_in", c_int64),
@@ -158,10 +161,10 @@ def can_step(model: object) -> TypeGuard[GPT]:
 class DecodeStep:
     """The decoding step of `model`, for up to `MAX_ROWS` rows.
 
-    With a `dtype`, it multiplies by rounded copies of the matrices that are not integers, which are
-    read in less time. Otherwise they are used where they are, and must stay there. A row's logits
-    have the same bits whatever the other rows and the number of threads are. Calls must not
-    overlap. Raises NoCompiler as `library` does.
+    Matrices that were published in 4 or 8 bits are packed into their blocks again, which changes no
+    number. The others are rounded to `dtype` if there is one, or used where they are, and must stay
+    there. A row's logits have the same bits whatever the other rows and the number of threads are.
+    Calls must not overlap. Raises NoCompiler as `library` does.
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype | None = None) -> None:
@@ -222,10 +225,10 @@ class DecodeStep:
             index = torch.arange(config.context)[None]
             cosines, sines = map(self._vector, rotary(index, model.frequencies, torch.float32))
         else:
-            positions = self._matrix(model.embed_positions.weight)
+            positions = self._table(model.embed_positions)
         block = cast(Block, model.layers[0])
         return _Model(
-            self._matrix(model.embed_tokens.weight),
+            self._table(model.embed_tokens),
             positions,
             self._head(model),
             cosines,
@@ -270,10 +273,23 @@ class DecodeStep:
         return self._matrix(linear.weight, self._vector(scale), self._vector(linear.bias))
 
     def _matrix(self, weight: Tensor, scale: int = 0, bias: int = 0) -> _Matrix:
+        """Return a matrix to multiply by."""
+        weight = weight.detach()
+        blocks = find_blocks(weight)
+        if blocks is not None:
+            data = self._keep(blocks.data.contiguous())
+            kind = BLOCKS8 if blocks.lowest is None else BLOCKS4
+            scale, lowest = self._vector(blocks.scale), self._vector(blocks.lowest)
+            return _Matrix(data.data_ptr(), scale, lowest, bias, *weight.shape, kind)
         if self._dtype is not None and weight.is_floating_point():
             weight = weight.to(self._dtype)
-        weight = self._keep(weight.detach().contiguous())
-        return _Matrix(weight.data_ptr(), scale, bias, *weight.shape, FORMATS[weight.dtype])
+        weight = self._keep(weight.contiguous())
+        return _Matrix(weight.data_ptr(), scale, 0, bias, *weight.shape, FORMATS[weight.dtype])
+
+    def _table(self, embedding: nn.Embedding) -> _Matrix:
+        """Return a matrix of rows to look up."""
+        weight = self._keep(embedding.weight.detach().contiguous())
+        return _Matrix(weight.data_ptr(), 0, 0, 0, *weight.shape, FORMATS[weight.dtype])
 
     def _norm(self, norm: nn.Module) -> _Norm:
         vectors = dict(norm.named_parameters())

@@ -34,6 +34,7 @@ typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t))));
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
 typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
 typedef int8_t Bytes __attribute__((vector_size(LANES * sizeof(int8_t))));
+typedef uint8_t UBytes __attribute__((vector_size(LANES * sizeof(uint8_t))));
 
 template <typename Vector, typename T>
 inline Vector read(const T* from) {
@@ -55,6 +56,17 @@ inline Floats widen(const int8_t* from) {
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 #else
   return __builtin_convertvector(__builtin_convertvector(read<Bytes>(from), Ints), Floats);
+#endif
+}
+// Four bits of each byte, the lower or the upper ones.
+inline Floats widen(const uint8_t* from, int shift) {
+#ifdef __AVX512DQ__
+  const __m512i bytes =
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  return (Floats)_mm512_cvtepi32_ps((__m512i)(((Ints)bytes >> shift) & 15));
+#else
+  const Ints bytes = __builtin_convertvector(read<UBytes>(from), Ints);
+  return __builtin_convertvector((bytes >> shift) & 15, Floats);
 #endif
 }
 
@@ -133,11 +145,58 @@ inline typename Dot::Part rest(const T* from, int64_t n) {
   return Dot::part(padded);
 }
 
+// The weights of a product: part(out, i) is a vector of those from i on, and last(out, i) that of
+// those after the last whole vector. They are numbers of type T,
+template <typename T, typename D>
+struct Dense {
+  using Dot = D;
+  static constexpr int64_t BYTES = sizeof(T);
+  const T* data;
+  int64_t n_in;
+  const T* at(int64_t out, int64_t i) const { return data + out * n_in + i; }
+  auto part(int64_t out, int64_t i) const { return Dot::part(at(out, i)); }
+  auto last(int64_t out, int64_t i) const { return rest<Dot>(at(out, i), n_in - i); }
+};
+
+// or 8 bits in blocks of 32 with one factor (GGUF's Q8_0),
+constexpr int64_t BLOCK = 32;
+struct Blocks8 {
+  using Dot = Wide;
+  static constexpr int64_t BYTES = 1;
+  const int8_t* data;
+  const float* scale;
+  int64_t n_in;
+  const int8_t* at(int64_t out, int64_t i) const { return data + out * n_in + i; }
+  Floats part(int64_t out, int64_t i) const {
+    return widen(at(out, i)) * scale[(out * n_in + i) / BLOCK];
+  }
+  Floats last(int64_t, int64_t) const { return Floats{}; }  // n_in is a multiple of the block
+};
+
+// or 4 bits in blocks of 32 with a factor and a lowest number (Q4_0, Q4_1). The lower halves of the
+// 16 bytes of a block come first.
+struct Blocks4 {
+  using Dot = Wide;
+  static constexpr int64_t BYTES = 1;
+  const uint8_t* data;
+  const float *scale, *lowest;
+  int64_t n_in;
+  const uint8_t* at(int64_t out, int64_t i) const {
+    return data + (out * n_in + i) / BLOCK * (BLOCK / 2) + i % (BLOCK / 2);
+  }
+  Floats part(int64_t out, int64_t i) const {
+    const int64_t block = (out * n_in + i) / BLOCK;
+    return widen(at(out, i), i % BLOCK < BLOCK / 2 ? 0 : 4) * scale[block] + lowest[block];
+  }
+  Floats last(int64_t, int64_t) const { return Floats{}; }
+};
+
 // y[row, out] = scale[out] · Σ_i x[row, i] w[out, i] + bias[out], or added to y.
-template <typename T, typename Dot>
+template <typename Weights>
 struct Product {
+  using Dot = typename Weights::Dot;
   using X = typename Dot::X;
-  const T* w;
+  Weights w;
   const float *scale, *bias;
   int64_t n_in;
   const X* x;
@@ -151,20 +210,19 @@ struct Product {
     Floats sums[O][R] = {};
     typename Dot::Part parts[R];
     const X* xs = x + row * x_stride;
-    const T* ws = w + out * n_in;
     int64_t i = 0;
     for (; i + Dot::STEP <= n_in; i += Dot::STEP) {
       for (int r = 0; r < R; r++) parts[r] = Dot::part(xs + r * x_stride + i);
       for (int o = 0; o < O; o++) {
-        __builtin_prefetch(ws + (O + o) * n_in + i);  // the next block's weights
-        const auto part = Dot::part(ws + o * n_in + i);
+        __builtin_prefetch(w.at(out + O + o, i));  // the next block's weights
+        const auto part = w.part(out + o, i);
         for (int r = 0; r < R; r++) sums[o][r] = Dot::add(sums[o][r], part, parts[r]);
       }
     }
     if (i < n_in) {
       for (int r = 0; r < R; r++) parts[r] = rest<Dot>(xs + r * x_stride + i, n_in - i);
       for (int o = 0; o < O; o++) {
-        const auto part = rest<Dot>(ws + o * n_in + i, n_in - i);
+        const auto part = w.last(out + o, i);
         for (int r = 0; r < R; r++) sums[o][r] = Dot::add(sums[o][r], part, parts[r]);
       }
     }
@@ -198,7 +256,7 @@ struct Product {
 
   void run(int64_t n_row, int64_t begin, int64_t end) const {
     constexpr int64_t unit = 2 * OUTS;
-    const int64_t tile = std::max(unit, TILE / int64_t(n_in * sizeof(T)) / unit * unit);
+    const int64_t tile = std::max(unit, TILE / (n_in * Weights::BYTES) / unit * unit);
     for (int64_t out = begin; out < end; out += tile) {
       const int64_t last = std::min(end, out + tile);
       int64_t row = 0;

@@ -13,6 +13,7 @@ from torch import nn
 
 from seq2chat.config import UserError, check
 from seq2chat.device import pick_device, pick_precision
+from seq2chat.generation.blocks import has_blocks
 from seq2chat.generation.engine import Engine
 from seq2chat.generation.request import ContextExceeded
 from seq2chat.models.bert import BERT
@@ -51,6 +52,7 @@ class ServedModel:
     module: Model
     tokenizer: Tokenizer
     engine: Engine | None
+    obstacle: str = ""  # why it answers more slowly than it could
     created: int = field(default_factory=lambda: int(time.time()))
     world: bool = False
 
@@ -151,11 +153,14 @@ class ServedModel:
         }
 
 
-def open_model(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> ServedModel:
+def open_model(
+    run: Path, name: str, n_slot: int = 16, int8: bool = False, compile: bool = False
+) -> ServedModel:
     """Return the model of a run or model folder, ready to be served.
 
-    With `int8`, the weights of a GPT's products are stored as 8-bit integers. Raises UserError for
-    a reward model, and for `int8` with another family.
+    With `int8`, the weights of a GPT's products are stored as 8-bit integers. `compile` is for
+    GPUs: on a CPU, the faster decoding step is always used. Raises UserError for a reward model,
+    and for `int8` with another family.
     """
     module, tokenizer = load_checkpoint(run)
     check(
@@ -167,26 +172,72 @@ def open_model(run: Path, name: str, n_slot: int = 16, int8: bool = False) -> Se
         f"{run} is a {module.config.family}, which the server can't run; use it with `seq2chat "
         f"{COMMAND[module.config.objective]} {run}`.",
     )
-    device = pick_device()
-    module.to(device)
-    if isinstance(module, GPT | BERT):
-        on_cpu = device.type == "cpu" and not int8
-        is_small = n_parameters(module.config) < MIN_BF16_PARAMETERS
-        dtype = torch.float32 if on_cpu and is_small else pick_precision("auto", device).dtype
-        # On a CPU only the products of a GPT take less time in bfloat16.
-        for part in linear_maps(module) if on_cpu and isinstance(module, GPT) else [module]:
-            part.to(dtype)
-    if int8:
-        check(isinstance(module, GPT), f"{run} is a {module.config.family}; int8 is for a GPT.")
-        assert isinstance(module, GPT)
-        quantize(module)
-    engine = Engine(module, n_slot) if isinstance(module, GPT) else None
-    served = ServedModel(name, module, tokenizer, engine, world=knows_world(run))
+    check(
+        not int8 or isinstance(module, GPT),
+        f"{run} is a {module.config.family}; int8 is for a GPT.",
+    )
+    module.to(pick_device())
+    engine = None
+    obstacle = ""
+    if isinstance(module, GPT):
+        engine, obstacle = _open_engine(module, n_slot, int8, compile)
+    elif isinstance(module, BERT):
+        module.to(_dtype(module))
+    served = ServedModel(name, module, tokenizer, engine, obstacle, world=knows_world(run))
     try:
         served.card()
     except UserError as error:  # of a broken chat template, before it fails every request
         raise UserError(f"{run} can't be served: {error}") from None
     return served
+
+
+def _open_engine(module: GPT, n_slot: int, int8: bool, compile: bool) -> tuple[Engine, str]:
+    """Return the engine of `module`, which is converted to its fast number format, and why its
+    decoding pass is not compiled, or ""."""
+    on_cpu = module.device.type == "cpu"
+    if on_cpu and not int8 and has_blocks(module):
+        # The blocks are found before the numbers are rounded.
+        engine = Engine(module, n_slot)
+        obstacle = _compile(engine)
+        _convert(module, int8)
+        return engine, obstacle
+    _convert(module, int8)
+    engine = Engine(module, n_slot)
+    return engine, _compile(engine) if on_cpu or compile else ""
+
+
+def _convert(module: GPT, int8: bool) -> None:
+    """Convert a GPT to the number format in which it takes the least time."""
+    on_cpu = module.device.type == "cpu"
+    # On a CPU only the products of a GPT take less time in bfloat16.
+    for part in linear_maps(module) if on_cpu and not int8 else [module]:
+        part.to(_dtype(module))
+    if int8:
+        quantize(module)
+
+
+def _dtype(module: GPT | BERT) -> torch.dtype:
+    """Return the number format in which the products of `module` take the least time."""
+    if module.device.type == "cpu" and _is_small(module):
+        return torch.float32
+    return pick_precision("auto", module.device).dtype
+
+
+def _is_small(module: GPT | BERT) -> bool:
+    return n_parameters(module.config) < MIN_BF16_PARAMETERS
+
+
+def _compile(engine: Engine) -> str:
+    """Compile the decoding pass, and return why that failed, or "".
+
+    A pass of few rows takes the time of reading the weights, so a larger model reads them in
+    bfloat16, also on a CPU that multiplies faster in float32.
+    """
+    try:
+        engine.compile(None if _is_small(engine.model) else torch.bfloat16)
+    except Exception as error:  # torch raises many kinds
+        return f"decoding could not be compiled ({error})."
+    return ""
 
 
 def knows_world(path: Path) -> bool:
