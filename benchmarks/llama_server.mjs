@@ -1,11 +1,11 @@
 // Generates with llama.cpp (node-llama-cpp): one JSON line per request and per answer.
 //
-//   node --input-type=module --eval "$(cat llama_server.mjs)" MODEL.gguf THREADS SEQUENCES
+//   node llama_server.mjs MODEL.gguf THREADS SEQUENCES
 
 import readline from "node:readline";
 import { getLlama } from "node-llama-cpp";
 
-const [file, threads, sequences] = process.argv.slice(-3);
+const [file, threads, sequences] = process.argv.slice(2);
 const llama = await getLlama({ gpu: false, build: "never", logLevel: "error", maxThreads: +threads });
 const model = await llama.loadModel({ modelPath: file });
 const context = await model.createContext({

@@ -4,6 +4,7 @@ JSON line."""
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,10 +59,10 @@ class LlamaServer:
         import torch
 
         n_thread = str(torch.get_num_threads())
-        code = Path(__file__).with_name("llama_server.mjs").read_text(encoding="utf-8")
+        # Node looks for packages beside the script.
+        script = Path(shutil.copy(Path(__file__).with_name("llama_server.mjs"), folder))
         self.process = subprocess.Popen(
-            ["node", "--input-type=module", "--eval", code, str(file), n_thread, str(n)],
-            cwd=folder,
+            ["node", str(script), str(file), n_thread, str(n)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
