@@ -47,8 +47,9 @@ class Blocks:
         return matrix.flatten(1)
 
 
-def find_blocks(weight: Float[Tensor, "n_out n_in"]) -> Blocks | None:
-    """Return the blocks of a float32 matrix that was in Q4_1, Q4_0 or Q8_0, else None."""
+def find_blocks(weight: Tensor) -> Blocks | None:
+    """Return the blocks of a float32 matrix (n_out, n_in) that was in Q4_1, Q4_0 or Q8_0, else
+    None."""
     if weight.dtype != torch.float32 or weight.shape[1] % BLOCK:
         return None
     for pack in (_q4_1, _q4_0, _q8_0):
