@@ -218,6 +218,7 @@ def test_divisions_that_are_not_possible_are_refused(name, sizes, train, words, 
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **train))
     parallel = object.__new__(Parallel)  # without processes
     parallel.sizes = recipe.parallel.sizes(4)
+    parallel.mesh = object()
     parallel.size = parallel.sizes["data"] * parallel.sizes["shard"]
     with pytest.raises(UserError, match=words):
         parallel.check(recipe)

@@ -70,6 +70,11 @@ class Parallel:
             self.rank = batch.get_local_rank()
 
     @property
+    def is_alone(self) -> bool:
+        """True if one process computes everything."""
+        return self.mesh is None
+
+    @property
     def is_divided(self) -> bool:
         """True if a process stores only a part of each model."""
         return any(self.sizes[name] > 1 for name in ("shard", "tensor", "pipeline"))
@@ -93,7 +98,7 @@ class Parallel:
         if self.sizes["pipeline"] > 1:
             _check_pipeline(recipe, self)
         check(
-            self.size == 1 or train.compile != "on",
+            self.is_alone or train.compile != "on",
             'train.compile is "on", but several processes train without compiling; write "auto".',
         )
 
