@@ -347,11 +347,6 @@ def _check_pipeline(recipe: Recipe, parallel: Parallel) -> None:
         what = recipe.method or model.family
         raise UserError(f"{name}, which is for pretraining a GPT; write 1 for {what}.")
     check(
-        parallel.sizes["tensor"] == 1,
-        f"{name} and parallel.tensor {parallel.sizes['tensor']}: training doesn't combine them yet;"
-        " write 1 for one of them.",
-    )
-    check(
         model.n_layer % size == 0,
         f"{name}, which doesn't divide model.n_layer {model.n_layer}; write a divisor.",
     )
