@@ -61,9 +61,11 @@ class Launch:
             return list(self.command)
         if not has_begun:
             return list(self.command)
+        # All other options are in the run's own recipe.
+        page = ["--watch"] if "--watch" in self.command else []
         if self.command[0] == "train":
-            return ["train", str(self.folder), "--resume"]
-        return [self.command[0], "--out", str(self.folder), "--resume"]
+            return ["train", str(self.folder), "--resume", *page]
+        return [self.command[0], "--out", str(self.folder), "--resume", *page]
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ class Supervisor:
                 self._event("signal", "Saving, because a signal asks the run to stop.")
                 for process in processes:
                     process.send_signal(signal.SIGTERM)
+            if len(self.signals) > 1:
+                return Outcome("died", "Ended by a second signal.", newest)
             if deadline and time.monotonic() > deadline:
                 return Outcome("died", f"It was not saved within {self.launch.grace:g} s.", newest)
             if self.signals and set(codes) <= {0, INTERRUPTED}:
