@@ -20,15 +20,15 @@ from statistics import median
 
 from seq2chat.device import describe_machine, pick_device
 
-STEPS = 24
+STEPS = 16
 SKIPPED = 4  # the first steps are slower
 SHAPE = {
     "--budget": f"{STEPS} steps",
     "--tokenizer.vocab-size": "2048",
     "--model.context": "256",
-    "--model.n-layer": "6",
-    "--model.n-head": "6",
-    "--model.d-model": "384",
+    "--model.n-layer": "4",
+    "--model.n-head": "4",
+    "--model.d-model": "256",
     "--train.batch-size": "8",
     "--train.precision": "fp32",
     "--train.compile": "off",
