@@ -33,8 +33,8 @@ SHAPES = {
 }
 
 
-DIVISIONS = ["data", "both", "tensor", "pipeline", "2", "tensor-2", "pipeline-2"]
-WHOLE = [*(f"{shape}-4" for shape in SHAPES), "gpt-both", "gpt-tensor", "gpt-pipeline"]
+DIVISIONS = ["data", "both", "tensor", "pipeline", "all", "2", "tensor-2", "pipeline-2"]
+WHOLE = [*(f"{shape}-4" for shape in SHAPES), "gpt-both", "gpt-tensor", "gpt-pipeline", "gpt-all"]
 
 
 def recipe_of(name, text_file, parallel_files, **changes):
@@ -78,6 +78,7 @@ def folders(recipes, tmp_path_factory):
     four.append(Run(root / "gpt-both", divided(recipes["gpt"], data=2, shard=2)))
     four.append(Run(root / "gpt-tensor", divided(recipes["gpt"], shard=2, tensor=2)))
     four.append(Run(root / "gpt-pipeline", divided(recipes["gpt"], shard=2, pipeline=2)))
+    four.append(Run(root / "gpt-all", divided(recipes["gpt"], tensor=2, pipeline=2)))
     four.append(Run(root / "gpt-stopped", recipes["gpt"], stop_after=5))
     four.append(Run(root / "gpt-3", divided(recipes["gpt"], data=3)))
     four.append(
@@ -206,7 +207,6 @@ def test_a_full_disk_ends_all_processes_with_one_sentence(folders):
     [
         ("gpt", {"tensor": 4}, {}, "parallel.tensor is 4, which doesn't divide model.n_head 2"),
         ("gpt", {"pipeline": 4}, {}, "parallel.pipeline is 4, which doesn't divide model.n_layer"),
-        ("gpt", {"tensor": 2, "pipeline": 2}, {}, "doesn't combine them yet"),
         ("gpt", {"pipeline": 2, "data": 2, "micro_batches": 3}, {}, "3 micro-batches"),
         ("bert", {"tensor": 2}, {}, "for pretraining a GPT; write 1 for bert"),
         ("seq2seq", {"pipeline": 2}, {}, "for pretraining a GPT; write 1 for seq2seq"),
@@ -218,6 +218,7 @@ def test_divisions_that_are_not_possible_are_refused(name, sizes, train, words, 
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **train))
     parallel = object.__new__(Parallel)  # without processes
     parallel.sizes = recipe.parallel.sizes(4)
+    parallel.mesh = object()
     parallel.size = parallel.sizes["data"] * parallel.sizes["shard"]
     with pytest.raises(UserError, match=words):
         parallel.check(recipe)

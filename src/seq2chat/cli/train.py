@@ -239,7 +239,8 @@ def run_job(job: "Job", console: Console, watch: bool = False) -> None:
     """Train `job`, with a page if `watch`."""
     from seq2chat.cli.watch import page_of
 
-    with page_of(job.run.folder) if watch else nullcontext():
+    # Of several processes, the one that prints has the page.
+    with page_of(job.run.folder) if watch and not console.quiet else nullcontext():
         display(job, console)
     if watch:
         console.print(f"To see the page again: seq2chat watch {job.run.folder}", soft_wrap=True)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from seq2chat.config import UserError, check
 from seq2chat.log import Log
@@ -25,6 +26,7 @@ from seq2chat.scale.rendezvous import Rendezvous
 POLL = 0.1  # seconds between two looks at the processes
 SETTLE = 3.0  # seconds in which the others of a failed process may end with their own reason
 LONGEST_PAUSE = 300.0
+STATES = {"T": "is suspended", "D": "waits for a disk or a device"}
 # Exit codes of a process of a run, see `cli.main`.
 REFUSED = 2
 DIVERGED = 3
@@ -49,12 +51,21 @@ class Launch:
     grace: float = 100.0
 
     def words(self) -> list[str]:
-        """Return the command, or the one that resumes its run if that has begun."""
-        if not (self.folder / "config.toml").exists():
+        """Return the command, or the one that resumes its run if it has begun one.
+
+        A run in the folder that another command has begun is not resumed: that command's options
+        would be ignored.
+        """
+        has_begun = list(self.command) in [e.get("command") for e in events(self.folder)]
+        if "--resume" in self.command or not (self.folder / "config.toml").exists():
             return list(self.command)
+        if not has_begun:
+            return list(self.command)
+        # All other options are in the run's own recipe.
+        page = ["--watch"] if "--watch" in self.command else []
         if self.command[0] == "train":
-            return ["train", str(self.folder), "--resume"]
-        return [self.command[0], "--out", str(self.folder), "--resume"]
+            return ["train", str(self.folder), "--resume", *page]
+        return [self.command[0], "--out", str(self.folder), "--resume", *page]
 
 
 @dataclass(frozen=True)
@@ -115,11 +126,16 @@ class Supervisor:
         port = rendezvous.port(attempt)
         with tempfile.TemporaryDirectory(prefix="seq2chat-") as folder:
             beats = Path(folder)
-            processes = self._start(port, rendezvous.host, beats)
-            pids = [process.pid for process in processes]
-            words = " ".join(self.launch.words())
+            words = self.launch.words()
+            processes = self._start(words, port, rendezvous.host, beats)
             n = self.launch.n_processes * self.launch.nodes
-            self._event("start", f"{n} processes run: {words}", attempt=attempt, pids=pids)
+            self._event(
+                "start",
+                f"{n} processes run: {' '.join(words)}",
+                attempt=attempt,
+                command=self.launch.command,
+                pids=[process.pid for process in processes],
+            )
             try:
                 return self._watch(attempt, processes, beats, rendezvous)
             finally:
@@ -127,7 +143,7 @@ class Supervisor:
                     process.kill()
                     process.wait()
 
-    def _start(self, port: int, host: str, beats: Path) -> list[subprocess.Popen]:
+    def _start(self, words: list[str], port: int, host: str, beats: Path) -> list[subprocess.Popen]:
         launch = self.launch
         threads = max(1, (os.cpu_count() or 1) // launch.n_processes)
         processes = []
@@ -143,7 +159,7 @@ class Supervisor:
             }
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "seq2chat", *launch.words()],
+                    [sys.executable, "-m", "seq2chat", *words],
                     env={"OMP_NUM_THREADS": str(threads)} | os.environ | variables,
                     # So that Ctrl-C reaches the launcher alone, which forwards it once.
                     start_new_session=True,
@@ -172,6 +188,8 @@ class Supervisor:
                 self._event("signal", "Saving, because a signal asks the run to stop.")
                 for process in processes:
                     process.send_signal(signal.SIGTERM)
+            if len(self.signals) > 1:
+                return Outcome("died", "Ended by a second signal.", newest)
             if deadline and time.monotonic() > deadline:
                 return Outcome("died", f"It was not saved within {self.launch.grace:g} s.", newest)
             if self.signals and set(codes) <= {0, INTERRUPTED}:
@@ -183,7 +201,7 @@ class Supervisor:
                 return outcome
             if elsewhere := rendezvous.failure(attempt):
                 return Outcome(*elsewhere, step=newest)
-            if late := self._hung(steps, newest):
+            if late := self._hung(processes, steps, newest):
                 rendezvous.fail(attempt, late.kind, late.reason)
                 return late
 
@@ -206,18 +224,24 @@ class Supervisor:
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
         return Outcome("died", f"Process {rank} {how} after step {step}.", step)
 
-    def _hung(self, steps: dict[int, tuple[int, float]], newest: int) -> Outcome | None:
+    def _hung(
+        self,
+        processes: list[subprocess.Popen],
+        steps: dict[int, tuple[int, float]],
+        newest: int,
+    ) -> Outcome | None:
         """Return an outcome if a process has made no step for too long. Preparation, before the
         first step, has no limit."""
         limit = self.launch.hang_timeout
-        late = {rank: step for rank, (step, age) in steps.items() if age > limit}
-        if not late:
+        if not any(age > limit for _, age in steps.values()):
             return None
-        local_rank = min(late, key=late.__getitem__)
-        rank = self.launch.node * self.launch.n_processes + local_rank
-        who = f"Process {rank}" if len(late) < len(steps) else "No process"
-        verb = "made no" if len(late) < len(steps) else "made a"
-        return Outcome("hung", f"{who} {verb} step for {limit:g} s after step {newest}.", newest)
+        # The others wait for the one that hangs, so the steps don't name it.
+        first = self.launch.node * self.launch.n_processes
+        reason = f"There was no step for {limit:g} s after step {newest}."
+        for rank, process in enumerate(processes, start=first):
+            if state := STATES.get(_state(process.pid)):
+                reason += f" Process {rank} {state}."
+        return Outcome("hung", reason, newest)
 
     def _newest_checkpoint(self) -> str:
         # As `RunFolder.list_checkpoints`, without loading torch.
@@ -234,6 +258,13 @@ class Supervisor:
         self.log(sentence)
 
 
+def events(folder: Path) -> list[dict[str, Any]]:
+    """Return the events of the run in `folder`, oldest first."""
+    file = folder / "events.jsonl"
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
 def _steps(beats: Path) -> dict[int, tuple[int, float]]:
     """Return the step of each process, and the seconds since it made it."""
     steps = {}
@@ -242,6 +273,15 @@ def _steps(beats: Path) -> dict[int, tuple[int, float]]:
         if text:  # a process may be writing it
             steps[int(file.name)] = (int(text), time.time() - file.stat().st_mtime)
     return steps
+
+
+def _state(pid: int) -> str:
+    """Return the letter of a process's state on Linux, or an empty string elsewhere."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.rpartition(")")[2].split()[0]
 
 
 def _signal_name(number: int) -> str:

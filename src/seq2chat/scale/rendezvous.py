@@ -2,6 +2,9 @@
 
 import json
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +53,7 @@ class Rendezvous:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.store is None:
+        if self.store is None or any(error):
             return
         # The store ends with node 0, so that waits for the others.
         self._add("left")
@@ -61,21 +64,24 @@ class Rendezvous:
         """Return the port at which the processes of this attempt meet."""
         if self.store is None:
             return free_port()
-        if self.node == 0:
-            self.store.set(f"port-{attempt}", str(free_port()))
-        return int(self.store.get(f"port-{attempt}"))
+        with _explained():
+            if self.node == 0:
+                self.store.set(f"port-{attempt}", str(free_port()))
+            return int(self.store.get(f"port-{attempt}"))
 
     def fail(self, attempt: int, kind: str, reason: str) -> None:
         """Report the failure of an attempt to the other launchers."""
         if self.store is not None:
-            self.store.set(f"failed-{attempt}", json.dumps([kind, reason]))
+            with _explained():
+                self.store.set(f"failed-{attempt}", json.dumps([kind, reason]))
 
     def failure(self, attempt: int) -> list[str]:
         """Return kind and reason of a failure on any server, or an empty list."""
         key = f"failed-{attempt}"
-        if self.store is None or not self.store.check([key]):
+        if self.store is None:
             return []
-        return json.loads(self.store.get(key))
+        with _explained():
+            return json.loads(self.store.get(key)) if self.store.check([key]) else []
 
     def all_done(self, attempt: int) -> bool:
         """Wait until the processes of all servers are done, or any has failed."""
@@ -84,18 +90,26 @@ class Rendezvous:
         self._add(f"done-{attempt}")
         return self._wait_for(f"done-{attempt}", attempt)
 
-    def _add(self, key: str) -> None:
-        self.store.add(key, 1)
+    def _add(self, key: str, n: int = 1) -> int:
+        with _explained():
+            return self.store.add(key, n)
 
     def _wait_for(self, key: str, attempt: int = -1) -> bool:
-        import time
-
         end = time.monotonic() + PATIENCE.total_seconds()
-        while self.store.add(key, 0) < self.nodes and time.monotonic() < end:
+        while self._add(key, 0) < self.nodes and time.monotonic() < end:
             if attempt >= 0 and self.failure(attempt):
                 return False
             time.sleep(0.1)
         return True
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise UserError if the store of server 0 doesn't answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError("The launcher of server 0 has ended, so this one ends too.") from error
 
 
 def _store(host: str, port: int, is_first: bool) -> Any:

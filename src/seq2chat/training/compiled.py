@@ -39,7 +39,7 @@ def compile_steps(job: Job, log: Log) -> bool:
             f"train.compile is for pretraining; for {name} write auto or off.",
         )
         return False
-    if job.parallel.size > 1:
+    if not job.parallel.is_alone:
         log("torch.compile off: several processes train without it")
         return False
     is_wanted = train.compile == "on" or (train.compile == "auto" and _pays(job, log))

@@ -60,7 +60,9 @@ class LanguageModeling(Task[CausalLM, TextTokenizer]):
     def add_gradient(self, batch: Batch) -> Loss:
         if self.pipeline is None:
             return super().add_gradient(batch)
-        return self.pipeline.gradient(batch), (batch.labels != IGNORED).sum()
+        with self.parallel.computing():
+            loss = self.pipeline.gradient(batch)
+        return loss, (batch.labels != IGNORED).sum()
 
     def validation_loss(self, model: CausalLM, batch: Batch) -> Loss:
         return causal_lm(model, batch, parallel_nll_sum)

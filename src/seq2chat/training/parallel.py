@@ -70,6 +70,11 @@ class Parallel:
             self.rank = batch.get_local_rank()
 
     @property
+    def is_alone(self) -> bool:
+        """True if one process computes everything."""
+        return self.mesh is None
+
+    @property
     def is_divided(self) -> bool:
         """True if a process stores only a part of each model."""
         return any(self.sizes[name] > 1 for name in ("shard", "tensor", "pipeline"))
@@ -93,7 +98,7 @@ class Parallel:
         if self.sizes["pipeline"] > 1:
             _check_pipeline(recipe, self)
         check(
-            self.size == 1 or train.compile != "on",
+            self.is_alone or train.compile != "on",
             'train.compile is "on", but several processes train without compiling; write "auto".',
         )
 
@@ -341,11 +346,6 @@ def _check_pipeline(recipe: Recipe, parallel: Parallel) -> None:
     if not isinstance(model, GPTConfig) or recipe.align is not None:
         what = recipe.method or model.family
         raise UserError(f"{name}, which is for pretraining a GPT; write 1 for {what}.")
-    check(
-        parallel.sizes["tensor"] == 1,
-        f"{name} and parallel.tensor {parallel.sizes['tensor']}: training doesn't combine them yet;"
-        " write 1 for one of them.",
-    )
     check(
         model.n_layer % size == 0,
         f"{name}, which doesn't divide model.n_layer {model.n_layer}; write a divisor.",

@@ -19,22 +19,23 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from seq2chat.models.gpt import GPT, is_local
-from seq2chat.models.tensor_file import StoredTensor
+from seq2chat.models.tensor_file import StoredTensor, whole_tensor
 from seq2chat.nn.mask import causal_masks, document_mask, document_starts
 from seq2chat.nn.position import rotary
 from seq2chat.text.batch import Batch
-from seq2chat.training.nll import chunked_nll_sum
+from seq2chat.training.tensor_parallel import between_stages, from_positions, parallel_nll_sum
 
 
 @dataclass(frozen=True)
 class Place:
     """The place of this process among the stages. `ends` is the group of the first and the last
-    stage, which both have a tied embedding."""
+    stage, which both have a tied embedding. `tensor` are the ranks that divide its matrices."""
 
     index: int
     size: int
     group: dist.ProcessGroup
     ends: dist.ProcessGroup
+    tensor: DeviceMesh
 
     @property
     def is_first(self) -> bool:
@@ -62,6 +63,8 @@ class GPTStage(GPT):
         `x` holds tokens (batch, seq) on the first stage, and the stream of the stage before on the
         others. `segments` is as in `GPT.forward`.
         """
+        if not self.place.is_first and self.place.tensor.size() > 1:
+            x = from_positions(x, self.place.tensor)
         positions = torch.arange(x.shape[1], device=x.device)[None]
         allowed = None
         if segments is not None:
@@ -82,7 +85,8 @@ class GPTStage(GPT):
                 x = cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False))
             else:
                 x = layer(*inputs)
-        return self.norm(x)
+        x = self.norm(x)
+        return x if self.place.is_last else between_stages(x)
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +159,8 @@ def _place(mesh: DeviceMesh) -> Place:
             ends = group
     pipeline = mesh["pipeline"]
     assert ends is not None
-    return Place(pipeline.get_local_rank(), pipeline.size(), pipeline.get_group(), ends)
+    index = pipeline.get_local_rank()
+    return Place(index, pipeline.size(), pipeline.get_group(), ends, mesh["tensor"])
 
 
 def copies(model: nn.Module) -> list[Tensor]:
@@ -186,7 +191,9 @@ class Pipeline:
         self.schedule = Schedule1F1B(
             PipelineStage(stage, place.index, place.size, stage.device, group=place.group),
             n_micro_batches,
-            loss_fn=lambda hidden, labels: chunked_nll_sum(hidden, stage.head_weight, labels),
+            loss_fn=lambda hidden, labels: whole_tensor(
+                parallel_nll_sum(hidden, stage.head_weight, labels)
+            ),
             scale_grads=False,
         )
 

@@ -34,6 +34,16 @@ def parallel_nll_sum(hidden: Tensor, head_weight: Tensor, labels: Tensor) -> Ten
     return nll_sum(hidden.redistribute(placements=[Replicate()]), head_weight, labels)
 
 
+def between_stages(x: Tensor) -> Tensor:
+    """Return this rank's positions of the residual stream, which it sends to the next stage."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def from_positions(x: Tensor, tensor: DeviceMesh) -> Tensor:
+    """Return the residual stream of which this rank has received its positions."""
+    return DTensor.from_local(x, tensor, [Shard(POSITIONS)], run_check=False)
+
+
 def divide_matrices(model: GPT, tensor: DeviceMesh) -> None:
     """Divide each matrix by rows or columns, and the positions between the matrices.
 
@@ -41,7 +51,10 @@ def divide_matrices(model: GPT, tensor: DeviceMesh) -> None:
     al. 2022, section 4.2.2). The input of attention is gathered once for q, k and v. Every
     parameter becomes a DTensor, as the gradient norm can't mix them with plain tensors.
     """
-    plan: dict[str, ParallelStyle] = {"embed_tokens": summed(input_layouts=Replicate())}
+    plan: dict[str, ParallelStyle] = {}
+    # A stage of a pipeline lacks some of them.
+    if model.embed_tokens is not None:
+        plan["embed_tokens"] = summed(input_layouts=Replicate())
     if model.embed_positions is not None:
         plan["embed_positions"] = summed(input_layouts=Replicate())
     if model.lm_head is not None:
@@ -50,6 +63,8 @@ def divide_matrices(model: GPT, tensor: DeviceMesh) -> None:
         plan["norm"] = SequenceParallel()
     parallelize_module(model, tensor, plan)
     for layer in model.layers:
+        if isinstance(layer, nn.Identity):
+            continue
         parallelize_module(layer, tensor, _block_plan(cast(Block, layer)))
 
 
