@@ -176,7 +176,9 @@ def panels(browser: Browser, url: str, kind: str, only: str) -> None:
 
 def panel(browser: Browser, address: str, name: str, style: dict) -> None:
     options = {"viewport": {"width": 1200, "height": 860}} | style
-    page = browser.new_context(device_scale_factor=1.25 if "viewport" not in style else 1.5, **options).new_page()
+    is_phone = "viewport" in style
+    context = browser.new_context(device_scale_factor=1.5 if is_phone else 1.25, **options)
+    page = context.new_page()
     page.set_default_timeout(WAIT * 1000)
     page.goto(address)
     page.locator("#panel:not([aria-busy]) .panel").wait_for()
