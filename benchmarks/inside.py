@@ -47,10 +47,10 @@ CHAT_TOKENS = 128
 LOOK_SECONDS = 2.0  # between two panels of a person who looks
 PANELS_PER_TEXT = 8
 LOOKS = (
-    {"site": "layers.*.self_attn.heads", "head": 1},
-    {"site": "lens.logprobs", "top": 5},
-    {"site": "layers.*.mlp.activation", "position": -1},
-    {"site": "layers.*.self_attn.heads.query", "until": 8},
+    {"site": "layers.*.self_attn.heads", "layer": 0, "head": 1},
+    {"site": "logits", "position": -1},
+    {"site": "layers.*.mlp.activation", "layer": 1, "position": -1},
+    {"site": "layers.*.self_attn.heads.query", "layer": 2, "until": 8},
 )
 """What the panels request of a trace."""
 HOVER = """
@@ -184,8 +184,8 @@ def chat_costs(url: str, model: str, ids: list[int], rounds: int) -> dict[str, f
             if n % PANELS_PER_TEXT == 0:  # another text, so that nothing is kept from before
                 tokens = ids[: len(ids) - n // PANELS_PER_TEXT % 9]
                 reply = post(f"{url}/api/traces", {"model": model, "tokens": tokens})
-            query = LOOKS[n % len(LOOKS)] | {"layer": n % 3}
-            address = f"{url}/api/traces/{reply['id']}/tensor?{urlencode(query)}"
+            query = urlencode(LOOKS[n % len(LOOKS)])
+            address = f"{url}/api/traces/{reply['id']}/tensor?{query}"
             urllib.request.urlopen(address, timeout=600).read()
             n += 1
 

@@ -80,7 +80,7 @@ STYLES = {
     "-dark": {"color_scheme": "dark"},
     "-phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True},
 }
-COLORS = (256, 128, 64, 32, 16)  # of a palette: as many as fit the size
+COLORS = (256, 128, 64, 32)  # of a palette: as many as fit the size
 MAX_BYTES = 60_000
 WAIT = 60  # seconds for the server to load the models
 
@@ -176,7 +176,9 @@ def panels(browser: Browser, url: str, kind: str, only: str) -> None:
 
 def panel(browser: Browser, address: str, name: str, style: dict) -> None:
     options = {"viewport": {"width": 1200, "height": 860}} | style
-    page = browser.new_context(device_scale_factor=1.5, **options).new_page()
+    is_phone = "viewport" in style
+    context = browser.new_context(device_scale_factor=1.5 if is_phone else 1.25, **options)
+    page = context.new_page()
     page.set_default_timeout(WAIT * 1000)
     page.goto(address)
     page.locator("#panel:not([aria-busy]) .panel").wait_for()

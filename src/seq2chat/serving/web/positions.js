@@ -60,7 +60,7 @@ export async function positions({ trace, tensor }) {
     told,
     el(
       "div",
-      { class: "attention" },
+      { class: "attention pair" },
       el("figure", {}, matrix, el("figcaption", {}, `${rows} positions × ${columns} numbers`)),
       el("figure", {}, map, el("figcaption", {}, "cosines")),
     ),
