@@ -27,14 +27,24 @@ TRAIN = {
 }
 SHAPES = {
     "gpt": {"context": 32, "n_layer": 2, "n_head": 2, "d_model": 32},
+    "gpt2": {"layout": "gpt2", "context": 32, "n_layer": 2, "n_head": 2, "d_model": 32},
     "bert": {"family": "bert", "context": 32, "n_layer": 2, "n_head": 2, "d_model": 32},
     "transformer": {"family": "transformer", "n_layer": 2, "n_head": 2, "d_model": 32},
     "seq2seq": {"family": "seq2seq", "n_layer": 2, "d_model": 32, "d_embed": 24},
 }
 
 
-DIVISIONS = ["data", "both", "tensor", "pipeline", "all", "2", "tensor-2", "pipeline-2"]
-WHOLE = [*(f"{shape}-4" for shape in SHAPES), "gpt-both", "gpt-tensor", "gpt-pipeline", "gpt-all"]
+DIVISIONS = [
+    "gpt-data",
+    "gpt-both",
+    "gpt-tensor",
+    "gpt2-pipeline",  # its first and last stage share the embedding
+    "gpt-all",
+    "gpt-2",
+    "gpt-tensor-2",
+    "gpt-pipeline-2",
+]
+WHOLE = [*(f"{shape}-4" for shape in SHAPES), "gpt-both", "gpt-tensor", "gpt2-pipeline", "gpt-all"]
 
 
 def recipe_of(name, text_file, parallel_files, **changes):
@@ -77,7 +87,7 @@ def folders(recipes, tmp_path_factory):
     four.append(Run(root / "gpt-data", divided(recipes["gpt"], data=4)))
     four.append(Run(root / "gpt-both", divided(recipes["gpt"], data=2, shard=2)))
     four.append(Run(root / "gpt-tensor", divided(recipes["gpt"], shard=2, tensor=2)))
-    four.append(Run(root / "gpt-pipeline", divided(recipes["gpt"], shard=2, pipeline=2)))
+    four.append(Run(root / "gpt2-pipeline", divided(recipes["gpt2"], shard=2, pipeline=2)))
     four.append(Run(root / "gpt-all", divided(recipes["gpt"], tensor=2, pipeline=2)))
     four.append(Run(root / "gpt-stopped", recipes["gpt"], stop_after=5))
     four.append(Run(root / "gpt-3", divided(recipes["gpt"], data=3)))
@@ -131,7 +141,7 @@ def equal(folder, expected):
     assert [m["step"] for m in actual] == [m["step"] for m in wanted]
     for a, b in zip(actual, wanted, strict=True):
         for name in ("loss", "val_loss", "grad_norm"):
-            assert a.get(name, 0) == pytest.approx(b.get(name, 0), abs=EQUAL, rel=EQUAL), a["step"]
+            assert abs(a.get(name, 0) - b.get(name, 0)) <= EQUAL, (a["step"], name)
         for name in ("tokens", "val_tokens"):
             assert a.get(name) == b.get(name)
     assert losses(expected)[-1] < losses(expected)[0] - 0.1  # it learns, so equality says something
@@ -144,7 +154,7 @@ def test_four_sharding_processes_have_the_losses_of_one(folders, name):
 
 @pytest.mark.parametrize("name", DIVISIONS)
 def test_any_division_has_the_losses_of_one(folders, name):
-    equal(folders / f"gpt-{name}", folders / "gpt-1")
+    equal(folders / name, folders / f"{name.partition('-')[0]}-1")
 
 
 @pytest.mark.parametrize("name", WHOLE)
