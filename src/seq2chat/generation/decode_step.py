@@ -38,6 +38,7 @@ COMPILERS = "c++", "g++", "clang++"
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 BLOCKS8, BLOCKS4 = 3, 4
 MAX_ROWS = 16  # up to which it is faster than the libraries' products
+MAX_THREADS = 16  # more wait for each other longer than they compute
 
 
 class NoCompiler(RuntimeError):
@@ -173,7 +174,7 @@ class DecodeStep:
         self._kept: list[object] = []  # everything that the C++ code points to
         self._vocab_size = model.config.vocab_size
         description = self._describe(model)
-        n_thread = torch.get_num_threads()
+        n_thread = min(MAX_THREADS, torch.get_num_threads())
         self._step = self._library.step_new(pointer(description), n_thread, MAX_ROWS)
 
     def __del__(self) -> None:
