@@ -1,6 +1,7 @@
 """The step in C++ against `GPT.step`, and a row against itself among others."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from seq2chat.config import GPTConfig
 from seq2chat.generation import decode_step
+from seq2chat.generation.blocks import find_blocks
 from seq2chat.generation.decode import generate
 from seq2chat.generation.decode_step import DecodeStep, NoCompiler, can_step
 from seq2chat.generation.fast_gpt import FastGPT, with_fast_steps
@@ -122,14 +124,69 @@ def test_generation_with_fast_steps_equals_the_plain_one(config):
     model = random_gpt(config)
     fast = with_fast_steps(model)
     assert isinstance(fast, FastGPT)
-    prompts = [[1, 2, 3], [4], [5] * 30]  # padded to one length
-    for n in (1, 2):
+    several = [[1, 2, 3], [4], [5] * 30]  # padded to one length
+    for n, prompts in ((1, several), (2, several), (1, [[4]])):
         plain, quick = (
             generate(m, prompts, SamplingConfig(49, seed=3), [7], n=n) for m in (model, fast)
         )
         for one, other in zip(chain(*plain), chain(*quick), strict=True):
             assert one.tokens == other.tokens
             assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_matrices_of_one_input_may_have_different_formats():
+    """After adapters were merged into some of a quantized model's matrices."""
+    model = random_gpt(SMALL)
+    with torch.no_grad():
+        for layer in model.layers:
+            for linear in (layer.self_attn.q_proj, layer.mlp.up_proj):
+                linear.weight.copy_(linear.weight.mul(8).round() / 8)
+                linear.weight.view(-1, 32)[:, 0] = 127 / 8
+                assert find_blocks(linear.weight) is not None
+    step, single = DecodeStep(model, torch.bfloat16), Slots(model)
+    keys, values = ([torch.zeros_like(k) for k in single.keys] for _ in range(2))
+    logits = step([5], [0], [0], [0], keys, values, room=64)
+    expected = single.read(torch.tensor([5]), [0], 0)
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0.05 * scale)
+
+
+def test_numbers_out_of_range_are_refused():
+    model = random_gpt(SMALL)
+    slots = Slots(model)
+    for tokens, slot, place in (([101], [0], 0), ([-1], [0], 0), ([1], [5], 0), ([1], [0], 64)):
+        with pytest.raises(IndexError, match="is not below"):
+            slots.read(torch.tensor(tokens), slot, place)
+    with pytest.raises(IndexError, match="A row"):
+        slots.read(torch.zeros(17, dtype=torch.int64), [0] * 17, 0)
+    fast, state = FastGPT(model), model.start()
+    fast.step(torch.tensor([[1, 2]]), state)
+    with pytest.raises(IndexError, match="The state has 1 rows"):
+        fast.step(torch.tensor([[1], [2]]), state)
+
+
+def test_changed_weights_are_used_by_the_next_text():
+    model = random_gpt(SMALL)
+    fast = FastGPT(model)
+    greedy = SamplingConfig(12, 0.0)
+    generate(fast, [[1, 2]], greedy)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    [[new]], [[expected]] = (generate(m, [[1, 2]], greedy) for m in (fast, model))
+    assert new.tokens == expected.tokens
+    assert FastGPT(model)._step is fast._step
+
+
+def test_calls_from_several_threads_wait_for_each_other():
+    model = random_gpt(SMALL)
+    slots = Slots(model)
+    tokens = torch.arange(5)
+    expected = slots.read(tokens, [0, 1, 2, 3, 4], 0)
+    with ThreadPoolExecutor(4) as pool:
+        results = pool.map(lambda i: slots.read(tokens[i : i + 1], [i], 0), [0, 1, 2, 3, 4] * 20)
+        for i, logits in zip([0, 1, 2, 3, 4] * 20, results, strict=True):
+            assert torch.equal(logits[0], expected[i])
 
 
 def test_models_that_it_cannot_compute_stay_as_they_are():
@@ -151,4 +208,10 @@ def test_without_a_compiler_decoding_stays_plain(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(NoCompiler, match="no-such-compiler"):
         DecodeStep(model)
+    monkeypatch.setenv("CXX", "'unfinished")
+    with pytest.raises(NoCompiler, match="No closing quotation"):
+        DecodeStep(model)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert with_fast_steps(model) is model
     decode_step.library.cache_clear()

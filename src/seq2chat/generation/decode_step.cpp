@@ -80,10 +80,11 @@ class Inputs {
   Inputs(int64_t n_row, int64_t width)
       : stride(padded(width)), floats(n_row * stride), halves(n_row * stride) {}
   float* row(int64_t i) const { return floats.at(i * stride); }
-  // Call this after the floats of a row, or a part of them, have been written.
-  void ready(int64_t i, int64_t begin, int64_t end, const Matrix& reader) const {
+  // Call this after the floats of a row, or a part of them, have been written for these readers.
+  template <typename... Readers>
+  void ready(int64_t i, int64_t begin, int64_t end, const Readers&... readers) const {
 #ifdef __AVX512BF16__
-    if (reader.format != BFLOAT16) return;
+    if (((readers.format != BFLOAT16) && ...)) return;
     const float* from = row(i);
     Half* to = halves.at(i * stride);
     int64_t k = begin;
@@ -295,18 +296,19 @@ class Step {
   int64_t position(int64_t row) const { return rows.places[row] - rows.firsts[row]; }
 
   // Every thread normalizes all rows for itself, which takes less time than waiting.
-  void normalize_stream(int thread, const Norm& norm, const Matrix& reader) {
+  template <typename... Readers>
+  void normalize_stream(int thread, const Norm& norm, const Readers&... readers) {
     const Inputs& to = *normed[thread];
     for (int64_t row = 0; row < rows.n; row++) {
       normalize(norm, m.norm_eps, stream.at(row * m.d_model), to.row(row), m.d_model);
-      to.ready(row, 0, m.d_model, reader);
+      to.ready(row, 0, m.d_model, readers...);
     }
   }
 
   // Queries, and new keys and values in the cache. A thread computes whole heads.
   void project(int thread, int64_t index) {
     const Layer& layer = layers[index];
-    normalize_stream(thread, layer.input_norm, layer.q);
+    normalize_stream(thread, layer.input_norm, layer.q, layer.k, layer.v);
     const int64_t n_kv = m.n_kv_head * m.d_head, n_q = m.n_head * m.d_head;
     const auto [begin, end] = part(thread, n_q + 2 * n_kv, m.d_head);
     const auto overlap = [&](int64_t from, int64_t n) {
@@ -417,7 +419,7 @@ class Step {
 
   // The wide layer of the MLP.
   void widen_stream(int thread, const Layer& layer) {
-    normalize_stream(thread, layer.mlp_norm, layer.up);
+    normalize_stream(thread, layer.mlp_norm, layer.up, layer.gate);
     auto [begin, end] = part(thread, m.d_ff, PADDING);
     multiply(layer.up, *normed[thread], rows.n, hidden.row(0), hidden.stride, false, begin, end);
     std::vector<float>& gates = *scratch[thread];

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p, pointer
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TypeGuard, TypeVar, cast
 
 import torch
@@ -99,8 +100,23 @@ class _Rows(Structure):
 def library() -> ctypes.CDLL:
     """Return the compiled code, from the cache after the first time, which takes a few seconds.
 
-    Raises NoCompiler without a C++ compiler that can compile it.
+    Raises NoCompiler without a C++ compiler that can compile it, or a cache that it can be kept in.
     """
+    try:
+        code = ctypes.CDLL(str(_compiled()))
+    except (OSError, ValueError) as error:
+        raise NoCompiler(f"the C++ code can't be kept or run: {error}") from error
+    code.step_new.argtypes = [POINTER(_Model), c_int32, c_int64]
+    code.step_new.restype = c_void_p
+    code.step_run.argtypes = [c_void_p, POINTER(_Rows)]
+    code.step_run.restype = None
+    code.step_delete.argtypes = [c_void_p]
+    code.step_delete.restype = None
+    return code
+
+
+def _compiled() -> Path:
+    """Return the file with the code for this processor."""
     named = os.environ.get("CXX", "")
     compiler = shlex.split(named) or [c for c in COMPILERS if shutil.which(c)][:1]
     if not compiler:
@@ -112,28 +128,22 @@ def library() -> ctypes.CDLL:
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_folder() / "code"
     file = folder / f"decode-step-{key}.so"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-            made = Path(temporary) / file.name
-            # Options in $CXX come last, so that -march=haswell there wins over -march=native.
-            command = [compiler[0], *flags, *compiler[1:], str(SOURCE), "-o", str(made)]
-            try:
-                subprocess.run(command, capture_output=True, text=True, check=True)
-            except OSError as error:
-                raise NoCompiler(f"{command[0]} can't be run: {error}") from error
-            except subprocess.CalledProcessError as error:
-                reason = error.stderr.strip()[:500]
-                raise NoCompiler(f"{command[0]} failed: {reason or 'no message'}") from error
-            made.replace(file)
-    code = ctypes.CDLL(str(file))
-    code.step_new.argtypes = [POINTER(_Model), c_int32, c_int64]
-    code.step_new.restype = c_void_p
-    code.step_run.argtypes = [c_void_p, POINTER(_Rows)]
-    code.step_run.restype = None
-    code.step_delete.argtypes = [c_void_p]
-    code.step_delete.restype = None
-    return code
+    if file.exists():
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+        made = Path(temporary) / file.name
+        # Options in $CXX come last, so that -march=haswell there wins over -march=native.
+        command = [compiler[0], *flags, *compiler[1:], str(SOURCE), "-o", str(made)]
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True)
+        except OSError as error:
+            raise NoCompiler(f"{command[0]} can't be run: {error}") from error
+        except subprocess.CalledProcessError as error:
+            reason = error.stderr.strip()[:500]
+            raise NoCompiler(f"{command[0]} failed: {reason or 'no message'}") from error
+        made.replace(file)
+    return file
 
 
 def _processor() -> str:
@@ -165,20 +175,26 @@ class DecodeStep:
     Matrices that were published in 4 or 8 bits are packed into their blocks again, which changes no
     number. The others are rounded to `dtype` if there is one, or used where they are, and must stay
     there. A row's logits have the same bits whatever the other rows and the number of threads are.
-    Calls must not overlap. Raises NoCompiler as `library` does.
+    Raises NoCompiler as `library` does.
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype | None = None) -> None:
         self._library = library()
         self._dtype = dtype
         self._kept: list[object] = []  # everything that the C++ code points to
-        self._vocab_size = model.config.vocab_size
-        description = self._describe(model)
+        self._config = model.config
+        self._description = self._describe(model)
+        self._lock = Lock()  # of one call at a time
+        self._start()
+
+    def _start(self) -> None:
         n_thread = min(MAX_THREADS, torch.get_num_threads())
-        self._step = self._library.step_new(pointer(description), n_thread, MAX_ROWS)
+        self._pid = os.getpid()
+        self._step = self._library.step_new(pointer(self._description), n_thread, MAX_ROWS)
 
     def __del__(self) -> None:
-        if hasattr(self, "_step"):
+        # A forked process has none of the threads that would be joined.
+        if getattr(self, "_pid", None) == os.getpid():
             self._library.step_delete(self._step)
 
     def __call__(
@@ -195,10 +211,12 @@ class DecodeStep:
 
         `keys` and `values` hold one float32 tensor (n_slot, n_kv_head, room, d_head) per layer, of
         any shape with these numbers in this order. The token of row i is written at `places[i]` of
-        slot `slots[i]`, and sees the places from `firsts[i]` on, which is position 0.
+        slot `slots[i]`, and sees the places from `firsts[i]` on, which is position 0. Raises
+        IndexError for numbers out of range.
         """
         n = len(tokens)
-        logits = torch.empty(n, self._vocab_size)
+        self._check(tokens, slots, places, firsts, keys, room)
+        logits = torch.empty(n, self._config.vocab_size)
         rows = _Rows(
             n,
             *((c_int64 * n)(*numbers) for numbers in (tokens, slots, places, firsts)),
@@ -209,8 +227,35 @@ class DecodeStep:
             room,
             logits.data_ptr(),
         )
-        self._library.step_run(self._step, pointer(rows))
+        with self._lock:
+            if self._pid != os.getpid():
+                self._start()
+            self._library.step_run(self._step, pointer(rows))
         return logits
+
+    def _check(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        places: Sequence[int],
+        firsts: Sequence[int],
+        keys: Sequence[Tensor],
+        room: int,
+    ) -> None:
+        """Raise IndexError for numbers that would address memory outside of the tensors."""
+        config = self._config
+        n_slot = keys[0].numel() // (config.n_kv_head * config.d_head * room)
+        positions = [place - first for place, first in zip(places, firsts, strict=True)]
+        for name, numbers, end in (
+            ("row", [len(tokens) - 1], MAX_ROWS),
+            ("token", tokens, config.vocab_size),
+            ("slot", slots, n_slot),
+            ("place", places, room),
+            ("first place", firsts, room),
+            ("position", positions, config.context),
+        ):
+            if min(numbers) < 0 or max(numbers) >= end:
+                raise IndexError(f"A {name} of {list(numbers)} is not below {end}.")
 
     def _describe(self, model: GPT) -> _Model:
         config = model.config

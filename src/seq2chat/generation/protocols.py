@@ -24,7 +24,8 @@ class State(Protocol):
 class Decoder(Protocol):
     """The members that both kinds of models share."""
 
-    training: bool
+    @property
+    def training(self) -> bool: ...
 
     @property
     def context(self) -> int:

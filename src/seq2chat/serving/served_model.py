@@ -14,6 +14,7 @@ from torch import nn
 from seq2chat.config import UserError, check
 from seq2chat.device import pick_device, pick_precision
 from seq2chat.generation.blocks import has_blocks
+from seq2chat.generation.decode_step import MAX_ROWS
 from seq2chat.generation.engine import Engine
 from seq2chat.generation.request import ContextExceeded
 from seq2chat.models.bert import BERT
@@ -233,6 +234,11 @@ def _compile(engine: Engine) -> str:
     A pass of few rows takes the time of reading the weights, so a larger model reads them in
     bfloat16, also on a CPU that multiplies faster in float32.
     """
+    if engine.model.device.type == "cpu" and engine.n_slot > MAX_ROWS:
+        return (
+            f"with more than {MAX_ROWS} slots, torch computes the tokens; it is faster for many "
+            "answers at once and slower for few."
+        )
     try:
         engine.compile(None if _is_small(engine.model) else torch.bfloat16)
     except Exception as error:  # torch raises many kinds
