@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -432,3 +433,18 @@ def test_all_published_qwen3_configs_are_read(saved):
     assert load_config(saved / "modern").rope_theta == 500.0
     assert fields["rope_theta"] == fields["rope_parameters"]["rope_theta"]
     assert Qwen3Config.from_pretrained(saved / "modern").rope_parameters["rope_theta"] == 500.0
+
+
+def test_a_file_that_a_program_has_mapped_is_replaced(tmp_path):
+    """Its tensors stay what they were, and it leaves nothing besides."""
+    first, second = (GPT(GPTConfig("gpt2", 50, 16, 1, 2, d_model=16)) for _ in range(2))
+    save_model(first, tmp_path, pad_token_id=0)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = list(file.keys())
+        mapped = file.get_tensor(names[0])
+        before = mapped.clone()
+        save_model(second, tmp_path, pad_token_id=0)
+        assert torch.equal(mapped, before)
+    assert not list(tmp_path.glob(".*"))
+    weights = load_model(tmp_path).state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in second.state_dict().items())

@@ -184,3 +184,30 @@ def test_the_slurm_script_is_a_script(tmp_path):
     text = file.read_text()
     assert "#SBATCH --nodes=4\n" in text and "--nproc 8" in text
     assert "--signal=TERM@120" in text and "my text.txt" in text
+
+
+def test_a_refused_command_does_not_resume_the_run_of_another(recipe, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.toml").write_text("")
+    command = ("train", str(recipe), "--out", str(folder))
+    job = Launch(command, folder, 2)
+    event = {"event": "start", "command": list(command), "begins": False}
+    (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
+    assert job.words() == list(command)
+    (folder / "events.jsonl").write_text(json.dumps(event | {"begins": True}) + "\n")
+    assert job.words() == ["train", str(folder), "--resume"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--node", 1], r"--node is 1, and --nodes is 1"),
+        (["--retries", -1], "--retries is -1"),
+        (["--hang-timeout", 0], "--hang-timeout is 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message, tmp_path):
+    process = launch("--nproc", 2, *options, "train", "x.txt", "--out", tmp_path / "run")
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 2 and message in output

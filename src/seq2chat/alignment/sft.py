@@ -33,6 +33,7 @@ from seq2chat.text.conversations import Demonstration, demonstration_tokens, rea
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.nll import Loss, chunked_nll_sum
 from seq2chat.training.parallel import whole
+from seq2chat.training.processes import from_main
 from seq2chat.training.types import Job, Update
 
 MIN_ROW = 512  # positions of a packed row, if the context allows
@@ -215,7 +216,7 @@ def rehearse(
         log("nothing is rehearsed, because the starting model has not learned to chat.")
         return []
     status("answering general requests, to be rehearsed")
-    examples = rehearsal(policy, tokenizer, align.rehearse)
+    examples = from_main(lambda: rehearsal(policy, tokenizer, align.rehearse))
     log(
         f"{len(examples)} of the model's own answers are rehearsed, so that it forgets less "
         "(align.rehearse)"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from seq2chat import __version__
-from seq2chat.config import Diverged, SharedError, UserError
+from seq2chat.config import Diverged, SharedError, Unreachable, UserError
 
 # Options of other training programs, and ours.
 SYNONYMS = {
@@ -102,6 +102,8 @@ def main() -> None:
         _fail(str(error), DIVERGED)
     except SharedError as error:
         _fail(str(error))
+    except Unreachable as error:
+        _fail(str(error), LOST_PEER, is_shared=False)
     except UserError as error:
         _fail(str(error), is_shared=False)
     except BrokenPipeError:
@@ -111,7 +113,9 @@ def main() -> None:
         sys.exit(141)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}.", is_shared=False)
+        # A launcher tries again after a fault of a disk or a network, unlike after a mistake.
+        code = 2 if _rank() is None else 1
+        _fail(f"{error.strerror or error}{where}.", code, is_shared=False)
     except KeyboardInterrupt:
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:

@@ -53,6 +53,10 @@ def launch(
     n = _n_gpus() if nproc is None else nproc
     check(n > 0, "This machine has no CUDA GPU; write the number of processes with --nproc.")
     check(nodes > 0, f"--nodes is {nodes}; write a positive number.")
+    check(retries >= 0, f"--retries is {retries}; write 0 or more.")
+    check(pause >= 0, f"--pause is {pause:g}; write 0 or more seconds.")
+    for name, seconds in (("hang-timeout", hang_timeout), ("grace", grace)):
+        check(seconds > 0, f"--{name} is {seconds:g}; write a positive number of seconds.")
     job = Launch(command, folder, n, nodes, node, rendezvous, retries, pause, hang_timeout, grace)
     if slurm is not None:
         slurm.write_text(slurm_script(job), encoding="utf-8")

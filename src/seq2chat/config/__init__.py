@@ -15,7 +15,7 @@ from seq2chat.config.align import (
     SFTConfig,
 )
 from seq2chat.config.budget import Budget
-from seq2chat.config.errors import Diverged, SharedError, UserError, check
+from seq2chat.config.errors import Diverged, SharedError, Unreachable, UserError, check
 from seq2chat.config.options import (
     DataConfig,
     ExpectConfig,
@@ -62,6 +62,7 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "TransformerConfig",
+    "Unreachable",
     "UserError",
     "build",
     "check",

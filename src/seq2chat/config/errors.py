@@ -10,6 +10,10 @@ class SharedError(UserError):
     """An error that all processes of a run raise together, so that one of them prints it."""
 
 
+class Unreachable(UserError):
+    """The processes of a run can't meet, which another attempt may mend."""
+
+
 class Diverged(SharedError):
     """The loss or the weights are no longer finite."""
 

@@ -55,16 +55,18 @@ def stored(name: str, tensor: Tensor) -> StoredTensor:
 def write_tensors(tensors: Sequence[StoredTensor], file: Path | None) -> None:
     """Write the tensors to `file`. A process without a file only takes part in gathering them.
 
-    Raises OSError if the file can't be written, after all tensors are gathered, as the other
-    processes wait for this one.
+    An earlier file is replaced once the new one is complete, as programs may have mapped it into
+    their memory. Raises OSError if the file can't be written, after all tensors are gathered, as
+    the other processes wait for this one.
     """
     # Wide formats first, so that each tensor is aligned to its numbers.
     tensors = sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name))
     failure: OSError | None = None
     stream: IO[bytes] | None = None
-    if file is not None:
+    temporary = None if file is None else file.with_name(f".{file.name}.tmp")
+    if temporary is not None:
         try:
-            stream = file.open("wb")
+            stream = temporary.open("wb")
             stream.write(_header(tensors))
         except OSError as error:
             failure = error
@@ -82,7 +84,11 @@ def write_tensors(tensors: Sequence[StoredTensor], file: Path | None) -> None:
     except OSError as error:
         failure = failure or error
     if failure is not None:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise failure
+    if file is not None and temporary is not None:
+        temporary.replace(file)
 
 
 def _header(tensors: Sequence[StoredTensor]) -> bytes:

@@ -56,7 +56,10 @@ class Launch:
         A run in the folder that another command has begun is not resumed: that command's options
         would be ignored.
         """
-        has_begun = list(self.command) in [e.get("command") for e in events(self.folder)]
+        has_begun = any(
+            event.get("begins") and event["command"] == list(self.command)
+            for event in events(self.folder)
+        )
         if "--resume" in self.command or not (self.folder / "config.toml").exists():
             return list(self.command)
         if not has_begun:
@@ -127,6 +130,7 @@ class Supervisor:
         with tempfile.TemporaryDirectory(prefix="seq2chat-") as folder:
             beats = Path(folder)
             words = self.launch.words()
+            is_new = not (self.launch.folder / "config.toml").exists()
             processes = self._start(words, port, rendezvous.host, beats)
             n = self.launch.n_processes * self.launch.nodes
             self._event(
@@ -134,6 +138,7 @@ class Supervisor:
                 f"{n} processes run: {' '.join(words)}",
                 attempt=attempt,
                 command=self.launch.command,
+                begins=is_new,
                 pids=[process.pid for process in processes],
             )
             try:
@@ -230,8 +235,8 @@ class Supervisor:
         steps: dict[int, tuple[int, float]],
         newest: int,
     ) -> Outcome | None:
-        """Return an outcome if a process has made no step for too long. Preparation, before the
-        first step, has no limit."""
+        """Return an outcome if a process has not reported for too long: no step, no batch of a
+        validation, and no minibatch. Preparation, before the first step, has no limit."""
         limit = self.launch.hang_timeout
         if not any(age > limit for _, age in steps.values()):
             return None
@@ -346,8 +351,8 @@ def slurm_script(launch: Launch) -> str:
     """Return a batch script for Slurm that runs the command on `launch.nodes` servers."""
     import shlex
 
-    options = f"--retries {launch.retries} --hang-timeout {launch.hang_timeout:g} "
-    options += f"--grace {launch.grace:g} "
+    options = f"--retries {launch.retries} --pause {launch.pause:g} "
+    options += f"--hang-timeout {launch.hang_timeout:g} --grace {launch.grace:g} "
     return SLURM.format(
         name=launch.folder.name,
         nodes=launch.nodes,

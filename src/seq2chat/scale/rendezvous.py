@@ -34,6 +34,10 @@ class Rendezvous:
         self.node = launch.node
         self.host = "127.0.0.1"
         self.store: Any = None
+        check(
+            0 <= self.node < self.nodes,
+            f"--node is {self.node}, and --nodes is {self.nodes}; number the servers from 0 on.",
+        )
         if self.nodes == 1:
             return
         host, _, port = launch.rendezvous.rpartition(":")
@@ -41,10 +45,6 @@ class Rendezvous:
             bool(host) and port.isdecimal(),
             f"--rendezvous is {launch.rendezvous!r}; several nodes meet at HOST:PORT, where HOST is"
             " the first of them.",
-        )
-        check(
-            0 <= self.node < self.nodes,
-            f"--node is {self.node}, and there are {self.nodes} nodes; number them from 0 on.",
         )
         self.host = host
         self.store = _store(host, int(port), is_first=self.node == 0)

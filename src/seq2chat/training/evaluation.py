@@ -17,7 +17,7 @@ from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.nll import Loss
 from seq2chat.training.parallel import SINGLE, Parallel, full
-from seq2chat.training.processes import agree
+from seq2chat.training.processes import agree, alive
 
 
 @dataclass(frozen=True)
@@ -114,5 +114,6 @@ def within(seconds: float, items: Iterable[Item]) -> Iterator[Item]:
     end = time.perf_counter() + seconds
     for item in items:
         yield item
+        alive()
         if seconds < math.inf and agree(time.perf_counter() >= end):
             return

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from seq2chat.config import SharedError, UserError, check
+from seq2chat.config import SharedError, Unreachable, UserError, check
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -52,11 +52,11 @@ def join_processes() -> None:
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         if "EADDRINUSE" in reason or "in use" in reason:
-            raise UserError(
+            raise Unreachable(
                 f"The port of {address} is taken; choose another one (--rendezvous HOST:PORT, or "
                 "torchrun --master-port)."
             ) from error
-        raise UserError(f"The processes of the run can't meet at {address}: {reason}.") from error
+        raise Unreachable(f"The processes of the run can't meet at {address}: {reason}.") from error
     atexit.register(_leave)
 
 
@@ -207,6 +207,13 @@ def beat(step: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             Path(file).write_text(str(step), encoding="ascii")
+
+
+def alive() -> None:
+    """Report to `seq2chat launch` that this process computes, within something longer than a
+    step."""
+    if file := os.environ.get("SEQ2CHAT_HEARTBEAT"):
+        Path(file).touch()
 
 
 class AgreedEvent:

@@ -275,6 +275,7 @@ FIXED = (
     "optim.matrices",
     "align.method",
     "align.examples",
+    "align.rehearse",
     "align.episodes",
     "align.group",
     "align.lora_rank",

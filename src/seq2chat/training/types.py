@@ -18,7 +18,7 @@ from seq2chat.training.evaluation import Evaluation, evaluate, token_lengths
 from seq2chat.training.nll import Loss
 from seq2chat.training.optim import make_optimizers
 from seq2chat.training.parallel import SINGLE, Parallel, full, local, reshard, whole
-from seq2chat.training.processes import any_process
+from seq2chat.training.processes import alive, any_process
 from seq2chat.training.run_folder import RunFolder
 from seq2chat.training.state import Progress
 
@@ -276,6 +276,7 @@ class Job:
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        alive()
         return mean, norm.item()
 
     def diverged(self, symptom: str) -> Diverged:
