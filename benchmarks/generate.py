@@ -1,12 +1,13 @@
 """Generation by the engine beside `generate` of transformers, and llama.cpp where it is installed:
 the same weights.
 
-    python benchmarks/generate.py [1M 10M 124M smollm2] [--llama-cpp FOLDER]
+    python benchmarks/generate.py [1M 10M 124M smollm2]
 
 GPT-2 shapes with random weights, or a published model; prompts of 128 tokens, 128 new ones, greedy,
 one request and 16 at once; medians of interleaved rounds, in each number format of each side. The
-first greedy tokens are compared first. llama.cpp runs with --llama-cpp FOLDER, where `npm install
-node-llama-cpp` was run: in float16 and q8_0, and a published model also as it is published.
+first greedy tokens are compared first. llama.cpp is asked through `pip install llama-cpp-python`,
+one request: in float16, and a published model also in q8_0 and as it is published. (Through
+`node-llama-cpp`, a token of the smallest shape takes 12 ms, which measures Node.)
 """
 
 import argparse
@@ -24,8 +25,9 @@ from typing import Any
 # As the command does, before torch is loaded: its waiting threads leave the cores to ours.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+import peers
 import torch
-from peers import LlamaServer, machine, peak_memory
+from peers import machine, peak_memory
 
 from seq2chat.config import GPTConfig
 from seq2chat.generation.engine import Engine
@@ -79,7 +81,7 @@ def run(
     )
 
 
-def compare(name: str, rounds: int, llama_folder: Path | None) -> dict[str, Any]:
+def compare(name: str, rounds: int) -> dict[str, Any]:
     """Tokens a second of all sides, new tokens over the whole time, prompt included."""
     from transformers import AutoModelForCausalLM
 
@@ -103,7 +105,7 @@ def compare(name: str, rounds: int, llama_folder: Path | None) -> dict[str, Any]
                 :, PROMPT:
             ]
         assert same.tolist() == run(Engine(model, MANY), prompts, 8)[0], "other tokens"
-        llama = llamas(llama_folder, Path(folder), name, model, tokenizer)
+        llama = llamas(Path(folder), name, model, tokenizer)
     engines = {}
     for kind in ("float32", "bfloat16", "int8"):
         own = GPT(config).eval()
@@ -135,10 +137,8 @@ def compare(name: str, rounds: int, llama_folder: Path | None) -> dict[str, Any]
             sides[f"ours {kind}"] = lambda kind=kind, n=n: run(engines[kind], prompts[:n], NEW)[1]
         for kind in theirs:
             sides[f"transformers {kind}"] = lambda kind=kind, n=n: peer(kind, n)
-        for kind, server in llama.items():
-            sides[f"llama.cpp {kind}"] = lambda server=server, n=n: server.generate(
-                prompts[:n], NEW
-            )[0]
+        for kind, measure in llama.items() if n == 1 else []:
+            sides[f"llama.cpp {kind}"] = lambda measure=measure: measure(prompts[0])
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(rounds):
             for side, measure in sides.items():
@@ -180,22 +180,40 @@ def subject(name: str) -> tuple[GPT, TextTokenizer]:
     """Return a published model, or one of this shape with random weights."""
     if name in PUBLISHED:
         return load_gpt(Path(name), device="cpu")
-    return GPT(SHAPES[name]).eval(), ByteBPE.train(["any text"], 260)
+    # llama.cpp reads no vocabulary without merges.
+    return GPT(SHAPES[name]).eval(), ByteBPE.train(["a b c " * 9], 264)
 
 
 def llamas(
-    folder: Path | None, temporary: Path, name: str, model: GPT, tokenizer: TextTokenizer
-) -> dict[str, LlamaServer]:
-    """Return llama.cpp by type of file; {} without its folder."""
-    if folder is None:
+    folder: Path, name: str, model: GPT, tokenizer: TextTokenizer
+) -> dict[str, Callable[[list[int]], float]]:
+    """Return what times llama.cpp on one prompt, by type of file; {} if it is not installed."""
+    llama_cpp = peers.llama_cpp()
+    if llama_cpp is None:
         return {}
     files = {}
-    for kind in ("f16", "q8_0"):
-        files[kind] = temporary / f"{kind}.gguf"
+    for kind in ("f16", "q8_0") if name in PUBLISHED else ("f16",):
+        files[kind] = folder / f"{kind}.gguf"
         write_gguf(model, tokenizer, files[kind], kind)
     if name in PUBLISHED:
         files["published"] = published_file(name)
-    return {kind: LlamaServer(folder, file, MANY) for kind, file in files.items()}
+
+    def timed(file: Path) -> Callable[[list[int]], float]:
+        peer = llama_cpp.Llama(
+            str(file), n_ctx=512, n_threads=torch.get_num_threads(), verbose=False
+        )
+
+        def measure(prompt: list[int]) -> float:
+            peer.reset()
+            began = time.perf_counter()
+            for count, _ in enumerate(peer.generate(prompt, temp=0.0), 1):
+                if count == NEW:
+                    break
+            return time.perf_counter() - began
+
+        return measure
+
+    return {kind: timed(file) for kind, file in files.items()}
 
 
 def main() -> None:
@@ -204,7 +222,6 @@ def main() -> None:
     )
     parser.add_argument("shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--llama-cpp", type=Path, help="where node-llama-cpp was installed")
     options = parser.parse_args()
     for name in options.shapes:
         line = {
@@ -215,11 +232,7 @@ def main() -> None:
             "new_tokens": NEW,
         }
         print(
-            json.dumps(
-                line
-                | compare(name, options.rounds, options.llama_cpp)
-                | {"peak_memory": peak_memory()}
-            ),
+            json.dumps(line | compare(name, options.rounds) | {"peak_memory": peak_memory()}),
             flush=True,
         )
 

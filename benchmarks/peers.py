@@ -4,7 +4,6 @@ JSON line."""
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,42 +45,6 @@ def llama_cpp() -> Any:
     llama_cpp.llama_cpp.llama_model_default_params = parameters
     llama_cpp.llama_model_default_params = parameters
     return llama_cpp
-
-
-class LlamaServer:
-    """llama.cpp on one GGUF file, by `node-llama-cpp`, whose package contains code for every
-    instruction set, with continuous batching of up to `n` prompts.
-
-    `folder` is where `npm install node-llama-cpp` was run.
-    """
-
-    def __init__(self, folder: Path, file: Path, n: int) -> None:
-        import torch
-
-        n_thread = str(torch.get_num_threads())
-        # Node looks for packages beside the script.
-        script = Path(shutil.copy(Path(__file__).with_name("llama_server.mjs"), folder))
-        self.process = subprocess.Popen(
-            ["node", str(script), str(file), n_thread, str(n)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
-
-    def generate(self, prompts: list[list[int]], n: int) -> tuple[float, list[list[int]]]:
-        """Return the seconds for `n` greedy tokens of each prompt at once, and the tokens."""
-        assert self.process.stdin is not None
-        print(json.dumps({"prompts": prompts, "n": n}), file=self.process.stdin, flush=True)
-        answer = self._answer()
-        return answer["seconds"], answer["tokens"]
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit("llama.cpp ended; run npm install node-llama-cpp in the folder of --llama-cpp")
-        return json.loads(line)
 
 
 def peak_memory() -> int:
