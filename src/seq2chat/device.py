@@ -35,7 +35,7 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def wide_dtype(device: torch.device) -> torch.dtype:
+def widest_dtype(device: torch.device) -> torch.dtype:
     """Return float64, or float32 on a Mac's GPU, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 

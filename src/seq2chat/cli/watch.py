@@ -1,4 +1,4 @@
-"""`seq2chat watch`: the training of runs as a page, while they go on."""
+"""`seq2chat watch`: the training of runs as a page, while they train."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def watch(
 ) -> None:
     """Show the training of runs as a page: losses, samples, probe sentences, and heads.
 
-    It reads the run folders while training goes on, and loads checkpoints only to measure them. It
+    It reads the run folders during training, and loads checkpoints only to measure them. It
     computes with one thread and a low priority.
     """
     check(0 <= port < 65536, f"--port is {port}; write a number from 0 to 65535.")

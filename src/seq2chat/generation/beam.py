@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seq2chat.config import check
-from seq2chat.device import wide_dtype
+from seq2chat.device import widest_dtype
 from seq2chat.generation.decode import check_prompts, evaluating, log_softmax, prefill
 from seq2chat.generation.protocols import GenerativeModel
 from seq2chat.generation.tokens import room_left
@@ -207,7 +207,7 @@ class _Hypotheses:
     @classmethod
     def empty(cls, n_inputs: int, device: torch.device) -> "_Hypotheses":
         """Return one empty hypothesis per input."""
-        total = torch.zeros(n_inputs, 1, dtype=wide_dtype(device), device=device)
+        total = torch.zeros(n_inputs, 1, dtype=widest_dtype(device), device=device)
         tokens = torch.empty(n_inputs, 1, 0, dtype=torch.int64, device=device)
         return cls(torch.arange(n_inputs, device=device), total, tokens, tokens.to(total.dtype))
 

@@ -68,8 +68,8 @@ def generate(
 ) -> list[list[Completion]]:  # the options are keywords of the public API
     """Return `n` completions per prompt. Arguments and errors are as in `stream`."""
     completions = [[Completion() for _ in range(n)] for _ in prompts]
-    options = {"n": n, "stop": stop, "sources": sources, "numbers": numbers}
-    for tokens in stream(model, prompts, sampling, end_tokens, **options):
+    steps = stream(model, prompts, sampling, end_tokens, n, stop, sources, numbers)
+    for tokens in steps:
         for token in tokens:
             assert token.logprob is not None
             assert token.drawn_logprob is not None

@@ -108,9 +108,8 @@ class Inputs {
 void multiply(const Matrix& m, const Inputs& x, int64_t n_row, float* y, int64_t y_stride,
               bool adds, int64_t begin, int64_t end) {
   const auto run = [&](auto weights, const auto* xs, const float* scale = nullptr) {
-    Product<decltype(weights)>{weights, scale,    m.bias, m.n_in, xs,
-                               x.stride, y, y_stride, adds}
-        .run(n_row, begin, end);
+    using Map = Product<decltype(weights)>;
+    Map{weights, scale, m.bias, m.n_in, xs, x.stride, y, y_stride, adds}.run(n_row, begin, end);
   };
   const float* xs = x.floats.at();
   switch (m.format) {

@@ -215,8 +215,16 @@ class DecodeStep:
         IndexError for numbers out of range.
         """
         n = len(tokens)
-        self._check(tokens, slots, places, firsts, keys, room)
-        logits = torch.empty(n, self._config.vocab_size)
+        config = self._config
+        # Anything else would address memory outside of the tensors.
+        _check_range("row", [n - 1], MAX_ROWS)
+        _check_range("token", tokens, config.vocab_size)
+        _check_range("slot", slots, keys[0].numel() // (config.n_kv_head * config.d_head * room))
+        _check_range("place", places, room)
+        _check_range("first place", firsts, room)
+        positions = [place - first for place, first in zip(places, firsts, strict=True)]
+        _check_range("position", positions, config.context)
+        logits = torch.empty(n, config.vocab_size)
         rows = _Rows(
             n,
             *((c_int64 * n)(*numbers) for numbers in (tokens, slots, places, firsts)),
@@ -232,30 +240,6 @@ class DecodeStep:
                 self._start()
             self._library.step_run(self._step, pointer(rows))
         return logits
-
-    def _check(
-        self,
-        tokens: Sequence[int],
-        slots: Sequence[int],
-        places: Sequence[int],
-        firsts: Sequence[int],
-        keys: Sequence[Tensor],
-        room: int,
-    ) -> None:
-        """Raise IndexError for numbers that would address memory outside of the tensors."""
-        config = self._config
-        n_slot = keys[0].numel() // (config.n_kv_head * config.d_head * room)
-        positions = [place - first for place, first in zip(places, firsts, strict=True)]
-        for name, numbers, end in (
-            ("row", [len(tokens) - 1], MAX_ROWS),
-            ("token", tokens, config.vocab_size),
-            ("slot", slots, n_slot),
-            ("place", places, room),
-            ("first place", firsts, room),
-            ("position", positions, config.context),
-        ):
-            if min(numbers) < 0 or max(numbers) >= end:
-                raise IndexError(f"A {name} of {list(numbers)} is not below {end}.")
 
     def _describe(self, model: GPT) -> _Model:
         config = model.config
@@ -350,3 +334,8 @@ class DecodeStep:
     def _keep(self, kept: T) -> T:
         self._kept.append(kept)
         return kept
+
+
+def _check_range(name: str, numbers: Sequence[int], end: int) -> None:
+    if min(numbers) < 0 or max(numbers) >= end:
+        raise IndexError(f"A {name} of {list(numbers)} is not below {end}.")

@@ -26,7 +26,7 @@ from seq2chat.generation.request import DeadlinePassed, Event, PromptRead, Reque
 from seq2chat.generation.request_queue import RequestQueue
 from seq2chat.generation.sampling import row_generators
 from seq2chat.generation.sequence import Phase, Sequence, draw_tokens, scored_tokens
-from seq2chat.generation.token_pass import KEY_MULTIPLE, TokenPass, batch_multiple
+from seq2chat.generation.token_pass import KEY_MULTIPLE, TokenPass, batch_multiple, round_up
 from seq2chat.generation.tokens import Token, finish_reason, room_left
 from seq2chat.models.gpt import GPT
 from seq2chat.nn.slots import SlotCache
@@ -69,9 +69,9 @@ class Engine:
         on_cpu = model.device.type == "cpu"
         self.cache = SlotCache(
             n_layer=config.n_layer,
-            n_slot=_round_up(n_slot, batch_multiple(model)),
+            n_slot=round_up(n_slot, batch_multiple(model)),
             n_kv_head=config.n_kv_head,
-            room=_round_up(config.context, KEY_MULTIPLE),
+            room=round_up(config.context, KEY_MULTIPLE),
             d_head=config.d_head,
             dtype=torch.promote_types(dtype, torch.float32) if on_cpu else dtype,
             device=model.device,
@@ -374,8 +374,3 @@ class Engine:
                 "A request ended because its callback for events failed."
             )
             self.slots.release_all(request)
-
-
-def _round_up(n: int, multiple: int) -> int:
-    """Return the smallest multiple of `multiple` that is at least `n`."""
-    return -(-n // multiple) * multiple

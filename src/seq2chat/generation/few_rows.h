@@ -100,8 +100,8 @@ inline Floats exponential(Floats x) {
   x = x < -87.0f ? Floats{} - 87.0f : x;
   x = x > 88.0f ? Floats{} + 88.0f : x;
   const Floats scaled = x * 1.44269504f;
-  const Ints n = __builtin_convertvector(scaled + (scaled < 0.0f ? Floats{} - 0.5f : Floats{} + 0.5f),
-                                         Ints);
+  const Floats half = scaled < 0.0f ? Floats{} - 0.5f : Floats{} + 0.5f;
+  const Ints n = __builtin_convertvector(scaled + half, Ints);
   const Floats whole = __builtin_convertvector(n, Floats);
   const Floats r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
   Floats power = Floats{} + 1.9875691500e-4f;

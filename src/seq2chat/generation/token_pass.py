@@ -23,6 +23,11 @@ def batch_multiple(model: GPT) -> int:
     return 2 if formats <= {torch.bfloat16, torch.int8} else 4
 
 
+def round_up(n: int, multiple: int) -> int:
+    """Return the smallest multiple that is not below `n`."""
+    return -(-n // multiple) * multiple
+
+
 class TokenPass:
     """Reads one token per sequence with `model`, and appends it to the slots of `cache`.
 
@@ -58,7 +63,7 @@ class TokenPass:
         rows = [by_slot.get(slot) for slot in range(n_row)]
         starts = [0 if i is None else places[i] for i in rows]
         row_tokens = [[0 if i is None else tokens[i]] for i in rows]
-        n_key = -(-(max(starts) + 1) // KEY_MULTIPLE) * KEY_MULTIPLE
+        n_key = round_up(max(starts) + 1, KEY_MULTIPLE)
         state = self.cache.rows(0, starts, [i is not None for i in rows], 1, n_key)
         logits = self._forward(
             torch.tensor(row_tokens, device=self.model.device),

@@ -1,9 +1,9 @@
 """The launcher: starts the processes of a run, watches them, and starts them again if one fails.
 
 An attempt ends as soon as one process dies, hangs, or gets a loss that is not finite. The others
-are ended, because a group of processes that lost one can't go on. The next attempt begins with new
-processes that meet at a new port, and resumes from the last checkpoint. Restarting single processes
-in place works rarely with gloo.
+are ended, because a group of processes that lost one can't continue. The next attempt begins with
+new processes that meet at a new port, and resumes from the last checkpoint. Restarting single
+processes in place works rarely with gloo.
 """
 
 import json
@@ -60,9 +60,8 @@ class Launch:
             event.get("begins") and event["command"] == list(self.command)
             for event in events(self.folder)
         )
-        if "--resume" in self.command or not (self.folder / "config.toml").exists():
-            return list(self.command)
-        if not has_begun:
+        is_run = (self.folder / "config.toml").exists()
+        if "--resume" in self.command or not is_run or not has_begun:
             return list(self.command)
         # All other options are in the run's own recipe.
         page = ["--watch"] if "--watch" in self.command else []

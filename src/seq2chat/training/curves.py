@@ -1,4 +1,4 @@
-"""The curves of a run: `metrics.jsonl`, read while the run goes on, in bounded memory.
+"""The curves of a run: `metrics.jsonl`, read during training in bounded memory.
 
 A long run has more rows than a page can draw. Rows are therefore averaged in blocks of 1, 2, 4, ...
 consecutive rows, so that there are at most MAX_POINTS blocks. The blocks depend on the rows alone,

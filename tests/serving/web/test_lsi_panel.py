@@ -57,7 +57,8 @@ def check(page, matrix, k):
     assert set(tables) == set(expected)
     for name, numbers in expected.items():
         torch.testing.assert_close(tables[name], numbers, atol=0.0051, rtol=0)  # two decimals
-    q, key = matrix[7] @ v, matrix[8] @ v
+    q = matrix[7] @ v
+    key = matrix[8] @ v
     told = page.locator("#panel .told").inner_text()
     assert f"q·k = {q @ key:.2f}" in told
     assert f"x·y = {matrix[7] @ matrix[8]:.2f}" in told

@@ -1,4 +1,4 @@
-"""The page Training: its numbers are those of the run folder, also while the run goes on."""
+"""The page Training: its numbers are those of the run folder, also during training."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ pytestmark = needs_browser
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A GPT with checkpoints, a copy of it that goes on without them, and an RNN."""
+    """A GPT with checkpoints, a copy of it that continues without them, and an RNN."""
     folder = tmp_path_factory.mktemp("watched") / "runs"
     folder.mkdir()
     gpt = train_gpt(folder / "gpt")

@@ -34,7 +34,7 @@ export function lineColor(index, count) {
 }
 
 export class Chart {
-  /** `note` stands behind the title, `xName` below the axis. */
+  /** `note` follows the title, and `xName` is below the axis. */
   constructor(title, note, xName) {
     this.xName = xName;
     this.lines = [];

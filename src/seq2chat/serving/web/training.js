@@ -22,7 +22,7 @@ const VIEWS = {
 };
 const TRANSLATORS = ["seq2seq", "transformer"];
 const POLL = 2000; // milliseconds
-const LIVE = 60; // seconds since the last line of a run that goes on
+const LIVE = 60; // seconds since the last line of a run that still trains
 
 const api = new Api(askKey);
 let cards = [];
