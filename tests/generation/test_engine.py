@@ -119,6 +119,23 @@ def test_compiled_together_is_alone_to_the_last_bit(dtype, quantized):
             assert row[1].logprob == pytest.approx(twin[1].logprob, abs=0.2)
 
 
+def test_a_pass_that_cannot_be_compiled_stays_plain(monkeypatch):
+    """As on a GPU, where torch.compile fails at the first pass."""
+
+    def fail(*arguments):
+        raise RuntimeError("no compiler")
+
+    model, prompts = random_gpt(CONFIGS["modern"]), texts(2)
+    engine = Engine(model, n_slot=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function, dynamic: fail)
+        patch.setattr(type(model), "device", property(lambda model: torch.device("meta")))
+        with pytest.raises(RuntimeError, match="no compiler"):
+            engine.compile()
+    expected = run(Engine(model, n_slot=4), prompts, options=GREEDY)
+    assert run(engine, prompts, options=GREEDY) == expected
+
+
 @pytest.mark.parametrize("dtype", FORMATS.values(), ids=FORMATS)
 def test_a_cached_prompt_is_a_cold_one_to_the_last_bit(dtype):
     if dtype == torch.bfloat16 and not NATIVE_BF16:

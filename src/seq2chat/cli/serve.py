@@ -69,6 +69,8 @@ def serve(
             open_model(path, name, slots, quantize == "int8", compile)
             for path, name in zip(paths, model_names, strict=True)
         ]
+        if compile and all(model.module.device.type == "cpu" for model in models):
+            console.print("--compile is for GPUs; on this CPU it has no effect.", style="dim")
         for model in models:
             if model.obstacle:
                 console.print(f"{model.id} answers more slowly: {model.obstacle}", style="dim")

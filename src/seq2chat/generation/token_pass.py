@@ -101,14 +101,19 @@ class TokenPass:
         state = SlotRows(keys, values, shape, first=0, start=start, index=index, n_key=n_key)
         return self.model.logits(self.model.hidden_step(tokens, state))[:, 0]
 
+    @torch.no_grad()
     def compile(self, dtype: torch.dtype | None = None) -> None:
-        """Use a faster pass if there is one: on a CPU in seconds, else in up to a minute at the
-        first pass.
+        """Use a faster pass if there is one: on a CPU in seconds, else in up to a minute.
 
         On a CPU, a `dtype` rounds the matrices. The weights of the model must not change
-        afterwards. Raises NoCompiler.
+        afterwards, and no slot may be in use. Raises NoCompiler, and the errors of torch.compile.
         """
         if can_step(self.model) and self.cache.n_slot <= MAX_ROWS:
             self.step = DecodeStep(self.model, dtype)
         elif self.model.device.type != "cpu":
             self._forward = torch.compile(self.forward, dynamic=True)
+            try:
+                self.plain([0], [0], [0])  # compiles now, rather than in the first request
+            except Exception:
+                self._forward = self.forward
+                raise
