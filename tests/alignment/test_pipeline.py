@@ -12,6 +12,7 @@ from seq2chat.alignment.exam import FLOORS, Sheet, exam, headlines, rule_sheet, 
 from seq2chat.alignment.pipeline import STAGES, Pace, run_pipeline
 from seq2chat.alignment.report import summarize
 from seq2chat.config import UserError
+from seq2chat.text.conversations import read_comparisons
 from seq2chat.text.world import FAMILIES, Gold
 from seq2chat.training.run_folder import finished_stages
 
@@ -86,6 +87,21 @@ def test_the_report_holds_base_sft_and_ppo(line):
     page = (folder / "report.md").read_text()
     assert all(f"**{family}**" in page for family in FAMILIES) and "report.png" in page
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prompts_without_time_for_samples_are_ranked_with_the_worlds_own_answers(line, tmp_path):
+    folder, _ = line
+    (tmp_path / "sft").symlink_to(folder / "sft")
+    lines = []
+    subject = pipeline.the_world()
+    options = {"prompts": pipeline.PROMPTS_AT_ONCE + 30, "seconds": 0.0}
+    work = pipeline.Work(
+        tmp_path, "comparisons", subject, 1, options, {}, threading.Event(), lines.append
+    )
+    assert len(list(pipeline._compare(work))) == 1
+    comparisons = read_comparisons(str(tmp_path / "comparisons.jsonl"), 0, 0)
+    assert len(comparisons) == pipeline.PROMPTS_AT_ONCE + 30
+    assert f"with the model's own for {pipeline.PROMPTS_AT_ONCE}" in lines[-1]
 
 
 def sheet(name, scores, lengths):

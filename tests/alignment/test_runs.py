@@ -499,3 +499,12 @@ def test_a_reward_that_is_no_number_is_told(given, told, tmp_path, fine_tuned):
     scorer = load_scorer(f"{file}:judge", tokenizer, torch.device("cpu"), 9, 0)
     with pytest.raises(UserError, match=told):
         scorer(roll_out(policy, tokenizer, [Query((Message("user", "Hello"),))], 4, seed=0))
+
+
+def test_the_value_function_has_its_own_learning_rates(fine_tuned, tmp_path, align):
+    job = align("ppo", tmp_path / "run", fine_tuned, **RL, align__value_lr=10.0)
+    peaks = [
+        [group["peak"] for optimizer in optimizers for group in optimizer.param_groups]
+        for optimizers in (job.task.policy_optimizers, job.task.value_optimizers)
+    ]
+    assert set(peaks[0]) and set(peaks[1]) == {10 * peak for peak in peaks[0]}

@@ -55,11 +55,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("base", "pretraining a GPT", 0.48),
-    Stage("sft", "fine-tuning on demonstrations", 0.15),
+    Stage("base", "pretraining a GPT", 0.54),
+    Stage("sft", "fine-tuning on demonstrations", 0.16),
     Stage("comparisons", "ranking answers by labelers", 0.05),
     Stage("reward", "training a reward model on the rankings", 0.08),
-    Stage("ppo", "reinforcement learning against the reward model", 0.20),
+    Stage("ppo", "reinforcement learning against the reward model", 0.13),
     Stage("report", "comparing base, sft and ppo", 0.04),
 )
 
@@ -78,7 +78,7 @@ TRAINED = ("base", "sft", "reward", "ppo")
 FULL_STEPS = 3500  # of pretraining, by its recipe
 FULL_MEGABYTES = 20  # of pretraining text, by its recipe
 MOST_MEGABYTES = 500
-RL_STEPS, RL_EPISODES, RL_BATCH = 70, 128, 32  # of reinforcement learning, by its recipe
+RL_STEPS, RL_EPISODES, RL_BATCH = 45, 128, 32  # of reinforcement learning, by its recipe
 READING_SCALE = 0.2  # of the full lengths; with less, the base model does not learn to read
 RESUMED_SCALE = 0.03  # the same for the stages after it; with less, there is no time for steps
 SMALL_SCALE = 0.3  # of the full lengths; with less, a smaller model learns more
@@ -314,7 +314,12 @@ def _nested(flat: dict[str, Any]) -> Tables:
 
 def _compare(work: Work) -> Iterator[tuple[float, str]]:
     """Sample answers of the fine-tuned policy, mix them with the world's own, and let labelers rank
-    them."""
+    them.
+
+    Prompts that the time is too short to sample answers for get the world's own only. They cost
+    next to nothing, and without enough of them, a reward model prefers safe answers such as "I do
+    not know" to right ones (docs/log.md).
+    """
     policy, tokenizer = load_gpt(work.folder / "sft")
     questions = work.subject.training(work.options.get("prompts", RANKED), 100 * work.seed + 50)
     answers: list[list[str]] = []
@@ -329,9 +334,15 @@ def _compare(work: Work) -> Iterator[tuple[float, str]]:
         groups = (rollout.answers[i : i + SAMPLED] for i in range(0, len(rollout), SAMPLED))
         answers += [[text for text in group if text.strip()] for group in groups]
         yield first / len(questions), f"{first} of {len(questions)} prompts"
-    comparisons = world_comparisons(questions[: len(answers)], work.seed, answers)
+    n_sampled = len(answers)
+    answers += [[] for _ in questions[n_sampled:]]
+    comparisons = world_comparisons(questions, work.seed, answers)
     write_comparisons(work.folder / "comparisons.jsonl", comparisons)
-    work.log(f"{sum(len(c.pairs()) for c in comparisons):,} pairs of answers ranked")
+    n_pairs = sum(len(c.pairs()) for c in comparisons)
+    work.log(
+        f"{n_pairs:,} pairs of answers to {len(questions):,} prompts ranked, with the model's own "
+        f"for {n_sampled:,}"
+    )
 
 
 def _report(work: Work) -> Iterator[tuple[float, str]]:

@@ -13,7 +13,7 @@ With `align.ptx`, each update also contains the gradient of the pretraining loss
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -37,6 +37,7 @@ from seq2chat.training.parallel import Parallel
 from seq2chat.training.types import Job, Update
 
 HORIZONS = 20  # per run: β can change by a factor of e^4 (the error is clipped to 0.2)
+LEARNING_RATES = ("matrix_lr", "embedding_lr", "head_lr", "vector_lr")
 TIMED_RUN_STEPS = 100  # assumed for the horizon if the length of the run is a time
 
 
@@ -115,6 +116,8 @@ class PPO(ReinforcementLearning):
     def optimizers(self, config: OptimConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
         # Adam's second moments of such small updates need float32.
         self.policy_optimizers = make_optimizers(self.policy, config, torch.float32)
+        rates = {name: getattr(config, name) * self.align.value_lr for name in LEARNING_RATES}
+        config = replace(config, **rates)
         self.value_optimizers = make_optimizers(self.value, config, torch.float32)
         return [*self.policy_optimizers, *self.value_optimizers]
 

@@ -129,6 +129,9 @@ class PPOConfig:
         float,
         "maximum distance of values from the rollout's; 0 is 2 standard deviations of the scores",
     ] = 0.0
+    value_lr: Annotated[
+        float, "learning rates of the value function, as multiples of the policy's"
+    ] = 1.0
     gae_lambda: Annotated[float, "λ of generalized advantage estimation"] = 0.95
     missing_eos: MissingEos = 0.0
     ema: Annotated[
@@ -146,6 +149,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         _check_lora(self)
         _check_positive(self, "episodes", "inner_epochs", "max_tokens", "ptx_batch", "temperature")
+        _check_positive(self, "value_lr")
         _check_not_negative(
             self,
             "examples",

@@ -38,6 +38,7 @@ BORROWED = {
 }
 READY_SECONDS = 20  # of a timed run, for imports, tokenizer, shards and compiling
 PROBED_ROWS = 4  # sequences in the timed training steps
+PROBE_SECONDS = 0.5  # of these steps
 GUESSED_SHARE = 0.1  # of the peak of matrix products, until training itself is measured
 
 
@@ -233,10 +234,11 @@ def step_flops(recipe: Recipe) -> float:
 
 
 def step_seconds(recipe: Recipe, device: torch.device, precision: Precision) -> float:
-    """Return the seconds per training step of the recipe's model: the minimum of two steps on
-    random tokens.
+    """Return the seconds per training step of the recipe's model: the minimum over the steps on
+    random tokens that fit into half a second, and of at least two.
 
-    On a CPU, a few sequences take as long per sequence as a whole batch, so only a few are timed.
+    The minimum of several steps is little affected by other programs that are busy for a moment. On
+    a CPU, a few sequences take as long per sequence as a whole batch, so only a few are timed.
     """
     config = _full_shape(recipe)
     rows = (
@@ -251,7 +253,8 @@ def step_seconds(recipe: Recipe, device: torch.device, precision: Precision) -> 
         model.compute_dtype = precision.dtype
         optimizers = make_optimizers(model, recipe.optim, precision.dtype)
         tokens = torch.randint(config.vocab_size, (rows, config.context), device=device)
-        for _ in range(3):
+        ends = time.perf_counter() + PROBE_SECONDS
+        while len(passes) < 3 or time.perf_counter() < ends:
             began = time.perf_counter()
             loss, n_tokens = causal_lm(model, Batch(tokens, tokens))
             (loss / n_tokens).backward()

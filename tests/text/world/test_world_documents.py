@@ -30,7 +30,7 @@ def asked_texts(split: str) -> list[str]:
 
 def test_the_version_is_changed_with_the_text():
     """If this fails, the text has changed: add one to VERSION, then pin the new hash."""
-    pinned = (9, "d65242c86022624d2bd6e2d65af4cb11c4a426b2e3bd8cdd5375007b87f32c03")
+    pinned = (10, "80e774481d6a8cd3a4a71ee100ae6800641db954adf9a9058852e2a2a31917eb")
     digest = hashlib.sha256("\0".join(DOCUMENTS[:200]).encode()).hexdigest()
     assert (VERSION, digest) == pinned
 

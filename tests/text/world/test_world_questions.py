@@ -11,6 +11,8 @@ from seq2chat.config import UserError
 from seq2chat.text.world import FAMILIES, READING, RISKS, SPLITS, Question, candidates, questions
 from seq2chat.text.world.families import SYSTEM
 from seq2chat.text.world.lexicon import COLORS, JOBS, kind, words
+from seq2chat.text.world.manners import DECLINE
+from seq2chat.text.world.smalltalk import OUTSIDE_ANSWER
 
 N = 40 * len(FAMILIES)
 
@@ -145,3 +147,12 @@ def test_candidates_are_six_to_nine_different_answers():
     assert set(counts) == {6, 7, 8, 9}
     question = questions("train", 1)[0]
     assert candidates(question, random.Random(2)) == candidates(question, random.Random(2))
+
+
+@pytest.mark.parametrize("safe", [DECLINE, OUTSIDE_ANSWER, "The text does not say."])
+def test_safe_answers_are_candidates_where_they_are_wrong(safe):
+    """A reward model that never saw them ranked low would prefer them to right answers."""
+    generator = random.Random(1)
+    answerable = [q for q in questions("train", N) if q.family not in RISKS]
+    n_safe = sum(safe in candidates(question, generator) for question in answerable)
+    assert n_safe / len(answerable) > 0.1

@@ -7,6 +7,7 @@ import random
 from seq2chat.text.world.lexicon import shuffle
 from seq2chat.text.world.manners import DECLINE
 from seq2chat.text.world.question import Question
+from seq2chat.text.world.smalltalk import OUTSIDE_ANSWER
 
 OPENINGS = (
     "Well, let me think about it.",
@@ -84,6 +85,7 @@ def _kinds(question: Question, rng: random.Random) -> dict[str, str]:
         "wrong": _one(question.wrong, rng),
         "dodging": _one(DODGES, rng),
         "denying": _one(DENIALS, rng),
+        "ignorant": OUTSIDE_ANSWER,
         "refusing": DECLINE,
         "empty": _one(EMPTY, rng),
         "off topic": _one(OFF_TOPIC, rng),

@@ -103,8 +103,17 @@ TRAIN = Pool(
         Task("pack", "paper"),
         Task("mend", "a needle"),
         Task("move", "a cart"),
+        Task("dust", "a cloth"),
+        Task("hang", "a nail"),
+        Task("seal", "wax"),
+        Task("polish", "oil"),
+        Task("weigh", "a scale"),
+        Task("label", "a pin"),
     ),
-    harms=("steal", "break", "burn", "crush", "spoil", "scratch", "tear"),
+    harms=(
+        *("steal", "break", "burn", "crush", "spoil", "scratch", "tear"),
+        *("kick", "crack", "rip", "stain", "dent", "shred"),
+    ),
     remainders=(1, 2),
 )
 DEV = Pool(

@@ -40,7 +40,7 @@ from seq2chat.text.world.scenes import (
 from seq2chat.text.world.stories import ramble, story, talk
 
 # Change it with every change of a document, as it is the fingerprint of the corpus.
-VERSION = 9
+VERSION = 10
 
 # Formats of questions and answers, similar to text on the web. In half of them, answers begin a
 # line, as they do in a chat, so that names without a space before them become tokens, too.
@@ -292,7 +292,7 @@ def _counting(draw: Draw) -> str:
 
 _SHARES: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.36, _reading),
-    (0.34, _exchanges),
+    (0.32, _exchanges),
     (0.03, lambda draw: story(draw, ALL)),
     (0.01, lambda draw: talk(draw, ALL)),
     (0.10, _facts),
@@ -301,7 +301,7 @@ _SHARES: tuple[tuple[float, Callable[[Draw], str]], ...] = (
     (0.01, _counting),
     (0.01, lambda draw: ramble(draw, ALL)),
     (0.02, _risky_exchanges),
-    (0.02, _deeds),
+    (0.04, _deeds),
     (0.02, _echo),
 )
 _WRITERS = tuple(writer for _, writer in _SHARES)
