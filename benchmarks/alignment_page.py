@@ -46,10 +46,10 @@ the model says so, and *falsely* how often it says so although the passage conta
 After ppo come rules without a model, the base model in the chat format that it was never trained
 on, and the best of 16 samples of the fine-tuned model by the reward model (150 questions)."""
 EARLIER = """\
-The [earlier results](alignment-world6.md) are about version 6 of the world. Their gold score
-rewarded manners: an answer that is always wrong got 0.545, more than the base, and alignment
-lowered the share of right answers from 24.7 % to 22.5 %. On version 7 with this exam, one seed got
-56 % right (base), 54 % (fine-tuned) and 55 % (PPO), and missed six of the nine thresholds."""
+Earlier tables are kept: [version 9](alignment-world9.md) of the world, with the same exam and three
+seeds, in which PPO had three times the learning rate and lowered the share of right answers by five
+points; and [version 6](alignment-world6.md), whose gold score rewarded manners: an answer that is
+always wrong got 0.545, more than the base."""
 DEFAULT_BUDGET = 600  # seconds of the lines in the main tables
 COLUMNS = ("right", "honest", "honest_false", "premise", "harm", "harm_false", "form")
 
