@@ -20,6 +20,7 @@ from seq2chat.training.optim import make_optimizers
 from seq2chat.training.parallel import SINGLE, Parallel, full, local, reshard, whole
 from seq2chat.training.processes import alive, any_process
 from seq2chat.training.run_folder import RunFolder
+from seq2chat.training.saving import Saving
 from seq2chat.training.state import Progress
 
 M = TypeVar("M", bound=Model)
@@ -202,6 +203,7 @@ class Job:
     progress: Progress
     is_new: bool = False  # started by this process, not resumed
     least_steps: int = 20  # a timed run with fewer has no warmup and decay to speak of
+    saving: Saving | None = None  # the checkpoint that is being written
 
     @property
     def recipe(self) -> Recipe:
@@ -281,6 +283,8 @@ class Job:
 
     def diverged(self, symptom: str) -> Diverged:
         """Return an error with the command that resumes the run at lower learning rates."""
+        if self.saving is not None:
+            self.saving.join()
         checkpoints = self.run.list_checkpoints()
         optim = self.recipe.optim
         lower = (
@@ -330,7 +334,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class Saved:
-    """The event after a checkpoint was written."""
+    """The event after a checkpoint was written, which may be several steps after `step`."""
 
     step: int
     folder: Path
