@@ -59,7 +59,7 @@ def main() -> None:
         tables = {
             "data": {"corpus": str(text)},
             "tokenizer": {"vocab_size": 4096},
-            "model": {"context": 256, "n_layer": 8, "d_model": arguments.d_model},
+            "model": {"context": 256, "n_layer": 8, "n_head": 8, "d_model": arguments.d_model},
             "train": {"budget": "1000 steps", "batch_size": 4, "compile": "off"},
         }
         job = start_job(Recipe.from_tables(tables), Path(root) / "run")

@@ -14,7 +14,16 @@ from seq2chat.training.processes import AgreedEvent
 from seq2chat.training.saving import begin_checkpoint
 from seq2chat.training.schedule import rate
 from seq2chat.training.stop import Stopped, interruptible
-from seq2chat.training.types import Event, Job, Sampled, Saved, Step, Update, Validated
+from seq2chat.training.types import (
+    Event,
+    Job,
+    Sampled,
+    Saved,
+    Step,
+    Straggler,
+    Update,
+    Validated,
+)
 
 
 def train(job: Job, stop: threading.Event) -> Iterator[Event]:
@@ -81,6 +90,7 @@ def _steps(job: Job, clock: Clock, stop: AgreedEvent) -> Iterator[Event]:
             clock.expect("checkpoint", job.saving.seconds)
             if job.saving.error is not None:
                 stop.event.set()  # all processes end before the next step, and raise it together
+        yield from _stragglers(job)
         # The first step is slow, so its duration is used only if there is no second one.
         if progress.step == first + 2:
             _check_usable(job, clock, stop)
@@ -90,6 +100,16 @@ def _steps(job: Job, clock: Clock, stop: AgreedEvent) -> Iterator[Event]:
         share_before = max(share_before, share)
     if progress.step == first + 1:
         _check_usable(job, clock, stop)
+
+
+def _stragglers(job: Job) -> Iterator[Event]:
+    """Record each process that has become slow, and yield its event."""
+    if job.stopwatch is None:
+        return
+    step = job.progress.step
+    for sentence in job.stopwatch.after_step(step):
+        job.run.event("straggler", sentence, step=step)
+        yield Straggler(step, sentence)
 
 
 def _check_usable(job: Job, clock: Clock, stop: AgreedEvent) -> None:

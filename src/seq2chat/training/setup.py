@@ -20,7 +20,7 @@ from seq2chat.training.checkpoint import load_checkpoint, verify_checkpoint
 from seq2chat.training.clock import Clock
 from seq2chat.training.compiled import compile_steps
 from seq2chat.training.devices import device_of
-from seq2chat.training.parallel import Parallel
+from seq2chat.training.parallel import Parallel, blocks
 from seq2chat.training.processes import (
     agree,
     check_same,
@@ -33,6 +33,7 @@ from seq2chat.training.processes import (
 )
 from seq2chat.training.run_folder import RunFolder, open_run, run_folder
 from seq2chat.training.state import Progress, resume_checkpoint
+from seq2chat.training.straggler import Stopwatch
 from seq2chat.training.tasks import check_tokenizer, load_text, make_task, make_tokenizer
 from seq2chat.training.types import Job, Task
 
@@ -376,6 +377,9 @@ def _make_job(task: Task, run: RunFolder, device: torch.device, log: Log, status
     optimizers = task.optimizers(recipe.optim, precision.dtype)
     progress = Progress(data=task.loader.fingerprint + task.origin)
     job = Job(run, task, optimizers, precision, device, progress)
+    if not parallel.is_alone:
+        # An RNN has no blocks.
+        job.stopwatch = Stopwatch(blocks(task.model) or [task.model], device)
     status("compiling")
     is_compiled = compile_steps(job, log)
     task.recipe = recipe.with_options("train", compile="on" if is_compiled else "off")
