@@ -13,7 +13,8 @@ import pytest
 from training.ranks import free_port, losses
 
 from seq2chat.config import Recipe, UserError, to_toml
-from seq2chat.scale.launch import Launch, run_folder_of, slurm_script
+from seq2chat.scale.launch import Launch, run_folder_of
+from seq2chat.scale.slurm import slurm_script
 
 STEPS = 48
 
