@@ -15,6 +15,7 @@ from seq2chat.models.folder import Model, make_model, n_parameters
 from seq2chat.models.gpt import GPT
 from seq2chat.models.induction import build_induction_heads
 from seq2chat.text.named import NAMED
+from seq2chat.text.shares import map_names
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.training.checkpoint import load_checkpoint, verify_checkpoint
 from seq2chat.training.clock import Clock
@@ -334,7 +335,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         for name in names:
             value = getattr(section, name, "")
             if value and value not in NAMED and value not in ("pydocs", "world", "oracle"):
-                recipe = recipe.with_options(table, **{name: _absolute(value)})
+                recipe = recipe.with_options(table, **{name: map_names(value, _absolute)})
     return recipe
 
 
