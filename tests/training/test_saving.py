@@ -6,6 +6,7 @@ import resource
 import signal
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -99,6 +100,21 @@ def test_at_most_one_is_written_at_a_time_and_all_are_complete_at_the_end(
     assert most == [1] * 10
     assert saved == list(range(3, 31, 3))
     assert len(job.run.list_checkpoints()) == 10
+
+
+def test_a_process_that_waits_for_a_slow_disk_shows_that_it_lives(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    signs = []
+    publish = Saving._publish
+    monkeypatch.setattr(saving, "alive", lambda: signs.append(time.monotonic()))
+    monkeypatch.setattr(Saving, "_publish", lambda self: (time.sleep(2.5), publish(self)))
+    recipe = dataclasses.replace(
+        tiny_recipe, train=dataclasses.replace(tiny_recipe.train, checkpoints=1, budget="2 steps")
+    )
+    run(start_job(recipe, tmp_path / "run", quiet))
+    assert len(signs) >= 2
+    assert all(b - a < 2 for a, b in pairwise(signs))
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         if is_over:
             clock.use_up()
         yield from _save(job, clock)
-        yield from _saved(job)
+        yield from _saved(job, clock)
     finally:
         # An error, or a caller that wants no more events, must not leave a thread behind.
         if job.saving is not None:
@@ -160,7 +160,7 @@ def _milestones(job: Job, clock: Clock, before: float, after: float) -> Iterator
 def _save(job: Job, clock: Clock) -> Iterator[Event]:
     """Begin to write a checkpoint, after the one before is complete."""
     step = job.progress.step
-    yield from _saved(job)
+    yield from _saved(job, clock)
     if not job.is_finite():
         raise job.diverged(f"Weights are NaN or infinite after step {step}")
     job.saving = begin_checkpoint(
@@ -174,11 +174,12 @@ def _save(job: Job, clock: Clock) -> Iterator[Event]:
     )
 
 
-def _saved(job: Job) -> Iterator[Event]:
+def _saved(job: Job, clock: Clock) -> Iterator[Event]:
     """Wait for the checkpoint that is being written, if there is one."""
     saving = job.saving
     if saving is not None:
         saving.wait()
+        clock.expect("checkpoint", saving.seconds)
         job.saving = None
         yield Saved(saving.step, saving.folder)
 

@@ -26,7 +26,7 @@ from seq2chat.text.shard_writer import NO_ROOM
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import save_beside_weights
 from seq2chat.training.parallel import reshard
-from seq2chat.training.processes import agree, is_main
+from seq2chat.training.processes import agree, alive, any_process, is_main
 from seq2chat.training.run_folder import RunFolder
 from seq2chat.training.state import Progress, tensor_files
 
@@ -87,17 +87,20 @@ class Saving:
         self._thread = threading.Thread(target=self.write, args=(files,), name="checkpoint")
         self._thread.start()
 
-    def join(self) -> None:
-        """Wait until this process writes no more."""
+    def join(self, seconds: float | None = None) -> None:
+        """Wait until this process writes no more, or for some seconds."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     def wait(self) -> None:
         """Wait until the checkpoint is complete. All processes have to call it.
 
         Raises UserError if the disk is full. The older checkpoints are untouched then.
         """
-        self.join()
+        # A large checkpoint may take longer than the launcher waits for a sign of life.
+        while any_process(self._thread is not None and self._thread.is_alive()):
+            self.join(1.0)
+            alive()
         is_full = isinstance(self.error, OSError) and self.error.errno in NO_ROOM
         if self.error is not None and not is_full:
             raise self.error

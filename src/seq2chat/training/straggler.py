@@ -19,6 +19,7 @@ from seq2chat.training.processes import gather
 
 EVERY = 20  # steps between two comparisons
 SLOWER = 1.5  # times the median of the others
+NOISE = 0.02  # seconds per step that other programs of a machine may take from any process
 
 
 class Stopwatch:
@@ -90,13 +91,12 @@ class Stopwatch:
 
 
 def stragglers(seconds: list[float]) -> list[int]:
-    """Return the processes that take more than `SLOWER` times the median of the others.
+    """Return the processes that take more than `SLOWER` times the median of the others, and more
+    than `NOISE` longer.
 
     >>> stragglers([1.0, 1.1, 2.0, 0.9])
     [2]
     """
-    return [
-        rank
-        for rank, own in enumerate(seconds)
-        if own > SLOWER * median(seconds[:rank] + seconds[rank + 1 :])
-    ]
+    others = [median(seconds[:rank] + seconds[rank + 1 :]) for rank in range(len(seconds))]
+    limits = [max(SLOWER * other, other + NOISE) for other in others]
+    return [rank for rank, own in enumerate(seconds) if own > limits[rank]]
