@@ -17,8 +17,10 @@ from seq2chat.config import GPTConfig, Recipe, Seq2SeqConfig, TransformerConfig
 from seq2chat.inference.translate import bleu, chrf, translate
 from seq2chat.models.folder import make_model, save_model
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.run_folder import RunFolder
+from seq2chat.training.saving import save_checkpoint
+from seq2chat.training.state import Progress
 
 TOKENIZER = ByteBPE.train(["two men and a dog", "zwei Männer und ein Hund"] * 3, 280)
 CONFIGS = {

@@ -13,7 +13,8 @@ import pytest
 from training.ranks import free_port, losses
 
 from seq2chat.config import Recipe, UserError, to_toml
-from seq2chat.scale.launch import Launch, run_folder_of, slurm_script
+from seq2chat.scale.launch import Launch, run_folder_of
+from seq2chat.scale.slurm import slurm_script
 
 STEPS = 48
 
@@ -30,7 +31,9 @@ def launch(*words: object) -> subprocess.Popen:
 def events(folder: Path, kind: str = "") -> list[dict]:
     file = folder / "events.jsonl"
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [event for event in map(json.loads, lines) if kind in ("", event["event"])]
+    # On a busy machine, either process may become slow.
+    every = [event for event in map(json.loads, lines) if event["event"] != "straggler"]
+    return [event for event in every if kind in ("", event["event"])]
 
 
 def n_losses(folder: Path) -> int:

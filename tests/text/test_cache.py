@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from seq2chat.cli.cache import clear
+from seq2chat.cli.cache import clear, verify
+from seq2chat.config import UserError
+from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.cache import cached
+from seq2chat.text.corpus import load_corpus
+from seq2chat.text.shards import cached_shards
 
 
 @pytest.fixture
@@ -41,3 +45,18 @@ def test_entries_in_use_are_kept(shards, capsys):
 def test_named_entries_are_deleted(shards):
     clear("shards/.now-1.abc")
     assert {entry.name for entry in cached()} == {"shards/done-0", "shards/.killed-2.abc"}
+
+
+def test_all_tokenized_texts_are_verified_on_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    verify()
+    assert "no tokenized texts" in capsys.readouterr().out
+    text = tmp_path / "text.txt"
+    text.write_text("The river runs to the sea. " * 400)
+    folder = cached_shards(load_corpus(str(text)), ByteBPE.train(["ab"], 260), 0.1)
+    verify()
+    assert f"shards/{folder.name}: 0.0 MB, intact" in capsys.readouterr().out
+    file = folder / "val-00000.bin"
+    file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(UserError, match=r"val-00000\.bin is damaged"):
+        verify()

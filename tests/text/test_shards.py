@@ -14,8 +14,13 @@ from seq2chat.config import UserError
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import Corpus, load_corpus
 from seq2chat.text.parts import MAX_PART, Part
-from seq2chat.text.shard_writer import write_shards
-from seq2chat.text.shards import cached_shards, open_shards, shards_in_memory
+from seq2chat.text.shard_writer import (
+    SAMPLED_BLOCK,
+    SAMPLED_BLOCKS,
+    sampled_sha256,
+    write_shards,
+)
+from seq2chat.text.shards import cached_shards, open_shards, shards_in_memory, verify_shards
 from seq2chat.text.split import split_parts, split_texts
 from seq2chat.text.text_tokenizer import TextTokenizer
 
@@ -150,6 +155,38 @@ def test_a_damaged_file_is_named(tmp_path, tokenizer, name, harm, message):
         open_shards(tmp_path / "s", "train")
     assert name in str(error.value)
     open_shards(tmp_path / "s", "val")
+
+
+def test_opening_samples_a_large_file_and_verifying_reads_it(tmp_path, tokenizer):
+    """A flipped bit between the sampled blocks is only seen by a full check. Other text of the same
+    size, a cut and zeros at any place are seen on opening."""
+    rng = np.random.default_rng(0)
+    words = [f"{i} {' '.join(map(str, rng.integers(0, 99_999, 500)))}" for i in range(400)]
+    folder = tmp_path / "s"
+    write_shards(corpus_of(words), tokenizer, folder, 0.2)
+    file = folder / "train-00000.bin"
+    data = file.read_bytes()
+    assert len(data) > 3 * SAMPLED_BLOCKS * SAMPLED_BLOCK
+    assert verify_shards(folder) == sum(
+        f.stat().st_size for f in folder.iterdir() if f.name != "manifest.json"
+    )
+    gap = (len(data) - SAMPLED_BLOCK) // (SAMPLED_BLOCKS - 1)
+    between = 5 * gap + SAMPLED_BLOCK + 100
+    file.write_bytes(data[:between] + bytes([data[between] ^ 1]) + data[between + 1 :])
+    open_shards(folder, "train")
+    with pytest.raises(UserError, match=r"train-00000\.bin is damaged: its sha256"):
+        verify_shards(folder)
+    for start in (0, len(data) // 3, len(data) - gap):
+        file.write_bytes(data[:start] + bytes(gap) + data[start + gap :])
+        with pytest.raises(UserError, match=r"train-00000\.bin is damaged: its sha256"):
+            open_shards(folder, "train")
+
+
+def test_opening_reads_little_of_a_file(tmp_path, tokenizer):
+    file = tmp_path / "large.bin"
+    with file.open("wb") as stream:
+        stream.truncate(10**11)  # 100 GB of holes; reading them would take a minute
+    assert sampled_sha256(file) == hashlib.sha256(bytes(SAMPLED_BLOCKS * SAMPLED_BLOCK)).hexdigest()
 
 
 def test_without_a_manifest_there_are_no_shards(tmp_path, tokenizer):

@@ -30,6 +30,7 @@ class Run:
     changes: dict[str, Any] = field(default_factory=dict)  # when it is resumed
     second: Recipe | None = None  # of process 1, if it has another one
     disk: int = 0  # bytes that a file of process 0 may have; 0 is no limit
+    delay: float = 0.0  # seconds that each block of process 1 takes longer
 
 
 def free_port() -> int:
@@ -97,6 +98,9 @@ def _train(run: Run) -> str:
             job = resume_job(run.folder, run.changes, prepare=prepare)
         else:
             job = start_job(recipe, run.folder, prepare=prepare)
+        if run.delay and os.environ["RANK"] == "1":
+            for layer in job.model.layers:
+                _delay(layer, run.delay)
         for event in train(job, stop):
             # One process alone gets the signal.
             if isinstance(event, Step) and event.step == run.stop_after and job.parallel.rank == 1:
@@ -106,6 +110,16 @@ def _train(run: Run) -> str:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     return ""
+
+
+def _delay(layer, seconds: float) -> None:
+    forward = layer.forward
+
+    def delayed(*arguments):
+        time.sleep(seconds)
+        return forward(*arguments)
+
+    layer.forward = delayed
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

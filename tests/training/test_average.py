@@ -7,8 +7,10 @@ from seq2chat.config import Recipe, TransformerConfig, UserError
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.average import average_checkpoints
-from seq2chat.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.run_folder import RunFolder
+from seq2chat.training.saving import save_checkpoint
+from seq2chat.training.state import Progress
 
 CONFIG = TransformerConfig(vocab_size=260, n_layer=1, n_head=1, d_model=8)
 

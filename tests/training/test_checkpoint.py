@@ -13,8 +13,9 @@ import torch
 
 from seq2chat.config import UserError
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint
 from seq2chat.training.loop import train
+from seq2chat.training.saving import save_checkpoint
 from seq2chat.training.setup import resume_job, start_job
 
 

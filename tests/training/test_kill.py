@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from seq2chat.config import Recipe, to_toml
+from seq2chat.training.checkpoint import verify_checkpoint
 
 COMMAND = [sys.executable, "-m", "seq2chat", "train"]
 
@@ -117,3 +118,24 @@ def test_a_signal_saves_and_exits_cleanly(recipe, uninterrupted, tmp_path, numbe
     assert [p.name for p in sorted(folder.glob("checkpoints/*"))][-1] == f"step-{len(stopped):06d}"
     assert 7 <= len(stopped) < 60
     assert stopped == uninterrupted[: len(stopped)]
+
+
+def test_killed_while_a_checkpoint_is_written_in_the_background(recipe, uninterrupted, tmp_path):
+    """Steps are made while the checkpoint is written. SIGKILL leaves the one before, and no half of
+    this one."""
+    folder = tmp_path / "run"
+    process = begin(recipe, "--out", str(folder))
+
+    def unfinished() -> list[Path]:
+        files = list(folder.glob("checkpoints/.step-*.tmp"))
+        return [f for f in files if len(losses(folder)) > int(f.name[len(".step-") : -len(".tmp")])]
+
+    wait_for(lambda: any(folder.glob("checkpoints/step-*/manifest.json")) and unfinished(), process)
+    process.kill()
+    process.communicate()
+    [newest, *_] = sorted(folder.glob("checkpoints/step-*"), reverse=True)
+    verify_checkpoint(newest)
+    step = int(newest.name.removeprefix("step-"))
+    assert f"at step {step}" in " ".join(finish(str(folder), "--resume").split())
+    assert losses(folder) == uninterrupted
+    assert not list(folder.glob("checkpoints/.step-*.tmp"))

@@ -5,7 +5,7 @@ Ouyang et al. 2022, section 3.5, equation 2, the term γ; appendix C.3 for the i
 
 from torch import Tensor
 
-from seq2chat.config import PPOConfig, Recipe, SFTConfig
+from seq2chat.config import PPOConfig, Recipe, SFTConfig, check
 from seq2chat.log import Log
 from seq2chat.models.gpt import GPT
 from seq2chat.text.batch import Loader
@@ -22,8 +22,10 @@ class PretrainingMix:
     def __init__(self, recipe: Recipe, tokenizer: TextTokenizer, context: int, status: Log) -> None:
         align = recipe.align
         assert isinstance(align, SFTConfig | PPOConfig)
+        corpus = load_corpus(align.ptx_corpus, recipe.data.field)
+        check(not corpus.parts, f"align.ptx_corpus is {align.ptx_corpus}; name one text of these.")
         folder = cached_shards(
-            load_corpus(align.ptx_corpus, recipe.data.field),
+            corpus,
             tokenizer,
             recipe.data.val_fraction,
             progress=lambda n: status(f"tokenizing: {n:,} characters"),

@@ -23,10 +23,10 @@ def train(
 ) -> RunFolder:
     """Train by `recipe` into the new run `folder`, and return that folder.
 
-    `on_event` is called after each step (`Step`) and milestone (`Saved`, `Validated`, `Sampled`, in
-    `seq2chat.training.types`), `log` with one line per choice. Setting `stop`, from any thread,
-    ends the run after the current step with a checkpoint. Raises UserError as `start_job` and the
-    loop do.
+    `on_event` is called after each step (`Step`), each milestone (`Saved`, `Validated`, `Sampled`),
+    and for a slow process (`Straggler`), all in `seq2chat.training.types`; `log` with one line per
+    choice. Setting `stop`, from any thread, ends the run after the current step with a checkpoint.
+    Raises UserError as `start_job` and the loop do.
     """
     return _run(start_job(recipe, Path(folder), log, prepare=prepare), on_event, stop)
 

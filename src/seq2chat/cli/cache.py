@@ -8,7 +8,9 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-app = App(name="cache", help="List or clear the tokenized texts and downloads kept between runs.")
+app = App(
+    name="cache", help="List, verify or clear the tokenized texts and downloads kept between runs."
+)
 
 
 @app.command(name="list")
@@ -53,6 +55,22 @@ def clear(
         print(f"Kept, because a run may be writing them: {in_use}. To delete one, name it.")
     size = sum(entry.size for entry in cleared.deleted)
     print(f"Deleted {len(cleared.deleted)} of {cleared.n_entries} entries, {_megabytes(size)} MB.")
+
+
+@app.command
+def verify() -> None:
+    """Read every byte of the tokenized texts, and compare it with the hash in their manifest.
+
+    A run only samples them when it opens them.
+    """
+    from seq2chat.text.cache import cached
+    from seq2chat.text.shards import verify_shards
+
+    entries = [entry for entry in cached() if (entry.path / "manifest.json").is_file()]
+    for entry in entries:
+        print(f"{entry.name}: {_megabytes(verify_shards(entry.path))} MB, intact")
+    if not entries:
+        print("The cache has no tokenized texts.")
 
 
 def _megabytes(n_bytes: float) -> str:

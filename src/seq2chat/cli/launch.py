@@ -46,7 +46,8 @@ def launch(
     GPUs. If a process dies, hangs, or its loss is not finite, all are started again from the last
     checkpoint. SIGTERM and Ctrl-C save and stop. Every event is in events.jsonl of the run folder.
     """
-    from seq2chat.scale.launch import Launch, Supervisor, run_folder_of, slurm_script
+    from seq2chat.scale.launch import Launch, Supervisor, run_folder_of
+    from seq2chat.scale.slurm import slurm_script
 
     console = Console(stderr=True, highlight=False, markup=False)
     folder = run_folder_of(command)

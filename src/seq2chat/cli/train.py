@@ -252,7 +252,7 @@ def display(job: "Job", console: Console) -> None:
     from seq2chat.training.loop import train as train_loop
     from seq2chat.training.processes import beat
     from seq2chat.training.stop import stop_on_signals
-    from seq2chat.training.types import Sampled, Saved, Step, Validated
+    from seq2chat.training.types import Sampled, Saved, Step, Straggler, Validated
 
     columns = (
         TextColumn("[bold]{task.percentage:3.0f}%"),
@@ -277,6 +277,9 @@ def display(job: "Job", console: Console) -> None:
                     text = _validation(event, job.task.unit)
                     console.print(text, soft_wrap=True)
                     job.run.note(text)
+                case Straggler():
+                    console.print(event.sentence, soft_wrap=True)
+                    job.run.note(event.sentence)
                 case Sampled():
                     console.rule(f"sample at step {event.step}", style="dim", align="left")
                     lines = event.text.strip().splitlines()[:6]

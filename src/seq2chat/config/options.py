@@ -14,8 +14,8 @@ from seq2chat.config.errors import check
 class DataConfig:
     corpus: Annotated[
         str,
-        "named corpus, file of text, JSON, CSV or Parquet, folder, or hf:NAME; translation: table "
-        "of two columns",
+        "named corpus, file of text, JSON, CSV or Parquet, folder, or hf:NAME; a mixture is "
+        "a.txt:0.7, b.txt:0.3; translation: table of two columns",
     ] = "pydocs"
     source: Annotated[str, "translation: file of sentences to translate, one per line"] = ""
     target: Annotated[str, "translation: file of their translations, one per line"] = ""

@@ -170,6 +170,7 @@ def _other_text(
         return _sentence_pairs(data, tokenizer, window.batch_size, window.context, tokens)
     characters = max(CHARACTERS_PER_TOKEN * tokens, MIN_CHARACTERS) if tokens else 0
     corpus = load_corpus(data.corpus, data.field)
+    check(not corpus.parts, f"{data.corpus} is a mixture; measure its texts one by one.")
     shards = shards_in_memory(
         split_parts(corpus, val_fraction=0.0, characters=characters), tokenizer
     )

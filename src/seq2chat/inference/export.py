@@ -17,6 +17,7 @@ from seq2chat.models.gpt import LAYOUTS
 from seq2chat.models.hub import push_folder
 from seq2chat.models.lora import write_adapter
 from seq2chat.models.published import PUBLISHED
+from seq2chat.text.shares import map_names
 from seq2chat.training.checkpoint import find_checkpoint, save_with_tokenizer
 from seq2chat.training.run_folder import RunFolder, open_run
 
@@ -146,7 +147,7 @@ def _training(run: Path) -> list[str]:
     rows = {
         "method": method,
         # Names without folders, which are nobody else's business.
-        "data": Path(recipe.data.corpus).name
+        "data": map_names(recipe.data.corpus, lambda name: Path(name).name)
         or f"{Path(recipe.data.source).name}, {Path(recipe.data.target).name}",
         "started from": (start if start in PUBLISHED else Path(start).name) or "random weights",
         "steps": f"{done['step']:,}",

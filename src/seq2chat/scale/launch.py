@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from seq2chat.scale.rendezvous import Rendezvous
 POLL = 0.1  # seconds between two looks at the processes
 SETTLE = 3.0  # seconds in which the others of a failed process may end with their own reason
 LONGEST_PAUSE = 300.0
+ENDS = ("done", "stopped", "refused")
+KINDS = ("done", "stopped", "died", "hung", "nan", "gone", "refused")  # the worst is last
 STATES = {"T": "is suspended", "D": "waits for a disk or a device"}
 # Exit codes of a process of a run, see `cli.main`.
 REFUSED = 2
@@ -72,53 +74,84 @@ class Launch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of an attempt: "done", "stopped", "refused", "nan", "died" or "hung", in a sentence,
-    and the last step of any process."""
+    """The end of an attempt on one server: one of `KINDS`, in a sentence, and the last step of any
+    process."""
 
     kind: str
     reason: str = ""
     step: int = 0
+    is_signaled: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What all launchers do after an attempt: they end with the exit code `code`, or start the
+    processes again after `pause` seconds if it is None."""
+
+    kind: str
+    sentence: str
+    code: int | None = None
+    pause: float = 0.0
 
 
 @dataclass
 class Supervisor:
-    """Runs a command by many processes until it is done, or has failed too often."""
+    """Runs a command by many processes until it is done, or has failed too often.
+
+    On several servers, the launcher of server 0 decides for all of them, as a group of processes
+    that lost a server can't continue.
+    """
 
     launch: Launch
     log: Log
     signals: list[int] = field(default_factory=list)
+    failures: int = 0  # attempts in a row without a new checkpoint
+    checkpoint: str = ""
+    last: Outcome = field(default_factory=lambda: Outcome(""))
 
     def run(self) -> int:
         """Return the exit code: 0 if the run is done, or stopped by a signal and saved."""
-        launch = self.launch
-        launch.folder.mkdir(parents=True, exist_ok=True)
-        failures = 0
-        last = Outcome("")
-        checkpoint = ""
-        with _forwarded(self.signals), Rendezvous(launch) as rendezvous:
+        self.launch.folder.mkdir(parents=True, exist_ok=True)
+        with Rendezvous(self.launch) as rendezvous, _forwarded(self.signals):
             attempt = 0
             while True:
                 outcome = self._attempt(attempt, rendezvous)
-                if outcome.kind in ("done", "stopped", "refused"):
+                report = asdict(replace(outcome, is_signaled=bool(self.signals)))
+                decision = Decision(**rendezvous.decide(attempt, report, self._decide))
+                if decision.kind not in ENDS and outcome.kind not in ENDS:
                     self._event(outcome.kind, outcome.reason, attempt=attempt, step=outcome.step)
-                    return REFUSED if outcome.kind == "refused" else 0
-                newest = self._newest_checkpoint()
-                failures = 1 if newest != checkpoint else failures + 1
-                checkpoint = newest
-                again = outcome.kind == "nan" and (last.kind, last.step) == ("nan", outcome.step)
-                last = outcome
-                self._event(outcome.kind, outcome.reason, attempt=attempt, step=outcome.step)
-                if again or failures > launch.retries or self.signals:
-                    cause = "it is not finite again" if again else f"attempt {attempt + 1} failed"
-                    self._event("given up", f"The run ends, as {cause}.", attempt=attempt)
-                    return 1
-                self._pause(failures, newest)
+                self._event(decision.kind, decision.sentence, attempt=attempt, step=outcome.step)
+                if decision.code is not None:
+                    return decision.code
+                self._pause(decision.pause)
                 attempt += 1
 
-    def _pause(self, failures: int, checkpoint: str) -> None:
-        seconds = min(LONGEST_PAUSE, self.launch.pause * 2 ** (failures - 1))
-        where = f"from {checkpoint}" if checkpoint else "from the start"
-        self._event("restart", f"Starting again {where} in {seconds:g} s.", pause=seconds)
+    def _decide(self, attempt: int, reports: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the fields of the decision after the reports of all servers, on server 0."""
+        outcomes = [Outcome(**report) for report in reports]
+        worst = max(outcomes, key=lambda outcome: KINDS.index(outcome.kind))
+        # The other servers only lost their peers, as a signal reached one of them.
+        stopped = [outcome for outcome in outcomes if outcome.kind == "stopped"]
+        end = worst if worst.kind in ENDS else next(iter(stopped), None)
+        if end is not None:
+            code = REFUSED if end.kind == "refused" else 0
+            return asdict(Decision(end.kind, end.reason, code))
+        newest = self._newest_checkpoint()
+        self.failures = 1 if newest != self.checkpoint else self.failures + 1
+        self.checkpoint = newest
+        again = worst.kind == "nan" and (self.last.kind, self.last.step) == ("nan", worst.step)
+        self.last = worst
+        is_signaled = any(outcome.is_signaled for outcome in outcomes)
+        if again or self.failures > self.launch.retries or is_signaled or worst.kind == "gone":
+            cause = "it is not finite again" if again else f"attempt {attempt + 1} failed"
+            sentence = f"{worst.reason} " if worst.kind == "gone" else ""
+            return asdict(Decision("given up", f"{sentence}The run ends, as {cause}.", code=1))
+        seconds = min(LONGEST_PAUSE, self.launch.pause * 2 ** (self.failures - 1))
+        where = f"from {newest}" if newest else "from the start"
+        sentence = f"Starting again {where} in {seconds:g} s."
+        return asdict(Decision("restart", sentence, pause=seconds))
+
+    def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.signals:
             time.sleep(POLL)
@@ -196,8 +229,10 @@ class Supervisor:
                 return Outcome("died", "Ended by a second signal.", newest)
             if deadline and time.monotonic() > deadline:
                 return Outcome("died", f"It was not saved within {self.launch.grace:g} s.", newest)
-            if self.signals and set(codes) <= {0, INTERRUPTED}:
-                return Outcome("stopped", "Stopped before the first step.", newest)
+            if self.signals and INTERRUPTED in codes and set(codes) <= {0, INTERRUPTED}:
+                outcome = Outcome("stopped", "Stopped before the first step.", newest)
+                rendezvous.fail(attempt, outcome.kind, outcome.reason)
+                return outcome
             if any(codes):
                 time.sleep(0 if REFUSED in codes else SETTLE)
                 outcome = self._failure([process.poll() for process in processes], newest)
@@ -324,39 +359,3 @@ def run_folder_of(command: tuple[str, ...]) -> Path:
     if "--resume" in words and len(words) > 1 and not words[1].startswith("-"):
         return Path(words[1])
     raise UserError("Name the run folder with --out, so that a failed run can be resumed.")
-
-
-SLURM = """#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={n}
-#SBATCH --exclusive
-#SBATCH --requeue
-#SBATCH --open-mode=append
-# SIGTERM comes before the time limit, early enough to save.
-#SBATCH --signal=TERM@{grace}
-# Fill in what your cluster wants: --partition, --account, --time.
-
-HOST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export HOST PORT=$((20000 + SLURM_JOB_ID % 10000))
-srun --kill-on-bad-exit=1 bash -c 'seq2chat launch --nproc {n} --nodes $SLURM_NNODES \\
-    --node $SLURM_NODEID --rendezvous $HOST:$PORT {options}\\
-    {command}'
-"""
-
-
-def slurm_script(launch: Launch) -> str:
-    """Return a batch script for Slurm that runs the command on `launch.nodes` servers."""
-    import shlex
-
-    options = f"--retries {launch.retries} --pause {launch.pause:g} "
-    options += f"--hang-timeout {launch.hang_timeout:g} --grace {launch.grace:g} "
-    return SLURM.format(
-        name=launch.folder.name,
-        nodes=launch.nodes,
-        n=launch.n_processes,
-        grace=int(launch.grace) + 20,
-        options=options,
-        command=shlex.join(launch.command).replace("'", "'\\''"),
-    )

@@ -118,8 +118,11 @@ class Loader:
         depend on the number of ranks.
         """
         numbers = range(first_sample + rank, first_sample + batch_size, world_size)
-        columns = zip(*map(self.sample, numbers), strict=True)
-        target, labels, segments = (np.stack(column) for column in columns)
+        return self.collate([self.sample(k) for k in numbers])
+
+    def collate(self, rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:
+        """Return samples as a batch."""
+        target, labels, segments = (np.stack(column) for column in zip(*rows, strict=True))
         return _batch(target, labels, segments if self.document_mask else None)
 
     def _segments(self, circle: np.ndarray) -> np.ndarray:

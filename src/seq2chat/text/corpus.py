@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from seq2chat.text.files import (
 from seq2chat.text.jsonlines import JsonLines, is_json_lines
 from seq2chat.text.named import NAMED, Progress, find_corpus, hash_file
 from seq2chat.text.plain import PlainText
+from seq2chat.text.remote import TextFile, is_remote, remote_files
 from seq2chat.text.rows import ROW_SUFFIXES, checked_text, is_rows, read_fields, read_rows
+from seq2chat.text.shares import mixture
 from seq2chat.text.world import VERSION as WORLD_VERSION
 from seq2chat.text.world import documents as world_documents
 
@@ -49,6 +52,8 @@ class Corpus:
     name: str
     read: Callable[[], Iterable[Item]] = field(repr=False)
     digest: Callable[[], str] = field(repr=False)
+    parts: tuple[tuple[Corpus, Fraction], ...] = ()
+    """The texts of a mixture with their shares, which follow each other in `read`."""
 
     def documents(self) -> Iterator[str]:
         """Yield each document that is not blank.
@@ -75,8 +80,9 @@ class Corpus:
 
 
 def load_corpus(name: str, field: str = "text", progress: Progress | None = None) -> Corpus:
-    """Return the corpus `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, or the path
-    of a text.
+    """Return the corpus `name`: one of `NAMED`, `pydocs`, `world`, `hf:NAME[:CONFIG]`, the path of
+    a text, an address such as `s3://bucket/part-*.jsonl`, or a mixture such as
+    `a.txt:0.7, world:0.3`.
 
     A text file is one document. A file of rows (see `read_rows`) has one document per row, in the
     field `field`. A folder consists of its files with one of `SUFFIXES`, sorted by path, without
@@ -84,6 +90,8 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     for example `world:20MB` is 20. `progress(bytes_done, bytes_total)` is called during a download,
     with a total of 0 if the server sends none. Raises UserError if there is no such corpus or file.
     """
+    if shares := mixture(name):
+        return _mixture(name, [(load_corpus(text, field, progress), s) for text, s in shares])
     if name == "pydocs":
         return Corpus(name, _pydocs, partial(_hash_texts, _pydocs))
     if size := _world_size(name):
@@ -94,6 +102,8 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     if name.startswith("hf:"):
         read = _hugging_face(name, field)
         return Corpus(name, read, partial(_hash_texts, read))
+    if is_remote(name):
+        return _remote(name, field)
     check(name != "", "There is no text to read; give the path of one, or the name of a corpus.")
     path = Path(name)
     if not path.exists():
@@ -112,8 +122,36 @@ def load_corpus(name: str, field: str = "text", progress: Progress | None = None
     )
 
 
+def _remote(name: str, field: str) -> Corpus:
+    """Return the text at an address of object storage, which is read there whenever it is used."""
+    files, is_folder = remote_files(name)
+    if is_folder:
+        files = [file for file in files if suffix(file) in SUFFIXES]
+        check(bool(files), f"The folder {name} holds no text; put {', '.join(SUFFIXES)} in it.")
+
+    def digest() -> str:
+        lines = [field, *(file.identity() for file in files)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    reader = partial(_read_file, field=field)
+    return Corpus(name, lambda: (text for file in files for text in reader(file)), digest)
+
+
+def _mixture(name: str, parts: list[tuple[Corpus, Fraction]]) -> Corpus:
+    def digest() -> str:
+        lines = [f"{corpus.fingerprint} {share}" for corpus, share in parts]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def read() -> Iterable[Item]:
+        return (item for corpus, _ in parts for item in corpus.read())
+
+    return Corpus(name, read, digest, tuple(parts))
+
+
 def left_out(name: str, field: str = "text") -> str:
     """Return a warning about the files of the folder `name` that `load_corpus` skips, or ""."""
+    if shares := mixture(name):
+        return " ".join(filter(None, (left_out(text, field) for text, _ in shares)))
     folder = Path(name)
     if name in NAMED or not folder.is_dir():
         return ""
@@ -186,7 +224,7 @@ def _did_you_mean(path: Path) -> str:
 # Reading one file
 
 
-def _read_file(file: Path, field: str) -> Iterator[Item]:
+def _read_file(file: TextFile, field: str) -> Iterator[Item]:
     check_format(file)
     if is_json_lines(file):
         yield JsonLines(file, field)

@@ -5,13 +5,14 @@ import gzip
 import shlex
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BufferedIOBase
 from pathlib import Path
 
 import charset_normalizer
 
 from seq2chat.config import UserError, check
+from seq2chat.text.remote import TextFile
 
 BLOCK = 1 << 16  # bytes per read
 GUESSED = 1 << 17  # bytes around the first invalid one, from which the encoding is guessed
@@ -72,13 +73,13 @@ _WESTERN = set("‘’“”‚„‹›«»–—…•·€£§©®™°¡¿º
 _WESTERN |= {character.upper() for character in _WESTERN}
 
 
-def suffix(file: Path) -> str:
+def suffix(file: TextFile) -> str:
     """Return the suffix of the format in lower case, for example `.jsonl` for `Rows.JSONL.gz`."""
     plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
     return plain.suffix.lower()
 
 
-def check_format(file: Path) -> None:
+def check_format(file: TextFile) -> None:
     """Raise UserError for a pipe, or for a file with the suffix of an unsupported format, with
     advice on converting it."""
     _check_no_pipe(file)
@@ -89,7 +90,7 @@ def check_format(file: Path) -> None:
         )
 
 
-def _check_no_pipe(file: Path) -> None:
+def _check_no_pipe(file: TextFile) -> None:
     # A text is read several times: to count, to fingerprint and to encode it.
     check(
         not file.is_fifo(),
@@ -97,18 +98,20 @@ def _check_no_pipe(file: Path) -> None:
     )
 
 
-def _convert(advice: str, file: Path) -> str:
+def _convert(advice: str, file: TextFile) -> str:
     command = advice.format(shlex.quote(str(file)), shlex.quote(file.stem))
     return f"convert it: {command}" if "{0}" in advice else command
 
 
 @contextmanager
-def open_bytes(file: Path) -> Iterator[BufferedIOBase]:
+def open_bytes(file: TextFile) -> Iterator[BufferedIOBase]:
     """Open a file, gzipped or not. Errors of reading inside the `with` block become UserErrors."""
     _check_no_pipe(file)
     try:
-        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stream:
-            yield stream
+        with file.open("rb") as packed:
+            is_gzip = file.suffix.lower() == ".gz"
+            with gzip.open(packed) if is_gzip else nullcontext(packed) as stream:
+                yield stream
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(
             f"{file} is not a complete gzip file; download or compress it again."
@@ -117,7 +120,7 @@ def open_bytes(file: Path) -> Iterator[BufferedIOBase]:
         raise UserError(f"{file} cannot be read: {error.strerror or error}.") from None
 
 
-def decode(data: bytes, file: Path, offset: int) -> str:
+def decode(data: bytes, file: TextFile, offset: int) -> str:
     """Return the text of `data`, the bytes of the file at `offset`.
 
     Raises UserError for bytes that are not UTF-8, with a command that converts the file.
@@ -129,7 +132,7 @@ def decode(data: bytes, file: Path, offset: int) -> str:
         raise _not_utf8(file, offset + error.start) from None
 
 
-def read_blocks(file: Path) -> Iterator[str]:
+def read_blocks(file: TextFile) -> Iterator[str]:
     """Yield the text of a file in blocks, without a byte order mark.
 
     Raises UserError as `decode`.
@@ -153,7 +156,7 @@ def read_blocks(file: Path) -> Iterator[str]:
                 return
 
 
-def numbered_lines(file: Path) -> Iterator[tuple[str, int]]:
+def numbered_lines(file: TextFile) -> Iterator[tuple[str, int]]:
     """Yield each line that is not blank, without its line end, and its number.
 
     Raises UserError as `decode`.
@@ -173,7 +176,7 @@ def whole_characters(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _check_text(data: bytes, file: Path, offset: int) -> None:
+def _check_text(data: bytes, file: TextFile, offset: int) -> None:
     """Raise UserError for bytes of another format, of UTF-16 or of UTF-32."""
     if offset == 0:
         for encoding, marks in _MARKS.items():
@@ -221,7 +224,7 @@ def _is_plain_utf8(data: bytes) -> bool:
     )
 
 
-def _not_utf8(file: Path, position: int) -> UserError:
+def _not_utf8(file: TextFile, position: int) -> UserError:
     """Return the error for bytes at `position` that are not UTF-8, with the most probable encoding
     in the command."""
     with open_bytes(file) as stream:
@@ -244,21 +247,21 @@ def _not_utf8(file: Path, position: int) -> UserError:
     return UserError(f"{place}; convert it, for example: {_iconv(f'-f {_guess(sample)}', file)}")
 
 
-def _iconv(options: str, file: Path) -> str:
+def _iconv(options: str, file: TextFile) -> str:
     """Return the command that converts the file to UTF-8."""
     if file.suffix.lower() == ".gz":
         return f"gunzip -c {shlex.quote(str(file))} | iconv {options} -t UTF-8 > new.txt"
     return f"iconv {options} -t UTF-8 {shlex.quote(str(file))} > new.txt"
 
 
-def _head(size: int, file: Path) -> str:
+def _head(size: int, file: TextFile) -> str:
     """Return the command that writes the first `size` bytes of the text."""
     if file.suffix.lower() == ".gz":
         return f"gunzip -c {shlex.quote(str(file))} | head -c {size} > new.txt"
     return f"head -c {size} {shlex.quote(str(file))} > new.txt"
 
 
-def _unpack(file: Path, kind: str) -> str:
+def _unpack(file: TextFile, kind: str) -> str:
     """Return the command that unpacks a gzipped file to the file of another format, or the text,
     inside it."""
     command = f"gunzip -c {shlex.quote(str(file))}"

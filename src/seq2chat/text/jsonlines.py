@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from seq2chat.text.files import decode, open_bytes
 from seq2chat.text.plain import BLOCK, Sample
+from seq2chat.text.remote import TextFile
 from seq2chat.text.rows import JSON, field_text, json_error, json_object, read_fields
 
 
@@ -14,7 +14,7 @@ from seq2chat.text.rows import JSON, field_text, json_error, json_object, read_f
 class JsonLines:
     """One file with a JSON object per line, whose `field` is a document."""
 
-    file: Path
+    file: TextFile
     field: str
 
     def count(self) -> int:
@@ -56,7 +56,7 @@ class JsonLines:
         return field_text(json_object(fields, where, 0), self.file, self.field)
 
 
-def is_json_lines(file: Path) -> bool:
+def is_json_lines(file: TextFile) -> bool:
     """Return True if the suffix and the first line of the file indicate JSON lines.
 
     A gzipped file is not, because its blocks can't be skipped.

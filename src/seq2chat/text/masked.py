@@ -6,7 +6,7 @@ al. 2019, section 4.1), each epoch chooses different tokens.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -105,7 +105,11 @@ class MaskedLoader:
         """Return this rank's rows of the global batch of samples first_sample .. first_sample +
         batch_size - 1."""
         numbers = range(first_sample + rank, first_sample + batch_size, world_size)
-        columns = zip(*map(self.sample, numbers), strict=True)
+        return self.collate([self.sample(k) for k in numbers])
+
+    def collate(self, rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]) -> Batch:
+        """Return samples as a batch."""
+        columns = zip(*rows, strict=True)
         target, labels, segments, is_next = (
             torch.from_numpy(np.stack(column)) for column in columns
         )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedIOBase
 from math import ceil
-from pathlib import Path
 
 from seq2chat.text.files import decode, open_bytes
+from seq2chat.text.remote import TextFile
 
 BLOCK = 1 << 16  # bytes per read, and the unit in which a large file is sampled
 SEPARATOR = "<|endoftext|>"  # separates documents in published dumps
@@ -52,7 +52,7 @@ class PlainText:
     Blank documents are skipped.
     """
 
-    file: Path
+    file: TextFile
 
     @property
     def size(self) -> int:
@@ -134,7 +134,7 @@ class PlainText:
 
 
 @lru_cache(maxsize=1024)
-def _unpacked_size(file: Path, size: int, modified: int) -> int:
+def _unpacked_size(file: TextFile, size: int, modified: int) -> int:
     """Return the unpacked size of a gzipped file, cached by its size and modification time."""
     total = 0
     with open_bytes(file) as stream:

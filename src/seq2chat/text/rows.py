@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from seq2chat.config import UserError, check
 from seq2chat.text.files import decode, open_bytes, read_blocks, suffix, whole_characters
+from seq2chat.text.remote import TextFile
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 ROW_SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
@@ -50,12 +50,12 @@ class Row:
     number: int
 
 
-def is_rows(file: Path) -> bool:
+def is_rows(file: TextFile) -> bool:
     """Return True if the suffix is one of JSON, JSON lines, CSV, TSV or Parquet."""
     return suffix(file) in ROW_SUFFIXES
 
 
-def read_rows(file: Path) -> Iterator[Row]:
+def read_rows(file: TextFile) -> Iterator[Row]:
     """Yield the rows of a file. Raises UserError naming the line of the first invalid row.
 
     JSON files hold objects, one per line or over several lines, or arrays of objects. The first
@@ -75,13 +75,13 @@ def field_names(row: Row) -> str:
     return ", ".join(map(str, row.fields)) or "none"
 
 
-def read_fields(file: Path, *names: str) -> Iterator[str]:
+def read_fields(file: TextFile, *names: str) -> Iterator[str]:
     """Yield the text of the fields `names` of each row, joined by line breaks."""
     for row in read_rows(file):
         yield "\n".join(field_text(row, file, name) for name in names)
 
 
-def field_text(row: Row, file: Path, name: str) -> str:
+def field_text(row: Row, file: TextFile, name: str) -> str:
     """Return the text of one field. Raises UserError if the row lacks the field or it is not a
     text."""
     if name not in row.fields:
@@ -104,7 +104,7 @@ def checked_text(value: object, where: str) -> str:
 # JSON
 
 
-def _read_json(file: Path) -> Iterator[Row]:
+def _read_json(file: TextFile) -> Iterator[Row]:
     """Yield the objects in a stream of JSON values: objects, or arrays of objects."""
     text = _Buffer(file)
     n_rows = 0
@@ -159,7 +159,7 @@ def json_object(value: Any, where: str, number: int) -> Row:
 class _Buffer:
     """A buffer on the text of a JSON file that holds little more than the current value."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: TextFile) -> None:
         self.blocks = read_blocks(file)
         self.text = ""
         self.position = 0
@@ -233,7 +233,7 @@ def _may_be_cut(error: json.JSONDecodeError) -> bool:
 # Tables
 
 
-def _read_table(file: Path) -> Iterator[Row]:
+def _read_table(file: TextFile) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file. Quoted fields may contain line breaks."""
     csv.field_size_limit(LARGEST_CELL)
     lines = _lines(file)
@@ -267,7 +267,7 @@ def _read_table(file: Path) -> Iterator[Row]:
         ) from None
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _lines(file: TextFile) -> Iterator[str]:
     """Yield the lines with their line ends."""
     offset = 0
     with open_bytes(file) as stream:
@@ -277,7 +277,7 @@ def _lines(file: Path) -> Iterator[str]:
             offset += len(line)
 
 
-def _read_parquet(file: Path) -> Iterator[Row]:
+def _read_parquet(file: TextFile) -> Iterator[Row]:
     try:
         arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")

@@ -23,9 +23,16 @@ import numpy as np
 
 from seq2chat.config import check
 from seq2chat.text.corpus import Corpus
-from seq2chat.text.named import cache_folder
+from seq2chat.text.named import cache_folder, hash_file
 from seq2chat.text.parts import Part
-from seq2chat.text.shard_writer import FORMAT, Progress, require_eos, token_dtype, write_shards
+from seq2chat.text.shard_writer import (
+    FORMAT,
+    Progress,
+    require_eos,
+    sampled_sha256,
+    token_dtype,
+    write_shards,
+)
 from seq2chat.text.split import sample_fingerprint
 from seq2chat.text.tokenizers import Tokenizer
 
@@ -120,12 +127,13 @@ def cached_shards(
 def open_shards(folder: str | Path, split: str) -> Shards:
     """Return one split of a folder made by `write_shards`.
 
-    Raises UserError naming a file that is missing or has the wrong size or hash.
+    Raises UserError naming a file that is missing or has the wrong size or sampled hash. So it
+    takes milliseconds however large the text is; `verify_shards` reads every byte.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
     about = manifest["splits"][split]
-    for entry in [*about["files"], about["index"]]:
+    for entry in _entries(about):
         _check_file(folder / entry["name"], entry)
     dtype = np.dtype(manifest["dtype"])
     return Shards(
@@ -140,6 +148,22 @@ def open_shards(folder: str | Path, split: str) -> Shards:
         parts=[TokenFile(folder / entry["name"], dtype) for entry in about["files"]],
         starts=np.memmap(folder / about["index"]["name"], np.uint64, mode="r"),
     )
+
+
+def verify_shards(folder: str | Path) -> int:
+    """Read all files of a folder made by `write_shards`, and return their size in bytes.
+
+    Raises UserError naming the first one that is missing or has the wrong size or hash.
+    """
+    folder = Path(folder)
+    size = 0
+    for about in _read_manifest(folder)["splits"].values():
+        for entry in _entries(about):
+            file = folder / entry["name"]
+            _check_file(file, entry)
+            _check_hash(file, hash_file(file), entry["sha256"])
+            size += entry["size"]
+    return size
 
 
 def shards_in_memory(
@@ -210,11 +234,20 @@ def _check_file(file: Path, entry: dict[str, Any]) -> None:
         size == entry["size"],
         f"{file} is damaged: it has {size} bytes instead of {entry['size']}; {remedy}",
     )
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    _check_hash(file, sampled_sha256(file), entry["sampled_sha256"])
+
+
+def _check_hash(file: Path, digest: str, expected: str) -> None:
     check(
-        digest == entry["sha256"], f"{file} is damaged: its sha256 is not the manifest's; {remedy}"
+        digest == expected,
+        f"{file} is damaged: its sha256 is not the manifest's; delete {file.parent} and tokenize "
+        "the text again.",
     )
+
+
+def _entries(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of all files of a split in the manifest."""
+    return [*about["files"], about["index"]]
 
 
 def _fingerprint(stream_sha256: str, dtype: str, tokenizer: str) -> str:

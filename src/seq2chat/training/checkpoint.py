@@ -1,21 +1,12 @@
-"""Checkpoints: a Hugging Face model folder plus `trainer/`, written atomically.
+"""Checkpoints: a Hugging Face model folder plus `trainer/`, found, verified and loaded.
 
-A checkpoint is written to a temporary folder, its manifest last, and then renamed. A folder without
-a valid manifest is never read.
+`saving` writes them. A folder without a valid manifest is never read.
 """
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from seq2chat.config import SharedError, UserError, check
+from seq2chat.config import UserError, check
 from seq2chat.config.toml import did_you_mean
 from seq2chat.log import print_once
 from seq2chat.models import hub
@@ -24,120 +15,11 @@ from seq2chat.models.gguf import gguf_folder
 from seq2chat.models.gpt import GPT
 from seq2chat.models.lora import ADAPTER_CONFIG, adapter_base, merge_adapter
 from seq2chat.models.published import PUBLISHED, published_file
-from seq2chat.models.tensor_file import StoredTensor, write_tensors
-from seq2chat.text.named import cached_folder, converted_model
-from seq2chat.text.shard_writer import NO_ROOM
+from seq2chat.models.tensor_file import write_tensors
+from seq2chat.text.named import cached_folder, converted_model, hash_file
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.text.wordpiece import WordPiece
-from seq2chat.training.parallel import reshard
-from seq2chat.training.processes import agree, is_main
 from seq2chat.training.run_folder import RunFolder
-from seq2chat.training.state import Progress, tensor_files
-
-
-def save_checkpoint(
-    run: RunFolder,
-    model: Model,
-    tokenizer: Tokenizer,
-    optimizers: list[torch.optim.Optimizer],
-    progress: Progress,
-    # Passed by name.
-    keep: int,
-    modules: Mapping[str, nn.Module] = {},
-) -> Path:
-    """Write a checkpoint of `run` such as `checkpoints/step-000500`, delete all but the `keep`
-    newest, and return its path.
-
-    `modules` are all trained or remembered modules by name, if these are not just `model`. All
-    processes call it, and process 0 writes. Raises UserError if the disk is full. Older checkpoints
-    are untouched then.
-    """
-    final = run.checkpoints / f"step-{progress.step:06d}"
-    progress_json = json.dumps(asdict(progress), indent=1) + "\n"
-    # The weights of a step are written once, unless the budget has been used up since.
-    if agree(_is_saved(final, progress_json)):
-        return final
-    for module in (model, *modules.values()):
-        reshard(module)
-    temporary = final.with_name(f".{final.name}.tmp")
-
-    def begin() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "trainer").mkdir(parents=True)
-        _save_beside_weights(model, tokenizer, temporary)
-        (temporary / "trainer" / "progress.json").write_text(progress_json)
-
-    def finish() -> None:
-        _seal(temporary, final)
-        for old in run.list_checkpoints()[:-keep]:
-            # Renamed first to a name that is never read, so that a kill leaves no partial
-            # checkpoint.
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))
-
-    writer = _Writer()
-    writer.do(begin)
-    for name, tensors in tensor_files(model, optimizers, modules).items():
-        writer.write(tensors, temporary / name)
-    writer.do(finish)
-    if writer.failed():
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise SharedError(
-            f"The disk of {run.checkpoints} is full, so step {progress.step} was not saved; the "
-            "earlier checkpoints are complete. Free some space and continue with --resume."
-        ) from writer.error
-    return final
-
-
-class _Writer:
-    """Writes files on process 0, and remembers that the disk is full.
-
-    The other processes gather tensors with it, so it takes part in that until the end.
-    """
-
-    def __init__(self) -> None:
-        self.writes = is_main()
-        self.error: OSError | None = None
-
-    def do(self, write: Callable[[], None]) -> None:
-        """Call `write` on process 0, unless the disk is full."""
-        if not self.writes:
-            return
-        try:
-            write()
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            self.writes = False
-            self.error = error
-
-    def write(self, tensors: list[StoredTensor], file: Path) -> None:
-        """Gather the tensors, and write them on process 0."""
-        if self.writes:
-            self.do(lambda: write_tensors(tensors, file))
-        else:
-            write_tensors(tensors, None)
-
-    def failed(self) -> bool:
-        """Return whether the disk of process 0 is full."""
-        return agree(self.error is not None)
-
-
-def _is_saved(folder: Path, progress_json: str) -> bool:
-    file = folder / "trainer" / "progress.json"
-    return (folder / "manifest.json").exists() and file.read_text() == progress_json
-
-
-def _seal(temporary: Path, final: Path) -> None:
-    """Write the manifest, and rename the complete folder."""
-    files = sorted(file for file in temporary.rglob("*") if file.is_file())
-    hashes = {str(file.relative_to(temporary)): _sha256(file) for file in files}
-    (temporary / "manifest.json").write_text(json.dumps({"sha256": hashes}, indent=1) + "\n")
-    # A rename is atomic, but it must not reach the disk before the contents.
-    for file in [*temporary.rglob("*"), temporary]:
-        _sync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    _sync(final.parent)
 
 
 def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
@@ -145,10 +27,10 @@ def save_with_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path) -> Non
     generation."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(model_tensors(model), folder / "model.safetensors")
-    _save_beside_weights(model, tokenizer, folder)
+    save_beside_weights(model, tokenizer, folder)
 
 
-def _save_beside_weights(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
+def save_beside_weights(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the files of `save_with_tokenizer` except the weights.
 
     A chat model ends its answers at the end of a turn. Every text starts with the token that ends a
@@ -271,7 +153,7 @@ def verify_checkpoint(folder: Path, resumes: bool = True) -> None:
             f"{file} is missing; delete that folder to use the previous checkpoint.",
         )
         check(
-            _sha256(file) == expected,
+            hash_file(file) == expected,
             f"{file} is damaged: its sha256 is not the {expected[:12]}… of manifest.json; delete "
             "that folder to use the previous checkpoint.",
         )
@@ -294,16 +176,3 @@ def load_checkpoint(path: Path) -> tuple[Model, Tokenizer]:
         "that the model was trained with.",
     )
     return model, tokenizer
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -98,7 +98,11 @@ class Clock:
         """Measure a milestone; the last one of its kind is expected to take `times` as long."""
         began = time.perf_counter()
         yield
-        self.reserve[kind] = self._agreed(time.perf_counter() - began) * times
+        self.expect(kind, (time.perf_counter() - began) * times)
+
+    def expect(self, kind: str, seconds: float) -> None:
+        """Reserve this time at the end of the run for the last milestone of a kind."""
+        self.reserve[kind] = self._agreed(seconds)
 
     def is_over(self) -> bool:
         """Return whether the run has ended. A timed run ends before the step that would exceed its

@@ -12,7 +12,9 @@ from seq2chat.generation.sampling import SamplingConfig
 from seq2chat.models.folder import CausalLM
 from seq2chat.text import world
 from seq2chat.text.batch import IGNORED, Batch, Loader, evaluation_batches
+from seq2chat.text.mixed import TrainingText, mixed
 from seq2chat.text.shards import Shards
+from seq2chat.text.shares import mixture
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.training.lookup import as_text, induction_score, pair_accuracy
 from seq2chat.training.nll import Loss, chunked_nll_sum
@@ -40,10 +42,17 @@ class LanguageModeling(Task[CausalLM, TextTokenizer]):
     """Pretraining on windows of text."""
 
     def __init__(
-        self, recipe: Recipe, model: CausalLM, tokenizer: TextTokenizer, train: Shards, val: Shards
+        self,
+        recipe: Recipe,
+        model: CausalLM,
+        tokenizer: TextTokenizer,
+        train: TrainingText,
+        val: Shards,
     ) -> None:
         self.context = recipe.model.context
-        loader = Loader(train, self.context, recipe.train.seed, recipe.data.document_mask)
+        seed = recipe.train.seed
+        mask = recipe.data.document_mask
+        loader = mixed(train, lambda shards: Loader(shards, self.context, seed, mask))
         super().__init__(recipe, model, tokenizer, loader, val.n_tokens)
         self.val = val
         self.nll: Nll = parallel_nll_sum  # replaced where training is compiled
@@ -77,7 +86,9 @@ class LanguageModeling(Task[CausalLM, TextTokenizer]):
         """Return how well the model looks things up: in repeated tokens, and on the world in pairs
         of facts, with people and wordings of the dev split."""
         metrics = {"induction": induction_score(model)}
-        if self.recipe.data.corpus.split(":")[0] == "world":
+        corpus = self.recipe.data.corpus
+        names = [name for name, _ in mixture(corpus)] or [corpus]
+        if any(name.split(":")[0] == "world" for name in names):
             questions = world.questions("dev", PAIRS, families=world.READING)
             metrics["pairs"] = pair_accuracy(model, questions, as_text(self.tokenizer))
         return metrics

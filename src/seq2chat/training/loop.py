@@ -8,22 +8,34 @@ from contextlib import suppress
 import torch
 
 from seq2chat.config import UserError
-from seq2chat.training.checkpoint import save_checkpoint
 from seq2chat.training.clock import Clock
 from seq2chat.training.parallel import whole
 from seq2chat.training.processes import AgreedEvent
+from seq2chat.training.saving import begin_checkpoint
 from seq2chat.training.schedule import rate
 from seq2chat.training.stop import Stopped, interruptible
-from seq2chat.training.types import Event, Job, Sampled, Saved, Step, Update, Validated
+from seq2chat.training.types import (
+    Event,
+    Job,
+    Sampled,
+    Saved,
+    Step,
+    Straggler,
+    Update,
+    Validated,
+)
 
 
 def train(job: Job, stop: threading.Event) -> Iterator[Event]:
     """Train `job` from its current step to the end of its budget, or until `stop` is set, and yield
     an event per step and milestone.
 
-    Every milestone saves before it evaluates. Raises UserError if the loss diverges, or if a timed
-    budget holds too few steps to learn from. The weights on disk are those of the last checkpoint
-    then, and the files of a new run are deleted. A finished run yields nothing.
+    Every milestone saves before it evaluates. A checkpoint is written while training goes on, so
+    its event comes before the next checkpoint, and the last one's before the last validation.
+
+    Raises UserError if the loss diverges, if a checkpoint can't be written, or if a timed budget
+    holds too few steps to learn from. The weights on disk are those of the last checkpoint then,
+    and the files of a new run are deleted. A finished run yields nothing.
 
     Several processes of a run each call it, and take the same way through it.
     """
@@ -33,12 +45,18 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
         return
     # A signal interrupts a step only where nothing has changed yet, and a milestone only after the
     # weights are saved.
-    with suppress(Stopped):
-        yield from _steps(job, clock, stopped)
-    is_over = clock.is_over()
-    if is_over:
-        clock.use_up()
-    yield _save(job, clock)
+    try:
+        with suppress(Stopped):
+            yield from _steps(job, clock, stopped)
+        is_over = clock.is_over()
+        if is_over:
+            clock.use_up()
+        yield from _save(job, clock)
+        yield from _saved(job, clock)
+    finally:
+        # An error, or a caller that wants no more events, must not leave a thread behind.
+        if job.saving is not None:
+            job.saving.join()
     if is_over and not stopped.is_set():
         with suppress(Stopped):
             yield _validate(job, clock, final=True)
@@ -68,6 +86,11 @@ def _steps(job: Job, clock: Clock, stop: AgreedEvent) -> Iterator[Event]:
         seconds = time.perf_counter() - began
         share = clock.tick(seconds)
         yield _record(job, update, multiplier, seconds, share)
+        if job.saving is not None:
+            clock.expect("checkpoint", job.saving.seconds)
+            if job.saving.error is not None:
+                stop.event.set()  # all processes end before the next step, and raise it together
+        yield from _stragglers(job)
         # The first step is slow, so its duration is used only if there is no second one.
         if progress.step == first + 2:
             _check_usable(job, clock, stop)
@@ -77,6 +100,16 @@ def _steps(job: Job, clock: Clock, stop: AgreedEvent) -> Iterator[Event]:
         share_before = max(share_before, share)
     if progress.step == first + 1:
         _check_usable(job, clock, stop)
+
+
+def _stragglers(job: Job) -> Iterator[Event]:
+    """Record each process that has become slow, and yield its event."""
+    if job.stopwatch is None:
+        return
+    step = job.progress.step
+    for sentence in job.stopwatch.after_step(step):
+        job.run.event("straggler", sentence, step=step)
+        yield Straggler(step, sentence)
 
 
 def _check_usable(job: Job, clock: Clock, stop: AgreedEvent) -> None:
@@ -117,28 +150,38 @@ def _milestones(job: Job, clock: Clock, before: float, after: float) -> Iterator
 
     config = job.recipe.train
     if is_due(config.checkpoints):
-        yield _save(job, clock)
+        yield from _save(job, clock)
     if is_due(config.evals):
         yield _validate(job, clock, final=False)
     if config.samples and is_due(config.samples):
         yield _sample(job, clock)
 
 
-def _save(job: Job, clock: Clock) -> Saved:
+def _save(job: Job, clock: Clock) -> Iterator[Event]:
+    """Begin to write a checkpoint, after the one before is complete."""
     step = job.progress.step
+    yield from _saved(job, clock)
     if not job.is_finite():
         raise job.diverged(f"Weights are NaN or infinite after step {step}")
-    with clock.timed("checkpoint"):
-        folder = save_checkpoint(
-            job.run,
-            job.task.published(),
-            job.tokenizer,
-            job.optimizers,
-            job.progress,
-            keep=job.recipe.train.keep,
-            modules=job.task.modules(),
-        )
-    return Saved(step, folder)
+    job.saving = begin_checkpoint(
+        job.run,
+        job.task.published(),
+        job.tokenizer,
+        job.optimizers,
+        job.progress,
+        keep=job.recipe.train.keep,
+        modules=job.task.modules(),
+    )
+
+
+def _saved(job: Job, clock: Clock) -> Iterator[Event]:
+    """Wait for the checkpoint that is being written, if there is one."""
+    saving = job.saving
+    if saving is not None:
+        saving.wait()
+        clock.expect("checkpoint", saving.seconds)
+        job.saving = None
+        yield Saved(saving.step, saving.folder)
 
 
 def _validate(job: Job, clock: Clock, final: bool) -> Validated:

@@ -14,6 +14,7 @@ from seq2chat.generation.decode import evaluating
 from seq2chat.models.bert import BERT
 from seq2chat.text.batch import IGNORED, Batch
 from seq2chat.text.masked import MaskedLoader, masked_evaluation_batches
+from seq2chat.text.mixed import TrainingText, mixed
 from seq2chat.text.shards import Shards
 from seq2chat.text.wordpiece import WordPiece
 from seq2chat.training.nll import Loss, wide
@@ -43,7 +44,7 @@ class MaskedLM(Task[BERT, WordPiece]):
     """Pretraining of a BERT on windows of text."""
 
     def __init__(
-        self, recipe: Recipe, model: BERT, tokenizer: WordPiece, train: Shards, val: Shards
+        self, recipe: Recipe, model: BERT, tokenizer: WordPiece, train: TrainingText, val: Shards
     ) -> None:
         config = recipe.model
         assert isinstance(config, BERTConfig)
@@ -52,13 +53,16 @@ class MaskedLM(Task[BERT, WordPiece]):
             "model.masked_lm is false, but a BERT is trained through that head; leave it out.",
         )
         self.context = config.context
-        loader = MaskedLoader(
+        loader = mixed(
             train,
-            config.context,
-            recipe.train.seed,
-            tokenizer,
-            mask_share=recipe.data.mask_share,
-            next_sentence=config.next_sentence,
+            lambda shards: MaskedLoader(
+                shards,
+                config.context,
+                recipe.train.seed,
+                tokenizer,
+                mask_share=recipe.data.mask_share,
+                next_sentence=config.next_sentence,
+            ),
         )
         super().__init__(recipe, model, tokenizer, loader, val.n_tokens)
         self.val = val

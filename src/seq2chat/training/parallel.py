@@ -243,7 +243,7 @@ def divide_model(
     policy = MixedPrecisionPolicy()
     if dtype != torch.float32:
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for block in _blocks(model):
+    for block in blocks(model):
         fully_shard(
             block, mesh=replicas, mp_policy=policy, reshard_after_forward=not keeps_gathered
         )
@@ -305,7 +305,7 @@ def _fsdp_modules(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
+def blocks(model: nn.Module) -> list[nn.Module]:
     """Return the modules whose parameters are gathered one after the other.
 
     They are used through `forward` alone. The decoder of a Transformer isn't: the encoder's output

@@ -63,6 +63,13 @@ class RunFolder:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
+    def event(self, kind: str, sentence: str, **values: Any) -> None:
+        """Append an event to `events.jsonl`, beside those of `seq2chat launch`."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        event = {"time": stamp, "event": kind, "sentence": sentence} | values
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
     def plot(self) -> None:
         """Draw the losses into `loss.png`."""
         plot_runs([self], self.folder / "loss.png")
@@ -137,6 +144,7 @@ class ReadOnlyRun(RunFolder):
     def discard(self) -> None: ...
     def note(self, text: str) -> None: ...
     def record(self, values: dict[str, Any]) -> None: ...
+    def event(self, kind: str, sentence: str, **values: Any) -> None: ...
     def sample(self, step: int, text: str) -> None: ...
     def plot(self) -> None: ...
 

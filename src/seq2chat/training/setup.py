@@ -15,12 +15,13 @@ from seq2chat.models.folder import Model, make_model, n_parameters
 from seq2chat.models.gpt import GPT
 from seq2chat.models.induction import build_induction_heads
 from seq2chat.text.named import NAMED
+from seq2chat.text.shares import map_names
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
 from seq2chat.training.checkpoint import load_checkpoint, verify_checkpoint
 from seq2chat.training.clock import Clock
 from seq2chat.training.compiled import compile_steps
 from seq2chat.training.devices import device_of
-from seq2chat.training.parallel import Parallel
+from seq2chat.training.parallel import Parallel, blocks
 from seq2chat.training.processes import (
     agree,
     check_same,
@@ -33,6 +34,7 @@ from seq2chat.training.processes import (
 )
 from seq2chat.training.run_folder import RunFolder, open_run, run_folder
 from seq2chat.training.state import Progress, resume_checkpoint
+from seq2chat.training.straggler import Stopwatch
 from seq2chat.training.tasks import check_tokenizer, load_text, make_task, make_tokenizer
 from seq2chat.training.types import Job, Task
 
@@ -333,7 +335,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         for name in names:
             value = getattr(section, name, "")
             if value and value not in NAMED and value not in ("pydocs", "world", "oracle"):
-                recipe = recipe.with_options(table, **{name: _absolute(value)})
+                recipe = recipe.with_options(table, **{name: map_names(value, _absolute)})
     return recipe
 
 
@@ -376,6 +378,9 @@ def _make_job(task: Task, run: RunFolder, device: torch.device, log: Log, status
     optimizers = task.optimizers(recipe.optim, precision.dtype)
     progress = Progress(data=task.loader.fingerprint + task.origin)
     job = Job(run, task, optimizers, precision, device, progress)
+    if not parallel.is_alone:
+        # An RNN has no blocks.
+        job.stopwatch = Stopwatch(blocks(task.model) or [task.model], device)
     status("compiling")
     is_compiled = compile_steps(job, log)
     task.recipe = recipe.with_options("train", compile="on" if is_compiled else "off")

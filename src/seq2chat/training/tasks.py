@@ -1,5 +1,9 @@
 """The task of a recipe: its text, its tokenizer, and the objective of its model family."""
 
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import chain
+from math import ceil
 from pathlib import Path
 
 from seq2chat.config import Recipe, UserError
@@ -10,6 +14,7 @@ from seq2chat.models.seq2seq import Seq2Seq
 from seq2chat.models.transformer import Transformer
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.text.corpus import Corpus, load_corpus
+from seq2chat.text.mixed import TrainingText, joined
 from seq2chat.text.parallel import ParallelCorpus, load_parallel
 from seq2chat.text.shards import Shards, cached_shards, open_shards
 from seq2chat.text.split import TOKENIZER_CHARACTERS, tokenizer_texts
@@ -47,7 +52,11 @@ def make_tokenizer(
         # A text too large for its budget is sampled, and a quarter of that sample is enough for the
         # tokenizer.
         limit = min(recipe.data.max_characters // 4 or TOKENIZER_CHARACTERS, TOKENIZER_CHARACTERS)
-        texts = tokenizer_texts(text, recipe.data.val_fraction, limit)
+        # Of a mixture, the tokenizer learns from as much of each text as the model will.
+        texts = chain.from_iterable(
+            tokenizer_texts(corpus, recipe.data.val_fraction, max(1, int(limit * share)))
+            for corpus, share in _parts(text)
+        )
     options = recipe.tokenizer
     if recipe.model.objective == "masked tokens":
         accents = None if options.strip_accents == "auto" else options.strip_accents == "on"
@@ -88,7 +97,7 @@ def make_task(
     train, val = _shards(recipe, text, tokenizer, log, status)
     if isinstance(tokenizer, WordPiece):
         assert isinstance(model, BERT)
-        _log_unknown(unknown_share(train, tokenizer), log)
+        _log_unknown(unknown_share(joined([shards for shards, _ in train]), tokenizer), log)
         return MaskedLM(recipe, model, tokenizer, train, val)
     assert isinstance(model, CausalLM)
     return LanguageModeling(recipe, model, tokenizer, train, val)
@@ -96,22 +105,34 @@ def make_task(
 
 def _shards(
     recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer, log: Log, status: Log
-) -> tuple[Shards, Shards]:
-    folder = cached_shards(
-        corpus,
-        tokenizer,
-        recipe.data.val_fraction,
-        progress=lambda n: status(f"tokenizing: {n:,} characters"),
-        characters=recipe.data.max_characters,
-    )
-    train = open_shards(folder, "train")
-    val = open_shards(folder, "val")
-    share = val.n_characters / (train.n_characters + val.n_characters)
-    log(
-        f"{train.n_tokens:,} tokens of {train.n_documents:,} documents to train on, "
-        f"{val.n_tokens:,} of {val.n_documents:,} to validate ({share:.1%} of the text)"
-    )
-    return train, val
+) -> tuple[TrainingText, Shards]:
+    """Return the training split of each text of a mixture with its share, and the validation splits
+    of all as one."""
+    training: TrainingText = []
+    validation: list[Shards] = []
+    for part, share in _parts(corpus):
+        folder = cached_shards(
+            part,
+            tokenizer,
+            recipe.data.val_fraction,
+            progress=lambda n: status(f"tokenizing: {n:,} characters"),
+            characters=ceil(recipe.data.max_characters * share),
+        )
+        train = open_shards(folder, "train")
+        val = open_shards(folder, "val")
+        held_out = val.n_characters / (train.n_characters + val.n_characters)
+        name = f"{float(share):.1%} from {part.name}: " if corpus.parts else ""
+        log(
+            f"{name}{train.n_tokens:,} tokens of {train.n_documents:,} documents to train on, "
+            f"{val.n_tokens:,} of {val.n_documents:,} to validate ({held_out:.1%} of the text)"
+        )
+        training.append((train, share))
+        validation.append(val)
+    return training, joined(validation)
+
+
+def _parts(corpus: Corpus) -> Sequence[tuple[Corpus, Fraction]]:
+    return corpus.parts or [(corpus, Fraction(1))]
 
 
 def _log_unknown(share: float, log: Log) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -20,7 +21,9 @@ from seq2chat.training.optim import make_optimizers
 from seq2chat.training.parallel import SINGLE, Parallel, full, local, reshard, whole
 from seq2chat.training.processes import alive, any_process
 from seq2chat.training.run_folder import RunFolder
+from seq2chat.training.saving import Saving
 from seq2chat.training.state import Progress
+from seq2chat.training.straggler import Stopwatch
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T", bound=Tokenizer)
@@ -202,6 +205,8 @@ class Job:
     progress: Progress
     is_new: bool = False  # started by this process, not resumed
     least_steps: int = 20  # a timed run with fewer has no warmup and decay to speak of
+    saving: Saving | None = None  # the checkpoint that is being written
+    stopwatch: Stopwatch | None = None  # of several processes
 
     @property
     def recipe(self) -> Recipe:
@@ -225,7 +230,8 @@ class Job:
         size = self.recipe.train.batch_size
         first = self.progress.samples
         parallel = self.parallel
-        batch = self.task.loader.batch(first, size, parallel.rank, parallel.size)
+        with nullcontext() if self.stopwatch is None else self.stopwatch.running():
+            batch = self.task.loader.batch(first, size, parallel.rank, parallel.size)
         parallel.seed(self.recipe.train.seed, first)
         self.progress.samples += self.task.loader.n_samples(first, size)
         return batch.to(self.device)
@@ -281,6 +287,8 @@ class Job:
 
     def diverged(self, symptom: str) -> Diverged:
         """Return an error with the command that resumes the run at lower learning rates."""
+        if self.saving is not None:
+            self.saving.join()
         checkpoints = self.run.list_checkpoints()
         optim = self.recipe.optim
         lower = (
@@ -330,7 +338,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class Saved:
-    """The event after a checkpoint was written."""
+    """The event after a checkpoint was written, which may be several steps after `step`."""
 
     step: int
     folder: Path
@@ -344,4 +352,12 @@ class Sampled:
     text: str
 
 
-Event = Step | Validated | Saved | Sampled
+@dataclass(frozen=True)
+class Straggler:
+    """The event after one of several processes has become much slower than the others."""
+
+    step: int
+    sentence: str
+
+
+Event = Step | Validated | Saved | Sampled | Straggler
