@@ -10,7 +10,11 @@ from hypothesis import settings
 # of all beside others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from shapes import check_shapes
+
 from seq2chat.config import Recipe
+
+check_shapes()
 
 # How long an example takes says more about the machine's load than about the code.
 settings.register_profile("any machine", deadline=None)
