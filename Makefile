@@ -11,7 +11,7 @@ demo: $(VENV)/.installed ## train a chat model from nothing
 	$(BIN)/seq2chat demo
 
 test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.installed-dev ## measure the speed of this machine, beside peers named in BENCH (up to 30 minutes)
 	$(BIN)/python benchmarks/speed.py $(BENCH)

@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -10,11 +11,33 @@ from hypothesis import settings
 # of all beside others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from shapes import check_shapes
+
 from seq2chat.config import Recipe
+
+check_shapes()
 
 # How long an example takes says more about the machine's load than about the code.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+# The longest files, which start first: a file is run by one process, so that its fixtures are made
+# once, and no process is left with a long one at the end.
+LONGEST = [
+    "alignment/test_doctor.py",
+    "training/test_parallel.py",
+    "scale/test_launch.py",
+    "generation/test_engine.py",
+    "alignment/test_runs.py",
+    "training/test_kill.py",
+    "alignment/test_parallel_alignment.py",
+    "alignment/test_subject.py",
+    "alignment/test_pipeline.py",
+    "training/test_loop.py",
+    "cli/test_cli.py",
+    "training/test_stop.py",
+    "generation/test_engine_failures.py",
+]
 
 WORDS = [
     "the",
@@ -38,6 +61,12 @@ WORDS = [
     "runs",
     "sleeps",
 ]
+
+
+def pytest_collection_modifyitems(items):
+    folder = Path(__file__).parent
+    places = {folder / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

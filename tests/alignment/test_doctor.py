@@ -163,20 +163,27 @@ def test_the_algorithm_is_tried_on_a_reward_that_is_right(
     fine_tuned, align, rates, tmp_path, monkeypatch
 ):
     align("ppo", tmp_path / "run", fine_tuned, **RL | rates(1e-30))
-    real, gains = doctor_module.gold_after, []
+    real, gains, arguments = doctor_module.gold_after, [], []
+    check_algorithm = doctor_module.check_algorithm
 
-    def recorded(*arguments):
-        gains.append(real(*arguments))
+    def recorded_gold(*options):
+        gains.append(real(*options))
         return gains[-1]
 
-    monkeypatch.setattr(doctor_module, "gold_after", recorded)
-    found = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
-    assert not found["algorithm"].sound and "take gold from" in found["algorithm"].evidence
-    assert found["control"].sound  # with that learning rate both are the same answers
+    def recorded_check(*options):
+        arguments.extend(options)
+        return check_algorithm(*options)
+
+    monkeypatch.setattr(doctor_module, "gold_after", recorded_gold)
+    monkeypatch.setattr(doctor_module, "check_algorithm", recorded_check)
+    findings = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
+    algorithm = findings["algorithm"]
+    assert not algorithm.sound and "take gold from" in algorithm.evidence
+    assert findings["control"].sound  # with that learning rate both are the same answers
     larger = iter([gain + 0.1 for gain in gains])
-    monkeypatch.setattr(doctor_module, "gold_after", lambda *arguments: next(larger))
-    found = {f.part: f for f in diagnose(tmp_path / "run", practice=2)}
-    assert found["algorithm"].sound and not found["control"].sound
+    monkeypatch.setattr(doctor_module, "gold_after", lambda *options: next(larger))
+    findings = {f.part: f for f in check_algorithm(*arguments)}
+    assert findings["algorithm"].sound and not findings["control"].sound
 
 
 def test_another_kind_of_run_is_told(fine_tuned):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command import seq2chat
 
 from seq2chat.config import Recipe, to_toml
 from seq2chat.training.checkpoint import verify_checkpoint
@@ -23,9 +24,7 @@ def environment() -> dict[str, str]:
 
 
 def finish(*arguments: str) -> str:
-    done = subprocess.run(
-        [*COMMAND, *arguments], env=environment(), capture_output=True, text=True, timeout=300
-    )
+    done = seq2chat("train", *arguments, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stderr
 

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from command import succeed
 from safetensors.torch import load_file
 
 from seq2chat.config import Recipe, ScheduleConfig, TokenizerConfig, UserError
@@ -442,22 +441,9 @@ def test_compiled_training_has_the_losses_of_plain_training(tiny_tables, tmp_pat
     file = tmp_path / "recipe.toml"
     Recipe.from_tables(tiny_tables, changes).save(file)
     for choice in ("off", "on"):
-        command = [
-            sys.executable,
-            "-m",
-            "seq2chat",
-            "train",
-            file,
-            "--out",
-            tmp_path / choice,
-            "--train.compile",
-            choice,
-        ]
-        done = subprocess.run(
-            [str(word) for word in command], capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-    assert Recipe.load(tmp_path / "on" / "config.toml").train.compile == "on", done.stderr
+        options = ["--out", tmp_path / choice, "--train.compile", choice]
+        succeed("train", file, *options, timeout=300)
+    assert Recipe.load(tmp_path / "on" / "config.toml").train.compile == "on"
     torch.testing.assert_close(losses(tmp_path / "on"), losses(tmp_path / "off"), atol=2e-4, rtol=0)
 
 
