@@ -66,7 +66,13 @@ WORDS = [
 def pytest_collection_modifyitems(items):
     folder = Path(__file__).parent
     places = {folder / name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+    def place(item):
+        # The event loop of a browser runs to the end of its process, which refuses asyncio.run.
+        in_browser = folder / "serving" / "web" in item.path.parents
+        return in_browser, places.get(item.path, len(places))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
