@@ -68,8 +68,8 @@ def summarize(questions: Sequence[Question], sheets: Sequence[Sheet]) -> dict[st
 
 def families_of(questions: Sequence[Question]) -> list[str]:
     """Return the families of the questions, those of the world in its order."""
-    asked = {question.family for question in questions}
-    return [*(f for f in FAMILIES if f in asked), *sorted(asked.difference(FAMILIES))]
+    families = {question.family for question in questions}
+    return [*(f for f in FAMILIES if f in families), *sorted(families.difference(FAMILIES))]
 
 
 def write_report(folder: Path, questions: Sequence[Question], sheets: Sequence[Sheet]) -> None:
@@ -88,7 +88,7 @@ def _page(questions: Sequence[Question], sheets: Sequence[Sheet], result: dict[s
         return [f"{share['rate']:.0%}" for share in result["headlines"][name].values()]
 
     kl = [f"{result['kl'][n]:.2f}" if n in result["kl"] else "–" for n in names]
-    shown = [label for name, label in HEADLINES.items() if name in result["headlines"][names[0]]]
+    labels = [label for name, label in HEADLINES.items() if name in result["headlines"][names[0]]]
     families = families_of(questions)
     lines = ["# Before and after alignment", ""]
     lines.append(
@@ -99,8 +99,8 @@ def _page(questions: Sequence[Question], sheets: Sequence[Sheet], result: dict[s
         "",
         "![right answers by family](report.png)",
         "",
-        _row(["", *shown, "gold score"]),
-        _row(["---"] * (len(shown) + 2)),
+        _row(["", *labels, "gold score"]),
+        _row(["---"] * (len(labels) + 2)),
         *[_row([f"**{n}**", *row(n), f"{result['gold'][n]:.3f}"]) for n in names],
         *[_row([n, *row(n), f"{result['gold'][n]:.3f}"]) for n in FLOORS],
         "",

@@ -88,8 +88,8 @@ def a_text(file: Path, folder: Path, log: Log) -> Subject:
             made.mkdir(parents=True, exist_ok=True)
             _write(corpus, ({"text": document} for document in _documents(text, quiz)))
             rng = random.Random("demonstrations")
-            asked = quiz.questions("train", DEMONSTRATIONS)
-            _write(demonstrations, (_row(question, rng) for question in asked))
+            questions = quiz.questions("train", DEMONSTRATIONS)
+            _write(demonstrations, (_row(question, rng) for question in questions))
 
     return Subject(
         f"the text {file}",

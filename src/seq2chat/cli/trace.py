@@ -198,5 +198,5 @@ def _percent(logprob: float) -> str:
 
 def _label(text: str) -> str:
     """Return the text of a token with its spaces and line breaks made visible."""
-    shown = text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    visible = text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in visible)

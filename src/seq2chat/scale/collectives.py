@@ -50,8 +50,8 @@ class CollectiveCounter(TorchDispatchMode):
 
     def traffic(self) -> list[Traffic]:
         """Return the collectives so far, those of the largest size first."""
-        found = [Traffic(*key, n, float(self.sizes[key])) for key, n in self.counts.items()]
-        return sorted(found, key=lambda t: -t.size)
+        traffic = [Traffic(*key, n, float(self.sizes[key])) for key, n in self.counts.items()]
+        return sorted(traffic, key=lambda t: -t.size)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None

@@ -197,8 +197,8 @@ def choose(workload: Workload, cluster: Cluster, fixed: dict[str, int | bool]) -
     if workload.checkpointing:
         fixed.setdefault("checkpointing", True)
     per_server = min(cluster.hardware.per_server, cluster.n_gpus)
-    found = layouts(workload.model, workload.batch, cluster.n_gpus, per_server, fixed)
-    plans = [plan(workload, cluster, layout) for layout in found]
+    candidates = layouts(workload.model, workload.batch, cluster.n_gpus, per_server, fixed)
+    plans = [plan(workload, cluster, layout) for layout in candidates]
     if not plans:
         _check_sizes(workload, cluster, fixed)
         raise UserError(

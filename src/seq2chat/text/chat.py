@@ -211,18 +211,18 @@ def _turns(
     system = template.default_system
     if rows and rows[0]["role"] != "system" and system and system in text:
         start = _after_turn(template, text, text.find(system) + len(system), len(text))[1]
-    shown = sorted(rendered.contents.items(), key=lambda item: item[1])
-    for index, (number, (first, last)) in enumerate(shown):
+    places = sorted(rendered.contents.items(), key=lambda item: item[1])
+    for index, (number, (first, last)) in enumerate(places):
         role = rows[number]["role"]
-        limit = shown[index + 1][1][0] if index + 1 < len(shown) else len(text)
+        limit = places[index + 1][1][0] if index + 1 < len(places) else len(text)
         end, following = _after_turn(template, text, last, limit)
         if role == "assistant":
-            asked = text.rfind(template.reply_start, start, first)
-            has_start = template.reply_start != "" and asked >= 0
+            start_at = text.rfind(template.reply_start, start, first)
+            has_start = template.reply_start != "" and start_at >= 0
             # White space that no prompt ends with is part of the answer. A blank may be one token
             # with the first word.
             lead = template.answer_lead if text.endswith(template.answer_lead, 0, first) else ""
-            begin = asked + len(template.reply_start) if has_start else first - len(lead)
+            begin = start_at + len(template.reply_start) if has_start else first - len(lead)
             answers.append((begin, end))
             start = min(start, begin)
         turns.append(_Turn(start, role, number))
@@ -279,10 +279,9 @@ def turn_end(tokenizer: TextTokenizer) -> int:
     """
     if own_template(tokenizer) is None:
         return control_id(tokenizer, END)
-    shown = chat_tokens(tokenizer, [Message("user", "?"), Message("assistant", "!")])
-    trained = [
-        token for token, is_trained in zip(shown.ids, shown.trained, strict=True) if is_trained
-    ]
+    dialogue = chat_tokens(tokenizer, [Message("user", "?"), Message("assistant", "!")])
+    pairs = zip(dialogue.ids, dialogue.trained, strict=True)
+    trained = [token for token, is_trained in pairs if is_trained]
     check(
         len(trained) > 0 and trained[-1] in tokenizer.control.values(),
         "The model's chat template ends no answer with a control token, so answers would have no "

@@ -135,6 +135,6 @@ def _statement(number: int, text: str, names: set[str], english: bool) -> Statem
     # "German soldiers marched" is not about somebody called German.
     is_plural = words[n].endswith("s") and _PAST.fullmatch(words[min(n + 1, len(words) - 1)])
     name = " ".join(words[:n]) if is_about and (words[n] == "was" or not is_plural) else ""
-    found = _PLACE.match(text) if english and (name or words[0] in SUBJECTS) else None
-    is_place = found is not None and found[3].lower() not in _NO_PLACE
-    return Statement(number, text, name, found[2] if found and is_place else "")
+    match = _PLACE.match(text) if english and (name or words[0] in SUBJECTS) else None
+    is_place = match is not None and match[3].lower() not in _NO_PLACE
+    return Statement(number, text, name, match[2] if match and is_place else "")

@@ -93,7 +93,7 @@ class ChatTemplate:
         try:
             with _deadline(MAX_SECONDS):
                 plain = _parsed(self._run(safe, reply))
-                found = _parsed(self._run(marked, reply))
+                parsed = _parsed(self._run(marked, reply))
         except UserError:
             raise
         except _TooSlow:
@@ -102,7 +102,7 @@ class ChatTemplate:
             ) from None
         except Exception as error:  # whatever the template's code raises
             raise UserError(f"The model's chat template refuses this: {error}.") from None
-        return found if found.text == plain.text else plain
+        return parsed if parsed.text == plain.text else plain
 
     def _run(self, messages: Sequence[Mapping[str, str]], reply: bool) -> str:
         pieces: list[str] = []

@@ -22,8 +22,8 @@ const EXPLAIN =
 export const maps = (trace) => trace.sites.filter(({ axes }) => axes.includes("key"));
 
 export async function attention({ trace, state, tensor, go }) {
-  const found = maps(trace);
-  const group = found.find(({ name }) => name === state.map) ?? found[0];
+  const groups = maps(trace);
+  const group = groups.find(({ name }) => name === state.map) ?? groups[0];
   if (!group) return el("p", { class: "help" }, "This model has no attention.");
   const hasLayers = group.axes[0] === "layer";
   const [nLayer, nHead, nQuery, nKey] = hasLayers ? group.shape : [1, ...group.shape];
@@ -50,17 +50,17 @@ export async function attention({ trace, state, tensor, go }) {
       "aria-label": "Kind of attention",
       onchange: ({ target }) => go({ map: target.value, layer: 0, head: 0 }),
     },
-    found.map(({ name }) =>
+    groups.map(({ name }) =>
       el("option", { value: name, selected: name === group.name }, kindOf(name)),
     ),
   );
   const part = windowOf(nQuery, nKey, state, inEncoder ? nQuery - 1 : trace.position);
   const [rows, columns] = [cut(asking, part.query), cut(read, part.key)];
-  const told = el("p", { class: "told", role: "status" });
+  const cell = el("p", { class: "told", role: "status" });
   const weight = (query, key) => exact.values[query * nKey + key];
   const inWindow = (query, key) => weight(query + part.query.start, key + part.key.start);
   const tell = (query, key) =>
-    (told.textContent =
+    (cell.textContent =
       query === null || query === undefined
         ? `Layer ${layer}, head ${head}. Point at a cell for its weight.`
         : `“${visible(rows[query].text)}” reads “${visible(columns[key].text)}” with weight ${short(inWindow(query, key))}.`);
@@ -96,7 +96,7 @@ export async function attention({ trace, state, tensor, go }) {
     el(
       "div",
       { class: "choices" },
-      found.length > 1 && kinds,
+      groups.length > 1 && kinds,
       chooser("Layer", layer, nLayer, (i) => go({ layer: i })),
       chooser("Head", head, nHead, (i) => go({ head: i })),
     ),
@@ -113,7 +113,7 @@ export async function attention({ trace, state, tensor, go }) {
       el(
         "div",
         {},
-        told,
+        cell,
         part.isCut && overview(exact.values, nQuery, nKey, part, go),
         labeled(matrix, rows, columns),
         arcs.element,

@@ -39,14 +39,14 @@ export class Chart {
     this.xName = xName;
     this.lines = [];
     this.canvas = el("canvas", { class: "lines", tabindex: 0, role: "img" });
-    this.told = el("p", { class: "told help", role: "status" });
+    this.status = el("p", { class: "told help", role: "status" });
     this.title = title;
     this.element = el(
       "figure",
       { class: "chart-box" },
       el("figcaption", {}, el("b", {}, title), note && ` ${note}`),
       this.canvas,
-      this.told,
+      this.status,
     );
     this.canvas.addEventListener("pointermove", ({ offsetX, offsetY }) =>
       this.#point(offsetX, offsetY),
@@ -191,7 +191,7 @@ export class Chart {
   #leave() {
     if (!this.cursor) return;
     this.cursor = null;
-    this.told.textContent = "";
+    this.status.textContent = "";
     this.canvas.getContext("2d").setTransform(1, 0, 0, 1, 0, 0);
     this.canvas.getContext("2d").drawImage(this.base, 0, 0);
   }
@@ -216,7 +216,7 @@ export class Chart {
       const value = line.y[line.x.indexOf(x)] ?? null;
       return value === null ? [] : [`${line.name} ${short(value)}`];
     });
-    this.told.textContent = `${this.xName} ${compact(x)}: ${parts.join(" · ")}`;
+    this.status.textContent = `${this.xName} ${compact(x)}: ${parts.join(" · ")}`;
   }
 }
 

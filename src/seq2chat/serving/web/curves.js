@@ -60,7 +60,7 @@ export function linesOf(name, runs, x) {
 /** Return the panel, and a function that draws other numbers in it. */
 export function curves({ state, go }) {
   let runs = [];
-  let shown = "";
+  let drawn = "";
   const charts = new Map();
   const main = el("div", { class: "charts" });
   const others = el("div", { class: "charts" });
@@ -99,8 +99,8 @@ export function curves({ state, go }) {
     runs = newRuns;
     const { known, others: rest } = metricNames(runs);
     const names = JSON.stringify([known, rest]);
-    if (names !== shown) {
-      shown = names;
+    if (names !== drawn) {
+      drawn = names;
       for (const name of [...known, ...rest]) {
         const [title, note] = CHARTS[name] ?? [name.replaceAll("_", " "), ""];
         if (!charts.has(name)) charts.set(name, new Chart(title, note, X[x]));

@@ -55,12 +55,12 @@ export async function next({ trace, tensor }) {
   const order = trace.top.map(({ id }) => id);
   const names = trace.top.map(({ text }) => text);
   const list = el("ul", { class: "bars" });
-  const told = el("p", { class: "told", role: "status" });
+  const summary = el("p", { class: "told", role: "status" });
   const show = () => {
     const shares = distribution(logits, options);
     const kept = shares.reduce((sum, share) => sum + (share > 0), 0);
     const mass = plain.reduce((sum, share, token) => sum + (shares[token] > 0 ? share : 0), 0);
-    told.textContent = `${kept.toLocaleString("en")} of ${logits.length.toLocaleString("en")} tokens remain. They had ${percent(Math.log(mass))} of the probability.`;
+    summary.textContent = `${kept.toLocaleString("en")} of ${logits.length.toLocaleString("en")} tokens remain. They had ${percent(Math.log(mass))} of the probability.`;
     list.replaceChildren(
       ...order.map((token, i) =>
         el(
@@ -107,7 +107,7 @@ export async function next({ trace, tensor }) {
       ],
     },
     el("div", { class: "sliders" }, sliders),
-    told,
+    summary,
     list,
   );
 }

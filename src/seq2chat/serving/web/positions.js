@@ -34,12 +34,12 @@ export async function positions({ trace, tensor }) {
   const [rows, columns] = shape;
   const similar = cosines(values, rows, columns);
   const name = (i) => `position ${i} (“${visible(trace.tokens[i].text)}”)`;
-  const told = el("p", { class: "told", role: "status" }, "Point at a cell for its number.");
+  const cell = el("p", { class: "told", role: "status" }, "Point at a cell for its number.");
   const matrix = picture(values, rows, columns, "The vectors of the positions", (i, c) => {
-    if (i !== null) told.textContent = `${name(i)}, number ${c}: ${short(values[i * columns + c])}`;
+    if (i !== null) cell.textContent = `${name(i)}, number ${c}: ${short(values[i * columns + c])}`;
   });
   const map = picture(similar, rows, rows, "Cosines between positions", (i, j) => {
-    if (i !== null) told.textContent = `${name(i)} and ${name(j)}: ${short(similar[i * rows + j])}`;
+    if (i !== null) cell.textContent = `${name(i)} and ${name(j)}: ${short(similar[i * rows + j])}`;
   });
   return frame(
     {
@@ -57,7 +57,7 @@ export async function positions({ trace, tensor }) {
         ]),
       ],
     },
-    told,
+    cell,
     el(
       "div",
       { class: "attention pair" },

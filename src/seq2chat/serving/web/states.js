@@ -18,14 +18,14 @@ export const stateSites = (trace) =>
   trace.sites.filter(({ name }) => /^(encoder\.(forward|backward)|decoder\.cells)\b/.test(name));
 
 export async function states({ trace, state, tensor, go }) {
-  const found = stateSites(trace);
-  if (!found.length)
+  const groups = stateSites(trace);
+  if (!groups.length)
     return el(
       "p",
       { class: "help" },
       "Only an RNN has states. This model reads all tokens at once, by attention.",
     );
-  const group = found.find(({ name }) => name === state.site) ?? found.at(-1);
+  const group = groups.find(({ name }) => name === state.site) ?? groups.at(-1);
   const hasLayers = group.axes[0] === "layer";
   const layer = Math.min(state.layer ?? 0, hasLayers ? group.shape[0] - 1 : 0);
   const { values, axes, shape } = await tensor(group.name, {
@@ -84,7 +84,7 @@ export async function states({ trace, state, tensor, go }) {
           "aria-label": "States or gates",
           onchange: ({ target }) => go({ site: target.value, layer: 0 }),
         },
-        found.map(({ name }) => el("option", { value: name, selected: name === group.name }, name)),
+        groups.map(({ name }) => el("option", { value: name, selected: name === group.name }, name)),
       ),
       hasLayers &&
         group.shape[0] > 1 &&

@@ -52,15 +52,15 @@ export async function surgery({ trace, api, spec, state, go }) {
     ),
   );
   const interventions = [...off].map((name) => ({ site: name }));
-  const asked =
+  const request =
     state.map_of === undefined ? null : state.map_of ? { from: { text: state.map_of } } : {};
   const reply =
-    interventions.length || asked
+    interventions.length || request
       ? await api.trace({
           ...spec,
           target: trace.target.id,
           ...(interventions.length && { interventions }),
-          ...(asked && { effects: asked }),
+          ...(request && { effects: request }),
         })
       : {};
   if (reply.effects) color(rows, reply.effects.values);
@@ -121,7 +121,7 @@ export async function surgery({ trace, api, spec, state, go }) {
       ),
       other,
       el("button", { class: "button" }, "Take each head from this text"),
-      (off.size > 0 || asked) &&
+      (off.size > 0 || request) &&
         el(
           "button",
           {

@@ -22,7 +22,7 @@ export async function tokenization({ trace, model, api }) {
   const text = textOf(tokens).slice(0, LONGEST);
   const pieces = (await api.tokenize(model.id, { prompt: text, merges: true })).merges;
   const name = (bytes) => visible(new TextDecoder().decode(new Uint8Array(bytes)));
-  const shown = (bytes) => (name(bytes).includes("\ufffd") ? hex(bytes) : name(bytes));
+  const display = (bytes) => (name(bytes).includes("\ufffd") ? hex(bytes) : name(bytes));
   return frame(
     {
       title: "Tokenization",
@@ -34,7 +34,7 @@ export async function tokenization({ trace, model, api }) {
           name(steps[0].flat()),
           steps[0].length,
           steps.length - 1,
-          steps.at(-1).map(shown).join(" "),
+          steps.at(-1).map(display).join(" "),
         ]),
       ],
     },
@@ -49,7 +49,7 @@ export async function tokenization({ trace, model, api }) {
           el(
             "summary",
             {},
-            steps.at(-1).map((bytes) => el("span", { class: "piece" }, shown(bytes))),
+            steps.at(-1).map((bytes) => el("span", { class: "piece" }, display(bytes))),
           ),
           el(
             "ol",
@@ -58,7 +58,7 @@ export async function tokenization({ trace, model, api }) {
               el(
                 "li",
                 {},
-                step.map((bytes) => el("span", { class: "piece" }, shown(bytes))),
+                step.map((bytes) => el("span", { class: "piece" }, display(bytes))),
               ),
             ),
           ),
