@@ -159,6 +159,7 @@ def fixed_pace(monkeypatch, tmp_path, seconds, scale):
     """Return the pace on a machine that has time for `scale` of the full length."""
     step = seconds * STAGES[0].share / scale / pipeline.FULL_STEPS
     monkeypatch.setattr(pipeline, "step_seconds", lambda *_: step)
+    monkeypatch.setattr(pipeline, "PAUSE", 0.0)
     now = [1000.0]
     monkeypatch.setattr(pipeline.time, "monotonic", lambda: now[0])
     return Pace(tmp_path, seconds, 0.0, STAGES), now
@@ -188,6 +189,14 @@ def test_slow_machine_gets_a_smaller_model(monkeypatch, tmp_path):
     pace, _ = fixed_pace(monkeypatch, tmp_path, 600.0, 0.25)
     assert pace.begin(STAGES[0])["model.d_model"] == 128
     pace, _ = fixed_pace(monkeypatch, tmp_path, 600.0, 0.5)
+    assert "model.d_model" not in pace.begin(STAGES[0])
+
+
+def test_a_busy_moment_shrinks_nothing(monkeypatch, tmp_path):
+    seconds = iter([20.0, 5.0, 0.1])  # per step, while another program ends
+    monkeypatch.setattr(pipeline, "step_seconds", lambda *_: next(seconds))
+    monkeypatch.setattr(pipeline, "PAUSE", 0.0)
+    pace = Pace(tmp_path, 600.0, 0.0, STAGES)
     assert "model.d_model" not in pace.begin(STAGES[0])
 
 

@@ -83,6 +83,7 @@ READING_SCALE = 0.2  # of the full lengths; with less, the base model does not l
 RESUMED_SCALE = 0.03  # the same for the stages after it; with less, there is no time for steps
 SMALL_SCALE = 0.3  # of the full lengths; with less, a smaller model learns more
 SMALL = {"model.d_model": 128, "model.n_head": 4}
+PROBES, PAUSE = 4, 2.0  # measurements before the machine is called slow, and seconds between them
 LEAST_STEPS = 5  # of each stage: a short demo shows all stages rather than none
 RL_MIN_STEPS = 26  # kept when stages are shortened, so that there is a schedule
 
@@ -120,12 +121,14 @@ class Pace:
         self.stages = list(stages)
         self.folder = folder
         self.shape: dict[str, Any] = {}
-        self.whole = measured_seconds(folder) or _probe({})
         is_new = stages[0].name == "base" and not RunFolder(folder / "base").list_checkpoints()
+        scale = READING_SCALE if is_new else RESUMED_SCALE
+        self.whole = measured_seconds(folder)
+        if not self.whole:
+            self._measure({}, SMALL_SCALE if is_new else scale)
         if is_new and self.scale() < SMALL_SCALE:
             self.shape = SMALL
-            self.whole = _probe(SMALL)
-        scale = READING_SCALE if is_new else RESUMED_SCALE
+            self._measure(SMALL, scale)
         least = math.ceil(used + 1.1 * scale * self.whole * self.share())
         goal = "for a model that reads" if is_new else f"after the {used:.0f}s already used"
         to_begin = [
@@ -136,6 +139,18 @@ class Pace:
             f"The budget of {seconds:.0f}s is too short {goal} on this machine; write at least "
             f"--budget {least}s.",
         )
+
+    def _measure(self, shape: dict[str, Any], scale: float) -> None:
+        """Measure the pace of a model.
+
+        If it is too slow for `scale`, measure again later: other programs may have been busy.
+        """
+        self.whole = _probe(shape)
+        for _ in range(PROBES - 1):
+            if self.scale() >= scale:
+                return
+            time.sleep(PAUSE)
+            self.whole = min(self.whole, _probe(shape))
 
     def share(self) -> float:
         """Return the remaining share of the pipeline."""
