@@ -31,7 +31,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     torch.manual_seed(0)
     for tokenizer, names in ((plain, ["base"]), (chat, ["sft", "ppo"])):
         config = GPTConfig(
-            vocab_size=tokenizer.vocab_size, context=16384, n_layer=1, n_head=2, d_model=64
+            vocab_size=tokenizer.vocab_size, context=4096, n_layer=1, n_head=2, d_model=64
         )
         model = make_model(config)
         for name in names:

@@ -23,7 +23,7 @@ pytestmark = needs_browser
 
 def test_answer_streams_and_ends(page):
     # Long enough not to be drawn at once.
-    set_number(page, "Maximum tokens per answer", 4000)
+    set_number(page, "Maximum tokens per answer", 1500)
     ask(page, "Sing.", answered=False)
     tokens(page).first.wait_for()
     n_begun = len(text(page))
@@ -40,17 +40,17 @@ def test_answer_streams_and_ends(page):
 def test_stop_and_continue(page):
     """Stop ends the request in the engine, and Continue resumes the answer."""
     before = measured(page, "generation_tokens_total")
-    set_number(page, "Maximum tokens per answer", 15_000)
+    set_number(page, "Maximum tokens per answer", 3500)
     ask(page, "Sing.", answered=False)
     tokens(page).first.wait_for()
     button(page, "Stop").click()
     at_rest(page)
     assert "stopped" in cards(page).inner_text()
     length = len(answers(page)[0]["tokens"])
-    assert 0 < length < 15_000
+    assert 0 < length < 3500
     while measured(page, "num_requests_running"):
         page.wait_for_timeout(20)
-    assert measured(page, "generation_tokens_total") - before < 15_000
+    assert measured(page, "generation_tokens_total") - before < 3500
     set_number(page, "Maximum tokens per answer", 20)
     button(page, "Continue").click()
     page.get_by_text("cut off at the limit").wait_for()
@@ -66,7 +66,7 @@ def measured(page, name):
 
 
 def test_escape_stops(page):
-    set_number(page, "Maximum tokens per answer", 15_000)
+    set_number(page, "Maximum tokens per answer", 3500)
     ask(page, "Sing.", answered=False)
     tokens(page).nth(5).wait_for()
     page.keyboard.press("Escape")

@@ -104,7 +104,7 @@ def test_rename_export_delete_undo_import(page, tmp_path):
 
 
 def test_deleting_a_running_conversation(page):
-    set_number(page, "Maximum tokens per answer", 15_000)
+    set_number(page, "Maximum tokens per answer", 3500)
     ask(page, "Sing.", answered=False)
     tokens(page).nth(5).wait_for()
     page.get_by_role("navigation").get_by_role("button", name="Sing.", exact=True).hover()
