@@ -28,7 +28,8 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     plain = ByteBPE.train(["user assistant system", *TALKS, *TALKS.values()] * 3, 320)
     chat = plain.with_chat((START, END), "<|pad|>", CHAT_TEMPLATE)
     paths = {name: tmp_path_factory.mktemp("models") / name for name in ("ppo", "sft", "base")}
-    torch.manual_seed(0)
+    # With seed 0, "Sing." ends after 1,349 tokens, sooner than a busy browser can stop it.
+    torch.manual_seed(1)
     for tokenizer, names in ((plain, ["base"]), (chat, ["sft", "ppo"])):
         config = GPTConfig(
             vocab_size=tokenizer.vocab_size, context=4096, n_layer=1, n_head=2, d_model=64
