@@ -23,7 +23,7 @@ pytestmark = needs_browser
 
 def test_answer_streams_and_ends(page):
     # Long enough not to be drawn at once.
-    set_number(page, "Maximum tokens per answer", 1500)
+    set_number(page, "Maximum tokens per answer", 3500)
     ask(page, "Sing.", answered=False)
     tokens(page).first.wait_for()
     n_begun = len(text(page))
