@@ -87,9 +87,11 @@ def serving(runs, log, command="serve"):
         port = free.getsockname()[1]
     options = [*map(str, runs), "--port", str(port)]
     command = [sys.executable, "-m", "seq2chat", command, *options]
+    # Without the step in C++, tokens are slow enough for a busy browser to stop an answer.
+    environment = {**os.environ, "CXX": "false"}
     with (
         log.open("w") as output,
-        subprocess.Popen(command, stdout=output, stderr=output, env=os.environ) as process,
+        subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process,
     ):
         try:
             wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
