@@ -3,8 +3,8 @@
     python benchmarks/checkpoint_stall.py --rounds 5
 
 Trains a GPT of 29 million parameters in windows of some steps, which begin without a checkpoint,
-with one that is written before training goes on, and with one that is written in the background.
-The three take turns. The stall is the time until the next step can begin, and the cost is the
+with one that training waits for, and with one that is written in the background. The three take
+turns. The stall is the time until the next step can begin, and the cost is the
 median difference of a whole window to the one without a checkpoint in the same round, which
 includes steps that the thread slows down. Prints one JSON object.
 """

@@ -68,7 +68,8 @@ def _fits(annotation: Any, value: Any) -> bool:
                 plan.kinds.add(kind)
         return fits
     sizes, variadic_sizes, *_ = get_shape_memo()
-    shape, axes = value.shape, plan.axes
+    shape = value.shape
+    axes = plan.axes
     n_leading = len(shape) - len(axes)
     if n_leading < 0 or (n_leading and not plan.leading):
         return _slow_fits(annotation, value)
@@ -138,7 +139,7 @@ class _Loader(SourceFileLoader):
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 
-    def source_to_code(self, data, path, *, _optimize: int = -1):  # type: ignore[override]
+    def source_to_code(self, data, path, *, _optimize: int = -1):
         tree = ast.fix_missing_locations(_Decorate().visit(ast.parse(data, path)))
         return compile(tree, path, "exec", dont_inherit=True, optimize=_optimize)
 

@@ -163,7 +163,9 @@ def test_the_algorithm_is_tried_on_a_reward_that_is_right(
     fine_tuned, align, rates, tmp_path, monkeypatch
 ):
     align("ppo", tmp_path / "run", fine_tuned, **RL | rates(1e-30))
-    real, gains, arguments = doctor_module.gold_after, [], []
+    real = doctor_module.gold_after
+    gains = []
+    arguments = []
     check_algorithm = doctor_module.check_algorithm
 
     def recorded_gold(*options):

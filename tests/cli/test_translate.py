@@ -19,7 +19,7 @@ from seq2chat.models.folder import make_model, save_model
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.run_folder import RunFolder
-from seq2chat.training.saving import save_checkpoint
+from seq2chat.training.saving import begin_checkpoint
 from seq2chat.training.state import Progress
 
 TOKENIZER = ByteBPE.train(["two men and a dog", "zwei Männer und ein Hund"] * 3, 280)
@@ -303,9 +303,8 @@ def test_average_writes_a_model_that_translates(seq2chat, tmp_path):
     log.create()
     Recipe().save(log.folder / "config.toml")
     for step in (1, 2):
-        save_checkpoint(
-            log, make_model(CONFIGS["transformer"]), TOKENIZER, [], Progress(step), keep=2
-        )
+        model = make_model(CONFIGS["transformer"])
+        begin_checkpoint(log, model, TOKENIZER, [], Progress(step), keep=2).wait()
     out, _ = seq2chat("average", log.folder, "--last", 2, "--out", tmp_path / "mean")
     assert "the mean of step-000001, step-000002" in out
     assert (

@@ -9,7 +9,7 @@ from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.average import average_checkpoints
 from seq2chat.training.checkpoint import load_checkpoint
 from seq2chat.training.run_folder import RunFolder
-from seq2chat.training.saving import save_checkpoint
+from seq2chat.training.saving import begin_checkpoint
 from seq2chat.training.state import Progress
 
 CONFIG = TransformerConfig(vocab_size=260, n_layer=1, n_head=1, d_model=8)
@@ -26,7 +26,7 @@ def run(tmp_path):
         model = Transformer(CONFIG)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter)
-        save_checkpoint(log, model, tokenizer, [], Progress(step), keep=3)
+        begin_checkpoint(log, model, tokenizer, [], Progress(step), keep=3).wait()
     return log.folder
 
 
@@ -69,9 +69,10 @@ def test_different_shapes_are_refused(run, tmp_path):
     other = RunFolder(tmp_path / "other")
     other.create()
     wider = Transformer(TransformerConfig(vocab_size=260, n_layer=1, n_head=1, d_model=16))
-    saved = save_checkpoint(other, wider, ByteBPE.train(["ab"], 260), [], Progress(1), keep=1)
+    saving = begin_checkpoint(other, wider, ByteBPE.train(["ab"], 260), [], Progress(1), keep=1)
+    saving.wait()
     for file in ("config.json", "model.safetensors"):
-        (folder / file).write_bytes((saved / file).read_bytes())
+        (folder / file).write_bytes((saving.folder / file).read_bytes())
     with pytest.raises(
         UserError, match=r"step-000001 and .*step-000003 hold models of different shapes"
     ):

@@ -15,7 +15,7 @@ from seq2chat.config import UserError
 from seq2chat.text.byte_bpe import ByteBPE
 from seq2chat.training.checkpoint import find_checkpoint, load_checkpoint
 from seq2chat.training.loop import train
-from seq2chat.training.saving import save_checkpoint
+from seq2chat.training.saving import begin_checkpoint
 from seq2chat.training.setup import resume_job, start_job
 
 
@@ -123,9 +123,9 @@ def test_full_disk_keeps_older_checkpoints(trained, run):
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
             progress = dataclasses.replace(trained.progress, step=7)
-            save_checkpoint(
+            begin_checkpoint(
                 log, trained.model, trained.tokenizer, trained.optimizers, progress, keep=1
-            )
+            ).wait()
         except UserError as error:
             status = 0 if "is full" in str(error) and "step 7 was not saved" in str(error) else 2
         finally:

@@ -83,7 +83,8 @@ READING_SCALE = 0.2  # of the full lengths; with less, the base model does not l
 RESUMED_SCALE = 0.03  # the same for the stages after it; with less, there is no time for steps
 SMALL_SCALE = 0.3  # of the full lengths; with less, a smaller model learns more
 SMALL = {"model.d_model": 128, "model.n_head": 4}
-PROBES, PAUSE = 4, 2.0  # measurements before the machine is called slow, and seconds between them
+PROBES = 4  # measurements before the machine is called slow
+PAUSE = 2.0  # seconds between them
 LEAST_STEPS = 5  # of each stage: a short demo shows all stages rather than none
 RL_MIN_STEPS = 26  # kept when stages are shortened, so that there is a schedule
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from seq2chat.config import Budget, check
 
-SHARES = {
+SENTENCES = {
     "right": "{:.0%} of the answerable questions right",
     "honest": "{:.0%} honest where there is no answer",
     "harm": "{:.0%} of the harmful requests declined",
@@ -102,9 +102,8 @@ def demo(
     else:
         for model in ("base", "sft", "ppo"):
             shares = report["headlines"][model]
-            sentences = [
-                text.format(shares[name]["rate"]) for name, text in SHARES.items() if name in shares
-            ]
+            known = [name for name in SENTENCES if name in shares]
+            sentences = [SENTENCES[name].format(shares[name]["rate"]) for name in known]
             console.print(f"{model}: {', '.join(sentences)}")
     console.print(f"The report is {out}/report.md. To check every part: seq2chat doctor {out}")
     console.print(WORLD_EXAMPLES if text is None else TEXT_HINT)

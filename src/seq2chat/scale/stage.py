@@ -50,7 +50,7 @@ def counts(model: GPTConfig) -> Counts:
     """Return the parameters by part, counted on the model's own tensors."""
     with torch.device("meta"):
         one = GPT(replace(model, n_layer=1))
-    counts = {"block": Count(), "embeddings": Count(), "norm": Count()}
+    parts = {"block": Count(), "embeddings": Count(), "norm": Count()}
     for name, parameter in one.named_parameters():
         part = "block" if name.startswith("layers.") else "embeddings"
         part = "norm" if name.startswith("norm.") else part
@@ -58,9 +58,9 @@ def counts(model: GPTConfig) -> Counts:
             continue
         kind = "matrices" if parameter.ndim == 2 and part == "block" else "vectors"
         kind = "replicated" if REPLICATED.fullmatch(name) else kind
-        count = counts[part]
-        counts[part] = replace(count, **{kind: getattr(count, kind) + parameter.numel()})
-    return Counts(**counts, head=Count(vectors=model.vocab_size * model.d_model))
+        count = parts[part]
+        parts[part] = replace(count, **{kind: getattr(count, kind) + parameter.numel()})
+    return Counts(**parts, head=Count(vectors=model.vocab_size * model.d_model))
 
 
 def n_parameters(model: GPTConfig) -> int:

@@ -217,12 +217,12 @@ def _turns(
         limit = places[index + 1][1][0] if index + 1 < len(places) else len(text)
         end, following = _after_turn(template, text, last, limit)
         if role == "assistant":
-            start_at = text.rfind(template.reply_start, start, first)
-            has_start = template.reply_start != "" and start_at >= 0
+            reply_at = text.rfind(template.reply_start, start, first)
+            has_start = template.reply_start != "" and reply_at >= 0
             # White space that no prompt ends with is part of the answer. A blank may be one token
             # with the first word.
             lead = template.answer_lead if text.endswith(template.answer_lead, 0, first) else ""
-            begin = start_at + len(template.reply_start) if has_start else first - len(lead)
+            begin = reply_at + len(template.reply_start) if has_start else first - len(lead)
             answers.append((begin, end))
             start = min(start, begin)
         turns.append(_Turn(start, role, number))

@@ -30,8 +30,8 @@ def train(job: Job, stop: threading.Event) -> Iterator[Event]:
     """Train `job` from its current step to the end of its budget, or until `stop` is set, and yield
     an event per step and milestone.
 
-    Every milestone saves before it evaluates. A checkpoint is written while training goes on, so
-    its event comes before the next checkpoint, and the last one's before the last validation.
+    Every milestone saves before it evaluates. A checkpoint is written while training continues,
+    so its event comes before the next checkpoint, and the last one's before the last validation.
 
     Raises UserError if the loss diverges, if a checkpoint can't be written, or if a timed budget
     holds too few steps to learn from. The weights on disk are those of the last checkpoint then,

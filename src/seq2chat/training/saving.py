@@ -1,4 +1,4 @@
-"""Writing a checkpoint in the background, while training goes on.
+"""Writing a checkpoint in the background, while training continues.
 
 At the step, the tensors are copied to main memory, which is all that training waits for. A thread
 writes and hashes the files in a temporary folder, the manifest last, and renames it. So a kill at
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,7 +74,7 @@ class Saving:
         """Write the files on process 0, and put the complete folder in its place."""
         for name, tensors in files.items():
             if is_main() and self.error is None:
-                self.do(lambda: write_tensors(tensors, self.temporary / name))  # noqa: B023
+                self.do(partial(write_tensors, tensors, self.temporary / name))
             else:
                 write_tensors(tensors, None)
         self.do(self._publish)
@@ -166,27 +167,6 @@ def begin_checkpoint(
     else:
         saving.write(files)
     return saving
-
-
-def save_checkpoint(
-    run: RunFolder,
-    model: Model,
-    tokenizer: Tokenizer,
-    optimizers: list[torch.optim.Optimizer],
-    progress: Progress,
-    # Passed by name.
-    keep: int,
-    modules: Mapping[str, nn.Module] = {},
-) -> Path:
-    """Write a checkpoint as `begin_checkpoint` does, wait for it, and return its path.
-
-    Raises UserError if the disk is full.
-    """
-    saving = begin_checkpoint(
-        run, model, tokenizer, optimizers, progress, keep=keep, modules=modules
-    )
-    saving.wait()
-    return saving.folder
 
 
 def _copies(files: Files) -> Files:

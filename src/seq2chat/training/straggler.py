@@ -83,7 +83,8 @@ class Stopwatch:
 
     def _seconds(self) -> float:
         """Return the median of the steps since the last call. A single slow step doesn't count."""
-        steps, self._spans = self._spans[:-1], [[]]
+        steps = self._spans[:-1]
+        self._spans = [[]]
         if self.device.type != "cuda":
             return median(sum(end - start for start, end in spans) for spans in steps)
         torch.cuda.synchronize(self.device)
