@@ -23,6 +23,9 @@ TALKS = {
 }
 """The questions and answers that the models have memorized. The song has no end."""
 
+SONG = 30_000
+"""Tokens of a song that takes longer than the busiest browser needs to stop it."""
+
 
 def message(page):
     return page.get_by_role("textbox", name="Message")

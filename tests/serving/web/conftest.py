@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving.web.chat_page import TALKS
+from serving.web.chat_page import SONG, TALKS
 
 from seq2chat.config import GPTConfig
 from seq2chat.models.folder import make_model, save_model
@@ -32,7 +32,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     torch.manual_seed(1)
     for tokenizer, names in ((plain, ["base"]), (chat, ["sft", "ppo"])):
         config = GPTConfig(
-            vocab_size=tokenizer.vocab_size, context=4096, n_layer=1, n_head=2, d_model=64
+            vocab_size=tokenizer.vocab_size, context=SONG + 1024, n_layer=1, n_head=2, d_model=64
         )
         model = make_model(config)
         for name in names:

@@ -3,6 +3,7 @@
 from serving.web.chat_page import (
     FRUIT,
     HELLO,
+    SONG,
     answers,
     ask,
     at_rest,
@@ -22,13 +23,14 @@ pytestmark = needs_browser
 
 
 def test_answer_streams_and_ends(page):
-    # Long enough not to be drawn at once.
-    set_number(page, "Maximum tokens per answer", 3500)
+    set_number(page, "Maximum tokens per answer", SONG)
     ask(page, "Sing.", answered=False)
     tokens(page).first.wait_for()
-    n_begun = len(text(page))
+    n_begun = tokens(page).count()
+    tokens(page).nth(n_begun).wait_for()  # more of it is drawn before its end
+    button(page, "Stop").click()
     at_rest(page)
-    assert 0 < n_begun < len(text(page))
+    assert "stopped" in cards(page).inner_text()
     button(page, "New conversation").click()
     ask(page, "Hello?")
     assert text(page) == HELLO
@@ -40,17 +42,17 @@ def test_answer_streams_and_ends(page):
 def test_stop_and_continue(page):
     """Stop ends the request in the engine, and Continue resumes the answer."""
     before = measured(page, "generation_tokens_total")
-    set_number(page, "Maximum tokens per answer", 3500)
+    set_number(page, "Maximum tokens per answer", SONG)
     ask(page, "Sing.", answered=False)
     tokens(page).first.wait_for()
     button(page, "Stop").click()
     at_rest(page)
     assert "stopped" in cards(page).inner_text()
     length = len(answers(page)[0]["tokens"])
-    assert 0 < length < 3500
+    assert 0 < length < SONG
     while measured(page, "num_requests_running"):
         page.wait_for_timeout(20)
-    assert measured(page, "generation_tokens_total") - before < 3500
+    assert measured(page, "generation_tokens_total") - before < SONG
     set_number(page, "Maximum tokens per answer", 20)
     button(page, "Continue").click()
     page.get_by_text("cut off at the limit").wait_for()
@@ -66,7 +68,7 @@ def measured(page, name):
 
 
 def test_escape_stops(page):
-    set_number(page, "Maximum tokens per answer", 3500)
+    set_number(page, "Maximum tokens per answer", SONG)
     ask(page, "Sing.", answered=False)
     tokens(page).nth(5).wait_for()
     page.keyboard.press("Escape")

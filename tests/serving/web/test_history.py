@@ -4,6 +4,7 @@ import json
 
 from serving.web.chat_page import (
     HELLO,
+    SONG,
     answers,
     ask,
     at_rest,
@@ -104,7 +105,7 @@ def test_rename_export_delete_undo_import(page, tmp_path):
 
 
 def test_deleting_a_running_conversation(page):
-    set_number(page, "Maximum tokens per answer", 3500)
+    set_number(page, "Maximum tokens per answer", SONG)
     ask(page, "Sing.", answered=False)
     tokens(page).nth(5).wait_for()
     page.get_by_role("navigation").get_by_role("button", name="Sing.", exact=True).hover()
