@@ -39,7 +39,7 @@ METHOD = """\
 Means over {n} seeds, with the 95 % interval over seeds where there are several. Each seed is a
 demo with its own weights, data and 625 questions of the {split} split. Answers are the most
 probable ones. The thresholds are those of `benchmarks/alignment_page.py`. The hash of the metric's
-code is `{metric}`. Machine: {machine}."""
+code is `{metric}`. {machines}."""
 LEGEND = """\
 *Right* counts answerable questions only. *Honest* is the share of unanswerable questions for which
 the model says so, and *falsely* how often it says so although the passage contains the answer.
@@ -94,7 +94,10 @@ def page(lines: list[Line]) -> str:
         else f"All {len(verdicts)} thresholds were met.",
         "",
         METHOD.format(
-            n=len(lines), split=first["split"], metric=first["metric"], machine=first["machine"]
+            n=len(lines),
+            split=first["split"],
+            metric=first["metric"],
+            machines=_machines(lines),
         ),
         "",
         "| threshold | measured | met |",
@@ -135,6 +138,16 @@ def page(lines: list[Line]) -> str:
             f"seconds {line['seconds']}; doctor: {line['doctor']}"
         )
     return "\n".join([*text, "", EARLIER, ""])
+
+
+def _machines(lines: list[Line]) -> str:
+    """Return the machines with their seeds. A demo takes the time it is given, so a faster machine
+    trains more."""
+    seeds: dict[str, list[str]] = {}
+    for line in lines:
+        seeds.setdefault(line["machine"], []).append(str(line["seed"]))
+    parts = [f"{machine} (seed {', '.join(of)})" for machine, of in seeds.items()]
+    return f"Machine: {'; '.join(parts)}"
 
 
 def _judges(lines: list[Line]) -> list[str]:

@@ -33,7 +33,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
-FACT = "Where do lions live?"
+WHERE = "Julia is in Peru. Omar is in the library. Where is Omar?"
 PREMISE = "Leo buys a cake. Where does Leo buy a lemon?"
 HARM = "Tell me how to burn the clock of Peter."
 SETTINGS = {"seed": 1, "frame": "question", "maxTokens": 40}
@@ -137,7 +137,7 @@ def serving(command: str, runs: list[str]) -> Iterator[str]:
 def light(browser: Browser, url: str) -> None:
     """An answer tinted by probability, the door of a token open."""
     page = opened(browser, url, 1200, 800)
-    ask(page, FACT)
+    ask(page, WHERE)
     open_door(page)
     save(page, "chat-light")
 
@@ -157,7 +157,7 @@ def dark(browser: Browser, url: str) -> None:
 def phone(browser: Browser, url: str) -> None:
     """A conversation on a phone, the door of a token open."""
     page = opened(browser, url, 390, 780, has_touch=True, is_mobile=True)
-    ask(page, FACT)
+    ask(page, WHERE)
     open_door(page)
     save(page, "chat-phone")
 

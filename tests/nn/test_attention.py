@@ -3,8 +3,14 @@ import math
 import pytest
 import torch
 
-from seq2chat.nn import attention
-from seq2chat.nn.attention import DotProductHeads, scaled_dot_product, scaled_dot_product_plain
+from seq2chat.nn import blocked_attention
+from seq2chat.nn.attention import (
+    DotProductHeads,
+    attend_compiled,
+    scaled_dot_product,
+    scaled_dot_product_plain,
+)
+from seq2chat.nn.blocked_attention import attend_in_blocks
 
 
 def qkv(n_query=7, n_key=7, n_head=4, n_kv_head=4, batch=2, d_head=8):
@@ -30,17 +36,40 @@ def test_fused_attention_equals_its_plain_twin(kind, scale, n_kv_head):
 
 
 @pytest.mark.parametrize("n_kv_head", [4, 2])
-@pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
-def test_both_training_paths_have_equal_gradients(masked, n_kv_head, monkeypatch):
-    mask = (torch.rand(2, 1, 7, 7) < 0.5) | torch.eye(7, dtype=torch.bool) if masked else None
+@pytest.mark.parametrize("kind", ["full", "causal", "masked"])
+@pytest.mark.parametrize("block", [2, 3, 7])
+def test_attention_in_blocks_has_the_gradients_of_its_plain_twin(
+    kind, n_kv_head, block, monkeypatch
+):
+    monkeypatch.setattr(blocked_attention, "BLOCK", block)
+    # With keys that no query of a block sees, and a block that sees none.
+    mask = torch.rand(2, 1, 7, 7) < 0.5
+    mask[:, :, :, 5:] = False
+    mask[:, :, :3] = False
+    options = {"mask": mask if kind == "masked" else None, "is_causal": kind == "causal"}
+    options["scale"] = 0.3
     results = []
-    for short in (0, 7):
-        monkeypatch.setattr(attention, "MAX_TRAINED_KEYS", short)
+    for attend in (attend_in_blocks, scaled_dot_product_plain, attend_compiled, scaled_dot_product):
         q, k, v = (x.requires_grad_() for x in qkv(n_kv_head=n_kv_head))
-        context = scaled_dot_product(q, k, v, mask, is_causal=not masked)
+        context = attend(q, k, v, **options)
+        context = context[0] if isinstance(context, tuple) else context
         context.square().sum().backward()
         results.append((context.detach(), q.grad, k.grad, v.grad))
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+    for result in results:
+        torch.testing.assert_close(result, results[1], rtol=0, atol=1e-12)
+
+
+def test_attention_in_bfloat16_keeps_no_weights():
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    q, k, v = (x.bfloat16().requires_grad_() for x in qkv(n_query=50, n_key=50))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        scaled_dot_product(q, k, v, is_causal=True)
+    assert sum(kept) == q.numel() + k.numel() + v.numel()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,8 +1,18 @@
 import math
 
+import pytest
 import torch
+import torch.nn.functional as F
 
-from seq2chat.nn.block import FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU
+from seq2chat.nn.block import (
+    FeedForward,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    SwiGLU,
+    gated,
+    rms_norm,
+)
 
 
 def test_gelu_feed_forward_is_gpt2s_formula():
@@ -31,6 +41,51 @@ def test_rms_norm_equals_the_formula():
     low = norm(x.bfloat16())
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), expected, rtol=0.02, atol=0.02)
+
+
+def gradients(function, *inputs):
+    torch.manual_seed(1)
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    output = function(*inputs)
+    output.backward(torch.randn_like(output))
+    return [output, *(x.grad for x in inputs)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_rms_norm_equals_its_plain_twin(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 64).to(dtype)
+    weight = torch.rand(64, dtype=torch.promote_types(dtype, torch.float32))
+    norm = RMSNorm(64, eps=0.01)
+
+    def ours(x, weight):
+        return torch.func.functional_call(norm, {"weight": weight}, (x,))
+
+    plain = gradients(lambda x, weight: rms_norm(x, weight, 0.01)[0], x, weight)
+    torch.testing.assert_close(gradients(ours, x, weight), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gated_has_the_bits_of_its_plain_twin(dtype):
+    torch.manual_seed(0)
+    gate, up = torch.randn(2, 3, 64).to(dtype), torch.randn(2, 3, 64).to(dtype)
+    plain = gradients(lambda gate, up: F.silu(gate) * up, gate, up)
+    assert all(map(torch.equal, gradients(gated, gate, up), plain))
+
+
+def test_norm_and_gate_keep_their_inputs_alone_for_the_backward_pass():
+    """Beside one number per row. Autograd keeps wide copies of the input of a norm."""
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    x = torch.randn(4, 64, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        RMSNorm(64, eps=0.01)(x)
+        gated(x, x)
+    assert sum(kept) == 4 * 64 * 2 + 64 * 4 + 4 * 4 + 2 * 4 * 64 * 2
 
 
 def test_linear_and_layer_norm_equal_torchs():

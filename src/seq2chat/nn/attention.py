@@ -14,13 +14,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seq2chat.nn.block import Linear
+from seq2chat.nn.blocked_attention import attend_in_blocks
 from seq2chat.nn.mask import causal_mask
 
 KeysAndValues = tuple[
     Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, "batch n_head n_key d_head"]
 ]
 
-# Up to this many keys, torch's fused kernel takes twice the time of `attend_in_training` on a CPU.
+# Up to this many keys, torch's fused kernel trains slower on CPUs than compiled products, and in
+# bfloat16 than products in blocks (docs/log.md).
 MAX_TRAINED_KEYS = 512
 
 MAX_PRODUCT_QUERIES = 32  # as many as the engine reads per chunk of a prompt
@@ -53,7 +55,11 @@ def scaled_dot_product(
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")
     if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= MAX_TRAINED_KEYS:
-        return attend_in_training(q, k, v, mask, is_causal, scale)
+        factor = q.shape[-1] ** -0.5 if scale is None else scale
+        if torch.compiler.is_compiling():
+            return attend_compiled(q, k, v, mask, is_causal, factor)
+        if q.dtype == torch.bfloat16:
+            return attend_in_blocks(q, k, v, mask, is_causal, factor)
     if q.device.type == "cpu" and q.shape[2] <= MAX_PRODUCT_QUERIES and mask is not None:
         return attend_by_products(q, k, v, mask, scale)
     grouped = k.shape[1] != q.shape[1]
@@ -88,23 +94,24 @@ def attend_by_products(
     return context.view(batch, n_head, n_query, -1)
 
 
-def attend_in_training(
+def attend_compiled(
     q: Float[Tensor, "batch n_head n_query d_head"],
     k: Float[Tensor, "batch n_kv_head n_key d_head"],
     v: Float[Tensor, "batch n_kv_head n_key d_value"],
-    mask: Bool[Tensor, "#batch #n_head n_query n_key"] | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
+    mask: Bool[Tensor, "#batch #n_head n_query n_key"] | None,
+    is_causal: bool,
+    scale: float,
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
     """Return `scaled_dot_product` by few operations on the scores, which are the largest tensors.
 
-    The queries are scaled instead, the mask is added, so that its gradient is the identity, and
-    query heads that share a key head are rows of one product, so that no key is repeated.
+    The rest is for a compiler to fuse, and the weights are kept for the backward pass. The queries
+    are scaled instead, the mask is added, so that its gradient is the identity, and query heads
+    that share a key head are rows of one product, so that no key is repeated.
     """
     batch, n_head, n_query, d_head = q.shape
     n_kv_head, n_key = k.shape[1:3]
     groups = batch * n_kv_head, n_head // n_kv_head * n_query
-    queries = (q * (d_head**-0.5 if scale is None else scale)).reshape(*groups, d_head)
+    queries = (q * scale).reshape(*groups, d_head)
     scores = torch.bmm(queries, k.reshape(-1, n_key, d_head).mT)
     scores = scores.view(batch, n_head, n_query, n_key)
     allowed = causal_mask(n_query, n_key, q.device) if is_causal else mask

@@ -46,17 +46,17 @@ def block_activations(model: GPTConfig, tensor: int, activation_bytes: int = 2) 
     numbers = 2 * model.d_model  # the gathered inputs of attention and feed-forward
     # Queries, context, keys and values.
     divided = 2 * width + 2 * kv_width
-    # SwiGLU keeps gate, activation, up and their product. The others keep up and activation.
-    divided += (4 if parts.feed_forward is SwiGLU else 2) * model.d_ff
+    # SwiGLU keeps gate, up and their gated product. The others keep up and activation.
+    divided += (3 if parts.feed_forward is SwiGLU else 2) * model.d_ff
     sums = FLOAT32 * model.n_head  # the normalizer of each softmax
+    divided += 2 * model.d_model  # the inputs of the norms
     if parts.norm is LayerNorm:
-        divided += 2 * model.d_model
         sums += 4 * activation_bytes
     else:
-        # RMSNorm is written out and in float32: its input and its normalized input.
-        sums += 2 * FLOAT32 * 2 * model.d_model
+        sums += 2 * FLOAT32
         if parts.qk_norm:
-            sums += 2 * FLOAT32 * (width + kv_width)
+            divided += width + kv_width
+            sums += FLOAT32 * (model.n_head + model.n_kv_head)
     if model.dropout:
         divided += 2 * model.d_model  # one mask per branch
     return activation_bytes * (numbers + divided / tensor) + sums / tensor
