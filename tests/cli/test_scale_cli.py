@@ -57,6 +57,6 @@ def test_a_rank_is_simulated(recipe):
     printed = succeed("simulate", recipe, "--shard", 2, "--tensor", 2, "--pipeline", 2)
     assert "all-gather, tensor" in printed
     assert "first of 2 stages, with 1 layers" in printed
-    assert "Muon is not sharded yet" in printed
+    assert "Muon is not simulated" in printed
     values = json.loads(succeed("simulate", recipe, "--shard", 2, "--json"))
     assert {t["kind"] for t in values["traffic"]} >= {"all-gather", "reduce-scatter"}

@@ -14,7 +14,7 @@ from seq2chat.config import Recipe, check, read_toml, recipe_names, recipe_table
 Source = Annotated[
     str,
     Parameter(
-        help="recipe or .toml [default: the method's recipe, for large models with adapters]",
+        help="recipe or .toml [default: the method's, or sft-lora or dpo-lora for large models]",
         show_default=False,
     ),
 ]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 def evaluate(
     run: Annotated[
-        Path, Parameter(help="run, checkpoint, or any GPT-2, GPT-Neo, Qwen3 or BERT model folder")
+        Path, Parameter(help="run, checkpoint or model folder of any family, or .gguf file")
     ],
     *,
     data: Annotated[

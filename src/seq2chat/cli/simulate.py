@@ -30,9 +30,9 @@ def simulate(
 ) -> None:
     """Run one rank of many on this CPU, with the real training code and without memory.
 
-    For example, `seq2chat simulate gpt3-175b --shard 128 --tensor 8` takes a minute. It counts
-    parameters, memory and collectives of one micro-batch and one optimizer step, and compares them
-    with the closed forms of `seq2chat plan`.
+    For example, `seq2chat simulate gpt3-175b --shard 128 --tensor 8` takes two or three minutes. It
+    counts parameters, memory and collectives of one micro-batch and one optimizer step, and
+    compares them with the closed forms of `seq2chat plan`.
     """
     from seq2chat.config import OptimConfig, check
     from seq2chat.scale.communication import communication
@@ -104,7 +104,7 @@ def _notes(layout: "Layout", result: "Simulation", matrices: str) -> list[str]:
             "closed forms."
         )
     if matrices != "adamw":
-        notes.append("The optimizer is AdamW, as the recipe's Muon is not sharded yet.")
+        notes.append("The optimizer is AdamW; the recipe's Muon is not simulated.")
     return notes
 
 
