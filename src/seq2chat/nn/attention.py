@@ -22,8 +22,11 @@ KeysAndValues = tuple[
 ]
 
 # Up to this many keys, torch's fused kernel trains slower on CPUs than compiled products, and in
-# bfloat16 than products in blocks (docs/log.md).
+# bfloat16 than any products (docs/log.md).
 MAX_TRAINED_KEYS = 512
+MAX_KEPT_KEYS = (
+    256  # with more, computing the weights of bfloat16 twice is faster than keeping them
+)
 
 MAX_PRODUCT_QUERIES = 32  # as many as the engine reads per chunk of a prompt
 
@@ -56,9 +59,10 @@ def scaled_dot_product(
         raise ValueError("Give a mask or is_causal, not both.")
     if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= MAX_TRAINED_KEYS:
         factor = q.shape[-1] ** -0.5 if scale is None else scale
-        if torch.compiler.is_compiling():
-            return attend_compiled(q, k, v, mask, is_causal, factor)
-        if q.dtype == torch.bfloat16:
+        is_bf16 = q.dtype == torch.bfloat16
+        if torch.compiler.is_compiling() or (is_bf16 and k.shape[2] <= MAX_KEPT_KEYS):
+            return attend_keeping_weights(q, k, v, mask, is_causal, factor)
+        if is_bf16:
             return attend_in_blocks(q, k, v, mask, is_causal, factor)
     if q.device.type == "cpu" and q.shape[2] <= MAX_PRODUCT_QUERIES and mask is not None:
         return attend_by_products(q, k, v, mask, scale)
@@ -94,7 +98,7 @@ def attend_by_products(
     return context.view(batch, n_head, n_query, -1)
 
 
-def attend_compiled(
+def attend_keeping_weights(
     q: Float[Tensor, "batch n_head n_query d_head"],
     k: Float[Tensor, "batch n_kv_head n_key d_head"],
     v: Float[Tensor, "batch n_kv_head n_key d_value"],
@@ -104,8 +108,8 @@ def attend_compiled(
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
     """Return `scaled_dot_product` by few operations on the scores, which are the largest tensors.
 
-    The rest is for a compiler to fuse, and the weights are kept for the backward pass. The queries
-    are scaled instead, the mask is added, so that its gradient is the identity, and query heads
+    The rest is for a compiler to fuse. The weights are kept for the backward pass. The queries are
+    scaled instead, the mask is added, so that its gradient is the identity, and query heads
     that share a key head are rows of one product, so that no key is repeated.
     """
     batch, n_head, n_query, d_head = q.shape

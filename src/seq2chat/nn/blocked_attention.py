@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -55,7 +54,7 @@ class _BlockedAttention(torch.autograd.Function):
             weights, _ = _weights(q, keys, mask, rows, n_key, is_causal, scale)
             context = torch.bmm(weights, values[:, :n_key])
             contexts.append(context.view(*q.shape[:2], -1, v.shape[-1]))
-        return contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=2)
+        return torch.cat(contexts, dim=2)
 
     @staticmethod
     @once_differentiable
@@ -65,32 +64,24 @@ class _BlockedAttention(torch.autograd.Function):
         q, k, v, mask = ctx.saved_tensors
         keys, values = k.flatten(0, 1), v.flatten(0, 1)
         # Sums over blocks are wide.
-        is_wide = len(ctx.blocks) > 1
-        dtype = torch.promote_types(q.dtype, torch.float32) if is_wide else q.dtype
+        wide = torch.promote_types(q.dtype, torch.float32)
+        k_grad = torch.zeros_like(keys, dtype=wide)
+        v_grad = torch.zeros_like(values, dtype=wide)
         q_grads = []
-        k_grad = v_grad = None
-        for rows, n_key in reversed(ctx.blocks):
+        for rows, n_key in ctx.blocks:
             weights, queries = _weights(q, keys, mask, rows, n_key, ctx.is_causal, ctx.scale)
             grad = grad_outputs[0][:, :, rows].reshape(len(keys), -1, v.shape[-1])
-            v_grad = _add(v_grad, torch.bmm(weights.mT, grad), values, dtype)
+            v_grad[:, :n_key] += torch.bmm(weights.mT, grad)
             weights_grad = torch.bmm(grad, values[:, :n_key].mT)
             scores_grad = torch.ops.aten._softmax_backward_data(
                 weights_grad, weights, -1, weights.dtype
             )
-            k_grad = _add(k_grad, torch.bmm(scores_grad.mT, queries), keys, dtype)
+            k_grad[:, :n_key] += torch.bmm(scores_grad.mT, queries)
             queries_grad = torch.bmm(scores_grad, keys[:, :n_key]).mul_(ctx.scale)
             q_grads.append(queries_grad.view(*q.shape[:2], -1, q.shape[-1]))
-        q_grad = torch.cat(q_grads[::-1], dim=2) if is_wide else q_grads[0]
         k_grad = k_grad.to(k.dtype).view(k.shape)
-        return q_grad, k_grad, v_grad.to(v.dtype).view(v.shape), None, None, None
-
-
-def _add(total: Tensor | None, part: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the sum of gradients of keys. `part` is that of the first keys; `like` has all."""
-    if total is None:
-        return F.pad(part.to(dtype), (0, 0, 0, like.shape[1] - part.shape[1]))
-    total[:, : part.shape[1]] += part
-    return total
+        v_grad = v_grad.to(v.dtype).view(v.shape)
+        return torch.cat(q_grads, dim=2), k_grad, v_grad, None, None, None
 
 
 def _blocks(
