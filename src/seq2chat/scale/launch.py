@@ -159,6 +159,10 @@ class Supervisor:
     def _attempt(self, attempt: int, rendezvous: Rendezvous) -> Outcome:
         """Start the processes, and return how they ended."""
         port = rendezvous.port(attempt)
+        if self.signals:  # in the pause after the last attempt
+            outcome = Outcome("stopped", "Stopped before the processes were started again.")
+            rendezvous.fail(attempt, outcome.kind, outcome.reason)
+            return outcome
         with tempfile.TemporaryDirectory(prefix="seq2chat-") as folder:
             beats = Path(folder)
             words = self.launch.words()
