@@ -216,6 +216,9 @@ def test_a_refused_command_does_not_resume_the_run_of_another(recipe, tmp_path):
     assert job.words() == list(command)
     (folder / "events.jsonl").write_text(json.dumps(event | {"begins": True}) + "\n")
     assert job.words() == ["train", str(folder), "--resume"]
+    with (folder / "events.jsonl").open("a") as file:
+        file.write('{"event": "sto' + json.dumps(event) + "\n")  # after a line that is cut
+    assert job.words() == ["train", str(folder), "--resume"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -304,8 +304,13 @@ class Supervisor:
 def events(folder: Path) -> list[dict[str, Any]]:
     """Return the events of the run in `folder`, oldest first."""
     file = folder / "events.jsonl"
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    known = []
+    for line in text.split("\n"):
+        # A line that a kill or a full disk cut short, which the next event may follow.
+        with suppress(ValueError):
+            known.append(json.loads(line))
+    return known
 
 
 def _steps(beats: Path) -> dict[int, tuple[int, float]]:
