@@ -13,7 +13,8 @@ import pytest
 from training.ranks import free_port, losses
 
 from seq2chat.config import Recipe, UserError, to_toml
-from seq2chat.scale.launch import Launch, run_folder_of
+from seq2chat.scale import launch as launching
+from seq2chat.scale.launch import Launch, Supervisor, run_folder_of
 from seq2chat.scale.slurm import slurm_script
 
 STEPS = 48
@@ -149,6 +150,7 @@ def test_two_servers_restart_together(recipe, tmp_path):
     ("options", "words"),
     [
         (["--nodes", 2, "--rendezvous", "here"], "HOST:PORT"),
+        (["--nodes", 2, "--rendezvous", "127.0.0.1:99999"], "HOST:PORT"),
         (["--nodes", 2, "--node", 2, "--rendezvous", "127.0.0.1:1234"], "--node is 2"),
     ],
 )
@@ -187,6 +189,20 @@ def test_the_slurm_script_is_a_script(tmp_path):
     text = file.read_text()
     assert "#SBATCH --nodes=4\n" in text and "--nproc 8" in text
     assert "--signal=TERM@120" in text and "my text.txt" in text
+    spaced = Launch(("train", "a.txt", "--out", "runs/my run"), Path("runs/my run"), 1)
+    assert "#SBATCH --job-name='my run'\n" in slurm_script(spaced)
+
+
+def test_a_signal_in_the_pause_after_a_failure_stops_the_run(tmp_path, monkeypatch):
+    def start(*_):
+        return [subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])]
+
+    supervisor = Supervisor(Launch(("train", "a.txt"), tmp_path, 1), lambda _: None)
+    monkeypatch.setattr(launching, "SETTLE", 0)
+    monkeypatch.setattr(Supervisor, "_start", start)
+    monkeypatch.setattr(Supervisor, "_pause", lambda *_: supervisor.signals.append(signal.SIGTERM))
+    assert supervisor.run() == 0
+    assert [event["event"] for event in events(tmp_path)] == ["start", "died", "restart", "stopped"]
 
 
 def test_a_refused_command_does_not_resume_the_run_of_another(recipe, tmp_path):
@@ -199,6 +215,9 @@ def test_a_refused_command_does_not_resume_the_run_of_another(recipe, tmp_path):
     (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
     assert job.words() == list(command)
     (folder / "events.jsonl").write_text(json.dumps(event | {"begins": True}) + "\n")
+    assert job.words() == ["train", str(folder), "--resume"]
+    with (folder / "events.jsonl").open("a") as file:
+        file.write('{"event": "sto' + json.dumps(event) + "\n")  # after a line that is cut
     assert job.words() == ["train", str(folder), "--resume"]
 
 

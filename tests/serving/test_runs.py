@@ -1,7 +1,10 @@
 """The routes of runs: every number is that of the run folder and of its checkpoints."""
 
 import asyncio
+import os
 import shutil
+import threading
+import time
 
 import httpx
 import pytest
@@ -15,9 +18,12 @@ from seq2chat.interpret.reading import input_ids, with_target
 from seq2chat.interpret.trace import trace
 from seq2chat.serving.app import create_app
 from seq2chat.serving.engine_thread import EngineThread
+from seq2chat.serving.errors import UnknownRun
 from seq2chat.serving.run_store import watched_folders
 from seq2chat.training.checkpoint import load_checkpoint
+from seq2chat.training.loop import train
 from seq2chat.training.run_folder import RunFolder
+from seq2chat.training.setup import resume_job
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +166,49 @@ def test_mistakes_are_one_sentence(get, runs):
         assert "\n" not in response.json()["error"]["message"]
 
 
-def test_a_deleted_checkpoint_keeps_its_measurements(get, tmp_path, runs):
+@pytest.fixture
+def copy(tmp_path, runs):
     copy = RunFolder(tmp_path / "copy")
     shutil.copytree(runs["gpt"].folder, copy.folder)
-    thread = EngineThread([])
-    store = create_app([], thread, runs=[copy]).state.serving.runs
+    return copy
+
+
+@pytest.fixture
+def store(copy):
+    return create_app([], EngineThread([]), runs=[copy]).state.serving.runs
+
+
+def test_a_deleted_checkpoint_keeps_its_measurements_also_when_its_run_is_resumed(copy, store):
     before = store.measure("copy", 4, "heads")
     shutil.rmtree(copy.checkpoints / "step-000004")
     assert store.measure("copy", 4, "heads") == before
+    time.sleep(0.01)
+    job = resume_job(copy.folder, {"train": {"budget": "14 steps"}})
+    list(train(job, threading.Event()))
+    assert copy.list_checkpoints()[-1].name == "step-000014"
+    assert store.measure("copy", 4, "heads") == before
+
+
+def test_another_checkpoint_of_the_same_step_is_measured_again(copy, store):
+    step = copy.checkpoints / "step-000004"
+    other = copy.checkpoints / "step-000008"
+    before = store.measure("copy", 4, "heads")
+    expected = store.measure("copy", 8, "heads").replace(b'"step":8', b'"step":4')
+    times = (step / "manifest.json").stat()
+    shutil.rmtree(step)
+    other.rename(step)
+    os.utime(step / "manifest.json", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert store.measure("copy", 4, "heads") == expected != before
+
+
+def test_another_run_in_the_folder_has_no_measurements_of_deleted_checkpoints(copy, store):
+    store.measure("copy", 4, "heads")
+    copy.discard()
+    with pytest.raises(UnknownRun, match="no checkpoint of step 4"):
+        store.measure("copy", 4, "heads")
+    train_gpt(copy.folder, steps=3)
+    with pytest.raises(UnknownRun, match="no checkpoint of step 4"):
+        store.measure("copy", 4, "heads")
 
 
 def test_runs_are_found_in_every_path(runs, tmp_path):

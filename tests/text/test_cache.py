@@ -1,6 +1,7 @@
 """The cache is listed and cleared, but not under a run that is writing it."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -58,5 +59,11 @@ def test_all_tokenized_texts_are_verified_on_request(tmp_path, monkeypatch, caps
     assert f"shards/{folder.name}: 0.0 MB, intact" in capsys.readouterr().out
     file = folder / "val-00000.bin"
     file.write_bytes(bytes(file.stat().st_size))
-    with pytest.raises(UserError, match=r"val-00000\.bin is damaged"):
+    other = cached_shards(load_corpus(str(text)), ByteBPE.train(["ab"], 260), 0.2)
+    shutil.copytree(other, other.with_name(f".{other.name}.x1"))  # left by a killed run
+    (other.with_name(f".{other.name}.x1") / "val.index").unlink()
+    with pytest.raises(UserError, match=rf"1 of 2 texts .* cache clear shards/{folder.name}$"):
         verify()
+    out = capsys.readouterr().out
+    assert "val-00000.bin is damaged" in out
+    assert f"shards/{other.name}: 0.0 MB, intact" in out

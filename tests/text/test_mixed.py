@@ -115,6 +115,8 @@ def test_names_of_mixtures():
         ("hf:b:c", Fraction(3, 10)),
     ]
     assert mixture("a:2,b:1") == [("a", Fraction(2, 3)), ("b", Fraction(1, 3))]
+    # Longer than the name of any file.
+    assert len(mixture(", ".join(f"{i}.txt:1" for i in range(60)))) == 60
     for single in ("world:20MB", "hf:a:b", "notes, old.txt", "a.txt"):
         assert mixture(single) == []
     assert map_names("a:0.5, b/c:0.50", str.upper) == "A:0.5, B/C:0.50"

@@ -1,15 +1,19 @@
 """Text in object storage is the text of local files, and every error of it is one sentence."""
 
 import gzip
+import hashlib
 import json
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from seq2chat.config import UserError
+from seq2chat.config import Recipe, UserError
+from seq2chat.text import remote
 from seq2chat.text.byte_bpe import ByteBPE
-from seq2chat.text.corpus import load_corpus
+from seq2chat.text.corpus import left_out, load_corpus
 from seq2chat.text.shards import cached_shards, open_shards
+from seq2chat.training.setup import with_absolute_paths
 
 LINES = "".join(json.dumps({"text": f"Line {i} of a text. " * 20}) + "\n" for i in range(300))
 # Larger than a block that is read at once, with letters that blocks may cut.
@@ -108,3 +112,91 @@ def test_a_file_that_vanishes_and_one_of_another_encoding_are_named(stored):
     stored.pipe("/bucket/old.txt", "Größe".encode("cp1252"))
     with pytest.raises(UserError, match=r"memory://bucket/old\.txt is not UTF-8 at byte 2"):
         list(load_corpus("memory://bucket/old.txt").documents())
+
+
+class Web(MemoryFileSystem):
+    """As fsspec's files of web servers: they are taken to never change, and may lack a size."""
+
+    protocol = ("https",)
+    headers: dict = {}  # noqa: RUF012  # set by tests
+    failure: Exception | None = None
+
+    def ukey(self, path):
+        return hashlib.sha256(path.encode()).hexdigest()
+
+    def info(self, path, **_):
+        entry = super().info(path)
+        return {"name": path, "size": entry["size"], "type": entry["type"]} | self.headers
+
+    def open(self, path, mode="rb", **options):
+        stream = super().open(path, mode, **options)
+        if self.failure is not None and mode == "rb":
+            return Broken(self.failure)
+        return stream
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("https://").partition("?")[0].lstrip("/")
+
+
+class Broken:
+    def __init__(self, failure):
+        self.failure = failure
+
+    def read(self, n):
+        raise self.failure
+
+    def seek(self, offset, whence=0):
+        return offset
+
+    def tell(self):
+        return 0
+
+    def close(self): ...
+
+
+@pytest.fixture
+def web(monkeypatch):
+    fsspec.register_implementation("https", Web, clobber=True)
+    remote._system.cache_clear()
+    system = fsspec.filesystem("https")
+    monkeypatch.setattr(Web, "headers", {})
+    system.pipe("https://host/text.txt", b"The first text.")
+    yield system
+    system.rm("/host", recursive=True)
+    fsspec.register_implementation(
+        "https", "fsspec.implementations.http.HTTPFileSystem", clobber=True
+    )
+    remote._system.cache_clear()
+
+
+@pytest.mark.parametrize("header", [None, "ETag", "Last-Modified"])
+def test_a_changed_file_of_a_web_server_has_another_fingerprint(web, monkeypatch, header):
+    def fingerprint(version):
+        monkeypatch.setattr(Web, "headers", {header: version} if header else {})
+        return load_corpus("https://host/text.txt").fingerprint
+
+    before = fingerprint("1")
+    assert fingerprint("1") == before
+    web.pipe("https://host/text.txt", b"The other text.")  # of the same size
+    assert fingerprint("2") != before
+
+
+def test_the_query_of_an_address_is_not_part_of_its_suffix(web):
+    web.pipe("https://host/rows.jsonl.gz", gzip.compress(b'{"text": "In a row."}\n'))
+    name = "https://host/rows.jsonl.gz?download=true&key=" + "k" * 300
+    assert list(load_corpus(name).documents()) == ["In a row."]
+    # Such an address is longer than the name of any file.
+    assert left_out(name) == ""
+    recipe = with_absolute_paths(Recipe.from_tables({"data": {"corpus": name}}))
+    assert recipe.data.corpus == name
+
+
+def test_an_error_while_reading_and_a_missing_size_are_one_sentence(web, monkeypatch):
+    corpus = load_corpus("https://host/text.txt")
+    monkeypatch.setattr(Web, "failure", RuntimeError("Server disconnected"))
+    with pytest.raises(UserError, match=r"text\.txt cannot be read: Server disconnected"):
+        list(corpus.documents())
+    monkeypatch.setattr(Web, "headers", {"size": None})
+    with pytest.raises(UserError, match=r"text\.txt has no known size; download it"):
+        _ = corpus.n_characters

@@ -12,8 +12,10 @@ import pytest
 
 from seq2chat.config import UserError
 from seq2chat.training import saving
+from seq2chat.training.checkpoint import verify_checkpoint
 from seq2chat.training.loop import train
-from seq2chat.training.saving import Saving
+from seq2chat.training.run_folder import RunFolder
+from seq2chat.training.saving import Saving, begin_checkpoint
 from seq2chat.training.setup import resume_job, start_job
 from seq2chat.training.types import Saved, Step
 
@@ -174,3 +176,56 @@ def test_without_memory_for_a_copy_training_waits(tiny_recipe, tmp_path, monkeyp
         if isinstance(event, Step) and event.step > 10:
             assert (job.run.checkpoints / "step-000010" / "manifest.json").is_file()
             break
+
+
+def test_a_kill_while_a_step_is_written_once_more_leaves_it_whole(
+    tiny_recipe, tmp_path, monkeypatch
+):
+    recipe = dataclasses.replace(
+        tiny_recipe, train=dataclasses.replace(tiny_recipe.train, budget="2 steps")
+    )
+    job = start_job(recipe, tmp_path / "run", quiet)
+    run(job)
+
+    class Killed(BaseException): ...
+
+    def killed(folder, **_):
+        if (folder / "model.safetensors").exists():
+            (folder / "model.safetensors").unlink()
+            raise Killed
+
+    monkeypatch.setattr(saving.shutil, "rmtree", killed)
+    monkeypatch.setattr(Saving, "write_in_background", Saving.write)
+    job.progress.seconds += 1.0  # as if the budget had been used up since
+    with pytest.raises(Killed):
+        begin_checkpoint(job.run, job.model, job.tokenizer, job.optimizers, job.progress, keep=2)
+    monkeypatch.undo()
+    newest = job.run.list_checkpoints()[-1]
+    assert newest.name == "step-000002"
+    verify_checkpoint(newest)
+    resume_job(tmp_path / "run", {}, quiet)
+    assert list(job.run.checkpoints.iterdir()) == job.run.list_checkpoints()
+
+
+def test_a_refused_run_is_deleted_once_nothing_writes_into_it(tiny_recipe, tmp_path, monkeypatch):
+    publish = Saving._publish
+    discard = RunFolder.discard
+    alive = []
+
+    def late(self):
+        time.sleep(1)
+        publish(self)
+
+    def watched(self):
+        alive.extend(writers())
+        discard(self)
+
+    monkeypatch.setattr(Saving, "_publish", late)
+    monkeypatch.setattr(RunFolder, "discard", watched)
+    train = dataclasses.replace(tiny_recipe.train, budget="60s", checkpoints=10**9)
+    job = start_job(dataclasses.replace(tiny_recipe, train=train), tmp_path / "run", quiet)
+    job.least_steps = 10**9
+    with pytest.raises(UserError, match="too few to learn from"):
+        run(job)
+    assert job.saving is not None and alive == []
+    assert not (tmp_path / "run").exists()

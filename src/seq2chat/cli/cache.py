@@ -1,12 +1,15 @@
 """`seq2chat cache`: the tokenized texts and downloads that are kept between runs."""
 
 import json
+import shlex
 from datetime import datetime
 from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
+
+from seq2chat.config import UserError, check
 
 app = App(
     name="cache", help="List, verify or clear the tokenized texts and downloads kept between runs."
@@ -61,16 +64,27 @@ def clear(
 def verify() -> None:
     """Read every byte of the tokenized texts, and compare it with the hash in their manifest.
 
-    A run only samples them when it opens them.
+    A run only samples them when it opens them. All texts are read, and the damaged ones named.
     """
-    from seq2chat.text.cache import cached
+    from seq2chat.text.cache import UNFINISHED, cached
     from seq2chat.text.shards import verify_shards
 
-    entries = [entry for entry in cached() if (entry.path / "manifest.json").is_file()]
+    entries = [entry for entry in cached() if entry.text != UNFINISHED]
+    entries = [entry for entry in entries if (entry.path / "manifest.json").is_file()]
+    damaged = []
     for entry in entries:
-        print(f"{entry.name}: {_megabytes(verify_shards(entry.path))} MB, intact")
+        try:
+            print(f"{entry.name}: {_megabytes(verify_shards(entry.path))} MB, intact")
+        except UserError as error:
+            print(f"{entry.name}: {error}")
+            damaged.append(entry.name)
     if not entries:
         print("The cache has no tokenized texts.")
+    check(
+        not damaged,
+        f"{len(damaged)} of {len(entries)} texts can't be used; delete them, and the next run "
+        f"tokenizes them again: seq2chat cache clear {shlex.join(damaged)}",
+    )
 
 
 def _megabytes(n_bytes: float) -> str:

@@ -82,13 +82,14 @@ def start_run(
     source: str, out: Path | None, changes: dict, began: float, watch: bool = False
 ) -> None:
     """Train a model from `source` in `out`, or in the first free `runs/NAME`."""
+    from seq2chat.text.files import exists
     from seq2chat.training.processes import together
     from seq2chat.training.setup import check_free
 
     console = LoggedConsole()
     if out:
         together(lambda: check_free(out))
-    is_run = source and (Path(source) / "config.toml").exists()
+    is_run = source and exists(Path(source) / "config.toml")
     check(
         not is_run,
         f"{source} is a run: add --resume to continue it, or name {source}/config.toml to "

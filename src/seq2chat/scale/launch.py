@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,10 @@ class Supervisor:
     def _attempt(self, attempt: int, rendezvous: Rendezvous) -> Outcome:
         """Start the processes, and return how they ended."""
         port = rendezvous.port(attempt)
+        if self.signals:  # in the pause after the last attempt
+            outcome = Outcome("stopped", "Stopped before the processes were started again.")
+            rendezvous.fail(attempt, outcome.kind, outcome.reason)
+            return outcome
         with tempfile.TemporaryDirectory(prefix="seq2chat-") as folder:
             beats = Path(folder)
             words = self.launch.words()
@@ -300,8 +304,13 @@ class Supervisor:
 def events(folder: Path) -> list[dict[str, Any]]:
     """Return the events of the run in `folder`, oldest first."""
     file = folder / "events.jsonl"
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    known = []
+    for line in text.split("\n"):
+        # A line that a kill or a full disk cut short, which the next event may follow.
+        with suppress(ValueError):
+            known.append(json.loads(line))
+    return known
 
 
 def _steps(beats: Path) -> dict[int, tuple[int, float]]:

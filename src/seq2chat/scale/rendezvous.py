@@ -49,7 +49,7 @@ class Rendezvous:
             return
         host, _, port = launch.rendezvous.rpartition(":")
         check(
-            bool(host) and port.isdecimal(),
+            bool(host) and port.isdecimal() and 0 < int(port) < 1 << 16,
             f"--rendezvous is {launch.rendezvous!r}; several nodes meet at HOST:PORT, where HOST is"
             " the first of them.",
         )

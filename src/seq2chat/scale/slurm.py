@@ -29,7 +29,7 @@ def slurm_script(launch: Launch) -> str:
     options = f"--retries {launch.retries} --pause {launch.pause:g} "
     options += f"--hang-timeout {launch.hang_timeout:g} --grace {launch.grace:g} "
     return SLURM.format(
-        name=launch.folder.name,
+        name=shlex.quote(launch.folder.name),
         nodes=launch.nodes,
         n=launch.n_processes,
         grace=int(launch.grace) + 20,

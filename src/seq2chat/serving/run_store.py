@@ -19,6 +19,7 @@ from seq2chat.serving.errors import UnknownRun
 from seq2chat.serving.served_model import names
 from seq2chat.serving.sse import to_json
 from seq2chat.serving.trace_store import ByteLRU
+from seq2chat.text.named import hash_file
 from seq2chat.text.text_tokenizer import TextTokenizer
 from seq2chat.text.tokenizers import Tokenizer
 from seq2chat.training.checkpoint import load_checkpoint
@@ -108,6 +109,22 @@ class WatchedRun:
             raise
         return to_json({"step": step} | content)
 
+    def beginning(self) -> bytes:
+        """Return the metrics of the first step, which a resumed run keeps: its times differ from
+        those of any other run."""
+        try:
+            with self.run.metrics_file.open("rb") as stream:
+                return stream.readline()
+        except OSError:
+            return b""
+
+    def identity(self, step: int) -> str:
+        """Return the hash of a checkpoint's manifest, or an empty string if it is gone."""
+        try:
+            return hash_file(self.checkpoint(step) / "manifest.json")
+        except (UnknownRun, OSError):
+            return ""
+
     def checkpoint(self, step: int) -> Path:
         """Return the folder of the checkpoint. Raises UnknownRun if there is none."""
         for folder in self.run.list_checkpoints():
@@ -175,7 +192,10 @@ class RunStore:
         runs = list(runs)
         run_names = names([run.folder for run in runs])
         self.runs = {name: WatchedRun(name, run) for name, run in zip(run_names, runs, strict=True)}
-        self._measured: ByteLRU[bytes] = ByteLRU(MAX_PROBE_BYTES, len)
+        # Each measurement with the identity of its checkpoint.
+        self._measured: ByteLRU[tuple[str, bytes]] = ByteLRU(
+            MAX_PROBE_BYTES, lambda measured: len(measured[1])
+        )
 
     def find(self, name: str) -> WatchedRun:
         """Return the run with this name. Raises UnknownRun."""
@@ -189,15 +209,17 @@ class RunStore:
     ) -> bytes:
         """Return `WatchedRun.measure`, computed once while it is kept.
 
-        A checkpoint that was deleted keeps its measurements.
+        A checkpoint that was deleted keeps its measurements, also when the run is resumed. They are
+        lost when another run takes its folder.
         """
         run = self.find(name)
-        identity = _modified(run.run.folder / "config.toml")
-        key = repr((name, identity, step, probe, text, translation))
-        content = self._measured.get(key)
-        if content is None:
-            content = run.measure(step, probe, text, translation)
-            self._measured.put(key, content)
+        key = repr((name, run.beginning(), step, probe, text, translation))
+        identity = run.identity(step)
+        measured, content = self._measured.get(key) or ("", b"")
+        if content and identity in ("", measured):
+            return content
+        content = run.measure(step, probe, text, translation)
+        self._measured.put(key, (identity, content))
         return content
 
 

@@ -17,6 +17,7 @@ from seq2chat.config import UserError, check, recipe_names
 from seq2chat.text.files import (
     OTHER_FORMATS,
     check_format,
+    exists,
     suffix,
 )
 from seq2chat.text.jsonlines import JsonLines, is_json_lines
@@ -153,7 +154,7 @@ def left_out(name: str, field: str = "text") -> str:
     if shares := mixture(name):
         return " ".join(filter(None, (left_out(text, field) for text, _ in shares)))
     folder = Path(name)
-    if name in NAMED or not folder.is_dir():
+    if name in NAMED or not (exists(folder) and folder.is_dir()):
         return ""
     others = [file for file in _visible_files(folder) if suffix(file) not in SUFFIXES]
     sentences = []

@@ -5,7 +5,7 @@ import gzip
 import shlex
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -71,6 +71,14 @@ _ENCODINGS = [
 _ENCODINGS += ["koi8_r", "koi8_u", "gb18030", "big5", "euc_jp", "iso8859_2"]
 _WESTERN = set("‘’“”‚„‹›«»–—…•·€£§©®™°¡¿ºª\xa0àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿß")
 _WESTERN |= {character.upper() for character in _WESTERN}
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists. An address or a mixture may be too long for one, for which
+    `Path.exists` raises OSError."""
+    with suppress(OSError):
+        return path.exists()
+    return False
 
 
 def suffix(file: TextFile) -> str:

@@ -3,7 +3,9 @@ copy of the text."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,10 @@ from seq2chat.config import UserError, check
 
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
 PACKAGES |= {"az": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+# Headers of a web server that change with the content. For fsspec, the address alone identifies a
+# file of the web.
+VERSIONS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
+BUFFER = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -29,40 +35,91 @@ class RemoteFile:
         return self.url
 
     @property
+    def path(self) -> str:
+        """The address without a query, such as `?download=true`."""
+        return self.url.partition("?")[0]
+
+    @property
     def suffix(self) -> str:
-        return PurePosixPath(self.url).suffix
+        return PurePosixPath(self.path).suffix
 
     @property
     def stem(self) -> str:
-        return PurePosixPath(self.url).stem
+        return PurePosixPath(self.path).stem
 
     def with_suffix(self, suffix: str) -> RemoteFile:
-        return RemoteFile(self.url.removesuffix(self.suffix) + suffix)
+        return RemoteFile(self.path.removesuffix(self.suffix) + suffix)
 
     def is_fifo(self) -> bool:
         return False
 
-    def open(self, mode: str) -> Any:
-        """Return a stream of the file. Raises UserError if it can't be opened."""
+    def open(self, mode: str) -> io.BufferedReader:
+        """Return a stream of the file. Raises UserError if it can't be opened or read."""
         with _explained(self.url):
             system, path = _system(self.url)
-            return system.open(path, mode)
+            return io.BufferedReader(_Stream(system.open(path, mode), self.url), BUFFER)
 
     def stat(self) -> SimpleNamespace:
         """Return `st_size` in bytes, and `st_mtime_ns`, a number that changes with the content."""
         with _explained(self.url):
             system, path = _system(self.url)
-            changed = int(system.ukey(path)[:16], 16)
-            return SimpleNamespace(st_size=system.info(path)["size"], st_mtime_ns=changed)
+            size = system.info(path)["size"]
+        check(size is not None, f"{self.url} has no known size; download it, and give that file.")
+        version = hashlib.sha256(self._version().encode()).hexdigest()
+        return SimpleNamespace(st_size=size, st_mtime_ns=int(version[:16], 16))
 
     def identity(self) -> str:
         """Return a string that changes with the content, from what the storage knows of it.
 
-        Hashing the content would read all of it once more.
+        Hashing the content would read all of it once more, so only that of a web server that tells
+        no version is hashed.
         """
+        if version := self._version():
+            return version
+        with self.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def _version(self) -> str:
+        """Return what the storage knows of the content, or an empty string."""
         with _explained(self.url):
             system, path = _system(self.url)
-            return system.ukey(path)
+            if not self.url.startswith(("http://", "https://")):
+                return system.ukey(path)
+            info = system.info(path)
+        versions = [f"{name}: {info[name]}" for name in VERSIONS if name in info]
+        return "\n".join([self.url, str(info["size"]), *versions]) if versions else ""
+
+
+class _Stream(io.RawIOBase):
+    """A file of a storage, whose errors while it is read are UserErrors."""
+
+    def __init__(self, file: Any, url: str) -> None:
+        self.file = file
+        self.url = url
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _explained(self.url):
+            data = self.file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _explained(self.url):
+            return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.file.close()
+        super().close()
 
 
 TextFile = Path | RemoteFile

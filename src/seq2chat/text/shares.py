@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from seq2chat.config import check
+from seq2chat.text.files import exists
 
 EXAMPLE = "a.txt:0.7, b.txt:0.3"
 MOST_SAMPLES = 100_000  # after which the order repeats
@@ -25,7 +26,7 @@ def mixture(name: str) -> list[tuple[str, Fraction]]:
     """
     items = [item.strip() for item in name.split(",")]
     matches = [re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", item) for item in items]
-    if len(items) == 1 or not any(matches) or Path(name).exists():
+    if len(items) == 1 or not any(matches) or exists(Path(name)):
         return []
     for item, match in zip(items, matches, strict=True):
         check(

@@ -121,6 +121,8 @@ def _check_usable(job: Job, clock: Clock, stop: AgreedEvent) -> None:
         clock.check_usable()
     except UserError:
         if job.is_new:
+            if job.saving is not None:
+                job.saving.join()  # it would go on writing into the deleted folder
             job.run.discard()
         raise
 

@@ -120,13 +120,13 @@ class Saving:
         # A rename is atomic, but it must not reach the disk before the contents.
         for file in [*self.temporary.rglob("*"), self.temporary]:
             _sync(file)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # The same step, if it is written once more because the budget has been used up since.
+        hidden = [_hide(self.folder)] if self.folder.exists() else []
         self.temporary.rename(self.folder)
         _sync(self.folder.parent)
-        for old in self.run.list_checkpoints()[: -self.keep]:
-            # Renamed first to a name that is never read, so that a kill leaves no partial
-            # checkpoint.
-            shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))
+        hidden += [_hide(old) for old in self.run.list_checkpoints()[: -self.keep]]
+        for old in hidden:
+            shutil.rmtree(old)
 
 
 def begin_checkpoint(
@@ -190,6 +190,14 @@ def _fits_twice(files: Files) -> bool:
 def _is_saved(folder: Path, progress_json: str) -> bool:
     file = folder / "trainer" / "progress.json"
     return (folder / "manifest.json").exists() and file.read_text() == progress_json
+
+
+def _hide(checkpoint: Path) -> Path:
+    """Rename a checkpoint to a name that is never read, and return that.
+
+    A kill while it is deleted then leaves no partial checkpoint.
+    """
+    return checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old.tmp"))
 
 
 def _sync(path: Path) -> None:

@@ -14,6 +14,7 @@ from seq2chat.log import Log, ignore
 from seq2chat.models.folder import Model, make_model, n_parameters
 from seq2chat.models.gpt import GPT
 from seq2chat.models.induction import build_induction_heads
+from seq2chat.text.files import exists
 from seq2chat.text.named import NAMED
 from seq2chat.text.shares import map_names
 from seq2chat.text.tokenizers import Tokenizer, load_tokenizer
@@ -343,7 +344,7 @@ def _absolute(value: str) -> str:
     """Return `value` with its path made absolute if that exists. A reward is FILE.py:FUNCTION."""
     file, ending, function = value.partition(".py:")
     path = Path(file + ".py") if ending else Path(value)
-    if not path.exists():
+    if not exists(path):
         return value
     return f"{path.resolve()}:{function}" if ending else str(path.resolve())
 
