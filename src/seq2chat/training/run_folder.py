@@ -39,10 +39,11 @@ class RunFolder:
         recipe.save(self.folder / "config.toml")
 
     def clean(self, step: int) -> None:
-        """Delete what a killed run left after `step`: metrics and an unfinished checkpoint."""
+        """Delete what a killed run left after `step`: metrics, and checkpoints that it was writing
+        (`.step-*.tmp`) or deleting (`.step-*.old`)."""
         self.drop_after(step)
-        for unfinished in self.checkpoints.glob(".step-*.tmp"):
-            shutil.rmtree(unfinished)
+        for partial in self.checkpoints.glob(".step-*"):
+            shutil.rmtree(partial)
 
     def discard(self) -> None:
         """Delete the files of the run, and its folder if nothing else is in it."""

@@ -197,7 +197,7 @@ def _hide(checkpoint: Path) -> Path:
 
     A kill while it is deleted then leaves no partial checkpoint.
     """
-    return checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old.tmp"))
+    return checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old"))
 
 
 def _sync(path: Path) -> None:
