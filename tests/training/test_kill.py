@@ -17,6 +17,15 @@ from seq2chat.config import Recipe, to_toml
 from seq2chat.training.checkpoint import verify_checkpoint
 
 COMMAND = [sys.executable, "-m", "seq2chat", "train"]
+SLOW_DISK = """
+import time
+from seq2chat.cli import main
+from seq2chat.training.saving import Saving
+
+publish = Saving._publish
+Saving._publish = lambda saving: (time.sleep(1), publish(saving))
+main()
+"""
 
 
 def environment() -> dict[str, str]:
@@ -29,9 +38,9 @@ def finish(*arguments: str) -> str:
     return done.stderr
 
 
-def begin(*arguments: str) -> subprocess.Popen:
+def begin(*arguments: str, command: list[str] = COMMAND) -> subprocess.Popen:
     return subprocess.Popen(
-        [*COMMAND, *arguments], env=environment(), stderr=subprocess.PIPE, text=True
+        [*command, *arguments], env=environment(), stderr=subprocess.PIPE, text=True
     )
 
 
@@ -123,7 +132,8 @@ def test_killed_while_a_checkpoint_is_written_in_the_background(recipe, uninterr
     """Steps are made while the checkpoint is written. SIGKILL leaves the one before, and no half of
     this one."""
     folder = tmp_path / "run"
-    process = begin(recipe, "--out", str(folder))
+    command = [sys.executable, "-c", SLOW_DISK, "train"]
+    process = begin(recipe, "--out", str(folder), command=command)
 
     def unfinished() -> list[Path]:
         files = list(folder.glob("checkpoints/.step-*.tmp"))
