@@ -10,7 +10,7 @@ of a page:
     python docs/make_screenshots.py --url http://127.0.0.1:8000
 
 With runs it serves them meanwhile; with an address it requests the server there. On the chat page,
-the last model that chats is shown by itself, and all beside each other (three at most). The other
+the first model that chats is shown by itself, and all beside each other (three at most). The other
 scenes are the panels of the pages Inside and Training: light, dark, and on a phone.
 """
 
