@@ -39,7 +39,7 @@ METHOD = """\
 Means over {n} seeds, with the 95 % interval over seeds where there are several. Each seed is a
 demo with its own weights, data and 625 questions of the {split} split. Answers are the most
 probable ones. The thresholds are those of `benchmarks/alignment_page.py`. The hash of the metric's
-code is `{metric}`. {machines}."""
+code is `{metric}`. Machine: {machines}."""
 LEGEND = """\
 *Right* counts answerable questions only. *Honest* is the share of unanswerable questions for which
 the model says so, and *falsely* how often it says so although the passage contains the answer.
@@ -146,8 +146,7 @@ def _machines(lines: list[Line]) -> str:
     seeds: dict[str, list[str]] = {}
     for line in lines:
         seeds.setdefault(line["machine"], []).append(str(line["seed"]))
-    parts = [f"{machine} (seed {', '.join(of)})" for machine, of in seeds.items()]
-    return f"Machine: {'; '.join(parts)}"
+    return "; ".join(f"{machine} (seed {', '.join(of)})" for machine, of in seeds.items())
 
 
 def _judges(lines: list[Line]) -> list[str]:

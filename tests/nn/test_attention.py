@@ -3,14 +3,9 @@ import math
 import pytest
 import torch
 
-from seq2chat.nn import blocked_attention
-from seq2chat.nn.attention import (
-    DotProductHeads,
-    attend_keeping_weights,
-    scaled_dot_product,
-    scaled_dot_product_plain,
-)
-from seq2chat.nn.blocked_attention import attend_in_blocks
+from seq2chat.nn import trained_attention
+from seq2chat.nn.attention import DotProductHeads, scaled_dot_product, scaled_dot_product_plain
+from seq2chat.nn.trained_attention import attend_in_training
 
 
 def qkv(n_query=7, n_key=7, n_head=4, n_kv_head=4, batch=2, d_head=8):
@@ -37,31 +32,27 @@ def test_fused_attention_equals_its_plain_twin(kind, scale, n_kv_head):
 
 @pytest.mark.parametrize("n_kv_head", [4, 2])
 @pytest.mark.parametrize("kind", ["full", "causal", "masked"])
-@pytest.mark.parametrize("block", [2, 3, 7])
-def test_attention_in_blocks_has_the_gradients_of_its_plain_twin(
-    kind, n_kv_head, block, monkeypatch
-):
-    monkeypatch.setattr(blocked_attention, "BLOCK", block)
+def test_all_training_paths_have_the_gradients_of_their_plain_twin(kind, n_kv_head, monkeypatch):
     # With keys that no query of a block sees, and a block that sees none.
     mask = torch.rand(2, 1, 7, 7) < 0.5
     mask[:, :, :, 5:] = False
     mask[:, :, :3] = False
-    options = {"mask": mask if kind == "masked" else None, "is_causal": kind == "causal"}
-    options["scale"] = 0.3
-    results = []
-    for attend in (
-        attend_in_blocks,
-        scaled_dot_product_plain,
-        attend_keeping_weights,
-        scaled_dot_product,
-    ):
+    mask = mask if kind == "masked" else None
+
+    def gradients(attend):
         q, k, v = (x.requires_grad_() for x in qkv(n_kv_head=n_kv_head))
-        context = attend(q, k, v, **options)
-        context = context[0] if isinstance(context, tuple) else context
+        context = attend(q, k, v, mask, is_causal=kind == "causal", scale=0.3)
         context.square().sum().backward()
-        results.append((context.detach(), q.grad, k.grad, v.grad))
+        return context.detach(), q.grad, k.grad, v.grad
+
+    results = [gradients(scaled_dot_product), gradients(attend_in_training)]
+    monkeypatch.setattr(trained_attention, "MAX_KEPT_KEYS", 0)
+    for block in (2, 3, 7):
+        monkeypatch.setattr(trained_attention, "BLOCK", block)
+        results.append(gradients(attend_in_training))
+    plain = gradients(lambda *args, **options: scaled_dot_product_plain(*args, **options)[0])
     for result in results:
-        torch.testing.assert_close(result, results[1], rtol=0, atol=1e-12)
+        torch.testing.assert_close(result, plain, rtol=0, atol=1e-12)
 
 
 def test_long_attention_in_bfloat16_keeps_no_weights():

@@ -69,8 +69,11 @@ def verify() -> None:
     from seq2chat.text.cache import UNFINISHED, cached
     from seq2chat.text.shards import verify_shards
 
-    entries = [entry for entry in cached() if entry.text != UNFINISHED]
-    entries = [entry for entry in entries if (entry.path / "manifest.json").is_file()]
+    entries = [
+        entry
+        for entry in cached()
+        if entry.text != UNFINISHED and (entry.path / "manifest.json").is_file()
+    ]
     damaged = []
     for entry in entries:
         try:

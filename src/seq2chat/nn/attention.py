@@ -14,19 +14,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seq2chat.nn.block import Linear
-from seq2chat.nn.blocked_attention import attend_in_blocks
 from seq2chat.nn.mask import causal_mask
+from seq2chat.nn.trained_attention import attend_in_training
 
 KeysAndValues = tuple[
     Float[Tensor, "batch n_head n_key d_head"], Float[Tensor, "batch n_head n_key d_head"]
 ]
 
-# Up to this many keys, torch's fused kernel trains slower on CPUs than compiled products, and in
-# bfloat16 than any products (docs/log.md).
+# Up to this many keys, torch's fused kernel trains slower on CPUs than products, in bfloat16 and
+# compiled (docs/log.md).
 MAX_TRAINED_KEYS = 512
-MAX_KEPT_KEYS = (
-    256  # with more, computing the weights of bfloat16 twice is faster than keeping them
-)
 
 MAX_PRODUCT_QUERIES = 32  # as many as the engine reads per chunk of a prompt
 
@@ -57,14 +54,11 @@ def scaled_dot_product(
     """
     if is_causal and mask is not None:
         raise ValueError("Give a mask or is_causal, not both.")
-    if q.device.type == "cpu" and q.requires_grad and k.shape[2] <= MAX_TRAINED_KEYS:
-        factor = q.shape[-1] ** -0.5 if scale is None else scale
-        is_bf16 = q.dtype == torch.bfloat16
-        if torch.compiler.is_compiling() or (is_bf16 and k.shape[2] <= MAX_KEPT_KEYS):
-            return attend_keeping_weights(q, k, v, mask, is_causal, factor)
-        if is_bf16:
-            return attend_in_blocks(q, k, v, mask, is_causal, factor)
-    if q.device.type == "cpu" and q.shape[2] <= MAX_PRODUCT_QUERIES and mask is not None:
+    on_cpu = q.device.type == "cpu"
+    is_trained = on_cpu and q.requires_grad and k.shape[2] <= MAX_TRAINED_KEYS
+    if is_trained and (q.dtype == torch.bfloat16 or torch.compiler.is_compiling()):
+        return attend_in_training(q, k, v, mask, is_causal, scale)
+    if on_cpu and q.shape[2] <= MAX_PRODUCT_QUERIES and mask is not None:
         return attend_by_products(q, k, v, mask, scale)
     grouped = k.shape[1] != q.shape[1]
     return F.scaled_dot_product_attention(
@@ -96,38 +90,6 @@ def attend_by_products(
     weights = torch.softmax(scores, dim=-1).masked_fill(is_masked, 0.0)
     context = weights.view(batch, n_kv_head, n_shared * n_query, -1) @ v
     return context.view(batch, n_head, n_query, -1)
-
-
-def attend_keeping_weights(
-    q: Float[Tensor, "batch n_head n_query d_head"],
-    k: Float[Tensor, "batch n_kv_head n_key d_head"],
-    v: Float[Tensor, "batch n_kv_head n_key d_value"],
-    mask: Bool[Tensor, "#batch #n_head n_query n_key"] | None,
-    is_causal: bool,
-    scale: float,
-) -> Float[Tensor, "batch n_head n_query d_value"]:
-    """Return `scaled_dot_product` by few operations on the scores, which are the largest tensors.
-
-    The rest is for a compiler to fuse. The weights are kept for the backward pass. The queries are
-    scaled instead, the mask is added, so that its gradient is the identity, and query heads
-    that share a key head are rows of one product, so that no key is repeated.
-    """
-    batch, n_head, n_query, d_head = q.shape
-    n_kv_head, n_key = k.shape[1:3]
-    groups = batch * n_kv_head, n_head // n_kv_head * n_query
-    queries = (q * scale).reshape(*groups, d_head)
-    scores = torch.bmm(queries, k.reshape(-1, n_key, d_head).mT)
-    scores = scores.view(batch, n_head, n_query, n_key)
-    allowed = causal_mask(n_query, n_key, q.device) if is_causal else mask
-    if allowed is not None:
-        bias = torch.zeros_like(allowed, dtype=scores.dtype)
-        scores = scores + bias.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, dim=-1)
-    context = torch.bmm(weights.view(*groups, n_key), v.reshape(-1, n_key, v.shape[-1]))
-    context = context.view(batch, n_head, n_query, -1)
-    if mask is not None:
-        context = context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
-    return context
 
 
 def scaled_dot_product_plain(

@@ -1,8 +1,8 @@
-"""Attention for training in bfloat16 on CPUs, a block of queries at a time.
+"""Attention for training on CPUs by matrix products, where they are faster than torch's kernel.
 
-The weights of a block are computed again in the backward pass instead of being kept, as in
-FlashAttention (Dao et al. 2022, section 3.1), and keys after the last one that a block may attend
-to are left out. Each block is a few large matrix products, which CPUs are good at.
+With few keys, the weights are kept for the backward pass. With more, they are computed a block of
+queries at a time, and again in the backward pass, as in FlashAttention (Dao et al. 2022, section
+3.1). Keys after the last one that a block may attend to are left out.
 """
 
 from collections.abc import Iterator
@@ -16,21 +16,52 @@ from torch.autograd.function import once_differentiable
 from seq2chat.nn.mask import causal_mask
 
 BLOCK = 128  # queries at a time
+MAX_KEPT_KEYS = 256  # with more, computing weights twice is faster than keeping them
 
 
-def attend_in_blocks(
+def attend_in_training(
     q: Float[Tensor, "batch n_head n_query d_head"],
     k: Float[Tensor, "batch n_kv_head n_key d_head"],
     v: Float[Tensor, "batch n_kv_head n_key d_value"],
-    mask: Bool[Tensor, "#batch #n_head n_query n_key"] | None,
-    is_causal: bool,
-    scale: float,
+    mask: Bool[Tensor, "#batch #n_head n_query n_key"] | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
 ) -> Float[Tensor, "batch n_head n_query d_value"]:
-    """Return `scaled_dot_product`. Its plain twin is `scaled_dot_product_plain`."""
-    context = _BlockedAttention.apply(q, k, v, mask, is_causal, scale)
+    """Return `scaled_dot_product`. Its plain twin is `scaled_dot_product_plain`.
+
+    A compiler gets the form that keeps the weights, to fuse the passes over the scores.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if torch.compiler.is_compiling() or k.shape[2] <= MAX_KEPT_KEYS:
+        context = _attend_keeping_weights(q, k, v, mask, is_causal, scale)
+    else:
+        context = _BlockedAttention.apply(q, k, v, mask, is_causal, scale)
     if mask is not None:
         context = context.masked_fill(~mask.any(-1, keepdim=True), 0.0)
     return context
+
+
+def _attend_keeping_weights(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float
+) -> Tensor:
+    """Attend by few operations on the scores, which are the largest tensors.
+
+    The queries are scaled instead, the mask is added, so that its gradient is the identity, and
+    query heads that share a key head are rows of one product, so that no key is repeated.
+    """
+    batch, n_head, n_query, d_head = q.shape
+    n_kv_head, n_key = k.shape[1:3]
+    groups = batch * n_kv_head, n_head // n_kv_head * n_query
+    queries = (q * scale).reshape(*groups, d_head)
+    scores = torch.bmm(queries, k.reshape(-1, n_key, d_head).mT)
+    scores = scores.view(batch, n_head, n_query, n_key)
+    allowed = causal_mask(n_query, n_key, q.device) if is_causal else mask
+    if allowed is not None:
+        bias = torch.zeros_like(allowed, dtype=scores.dtype)
+        scores = scores + bias.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, dim=-1)
+    context = torch.bmm(weights.view(*groups, n_key), v.reshape(-1, n_key, v.shape[-1]))
+    return context.view(batch, n_head, n_query, -1)
 
 
 class _BlockedAttention(torch.autograd.Function):
